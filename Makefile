@@ -1,0 +1,45 @@
+# Each target bootstraps its own .venv from nothing; nothing outside this folder is needed but Python 3.11 to 3.13.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# One thread a process: with more, small-operator loops stall on shared cores (see docs/benchmarks.md).
+RUN := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: demo test test-all test-gpu bench bench-gpu lint docs clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,gguf]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/adapt demo
+
+test: $(STAMP) lint
+	$(RUN) $(BIN)/python -m pytest
+
+test-all: $(STAMP) lint
+	$(RUN) $(BIN)/python -m pytest -m "not gpu"
+
+test-gpu:
+	PYTHONPATH=.src $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu tests/adapters tests/runtime
+
+bench: $(STAMP)
+	$(RUN) $(BIN)/python benchmarks/mixed_predict.py
+	$(RUN) $(BIN)/python benchmarks/attach.py
+
+bench-gpu:
+	PYTHONPATH=.src $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/mixed_predict.py --device cuda
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.src $(BIN)/lint-imports
+
+docs: $(STAMP)
+	$(BIN)/python -m adapthub.cli.reference docs/cli.md
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,108 @@
+"""Files that appear whole or not at all: write aside, fsync, rename; and digests of bytes and files.
+
+Does not know what an adapter is. Holds no locks: two writers of one path race, and the last rename wins whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapthub.adapters.errors import Conflict, StorageError
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """The lower-case hex sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The lower-case hex sha256 of the file's bytes, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename inside `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` with `data`, whole or not at all. Raises StorageError, leaving what was there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+        fsync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}", hint="Free some space or choose another folder."
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; on a clean exit fsync its files and rename it to `target`.
+
+    With `replace` an existing `target` is swapped out and removed after the rename; without it an existing `target`
+    raises Conflict before anything is written. On any exception nothing is left and `target` is untouched.
+    Raises StorageError where the disk refuses.
+    """
+    if target.exists() and not replace:
+        raise Conflict(f"{target} already exists", hint="Remove it or choose another folder.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        yield aside
+        for path in aside.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        aside.chmod(0o755)
+        _swap_in(aside, target)
+        fsync_directory(target.parent)
+    except OSError as error:
+        if isinstance(error, (StorageError, Conflict)):
+            raise
+        raise StorageError(
+            f"cannot write {target}: {error.strerror or error}", hint="Free some space or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap_in(aside: Path, target: Path) -> None:
+    if not target.exists():
+        aside.rename(target)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(retired / target.name)
+    try:
+        aside.rename(target)
+    except OSError:
+        (retired / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)

@@ -1,0 +1,27 @@
+"""How adapters run together over one base model.
+
+Importing this package does not import torch: names load on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapthub.runtime.predict import Entity, Prediction
+    from adapthub.runtime.runtime import Runtime
+
+__all__ = ["Entity", "Prediction", "Runtime"]
+
+_HOMES = {
+    "Entity": "adapthub.runtime.predict",
+    "Prediction": "adapthub.runtime.predict",
+    "Runtime": "adapthub.runtime.runtime",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

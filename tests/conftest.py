@@ -1,0 +1,78 @@
+"""Fixtures every folder shares: offline, one thread, a home of its own, and a tiny real BERT with a real tokenizer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+
+WORDS = (
+    "ada was born in london and works at acme the film is good bad great awful a dull fine story "
+    "paris bob met alice she visited berlin . , ! ?"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the user's own AdaptHub home."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("ADAPTHUB_HOME", str(home))
+    return home
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A WordPiece tokenizer over WORDS and single letters, so that every word has sub-words or is known."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces += list(dict.fromkeys(WORDS)) + [c for c in letters if c not in WORDS] + [f"##{c}" for c in letters]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    ).save_pretrained(folder)
+
+
+def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
+    """A random 2-layer BERT with a pooler (weights of usable size, dropout 0.1) and its tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=160,
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that transformers loads as it is: 2-layer BERT, hidden 32. Do not write into it."""
+    return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny-bert")
