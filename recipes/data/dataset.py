@@ -1,0 +1,69 @@
+"""Labelled examples in memory, each knowing the file and line it came from.
+
+Does not read files (the siblings do) and knows no task: what an example's fields mean is the recipe's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled example: `{"tokens": [...], "labels": [...]}`, `{"text": ..., "label": ...}`.
+
+    `source` is where it begins ("reviews.csv:17"); `path` and `line` are its two parts, and `unit` is what `line` counts
+    ("line", or "row" in files that have no lines).
+    """
+
+    fields: Mapping[str, Any]
+    path: str
+    line: int
+    unit: str = "line"
+
+    @property
+    def source(self) -> str:
+        return f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path}:{self.unit} {self.line}"
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the fields as canonical JSON: equal rows have equal digests wherever they stand."""
+        canonical = json.dumps(self.fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The examples of one split, in the order of their file.
+
+    `source` names where they came from, `columns` which column was read as which field ({"text": "review"}).
+    """
+
+    examples: tuple[Example, ...]
+    source: str
+    columns: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __iter__(self) -> Iterator[Example]:
+        return iter(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`sha256:<hex>` over the digests of the rows, in order.
+
+        The order counts, because the run depends on it; file names, line numbers and the file's format do not.
+        """
+        rows = hashlib.sha256()
+        for example in self.examples:
+            rows.update(bytes.fromhex(example.digest))
+        return f"sha256:{rows.hexdigest()}"

@@ -1,0 +1,163 @@
+"""What a task needs to be trained: readers, labels, encoding, collator, metric, defaults. Configuration, not a loop.
+
+A run uses a recipe in this order (the training loop and the evaluation own the calls; a recipe keeps no state):
+
+    recipe   = find_recipe("ner")                                  # recipes/catalog.py
+    train    = recipe.read("train.conll", scheme="bio")            # Dataset; also validation and test
+    labels   = recipe.labels(train)                                # ("O", "B-LOC", "I-LOC", ...): the head's rows
+    recipe.check(test, labels)                                     # InvalidData with file and line
+    settings = recipe.resolve(tokenizer, train, max_length=128)    # into the manifest's hyperparameters as they are
+    encoded  = recipe.encode(tokenizer, train, labels, settings)   # Encoded; encoded.rows goes to the Trainer
+    collate  = recipe.collator(tokenizer)
+    counts   = recipe.measure(outputs, test, encoded, labels)      # outputs: per row float array, unpadded logits
+    counts.values()["f1"]; counts.estimates(seed=0)["f1"]          # Estimate(value, low, high, n); recipes/metrics.py
+    recipe.preview(tokenizer, test, encoded, labels, index=0)      # Preview for --dry-run
+
+Does not load models, does not train, does not write files. Heads are built by adapters.heads from `recipe.task`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from adapthub.recipes.data.dataset import Dataset, Example
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from adapthub.recipes.metrics import Statistics
+
+Row = dict[str, Any]
+Collator = Callable[[list[Row]], "dict[str, Tensor]"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Hyperparameters a recipe starts from. Learning rates are peaks of a linear schedule with warm-up.
+
+    `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without progress.
+    """
+
+    learning_rate: float
+    head_learning_rate: float
+    epochs: float
+    batch_size: int
+    max_length: int
+    warmup: float = 0.06
+    weight_decay: float = 0.1
+    patience: int = 3
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split as the model sees it, row for row with its Dataset.
+
+    `rows`: the model's inputs and `labels` (-100 where nothing is asked), plain ints, without attention_mask.
+    `supervised`: how many targets the loss sees; `targets`: how many the data has; `truncated`: rows cut at max_length.
+    `positions`: where recipes that label words find word i in row r (positions[r][i], or -1: cut off or invisible).
+    """
+
+    rows: list[Row]
+    supervised: int
+    targets: int
+    truncated: int
+    positions: Sequence[Sequence[int]] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One encoded example in words, for `--dry-run`: a table of `columns` with one tuple a sub-token."""
+
+    source: str
+    text: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Recipe(Protocol):
+    """How one task is read, encoded and measured.
+
+    Invariants: every method is a pure function of its arguments; an error names file and line; nothing is dropped
+    silently (what is cut is counted in Encoded). `options` are the keyword arguments that `read` takes, with their help;
+    `metrics` the headline metrics, the first of which selects the best checkpoint (higher is better).
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def formats(self) -> tuple[str, ...]: ...
+    @property
+    def options(self) -> Mapping[str, str]: ...
+    @property
+    def metrics(self) -> tuple[str, ...]: ...
+
+    def defaults(self, method: str) -> Defaults:
+        """Hyperparameters to start from with an adapter method ("lora", "rslora", "dora", "prefix", ...)."""
+        ...
+
+    def read(self, source: str | Path | Any, **options: Any) -> Dataset:
+        """Read one file (or a datasets.Dataset, or a sequence of mappings). Raises InvalidData, InvalidSettings."""
+        ...
+
+    def labels_of(self, example: Example) -> frozenset[str]:
+        """The labels that occur in one example."""
+        ...
+
+    def labels(self, train: Dataset) -> tuple[str, ...]:
+        """The label set of the training split, in a fixed order: index = row of the head. Raises InvalidData."""
+        ...
+
+    def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
+        """Refuse a split the label set does not fit. Raises InvalidData naming file, line and label."""
+        ...
+
+    def resolve(self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int) -> dict[str, Any]:
+        """The encoding settings of this run, decided once from the training split and stored in the manifest.
+
+        Serving and evaluation must encode with the same ones. Raises InvalidSettings for a tokenizer that cannot work.
+        """
+        ...
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        labels: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> Encoded:
+        """Sub-tokens and aligned label ids. `settings` is resolve's answer, or a manifest's hyperparameters."""
+        ...
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Pads a list of rows into a batch of int64 tensors [rows, longest], labels with -100."""
+        ...
+
+    def measure(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+    ) -> Statistics:
+        """Per-example sufficient statistics of the metrics from each row's unpadded logits."""
+        ...
+
+    def preview(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+        index: int,
+    ) -> Preview:
+        """Row `index` as the model will see it."""
+        ...
