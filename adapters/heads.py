@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -145,7 +145,7 @@ class Head:
     def _run(self, hidden: torch.Tensor, pooled: torch.Tensor | None, **inputs: torch.Tensor) -> torch.Tensor:
         if "input_ids" not in inputs:
             inputs["input_ids"] = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        self._given.output = BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+        self._given.output = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
         try:
             return cast(torch.Tensor, self._model(**inputs).logits)
         finally:
@@ -155,9 +155,9 @@ class Head:
 class _Given(nn.Module):
     """Stands where the backbone stands, and returns what it was given."""
 
-    output: BaseModelOutputWithPooling | None = None
+    output: BaseModelOutputWithPoolingAndCrossAttentions | None = None
 
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
         assert self.output is not None
         return self.output
 
@@ -218,7 +218,7 @@ def _only_linear(model: PreTrainedModel, task: str) -> nn.Linear | None:
     linear = layers[0]
     given = cast(_Given, getattr(model, model.base_model_prefix))
     hidden = torch.linspace(-1, 1, 2 * linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype)
-    given.output = BaseModelOutputWithPooling(last_hidden_state=hidden.view(1, 2, -1))
+    given.output = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden.view(1, 2, -1))
     with torch.inference_mode():
         theirs = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=hidden.device)).logits
     given.output = None
