@@ -1,7 +1,7 @@
-"""Text as words, and words as sub-tokens: the one alignment that training, evaluation and serving of token labels share.
+"""Text as words, and words as sub-tokens: one alignment for training, evaluation and serving of token labels.
 
-A word is labelled through one of its sub-tokens, the first or the last (`label_token`, chosen from the training data and
-recorded with the adapter). Does not know labels, does not run models.
+A word is labelled through one of its sub-tokens, the first or the last (`label_token`, chosen from the
+training data and recorded with the adapter). Does not know labels, does not run models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LabelToken = Literal["first", "last"]
 
-# One word: a Chinese, Japanese or Korean character; a run of letters and digits; or one other visible character.
+# One word: a Chinese, Japanese or Korean character; a run of letters and digits; or one other visible sign.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
 _MARKERS = "\u2581\u0120 "  # SentencePiece's and byte-level BPE's mark of a space before a word
@@ -31,8 +31,10 @@ _BARE_SHARE = 0.1
 class EncodedWords:
     """One row of words as the model sees it.
 
-    `features`: the tokenizer's output without attention_mask ({"input_ids": [...], ...}), special tokens included.
-    `positions[i]`: index of the sub-token that carries word i, or -1 if the word was cut off or has no sub-token.
+    `features`: the tokenizer's output without attention_mask ({"input_ids": [...], ...}), special tokens
+    included.
+    `positions[i]`: index of the sub-token that carries word i, or -1 if the word was cut off or has no
+    sub-token.
     `truncated`: the row was cut at max_length.
     """
 
@@ -42,7 +44,7 @@ class EncodedWords:
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
-    """The words of a raw text as character spans [start, end): the rule that serving and span-annotated data share."""
+    """Words of a raw text as character spans [start, end); served texts and span annotations share it."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
@@ -53,7 +55,7 @@ def encode_words(
     label_token: LabelToken,
     max_length: int | None = None,
 ) -> list[EncodedWords]:
-    """Tokenise rows of words. Raises InvalidSettings for a tokenizer that cannot say which word a sub-token is from."""
+    """Tokenise rows of words. Raises InvalidSettings for a tokenizer that does not track words."""
     _require_fast(tokenizer)
     if not rows:
         return []
@@ -78,16 +80,18 @@ def encode_words(
 
 
 def choose_label_token(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]]) -> LabelToken:
-    """ "first", unless the tokenizer starts more than a tenth of these words with a bare space marker: then "last".
+    """The first, unless the tokenizer starts more than a tenth of these words with a bare space marker.
 
-    SentencePiece vocabularies turn a pre-split Chinese word into a lone marker and the word; a label on the marker trains
-    poorly. Looks at the first 1,000 rows. Raises InvalidSettings as encode_words does.
+    SentencePiece vocabularies turn a pre-split Chinese word into a lone marker and the word; a label on the
+    marker trains poorly. Looks at the first 1,000 rows. Raises InvalidSettings as encode_words does.
     """
     _require_fast(tokenizer)
     sample = list(islice(rows, _SAMPLED_ROWS))
     words = bare = 0
     for encoded, row in zip(encode_words(tokenizer, sample, label_token="first"), sample, strict=True):
-        surfaces = tokenizer.convert_ids_to_tokens([encoded.features["input_ids"][p] for p in encoded.positions if p >= 0])
+        surfaces = tokenizer.convert_ids_to_tokens(
+            [encoded.features["input_ids"][p] for p in encoded.positions if p >= 0]
+        )
         words += len(row)
         bare += sum(not surface.strip(_MARKERS) for surface in surfaces)
     return "last" if bare > _BARE_SHARE * words else "first"

@@ -1,19 +1,21 @@
-"""What a task needs to be trained: readers, labels, encoding, collator, metric, defaults. Configuration, not a loop.
+"""What a task needs to be trained: readers, labels, encoding, collator, metric, defaults. Not a loop.
 
-A run uses a recipe in this order (the training loop and the evaluation own the calls; a recipe keeps no state):
+A run uses a recipe in this order (the training loop and the evaluation own the calls; a recipe keeps no
+state):
 
     recipe   = find_recipe("ner")                                  # recipes/catalog.py
-    train    = recipe.read("train.conll", scheme="bio")            # Dataset; also validation and test
-    labels   = recipe.labels(train)                                # ("O", "B-LOC", "I-LOC", ...): the head's rows
+    train    = recipe.read("train.conll", scheme="bio")            # also validation, test
+    labels   = recipe.labels(train)                                # ("O", "B-LOC", ...): the head's rows
     recipe.check(test, labels)                                     # InvalidData with file and line
-    settings = recipe.resolve(tokenizer, train, max_length=128)    # into the manifest's hyperparameters as they are
-    encoded  = recipe.encode(tokenizer, train, labels, settings)   # Encoded; encoded.rows goes to the Trainer
+    settings = recipe.resolve(tokenizer, train, max_length=128)    # as they are into the manifest
+    encoded  = recipe.encode(tokenizer, train, labels, settings)   # .rows to the Trainer
     collate  = recipe.collator(tokenizer)
-    counts   = recipe.measure(outputs, test, encoded, labels)      # outputs: per row float array, unpadded logits
-    counts.values()["f1"]; counts.estimates(seed=0)["f1"]          # Estimate(value, low, high, n); recipes/metrics.py
+    counts   = recipe.measure(outputs, test, encoded, labels)      # outputs: unpadded logits
+    counts.values()["f1"]; counts.estimates(seed=0)["f1"]          # value, low, high, n
     recipe.preview(tokenizer, test, encoded, labels, index=0)      # Preview for --dry-run
 
-Does not load models, does not train, does not write files. Heads are built by adapters.heads from `recipe.task`.
+Does not load models, does not train, does not write files. Heads are built by adapters.heads from
+`recipe.task`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ Collator = Callable[[list[Row]], "dict[str, Tensor]"]
 class Defaults:
     """Hyperparameters a recipe starts from. Learning rates are peaks of a linear schedule with warm-up.
 
-    `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without progress.
+    `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without
+    progress.
     """
 
     learning_rate: float
@@ -58,8 +61,10 @@ class Encoded:
     """One split as the model sees it, row for row with its Dataset.
 
     `rows`: the model's inputs and `labels` (-100 where nothing is asked), plain ints, without attention_mask.
-    `supervised`: how many targets the loss sees; `targets`: how many the data has; `truncated`: rows cut at max_length.
-    `positions`: where recipes that label words find word i in row r (positions[r][i], or -1: cut off or invisible).
+    `supervised`: how many targets the loss sees; `targets`: how many the data has; `truncated`: rows cut at
+    max_length.
+    `positions`: where recipes that label words find word i in row r (positions[r][i], or -1: cut off or
+    invisible).
     """
 
     rows: list[Row]
@@ -82,8 +87,9 @@ class Preview:
 class Recipe(Protocol):
     """How one task is read, encoded and measured.
 
-    Invariants: every method is a pure function of its arguments; an error names file and line; nothing is dropped
-    silently (what is cut is counted in Encoded). `options` are the keyword arguments that `read` takes, with their help;
+    Invariants: every method is a pure function of its arguments; an error names file and line; nothing is
+    dropped silently (what is cut is counted in Encoded). `options` are the keyword arguments that `read`
+    takes, with their help;
     `metrics` the headline metrics, the first of which selects the best checkpoint (higher is better).
     """
 
@@ -105,7 +111,7 @@ class Recipe(Protocol):
         ...
 
     def read(self, source: str | Path | Any, **options: Any) -> Dataset:
-        """Read one file (or a datasets.Dataset, or a sequence of mappings). Raises InvalidData, InvalidSettings."""
+        """Read a file, a datasets.Dataset or a sequence of mappings. Raises InvalidData, InvalidSettings."""
         ...
 
     def labels_of(self, example: Example) -> frozenset[str]:
@@ -113,17 +119,20 @@ class Recipe(Protocol):
         ...
 
     def labels(self, train: Dataset) -> tuple[str, ...]:
-        """The label set of the training split, in a fixed order: index = row of the head. Raises InvalidData."""
+        """The label set of the training split in a fixed order: the head's rows. Raises InvalidData."""
         ...
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
         """Refuse a split the label set does not fit. Raises InvalidData naming file, line and label."""
         ...
 
-    def resolve(self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int) -> dict[str, Any]:
+    def resolve(
+        self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
+    ) -> dict[str, Any]:
         """The encoding settings of this run, decided once from the training split and stored in the manifest.
 
-        Serving and evaluation must encode with the same ones. Raises InvalidSettings for a tokenizer that cannot work.
+        Serving and evaluation must encode with the same ones. Raises InvalidSettings for a tokenizer that
+        cannot work.
         """
         ...
 
@@ -134,7 +143,7 @@ class Recipe(Protocol):
         labels: Sequence[str],
         settings: Mapping[str, Any],
     ) -> Encoded:
-        """Sub-tokens and aligned label ids. `settings` is resolve's answer, or a manifest's hyperparameters."""
+        """Sub-tokens and aligned label ids. `settings`: resolve's answer or a manifest's hyperparameters."""
         ...
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:

@@ -1,1 +1,1 @@
-"""Readers of labelled data: CoNLL, JSONL, CSV, Parquet, datasets; schemes, splits. One module each; imports nothing."""
+"""Readers of labelled data: CoNLL, JSONL, CSV, Parquet, datasets; label schemes; splits."""

@@ -1,7 +1,7 @@
 """CoNLL files: one token a line, columns separated by spaces or tabs, sentences by blank lines.
 
-`-DOCSTART-` lines separate like blank ones; `# key = value` lines before a sentence are comments. Token i of an example
-stands on line `example.line + i`. Does not check labels.
+`-DOCSTART-` lines separate like blank ones; `# key = value` lines before a sentence are comments. Token i of
+an example stands on line `example.line + i`. Does not check labels.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ _SPACES = re.compile(r"[ \t]+")  # not \s: a no-break or ideographic space can b
 def read_conll(
     path: Path, *, encoding: str = "utf-8", token_column: int = 0, label_column: int = -1
 ) -> tuple[Example, ...]:
-    """Examples with fields `tokens` and `labels` (equally long lists of str). Raises InvalidData with file and line.
+    """Examples with fields `tokens` and `labels`, equally long lists of str. InvalidData names file and line.
 
-    Columns count from 0, negative ones from the end. A file whose first token line has a tab is split at tabs only.
+    Columns count from 0, negative ones from the end. A file whose first token line has a tab is split at tabs
+    only.
     """
     examples: list[Example] = []
     tokens: list[str] = []
@@ -32,7 +33,9 @@ def read_conll(
         line = raw.removesuffix("\r")
         if not line.strip(" \t") or line.startswith("-DOCSTART-"):
             if tokens:
-                examples.append(Example({"tokens": tokens, "labels": labels}, str(path), number - len(tokens)))
+                examples.append(
+                    Example({"tokens": tokens, "labels": labels}, str(path), number - len(tokens))
+                )
                 tokens, labels = [], []
             continue
         if not tokens and line.startswith("# ") and "=" in line:

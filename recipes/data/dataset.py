@@ -1,6 +1,7 @@
 """Labelled examples in memory, each knowing the file and line it came from.
 
-Does not read files (the siblings do) and knows no task: what an example's fields mean is the recipe's business.
+Does not read files (the siblings do) and knows no task: what an example's fields mean is the recipe's
+business.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any
 class Example:
     """One labelled example: `{"tokens": [...], "labels": [...]}`, `{"text": ..., "label": ...}`.
 
-    `source` is where it begins ("reviews.csv:17"); `path` and `line` are its two parts, and `unit` is what `line` counts
-    ("line", or "row" in files that have no lines).
+    `source` is where it begins ("reviews.csv:17"); `path` and `line` are its two parts, and `unit` is what
+    `line` counts ("line", or "row" in files that have no lines).
     """
 
     fields: Mapping[str, Any]
@@ -61,7 +62,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """`sha256:<hex>` over the digests of the rows, in order.
 
-        The order counts, because the run depends on it; file names, line numbers and the file's format do not.
+        The order counts, because the run depends on it; file names, line numbers and the file's format do
+        not.
         """
         rows = hashlib.sha256()
         for example in self.examples:

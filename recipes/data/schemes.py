@@ -1,4 +1,4 @@
-"""Label schemes of named entities: BIO (IOB2), BILOU, BIOES; which one a label set is, and where a sequence breaks it.
+"""Label schemes of named entities (BIO, BILOU, BIOES): which one a label set is, where a sequence breaks it.
 
 Also reads IOB1 and character spans into BIO. Does not read files and does not score (metrics does).
 """
@@ -28,7 +28,7 @@ def split_label(label: str) -> tuple[str, str]:
 
 
 def scheme_of(labels: Iterable[str]) -> Scheme:
-    """The scheme of a label set: the first of BIO, BILOU, BIOES that has all its letters. Raises ValueError."""
+    """The first of BIO, BILOU, BIOES that has all prefixes of a label set. Raises ValueError."""
     letters = {split_label(label)[0] for label in labels} - {"O"}
     for scheme, allowed in _LETTERS.items():
         if letters <= set(allowed):
@@ -37,7 +37,7 @@ def scheme_of(labels: Iterable[str]) -> Scheme:
 
 
 def first_break(labels: Sequence[str], scheme: Scheme) -> tuple[int, str] | None:
-    """Index and reason of the first label that cannot stand where it does, or None. Raises ValueError as split_label."""
+    """Index and reason of the first label that cannot stand where it does. Raises as split_label does."""
     closes = scheme != "bio"
     before, kind = "O", ""
     for index, label in enumerate([*labels, "O"]):
@@ -53,7 +53,7 @@ def first_break(labels: Sequence[str], scheme: Scheme) -> tuple[int, str] | None
 
 
 def from_iob1(labels: Sequence[str]) -> list[str]:
-    """BIO of an IOB1 sequence (where B- only separates neighbours). Raises ValueError for labels that are not IOB."""
+    """BIO of an IOB1 sequence (B- only separates neighbours). Raises ValueError for other labels."""
     converted = []
     before, kind = "O", ""
     for label in labels:
