@@ -1,0 +1,282 @@
+"""Base models: loaded once, quantised or not, on CPU or GPU, and never modified after.
+
+One loading path for training, serving and evaluation. `resolve_base` finds a base and its fingerprint without loading
+weights. Does not know adapters or task heads, and runs no code that comes with a model: built-in classes, safetensors only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+)
+
+from adapthub.adapters.errors import BaseNotFound, InvalidSettings, MissingDependency
+from adapthub.adapters.fingerprint import Fingerprint, fingerprint, tokenizer_files
+from adapthub.adapters.memory import memory_errors, require_memory
+from adapthub.adapters.quiet import quiet_loading, quiet_quantisation
+from adapthub.adapters.sources import locate
+from adapthub.adapters.weights import loaded_bytes, read_headers
+
+Quantization = Literal["nf4", "int8"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_AUTO_CLASSES: tuple[tuple[Any, Mapping[str, Any]], ...] = (
+    (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+    (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+    (AutoModelForSpeechSeq2Seq, MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES),
+)
+# Backbone parts that published encoders lack because their own task did not use them.
+_OPTIONAL_PARTS = ("pooler",)
+_SMALLER = "Try quantize='nf4', a smaller base model, or another device."
+
+
+@dataclass(frozen=True)
+class ResolvedBase:
+    """A base on this disk, known but not loaded. `revision` is the Hub's commit, None for folders and packages."""
+
+    ref: str
+    revision: str | None
+    path: Path
+    config: PretrainedConfig
+    fingerprint: Fingerprint
+
+
+@dataclass(eq=False)
+class Base:
+    """A loaded base model: in evaluation mode, no parameter takes gradients.
+
+    `dtype` is that of activations and of what is not quantised. `uninitialised` names the backbone's modules that the
+    checkpoint has no weights for (a BERT without its "pooler"): they hold the same arbitrary values on every load, are
+    never quantised, and mean nothing unless an adapter brings its own.
+    """
+
+    ref: str
+    revision: str | None
+    path: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    quantization: Quantization | None
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: Fingerprint
+    uninitialised: tuple[str, ...]
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The model without its language-model head; the model itself where it has none."""
+        return cast(PreTrainedModel, self.model.base_model)
+
+
+def resolve_base(ref: str, *, revision: str | None = None) -> ResolvedBase:
+    """Find a base, downloading what is missing, and fingerprint it. `ref` is as for `load_base`.
+
+    Raises BaseNotFound for what is not there, is not a base, or needs code of its own.
+    """
+    where = locate(ref, revision)
+    try:
+        config = AutoConfig.from_pretrained(where.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseNotFound(f"{ref}: transformers cannot read its configuration: {_first_line(error)}") from error
+    return ResolvedBase(ref, where.revision, where.path, config, fingerprint(where.path, beside=where.own))
+
+
+def load_base(
+    ref: str,
+    quantize: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    revision: str | None = None,
+) -> Base:
+    """Load a base model.
+
+    `ref` is a Hub id, a local folder, or `package:NAME` (a sample's name or an installed package that ships a model).
+    `quantize` is "nf4" (with double quantisation), "int8" or None. Every linear layer of the backbone is quantised
+    whatever class loads it; embeddings, norms and the language-model head are not. `device` "auto" is CUDA where there
+    is one, else the CPU. `dtype` "auto" is bfloat16 on CUDA (float16 where the card lacks it) and float32 on the CPU,
+    where bfloat16 matrix products are slower without AVX-512.
+
+    Raises BaseNotFound, InvalidSettings (unknown option, or one that does not work here), MissingDependency and
+    OutOfMemory.
+    """
+    quantization = _quantization(quantize)
+    where = _device(device)
+    number = _dtype(dtype, where)
+    found = resolve_base(ref, revision=revision)
+    if quantization and getattr(found.config, "quantization_config", None) is not None:
+        raise InvalidSettings(
+            f"{ref} is published already quantised, so quantize={quantization!r} cannot apply", hint="Use None."
+        )
+    needed = loaded_bytes(read_headers(found.path), number.itemsize, quantization)
+    require_memory(needed, where, f"loading {ref}", _SMALLER)
+    with memory_errors(f"loading {ref}", _SMALLER), quiet_loading():
+        model, missing = _load(found, quantization, where, number)
+    uninitialised = _uninitialised(model, missing, ref)
+    _initialise(model, uninitialised, where, number)
+    return Base(
+        ref=ref,
+        revision=found.revision,
+        path=found.path,
+        model=cast(PreTrainedModel, model.eval().requires_grad_(False)),
+        tokenizer=_tokenizer(found),
+        quantization=quantization,
+        device=where,
+        dtype=number,
+        fingerprint=found.fingerprint,
+        uninitialised=uninitialised,
+    )
+
+
+def _quantization(quantize: str | None) -> Quantization | None:
+    if quantize is None:
+        return None
+    if quantize not in get_args(Quantization):
+        raise InvalidSettings(f"unknown quantisation {quantize!r}", hint="Use 'nf4', 'int8' or None.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependency(f"quantize={quantize!r} needs bitsandbytes", hint="Run: pip install bitsandbytes")
+    return cast(Quantization, quantize)
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise InvalidSettings(
+            f"the device {device!r} does not work here: {_first_line(error)}", hint="Use 'cpu' or 'auto'."
+        ) from error
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else chosen
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        if device.type == "cpu":
+            return torch.float32
+        return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
+    if dtype not in _DTYPES:
+        raise InvalidSettings(f"unknown dtype {dtype!r}", hint=f"Use 'auto', {', '.join(map(repr, _DTYPES))}.")
+    return _DTYPES[dtype]
+
+
+def _load(
+    found: ResolvedBase, quantization: Quantization | None, device: torch.device, dtype: torch.dtype
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model and the parameters that the checkpoint lacks, filled from a fixed seed."""
+    auto_class = _auto_class(found.config)
+    options: dict[str, Any] = {}
+    if quantization:
+        quiet_quantisation()
+        options["quantization_config"] = _quantization_config(auto_class, found, quantization, dtype)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model, report = auto_class.from_pretrained(
+                found.path,
+                dtype=dtype,
+                device_map={"": device},
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError) as error:
+        raise BaseNotFound(f"{found.ref} cannot be loaded: {_first_line(error)}") from error
+    return model, sorted(report["missing_keys"])
+
+
+def _auto_class(config: PretrainedConfig) -> Any:
+    """What the checkpoint says it is: a causal or sequence-to-sequence model keeps its head, any other is a backbone."""
+    for architecture in config.architectures or []:
+        for auto_class, mapping in _AUTO_CLASSES:
+            if architecture in mapping.values():
+                return auto_class
+    return AutoModel
+
+
+def _quantization_config(
+    auto_class: Any, found: ResolvedBase, quantization: Quantization, dtype: torch.dtype
+) -> BitsAndBytesConfig:
+    # An explicit list switches transformers' own guess off: that guess is the last module of whatever class is loaded,
+    # so a bare BERT would keep its pooler and a BERT with a head would not.
+    keep = _output_layers(auto_class, found.config)
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=keep,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=keep)
+
+
+def _output_layers(auto_class: Any, config: PretrainedConfig) -> list[str]:
+    with torch.device("meta"):
+        skeleton = auto_class.from_config(config)
+    output = skeleton.get_output_embeddings()
+    return [name for name, module in skeleton.named_modules() if module is output]
+
+
+def _uninitialised(model: PreTrainedModel, missing: list[str], ref: str) -> tuple[str, ...]:
+    """The backbone's children that the checkpoint lacks whole. Raises BaseNotFound where a needed part is missing."""
+    prefix = f"{model.base_model_prefix}."
+    names = [name.removeprefix(prefix) for name in missing]
+    needed = [name for name in names if name.split(".")[0] not in _OPTIONAL_PARTS]
+    if needed:
+        more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+        raise BaseNotFound(f"{ref} lacks weights that its configuration asks for: {needed[0]}{more}")
+    return tuple(sorted({name.split(".")[0] for name in names}))
+
+
+def _initialise(
+    model: PreTrainedModel, uninitialised: tuple[str, ...], device: torch.device, dtype: torch.dtype
+) -> None:
+    """Plain linear layers, drawn from a fixed seed, for parts without weights: there is nothing to quantise."""
+    backbone = cast(PreTrainedModel, model.base_model)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for part in uninitialised:
+            for name, module in list(backbone.get_submodule(part).named_modules(prefix=part)):
+                if isinstance(module, nn.Linear):
+                    fresh = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+                    model._init_weights(fresh)
+                    backbone.set_submodule(name, fresh.to(device=device, dtype=dtype))
+
+
+def _tokenizer(found: ResolvedBase) -> PreTrainedTokenizerBase | None:
+    if not tokenizer_files(found.path):
+        return None
+    try:
+        return cast(
+            PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseNotFound(f"{found.ref}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
