@@ -1,0 +1,157 @@
+"""The policy on adapter_config.json: which PEFT types, which fields, values of which kind.
+
+Admitted are the fields that PEFT's configuration class of that type has; any other is refused by name,
+whatever its value, for nothing may be dropped silently. Regular expressions must be of the safe subset.
+Strings that only name code (`auto_mapping`, `megatron_core`) are data: nothing here or later imports what
+they name.
+
+Does not decide which fields the runtime computes, and does not fill in defaults.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from adapthub.adapters.errors import AdmissionError, UnsupportedAdapter
+from adapthub.adapters.patterns import check_pattern
+from adapthub.adapters.strict_json import parse_json_object
+
+MAX_COUNT = 2**20
+
+_Check = Callable[[object], bool]
+
+# PEFT 0.21.2; a test compares with the dataclasses of the installed PEFT, whose import takes seconds.
+_EVERY_TYPE = """
+    auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision task_type
+"""
+_LORA = """
+    alora_invocation_tokens alpha_pattern arrow_config bias corda_config ensure_weight_tying eva_config
+    exclude_modules fan_in_fan_out init_lora_weights kasa_config layer_replication layers_pattern
+    layers_to_transform loftq_config lora_alpha lora_bias lora_dropout lora_ga_config megatron_config
+    megatron_core modules_to_save monteclora_config qalora_group_size r rank_pattern target_modules
+    target_parameters trainable_token_indices use_bdlora use_dora use_qalora use_rslora velora_config
+"""
+_PREFIX_TUNING = """
+    encoder_hidden_size init_weights modules_to_save num_attention_heads num_layers
+    num_transformer_submodules num_virtual_tokens prefix_projection token_dim
+"""
+CONFIG_FIELDS: Mapping[str, frozenset[str]] = {
+    "LORA": frozenset((_EVERY_TYPE + _LORA).split()),
+    "PREFIX_TUNING": frozenset((_EVERY_TYPE + _PREFIX_TUNING).split()),
+}
+
+
+def read_config(data: bytes, where: str) -> dict[str, object]:
+    """adapter_config.json as admitted: known type, known fields, values of the right kind, safe
+    expressions.
+
+    Raises AdmissionError naming the field, or UnsupportedAdapter for a PEFT type outside CONFIG_FIELDS.
+    """
+    config = parse_json_object(data, where)
+    peft_type = config.get("peft_type")
+    if not isinstance(peft_type, str):
+        raise AdmissionError(f"{where} has no peft_type")
+    if peft_type not in CONFIG_FIELDS:
+        raise UnsupportedAdapter(
+            f"{where}: adapters of PEFT type {peft_type!r} are not supported",
+            hint=f"Supported types: {', '.join(CONFIG_FIELDS)}.",
+        )
+    if unknown := sorted(config.keys() - CONFIG_FIELDS[peft_type]):
+        raise AdmissionError(
+            f"{where}: {', '.join(map(repr, unknown))} is not a field of {peft_type} configurations",
+            hint="Another version of PEFT may have written it: save the adapter again with PEFT 0.21.",
+        )
+    for field, value in config.items():
+        if field in _KINDS and not _KINDS[field][1](value):
+            raise AdmissionError(f"{where}: {field} must be {_KINDS[field][0]}, not {value!r:.80}")
+    _check_patterns(config, where)
+    return config
+
+
+def _check_patterns(config: Mapping[str, object], where: str) -> None:
+    """Check what PEFT hands to `re`: modules given as one string, layers_pattern, the keys of *_pattern."""
+    for field in ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        value = config.get(field)
+        if isinstance(value, str):
+            check_pattern(value, f"{where}: {field}")
+        elif isinstance(value, dict) or (field == "layers_pattern" and isinstance(value, list)):
+            for pattern in value:
+                check_pattern(pattern, f"{where}: {field}")
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int  # a bool is an int to isinstance
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_COUNT
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _null_or(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+def _list_of(check: _Check) -> _Check:
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _map_to(check: _Check) -> _Check:
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
+def _any_of(*checks: _Check) -> _Check:
+    return lambda value: any(check(value) for check in checks)
+
+
+# What a field must be, the check, the fields. A field that is not here is data that no one here interprets.
+_KINDS: Mapping[str, tuple[str, _Check]] = {
+    field: (kind, check)
+    for kind, check, fields in (
+        (f"a whole number from 1 to {MAX_COUNT}", _is_count, "r num_virtual_tokens"),
+        (
+            f"null or a whole number from 1 to {MAX_COUNT}",
+            _null_or(_is_count),
+            "token_dim num_layers num_attention_heads num_transformer_submodules encoder_hidden_size",
+        ),
+        (
+            "true or false",
+            lambda value: isinstance(value, bool),
+            "use_dora use_rslora fan_in_fan_out inference_mode lora_bias use_qalora prefix_projection",
+        ),
+        (
+            "null or a string",
+            _null_or(_is_text),
+            "base_model_name_or_path revision task_type peft_version",
+        ),
+        (
+            "null, a string or a list of strings",
+            _null_or(_any_of(_is_text, _list_of(_is_text))),
+            "target_modules exclude_modules layers_pattern",
+        ),
+        ("null or a list of strings", _null_or(_list_of(_is_text)), "modules_to_save target_parameters"),
+        (
+            "null, a layer's number or a list of them",
+            _null_or(_any_of(_is_whole, _list_of(_is_whole))),
+            "layers_to_transform",
+        ),
+        ("a number", _is_number, "lora_alpha"),
+        ("a number from 0 to 1", _is_probability, "lora_dropout"),
+        ("a map from names to ranks", _null_or(_map_to(_is_count)), "rank_pattern"),
+        ("a map from names to numbers", _null_or(_map_to(_is_number)), "alpha_pattern"),
+        ("none, all or lora_only", lambda value: value in ("none", "all", "lora_only"), "bias"),
+    )
+    for field in fields.split()
+}

@@ -1,0 +1,127 @@
+"""What AdaptHub records beside PEFT's configuration: `adapthub.json`.
+
+Version 1 of the schema. A field or a schema version that is not known here is refused by name: a newer
+AdaptHub may mean something by it that matters. Does not read folders and does not compute digests or
+metrics.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
+
+from adapthub.adapters.errors import AdmissionError
+from adapthub.adapters.fingerprint import Fingerprint
+from adapthub.adapters.strict_json import parse_json_object
+from adapthub.adapters.tasks import Task
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _fingerprint(value: object) -> Fingerprint:
+    if isinstance(value, Fingerprint):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError("a fingerprint is an object")
+    return Fingerprint.from_dict(value)
+
+
+class Record(BaseModel):
+    """A part of the manifest: immutable, and nothing in it is converted or ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class BaseRecord(Record):
+    """The base model that the adapter was trained on; `id` is the reference it was loaded by."""
+
+    id: str
+    revision: str | None = None
+    fingerprint: Annotated[
+        Fingerprint, PlainValidator(_fingerprint), PlainSerializer(lambda value: value.to_dict())
+    ]
+
+
+class DataRecord(Record):
+    """One split of the data: a digest over its rows in order, their count, and where they came from."""
+
+    fingerprint: str
+    rows: Annotated[int, Field(ge=0)]
+    source: str | None = None
+
+
+class Metric(Record):
+    """A measured value with the bounds of its 95 % interval, over `n` examples."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Record):
+    """The manifest of one adapter.
+
+    `files` maps every other file of the folder to its sha256; writing the artifact fills it in.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    task: Task | None
+    labels: tuple[str, ...] | None = None
+    base: BaseRecord
+    quantization: Literal["nf4", "int8"] | None = None
+    recipe: str | None = None
+    method: str
+    hyperparameters: dict[str, JsonValue] = {}
+    seed: int | None = None
+    data: dict[str, DataRecord] = {}
+    metrics: dict[str, dict[str, Metric]] = {}
+    libraries: dict[str, str] = {}
+    hardware: dict[str, JsonValue] = {}
+    parents: list[str] = []
+    created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    files: dict[str, Sha256] = {}
+
+    def to_json(self) -> bytes:
+        """The file's bytes: UTF-8, sorted keys, a newline at the end. Equal manifests give equal bytes."""
+        document = self.model_dump(mode="json")
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Manifest:
+        """Parse `data`; AdmissionError names the field that is unknown, missing or of the wrong kind."""
+        document = parse_json_object(data, where)
+        version = document.get("schema_version")
+        if version != SCHEMA_VERSION or isinstance(version, bool):
+            raise AdmissionError(
+                f"{where}: schema_version {version!r} is not known; this AdaptHub reads {SCHEMA_VERSION}",
+                hint="Update adapthub.",
+            )
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise AdmissionError(f"{where}: {_first(error.errors(include_url=False))}") from error
+
+
+def _first(errors: list[Any]) -> str:
+    """The first error in words that name the field."""
+    field = ".".join(map(str, errors[0]["loc"]))
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    if errors[0]["type"] == "extra_forbidden":
+        return f"{field} is not a field of a manifest{more}"
+    return f"{field} is wrong: {errors[0]['msg']}{more}"

@@ -1,0 +1,104 @@
+"""The policy on a safetensors file's header, checked before any tensor is built from it.
+
+The format (its README): 8 bytes, an unsigned little-endian integer N; N bytes of JSON that begin with `{`,
+one entry a tensor {"dtype", "shape", "data_offsets": [begin, end]} and optionally "__metadata__" of
+strings; then the data, to which the offsets are relative and which they must cover without holes.
+
+Does not build tensors and does not judge their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from adapthub.adapters.errors import AdmissionError
+from adapthub.adapters.strict_json import parse_json_object
+
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
+MAX_DIMENSIONS = 32
+_MAX_SIZE = 2**62
+
+# What both the format and torch know, in bytes an element. The sub-byte and scale formats have no torch
+# tensor.
+DTYPE_BYTES: Mapping[str, int] = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+
+
+def check_safetensors(data: bytes, where: str) -> None:
+    """Raise AdmissionError where `data` is not exactly one well-formed safetensors file."""
+    if len(data) < 8:
+        raise AdmissionError(f"{where} is truncated: {len(data)} bytes is less than a header's length field")
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise AdmissionError(f"{where}: a header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
+    if 8 + length > len(data):
+        raise AdmissionError(f"{where} is truncated: its header has {length} bytes, the file {len(data)}")
+    if data[8:9] != b"{":
+        raise AdmissionError(f"{where}: the header does not begin with '{{'")
+    header = parse_json_object(data[8 : 8 + length], f"{where}: header")
+    _check_metadata(header.pop("__metadata__", {}), where)
+    spans = sorted(_span(name, entry, where) for name, entry in header.items())
+    _check_coverage(spans, len(data) - 8 - length, where)
+
+
+def _check_metadata(metadata: object, where: str) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise AdmissionError(f"{where}: __metadata__ may hold strings only")
+
+
+def _span(name: str, entry: object, where: str) -> tuple[int, int, str]:
+    """(begin, end, name) of one tensor whose dtype, shape and offsets agree."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise AdmissionError(f"{where}: tensor {name!r} must have exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise AdmissionError(
+            f"{where}: tensor {name!r} has dtype {dtype!r}, which is not one of {', '.join(DTYPE_BYTES)}"
+        )
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise AdmissionError(f"{where}: tensor {name!r} has a shape that is not up to {MAX_DIMENSIONS} sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise AdmissionError(f"{where}: tensor {name!r} has data_offsets that are not [begin, end]")
+    elements, strides = 1, 1
+    for size in shape:
+        elements *= size
+        strides *= max(size, 1)
+    if strides > _MAX_SIZE:
+        raise AdmissionError(f"{where}: tensor {name!r} has a shape whose size overflows")
+    needed, given = elements * DTYPE_BYTES[dtype], offsets[1] - offsets[0]
+    if needed != given:
+        raise AdmissionError(
+            f"{where}: tensor {name!r} is {dtype} of shape {shape}, {needed} bytes; data_offsets give {given}"
+        )
+    return offsets[0], offsets[1], name
+
+
+def _are_sizes(value: object) -> bool:
+    # type(), for a bool is an int to isinstance.
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_SIZE for item in value)
+
+
+def _check_coverage(spans: list[tuple[int, int, str]], size: int, where: str) -> None:
+    expected = 0
+    for begin, end, name in spans:
+        if begin != expected:
+            what = "overlaps the tensor before it" if begin < expected else "leaves a hole before it"
+            raise AdmissionError(
+                f"{where}: tensor {name!r} begins at byte {begin} and {what}; {expected} was due"
+            )
+        expected = end
+    if expected != size:
+        what = "is truncated" if expected > size else "has trailing bytes"
+        raise AdmissionError(f"{where} {what}: its tensors take {expected} bytes, its data part has {size}")

@@ -1,0 +1,25 @@
+"""The tasks that adapters are made for, and their names in PEFT's configurations.
+
+Does not hold what a task needs for training (recipes do) or how its head computes (heads does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+Task = Literal["token-classification", "text-classification", "text-generation"]
+
+PEFT_TASK_TYPES: Mapping[Task, str] = {
+    "token-classification": "TOKEN_CLS",
+    "text-classification": "SEQ_CLS",
+    "text-generation": "CAUSAL_LM",
+}
+
+
+def task_of(peft_task_type: object) -> Task | None:
+    """The task that a PEFT `task_type` names, or None where it says nothing that we know."""
+    for task, name in PEFT_TASK_TYPES.items():
+        if name == peft_task_type:
+            return task
+    return "text-generation" if peft_task_type == "SEQ_2_SEQ_LM" else None
