@@ -1,0 +1,134 @@
+"""`adapt list`, `search`, `show`: what a hub holds. The hub finds; `records` and `output` lay out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from adapthub.cli.output import json_option, show_json, show_record, show_table
+from adapthub.cli.records import (
+    ENTRY_COLUMNS,
+    details_record,
+    entry_record,
+    entry_row,
+    metric_text,
+)
+from adapthub.cli.text import size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapthub.hub.registry import Details, Entry
+
+
+@click.command("list")
+@click.argument("namespace", required=False)
+@json_option
+def list_adapters(namespace: str | None, as_json: bool) -> None:
+    """List the adapters of the hub, or those of one NAMESPACE.
+
+    \b
+    Example:
+      $ adapt list
+      $ adapt list acme --json
+    """
+    from adapthub.hub import open_hub
+
+    _show_entries(open_hub().list(namespace), as_json, empty="No adapters here yet: adapt push FOLDER NAME.")
+
+
+@click.command()
+@click.argument("words", nargs=-1)
+@click.option("--base", help="The base model's id, or the beginning of its fingerprint.")
+@click.option("--task", help="The task, such as token-classification.")
+@click.option("--metric", help='A bound on a metric, such as "f1>=0.8"; the best come first.')
+@click.option("--method", help="The method, such as lora.")
+@click.option("--label", help="A label that it knows, such as B-PER.")
+@json_option
+def search(
+    words: tuple[str, ...],
+    *,
+    base: str | None,
+    task: str | None,
+    metric: str | None,
+    method: str | None,
+    label: str | None,
+    as_json: bool,
+) -> None:
+    """Find adapters by WORDS in their names, labels, messages and cards, and by what they are.
+
+    \b
+    Example:
+      $ adapt search acme --task token-classification
+      $ adapt search --metric "f1>=0.0" --json
+    """
+    from adapthub.hub import open_hub
+
+    entries = open_hub().search(
+        " ".join(words) or None, base=base, task=task, metric=metric, method=method, label=label
+    )
+    _show_entries(entries, as_json, empty="Nothing fits; adapt list shows everything.")
+
+
+@click.command()
+@click.argument("ref")
+@json_option
+def show(ref: str, as_json: bool) -> None:
+    """Show everything about the adapter REF: what it is, metrics, versions, aliases, files.
+
+    \b
+    Example:
+      $ adapt show acme/ner
+      $ adapt show acme/ner@v1 --json
+    """
+    from adapthub.hub import open_hub
+
+    details = open_hub().show(ref)
+    if as_json:
+        show_json(details_record(details))
+    else:
+        _show_details(details)
+
+
+def _show_entries(entries: Sequence[Entry], as_json: bool, *, empty: str) -> None:
+    if as_json:
+        show_json([entry_record(entry) for entry in entries])
+    else:
+        show_table([entry_row(entry) for entry in entries], ENTRY_COLUMNS, empty=empty)
+
+
+def _show_details(details: Details) -> None:
+    record = details_record(details)
+    summary = {
+        key: record[key]
+        for key in (
+            "name",
+            "version",
+            "digest",
+            "created",
+            "message",
+            "task",
+            "method",
+            "rank",
+            "labels",
+            "base",
+        )
+    }
+    show_record({**summary, "size": size(details.version.size)})
+    if details.facts.metrics:
+        click.echo("\nMetrics, with 95 % intervals")
+        for metric in details.facts.metrics:
+            click.echo(f"  {metric_text(metric)}" + (f" (n {metric.n})" if metric.n is not None else ""))
+    click.echo("\nVersions")
+    versions = [{**version, "size": size(version["size"])} for version in record["versions"]]
+    show_table(versions, ("version", "created", "size", "digest", "message"))
+    if details.aliases:
+        click.echo("\nAliases")
+        rows = [
+            {**alias, "history": " -> ".join(move["to"] for move in alias["history"])}
+            for alias in record["aliases"]
+        ]
+        show_table(rows, ("alias", "version", "history"))
+    click.echo("\nFiles")
+    show_table([{**file, "size": size(file["size"])} for file in record["files"]], ("path", "size", "sha256"))

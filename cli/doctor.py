@@ -1,0 +1,30 @@
+"""`adapt doctor`: prints what `adapters.doctor` found. Decides nothing about it."""
+
+from __future__ import annotations
+
+import click
+
+from adapthub.cli.output import json_option, show_json, show_table
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show versions, devices, memory, the quantisations that work here, and what is missing.
+
+    Each quantisation is tried on a small layer, not guessed.
+
+    \b
+    Example:
+      $ adapt doctor
+      $ adapt doctor --json
+    """
+    from dataclasses import asdict
+
+    from adapthub.adapters.doctor import examine
+
+    rows = [asdict(row) for row in examine()]
+    if as_json:
+        show_json(rows)
+    else:
+        show_table(rows, list(rows[0]))

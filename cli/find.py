@@ -1,0 +1,35 @@
+"""What a word on the command line stands for: an adapter's folder or its name in the hub. Loads no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapthub.adapters.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.hub.registry import Registry
+
+
+def find_adapter(word: str, hub: Registry) -> Artifact:
+    """The adapter in the folder `word`, or the one of that name in `hub`, verified."""
+    from adapthub.adapters.artifact import Artifact
+
+    return Artifact.read(Path(word)) if Path(word).is_dir() else hub.pull(word)
+
+
+def chosen_base(base: str | None, artifact: Artifact) -> str:
+    """`base` if the user named one, else the one that `artifact` was trained on."""
+    if base is None and artifact.base_ref is None:
+        raise InvalidSettings(
+            f"{artifact.path} does not say which base model it is for", hint="Name it with --base."
+        )
+    return base or artifact.base_ref or ""
+
+
+def chosen_quantization(quantize: str | None, artifact: Artifact) -> str | None:
+    """`quantize` if the user said so ("none" is None), else as `artifact` was trained."""
+    if quantize is not None:
+        return None if quantize == "none" else quantize
+    return artifact.manifest.quantization if artifact.manifest is not None else None

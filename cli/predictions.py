@@ -1,0 +1,91 @@
+"""How predictions look: entities highlighted in their text, classes with bars, JSON. Predicts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adapthub.cli.output import interactive, show_json
+from adapthub.cli.text import one_line, width
+
+if TYPE_CHECKING:
+    from adapthub.runtime import Entity, Prediction
+
+MAX_BARS = 5
+BAR_WIDTH = 24
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
+
+
+def show_predictions(predictions: Sequence[Prediction], texts: Sequence[str], *, as_json: bool) -> None:
+    """Print each text with what was found in it, in order."""
+    if as_json:
+        show_json([prediction_record(*pair) for pair in zip(predictions, texts, strict=True)])
+        return
+    for prediction, text in zip(predictions, texts, strict=True):
+        if prediction.task == "token-classification":
+            _show_entities(text, prediction.entities)
+        else:
+            _show_scores(text, prediction.scores)
+
+
+def prediction_record(prediction: Prediction, text: str) -> dict[str, Any]:
+    """One prediction; `start` and `end` count characters of `text`, scores are probabilities."""
+    record: dict[str, Any] = {"text": text, "task": prediction.task, "adapter": prediction.adapter}
+    if prediction.task == "token-classification":
+        entities = [
+            {"text": e.text, "label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 6)}
+            for e in prediction.entities
+        ]
+        return {**record, "entities": entities}
+    scores = {label: round(score, 6) for label, score in prediction.scores.items()}
+    return {**record, "label": prediction.label, "score": round(prediction.score, 6), "scores": scores}
+
+
+def pieces(text: str, entities: Sequence[Entity]) -> Iterator[tuple[str, str | None]]:
+    """`text` cut into (piece, label) in order; label None between the entities."""
+    end = 0
+    for entity in entities:
+        if entity.start > end:
+            yield text[end : entity.start], None
+        yield text[entity.start : entity.end], entity.label
+        end = entity.end
+    if end < len(text):
+        yield text[end:], None
+
+
+def _show_entities(text: str, entities: Sequence[Entity]) -> None:
+    if not interactive():
+        marked = (piece if label is None else f"[{piece} {label}]" for piece, label in pieces(text, entities))
+        click.echo(one_line("".join(marked)))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    kinds = sorted({entity.label for entity in entities})
+    line = Text()
+    for piece, label in pieces(text, entities):
+        words = one_line(piece) if label else _keep_spaces(piece)
+        if label is None:
+            line.append(words)
+        else:
+            colour = COLOURS[kinds.index(label) % len(COLOURS)]
+            line.append(words, f"bold {colour}").append(f" {one_line(label)}", f"dim {colour}")
+    Console(highlight=False).print(line)
+
+
+def _show_scores(text: str, scores: dict[str, float]) -> None:
+    click.echo(one_line(text))
+    best = sorted(scores.items(), key=lambda item: -item[1])[:MAX_BARS]
+    widest = max(width(label) for label, _ in best)
+    for label, score in best:
+        bar = "█" * round(BAR_WIDTH * score)
+        click.echo(f"  {one_line(label)}{' ' * (widest - width(label))}  {score:.3f}  {bar}".rstrip())
+
+
+def _keep_spaces(piece: str) -> str:
+    """`piece` safe to print, with the spaces that part it from its neighbours."""
+    left = " " if piece[:1].isspace() else ""
+    right = " " if piece[-1:].isspace() and piece.strip() else ""
+    return f"{left}{one_line(piece)}{right}"

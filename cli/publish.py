@@ -1,0 +1,110 @@
+"""`adapt push`, `pull`, `promote`, `rollback`: move adapters and aliases. The hub does all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from adapthub.cli.output import json_option, show_json
+from adapthub.cli.records import version_line, version_record
+
+if TYPE_CHECKING:
+    from adapthub.hub.registry import Version
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option("--message", "-m", default="", help="What changed, in a line.")
+@click.option("--alias", help="Also point this alias at the new version.")
+@json_option
+def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool) -> None:
+    """Publish the adapter in FOLDER as the next version of NAME (namespace/name).
+
+    Any PEFT folder of safetensors is welcome. Versions never change; the same bytes make no new version.
+
+    \b
+    Example:
+      $ adapt push runs/acme/ner acme/ner --message "first try" --alias prod
+    """
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.hub import open_hub
+
+    version = open_hub().push(Artifact.read(folder), name, message=message, alias=alias)
+    _say(version, as_json, "Already there: " if version.repeated else "Published ")
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--output", type=click.Path(path_type=Path), help="Copy the files to this new folder.")
+@json_option
+def pull(ref: str, output: Path | None, as_json: bool) -> None:
+    """Bring the adapter REF here, verify every byte, and print its folder.
+
+    REF is namespace/name, with @v3, @prod or @0123abc for a version, an alias or a digest. The folder is a
+    cache entry that plain PEFT loads too; --output makes a copy of your own.
+
+    \b
+    Example:
+      $ adapt pull acme/ner
+      $ adapt pull acme/ner@v1 --output my-ner
+    """
+    from adapthub.hub import open_hub
+
+    artifact = open_hub().pull(ref)
+    folder = artifact.path
+    if output is not None:
+        import shutil
+
+        from adapthub.adapters.files import new_directory
+
+        with new_directory(output) as aside:
+            shutil.copytree(artifact.path, aside, dirs_exist_ok=True)
+        folder = output
+    if as_json:
+        show_json({"reference": ref, "digest": artifact.digest, "size": artifact.size, "path": str(folder)})
+    else:
+        click.echo(str(folder))
+
+
+@click.command()
+@click.argument("ref")
+@click.argument("alias")
+@json_option
+def promote(ref: str, alias: str, as_json: bool) -> None:
+    """Point ALIAS at the version that REF means now.
+
+    \b
+    Example:
+      $ adapt promote acme/ner@v1 prod
+      $ adapt promote acme/ner@v2 prod
+    """
+    from adapthub.hub import open_hub
+
+    _say(open_hub().promote(ref, alias), as_json, f"{alias} is now ")
+
+
+@click.command()
+@click.argument("name")
+@click.argument("alias")
+@json_option
+def rollback(name: str, alias: str, as_json: bool) -> None:
+    """Point ALIAS of NAME back at what it meant before the last promotion.
+
+    \b
+    Example:
+      $ adapt rollback acme/ner prod
+    """
+    from adapthub.hub import open_hub
+
+    _say(open_hub().rollback(name, alias), as_json, f"{alias} is now ")
+
+
+def _say(version: Version, as_json: bool, what: str) -> None:
+    record = version_record(version)
+    if as_json:
+        show_json(record)
+    else:
+        click.echo(what + version_line(record))

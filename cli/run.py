@@ -1,0 +1,56 @@
+"""`adapt run`: runs texts through an adapter, or a weighted sum of adapters, and shows what it found.
+
+Pulling, loading and predicting are the library's; showing is `predictions`'.
+"""
+
+from __future__ import annotations
+
+import click
+
+from adapthub.adapters.errors import InvalidInput
+from adapthub.cli.options import base_option, quantize_option
+from adapthub.cli.output import json_option
+
+
+@click.command()
+@click.argument("expression")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@base_option("the one the adapter was trained on")
+@quantize_option("as the adapter was trained")
+@json_option
+def run(
+    expression: str, texts: tuple[str, ...], base: str | None, quantize: str | None, as_json: bool
+) -> None:
+    """Run each TEXT through EXPRESSION: a name, a folder, or a weighted sum of names.
+
+    The adapter is pulled by its name and its base model loaded. A single - reads stdin, a text a line.
+
+    \b
+    Example:
+      $ adapt run acme/ner "Ada was born in London."
+      $ adapt run acme/ner@v1 "Ada was born in London." "She works at Acme." --json
+      $ adapt run "0.7*acme/ner@v1 + 0.3*acme/ner@v2" "Ada was born in London."
+    """
+    from adapthub.adapters.expression import parse_expression
+    from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter
+    from adapthub.cli.predictions import show_predictions
+    from adapthub.cli.quiet import quiet_libraries
+    from adapthub.hub import open_hub
+
+    quiet_libraries()
+    rows = stdin_lines() if texts == ("-",) else list(texts)
+    hub = open_hub()
+    first = find_adapter(parse_expression(expression).terms[0].name, hub)
+
+    from adapthub.runtime import Runtime
+
+    runtime = Runtime(chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=hub)
+    show_predictions(runtime.predict(rows, adapters=expression), rows, as_json=as_json)
+
+
+def stdin_lines() -> list[str]:
+    """The texts on stdin, one a line."""
+    lines = [line.rstrip("\r\n") for line in click.get_text_stream("stdin")]
+    if not lines:
+        raise InvalidInput("there is no text on stdin", hint="Send one text a line.")
+    return lines

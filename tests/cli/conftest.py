@@ -1,0 +1,84 @@
+"""The command line in tests: in this process for speed, in one of its own for exit codes and streams."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from adapthub.cli.main import adapt
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self) -> str:
+        """The one line on stderr of a command that was refused; asserts that it is one, and exit code 2."""
+        assert self.code == 2, self
+        assert "Traceback" not in self.err, self.err
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        assert lines[0].startswith("adapt: "), self.err
+        return lines[0]
+
+    def fine(self) -> str:
+        """stdout of a command that worked."""
+        assert self.code == 0, self
+        return self.out
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Runs `adapt` in this process, in `tmp_path`. A defect raises here instead of becoming a line."""
+    monkeypatch.chdir(tmp_path)
+    hook = sys.excepthook
+
+    def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+        result = click.testing.CliRunner().invoke(
+            adapt, [str(a) for a in arguments], input=stdin, catch_exceptions=False
+        )
+        return Result(result.exit_code, result.stdout, result.stderr)
+
+    yield run
+    sys.excepthook = hook
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Command:
+    """Runs `adapt` in a process of its own, in `tmp_path`: real exit codes, real streams, real imports."""
+
+    def run(*arguments: str | Path, stdin: str | None = None, **environment: str) -> Result:
+        done = subprocess.run(
+            command(*arguments),
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The argument vector that runs `adapt` with this interpreter."""
+    return [sys.executable, "-m", "adapthub.cli.main", *map(str, arguments)]
