@@ -110,7 +110,7 @@ class Recipe(Protocol):
         """Hyperparameters to start from with an adapter method ("lora", "rslora", "dora", "prefix", ...)."""
         ...
 
-    def read(self, source: str | Path | Any, **options: Any) -> Dataset:
+    def read(self, source: str | Path | Any, *_: Any, **options: Any) -> Dataset:
         """Read a file, a datasets.Dataset or a sequence of mappings. Raises InvalidData, InvalidSettings."""
         ...
 

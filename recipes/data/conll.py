@@ -34,7 +34,9 @@ def read_conll(
         if not line.strip(" \t") or line.startswith("-DOCSTART-"):
             if tokens:
                 examples.append(
-                    Example({"tokens": tokens, "labels": labels}, str(path), number - len(tokens))
+                    Example(
+                        {"tokens": tokens, "labels": labels}, str(path), number - len(tokens), spread=True
+                    )
                 )
                 tokens, labels = [], []
             continue

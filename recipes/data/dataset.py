@@ -19,23 +19,34 @@ class Example:
     """One labelled example: `{"tokens": [...], "labels": [...]}`, `{"text": ..., "label": ...}`.
 
     `source` is where it begins ("reviews.csv:17"); `path` and `line` are its two parts, and `unit` is what
-    `line` counts ("line", or "row" in files that have no lines).
+    `line` counts ("line", or "row" in files that have no lines). `spread`: its tokens stand on a line each.
     """
 
     fields: Mapping[str, Any]
     path: str
     line: int
     unit: str = "line"
+    spread: bool = False
 
     @property
     def source(self) -> str:
         return f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path}:{self.unit} {self.line}"
 
+    def at(self, index: int) -> str:
+        """Where its token `index` (from 0) stands: "train.conll:18", or "train.jsonl:7: token 2"."""
+        return f"{self.path}:{self.line + index}" if self.spread else f"{self.source}: token {index + 1}"
+
     @property
     def digest(self) -> str:
         """Hex sha256 of the fields as canonical JSON: equal rows have equal digests wherever they stand."""
-        canonical = json.dumps(self.fields, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+        return _digest(self.fields)
+
+    @property
+    def input_digest(self) -> str:
+        """The same without the fields `label` and `labels`: equal for what a model cannot tell apart."""
+        return _digest(
+            {name: value for name, value in self.fields.items() if name not in ("label", "labels")}
+        )
 
 
 @dataclass(frozen=True)
@@ -69,3 +80,8 @@ class Dataset:
         for example in self.examples:
             rows.update(bytes.fromhex(example.digest))
         return f"sha256:{rows.hexdigest()}"
+
+
+def _digest(fields: Mapping[str, Any]) -> str:
+    canonical = json.dumps(dict(fields), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

@@ -6,13 +6,16 @@ Also reads IOB1 and character spans into BIO. Does not read files and does not s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 Scheme = Literal["bio", "bilou", "bioes"]
 
-_LABEL = re.compile(r"([BILUES])-(.+)", re.DOTALL)
-_LETTERS: dict[Scheme, str] = {"bio": "BI", "bilou": "BILU", "bioes": "BIES"}
+_DETECTED: tuple[Scheme, ...] = ("bio", "bilou", "bioes")
+
+_LABEL = re.compile(r"([BILUES])-(?!-)(.+)(?<!-)", re.DOTALL)  # seqeval strips hyphens around a type
+LETTERS: Mapping[str, str] = {"bio": "OBI", "bilou": "OBILU", "bioes": "OBIES", "iob1": "OBI"}
+"""The prefixes that each scheme allows."""
 _CONTINUES = frozenset("ILE")  # needs an open entity of its type before it
 _OPEN = frozenset("BI")  # leaves the entity open, where a scheme has an end letter
 
@@ -30,8 +33,8 @@ def split_label(label: str) -> tuple[str, str]:
 def scheme_of(labels: Iterable[str]) -> Scheme:
     """The first of BIO, BILOU, BIOES that has all prefixes of a label set. Raises ValueError."""
     letters = {split_label(label)[0] for label in labels} - {"O"}
-    for scheme, allowed in _LETTERS.items():
-        if letters <= set(allowed):
+    for scheme in _DETECTED:
+        if letters <= set(LETTERS[scheme]):
             return scheme
     raise ValueError(f"the prefixes {', '.join(sorted(letters))} belong to no one scheme (BIO, BILOU, BIOES)")
 
@@ -58,7 +61,7 @@ def from_iob1(labels: Sequence[str]) -> list[str]:
     before, kind = "O", ""
     for label in labels:
         letter, this = split_label(label)
-        if letter not in "OBI":
+        if letter not in LETTERS["iob1"]:
             raise ValueError(f"{label} is not IOB1")
         starts = letter == "I" and (before == "O" or kind != this)
         converted.append(f"B-{this}" if starts else label)

@@ -1,0 +1,55 @@
+"""Rows of token ids into padded batches, and the length that a tokenizer can serve.
+
+Does not tokenise and does not order rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.recipe import Collator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label that losses skip: torch's default ignore_index."""
+
+
+def check_length(tokenizer: PreTrainedTokenizerBase, max_length: int) -> int:
+    """`max_length` in sub-tokens, or what the tokenizer allows if that is less.
+
+    Raises InvalidSettings where special tokens alone would fill it.
+    """
+    special = tokenizer.num_special_tokens_to_add()
+    if max_length <= special:
+        raise InvalidSettings(
+            f"max_length={max_length} leaves no room for text: the tokenizer adds {special} special tokens",
+            hint=f"Set max_length above {special}, for example 128.",
+        )
+    return min(max_length, int(tokenizer.model_max_length))
+
+
+def token_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Batches with labels [rows, longest], padded with -100."""
+    from transformers import DataCollatorForTokenClassification
+
+    _require_padding(tokenizer)
+    return cast(Collator, DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED))
+
+
+def text_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Batches with labels [rows]."""
+    from transformers import DataCollatorWithPadding
+
+    _require_padding(tokenizer)
+    return cast(Collator, DataCollatorWithPadding(tokenizer))
+
+
+def _require_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.pad_token is None:
+        raise InvalidSettings(
+            "the base's tokenizer has no padding token, so rows of unequal length make no batch",
+            hint="Choose a base with one, or set pad_token in its tokenizer_config.json.",
+        )

@@ -1,0 +1,108 @@
+"""Records with named columns: rows that know their line, and the choice of columns by name.
+
+Rows in memory and datasets.Dataset become records here, files in tables. Does not know which task reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from adapthub.adapters.errors import InvalidData
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row: its values by column name, and the line (or row) of its file, counted from 1."""
+
+    values: Mapping[str, Any]
+    line: int
+
+
+@dataclass(frozen=True)
+class Records:
+    """The rows of one source. `path` is its name in messages; `unit` is what Record.line counts there."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Record]
+    path: str
+    unit: str = "line"
+
+    def where(self, row: Record) -> str:
+        return f"{self.path}:{row.line}" if self.unit == "line" else f"{self.path}:{self.unit} {row.line}"
+
+    def column(self, role: str, given: str | None, usual: Sequence[str]) -> str:
+        """The column that holds `role`: the one the caller gave, else the first usual name, case ignored.
+
+        Raises InvalidData listing the columns that are there.
+        """
+        if given is not None:
+            if given in self.columns:
+                return given
+            raise self._missing(f"no column {given!r}", role, [given])
+        by_lower = {name.strip().lower(): name for name in reversed(self.columns)}
+        for name in usual:
+            if name in by_lower:
+                return by_lower[name]
+        raise self._missing(f"no {role} column (looked for {', '.join(usual)})", role, usual)
+
+    def _missing(self, what: str, role: str, wanted: Sequence[str]) -> InvalidData:
+        near = [match for name in wanted for match in get_close_matches(name, self.columns, n=1, cutoff=0.7)]
+        return InvalidData(
+            f"{self.path}: {what}; the columns are {', '.join(map(repr, self.columns))}",
+            hint=f"Did you mean {near[0]!r}? " * bool(near) + f"Set {role}_column.",
+        )
+
+
+def of_mappings(rows: Iterable[Mapping[str, Any]], name: str = "data") -> Records:
+    """Rows that are in memory already. Raises InvalidData where there are none."""
+    records = [Record(dict(row), number) for number, row in enumerate(rows, start=1)]
+    if not records:
+        raise InvalidData(f"{name}: there are no rows", hint="Give at least one labelled example.")
+    return Records(columns_of(record.values for record in records), records, name, "row")
+
+
+def of_datasets(dataset: Any) -> Records:
+    """A `datasets.Dataset`; class labels become their names."""
+    name = str(getattr(dataset.info, "dataset_name", None) or "dataset")
+    names = {column: _class_names(feature) for column, feature in dataset.features.items()}
+
+    def named(column: str, value: Any) -> Any:
+        classes = names[column]
+        if classes is None or value is None:
+            return value
+        return (
+            [_class_name(classes, item) for item in value]
+            if isinstance(value, list)
+            else _class_name(classes, value)
+        )
+
+    rows = ({column: named(column, value) for column, value in row.items()} for row in dataset)
+    return of_mappings(rows, name)
+
+
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Every column that occurs, in order of appearance."""
+    return tuple(dict.fromkeys(column for row in rows for column in row))
+
+
+def is_datasets(source: object) -> bool:
+    """Whether `source` is a `datasets.Dataset` (asked without importing the library)."""
+    return hasattr(source, "features") and hasattr(source, "column_names") and hasattr(source, "info")
+
+
+def suffix_of(source: object) -> str:
+    """The lower-case suffix of a path, "" for what is no path."""
+    return Path(source).suffix.lower() if isinstance(source, (str, Path)) else ""
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return list(names) if names is not None else None
+
+
+def _class_name(names: list[str], value: Any) -> Any:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None

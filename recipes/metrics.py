@@ -1,0 +1,131 @@
+"""Metrics from counts an example: point values, and bootstrap intervals over examples.
+
+Entities are those that seqeval finds in its strict mode; F1 and accuracy are defined as in seqeval and
+scikit-learn, over sums of counts, so that a resample is one addition. Does not read data or run models.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adapthub.recipes.data.schemes import Scheme
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric's value, its 95 % interval, and the number of examples it was measured on."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What each example adds to the metrics.
+
+    `counts`: float64 [examples, k]. `summarise` maps sums of counts [..., k] to named metrics [...], so that
+    a resample of examples, or a paired comparison of two models on them, needs only sums.
+    """
+
+    counts: Floats
+    summarise: Callable[[Floats], dict[str, Floats]]
+
+    def values(self) -> dict[str, float]:
+        """Every metric over all examples."""
+        return {name: float(value) for name, value in self.summarise(self.counts.sum(axis=0)).items()}
+
+    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
+        n = len(self.counts)
+        generator = np.random.default_rng(seed)
+        sums = np.empty((resamples, self.counts.shape[1]))
+        for resample in range(resamples):
+            weights = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
+            sums[resample] = weights @ self.counts
+        intervals = {
+            name: np.quantile(values, (0.025, 0.975)) for name, values in self.summarise(sums).items()
+        }
+        return {
+            name: Estimate(value, float(intervals[name][0]), float(intervals[name][1]), n)
+            for name, value in self.values().items()
+        }
+
+
+def entity_statistics(
+    gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], types: Sequence[str], scheme: Scheme
+) -> Statistics:
+    """Micro precision, recall, f1 over entities, and f1/TYPE, from label sequences of equal lengths.
+
+    An entity counts when its span and its type are right; a prediction that breaks the scheme holds no entity
+    there (seqeval, mode="strict").
+    """
+    index = {kind: 3 * position for position, kind in enumerate(types)}
+    counts = np.zeros((len(gold), 3 * len(types)))
+    for row, (true, guess) in enumerate(
+        zip(entities(gold, scheme), entities(predicted, scheme), strict=True)
+    ):
+        for offset, found in enumerate((true & guess, guess, true)):
+            for kind, number in Counter(kind for kind, _, _ in found).items():
+                counts[row, index[kind] + offset] = number
+
+    def summarise(sums: Floats) -> dict[str, Floats]:
+        correct, guessed, expected = (sums[..., offset::3] for offset in range(3))
+        by_type = _f1(correct, guessed, expected)
+        total = [part.sum(axis=-1) for part in (correct, guessed, expected)]
+        return {
+            "f1": _f1(*total),
+            "precision": _ratio(total[0], total[1]),
+            "recall": _ratio(total[0], total[2]),
+            **{f"f1/{kind}": by_type[..., position] for position, kind in enumerate(types)},
+        }
+
+    return Statistics(counts, summarise)
+
+
+def entities(sequences: Sequence[Sequence[str]], scheme: Scheme) -> list[set[tuple[str, int, int]]]:
+    """For each sequence its entities as (type, first word, end word exclusive), by seqeval's strict rules."""
+    from seqeval.scheme import BILOU, IOB2, IOBES, Entities
+
+    grammar = {"bio": IOB2, "bilou": BILOU, "bioes": IOBES}[scheme]
+    found = Entities([list(labels) for labels in sequences], grammar).entities
+    return [{(entity.tag, entity.start, entity.end) for entity in row} for row in found]
+
+
+def class_statistics(gold: Sequence[int], predicted: Sequence[int], labels: Sequence[str]) -> Statistics:
+    """Accuracy, macro_f1 over all `labels`, and f1/LABEL, from label indices."""
+    size = len(labels)
+    true = np.eye(size)[np.asarray(gold, dtype=np.int64)]
+    guess = np.eye(size)[np.asarray(predicted, dtype=np.int64)]
+    counts = np.concatenate([true * guess, guess, true], axis=1)
+
+    def summarise(sums: Floats) -> dict[str, Floats]:
+        correct, guessed, expected = (sums[..., part * size : (part + 1) * size] for part in range(3))
+        by_label = _f1(correct, guessed, expected)
+        return {
+            "macro_f1": by_label.mean(axis=-1),
+            "accuracy": _ratio(correct.sum(axis=-1), expected.sum(axis=-1)),
+            **{f"f1/{label}": by_label[..., position] for position, label in enumerate(labels)},
+        }
+
+    return Statistics(counts, summarise)
+
+
+def _f1(correct: Floats, guessed: Floats, expected: Floats) -> Floats:
+    return _ratio(2 * correct, guessed + expected)
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    """part / whole, and 0 where the whole is 0 (seqeval's and scikit-learn's zero_division=0)."""
+    return np.divide(part, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)

@@ -1,0 +1,239 @@
+"""Named-entity recognition: CoNLL, JSONL or Parquet in, one label a word, entity F1 by seqeval.
+
+A word is labelled at one of its sub-tokens (adapters/words); the others are -100. Words that truncation cuts
+off count as O when measured, so a short max_length lowers recall instead of hiding. Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.adapters.words import choose_label_token, encode_words
+from adapthub.recipes.batches import IGNORED, check_length, token_collator
+from adapthub.recipes.data.annotations import read_annotations
+from adapthub.recipes.data.conll import read_conll
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.records import is_datasets, suffix_of
+from adapthub.recipes.data.schemes import LETTERS, first_break, from_iob1, scheme_of, split_label
+from adapthub.recipes.metrics import Statistics, entity_statistics
+from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+_RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+_SCHEMES = ("auto", *LETTERS)
+_LABEL_HINT = (
+    "Labels are O, or a prefix and a type such as B-PER; set label_column or scheme if they are elsewhere."
+)
+_IOB1_HINT = "If the file is IOB1, where I- may begin an entity, set scheme=iob1; otherwise correct the line."
+
+
+@dataclass(frozen=True)
+class Ner:
+    """The recipe `ner`. Examples hold `tokens` and `labels`, two equally long lists of str."""
+
+    name: str = "ner"
+    task: str = "token-classification"
+    description: str = "named entities in text: persons, places, or whatever types your labels name"
+    formats: tuple[str, ...] = ("CoNLL", "JSONL (tokens and labels, or text and entities)", "Parquet")
+    metrics: tuple[str, ...] = ("f1", "precision", "recall")
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {
+            "scheme": f"how labels mark entities: {', '.join(_SCHEMES)} (default auto)",
+            "token_column": "CoNLL: number of the token column, from 0 (default 0); records: its name",
+            "label_column": "CoNLL: number of the label column, -1 is the last (default); records: its name",
+            "encoding": "text encoding of the file (default utf-8)",
+        }
+
+    def defaults(self, method: str) -> Defaults:
+        if method == "prefix":
+            return Defaults(1e-2, 1e-2, epochs=8, batch_size=32, max_length=128)
+        return Defaults(1e-3, 5e-3, epochs=5, batch_size=32, max_length=128)
+
+    def read(
+        self,
+        source: str | Path | Any,
+        *,
+        scheme: str = "auto",
+        token_column: str | int | None = None,
+        label_column: str | int | None = None,
+        encoding: str = "utf-8",
+    ) -> Dataset:
+        """See Recipe.read. IOB1 becomes BIO here; every other scheme stays as it is."""
+        if scheme not in _SCHEMES:
+            raise InvalidSettings(f"unknown scheme {scheme!r}", hint=f"Schemes: {', '.join(_SCHEMES)}.")
+        suffix = suffix_of(source)
+        if suffix in _RECORD_SUFFIXES or is_datasets(source) or not isinstance(source, (str, Path)):
+            dataset = read_annotations(
+                source, token_column=token_column, label_column=label_column, encoding=encoding
+            )
+        elif suffix == ".csv":
+            raise InvalidData(f"{source}: ner does not read CSV", hint=f"It reads {', '.join(self.formats)}.")
+        else:
+            columns = _number("token_column", token_column, 0), _number("label_column", label_column, -1)
+            examples = read_conll(
+                Path(source), encoding=encoding, token_column=columns[0], label_column=columns[1]
+            )
+            dataset = Dataset(
+                examples, str(source), {"tokens": f"column {columns[0]}", "labels": f"column {columns[1]}"}
+            )
+        if scheme == "iob1":
+            return Dataset(tuple(map(_as_bio, dataset)), dataset.source, dataset.columns)
+        for example in dataset:
+            _check_labels(example, scheme)
+        return dataset
+
+    def labels_of(self, example: Example) -> frozenset[str]:
+        return frozenset(example.fields["labels"])
+
+    def labels(self, train: Dataset) -> tuple[str, ...]:
+        """O first, then by type and prefix: O, B-LOC, I-LOC, B-PER, ..."""
+        labels = {"O"}.union(*map(self.labels_of, train))
+        if labels == {"O"}:
+            raise InvalidData(
+                f"{train.source}: no entity: every label is O",
+                hint="Check label_column, or give labelled data.",
+            )
+        try:
+            scheme_of(labels)
+        except ValueError as error:
+            raise InvalidData(f"{train.source}: {error}", hint=f"Schemes: {', '.join(_SCHEMES)}.") from error
+        return tuple(sorted(labels, key=lambda label: split_label(label)[::-1]))
+
+    def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
+        """Labels unseen in training, and sequences that the scheme does not allow."""
+        known = frozenset(labels)
+        scheme = scheme_of(labels)
+        for example in dataset:
+            sequence = example.fields["labels"]
+            if unknown := [label for label in sequence if label not in known]:
+                raise InvalidData(
+                    f"{example.at(sequence.index(unknown[0]))}: label {unknown[0]!r} is not in the training data",
+                    hint=f"Known labels: {', '.join(labels)}.",
+                )
+            if broken := first_break(sequence, scheme):
+                index, reason = broken
+                raise InvalidData(
+                    f"{example.at(index)}: broken {scheme.upper()} sequence: {reason}"
+                    f" (token {example.fields['tokens'][index]!r})",
+                    hint=_IOB1_HINT if scheme == "bio" else "Correct the line.",
+                )
+
+    def resolve(
+        self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
+    ) -> dict[str, Any]:
+        """max_length, and label_token: the sub-token of a word that carries its label."""
+        return {
+            "max_length": check_length(tokenizer, max_length),
+            "label_token": choose_label_token(tokenizer, [example.fields["tokens"] for example in train]),
+        }
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        labels: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> Encoded:
+        ids = {label: index for index, label in enumerate(labels)}
+        words = encode_words(
+            tokenizer,
+            [example.fields["tokens"] for example in dataset],
+            label_token=settings["label_token"],
+            max_length=settings["max_length"],
+        )
+        rows = []
+        for example, encoded in zip(dataset, words, strict=True):
+            targets = [IGNORED] * len(encoded.features["input_ids"])
+            for label, position in zip(example.fields["labels"], encoded.positions, strict=True):
+                if position >= 0:
+                    targets[position] = ids[label]
+            rows.append({**encoded.features, "labels": targets})
+        positions = [encoded.positions for encoded in words]
+        return Encoded(
+            rows,
+            supervised=sum(position >= 0 for row in positions for position in row),
+            targets=sum(map(len, positions)),
+            truncated=sum(encoded.truncated for encoded in words),
+            positions=positions,
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return token_collator(tokenizer)
+
+    def measure(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+    ) -> Statistics:
+        """outputs[r]: [sub-tokens of row r, labels]. Headline metrics, and f1/TYPE."""
+        predicted = []
+        for logits, positions in zip(outputs, encoded.positions, strict=True):
+            best = np.argmax(logits, axis=-1)
+            predicted.append([labels[best[position]] if position >= 0 else "O" for position in positions])
+        types = dict.fromkeys(split_label(label)[1] for label in labels if label != "O")
+        return entity_statistics(
+            [example.fields["labels"] for example in dataset], predicted, tuple(types), scheme_of(labels)
+        )
+
+    def preview(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+        index: int,
+    ) -> Preview:
+        """For each sub-token its text, the word it labels, the label; both empty where the loss does not look."""
+        example, row = dataset[index], encoded.rows[index]
+        word_at = {position: word for word, position in enumerate(encoded.positions[index]) if position >= 0}
+        surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
+        cells = [
+            (surface, example.fields["tokens"][word_at[position]], labels[row["labels"][position]])
+            if position in word_at
+            else (surface, "", "")
+            for position, surface in enumerate(surfaces)
+        ]
+        return Preview(
+            example.source, " ".join(example.fields["tokens"]), ("sub-token", "word", "label"), tuple(cells)
+        )
+
+
+def _check_labels(example: Example, scheme: str) -> None:
+    """Refuse what is no label at all, or no label of the scheme that the caller named."""
+    for index, label in enumerate(example.fields["labels"]):
+        try:
+            split_label(label)
+            if scheme != "auto" and label[0] not in LETTERS[scheme]:
+                raise ValueError(f"{label} is not {scheme.upper()}")
+        except ValueError as error:
+            raise InvalidData(f"{example.at(index)}: {error}", hint=_LABEL_HINT) from error
+
+
+def _as_bio(example: Example) -> Example:
+    _check_labels(example, "iob1")
+    return replace(example, fields={**example.fields, "labels": from_iob1(example.fields["labels"])})
+
+
+def _number(setting: str, value: str | int | None, default: int) -> int:
+    if value is None:
+        return default
+    try:
+        return int(value)
+    except ValueError as error:
+        raise InvalidSettings(
+            f"{setting}={value!r} is not a column number",
+            hint="CoNLL columns are numbered from 0; -1 is the last.",
+        ) from error
