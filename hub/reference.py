@@ -1,8 +1,8 @@
 """References: `[hub::]namespace/name[@revision]`, the names that people write for adapters.
 
-A revision is a version (`v3`), an alias (`prod`), or a commit: the first 7 or more hex digits of an artifact's digest.
-The three never overlap, because an alias that looks like one of the others is refused. Parsing touches no hub: whether
-a name or revision exists is the registry's answer.
+A revision is a version (`v3`), an alias (`prod`), or a commit: the first 7 or more hex digits of an
+artifact's digest. The three never overlap, because an alias that looks like one of the others is refused.
+Parsing touches no hub: whether a name or revision exists is the registry's answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from adapthub.adapters.errors import InvalidReference
 
 NEWEST = ("latest", "main")
-"""Revisions that always mean the newest version; `main` is what Hugging Face clients ask for. Never stored, never moved."""
+"""Revisions that always mean the newest version; `main` is what Hugging Face clients ask for. Never stored,
+never moved."""
 
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _VERSION = re.compile(r"v([1-9][0-9]{0,8})")
@@ -30,7 +31,8 @@ _NAME_RULE = (
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One adapter, or one version of it, by name. Always valid: `Reference.parse(str(reference)) == reference`.
+    """One adapter, or one version of it, by name. Always valid: `Reference.parse(str(reference)) ==
+    reference`.
 
     Raises InvalidReference when a part breaks the rules of names.
     """
@@ -52,7 +54,8 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Read `[hub::]namespace/name[@revision]`; a commit may be written as it is printed, `sha256:<hex>`."""
+        """Read `[hub::]namespace/name[@revision]`; a commit may be written as it is printed,
+        `sha256:<hex>`."""
         hub, separator, rest = text.strip().rpartition("::")
         if separator and not hub:
             raise InvalidReference(f"{_shown(text)} names no hub before '::'", hint=_HINT)
@@ -92,7 +95,8 @@ def parse_name(text: str | Reference) -> Reference:
     reference = text if isinstance(text, Reference) else Reference.parse(text)
     if reference.revision is not None:
         raise InvalidReference(
-            f"{reference} names a revision, where the adapter's name is wanted", hint=f"Write {reference.full_name}."
+            f"{reference} names a revision, where the adapter's name is wanted",
+            hint=f"Write {reference.full_name}.",
         )
     return reference
 

@@ -1,7 +1,7 @@
 """The contract of a hub, and the values that it answers with.
 
-Every registry (embedded here; the server and the public Hub speak the same words) keeps the invariants stated on
-`Registry`, and runs through one suite of tests. Nothing here stores, transports or prints.
+Every registry (embedded here; the server and the public Hub speak the same words) keeps the invariants stated
+on `Registry`, and runs through one suite of tests. Nothing here stores, transports or prints.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Version:
     """One immutable version of an adapter. `name` is `namespace/name`; `number` counts from 1 within it.
 
-    `digest` is "sha256:<hex>", `created` is in UTC, `size` the sum of its files in bytes. `repeated` is set only in the
-    answer to a push: the name already held this very digest, so nothing was added.
+    `digest` is "sha256:<hex>", `created` is in UTC, `size` the sum of its files in bytes. `repeated` is set
+    only in the answer to a push: the name already held this very digest, so nothing was added.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Metric:
     value: float
     low: float | None
     high: float | None
-    n: int | None
+    n: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,9 @@ class StoredFile:
 class Entry:
     """One adapter in a list: its newest version, what that says of itself, and where its aliases point.
 
-    `facts.metrics` holds one row a metric, from the test split if it was measured there, else validation, else another
-    split that is not the training split. `versions` counts them; `aliases` maps an alias to a version number.
+    `facts.metrics` holds one row a metric, from the test split if it was measured there, else validation,
+    else another split that is not the training split. `versions` counts them; `aliases` maps an alias to a
+    version number.
     """
 
     latest: Version
@@ -113,8 +114,8 @@ class Entry:
 class Details:
     """Everything about one version, and the versions and aliases beside it.
 
-    `facts.metrics` holds every split. `versions` is newest first. `manifest` is `adapthub.json` as stored, None where
-    the adapter came without one.
+    `facts.metrics` holds every split. `versions` is newest first. `manifest` is `adapthub.json` as stored,
+    None where the adapter came without one.
     """
 
     version: Version
@@ -128,39 +129,40 @@ class Details:
 class Registry(Protocol):
     """Where adapters live.
 
-    Invariants. A version appears whole or not at all, whatever is killed or fails, and never changes afterwards.
-    Numbers count from 1 without gaps, one name at a time, also when several processes push at once. A digest names the
-    same bytes everywhere, for ever. An alias points to exactly one version at any moment, and each of its moves is
-    recorded with the move. Failed calls change nothing.
+    Invariants. A version appears whole or not at all, whatever is killed or fails, and never changes
+    afterwards. Numbers count from 1 without gaps, one name at a time, also when several processes push at
+    once. A digest names the same bytes everywhere, for ever. An alias points to exactly one version at any
+    moment, and each of its moves is recorded with the move. Failed calls change nothing.
 
     Every method takes references as text or parsed, and raises InvalidReference for one that does not parse,
-    AdapterNotFound for an unknown name, RevisionNotFound for an unknown revision (both suggest near ones), and
-    StorageError where the disk or the hub refuses.
+    AdapterNotFound for an unknown name, RevisionNotFound for an unknown revision (both suggest near ones),
+    and StorageError where the disk or the hub refuses.
     """
 
     def push(self, artifact: Artifact, name: str, *, message: str = "", alias: str | None = None) -> Version:
         """Store `artifact` as the next version of `name`, and point `alias` at it in the same transaction.
 
-        A digest that the name already holds makes no new version: the existing one is returned with `repeated` set
-        (and `alias` moved to it); the newest version stays the newest. Raises IntegrityError, naming the file, when a
-        file changed since the artifact was read.
+        A digest that the name already holds makes no new version: the existing one is returned with
+        `repeated` set (and `alias` moved to it); the newest version stays the newest. Raises IntegrityError,
+        naming the file, when a file changed since the artifact was read.
         """
         ...
 
     def resolve(self, ref: str | Reference) -> Version:
         """The version that `ref` means now. No revision means the newest version; so do `latest` and `main`.
 
-        Resolve once and go on with the digest: an alias may move at any time. A commit prefix that fits two versions
-        raises RevisionNotFound.
+        Resolve once and go on with the digest: an alias may move at any time. A commit prefix that fits two
+        versions raises RevisionNotFound.
         """
         ...
 
     def pull(self, ref: str | Reference) -> Artifact:
-        """The artifact, in a local folder of its own, every byte verified against the digest that `ref` resolved to.
+        """The artifact, in a local folder of its own, every byte verified against the digest that `ref`
+        resolved to.
 
-        The folder is a cache entry: the next pull reads it, verifies it again, and fetches anew what does not match.
-        A reference by full digest that the cache holds needs no registry. Raises IntegrityError, naming the file,
-        when neither cache nor registry has the right bytes.
+        The folder is a cache entry: the next pull reads it, verifies it again, and fetches anew what does not
+        match. A reference by full digest that the cache holds needs no registry. Raises IntegrityError,
+        naming the file, when neither cache nor registry has the right bytes.
         """
         ...
 
@@ -180,10 +182,10 @@ class Registry(Protocol):
     ) -> builtins.list[Entry]:
         """Adapters whose newest version meets every condition given, by name; with `metric`, best first.
 
-        `text`: each word occurs somewhere in the name, task, method, base, labels, message or card, in any case.
-        `base`: the base model's id, or its fingerprint's digest or the beginning of it. `task`, `method`, `label`:
-        exactly. `metric`: a name, one of >= > <= < ==, and a number, as in "f1>=0.8", held against the row that
-        `Entry` shows; raises InvalidSettings when it does not read so.
+        `text`: each word occurs somewhere in the name, task, method, base, labels, message or card, in any
+        case. `base`: the base model's id, or its fingerprint's digest or the beginning of it. `task`,
+        `method`, `label`: exactly. `metric`: a name, one of >= > <= < ==, and a number, as in "f1>=0.8", held
+        against the row that `Entry` shows; raises InvalidSettings when it does not read so.
         """
         ...
 
@@ -194,18 +196,20 @@ class Registry(Protocol):
     def promote(self, ref: str | Reference, alias: str) -> Version:
         """Point `alias` at the version that `ref` means, and return it. Already there: nothing is recorded.
 
-        Raises InvalidReference for an alias that reads as a version or commit, or that means the newest version.
+        Raises InvalidReference for an alias that reads as a version or commit, or that means the newest
+        version.
         """
         ...
 
     def rollback(self, name: str | Reference, alias: str) -> Version:
         """Point `alias` back at what it pointed to before the last promotion, and return that version.
 
-        Each further call goes one promotion further back. Raises RevisionNotFound for an alias that does not exist or
-        has nothing to go back to.
+        Each further call goes one promotion further back. Raises RevisionNotFound for an alias that does not
+        exist or has nothing to go back to.
         """
         ...
 
     def available(self, name: str | Reference) -> bool:
-        """Whether no adapter has this name yet. A name that is taken can still be pushed to: as its next version."""
+        """Whether no adapter has this name yet. A name that is taken can still be pushed to: as its next
+        version."""
         ...

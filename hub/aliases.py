@@ -1,0 +1,79 @@
+"""How aliases move: forward by promotion, back by rollback, each move written down in the same transaction.
+
+A rollback takes back the last promotion that none has taken back yet, so that several in a row walk further
+back and a promotion after them starts from where the alias then is. Does not decide which version a reference
+means.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
+
+from adapthub.adapters.errors import RevisionNotFound
+from adapthub.adapters.suggest import did_you_mean
+from adapthub.hub.storage.tables import AdapterRow, AliasMoveRow, AliasRow, VersionRow
+
+
+def promote(session: Session, version: VersionRow, alias: str) -> None:
+    """Point `alias` at `version`; nothing is recorded where it points there already."""
+    current = session.get(AliasRow, (version.adapter_id, alias))
+    if current is None:
+        session.add(AliasRow(adapter_id=version.adapter_id, alias=alias, version_id=version.id))
+        _record(session, version.adapter_id, alias, source=None, target=version.id)
+    elif current.version_id != version.id:
+        _record(session, version.adapter_id, alias, source=current.version_id, target=version.id)
+        current.version_id = version.id
+
+
+def rollback(session: Session, adapter: AdapterRow, name: str, alias: str) -> VersionRow:
+    """Point `alias` of `adapter` (whose full name is `name`) back, and return where it points now."""
+    current = session.get(AliasRow, (adapter.id, alias))
+    if current is None:
+        raise RevisionNotFound(
+            f"{name} has no alias {alias}", hint=did_you_mean(alias, [row.alias for row in adapter.aliases])
+        )
+    undo = aliased(AliasMoveRow)
+    last = session.scalars(
+        select(AliasMoveRow)
+        .where(
+            AliasMoveRow.adapter_id == adapter.id,
+            AliasMoveRow.alias == alias,
+            AliasMoveRow.undoes.is_(None),
+            ~select(undo.id).where(undo.undoes == AliasMoveRow.id).exists(),
+        )
+        .order_by(AliasMoveRow.id.desc())
+        .limit(1)
+    ).one()
+    if last.source is None:
+        raise RevisionNotFound(
+            f"alias {alias} of {name} has nothing to go back to: "
+            f"v{current.version.number} is the first version that it was given",
+            hint=f"Move it with a promotion, for example of {name}@v{adapter.newest}.",
+        )
+    _record(session, adapter.id, alias, source=current.version_id, target=last.source.id, undoes=last.id)
+    current.version = last.source
+    return last.source
+
+
+def _record(
+    session: Session,
+    adapter_id: int,
+    alias: str,
+    *,
+    source: int | None,
+    target: int,
+    undoes: int | None = None,
+) -> None:
+    session.add(
+        AliasMoveRow(
+            adapter_id=adapter_id,
+            alias=alias,
+            moved=datetime.now(UTC),
+            source_id=source,
+            target_id=target,
+            undoes=undoes,
+        )
+    )

@@ -1,0 +1,92 @@
+"""Pulled adapters, each a plain PEFT folder named by its digest, whichever hub it came from.
+
+    cache/<64 hex digits>/      an adapter's files, whole from the moment that the folder has this name
+    cache/<64 hex digits>.lock  one process fetches, others wait and read what it fetched
+
+Every read verifies every byte: an entry that someone edited is replaced, never used. Nothing is ever evicted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from adapthub.adapters.admission import check_name
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import (
+    AdaptHubError,
+    ArtifactError,
+    IntegrityError,
+    StorageError,
+)
+from adapthub.adapters.files import new_directory
+
+Files = Iterator[tuple[str, bytes]]
+"""The files of an adapter: each name and its verified bytes."""
+
+
+class Cache:
+    """A folder of adapters by digest. Holds nothing in memory, so processes and threads may share it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def pull(self, digest: str, fetch: Callable[[], Files]) -> Artifact:
+        """The artifact "sha256:<hex>", from here if it is whole, else from `fetch`, which brings its files.
+
+        Raises what `fetch` raises; IntegrityError, naming the file, if what is here is damaged and cannot be
+        fetched again, or if what was fetched is not `digest`; StorageError where the disk refuses. Leaves
+        nothing half-made.
+        """
+        folder = self._root / digest.removeprefix("sha256:")
+        artifact, _ = _read(folder, digest)
+        return artifact or self._fill(folder, digest, fetch)
+
+    def _fill(self, folder: Path, digest: str, fetch: Callable[[], Files]) -> Artifact:
+        with self._alone(folder):
+            artifact, damage = _read(folder, digest)  # another process may have fetched it meanwhile
+            if artifact is not None:
+                return artifact
+            for abandoned in self._root.glob(f".{folder.name}.*"):  # by a process killed while it fetched
+                shutil.rmtree(abandoned, ignore_errors=True)
+            try:
+                return _fetch(folder, digest, fetch)
+            except AdaptHubError as error:
+                if damage is None:
+                    raise
+                raise IntegrityError(
+                    f"a cached adapter is damaged ({damage.message}) "
+                    f"and cannot be fetched again ({error.message})",
+                    hint=error.hint,
+                ) from error
+
+    def _alone(self, folder: Path) -> AbstractContextManager[object]:
+        from filelock import FileLock
+
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            return FileLock(folder.with_suffix(".lock")).acquire()
+        except OSError as error:
+            raise StorageError(f"cannot use the cache {self._root}: {error.strerror or error}") from error
+
+
+def _fetch(folder: Path, digest: str, fetch: Callable[[], Files]) -> Artifact:
+    with new_directory(folder, replace=True) as aside:
+        for name, data in fetch():
+            check_name(name)
+            (aside / name).write_bytes(data)
+        artifact = Artifact.read(aside, expected_digest=digest)
+    return dataclasses.replace(artifact, path=folder)
+
+
+def _read(folder: Path, digest: str) -> tuple[Artifact | None, ArtifactError | None]:
+    """The artifact in `folder`, or what is wrong with it; (None, None) where nothing is."""
+    if not folder.is_dir():
+        return None, None
+    try:
+        return Artifact.read(folder, expected_digest=digest), None
+    except ArtifactError as error:
+        return None, error

@@ -1,0 +1,108 @@
+"""The database of an embedded hub: opened, checked, and used in transactions that happen whole or not at all.
+
+SQLite in WAL mode, so readers never wait for a writer; writers queue for up to 30 s. A commit is on the disk
+when it returns (synchronous=FULL). Every call opens its own connection, so a hub may be used from threads and
+across forks. Not for network file systems, which lack the shared memory that WAL needs. Knows no queries.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, create_engine, event, inspect, select
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+
+from adapthub.adapters.errors import StorageError
+from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
+
+BUSY_SECONDS = 30.0
+
+
+class Database:
+    """The tables of one hub. Raises StorageError when the file cannot be used or is of another schema."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        url = URL.create("sqlite+pysqlite", database=str(path))
+        self._engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+        self._writer = self._engine.execution_options(writes=True)
+        event.listen(self._engine, "connect", _configure)
+        event.listen(self._engine, "begin", _begin)
+        with self._storage_errors():
+            if not self._is_ready():
+                self._create()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One consistent view of the database."""
+        with self._storage_errors(), Session(self._engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction, alone among writers: committed on a clean exit, else as if it never was."""
+        with self._storage_errors(), Session(self._writer) as session, session.begin():
+            yield session
+
+    def _is_ready(self) -> bool:
+        if not self.path.exists():
+            return False
+        with self._engine.connect() as connection:
+            tables = inspect(connection).get_table_names()
+            if not tables:
+                return False
+            if SchemaRow.__tablename__ not in tables:
+                raise StorageError(f"{self.path} is a database, but not of an adapter hub")
+            found = connection.scalar(select(SchemaRow.version))
+        if found != SCHEMA:
+            raise StorageError(
+                f"{self.path} has hub schema {found}, and this version of AdaptHub reads schema {SCHEMA}",
+                hint="Use the version of AdaptHub that wrote it, or another ADAPTHUB_HOME.",
+            )
+        return True
+
+    def _create(self) -> None:
+        from filelock import FileLock
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):  # turning WAL on does not wait for others by itself
+            if self._is_ready():
+                return
+            with self._engine.connect() as connection:
+                connection.connection.cursor().execute("PRAGMA journal_mode = WAL")
+            with self._writer.begin() as connection:
+                Base.metadata.create_all(connection)
+                connection.execute(SchemaRow.__table__.insert().values(version=SCHEMA))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, DatabaseError) as error:
+            if type(error) not in (OperationalError, DatabaseError):  # a broken constraint is our own defect
+                raise
+            raise StorageError(
+                f"the hub's database {self.path} failed: {error.orig}",
+                hint="Nothing was changed. Check free space and permissions, then try again.",
+            ) from error
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(f"cannot use {self.path}: {error.strerror or error}") from error
+
+
+def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions begin where we say so, and cover CREATE TABLE too
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin(connection: Connection) -> None:
+    # A writer takes its lock at once: a transaction that began by reading could not wait for another writer.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
