@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
+from adapthub.adapters.admission import CARD, MANIFEST
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import IntegrityError, InvalidReference, InvalidSettings
 from adapthub.adapters.home import home
@@ -39,9 +40,6 @@ from adapthub.hub.registry import Details, Entry, StoredFile, Version
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.tables import AdapterRow, VersionRow
-
-MANIFEST = "adapthub.json"
-CARD = "README.md"
 
 
 class EmbeddedHub:
@@ -198,6 +196,7 @@ def _add_version(
     facts = read_facts(artifact)
     version = version_row(artifact, facts, number=adapter.newest, created=datetime.now(UTC), message=message)
     version.adapter = adapter
+    session.add(version)
     session.flush()
     text = search_text(reference.full_name, facts, message, _card(artifact))
     session.execute(delete(search.TEXT).where(search.TEXT.c.rowid == adapter.id))
