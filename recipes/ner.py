@@ -117,8 +117,9 @@ class Ner:
         for example in dataset:
             sequence = example.fields["labels"]
             if unknown := [label for label in sequence if label not in known]:
+                where = example.at(sequence.index(unknown[0]))
                 raise InvalidData(
-                    f"{example.at(sequence.index(unknown[0]))}: label {unknown[0]!r} is not in the training data",
+                    f"{where}: label {unknown[0]!r} is not in the training data",
                     hint=f"Known labels: {', '.join(labels)}.",
                 )
             if broken := first_break(sequence, scheme):
@@ -196,7 +197,7 @@ class Ner:
         labels: Sequence[str],
         index: int,
     ) -> Preview:
-        """For each sub-token its text, the word it labels, the label; both empty where the loss does not look."""
+        """One row a sub-token: its text, and the word and label that it carries, if any."""
         example, row = dataset[index], encoded.rows[index]
         word_at = {position: word for word, position in enumerate(encoded.positions[index]) if position >= 0}
         surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
