@@ -1,0 +1,210 @@
+"""The adapter methods by name: PEFT configurations for LoRA, rsLoRA, DoRA and prefix tuning, with reasons.
+
+Does not wrap a model, does not choose learning rates (recipes do), and computes nothing: PEFT does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapthub.adapters.configuration_policy import MAX_COUNT
+from adapthub.adapters.errors import AdmissionError, InvalidSettings
+from adapthub.adapters.patterns import check_pattern
+from adapthub.adapters.suggest import did_you_mean
+from adapthub.adapters.tasks import PEFT_TASK_TYPES, Task
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+ALL_LINEAR = "all-linear"
+
+# PEFT adds these to modules_to_save of every classification adapter, whether the model has them or not.
+_PEFT_HEADS = ("classifier", "score")
+
+
+@dataclass(frozen=True)
+class Default:
+    """What a setting is where the caller does not say, and why. `reason` is for people."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One adapter method. `defaults` maps each setting that it takes to its default, by kind of task."""
+
+    name: str
+    summary: str
+    classification: Mapping[str, Default]
+    generation: Mapping[str, Default]
+
+    def defaults(self, task: Task) -> Mapping[str, Default]:
+        """The settings of this method and their defaults for `task`."""
+        return self.generation if task == "text-generation" else self.classification
+
+
+_EVERYWHERE = Default(
+    ALL_LINEAR, "on every linear layer; attention alone loses even at equal parameters (LoRA Without Regret)"
+)
+_NO_DROPOUT = Default(0.0, "PEFT's default; early stopping guards short runs")
+_RANK_16 = Default(16, "encoders do well at 8 to 16; the adapter stays below 2 % of a small base")
+_RANK_32 = Default(
+    32, "generation: the smallest rank whose parameters reach the supervised tokens; 32 to start"
+)
+_ALPHA_32 = Default(32, "held at 32, the best learning rate hardly moves with the rank (LoRA Without Regret)")
+_ALPHA_8 = Default(8, "alpha/sqrt(r) is then 2 at rank 16, where plain LoRA's alpha/r is 2 as well")
+_PREFIX_20 = Default(20, "P-Tuning v2: up to 20 for simple classification, more for hard sequence labelling")
+
+
+def _low_rank(rank: Default, alpha: Default) -> Mapping[str, Default]:
+    return {"rank": rank, "alpha": alpha, "dropout": _NO_DROPOUT, "target_modules": _EVERYWHERE}
+
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "lora",
+            "low-rank update beside each layer, scaled alpha/r; its variants end within 1-2 % of it",
+            _low_rank(_RANK_16, _ALPHA_32),
+            _low_rank(_RANK_32, _ALPHA_32),
+        ),
+        Method(
+            "rslora",
+            "LoRA scaled alpha/sqrt(r), so that high ranks learn; for ranks of 64 and more",
+            _low_rank(_RANK_16, _ALPHA_8),
+            _low_rank(_RANK_32, _ALPHA_8),
+        ),
+        Method(
+            "dora",
+            "LoRA with a learned magnitude an output; costs about a quarter more training time",
+            _low_rank(_RANK_16, _ALPHA_32),
+            _low_rank(_RANK_32, _ALPHA_32),
+        ),
+        Method(
+            "prefix",
+            "learned keys and values before every row; smallest, but below LoRA where both were measured",
+            {"prefix_length": _PREFIX_20},
+            {"prefix_length": _PREFIX_20},
+        ),
+    )
+}
+
+
+def find_method(name: str) -> Method:
+    """The method `name`. Raises InvalidSettings with near names."""
+    if name not in METHODS:
+        raise InvalidSettings(f"there is no adapter method {name!r}", hint=did_you_mean(name, METHODS))
+    return METHODS[name]
+
+
+def method_settings(
+    name: str,
+    task: Task,
+    *,
+    rank: int | None = None,
+    alpha: float | None = None,
+    dropout: float | None = None,
+    target_modules: str | Sequence[str] | None = None,
+    prefix_length: int | None = None,
+) -> dict[str, Any]:
+    """Every setting that the method takes; what is None here is at its default. Manifests record the
+    result.
+
+    Raises InvalidSettings for an unknown method or task, a setting that the method does not take, or a
+    bad value.
+    """
+    method = find_method(name)
+    if task not in PEFT_TASK_TYPES:
+        raise InvalidSettings(f"there is no task {task!r}", hint=did_you_mean(task, PEFT_TASK_TYPES))
+    given = {
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "target_modules": target_modules,
+        "prefix_length": prefix_length,
+    }
+    defaults = method.defaults(task)
+    settings = {setting: default.value for setting, default in defaults.items()}
+    for setting, value in given.items():
+        if value is None:
+            continue
+        if setting not in defaults:
+            raise InvalidSettings(
+                f"{setting} does not apply to {name}", hint=f"{name} takes {', '.join(defaults)}."
+            )
+        settings[setting] = _checked(setting, value)
+    return settings
+
+
+def method_config(
+    name: str, task: Task, *, modules_to_save: Sequence[str] = (), **settings: Any
+) -> PeftConfig:
+    """PEFT's configuration for method `name` and `task`; `settings` as method_settings takes them.
+
+    `modules_to_save` names the modules that are trained and saved whole (heads); the method leaves them
+    alone.
+    """
+    from peft import LoraConfig, PrefixTuningConfig
+
+    resolved = method_settings(name, task, **settings)
+    saved = list(modules_to_save)
+    if name == "prefix":
+        return PrefixTuningConfig(
+            task_type=PEFT_TASK_TYPES[task],
+            modules_to_save=saved or None,
+            num_virtual_tokens=resolved["prefix_length"],
+        )
+    return LoraConfig(
+        task_type=PEFT_TASK_TYPES[task],
+        modules_to_save=saved or None,
+        r=resolved["rank"],
+        lora_alpha=resolved["alpha"],
+        lora_dropout=resolved["dropout"],
+        target_modules=resolved["target_modules"],
+        exclude_modules=_inside(saved if task == "text-generation" else [*saved, *_PEFT_HEADS]),
+        use_rslora=name == "rslora",
+        use_dora=name == "dora",
+    )
+
+
+def _inside(modules: Sequence[str]) -> str | None:
+    """These modules and all below, as a pattern: PEFT fails on a head that is target and saved whole."""
+    names = "|".join(re.escape(name) for name in dict.fromkeys(modules))
+    return rf"(.*\.)?(?:{names})(\..*)?" if names else None
+
+
+def _checked(setting: str, value: Any) -> Any:
+    """`value` as PEFT takes it. Raises InvalidSettings."""
+    if setting == "target_modules":
+        return _checked_targets(value)
+    whole = setting in ("rank", "prefix_length")
+    least, below = {
+        "rank": (1, MAX_COUNT),
+        "prefix_length": (1, MAX_COUNT),
+        "alpha": (0, float("inf")),
+        "dropout": (0, 1),
+    }[setting]
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not number or not least <= value < below or (setting == "alpha" and value == 0):
+        what = {"alpha": "a number above 0", "dropout": "a number from 0 to below 1"}
+        raise InvalidSettings(
+            f"{setting} must be {what.get(setting, 'a whole number from 1')}, not {value!r}"
+        )
+    return value
+
+
+def _checked_targets(value: object) -> str | list[str]:
+    if isinstance(value, str) and value:
+        try:
+            check_pattern(value, "target_modules")
+        except AdmissionError as error:
+            raise InvalidSettings(error.message, hint=error.hint) from error
+        return value
+    if isinstance(value, Sequence) and value and all(isinstance(item, str) and item for item in value):
+        return list(value)
+    raise InvalidSettings(f"target_modules must be names of modules or one pattern, not {value!r}")
