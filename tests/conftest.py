@@ -52,7 +52,7 @@ def write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
+def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 64) -> Path:
     """A random 2-layer BERT with a pooler (weights of usable size, dropout 0.1) and its tokenizer."""
     import torch
     from transformers import BertConfig, BertModel
@@ -74,5 +74,5 @@ def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 32) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that transformers loads as it is: 2-layer BERT, hidden 32. Do not write into it."""
+    """A folder that transformers loads as it is: 2-layer BERT, hidden 64 (a 4-bit block). Do not write into it."""
     return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny-bert")

@@ -1,0 +1,308 @@
+"""A base with adapters under it: attach and detach by digest, and one pass of the backbone for rows that use different
+adapters, expressions of several, or none.
+
+The base's weights and module tree are never changed. What adapters add comes in through forward hooks, one on each
+module that some attached adapter touches, so that attaching costs the adapter's own size however many are there. Rows are
+sorted by adapter once a batch, then every module sees its segments in place.
+
+Does not read references, pull, tokenise, or turn logits into labels. One pass at a time: calls from several threads wait
+for each other; attaching reads and checks outside that lock and takes it only to put the result in.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pad_sequence
+
+from adapthub.adapters.bank import Bank
+from adapthub.adapters.binding import Binding, bind
+from adapthub.adapters.delta import Segment, Update, apply_
+from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, InvalidInput, UnsupportedAdapter
+from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
+from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, without_modules
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.base import Base
+
+# The adapters of one row: (weight, digest) terms; empty for the base alone.
+Selection = tuple[tuple[float, str], ...]
+
+_SEGMENTS: ContextVar[tuple[AdaptedBase, Sequence[Segment]] | None] = ContextVar("adapthub_segments", default=None)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One input of a batch and where its result goes."""
+
+    place: int
+    input_ids: Sequence[int]
+    token_types: Sequence[int] | None
+    selection: Selection
+    prefix: Prefix | None
+
+    @property
+    def length(self) -> int:
+        return len(self.input_ids)
+
+
+class AdaptedBase:
+    """One base and the adapters attached to it.
+
+    Rows run flattened and unpadded where the base's family allows (found by trying it once, here), else padded.
+    `layout` says which: "flat" or "padded".
+    """
+
+    def __init__(self, base: Base) -> None:
+        self.base = base
+        self._modules = {name: module for name, module in base.model.named_modules() if name}
+        self._bank = Bank()
+        self._lock = threading.RLock()
+        self._heads: dict[Selection, Head] = {}
+        self._hooks: dict[str, Any] = {}
+        self._backbone = without_modules(base.backbone, ["pooler"] if hasattr(base.backbone, "pooler") else [])
+        self._accepts = set(inspect.signature(base.backbone.forward).parameters)
+        flat = "position_ids" in self._accepts
+        offset = exact_offset(base.backbone, base.model.config.vocab_size) if flat else None
+        self._offset = offset
+        self.layout = "padded" if offset is None else "flat"
+
+    @property
+    def attached(self) -> Mapping[str, Binding]:
+        """What is attached, by digest: a snapshot."""
+        with self._lock:
+            return dict(self._bank.bindings)
+
+    def attach(self, artifact: Artifact) -> str:
+        """Make `artifact` ready and return its digest; at once if it is attached already.
+
+        Raises BaseMismatch, TensorMismatch or UnsupportedAdapter, and then nothing has changed.
+        """
+        if artifact.digest in self._bank.bindings:
+            return artifact.digest
+        binding = bind(artifact, self.base, self._modules)
+        if binding.prefix is not None and self.layout != "flat":
+            raise UnsupportedAdapter(f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}")
+        with self._lock:
+            self._bank.add(binding)
+            for path in binding.updates:
+                if path not in self._hooks:
+                    hook = partial(self._add_updates, self._bank.of_module(path))
+                    self._hooks[path] = self._modules[path].register_forward_hook(hook)
+        return binding.digest
+
+    def detach(self, digest: str) -> None:
+        """Forget an adapter, after the pass that runs now. Raises AdapterNotFound."""
+        with self._lock:
+            for path in self._bank.remove(digest):
+                self._hooks.pop(path).remove()
+            self._heads = {key: head for key, head in self._heads.items() if digest not in {d for _, d in key}}
+
+    def close(self) -> None:
+        """Detach everything and leave the base without a hook."""
+        for digest in self.attached:
+            self.detach(digest)
+
+    def task_of(self, selection: Selection) -> str | None:
+        """The task that a selection's adapters share; None for the base. Raises AdapterNotFound, InvalidExpression."""
+        bindings = [self._bank.get(digest) for _, digest in selection]
+        tasks = {binding.task for binding in bindings}
+        if len(tasks) > 1:
+            raise InvalidExpression(f"adapters of unlike tasks cannot be summed: {', '.join(sorted(map(str, tasks)))}")
+        return next(iter(tasks), None)
+
+    def logits(
+        self, features: Sequence[Mapping[str, Sequence[int]]], selections: Sequence[Selection]
+    ) -> list[torch.Tensor]:
+        """One pass over all rows; a float32 CPU tensor a row, in order.
+
+        `features`: one tokenizer output a row (input_ids, and token_type_ids where the family has them), no padding.
+        `selections`: the row's (weight, digest) terms. Results: [T, labels] for token classification, [labels] for text
+        classification, the last hidden state [T, hidden] for a row on the base alone. A row's result does not depend on
+        its neighbours beyond floating-point order.
+
+        Raises AdapterNotFound for a digest that is not attached, InvalidExpression for a sum that has no meaning,
+        InvalidInput for an empty row or one that is too long.
+        """
+        if len(features) != len(selections):
+            raise InvalidInput(f"{len(features)} rows and {len(selections)} selections")
+        if not features:
+            return []
+        with self._lock, torch.inference_mode():
+            rows = [self._row(i, *pair) for i, pair in enumerate(zip(features, selections, strict=True))]
+            rows.sort(key=lambda row: row.selection)
+            hidden = self._run_flat(rows) if self.layout == "flat" else self._run_padded(rows)
+            results = self._apply_heads(rows, hidden)
+        return [results[place].float().cpu() for place in range(len(rows))]
+
+    def _row(self, place: int, feature: Mapping[str, Sequence[int]], selection: Selection) -> _Row:
+        task = self.task_of(selection)
+        if selection and task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
+            raise UnsupportedAdapter(f"an adapter for {task or 'an unknown task'} has no head to give logits")
+        prefixes = [binding.prefix for _, digest in selection if (binding := self._bank.get(digest)).prefix]
+        if prefixes and (len(selection) > 1 or selection[0][0] != 1):
+            raise InvalidExpression("a prefix adapter cannot be weighted or summed")
+        prefix = prefixes[0] if prefixes else None
+        ids = feature["input_ids"]
+        longest = getattr(self.base.model.config, "max_position_embeddings", None)
+        used = len(ids) + (self._offset or 0) + (prefix.length if prefix else 0)
+        if not ids or (longest is not None and used > longest):
+            raise InvalidInput(
+                f"row {place} has {len(ids)} tokens; this base takes 1 to {longest}", hint="Truncate or split the text."
+            )
+        return _Row(place, ids, feature.get("token_type_ids"), selection, prefix)
+
+    def _run_flat(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
+        """The last hidden state [T, hidden] of every row, from one [1, sum T] pass."""
+        device = self.base.device
+        lengths, prefixes = [row.length for row in rows], [row.prefix for row in rows]
+        inputs = {
+            "input_ids": torch.tensor([[i for row in rows for i in row.input_ids]], device=device),
+            "position_ids": positions(lengths, prefixes, self._offset or 0).to(device),
+        }
+        if self._accepts_types(rows):
+            types = [t for row in rows for t in (row.token_types or [0] * row.length)]
+            inputs["token_type_ids"] = torch.tensor([types], device=device)
+        with self._within(_segments(rows, lengths)), flat_batch(lengths, prefixes):
+            hidden = self._backbone(**inputs, **self._no_cache())[0][0]
+        return list(hidden.split(lengths))
+
+    def _run_padded(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
+        """The same from a right-padded [B, L] pass, for families that cannot run flattened."""
+        longest = max(row.length for row in rows)
+        inputs = self._padded_inputs(rows)
+        if self._accepts_types(rows):
+            types = [torch.tensor(row.token_types or [0] * row.length) for row in rows]
+            inputs["token_type_ids"] = pad_sequence(types, batch_first=True).to(self.base.device)
+        with self._within(_segments(rows, [longest] * len(rows))):
+            hidden = self._backbone(**inputs, **self._no_cache())[0]
+        return [hidden[index, : row.length] for index, row in enumerate(rows)]
+
+    def _apply_heads(self, rows: Sequence[_Row], hidden: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Each row's head on its hidden states, by the row's place."""
+        results: dict[int, torch.Tensor] = {}
+        pooled = self._pool(rows, hidden)
+        for start, stop in _runs([row.selection for row in rows]):
+            group = range(start, stop)
+            selection = rows[start].selection
+            if not selection:
+                results |= {rows[i].place: hidden[i] for i in group}
+                continue
+            head = self._head(selection)
+            if head.task == TOKEN_CLASSIFICATION:
+                logits = head.tokens(torch.cat([hidden[i] for i in group]))
+                parts = logits.split([rows[i].length for i in group])
+            else:
+                parts = tuple(
+                    head.pooled(
+                        pad_sequence([hidden[i] for i in group], batch_first=True),
+                        torch.stack([pooled[i] for i in group]) if head.uses_pooler else None,
+                        **self._padded_inputs([rows[i] for i in group]),
+                    )
+                )
+            results |= {rows[i].place: part for i, part in zip(group, parts, strict=True)}
+        return results
+
+    def _pool(self, rows: Sequence[_Row], hidden: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """The backbone's pooler [hidden] for each row whose head reads it, by index; adapters reach it as elsewhere."""
+        wanted = [i for i, row in enumerate(rows) if row.selection and self._head(row.selection).uses_pooler]
+        if not wanted:
+            return {}
+        first = pad_sequence([hidden[i] for i in wanted], batch_first=True)
+        with self._within(_segments([rows[i] for i in wanted], [1] * len(wanted))):
+            pooled = cast(nn.Module, self.base.backbone.pooler)(first)
+        return dict(zip(wanted, pooled, strict=True))
+
+    def _head(self, selection: Selection) -> Head:
+        """A selection's head: one adapter's own, or the weighted mean of several whose heads agree."""
+        if selection in self._heads:
+            return self._heads[selection]
+        bindings = [self._bank.get(digest) for _, digest in selection]
+        heads = [cast(Head, binding.head) for binding in bindings]
+        if len(selection) == 1:
+            head = heads[0]
+        else:
+            head = _mean_head(self.base, selection, bindings, heads)
+        self._heads[selection] = head
+        return head
+
+    def _padded_inputs(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
+        pad = self.base.tokenizer.pad_token_id if self.base.tokenizer is not None else None
+        pad = pad if pad is not None else (self.base.model.config.pad_token_id or 0)
+        ids = pad_sequence([torch.tensor(list(row.input_ids)) for row in rows], batch_first=True, padding_value=pad)
+        lengths = torch.tensor([row.length for row in rows])
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
+        return {"input_ids": ids.to(self.base.device), "attention_mask": mask.to(self.base.device)}
+
+    def _accepts_types(self, rows: Sequence[_Row]) -> bool:
+        return "token_type_ids" in self._accepts and any(row.token_types is not None for row in rows)
+
+    def _no_cache(self) -> dict[str, bool]:
+        return {"use_cache": False} if "use_cache" in self._accepts else {}
+
+    def _within(self, segments: Sequence[Segment]) -> _Within | nullcontext[None]:
+        return _Within(self, segments) if any(segment.terms for segment in segments) else nullcontext()
+
+    def _add_updates(
+        self, updates: Mapping[str, Sequence[Update]], _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
+        running = _SEGMENTS.get()
+        if running is None or running[0] is not self:
+            return
+        x = args[0]
+        x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        apply_(running[1], updates, x, output.view(-1, output.shape[-1]))
+
+
+class _Within:
+    """While entered, hooks of `owner` see `segments`."""
+
+    def __init__(self, owner: AdaptedBase, segments: Sequence[Segment]) -> None:
+        self._running = (owner, segments)
+
+    def __enter__(self) -> None:
+        self._token = _SEGMENTS.set(self._running)
+
+    def __exit__(self, *_: object) -> None:
+        _SEGMENTS.reset(self._token)
+
+
+def _runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:
+    """[start, stop) of each run of equal neighbours."""
+    edges = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
+    return list(zip(edges, [*edges[1:], len(keys)], strict=True))
+
+
+def _segments(rows: Sequence[_Row], widths: Sequence[int]) -> list[Segment]:
+    """Runs of rows with one selection as runs of tokens, where row i has `widths[i]` of them."""
+    starts = [0]
+    for width in widths:
+        starts.append(starts[-1] + width)
+    runs = _runs([row.selection for row in rows])
+    return [Segment(starts[start], starts[stop], rows[start].selection) for start, stop in runs]
+
+
+def _mean_head(base: Base, selection: Selection, bindings: Sequence[Binding], heads: Sequence[Head]) -> Head:
+    """The heads' mean by weight. A head has no base to differ from, so its sum is normalised: equal heads stay equal."""
+    if len({binding.labels for binding in bindings}) > 1 or len({head.labels for head in heads}) > 1:
+        raise InvalidExpression("adapters whose heads have unlike labels cannot be summed")
+    total = sum(weight for weight, _ in selection)
+    if abs(total) < 1e-6:
+        raise InvalidExpression("the weights of adapters with heads sum to zero", hint="Choose weights with another sum.")
+    tensors = {
+        name: torch.stack(
+            [weight / total * head.tensors[name] for (weight, _), head in zip(selection, heads, strict=True)]
+        ).sum(0)
+        for name in heads[0].tensors
+    }
+    return Head(base, heads[0].task, tensors)
