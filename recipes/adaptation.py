@@ -1,0 +1,163 @@
+"""A base made trainable: the task model around it, wrapped by PEFT, and the base given back as it was.
+
+Names every target module, so that what is saved says what was trained. Does not train and does not save.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from adapthub.adapters.errors import InvalidSettings, TrainingError
+from adapthub.adapters.heads import head_modules, task_model
+from adapthub.adapters.methods import ALL_LINEAR, method_config
+
+if TYPE_CHECKING:
+    from adapthub.adapters.base import Base
+    from adapthub.adapters.tasks import Task
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """A PEFT model over a base, and which of its modules are the head (saved whole, not as an update)."""
+
+    model: PeftModel
+    head: tuple[str, ...]
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that training changes, the head included."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of what an artifact will hold, without its documents."""
+        parameters = (parameter for parameter in self.model.parameters() if parameter.requires_grad)
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What an artifact saves, by PEFT's keys."""
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        return tensors
+
+    def release(self) -> None:
+        """Give the base back without any of PEFT's modules, frozen as before."""
+        release(self.model)
+
+
+def adapt(base: Base, task: Task, labels: tuple[str, ...], method: str, settings: Mapping[str, Any]) -> Adaptation:
+    """Wrap `base` in PEFT for `task`. The base is changed until `release`.
+
+    New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the method or
+    its settings cannot work on this family of models.
+    """
+    model = task_model(base, task, labels)
+    head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
+    if "target_modules" in settings:
+        settings = {**settings, "target_modules": target_modules(model, settings["target_modules"], head)}
+    config = method_config(method, task, modules_to_save=head, **settings)
+    with _peft_warnings():
+        try:
+            wrapped = get_peft_model(model, config)
+        except ValueError as error:
+            raise InvalidSettings(f"{method} does not work on {base.ref}: {error}") from error
+    # PEFT appends names that a classification head might have; a local path spares its look-ups on a hub.
+    config.modules_to_save = list(head)
+    config.base_model_name_or_path = str(base.path)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return Adaptation(wrapped, head)
+
+
+def target_modules(model: PreTrainedModel, wanted: str | Sequence[str], head: Sequence[str]) -> list[str]:
+    """Full names of the layers that `wanted` means: "all-linear", or names and endings of names of linear layers.
+
+    Raises InvalidSettings for a name that no linear layer of the backbone has.
+    """
+    linear = linear_modules(model, head)
+    if wanted == ALL_LINEAR:
+        return linear
+    endings = [wanted] if isinstance(wanted, str) else list(wanted)
+    chosen = set()
+    for ending in endings:
+        found = [name for name in linear if name == ending or name.endswith(f".{ending}")]
+        if not found:
+            kinds = sorted({name.rpartition(".")[2] for name in linear})
+            raise InvalidSettings(
+                f"target_modules: no linear layer is named {ending!r}", hint=f"There is: {', '.join(kinds)}."
+            )
+        chosen.update(found)
+    return sorted(chosen)
+
+
+def linear_modules(model: PreTrainedModel, without: Sequence[str]) -> list[str]:
+    """Full names of every linear layer of the backbone, quantised ones too, outside the modules `without`."""
+    prefix = f"{model.base_model_prefix}."
+    return sorted(
+        name
+        for name, module in model.named_modules()
+        if name.startswith(prefix)
+        and isinstance(module, (nn.Linear, Conv1D))
+        and not any(part in without for part in name.split("."))
+    )
+
+
+def release(model: PeftModel) -> None:
+    """Take PEFT's modules out of the base again."""
+    if not model.active_peft_config.is_prompt_learning:
+        model.unload()
+        return
+    for module in list(model.base_model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, ModulesToSaveWrapper):
+                setattr(module, name, child.original_module)
+
+
+class GradientCheck:
+    """Every adapter matrix must get a gradient within the first two steps, else the run trains nothing there.
+
+    Two, because LoRA's B starts at zero and A has no gradient before B has moved.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._missing = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def see(self) -> None:
+        """Look at the gradients of one step."""
+        reached = [name for name, p in self._missing.items() if p.grad is not None and bool(p.grad.any())]
+        for name in reached:
+            del self._missing[name]
+
+    def require_all(self) -> None:
+        """Raises TrainingError naming the parameters that got no gradient."""
+        if self._missing:
+            names = sorted(name.replace(".default", "").removeprefix("base_model.model.") for name in self._missing)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise TrainingError(
+                f"no gradient reaches {', '.join(names[:3])}{more}: they would never be trained",
+                hint="Choose target_modules that the task's forward pass runs through.",
+            )
+
+
+def _has(model: PreTrainedModel, part: str) -> bool:
+    """Whether the task model kept a child of the backbone."""
+    backbone: nn.Module = getattr(model, model.base_model_prefix)
+    return backbone._modules.get(part) is not None
+
+
+@contextmanager
+def _peft_warnings() -> Iterator[None]:
+    """Without what PEFT 0.21 makes transformers 5.23 say about its own names, whatever we do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        yield

@@ -1,0 +1,93 @@
+"""The loss and the metric of a run over its steps, as a PNG file and as text for a terminal. Does not read run folders."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_POINTS = 400  # more than this is noise on a page and ink in a terminal
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn: (step, value) pairs. `metric` names the values that `metric_values` holds, best is up."""
+
+    loss: tuple[tuple[int, float], ...]
+    eval_loss: tuple[tuple[int, float], ...]
+    metric: str | None
+    metric_values: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def of(cls, history: Iterable[Mapping[str, Any]], metric: str | None) -> Curves:
+        """Read a run's history: entries with `step` and `loss`, `eval_loss` or `eval_<metric>`."""
+        entries = list(history)
+
+        def series(name: str) -> tuple[tuple[int, float], ...]:
+            return tuple((int(entry["step"]), float(entry[name])) for entry in entries if name in entry)
+
+        values = series(f"eval_{metric}") if metric else ()
+        return cls(_smoothed(series("loss")), series("eval_loss"), metric, values)
+
+
+def png(curves: Curves, title: str) -> bytes:
+    """A PNG of about 900x500 pixels: losses on the left axis, the metric on the right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    lines = []
+    if curves.loss:
+        lines += axes.plot(*_columns(curves.loss), color="tab:blue", linewidth=1.2, label="training loss")
+    if curves.eval_loss:
+        lines += axes.plot(*_columns(curves.eval_loss), color="tab:orange", marker="o", label="validation loss")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    if curves.metric_values:
+        right = axes.twinx()
+        lines += right.plot(
+            *_columns(curves.metric_values), color="tab:green", marker="s", label=f"validation {curves.metric}"
+        )
+        right.set_ylabel(curves.metric or "")
+        right.set_ylim(0, 1)
+    if lines:
+        axes.legend(lines, [str(line.get_label()) for line in lines], loc="center right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def text(curves: Curves, *, width: int = 80, colour: bool = False) -> str:
+    """The same as lines of text, at most `width` columns: loss on the left axis, the metric on the right."""
+    import plotext
+
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("default" if colour else "colorless")
+    figure.plot_size(width, 15)
+    figure.label("step", axis="x")
+    drawn = [(curves.loss, "loss", "left")]
+    if curves.metric_values:
+        drawn.append((curves.metric_values, curves.metric or "", "right"))
+    for points, label, side in drawn:
+        if points:
+            figure.draw(figure.signal(*_columns(points), marker="braille", yside=side).lines().label(label))
+    lines: str = figure.build().string(not colour)
+    return "\n".join(line.rstrip() for line in lines.splitlines())
+
+
+def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Means of consecutive points where there are many, each at its last step."""
+    size = -(-len(points) // _POINTS) or 1
+    chunks = [points[at : at + size] for at in range(0, len(points), size)]
+    return tuple((chunk[-1][0], sum(value for _, value in chunk) / len(chunk)) for chunk in chunks)

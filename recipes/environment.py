@@ -1,0 +1,33 @@
+"""Where a run ran: versions of what computes, and the hardware. Does not benchmark anything."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+_LIBRARIES = (
+    "adapthub", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers", "numpy"
+)  # fmt: skip
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that decide what a run computes; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """The device that a run computes on."""
+    facts: dict[str, Any] = {"device": device.type, "machine": platform.machine(), "threads": torch.get_num_threads()}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {"name": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
+    return facts

@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM as a checkpoint at the next step boundary. Does not write the checkpoint: transformers does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedAtStep(Exception):
+    """Training was asked to stop and did, after saving a checkpoint at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class StopAtStep(TrainerCallback):
+    """While entered, the first SIGINT or SIGTERM saves a checkpoint after the running step and raises StoppedAtStep.
+
+    A second one is handled as before, by default ending the process at once with the previous checkpoint. Only the main
+    thread may handle signals; in another thread this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopAtStep:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.asked:
+            control.should_save = True
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Raised rather than asked through `control`, which the checkpoint holds: a resumed run would stop again.
+        if self.asked and not control.should_training_stop:
+            raise StoppedAtStep(state.global_step)

@@ -1,0 +1,203 @@
+"""A training job before its first step: data read and encoded, settings resolved, everything checked that can be.
+
+Training, the dry run and the plan all start here, so that what one shows is what another does. Loads the base's
+configuration and tokenizer, never its weights; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapthub.adapters.base import ResolvedBase, resolve_base
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.methods import find_method, method_settings
+from adapthub.adapters.suggest import did_you_mean
+from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.recipe import Encoded, Recipe
+from adapthub.recipes.settings import SETTINGS, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of the data, read and encoded."""
+
+    dataset: Dataset
+    encoded: Encoded
+
+    def some(self, rows: int) -> Split:
+        """At most `rows` examples, spread evenly over the split."""
+        if len(self.dataset) <= rows:
+            return self
+        chosen = [at * len(self.dataset) // rows for at in range(rows)]
+        positions = self.encoded.positions
+        return Split(
+            replace(self.dataset, examples=tuple(self.dataset[at] for at in chosen)),
+            replace(
+                self.encoded,
+                rows=[self.encoded.rows[at] for at in chosen],
+                positions=[positions[at] for at in chosen] if positions else (),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What will be trained, on what, from what. `splits` has "train", and "validation" and "test" where given.
+
+    `adapter` are all of the method's settings; `encoding` what evaluation and serving must encode with.
+    """
+
+    recipe: Recipe
+    method: str
+    base: ResolvedBase
+    quantize: str | None
+    tokenizer: PreTrainedTokenizerBase
+    splits: Mapping[str, Split]
+    labels: tuple[str, ...]
+    settings: Settings
+    adapter: Mapping[str, Any]
+    encoding: Mapping[str, Any]
+    seed: int
+
+    @property
+    def rows(self) -> int:
+        """Training examples."""
+        return len(self.splits["train"].dataset)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run, unless it stops early."""
+        return self.settings.steps(self.rows)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every setting by name, as the manifest records it."""
+        return {**vars(self.settings), **self.adapter, **self.encoding}
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """All that decides what the adapter becomes; a run is resumed only with an equal one."""
+        return {
+            "task": self.recipe.name,
+            "method": self.method,
+            "base": {"id": self.base.ref, "fingerprint": self.base.fingerprint.digest},
+            "quantize": self.quantize,
+            "labels": list(self.labels),
+            "settings": self.hyperparameters,
+            "seed": self.seed,
+            "data": {
+                name: {
+                    "fingerprint": split.dataset.fingerprint,
+                    "rows": len(split.dataset),
+                    "source": split.dataset.source,
+                }
+                for name, split in self.splits.items()
+            },
+        }
+
+
+def prepare(
+    task: str,
+    data: str | Path | Any,
+    *,
+    base: str | ResolvedBase,
+    quantize: str | None,
+    method: str,
+    validation: str | Path | Any | None,
+    test: str | Path | Any | None,
+    seed: int,
+    given: Mapping[str, Any],
+) -> Job:
+    """Read, check and encode. `given` mixes run settings, the method's settings and the recipe's reading options.
+
+    Raises InvalidSettings for an option that nothing takes or that cannot work, InvalidData naming file and line, and
+    what resolving the base raises.
+    """
+    recipe = find_recipe(task)
+    settings, adapter, options = _sort_out(recipe, method, given)
+    datasets = {"train": recipe.read(data, **options)}
+    for name, source in (("validation", validation), ("test", test)):
+        if source is not None:
+            datasets[name] = recipe.read(source, **options)
+    labels = recipe.labels(datasets["train"])
+    for dataset in datasets.values():
+        recipe.check(dataset, labels)
+    resolved = resolve_base(base) if isinstance(base, str) else base
+    tokenizer = _tokenizer(resolved)
+    settings = replace(settings, max_length=_longest(settings.max_length, given, adapter, resolved))
+    encoding = recipe.resolve(tokenizer, datasets["train"], max_length=settings.max_length)
+    settings = replace(settings, max_length=encoding["max_length"])
+    splits = {
+        name: Split(dataset, recipe.encode(tokenizer, dataset, labels, encoding))
+        for name, dataset in datasets.items()
+    }
+    return Job(
+        recipe, method, resolved, quantize, tokenizer, splits, labels, settings, adapter, encoding, seed
+    )
+
+
+def _sort_out(
+    recipe: Recipe, method: str, given: Mapping[str, Any]
+) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
+    """Run settings, method settings and reading options, each to its own."""
+    of_method = find_method(method).defaults(recipe.task)
+    run, adapter, options = {}, {}, {}
+    for name, value in given.items():
+        if name in SETTINGS:
+            run[name] = value
+        elif name in of_method:
+            adapter[name] = value
+        elif name in recipe.options:
+            options[name] = value
+        else:
+            known: Sequence[str] = (*SETTINGS, *of_method, *recipe.options)
+            raise InvalidSettings(
+                f"{name!r} is no setting of {recipe.name} with {method}", hint=did_you_mean(name, known)
+            )
+    settings = Settings.resolve(run, recipe.defaults(method))
+    options = {name: value for name, value in options.items() if value is not None}
+    return settings, method_settings(method, recipe.task, **adapter), options
+
+
+def _tokenizer(base: ResolvedBase) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidSettings(
+            f"{base.ref} has no tokenizer that transformers can load", hint="Choose another base model."
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _longest(
+    max_length: int, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
+) -> int:
+    """max_length, less where a prefix takes positions from the text. Raises InvalidSettings where it was asked for."""
+    positions = getattr(base.config, "max_position_embeddings", None)
+    prefix = adapter.get("prefix_length", 0)
+    if positions is None or not prefix:
+        return max_length
+    room = positions - prefix - _reserved_positions(base)
+    if max_length <= room:
+        return max_length
+    if given.get("max_length") is not None or room < 1:
+        raise InvalidSettings(
+            f"max_length={max_length} and prefix_length={prefix} exceed the {positions} positions of {base.ref}",
+            hint=f"Set max_length to at most {max(room, 0)}, or a shorter prefix_length.",
+        )
+    return room
+
+
+def _reserved_positions(base: ResolvedBase) -> int:
+    """Positions before the first token: RoBERTa's family counts from its padding id."""
+    return 2 if "roberta" in base.config.model_type else 0

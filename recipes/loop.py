@@ -1,0 +1,220 @@
+"""The training loop of one job: transformers' Trainer set up, run or resumed, and its best weights put in place.
+
+Does not load bases or write artifacts. The order of batches, the optimiser and the schedule are in trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import TensorBoardCallback
+
+from adapthub.adapters.errors import StorageError
+from adapthub.adapters.memory import memory_errors
+from adapthub.recipes.adaptation import Adaptation, GradientCheck
+from adapthub.recipes.interrupt import StopAtStep
+from adapthub.recipes.job import Job, Split
+from adapthub.recipes.progress import ProgressBar
+from adapthub.recipes.run import Run, checkpoint_state
+from adapthub.recipes.trainer import AdapterTrainer, Rates
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from adapthub.adapters.base import Base
+
+_EVAL_BATCH = 64
+_TIMINGS = ("_runtime", "_per_second")
+
+
+def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Console | None) -> None:
+    """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the model.
+
+    The best are those of the evaluation with the highest first metric; without validation data, the last. Raises
+    StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
+    """
+    checkpoint = run.last_checkpoint()
+    if checkpoint is not None and _has_ended(checkpoint):
+        _restore_best(adaptation, run, checkpoint)
+        return
+    stop = StopAtStep()
+    bar = ProgressBar(console, job.recipe.metrics[0]) if console is not None else None
+    callbacks = [*_callbacks(job, adaptation, run, checkpoint), stop, *([bar] if bar else [])]
+    trainer = _trainer(job, base, adaptation, run, callbacks)
+    hint = f"Lower batch_size (now {job.settings.batch_size}) or max_length ({job.settings.max_length}), or quantize."
+    try:
+        with stop, memory_errors("training", hint):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"cannot write {run.path}: {error.strerror or error}", hint="Free some space and resume."
+        ) from error
+    finally:
+        if bar:
+            bar.close()
+        run.write_history(_without_timings(trainer.state.log_history))
+
+
+class _History(TrainerCallback):
+    """Writes metrics.jsonl with every checkpoint."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._run.write_history(_without_timings(state.log_history))
+
+
+class _Gradients(TrainerCallback):
+    """Asks GradientCheck at the first two steps of a run."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._check = GradientCheck(model)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step < 2:
+            self._check.see()
+        if state.global_step == 1:
+            self._check.require_all()
+
+
+class _Metrics:
+    """The recipe's metrics of a split from the Trainer's predictions, whose rows are sorted by length."""
+
+    def __init__(self, job: Job, split: Split) -> None:
+        rows = split.encoded.rows
+        self._job = job
+        self._split = split
+        self._order = sorted(range(len(rows)), key=lambda at: -len(rows[at]["input_ids"]))
+        self.rows = [rows[at] for at in self._order]
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        outputs: dict[int, Any] = {}
+        logits = (row for batch in prediction.predictions for row in batch)
+        for at, row, output in zip(self._order, self.rows, logits, strict=True):
+            outputs[at] = output[: len(row["input_ids"])] if output.ndim > 1 else output
+        ordered = [outputs[at] for at in range(len(outputs))]
+        recipe = self._job.recipe
+        statistics = recipe.measure(ordered, self._split.dataset, self._split.encoded, self._job.labels)
+        return statistics.values()
+
+
+def _callbacks(job: Job, adaptation: Adaptation, run: Run, checkpoint: Path | None) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [_History(run), _tensorboard(run, checkpoint)]
+    if checkpoint is None:
+        callbacks.append(_Gradients(adaptation.model))
+    if "validation" in job.splits and job.settings.patience:
+        callbacks.append(EarlyStoppingCallback(job.settings.patience))
+    return callbacks
+
+
+def _tensorboard(run: Run, checkpoint: Path | None) -> TensorBoardCallback:
+    from torch.utils.tensorboard import SummaryWriter
+
+    step = None if checkpoint is None else int(checkpoint.name.partition("-")[2]) + 1
+    return TensorBoardCallback(SummaryWriter(str(run.tensorboard), purge_step=step))
+
+
+def _trainer(
+    job: Job, base: Base, adaptation: Adaptation, run: Run, callbacks: list[TrainerCallback]
+) -> AdapterTrainer:
+    settings = job.settings
+    validation = job.splits.get("validation")
+    metrics = _Metrics(job, validation.some(settings.eval_rows)) if validation else None
+    collate = job.recipe.collator(job.tokenizer)
+    trainer = AdapterTrainer(
+        rates=Rates(
+            settings.learning_rate,
+            settings.head_learning_rate,
+            adaptation.head,
+            settings.warmup_steps(job.rows),
+            settings.weight_decay,
+        ),
+        train_dataset=job.splits["train"].encoded.rows,
+        model=adaptation.model,
+        args=_arguments(job, base, run),
+        data_collator=lambda rows: collate(rows),  # hides the tokenizer, which every checkpoint would hold
+        eval_dataset=metrics.rows if metrics else None,
+        compute_metrics=metrics,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
+    evaluates = "validation" in job.splits
+    every = job.settings.steps_between_evaluations(job.rows)
+    arguments = TrainingArguments(
+        output_dir=str(run.checkpoints),
+        max_steps=job.steps,
+        per_device_train_batch_size=job.settings.batch_size,
+        per_device_eval_batch_size=_EVAL_BATCH,
+        learning_rate=job.settings.learning_rate,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=evaluates,
+        metric_for_best_model=job.recipe.metrics[0] if evaluates else None,
+        greater_is_better=True if evaluates else None,
+        logging_steps=1,  # a mean over several steps would differ after a resume between them
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+        seed=job.seed,
+        use_cpu=base.device.type == "cpu",
+        bf16=base.dtype == torch.bfloat16,
+        fp16=base.dtype == torch.float16,
+        dataloader_pin_memory=base.device.type == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        eval_do_concat_batches=False,
+        restore_callback_states_from_checkpoint=True,
+    )
+    if base.device.type == "cuda":
+        arguments._n_gpu = 1  # else transformers wraps the model in DataParallel over every visible GPU
+    return arguments
+
+
+def _has_ended(checkpoint: Path) -> bool:
+    """Whether the run stopped at this checkpoint by itself: all steps done, or no progress any more."""
+    state = checkpoint_state(checkpoint) or {}
+    control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
+    return state["global_step"] >= state["max_steps"] or bool(control.get("should_training_stop"))
+
+
+def _restore_best(adaptation: Adaptation, run: Run, checkpoint: Path) -> None:
+    best = (checkpoint_state(checkpoint) or {}).get("best_global_step")
+    folder = run.checkpoints / f"checkpoint-{best}" if best else checkpoint
+    set_peft_model_state_dict(adaptation.model, load_file(folder / "adapter_model.safetensors"))
+
+
+def _without_timings(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The history without seconds, which differ between equal runs, and without transformers' closing summary."""
+    return [
+        {name: value for name, value in entry.items() if not name.endswith(_TIMINGS)}
+        for entry in history
+        if "train_runtime" not in entry
+    ]

@@ -1,0 +1,157 @@
+"""What a run ends with: its artifact, proven to be served as it was trained, and measured.
+
+Written twice: first without metrics, so that nothing trained can be lost, then with them. Does not train or publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from adapthub.adapters.artifact import Artifact, write_artifact
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.base import Base
+from adapthub.adapters.card import card
+from adapthub.adapters.errors import TrainingError
+from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
+from adapthub.recipes import curves
+from adapthub.recipes.adaptation import Adaptation
+from adapthub.recipes.environment import hardware, libraries
+from adapthub.recipes.evaluation import served_logits
+from adapthub.recipes.job import Job
+from adapthub.recipes.metrics import Estimate
+from adapthub.recipes.run import Run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_COMPARED_ROWS = 16
+# Largest difference of logits, relative to the largest logit: rounding of the base's arithmetic, and no more.
+_TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+_BATCH = 64
+
+
+class Outcome:
+    """Writes and measures the artifact of one run."""
+
+    def __init__(self, job: Job, base: Base, run: Run, name: str | None) -> None:
+        self._job = job
+        self._base = base
+        self._run = run
+        self._name = name or run.path.name
+        self._trained: list[NDArray[Any]] = []
+        self._config: Any = None
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def save(self, adaptation: Adaptation) -> Artifact:
+        """Write the artifact, not measured yet, and remember what the trained model says on a few rows."""
+        model = adaptation.model
+        self._config = model.active_peft_config
+        self._tensors = adaptation.tensors()
+        self._trained = _logits(self._job, self._base, model)
+        return self._write({})
+
+    def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
+        """Serve the saved artifact on the released base, compare it with the trained model, measure every split but
+        "train", and write the artifact anew with its metrics.
+
+        Raises TrainingError where the served logits are not the trained ones; the artifact without metrics stays.
+        """
+        adapted = AdaptedBase(self._base)
+        try:
+            digest = adapted.attach(Artifact.read(self._run.adapter))
+            self._compare(adapted, digest)
+            metrics = {}
+            for name, split in self._job.splits.items():
+                if name != "train":
+                    outputs = served_logits(adapted, digest, split.encoded.rows, batch_size=_BATCH)
+                    recipe = self._job.recipe
+                    statistics = recipe.measure(outputs, split.dataset, split.encoded, self._job.labels)
+                    metrics[name] = statistics.estimates()
+        finally:
+            adapted.close()
+        artifact = self._write(metrics)
+        self._run.mark("finished", metrics=_plain(metrics), artifact=artifact.digest)
+        return artifact, metrics
+
+    def _compare(self, adapted: AdaptedBase, digest: str) -> None:
+        served = served_logits(adapted, digest, _compared_rows(self._job), batch_size=_BATCH)
+        largest = max(float(np.abs(row).max()) for row in self._trained)
+        pairs = zip(served, self._trained, strict=True)
+        difference = max(float(np.abs(ours - trained).max()) for ours, trained in pairs) / max(largest, 1e-12)
+        if not difference <= _TOLERANCES[self._base.dtype]:
+            raise TrainingError(
+                f"the saved adapter does not compute what was trained: served logits differ by {difference:.1e},"
+                f" relative to the largest; it is kept at {self._run.adapter}",
+                hint="Report the base, the method and its settings.",
+            )
+
+    def _write(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Artifact:
+        manifest = self._manifest(metrics)
+        history = self._run.history
+        picture = curves.png(
+            curves.Curves.of(history, self._job.recipe.metrics[0]), f"{self._name} on {self._job.base.ref}"
+        )
+        self._run.curve.write_bytes(picture)
+        return write_artifact(
+            self._run.adapter,
+            config=self._config,
+            tensors=self._tensors,
+            manifest=manifest,
+            card=card(manifest, name=self._name),
+            extra={"loss.png": picture},
+            replace=True,
+        )
+
+    def _manifest(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Manifest:
+        job, base = self._job, self._base
+        return Manifest(
+            task=job.recipe.task,
+            labels=job.labels,
+            base=BaseRecord(id=base.ref, revision=base.revision, fingerprint=base.fingerprint),
+            quantization=base.quantization,
+            recipe=job.recipe.name,
+            method=job.method,
+            hyperparameters=job.hyperparameters,
+            seed=job.seed,
+            data={
+                name: DataRecord(
+                    fingerprint=split.dataset.fingerprint,
+                    rows=len(split.dataset),
+                    source=Path(split.dataset.source).name,
+                )
+                for name, split in job.splits.items()
+            },
+            metrics={
+                split: {name: Metric(**vars(estimate)) for name, estimate in estimates.items()}
+                for split, estimates in metrics.items()
+            },
+            libraries=libraries(),
+            hardware=hardware(base.device),
+        )
+
+
+def _compared_rows(job: Job) -> list[dict[str, Any]]:
+    split = next((job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"])
+    return split.some(_COMPARED_ROWS).encoded.rows
+
+
+def _logits(job: Job, base: Base, model: torch.nn.Module) -> list[NDArray[Any]]:
+    """The trained model's unpadded logits of the compared rows."""
+    rows = _compared_rows(job)
+    batch = job.recipe.collator(job.tokenizer)([dict(row) for row in rows])
+    inputs = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
+    model.eval()
+    with torch.inference_mode():
+        logits = model(**inputs).logits.float().cpu().numpy()
+    if logits.ndim == 2:
+        return list(logits)
+    return [output[: len(row["input_ids"])] for row, output in zip(rows, logits, strict=True)]
+
+
+def _plain(metrics: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {split: {name: vars(value) for name, value in found.items()} for split, found in metrics.items()}

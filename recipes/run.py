@@ -1,0 +1,199 @@
+"""The folder of one training run: what was asked, where it ran, how the loss went, checkpoints, and the adapter.
+
+    runs/acme-ner-20260131-142501/
+      run.json         configuration (compared on resume), environment, state: started | trained | finished
+      metrics.jsonl    one line a logged step or evaluation
+      tensorboard/     the same for TensorBoard
+      checkpoints/     transformers' checkpoint-<step> folders
+      loss.png         loss and metric over steps
+      adapter/         the artifact
+
+Finds the run to resume and says what differs where none fits. Does not train, evaluate or draw.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
+from adapthub.adapters.files import write_bytes
+
+State = Literal["started", "trained", "finished"]
+Configuration = Mapping[str, Any]
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `configuration` decides what the adapter becomes; `environment` says where it was made."""
+
+    path: Path
+    configuration: Configuration
+    environment: Mapping[str, Any]
+    created: str
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "loss.png"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def state(self) -> State:
+        """How far the run came: "trained" once the loop has ended, "finished" once the artifact is evaluated."""
+        state: State = _read(self.path)["state"]
+        return state
+
+    def mark(self, state: State, **facts: Any) -> None:
+        """Record how far the run came, with facts such as its best checkpoint or its metrics."""
+        record = _read(self.path) if (self.path / "run.json").exists() else self._record()
+        write_bytes(self.path / "run.json", _json({**record, **facts, "state": state}))
+
+    def fact(self, name: str) -> Any:
+        """A fact that `mark` recorded, or None."""
+        return _read(self.path).get(name)
+
+    def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
+        """Replace metrics.jsonl. Whole each time: a resumed run rewrites the steps after its checkpoint."""
+        lines = "".join(f"{json.dumps(dict(entry))}\n" for entry in history)
+        write_bytes(self.path / "metrics.jsonl", lines.encode())
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The entries of metrics.jsonl: `step`, and `loss` or `eval_<metric>`."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end. transformers writes trainer_state.json last."""
+        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2]))
+        return next((path for path in found if checkpoint_state(path) is not None), None)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "created": self.created,
+            "configuration": dict(self.configuration),
+            "environment": dict(self.environment),
+        }
+
+
+def start(
+    configuration: Configuration, environment: Mapping[str, Any], *, name: str, path: Path | None = None
+) -> Run:
+    """Make a new run folder: `path`, or runs/<name>-<time>. Raises Conflict where `path` holds anything."""
+    now = datetime.now(UTC)
+    if path is None:
+        path = _unused(RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{now:%Y%m%d-%H%M%S}")
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise Conflict(f"{path} is not empty", hint="Resume it with --resume, or choose another folder.")
+    run = Run(path, _plain(configuration), _plain(environment), now.isoformat(timespec="seconds"))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make {path}: {error.strerror or error}") from error
+    run.mark("started")
+    return run
+
+
+def load(path: Path) -> Run:
+    """The run in a folder. Raises InvalidSettings where there is none."""
+    record = _read(path)
+    return Run(path, record["configuration"], record["environment"], record["created"])
+
+
+def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
+    """The run to go on with: the one in `path`, else the latest unfinished one of this configuration under runs/.
+
+    Raises InvalidSettings naming each field that differs, or where there is no run at all.
+    """
+    wanted = _plain(configuration)
+    if path is not None:
+        run = load(path)
+        if differing := differences(run.configuration, wanted):
+            raise InvalidSettings(
+                f"cannot resume {path}: {'; '.join(differing)}",
+                hint="Give the settings of that run, or train anew without --resume.",
+            )
+        return run
+    runs = sorted((load(file.parent) for file in RUNS.glob("*/run.json")), key=lambda run: run.created, reverse=True)
+    for run in runs:
+        if run.state != "finished" and not differences(run.configuration, wanted):
+            return run
+    raise InvalidSettings(f"nothing to resume under {RUNS}/: {_why_none(runs, wanted)}", hint="Train without --resume.")
+
+
+def differences(was: Configuration, now: Configuration, prefix: str = "") -> list[str]:
+    """In words, each field whose value differs between two configurations. Where data lay does not count."""
+    found = []
+    for field in sorted({*was, *now}):
+        name, old, new = f"{prefix}{field}", was.get(field), now.get(field)
+        if name.startswith("data.") and field == "source":
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{name}.")
+        elif old != new:
+            found.append(f"{name} was {old!r}, is now {new!r}")
+    return found
+
+
+def checkpoint_state(checkpoint: Path) -> dict[str, Any] | None:
+    """trainer_state.json of a checkpoint, or None where it was not written to its end."""
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return state
+
+
+def _why_none(runs: list[Run], wanted: Configuration) -> str:
+    if not runs:
+        return "there is no run"
+    differing = differences(runs[0].configuration, wanted)
+    if not differing:
+        return f"{runs[0].path.name} is finished"
+    return f"the latest, {runs[0].path.name}, differs: {'; '.join(differing)}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((path / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidSettings(
+            f"{path} is not the folder of a run: no readable run.json", hint="Give a folder made by `adapt train`."
+        ) from error
+    return record
+
+
+def _unused(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back, so that what is compared with a file compares equal (tuples become lists)."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain

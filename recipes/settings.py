@@ -1,0 +1,88 @@
+"""The settings of a run: what was asked, completed by the recipe's defaults, checked before anything is loaded.
+
+Does not know adapter methods (rank, alpha, prefix length: adapters.methods checks those) and does not read data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from adapthub.adapters.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from adapthub.recipes.recipe import Defaults
+
+_EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast a run learns.
+
+    `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and at least five
+    times a run. `eval_rows` bounds the rows looked at during training, not those of the final evaluation. `patience`
+    counts evaluations without progress before the run stops; 0 never stops early.
+    """
+
+    epochs: float
+    max_steps: int | None
+    batch_size: int
+    learning_rate: float
+    head_learning_rate: float
+    warmup: float
+    weight_decay: float
+    max_length: int
+    eval_steps: int | None
+    eval_rows: int
+    patience: int
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any], defaults: Defaults) -> Settings:
+        """Complete `given` by `defaults`. Raises InvalidSettings naming the option that cannot work."""
+        values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
+        values["eval_rows"] = 1000
+        values |= {name: value for name, value in given.items() if value is not None}
+        for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate", "max_length", "eval_rows"):
+            _check(name, values[name], at_least=None)
+        for name in ("max_steps", "eval_steps"):
+            if values[name] is not None:
+                _check(name, values[name], at_least=None)
+        for name in ("warmup", "weight_decay", "patience"):
+            _check(name, values[name], at_least=0.0)
+        if values["warmup"] >= 1:
+            raise InvalidSettings(f"warmup is a share of all steps, below 1; {values['warmup']!r} is not")
+        for name in ("max_steps", "batch_size", "max_length", "eval_steps", "eval_rows", "patience"):
+            if values[name] is not None and not isinstance(values[name], int):
+                raise InvalidSettings(f"{name} is a whole number; {values[name]!r} is not")
+        return cls(**values)
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps of the whole run on `rows` training examples."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, math.ceil(self.epochs * self.steps_per_epoch(rows)))
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return max(1, math.ceil(rows / self.batch_size))
+
+    def warmup_steps(self, rows: int) -> int:
+        return math.floor(self.warmup * self.steps(rows))
+
+    def steps_between_evaluations(self, rows: int) -> int:
+        """Steps from one evaluation, and its checkpoint, to the next."""
+        if self.eval_steps is not None:
+            return self.eval_steps
+        return min(self.steps_per_epoch(rows), max(1, self.steps(rows) // _EVALUATIONS))
+
+
+SETTINGS = tuple(field.name for field in fields(Settings))
+
+
+def _check(name: str, value: Any, *, at_least: float | None) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (value <= 0 if at_least is None else value < at_least):
+        wanted = "a number above 0" if at_least is None else f"a number of at least {at_least:g}"
+        raise InvalidSettings(f"{name} is {wanted}; {value!r} is not")

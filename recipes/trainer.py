@@ -1,0 +1,158 @@
+"""transformers' Trainer, bent where adapters need it: seeded length groups, two learning rates, early refusal.
+
+The loop, evaluation, checkpoints, best model and resume are transformers'. Here are only a sampler whose order depends
+on nothing but (seed, epoch), so that a resumed run sees the same batches; separate learning rates for adapter and head
+under a warm-up whose first step already learns; and an error instead of a NaN. Does not read data, know tasks, show
+progress or write artifacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer
+
+from adapthub.adapters.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's weight decay.
+
+    `head_modules` names the modules whose parameters count as head.
+    """
+
+    adapter: float
+    head: float
+    head_modules: tuple[str, ...]
+    warmup_steps: int
+    weight_decay: float
+
+
+class LengthGroups(Sampler[int]):
+    """Row indices in an order whose consecutive `batch_size` rows have similar lengths.
+
+    The order is a function of (seed, epoch) alone: transformers' own sampler draws from the global generator, whose
+    state after a resume in the middle of an epoch is another than in an unbroken run. Rows are permuted, sorted by
+    length within groups of 50 batches, cut into batches, and the batches shuffled. The batch with the longest row
+    comes first, so that memory runs out early or never; an incomplete batch comes last.
+    """
+
+    GROUP = 50
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration orders."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
+        rows = torch.randperm(len(self._lengths), generator=generator).tolist()
+        whole = len(rows) - len(rows) % self._batch_size
+        batches = self._batches(rows[:whole])
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        if batches:
+            longest = max(order, key=lambda at: self._lengths[batches[at][0]])
+            order.remove(longest)
+            order.insert(0, longest)
+        return iter([row for at in order for row in batches[at]] + rows[whole:])
+
+    def _batches(self, rows: list[int]) -> list[list[int]]:
+        group = self.GROUP * self._batch_size
+        batches: list[list[int]] = []
+        for start in range(0, len(rows), group):
+            ordered = sorted(rows[start : start + group], key=lambda row: -self._lengths[row])
+            batches += [ordered[at : at + self._batch_size] for at in range(0, len(ordered), self._batch_size)]
+        return batches
+
+
+class AdapterTrainer(Trainer):
+    """transformers' Trainer over rows of plain ints (`input_ids`, ..., `labels`) and a PEFT model.
+
+    Raises TrainingError where the loss stops being a number.
+    """
+
+    def __init__(self, *, rates: Rates, train_dataset: Sequence[Mapping[str, Any]], **arguments: Any) -> None:
+        super().__init__(train_dataset=train_dataset, **arguments)
+        self._rates = rates
+        self._lengths = [len(row["input_ids"]) for row in train_dataset]
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of similar lengths, in an order that (seed, epoch) fixes."""
+        sampler = LengthGroups(self._lengths, self.args.train_batch_size, self.args.seed)
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_size=self.args.train_batch_size,
+            sampler=sampler,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW with a group for each of adapter and head; vectors (biases, norms, magnitudes) do not decay."""
+        if self.optimizer is None:
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(parameter_groups(self.model, self._rates), **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear warm-up and linear decay to zero. The first step has a rate above zero, unlike transformers'."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(
+                self.optimizer if optimizer is None else optimizer,
+                lambda step: schedule(step, self._rates.warmup_steps, num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """One forward and backward pass; a loss that is not finite ends the run with its step named."""
+        loss: torch.Tensor = super().training_step(*arguments, **options)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}",
+                hint="Lower learning_rate or raise warmup, and resume from the last checkpoint or start anew.",
+            )
+        return loss
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers' estimate walks over every parameter of the model at every step."""
+        return 0
+
+
+def schedule(step: int, warmup: int, total: int) -> float:
+    """The learning rate of 0-based `step` as a share of its peak."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def parameter_groups(model: torch.nn.Module, rates: Rates) -> list[dict[str, Any]]:
+    """AdamW's groups over the trainable parameters, in an order that a checkpoint can rely on."""
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_head = any(module in rates.head_modules for module in name.split("."))
+            groups.setdefault((in_head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": rates.head if in_head else rates.adapter,
+            "weight_decay": rates.weight_decay if decays else 0.0,
+        }
+        for (in_head, decays), parameters in sorted(groups.items())
+    ]

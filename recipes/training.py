@@ -1,0 +1,194 @@
+"""`train`: from labelled data and a base to an adapter that is saved, measured as it is served, and published.
+
+    read and encode (job) -> base -> PEFT model (adaptation) -> preflight -> transformers' Trainer (loop)
+      -> artifact -> the served artifact equals the trained model -> metrics -> artifact with metrics -> push
+
+A run leaves a folder (run). What was trained survives whatever fails later: the artifact is written before it is
+measured, and a run that ended in its last steps is resumed there. Does not know tasks (recipes do) or parse options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import set_seed
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.base import Base, ResolvedBase, load_base
+from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
+from adapthub.recipes import run as runs
+from adapthub.recipes.adaptation import Adaptation, adapt
+from adapthub.recipes.environment import hardware, libraries
+from adapthub.recipes.interrupt import StoppedAtStep
+from adapthub.recipes.job import Job, prepare
+from adapthub.recipes.loop import fit
+from adapthub.recipes.metrics import Estimate
+from adapthub.recipes.outcome import Outcome
+from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload, check_supervision
+from adapthub.recipes.run import Run
+
+if TYPE_CHECKING:
+    from adapthub.hub.registry import Registry, Version
+
+_CHECKPOINTS = 3  # the best, the last, and the one being written
+_PREFLIGHT_ROWS = 4
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished run. `metrics` by split and name; `version` is what was published, if anything was."""
+
+    artifact: Artifact
+    metrics: Mapping[str, Mapping[str, Estimate]]
+    run: Run
+    version: Version | None
+
+
+def train(
+    task: str,
+    data: str | Path | Any,
+    *,
+    base: Base | str,
+    quantize: str | None = None,
+    name: str | None = None,
+    method: str = "lora",
+    validation: str | Path | Any | None = None,
+    test: str | Path | Any | None = None,
+    output: str | Path | None = None,
+    seed: int = 0,
+    resume: bool | str | Path = False,
+    hub: Registry | str | None = None,
+    push: bool = False,
+    message: str = "",
+    alias: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quiet: bool = False,
+    **settings: Any,
+) -> TrainingResult:
+    """Train an adapter, measure it on `validation` and `test` as it will be served, and publish it if `push`.
+
+    `data`, `validation`, `test`: files that the recipe `task` reads. `output`: the run's folder, by default a new one
+    under runs/. `resume`: a run's folder, or True for `output` or the latest unfinished run of this configuration.
+    `name`: namespace/name to publish under. `settings`: how long and how fast (epochs or max_steps, batch_size,
+    learning_rate, head_learning_rate, warmup, weight_decay, eval_steps, eval_rows, patience, max_length), the method's
+    (rank, alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
+
+    Without validation data nothing chooses the best step or stops early: the last weights are kept.
+
+    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, OutOfMemory, StorageError, Conflict,
+    TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM: says how to resume),
+    OutOfMemory and TrainingError (no gradient, NaN). A push that fails raises its own error and says where the adapter is.
+    """
+    if isinstance(base, Base) and quantize not in (None, base.quantization):
+        raise InvalidSettings(f"quantize={quantize!r} does not fit the base given, which is {base.quantization}")
+    given = base if isinstance(base, Base) else None
+    job = prepare(
+        task,
+        data,
+        base=_resolved(given) if given else base,
+        quantize=given.quantization if given else quantize,
+        method=method,
+        validation=validation,
+        test=test,
+        seed=seed,
+        given=settings,
+    )
+    registry = _registry(name, job, hub) if push else None
+    check_supervision({split: part.encoded for split, part in job.splits.items()})
+    base = given or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    set_seed(seed)
+    adaptation = adapt(base, job.recipe.task, job.labels, method, job.adapter)
+    try:
+        _preflight(job, base, adaptation, Path(output or runs.RUNS))
+        run = _run(job, base, name, output, resume)
+        _fit(job, base, adaptation, run, quiet)
+        outcome = Outcome(job, base, run, name)
+        outcome.save(adaptation)
+    finally:
+        adaptation.release()
+    try:
+        artifact, metrics = outcome.measure()
+    except KeyboardInterrupt as error:
+        raise TrainingInterrupted(
+            f"interrupted while measuring; the trained adapter is kept at {run.adapter}", hint=_how_to_resume(run)
+        ) from error
+    version = _push(artifact, name, registry, run, message, alias) if registry and name else None
+    return TrainingResult(artifact, metrics, run, version)
+
+
+def _resolved(base: Base) -> ResolvedBase:
+    return ResolvedBase(base.ref, base.revision, base.path, base.model.config, base.fingerprint)
+
+
+def _registry(name: str | None, job: Job, hub: Registry | str | None) -> Registry:
+    """The hub to publish to, after it agreed to the name."""
+    from adapthub.hub import open_hub
+
+    if name is None:
+        raise InvalidSettings("nothing to publish under", hint="Give name='namespace/name'.")
+    registry: Registry = open_hub(hub) if hub is None or isinstance(hub, str) else hub
+    check_name(name, job.recipe.task, registry)
+    return registry
+
+
+def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
+    rows = job.splits["train"].encoded.rows[:_PREFLIGHT_ROWS]
+    batch = job.recipe.collator(job.tokenizer)(rows)
+    check_disk(folder, adaptation.bytes, _CHECKPOINTS)
+    with _autocast(base):
+        check_head(adaptation.model, batch, job.labels)
+        check_reload(adaptation.model, batch)
+
+
+def _run(job: Job, base: Base, name: str | None, output: str | Path | None, resume: bool | str | Path) -> Run:
+    """A new run folder, or the one to resume."""
+    path = Path(output) if output is not None else None
+    if resume is False:
+        environment = {"libraries": libraries(), "hardware": hardware(base.device), "dtype": str(base.dtype)}
+        return runs.start(job.configuration, environment, name=name or job.recipe.name, path=path)
+    if resume is not True:
+        path = Path(resume)
+    return runs.resumable(job.configuration, path=path)
+
+
+def _fit(job: Job, base: Base, adaptation: Adaptation, run: Run, quiet: bool) -> None:
+    from rich.console import Console
+
+    set_seed(job.seed)
+    try:
+        fit(job, base, adaptation, run, console=None if quiet else Console(stderr=True))
+    except StoppedAtStep as stopped:
+        raise TrainingInterrupted(
+            f"interrupted at step {stopped.step} of {job.steps}; the checkpoint is kept in {run.path}",
+            hint=_how_to_resume(run),
+        ) from stopped
+    run.mark("trained")
+
+
+def _how_to_resume(run: Run) -> str:
+    return f"Resume with the same command and --resume {run.path}."
+
+
+def _push(
+    artifact: Artifact, name: str, registry: Registry, run: Run, message: str, alias: str | None
+) -> Version:
+    try:
+        return registry.push(artifact, name, message=message, alias=alias)
+    except AdaptHubError as error:
+        raise type(error)(
+            f"{error.message} The trained adapter is kept at {run.adapter}",
+            hint=f"{error.hint or ''} Then publish it: adapt push {run.adapter} {name}".strip(),
+        ) from error
+
+
+def _autocast(base: Base) -> AbstractContextManager[Any]:
+    """What the loop computes in: new parameters are float32 whatever the base is."""
+    if base.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(base.device.type, dtype=base.dtype)
