@@ -1,7 +1,8 @@
 """Base models: loaded once, quantised or not, on CPU or GPU, and never modified after.
 
-One loading path for training, serving and evaluation. `resolve_base` finds a base and its fingerprint without loading
-weights. Does not know adapters or task heads, and runs no code that comes with a model: built-in classes, safetensors only.
+One loading path for training, serving and evaluation. `resolve_base` finds a base and its fingerprint without
+loading weights. Does not know adapters or task heads, and runs no code that comes with a model: built-in
+classes, safetensors only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -54,7 +56,7 @@ _SMALLER = "Try quantize='nf4', a smaller base model, or another device."
 
 @dataclass(frozen=True)
 class ResolvedBase:
-    """A base on this disk, known but not loaded. `revision` is the Hub's commit, None for folders and packages."""
+    """A base on this disk, known but not loaded. `revision` is the Hub's commit, None for what has none."""
 
     ref: str
     revision: str | None
@@ -67,9 +69,9 @@ class ResolvedBase:
 class Base:
     """A loaded base model: in evaluation mode, no parameter takes gradients.
 
-    `dtype` is that of activations and of what is not quantised. `uninitialised` names the backbone's modules that the
-    checkpoint has no weights for (a BERT without its "pooler"): they hold the same arbitrary values on every load, are
-    never quantised, and mean nothing unless an adapter brings its own.
+    `dtype` is that of activations and of what is not quantised. `uninitialised` names the backbone's modules
+    that the checkpoint has no weights for (a BERT without its "pooler"): they hold the same arbitrary values
+    on every load, are never quantised, and mean nothing unless an adapter brings its own.
     """
 
     ref: str
@@ -98,7 +100,9 @@ def resolve_base(ref: str, *, revision: str | None = None) -> ResolvedBase:
     try:
         config = AutoConfig.from_pretrained(where.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise BaseNotFound(f"{ref}: transformers cannot read its configuration: {_first_line(error)}") from error
+        raise BaseNotFound(
+            f"{ref}: transformers cannot read its configuration: {_first_line(error)}"
+        ) from error
     return ResolvedBase(ref, where.revision, where.path, config, fingerprint(where.path, beside=where.own))
 
 
@@ -112,14 +116,14 @@ def load_base(
 ) -> Base:
     """Load a base model.
 
-    `ref` is a Hub id, a local folder, or `package:NAME` (a sample's name or an installed package that ships a model).
-    `quantize` is "nf4" (with double quantisation), "int8" or None. Every linear layer of the backbone is quantised
-    whatever class loads it; embeddings, norms and the language-model head are not. `device` "auto" is CUDA where there
-    is one, else the CPU. `dtype` "auto" is bfloat16 on CUDA (float16 where the card lacks it) and float32 on the CPU,
-    where bfloat16 matrix products are slower without AVX-512.
+    `ref` is a Hub id, a local folder, or `package:NAME` (a sample's name or an installed package that ships a
+    model). `quantize` is "nf4" (with double quantisation), "int8" or None. Every linear layer of the backbone
+    is quantised whatever class loads it; embeddings, norms and the language-model head are not. `device`
+    "auto" is CUDA where there is one, else the CPU. `dtype` "auto" is bfloat16 on CUDA (float16 where the
+    card lacks it) and float32 on the CPU, where bfloat16 matrix products are slower without AVX-512.
 
-    Raises BaseNotFound, InvalidSettings (unknown option, or one that does not work here), MissingDependency and
-    OutOfMemory.
+    Raises BaseNotFound, InvalidSettings (unknown option, or one that does not work here), MissingDependency
+    and OutOfMemory.
     """
     quantization = _quantization(quantize)
     where = _device(device)
@@ -127,7 +131,8 @@ def load_base(
     found = resolve_base(ref, revision=revision)
     if quantization and getattr(found.config, "quantization_config", None) is not None:
         raise InvalidSettings(
-            f"{ref} is published already quantised, so quantize={quantization!r} cannot apply", hint="Use None."
+            f"{ref} is published already quantised, so quantize={quantization!r} cannot apply",
+            hint="Use None.",
         )
     needed = loaded_bytes(read_headers(found.path), number.itemsize, quantization)
     require_memory(needed, where, f"loading {ref}", _SMALLER)
@@ -135,6 +140,8 @@ def load_base(
         model, missing = _load(found, quantization, where, number)
     uninitialised = _uninitialised(model, missing, ref)
     _initialise(model, uninitialised, where, number)
+    if quantization:
+        _settle(model, where)
     return Base(
         ref=ref,
         revision=found.revision,
@@ -155,13 +162,19 @@ def _quantization(quantize: str | None) -> Quantization | None:
     if quantize not in get_args(Quantization):
         raise InvalidSettings(f"unknown quantisation {quantize!r}", hint="Use 'nf4', 'int8' or None.")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependency(f"quantize={quantize!r} needs bitsandbytes", hint="Run: pip install bitsandbytes")
+        raise MissingDependency(
+            f"quantize={quantize!r} needs bitsandbytes", hint="Run: pip install bitsandbytes"
+        )
     return cast(Quantization, quantize)
 
 
 def _device(device: str) -> torch.device:
     if device == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        return (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -178,13 +191,15 @@ def _dtype(dtype: str, device: torch.device) -> torch.dtype:
             return torch.float32
         return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
     if dtype not in _DTYPES:
-        raise InvalidSettings(f"unknown dtype {dtype!r}", hint=f"Use 'auto', {', '.join(map(repr, _DTYPES))}.")
+        raise InvalidSettings(
+            f"unknown dtype {dtype!r}", hint=f"Use 'auto', {', '.join(map(repr, _DTYPES))}."
+        )
     return _DTYPES[dtype]
 
 
 def _load(
     found: ResolvedBase, quantization: Quantization | None, device: torch.device, dtype: torch.dtype
-) -> tuple[PreTrainedModel, list[str]]:
+) -> tuple[Any, list[str]]:
     """The model and the parameters that the checkpoint lacks, filled from a fixed seed."""
     auto_class = _auto_class(found.config)
     options: dict[str, Any] = {}
@@ -201,15 +216,20 @@ def _load(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below with the tensor's name
                 **options,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise BaseNotFound(f"{found.ref} cannot be loaded: {_first_line(error)}") from error
+    for name, stored, wanted in sorted(report["mismatched_keys"]):
+        raise BaseNotFound(
+            f"{found.ref}: its weight {name} is {list(stored)}, and its configuration asks for {list(wanted)}"
+        )
     return model, sorted(report["missing_keys"])
 
 
 def _auto_class(config: PretrainedConfig) -> Any:
-    """What the checkpoint says it is: a causal or sequence-to-sequence model keeps its head, any other is a backbone."""
+    """What the checkpoint says it is: a language model keeps its head, any other is loaded as a backbone."""
     for architecture in config.architectures or []:
         for auto_class, mapping in _AUTO_CLASSES:
             if architecture in mapping.values():
@@ -219,19 +239,20 @@ def _auto_class(config: PretrainedConfig) -> Any:
 
 def _quantization_config(
     auto_class: Any, found: ResolvedBase, quantization: Quantization, dtype: torch.dtype
-) -> BitsAndBytesConfig:
-    # An explicit list switches transformers' own guess off: that guess is the last module of whatever class is loaded,
-    # so a bare BERT would keep its pooler and a BERT with a head would not.
+) -> Any:
+    # An explicit list switches transformers' own guess off: that guess is the last module of whatever class
+    # is loaded, so a bare BERT would keep its pooler and a BERT with a head would not.
     keep = _output_layers(auto_class, found.config)
+    config = cast(Any, BitsAndBytesConfig)
     if quantization == "nf4":
-        return BitsAndBytesConfig(
+        return config(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
             llm_int8_skip_modules=keep,
         )
-    return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0, llm_int8_skip_modules=keep)
+    return config(load_in_8bit=True, llm_int8_skip_modules=keep)
 
 
 def _output_layers(auto_class: Any, config: PretrainedConfig) -> list[str]:
@@ -242,7 +263,7 @@ def _output_layers(auto_class: Any, config: PretrainedConfig) -> list[str]:
 
 
 def _uninitialised(model: PreTrainedModel, missing: list[str], ref: str) -> tuple[str, ...]:
-    """The backbone's children that the checkpoint lacks whole. Raises BaseNotFound where a needed part is missing."""
+    """The backbone's children without weights. Raises BaseNotFound where it cannot do without them."""
     prefix = f"{model.base_model_prefix}."
     names = [name.removeprefix(prefix) for name in missing]
     needed = [name for name in names if name.split(".")[0] not in _OPTIONAL_PARTS]
@@ -252,11 +273,9 @@ def _uninitialised(model: PreTrainedModel, missing: list[str], ref: str) -> tupl
     return tuple(sorted({name.split(".")[0] for name in names}))
 
 
-def _initialise(
-    model: PreTrainedModel, uninitialised: tuple[str, ...], device: torch.device, dtype: torch.dtype
-) -> None:
-    """Plain linear layers, drawn from a fixed seed, for parts without weights: there is nothing to quantise."""
-    backbone = cast(PreTrainedModel, model.base_model)
+def _initialise(model: Any, uninitialised: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> None:
+    """Plain linear layers, drawn from a fixed seed, for parts that have no weights to quantise."""
+    backbone = model.base_model
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for part in uninitialised:
@@ -265,6 +284,14 @@ def _initialise(
                     fresh = nn.Linear(module.in_features, module.out_features, module.bias is not None)
                     model._init_weights(fresh)
                     backbone.set_submodule(name, fresh.to(device=device, dtype=dtype))
+
+
+def _settle(model: PreTrainedModel, device: torch.device) -> None:
+    from adapthub.adapters.quantized import keep_freed_memory, steady
+
+    steady(model)
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 def _tokenizer(found: ResolvedBase) -> PreTrainedTokenizerBase | None:

@@ -1,7 +1,8 @@
 """A base model's fingerprint: what an adapter was trained on, and must meet again.
 
-Four sha256 digests over the folder's files: configuration, tokenizer, shapes of the weights, and the weights' bytes.
-Cached by the files' size, times and inode, so that a second look costs no reading. Does not load a model.
+Four sha256 digests over the folder's files: configuration, tokenizer, shapes of the weights, and the weights'
+bytes. Cached by the files' size, times and inode, so that a second look costs no reading. Does not load a
+model.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Fingerprint:
     def from_dict(cls, record: Mapping[str, Any]) -> Fingerprint:
         """The inverse of `to_dict`. Raises ValueError for a missing, unknown or malformed part."""
         if set(record) != {field.name for field in fields(cls)}:
-            raise ValueError(f"a fingerprint has the parts {', '.join(_PARTS)}, not {', '.join(map(str, record))}")
+            raise ValueError(
+                f"a fingerprint has the parts {', '.join(_PARTS)}, not {', '.join(map(str, record))}"
+            )
         for part, value in record.items():
             if not (_is_digest(value) or (part == "tokenizer" and value is None)):
                 raise ValueError(f"the fingerprint's {part} is not a sha256: {value!r}")
@@ -76,8 +79,9 @@ _PARTS = {"configuration": "differs", "tokenizer": "differs", "shapes": "differ"
 def fingerprint(folder: Path, *, beside: bool = True) -> Fingerprint:
     """The fingerprint of the transformers folder `folder`.
 
-    With `beside` the cache is kept in the folder where that is writable; otherwise, and for folders that belong to a
-    package or to the Hub's cache, under home()/bases. Raises BaseNotFound for a folder without configuration or weights.
+    With `beside` the cache is kept in the folder where that is writable; otherwise, and for folders that
+    belong to a package or to the Hub's cache, under home()/bases. Raises BaseNotFound for a folder without
+    configuration or weights.
     """
     cache = _cache_path(folder, beside)
     before = _stamps(folder)
@@ -114,7 +118,9 @@ def _tokenizer(folder: Path) -> str | None:
     if files[0].name == "tokenizer.json":
         # Truncation and padding are the last caller's settings, saved along.
         content = read_json(files[0])
-        return sha256_bytes(_canonical({k: v for k, v in content.items() if k not in {"truncation", "padding"}}))
+        return sha256_bytes(
+            _canonical({k: v for k, v in content.items() if k not in {"truncation", "padding"}})
+        )
     return _digest_of(files)
 
 
@@ -128,7 +134,9 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _shapes(folder: Path) -> str:
-    return sha256_bytes(_canonical({name: list(tensor.shape) for name, tensor in read_headers(folder).items()}))
+    return sha256_bytes(
+        _canonical({name: list(tensor.shape) for name, tensor in read_headers(folder).items()})
+    )
 
 
 def _weights(folder: Path) -> str:
@@ -174,7 +182,7 @@ def _cache_path(folder: Path, beside: bool) -> Path:
 
 
 def _read_cache(cache: Path, stamps: Mapping[str, list[int]]) -> Fingerprint | None:
-    """The remembered fingerprint if every file is as it was; a cache that does not parse is as good as none."""
+    """The remembered fingerprint if every file is as it was. A cache that does not parse is no cache."""
     try:
         record = json.loads(cache.read_bytes())
         return Fingerprint.from_dict(record["fingerprint"]) if record["files"] == stamps else None

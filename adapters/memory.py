@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import OutOfMemory
 
@@ -23,7 +24,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def memory_errors(doing: str, hint: str) -> Iterator[None]:
     """Turn every way in which Python, torch and its backends say "out of memory" into OutOfMemory.
 
-    `doing` ends the sentence "out of memory while ..."; `hint` says what to change. Other errors pass unchanged.
+    `doing` ends the sentence "out of memory while ..."; `hint` says what to change. Other errors pass
+    unchanged.
     """
     try:
         yield
@@ -45,7 +47,8 @@ def require_memory(needed: int, device: torch.device, doing: str, hint: str) -> 
     free = free_memory(device)
     if needed > free:
         raise OutOfMemory(
-            f"{doing} needs about {needed / 1e9:.1f} GB and {device.type} has {free / 1e9:.1f} GB free", hint=hint
+            f"{doing} needs about {needed / 1e9:.1f} GB and {device.type} has {free / 1e9:.1f} GB free",
+            hint=hint,
         )
 
 
@@ -56,8 +59,7 @@ def free_memory(device: torch.device) -> int:
 
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
-    import psutil
-
+    psutil: Any = import_module("psutil")  # it publishes no types
     available = int(psutil.virtual_memory().available)
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     return available if limit is None or used is None else min(available, limit - used + _reclaimable())

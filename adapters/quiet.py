@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging as transformers_logs
+
+_bars = cast(Any, transformers_logs)
 
 # Every int8 layer call that is not fp16, and a kernel that AVX-512 machines could fetch from a hub.
 _QUANTISATION = {
@@ -34,15 +37,15 @@ def quiet_loading() -> Iterator[None]:
     """No progress bar and no load report: the report's content is checked by the caller instead."""
     logger = logging.getLogger("transformers.modeling_utils")
     silencer = _Without("LOAD REPORT")
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    shown = _bars.is_progress_bar_enabled()
+    _bars.disable_progress_bar()
     logger.addFilter(silencer)
     try:
         yield
     finally:
         logger.removeFilter(silencer)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        if shown:
+            _bars.enable_progress_bar()
 
 
 def quiet_quantisation() -> None:

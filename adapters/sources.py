@@ -1,7 +1,7 @@
 """Where a base model's files are: a Hub id, a local folder, or `package:NAME`, to a folder on this disk.
 
-`package:NAME` is a name of the samples catalogue, or an installed Python package that ships a transformers folder.
-Downloads what is not here yet. Does not load, hash or convert.
+`package:NAME` is a name of the samples catalogue, or an installed Python package that ships a transformers
+folder. Downloads what is not here yet. Does not load, hash or convert.
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ from adapthub.adapters.suggest import did_you_mean
 _PACKAGE = "package:"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 # What a transformers folder needs. Pickles are left behind: they are never loaded.
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.jinja", "model.safetensors", "model-*-of-*.safetensors")
+_HUB_FILES = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "*.jinja",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+)
 
 
 @dataclass(frozen=True)
 class Location:
-    """A transformers folder on this disk. `revision` is the Hub's commit; `own` where the folder is the user's."""
+    """A transformers folder on this disk. `revision` is the Hub's commit; `own`: not a package's."""
 
     path: Path
     revision: str | None
@@ -35,7 +43,8 @@ class Location:
 def locate(ref: str, revision: str | None = None) -> Location:
     """The folder behind `ref`.
 
-    Raises BaseNotFound with near names or the reason, and InvalidInput for a revision on something that has none.
+    Raises BaseNotFound with near names or the reason, and InvalidInput for a revision on something that has
+    none.
     """
     if ref.startswith(_PACKAGE):
         _no_revision(ref, revision)
@@ -61,15 +70,20 @@ def _package(name: str) -> tuple[Path, bool]:
         return folders[0], False
     if folders:
         listed = ", ".join(str(folder) for folder in folders)
-        raise InvalidInput(f"the package {name} ships several models: {listed}", hint="Name one of these folders.")
+        raise InvalidInput(
+            f"the package {name} ships several models: {listed}", hint="Name one of these folders."
+        )
     for sample in SAMPLES.values():
         if sample.kind == "model" and _same(sample.packages[0].name, name):
             return fetch(sample.name), True
     models = [sample.name for sample in SAMPLES.values() if sample.kind == "model"]
-    installed = [str(found.name) for found in importlib.metadata.distributions()]
-    near = did_you_mean(name, [*models, *installed]) or f"Samples to name: {', '.join(models)}."
+    choice = f"Models that come in a package: {', '.join(models)}."
     if _installed_roots(name):
-        raise BaseNotFound(f"the installed package {name} ships no config.json with model.safetensors", hint=near)
+        raise BaseNotFound(
+            f"the installed package {name} ships no config.json with model.safetensors", hint=choice
+        )
+    installed = [str(found.name) for found in importlib.metadata.distributions()]
+    near = did_you_mean(name, [*models, *installed]) or choice
     raise BaseNotFound(f"no installed package and no sample model named {name!r}", hint=near)
 
 
@@ -108,9 +122,13 @@ def _from_hub(ref: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(ref, revision=revision, allow_patterns=list(_HUB_FILES)))
     except GatedRepoError as error:
-        raise BaseNotFound(f"{ref} is gated", hint="Ask for access on its page, then log in to the Hub.") from error
+        raise BaseNotFound(
+            f"{ref} is gated", hint="Ask for access on its page, then log in to the Hub."
+        ) from error
     except RepositoryNotFoundError as error:
-        raise BaseNotFound(f"no folder and no Hub model named {ref}", hint="Check the name, or log in.") from error
+        raise BaseNotFound(
+            f"no folder and no Hub model named {ref}", hint="Check the name, or log in."
+        ) from error
     except RevisionNotFoundError as error:
         raise BaseNotFound(f"{ref} has no revision {revision}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
@@ -123,7 +141,9 @@ def _from_hub(ref: str, revision: str | None) -> Path:
 def _checked(folder: Path, ref: str) -> Path:
     # transformers would load an adapter that lies in the folder on top of the base, without a word.
     if (folder / "adapter_config.json").is_file():
-        raise BaseNotFound(f"{ref} holds an adapter, not a base model", hint="Name the base that it was trained on.")
+        raise BaseNotFound(
+            f"{ref} holds an adapter, not a base model", hint="Name the base that it was trained on."
+        )
     if not (folder / "config.json").is_file():
         raise BaseNotFound(f"{ref} has no config.json", hint="Name a folder that save_pretrained wrote.")
     return folder

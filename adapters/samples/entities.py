@@ -1,6 +1,7 @@
-"""Named-entity data as train/validation/test.conll: a token and its BIO tag on each line, a blank line between sentences.
+"""Named-entity data as train/validation/test.conll.
 
-Does not check tags: the recipes' reader does.
+A token and its BIO tag on each line, a blank line between sentences. Does not check tags: the recipes'
+reader does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Fetch a sample once: download, verify, unpack, convert, and keep the result under home()/samples.
 
-A folder appears whole or not at all, beside it stands `SOURCE.json` saying what was fetched and under which licence.
-Any number of processes may ask for one sample: the first does the work. Does not know any format: converters do.
+A folder appears whole or not at all, beside it stands `SOURCE.json` saying what was fetched and under which
+licence. Any number of processes may ask for one sample: the first does the work. Does not know any format:
+converters do.
 """
 
 from __future__ import annotations

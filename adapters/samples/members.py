@@ -1,4 +1,4 @@
-"""What several converters do with unpacked files: find one, keep licences, write rows and splits the same way everywhere.
+"""What several converters do with unpacked files: find one, keep licences, write rows and splits.
 
 Does not know any data set.
 """
@@ -37,7 +37,8 @@ def identity(text: str) -> str:
 def split_of(text: str) -> str:
     """The split a text belongs to, about 80 / 10 / 10, decided by the sha256 of its identity alone.
 
-    So splits are the same on every machine, whatever the order of rows, and equal texts never lie in two of them.
+    So splits are the same on every machine, whatever the order of rows, and equal texts never lie in two of
+    them.
     """
     place = int.from_bytes(hashlib.sha256(identity(text).encode()).digest()[:8], "big") % 10
     return {0: "test", 1: "validation"}.get(place, "train")

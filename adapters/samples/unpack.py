@@ -1,7 +1,7 @@
 """Unpack chosen members of a wheel, a gzipped tar or a Debian package into a folder.
 
-Only regular files whose path stays inside the folder, and no more than `MAX_BYTES` of them. Does not verify digests: the
-caller does, before it unpacks. Nothing inside an archive is ever run.
+Only regular files whose path stays inside the folder, and no more than `MAX_BYTES` of them. Does not verify
+digests: the caller does, before it unpacks. Nothing inside an archive is ever run.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _CHUNK = 1 << 20
 def unpack(archive: Path, target: Path, keep: tuple[str, ...]) -> None:
     """Write the members of `archive` that match a pattern of `keep` under `target`.
 
-    Raises AdmissionError for a member that is a link or leaves the folder, for a pattern that matches nothing, for too
-    many bytes, and for a damaged archive.
+    Raises AdmissionError for a member that is a link or leaves the folder, for a pattern that matches
+    nothing, for too many bytes, and for a damaged archive.
     """
     found: set[str] = set()
     room = MAX_BYTES

@@ -1,0 +1,68 @@
+"""bitsandbytes layers that compute the same in training as in evaluation, and for a row in any batch.
+
+As loaded by transformers they do not:
+
+- an int8 layer rounds its activations by the largest of a row (and, by default, splits off columns where any
+  row of the
+  batch is large), so that a neighbour changes a result; and on CPU in training it does not round them at all;
+- a 4-bit layer on a CPU with AVX512-BF16 repacks itself at the first evaluation: from then on activations are
+  rounded
+  to bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
+
+`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype. Does not
+quantise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from bitsandbytes.autograd._functions import MatMul8bitFp
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from torch import nn
+
+# glibc's mallopt: keep freed blocks of up to 1 GiB instead of returning them to the system.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+class WeightOnlyInt8(Linear8bitLt):
+    """int8 weights with one scale a row; activations stay as they come. [..., in] to [..., out]."""
+
+    def settle(self) -> None:
+        """Put weights and scales where they are used, as bitsandbytes does only on first use.
+
+        PEFT's DoRA reads the scales before that, and takes them away.
+        """
+        layer: Any = self
+        if layer.weight.CB is not None:
+            layer.init_8bit_state()
+            layer.weight.data = layer.state.CB
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        multiply = cast(Callable[..., torch.Tensor], MatMul8bitFp.apply)
+        return multiply(x, self.weight, None, bias, self.state)
+
+
+def steady(model: nn.Module) -> None:
+    """Change every bitsandbytes layer of `model` in place, as the module says; weights stay as they are."""
+    for module in model.modules():
+        if type(module) is Linear8bitLt:
+            module.__class__ = WeightOnlyInt8
+            cast(WeightOnlyInt8, module).settle()
+        elif isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the large temporaries of dequantisation instead of mapping them on each call.
+
+    Several times faster for layers over 32 MB in fp32, on the CPU with glibc; elsewhere nothing happens.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -1,0 +1,65 @@
+"""Quantised layers: rows do not see each other, evaluation and training agree, gradients pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from torch import nn
+
+from adapthub.adapters import load_base
+from adapthub.adapters.base import Base
+
+pytestmark = pytest.mark.parametrize("quantize", ["nf4", "int8"])
+
+
+@pytest.fixture
+def base(tiny_base: Path, quantize: str) -> Base:
+    return load_base(str(tiny_base), quantize)
+
+
+def layer_of(base: Base) -> nn.Linear:
+    layer: nn.Linear = base.backbone.encoder.layer[0].intermediate.dense
+    return layer
+
+
+def dequantised(layer: nn.Linear) -> torch.Tensor:
+    """The naive oracle: the stored weights as plain numbers."""
+    if isinstance(layer, Linear4bit):
+        return dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+    codes, scales = layer.state.CB, layer.state.SCB
+    return codes.float() * scales[:, None] / 127
+
+
+def test_a_layer_is_its_dequantised_weights(base: Base) -> None:
+    layer = layer_of(base)
+    x = torch.randn(2, 5, layer.in_features)
+    with torch.inference_mode():
+        output = layer(x)
+        expected = nn.functional.linear(x, dequantised(layer), layer.bias)
+    assert torch.allclose(output, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(base: Base) -> None:
+    layer = layer_of(base)
+    row = torch.randn(1, layer.in_features)
+    crowd = torch.cat([row, 100 * torch.randn(31, layer.in_features)])
+    with torch.inference_mode():
+        assert torch.allclose(layer(crowd)[:1], layer(row), rtol=1e-5, atol=1e-5)
+
+
+def test_evaluation_and_training_agree_and_gradients_pass_in_either_order(base: Base) -> None:
+    layer = layer_of(base)
+    x = torch.randn(4, layer.in_features)
+    with torch.no_grad():
+        evaluated = layer.eval()(x)
+    tracked = x.clone().requires_grad_()
+    trained = layer.train()(tracked)
+    assert torch.allclose(trained, evaluated, rtol=1e-5, atol=1e-5)
+    trained.sum().backward()
+    expected = dequantised(layer).sum(0).expand_as(x)
+    assert tracked.grad is not None
+    assert torch.allclose(tracked.grad, expected, rtol=1e-4, atol=1e-5)
