@@ -1,0 +1,142 @@
+"""What single-pass tasks answer: texts to rows, and logits to entities, labels and scores.
+
+Does not run the model (adapters.attach does), resolve names or hold state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from adapthub.adapters.errors import InvalidInput, InvalidSettings
+from adapthub.adapters.heads import TOKEN_CLASSIFICATION
+from adapthub.adapters.words import LabelToken, encode_words, split_words
+from adapthub.runtime.entities import decode_entities
+
+if TYPE_CHECKING:
+    from adapthub.adapters.base import Base
+
+Text = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A named entity: `text[start:end]` of the row, its label (type), and the mean probability of its words' labels."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one row came to. `adapter` is as the caller named it, `digests` what it meant; both empty for the base alone.
+
+    Token classification fills `entities`; text classification `label`, `score` and `scores` (a probability a label); the
+    base alone `features`, the last hidden state [T, hidden]. `truncated`: the end of the text was not read.
+    """
+
+    adapter: str | None
+    digests: tuple[str, ...]
+    task: str | None
+    truncated: bool
+    entities: tuple[Entity, ...] = ()
+    label: str | None = None
+    score: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    features: torch.Tensor | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an adapter reads text and what its outputs are called; learnt from its manifest, or assumed without one."""
+
+    task: str | None
+    labels: tuple[str, ...]
+    label_token: LabelToken
+    max_length: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text as the model sees it. For token classification, character spans of words and their sub-tokens."""
+
+    text: str
+    features: Mapping[str, Sequence[int]]
+    truncated: bool
+    spans: Sequence[tuple[int, int]] = ()
+    positions: Sequence[int] = ()
+
+
+def read_text(text: Text, reading: Reading, base: Base) -> Row:
+    """Tokenise one text, or one list of words for token classification. Raises InvalidInput for what has no token."""
+    tokenizer = base.tokenizer
+    if tokenizer is None:
+        raise InvalidSettings(f"{base.ref} has no tokenizer, so it cannot read text")
+    limit = _limit(reading, base)
+    if reading.task == TOKEN_CLASSIFICATION:
+        text, words, spans = _words(text)
+        if not words:
+            raise InvalidInput(f"there is no word in {text!r}")
+        encoded = encode_words(tokenizer, [words], label_token=reading.label_token, max_length=limit)[0]
+        return Row(text, encoded.features, encoded.truncated, spans, encoded.positions)
+    if not isinstance(text, str):
+        raise InvalidInput("a list of words stands where a text is wanted", hint="Only token classification takes words.")
+    if not text.strip():
+        raise InvalidInput("an empty text")
+    batch = tokenizer(text, truncation=limit is not None, max_length=limit, return_attention_mask=False)
+    truncated = bool(batch.encodings and batch.encodings[0].overflowing)
+    return Row(text, dict(batch), truncated)
+
+
+def predict_row(
+    row: Row, logits: torch.Tensor, reading: Reading, adapter: str | None, digests: tuple[str, ...]
+) -> Prediction:
+    """Turn one row's raw outputs into what the task means."""
+    if not digests:
+        return Prediction(None, (), None, row.truncated, features=logits)
+    probabilities = logits.softmax(-1)
+    if reading.task == TOKEN_CLASSIFICATION:
+        entities = _entities(row, probabilities, reading.labels)
+        return Prediction(adapter, digests, reading.task, row.truncated, entities=entities)
+    scores = dict(zip(reading.labels, probabilities.tolist(), strict=True))
+    label = max(scores, key=scores.__getitem__)
+    return Prediction(
+        adapter, digests, reading.task, row.truncated, label=label, score=scores[label], scores=scores
+    )
+
+
+def _limit(reading: Reading, base: Base) -> int | None:
+    """Tokens of one row: what the adapter was trained with, within what the base takes; for words all that it takes."""
+    longest = getattr(base.model.config, "max_position_embeddings", None)
+    within = min(longest or 1 << 20, base.tokenizer.model_max_length if base.tokenizer is not None else 1 << 20)
+    if reading.max_length is not None and reading.task != TOKEN_CLASSIFICATION:
+        return min(within, reading.max_length)
+    return within if within < 1 << 20 else None
+
+
+def _words(text: Text) -> tuple[str, list[str], list[tuple[int, int]]]:
+    if isinstance(text, str):
+        spans = split_words(text)
+        return text, [text[start:end] for start, end in spans], spans
+    spans, at = [], 0
+    for word in text:
+        spans.append((at, at + len(word)))
+        at += len(word) + 1
+    return " ".join(text), list(text), spans
+
+
+def _entities(row: Row, probabilities: torch.Tensor, labels: Sequence[str]) -> tuple[Entity, ...]:
+    read = [(position, span) for position, span in zip(row.positions, row.spans, strict=True) if position >= 0]
+    scores, best = probabilities[[position for position, _ in read]].max(-1)
+    entities = []
+    for first, stop, kind in decode_entities([labels[index] for index in best.tolist()]):
+        start, end = read[first][1][0], read[stop - 1][1][1]
+        score = float(scores[first:stop].mean())
+        entities.append(Entity(row.text[start:end], kind, start, end, score))
+    return tuple(entities)
