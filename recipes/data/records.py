@@ -51,9 +51,10 @@ class Records:
 
     def _missing(self, what: str, role: str, wanted: Sequence[str]) -> InvalidData:
         near = [match for name in wanted for match in get_close_matches(name, self.columns, n=1, cutoff=0.7)]
+        guess = f"Did you mean {near[0]!r}? " if near else ""
         return InvalidData(
             f"{self.path}: {what}; the columns are {', '.join(map(repr, self.columns))}",
-            hint=f"Did you mean {near[0]!r}? " * bool(near) + f"Set {role}_column.",
+            hint=f"{guess}Set {role}_column.",
         )
 
 

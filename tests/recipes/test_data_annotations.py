@@ -1,0 +1,66 @@
+"""Words with labels, and texts with entity spans, as tokens and BIO labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.annotations import read_annotations
+
+
+def read(rows: list[dict[str, Any]], **columns: Any) -> list[dict[str, Any]]:
+    options = {"token_column": None, "label_column": None, "encoding": "utf-8", **columns}
+    return [dict(example.fields) for example in read_annotations(rows, **options)]
+
+
+def test_tokens_and_labels_under_their_usual_names() -> None:
+    expected = [{"tokens": ["Ada", "slept"], "labels": ["B-PER", "O"]}]
+    for tokens, labels in (("tokens", "labels"), ("words", "ner_tags"), ("tokens", "tags")):
+        assert read([{tokens: ["Ada", "slept"], labels: ["B-PER", "O"]}]) == expected
+    assert read([{"a": ["Ada"], "b": ["O"]}], token_column="a", label_column="b") == [
+        {"tokens": ["Ada"], "labels": ["O"]}
+    ]
+
+
+def test_character_spans_become_bio_over_words() -> None:
+    text = "Ada Lovelace met Bob."
+    entities: list[Any] = [{"start": 17, "end": 20, "label": "PER"}, [0, 12, "PER"]]
+    assert read([{"text": text, "entities": entities}]) == [
+        {"tokens": ["Ada", "Lovelace", "met", "Bob", "."], "labels": ["B-PER", "I-PER", "O", "B-PER", "O"]}
+    ]
+    assert read([{"text": "在北京", "spans": [[1, 3, "LOC"]]}]) == [
+        {"tokens": ["在", "北", "京"], "labels": ["O", "B-LOC", "I-LOC"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["a", "b"], "labels": ["O"]}, "2 tokens and 1 labels"),
+        ({"tokens": [], "labels": []}, "no tokens"),
+        ({"tokens": ["a", " "], "labels": ["O", "O"]}, "token 2 is empty"),
+        ({"tokens": ["a"], "labels": [3]}, "'labels' is not a list of strings"),
+        ({"tokens": "a b", "labels": ["O"]}, "'tokens' is not a list of strings"),
+        ({"tokens": ["a"]}, "'labels' is not a list of strings"),
+        ({"text": " ", "entities": []}, "the text is empty"),
+        ({"text": "a", "entities": None}, "'entities' is not a list"),
+        ({"text": "Ada", "entities": [[0, 9, "PER"]]}, r"not an entity of this text: \[0, 9, 'PER'\]"),
+        ({"text": "Ada", "entities": [{"start": 0, "end": 3}]}, "not an entity of this text"),
+        ({"text": "Ada met", "entities": [[0, 5, "PER"]]}, "the PER at 0-5 begins or ends inside a word"),
+        (
+            {"text": "Ada met", "entities": [[0, 7, "A"], [4, 7, "B"]]},
+            "the B at 4-7 overlaps the entity before it",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_read_are_named(row: dict[str, Any], message: str) -> None:
+    good = {"tokens": ["a"], "labels": ["O"]} if "tokens" in row else {"text": "a", "entities": []}
+    with pytest.raises(InvalidData, match=f"data:row 2: {message}"):
+        read([good, row])
+
+
+def test_a_missing_column_is_named() -> None:
+    with pytest.raises(InvalidData, match=r"data: no token column .* the columns are 'text', 'label'"):
+        read([{"text": "a", "label": "b"}])

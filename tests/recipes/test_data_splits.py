@@ -1,0 +1,106 @@
+"""Datasets and splits: fingerprints, files of a folder, a validation split that content alone decides."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.splits import find_splits, leaked, split_off
+
+
+def dataset(rows: Sequence[tuple[str, str]], path: str = "a.csv") -> Dataset:
+    examples = tuple(
+        Example({"text": text, "label": label}, path, line)
+        for line, (text, label) in enumerate(rows, start=2)
+    )
+    return Dataset(examples, path, {"text": "text", "label": "label"})
+
+
+def labels_of(example: Example) -> frozenset[str]:
+    return frozenset((example.fields["label"],))
+
+
+def texts(data: Dataset) -> list[str]:
+    return [example.fields["text"] for example in data]
+
+
+def test_the_fingerprint_is_the_rows_in_order_and_nothing_else() -> None:
+    rows = [("a", "x"), ("b", "y")]
+    assert dataset(rows).fingerprint == dataset(rows, "elsewhere.csv").fingerprint
+    assert dataset(rows).fingerprint.startswith("sha256:")
+    others = [rows[::-1], rows[:1], [*rows, rows[0]], [("a", "y"), ("b", "x")], [("ab", "x"), ("", "y")]]
+    assert len({dataset(other).fingerprint for other in (rows, *others)}) == 6
+
+
+def test_the_input_digest_ignores_the_label() -> None:
+    first, second, third = dataset([("a", "x"), ("a", "y"), ("b", "x")])
+    assert first.input_digest == second.input_digest != third.input_digest
+    assert first.digest != second.digest
+
+
+def test_a_folder_names_its_splits_by_file(tmp_path: Path) -> None:
+    for name in ("train.conll", "dev.conll", "test.conll", "README.md"):
+        (tmp_path / name).write_text("x")
+    assert {split: path.name for split, path in find_splits(tmp_path).items()} == {
+        "train": "train.conll",
+        "validation": "dev.conll",
+        "test": "test.conll",
+    }
+    assert find_splits(tmp_path / "README.md") == {"train": tmp_path / "README.md"}
+
+
+def test_folders_that_are_unclear_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="no such file or folder"):
+        find_splits(tmp_path / "gone")
+    with pytest.raises(InvalidData, match="no training file; the folder holds nothing"):
+        find_splits(tmp_path)
+    (tmp_path / "train.csv").touch()
+    (tmp_path / "val.csv").touch()
+    (tmp_path / "dev.csv").touch()
+    with pytest.raises(InvalidData, match=r"dev\.csv and val\.csv could both be the validation split"):
+        find_splits(tmp_path)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), st.sampled_from("xy")), min_size=30))
+def test_a_split_is_a_partition_without_leaks_that_keeps_every_label(rows: list[tuple[str, str]]) -> None:
+    whole = dataset(rows)
+    try:
+        rest, aside = split_off(whole, labels_of)
+    except InvalidData:
+        # No group of equal inputs can go: each holds more than a tenth of the rows, or the last of a label.
+        sizes = [sum(text == one for text, _ in rows) for one in {text for text, _ in rows}]
+        labels = [label for _, label in rows]
+        assert min(sizes) > round(0.1 * len(rows)) or min(labels.count("x"), labels.count("y")) <= max(sizes)
+        return
+    assert sorted(e.line for e in (*rest, *aside)) == [e.line for e in whole]
+    assert [e.line for e in rest] == sorted(e.line for e in rest)
+    assert not set(texts(rest)) & set(texts(aside))
+    assert leaked(rest, aside) == 0
+    assert {e.fields["label"] for e in rest} == {label for _, label in rows}
+    assert 0 < len(aside) <= max(1, round(0.1 * len(rows)))
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows() -> None:
+    rows = [(f"text {index}", "xy"[index % 2]) for index in range(200)]
+    _, aside = split_off(dataset(rows), labels_of)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    _, again = split_off(dataset(shuffled), labels_of)
+    assert len(aside) == 20
+    assert sorted(texts(aside)) == sorted(texts(again))
+
+
+def test_too_few_rows_to_split_are_refused() -> None:
+    with pytest.raises(InvalidData, match="2 rows are too few to set some aside"):
+        split_off(dataset([("a", "x"), ("b", "y")]), labels_of)
+
+
+def test_leaks_are_counted_by_input() -> None:
+    train = dataset([("a", "x"), ("b", "y")])
+    assert leaked(train, dataset([("a", "y"), ("a", "x"), ("c", "x")])) == 2

@@ -1,0 +1,192 @@
+"""CSV, JSONL, Parquet, the datasets library and mappings as records, and the line that each error names."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.tables import read_records
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def rows(source: Any, **options: Any) -> list[tuple[int, dict[str, Any]]]:
+    return [(row.line, dict(row.values)) for row in read_records(source, **options).rows]
+
+
+def test_csv_rows_know_the_line_they_begin_on(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'text,label\r\n"two\r\nlines, ""quoted""",good\r\n\r\nplain,bad\r\n')
+    assert rows(path) == [
+        (2, {"text": 'two\r\nlines, "quoted"', "label": "good"}),
+        (5, {"text": "plain", "label": "bad"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "text\tlabel\na, b\tgood\n"),
+        ("a.csv", "text;label\na, b;good\n"),
+        ("a.csv", "text|label\na, b|good\n"),
+        ("a.csv", '\ufefftext,label\n"a, b",good'),
+    ],
+)
+def test_the_delimiter_is_found_in_the_header(tmp_path: Path, name: str, text: str) -> None:
+    assert rows(write(tmp_path, name, text)) == [(2, {"text": "a, b", "label": "good"})]
+
+
+def test_a_delimiter_can_be_given(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "text,more:label\na,b:good\n")
+    assert rows(path, delimiter=":") == [(2, {"text,more": "a,b", "label": "good"})]
+
+
+def test_cells_longer_than_the_csv_modules_limit_are_read_and_the_limit_is_kept(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    long = "x" * (limit + 1)
+    assert rows(write(tmp_path, "a.csv", f"text,label\n{long},a\n"))[0][1]["text"] == long
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("text,label\na,good\nb\n", ":3: 1 cells where the header has 2"),
+        ("text,label\na,b,good\n", ":2: 3 cells where the header has 2"),
+        ('text,label\na,good\n"open,bad\nand on\n', ":3: not CSV: unexpected end of data"),
+        ('text,label\n"a" b,good\n', ":2: not CSV: ',' expected after '\"'"),
+        ("text,label,text\na,b,c\n", ":1: a column name stands twice"),
+        ("text,label\n", ": a header and no rows"),
+    ],
+)
+def test_broken_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        read_records(write(tmp_path, "a.csv", text))
+    assert caught.value.message.startswith(f"{tmp_path}/a.csv{message}")
+    assert csv.field_size_limit() == 131072
+
+
+CELL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@given(st.lists(st.tuples(CELL, CELL), min_size=1))
+def test_what_the_csv_module_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *cells])
+    assert [tuple(row.values.values()) for row in read_records(path).rows] == cells
+
+
+def test_jsonl_skips_blank_lines_and_counts_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"text": "a\u2028b", "label": 1}\n\n{"text": "c", "extra": null}\r\n')
+    assert rows(path) == [(1, {"text": "a\u2028b", "label": 1}), (3, {"text": "c", "extra": None})]
+    assert read_records(path).columns == ("text", "label", "extra")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}\n{"a": \n', ":2: not JSON: Expecting value"),
+        ('{"a": 1}\n[1, 2]\n', ":2: a JSON list, not an object"),
+        ("[" * 100_000, ":1: not JSON: nested too deeply"),
+    ],
+)
+def test_broken_jsonl_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidData) as caught:
+        read_records(write(tmp_path, "a.jsonl", text))
+    assert caught.value.message == f"{tmp_path}/a.jsonl{message}"
+
+
+def test_parquet_rows_are_counted_from_one(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", None], "tokens": [["x", "y"], []]}), path)
+    records = read_records(path)
+    assert [(row.line, row.values) for row in records.rows] == [
+        (1, {"text": "a", "tokens": ["x", "y"]}),
+        (2, {"text": None, "tokens": []}),
+    ]
+    assert records.where(records.rows[1]) == f"{path}:row 2"
+
+
+def test_broken_missing_and_empty_parquet(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pytest.raises(InvalidData, match=r"a\.parquet: not a readable Parquet file: .*"):
+        read_records(write(tmp_path, "a.parquet", "text,label\n"))
+    with pytest.raises(InvalidData, match=r"gone\.parquet: no such file"):
+        read_records(tmp_path / "gone.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "none.parquet")
+    with pytest.raises(InvalidData, match=r"none\.parquet: the file has no rows"):
+        read_records(tmp_path / "none.parquet")
+
+
+def test_class_labels_of_the_datasets_library_become_names() -> None:
+    import datasets
+
+    features = datasets.Features(
+        text=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["bad", "good"]),
+        ner_tags=datasets.List(datasets.ClassLabel(names=["O", "B-X"])),
+    )
+    table = datasets.Dataset.from_dict(
+        {"text": ["a", "b"], "label": [1, -1], "ner_tags": [[0, 1], []]}, features=features
+    )
+    assert rows(table) == [
+        (1, {"text": "a", "label": "good", "ner_tags": ["O", "B-X"]}),
+        (2, {"text": "b", "label": None, "ner_tags": []}),
+    ]
+
+
+def test_mappings_are_records_and_none_are_refused() -> None:
+    assert rows([{"text": "a"}, {"text": "b"}]) == [(1, {"text": "a"}), (2, {"text": "b"})]
+    with pytest.raises(InvalidData, match="there are no rows"):
+        read_records([])
+
+
+def test_an_unknown_suffix_lists_the_formats(tmp_path: Path) -> None:
+    for name in ("a.xlsx", "reviews"):
+        with pytest.raises(
+            InvalidData, match=r"cannot tell the format from .*\.csv, \.tsv, \.jsonl and \.parquet"
+        ):
+            read_records(tmp_path / name)
+
+
+def test_columns_are_found_by_name_in_any_case_and_can_be_given(tmp_path: Path) -> None:
+    records = read_records(write(tmp_path, "a.csv", "Id,Review,Stars,text\n1,fine,5,\n"))
+    assert records.column("text", None, ("text", "review")) == "text"
+    assert records.column("text", None, ("sentence", "review")) == "Review"
+    assert records.column("text", "Stars", ("text",)) == "Stars"
+
+
+def test_a_missing_column_lists_those_there_and_a_near_one(tmp_path: Path) -> None:
+    records = read_records(write(tmp_path, "a.csv", "Id,Review,lable\n1,fine,5\n"))
+    with pytest.raises(InvalidData) as caught:
+        records.column("label", None, ("label", "class"))
+    assert str(caught.value) == (
+        f"{tmp_path}/a.csv: no label column (looked for label, class); "
+        "the columns are 'Id', 'Review', 'lable'. "
+        "Did you mean 'lable'? Set label_column."
+    )
+    with pytest.raises(InvalidData, match=r"no column 'Reviews'.* Did you mean 'Review'\?"):
+        records.column("text", "Reviews", ("text",))
+
+
+def test_json_suffixes_are_the_same_format(tmp_path: Path) -> None:
+    for name in ("a.json", "a.ndjson", "A.JSONL"):
+        assert rows(write(tmp_path, name, json.dumps({"a": 1}))) == [(1, {"a": 1})]
