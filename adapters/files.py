@@ -1,16 +1,17 @@
 """Files that appear whole or not at all: write aside, fsync, rename; and digests of bytes and files.
 
-Does not know what an adapter is. Holds no locks: two writers of one path race, and the last rename wins whole.
+Does not know what an adapter is. Holds no locks: of two writers of one path, the last rename wins whole.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adapthub.adapters.errors import Conflict, StorageError
@@ -53,7 +54,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         fsync_directory(path.parent)
     except OSError as error:
         raise StorageError(
-            f"cannot write {path}: {error.strerror or error}", hint="Free some space or choose another folder."
+            f"cannot write {path}: {error.strerror or error}",
+            hint="Free some space or choose another folder.",
         ) from error
     finally:
         aside.unlink(missing_ok=True)
@@ -63,9 +65,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `target`; on a clean exit fsync its files and rename it to `target`.
 
-    With `replace` an existing `target` is swapped out and removed after the rename; without it an existing `target`
-    raises Conflict before anything is written. On any exception nothing is left and `target` is untouched.
-    Raises StorageError where the disk refuses.
+    With `replace` an existing `target` is swapped out and removed after the rename; without it an existing
+    `target` raises Conflict: before anything is written, or at the end where it appeared meanwhile. On any
+    exception nothing is left and `target` is untouched. Raises StorageError where the disk refuses.
     """
     if target.exists() and not replace:
         raise Conflict(f"{target} already exists", hint="Remove it or choose another folder.")
@@ -76,33 +78,49 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield aside
-        for path in aside.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as stream:
-                    os.fsync(stream.fileno())
         aside.chmod(0o755)
-        _swap_in(aside, target)
+        for path in (aside, *aside.rglob("*")):
+            if path.is_dir():
+                fsync_directory(path)
+                continue
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        _publish(aside, target, replace=replace)
         fsync_directory(target.parent)
     except OSError as error:
         if isinstance(error, (StorageError, Conflict)):
             raise
         raise StorageError(
-            f"cannot write {target}: {error.strerror or error}", hint="Free some space or choose another folder."
+            f"cannot write {target}: {error.strerror or error}",
+            hint="Free some space or choose another folder.",
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _swap_in(aside: Path, target: Path) -> None:
-    if not target.exists():
-        aside.rename(target)
+def _publish(aside: Path, target: Path, *, replace: bool) -> None:
+    if replace and target.exists():
+        _swap(aside, target)
         return
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(retired / target.name)
     try:
         aside.rename(target)
-    except OSError:
-        (retired / target.name).rename(target)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):  # another writer was faster
+            raise Conflict(f"{target} already exists", hint="Remove it or choose another folder.") from error
         raise
+
+
+def _swap(aside: Path, target: Path) -> None:
+    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = retired / target.name
+    try:
+        target.rename(old)
+        try:
+            aside.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(retired, ignore_errors=True)
+        with suppress(OSError):  # where the old folder could not be put back it stays here, whole
+            retired.rmdir()
