@@ -1,0 +1,119 @@
+"""One suite that every recipe of the catalogue runs through, and the catalogue itself."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.catalog import RECIPES, find_recipe
+from adapthub.recipes.recipe import Encoded, Recipe
+from tests.recipes.tokenizer_kinds import byte_level, wordpiece
+
+ROWS: dict[str, list[dict[str, Any]]] = {
+    "ner": [
+        {"tokens": ["ada", "was", "in", "london"], "labels": ["B-PER", "O", "O", "B-LOC"]},
+        {"tokens": ["xyz"], "labels": ["B-PER"]},
+    ],
+    "sentiment": [{"text": "a good film", "label": "pos"}, {"text": "bad", "label": "neg"}],
+}
+
+
+@pytest.fixture(params=sorted(RECIPES))
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return RECIPES[request.param]
+
+
+def encode(recipe: Recipe, tokenizer: Any) -> tuple[Any, tuple[str, ...], Encoded]:
+    data = recipe.read(ROWS[recipe.name])
+    labels = recipe.labels(data)
+    recipe.check(data, labels)
+    settings = recipe.resolve(tokenizer, data, max_length=32)
+    return data, labels, recipe.encode(tokenizer, data, labels, settings)
+
+
+def test_reading_options_are_the_ones_that_are_described(recipe: Recipe) -> None:
+    taken = list(inspect.signature(recipe.read).parameters)
+    assert taken[1:] == [name for name in taken if name in recipe.options]
+    assert set(taken[1:]) == set(recipe.options)
+    assert all(recipe.options.values())
+    assert recipe.description
+    assert recipe.formats
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "prefix"])
+def test_defaults_can_train(recipe: Recipe, method: str) -> None:
+    defaults = recipe.defaults(method)
+    assert 0 < defaults.learning_rate <= defaults.head_learning_rate < 1
+    assert defaults.epochs >= 1
+    assert defaults.batch_size >= 1
+    assert defaults.max_length > 16
+    assert 0 <= defaults.warmup < 1
+
+
+def test_a_batch_is_padded_int64_and_loses_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    tokenizer = wordpiece(tmp_path)
+    _, _, encoded = encode(recipe, tokenizer)
+    batch = recipe.collator(tokenizer)([dict(row) for row in encoded.rows])
+    lengths = [len(row["input_ids"]) for row in encoded.rows]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, max(lengths))
+    assert all(values.dtype == torch.int64 for values in batch.values())
+    assert batch["attention_mask"].sum(dim=1).tolist() == lengths
+    for index, row in enumerate(encoded.rows):
+        assert batch["input_ids"][index, : lengths[index]].tolist() == row["input_ids"]
+        labels = batch["labels"][index]
+        if labels.ndim:
+            assert labels[: lengths[index]].tolist() == row["labels"]
+            assert set(labels[lengths[index] :].tolist()) <= {-100}
+        else:
+            assert labels.item() == row["labels"]
+
+
+def test_perfect_outputs_measure_one_and_the_headline_metrics_exist(recipe: Recipe, tmp_path: Path) -> None:
+    data, labels, encoded = encode(recipe, wordpiece(tmp_path))
+    outputs = [np.eye(len(labels))[np.maximum(np.array(row["labels"]), 0)] for row in encoded.rows]
+    values = recipe.measure(outputs, data, encoded, labels).values()
+    assert set(values.values()) == {1.0}
+    assert next(iter(values)) == recipe.metrics[0]
+    assert set(recipe.metrics) <= set(values)
+
+
+def test_max_length_is_bounded_by_the_tokenizer_and_leaves_room_for_text(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    tokenizer = wordpiece(tmp_path)
+    data = recipe.read(ROWS[recipe.name])
+    assert recipe.resolve(tokenizer, data, max_length=10_000)["max_length"] == 64
+    with pytest.raises(
+        InvalidSettings, match="max_length=2 leaves no room for text: the tokenizer adds 2 special"
+    ):
+        recipe.resolve(tokenizer, data, max_length=2)
+
+
+def test_a_tokenizer_without_padding_is_refused(recipe: Recipe) -> None:
+    tokenizer = byte_level()
+    tokenizer.pad_token = None
+    with pytest.raises(InvalidSettings, match="no padding token"):
+        recipe.collator(tokenizer)
+
+
+def test_recipes_are_found_by_name_and_near_names_suggested() -> None:
+    assert find_recipe("ner") is RECIPES["ner"]
+    with pytest.raises(InvalidSettings, match=r"unknown task 'sentimnt'\. Did you mean 'sentiment'\?"):
+        find_recipe("sentimnt")
+
+
+def test_the_catalogue_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys, adapthub.recipes.catalog; print({'torch', 'transformers', 'sklearn'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
