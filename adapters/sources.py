@@ -94,7 +94,7 @@ def _installed_roots(name: str) -> list[Path]:
         for file in importlib.metadata.files(name) or []:
             if len(file.parts) > 1 and file.name == "config.json":
                 roots.add(Path(str(file.locate())).parent)
-    except importlib.metadata.PackageNotFoundError:
+    except (importlib.metadata.PackageNotFoundError, ValueError):  # no such name, or no name at all
         pass
     module = name.replace("-", "_")
     if module.isidentifier() and (spec := importlib.util.find_spec(module)):

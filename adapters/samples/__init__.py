@@ -4,6 +4,6 @@ For the demo, the benchmarks and `package:NAME` bases. Does not import torch, an
 """
 
 from adapthub.adapters.samples.catalog import SAMPLES, Sample
-from adapthub.adapters.samples.fetch import describe, fetch
+from adapthub.adapters.samples.fetch import describe, fetch, location
 
-__all__ = ["SAMPLES", "Sample", "describe", "fetch"]
+__all__ = ["SAMPLES", "Sample", "describe", "fetch", "location"]

@@ -13,9 +13,9 @@ from adapthub.adapters.memory import free_memory, memory_errors, require_memory
 
 
 def test_torchs_own_host_allocation_failure_is_translated() -> None:
-    with pytest.raises(OutOfMemory, match=r"out of memory while loading x\. Use less") as caught:
-        with memory_errors("loading x", "Use less."):
-            torch.empty(1 << 56, dtype=torch.uint8)
+    message = r"out of memory while loading x\. Use less"
+    with pytest.raises(OutOfMemory, match=message) as caught, memory_errors("loading x", "Use less."):
+        torch.empty(1 << 56, dtype=torch.uint8)
     assert isinstance(caught.value, MemoryError)
 
 
@@ -30,9 +30,9 @@ def test_the_devices_own_is_translated() -> None:
 
 
 def test_other_runtime_errors_pass_unchanged() -> None:
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
-        with memory_errors("training", "Use less."):
-            torch.ones(2, 3) @ torch.ones(2, 3)
+    message = "shapes cannot be multiplied"
+    with pytest.raises(RuntimeError, match=message) as caught, memory_errors("training", "Use less."):
+        torch.ones(2, 3) @ torch.ones(2, 3)
     assert not isinstance(caught.value, OutOfMemory)
 
 
