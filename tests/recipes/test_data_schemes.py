@@ -32,7 +32,7 @@ def annotated(draw: st.DrawFn) -> tuple[int, list[Span]]:
 
 def tagged(words: int, spans: list[Span], scheme: Scheme) -> list[str]:
     """The definition of each scheme, written out."""
-    single, last = {"bio": "BI", "bilou": "UL", "bioes": "SE"}[scheme]
+    single, last = {"bio": ("B", "I"), "bilou": ("U", "L"), "bioes": ("S", "E")}[scheme]
     labels = ["O"] * words
     for start, end, kind in spans:
         letters = single if end - start == 1 else "B" + "I" * (end - start - 2) + last

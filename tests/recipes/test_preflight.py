@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ BATCH = {
     "attention_mask": torch.tensor([[1] * 4, [1, 1, 1, 0]]),
 }
 TARGETS = ["query", "value", "dense"]
-CONFIGS = {
+CONFIGS: dict[str, Callable[[], Any]] = {
     "lora": lambda: peft.LoraConfig(
         task_type="TOKEN_CLS", r=4, target_modules=TARGETS, modules_to_save=["classifier"]
     ),
@@ -45,10 +46,11 @@ CONFIGS = {
 def model(method: str, labels: int = 3) -> Any:
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        num_labels=labels,
-    )  # fmt: skip
-    base = AutoModelForTokenClassification.from_config(config)
+        vocab_size=20, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    config.num_labels = labels
+    auto: Any = AutoModelForTokenClassification
+    base = auto.from_config(config)
     with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
         return peft.get_peft_model(base, CONFIGS[method]())
 

@@ -52,4 +52,6 @@ def byte_level() -> PreTrainedTokenizerBase:
 def _finished(tokenizer: Any) -> PreTrainedTokenizerBase:
     ids = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **_SPECIAL)
+    kind: Any = PreTrainedTokenizerFast
+    fast: PreTrainedTokenizerBase = kind(tokenizer_object=tokenizer, model_max_length=512, **_SPECIAL)
+    return fast
