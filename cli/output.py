@@ -6,13 +6,14 @@ Imports rich only where there is a terminal to show it on. Computes nothing.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from adapthub.cli.text import clean, width
+from adapthub.cli.text import clean, one_line, width
 
 Record = Mapping[str, Any]
 
@@ -22,6 +23,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON w
 def interactive() -> bool:
     """Whether stdout is a terminal."""
     return sys.stdout.isatty()
+
+
+def coloured() -> bool:
+    """Whether to colour stdout: a terminal, and nothing in NO_COLOR."""
+    return interactive() and not os.environ.get("NO_COLOR")
+
+
+def announce(line: str) -> None:
+    """Say on stderr what is going on, apart from the results on stdout."""
+    click.echo(one_line(line), err=True)
 
 
 def show_json(value: object) -> None:

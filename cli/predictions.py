@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.output import interactive, show_json
+from adapthub.cli.output import announce, interactive, show_json
 from adapthub.cli.text import one_line, width
 
 if TYPE_CHECKING:
@@ -28,11 +28,19 @@ def show_predictions(predictions: Sequence[Prediction], texts: Sequence[str], *,
             _show_entities(text, prediction.entities)
         else:
             _show_scores(text, prediction.scores)
+        if prediction.truncated:
+            announce("The end of this text was not read: it is longer than the model takes.")
 
 
 def prediction_record(prediction: Prediction, text: str) -> dict[str, Any]:
     """One prediction; `start` and `end` count characters of `text`, scores are probabilities."""
-    record: dict[str, Any] = {"text": text, "task": prediction.task, "adapter": prediction.adapter}
+    record: dict[str, Any] = {
+        "text": text,
+        "task": prediction.task,
+        "adapter": prediction.adapter,
+        "digests": list(prediction.digests),
+        "truncated": prediction.truncated,
+    }
     if prediction.task == "token-classification":
         entities = [
             {"text": e.text, "label": e.label, "start": e.start, "end": e.end, "score": round(e.score, 6)}
@@ -40,7 +48,7 @@ def prediction_record(prediction: Prediction, text: str) -> dict[str, Any]:
         ]
         return {**record, "entities": entities}
     scores = {label: round(score, 6) for label, score in prediction.scores.items()}
-    return {**record, "label": prediction.label, "score": round(prediction.score, 6), "scores": scores}
+    return {**record, "label": prediction.label, "scores": scores}
 
 
 def pieces(text: str, entities: Sequence[Entity]) -> Iterator[tuple[str, str | None]]:
@@ -75,7 +83,7 @@ def _show_entities(text: str, entities: Sequence[Entity]) -> None:
     Console(highlight=False).print(line)
 
 
-def _show_scores(text: str, scores: dict[str, float]) -> None:
+def _show_scores(text: str, scores: Mapping[str, float]) -> None:
     click.echo(one_line(text))
     best = sorted(scores.items(), key=lambda item: -item[1])[:MAX_BARS]
     widest = max(width(label) for label, _ in best)

@@ -10,6 +10,7 @@ from adapthub.cli.text import one_line, size
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Alias, Details, Entry, Facts, Metric, Version
+    from adapthub.recipes.metrics import Estimate
 
 ENTRY_COLUMNS = ("name", "version", "task", "metric", "base", "method", "aliases", "size", "created")
 
@@ -89,6 +90,11 @@ def metric_text(metric: Metric) -> str:
     """`test f1 0.802 [0.791, 0.813]`."""
     interval = "" if metric.low is None or metric.high is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
     return f"{metric.split} {metric.name} {metric.value:.3f}{interval}"
+
+
+def estimate_text(estimate: Estimate) -> str:
+    """`0.802 [0.791, 0.813] (n 3453)`."""
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}] (n {estimate.n})"
 
 
 def version_line(version: Mapping[str, Any]) -> str:

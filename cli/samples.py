@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from adapthub.cli.output import json_option, show_json, show_table
+from adapthub.cli.output import announce, json_option, show_json, show_table
 
 
 @click.group()
@@ -64,8 +64,3 @@ def fetch(names: tuple[str, ...]) -> None:
 
     for name in names:
         click.echo(str(fetch_sample(name, report=announce)))
-
-
-def announce(line: str) -> None:
-    """Say on stderr what is going on, apart from the results on stdout."""
-    click.echo(line, err=True)

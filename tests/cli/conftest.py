@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -82,3 +83,35 @@ def shell(tmp_path: Path) -> Command:
 def command(*arguments: str | Path) -> list[str]:
     """The argument vector that runs `adapt` with this interpreter."""
     return [sys.executable, "-m", "adapthub.cli.main", *map(str, arguments)]
+
+
+def write_plain_adapter(folder: Path, *, seed: int = 0) -> Path:
+    """A LoRA of rank 2 on one layer of a tiny BERT, as PEFT writes it: no manifest."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "base_model_name_or_path": "org/tiny",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["query"],
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(seed)
+    layer = "base_model.model.encoder.layer.0.attention.self.query"
+    tensors = {
+        f"{layer}.lora_A.weight": torch.randn(2, 32, generator=generator),
+        f"{layer}.lora_B.weight": torch.randn(32, 2, generator=generator),
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def plain_adapter(tmp_path: Path) -> Path:
+    """A plain PEFT folder."""
+    return write_plain_adapter(tmp_path / "plain")

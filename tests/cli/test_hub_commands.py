@@ -1,0 +1,155 @@
+"""push, pull, list, search, show, promote, rollback: what they print and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Command, command, write_plain_adapter
+
+
+@pytest.fixture
+def published(cli: Command, tmp_path: Path) -> Path:
+    """acme/ner with two versions; the folder of the second."""
+    first, second = (write_plain_adapter(tmp_path / f"v{n}", seed=n) for n in (1, 2))
+    cli("push", first, "acme/ner", "--message", "first try", "--alias", "prod").fine()
+    cli("push", second, "acme/ner", "-m", "second try").fine()
+    return second
+
+
+def read(cli: Command, *arguments: str | Path) -> Any:
+    return json.loads(cli(*arguments, "--json").fine())
+
+
+def test_push_says_what_it_published(cli: Command, plain_adapter: Path) -> None:
+    assert cli("push", plain_adapter, "acme/ner").fine().startswith("Published acme/ner@v1  sha256:")
+    record = read(cli, "push", plain_adapter, "acme/ner")
+    assert record.keys() == {"name", "version", "digest", "created", "message", "size"}
+    assert record["version"] == "v1"
+    assert cli("push", plain_adapter, "acme/ner").fine().startswith("Already there: acme/ner@v1")
+
+
+def test_pull_prints_a_folder_with_the_same_bytes(cli: Command, published: Path) -> None:
+    folder = Path(cli("pull", "acme/ner").fine().strip())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in published.iterdir()
+    }
+
+
+def test_pull_makes_a_copy_of_your_own(cli: Command, published: Path, tmp_path: Path) -> None:
+    record = read(cli, "pull", "acme/ner@v2", "--output", "mine")
+    assert record["path"] == "mine"
+    copied = tmp_path / "mine" / "adapter_model.safetensors"
+    assert copied.read_bytes() == (published / "adapter_model.safetensors").read_bytes()
+    copied.write_bytes(b"changed")
+    assert Path(cli("pull", "acme/ner@v2").fine().strip()) != tmp_path / "mine"
+    assert "mine" in cli("pull", "acme/ner", "--output", "mine").refused()
+    assert copied.read_bytes() == b"changed"
+
+
+def test_list_and_search_show_what_is_known_and_dashes(cli: Command, published: Path) -> None:
+    records = read(cli, "list")
+    assert [record["name"] for record in records] == ["acme/ner"]
+    assert records[0]["versions"] == 2
+    assert records[0]["aliases"] == {"prod": "v1"}
+    assert records[0]["task"] is None
+    table = cli("list", "acme").fine().splitlines()
+    assert table[0].split() == [
+        "name",
+        "version",
+        "task",
+        "metric",
+        "base",
+        "method",
+        "aliases",
+        "size",
+        "created",
+    ]
+    assert table[1].split()[:6] == ["acme/ner", "v2", "-", "-", "org/tiny", "lora"]
+    assert read(cli, "search", "second", "--base", "org/tiny", "--method", "lora") == records
+    assert read(cli, "search", "third") == []
+    assert "adapt list" in cli("search", "third").fine()
+    assert read(cli, "list", "nobody") == []
+
+
+def test_show_has_everything(cli: Command, published: Path) -> None:
+    record = read(cli, "show", "acme/ner@prod")
+    assert record["version"] == "v1"
+    assert [version["version"] for version in record["versions"]] == ["v2", "v1"]
+    assert record["aliases"][0]["alias"] == "prod"
+    assert {file["path"] for file in record["files"]} == {"adapter_config.json", "adapter_model.safetensors"}
+    text = cli("show", "acme/ner").fine()
+    for words in ("second try", "Versions", "Aliases", "Files", "org/tiny"):
+        assert words in text
+
+
+def test_promote_and_rollback_move_an_alias(cli: Command, published: Path) -> None:
+    assert cli("promote", "acme/ner@v2", "prod").fine().startswith("prod is now acme/ner@v2")
+    assert read(cli, "rollback", "acme/ner", "prod")["version"] == "v1"
+    assert read(cli, "show", "acme/ner@prod")["version"] == "v1"
+    assert "prod" in cli("rollback", "acme/ner", "prod").refused()
+
+
+def test_names_and_revisions_that_are_not_there_get_near_ones(shell: Command, published: Path) -> None:
+    assert "acme/ner" in shell("show", "acme/nr").refused()
+    line = shell("pull", "acme/ner@prd").refused()
+    assert "'prod'" in line
+    line = shell("pull", "acme/ner@v3").refused()
+    assert "v2" in line
+    assert "acme/ner@prod" in shell("show", "acme ner").refused()  # how a reference is written
+
+
+@pytest.mark.parametrize("name", ["acme/ner@v1", "ner", "acme/ner/x", "other::acme/ner"])
+def test_push_refuses_what_is_no_name(shell: Command, plain_adapter: Path, name: str) -> None:
+    shell("push", plain_adapter, name).refused()
+
+
+def test_push_refuses_a_truncated_file_and_publishes_nothing(shell: Command, plain_adapter: Path) -> None:
+    weights = plain_adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    assert "adapter_model.safetensors" in shell("push", plain_adapter, "acme/ner").refused()
+    assert json.loads(shell("list", "--json").fine()) == []
+
+
+def test_pull_refuses_bytes_that_someone_changed(cli: Command, published: Path, own_home: Path) -> None:
+    for blob in (own_home / "hub" / "blobs").rglob("*"):
+        if blob.is_file() and blob.stat().st_size == (published / "adapter_model.safetensors").stat().st_size:
+            data = bytearray(blob.read_bytes())
+            data[-1] ^= 1
+            blob.chmod(0o600)
+            blob.write_bytes(data)
+    assert "adapter_model.safetensors" in cli("pull", "acme/ner").refused()
+    assert not [path for path in (own_home / "cache").glob("*") if path.is_dir()]
+
+
+def test_a_tampered_cache_entry_is_fetched_anew(cli: Command, published: Path) -> None:
+    folder = Path(cli("pull", "acme/ner").fine().strip())
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    assert Path(cli("pull", "acme/ner").fine().strip()) == folder
+    assert weights.read_bytes() == (published / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_disk_that_fills_during_push_publishes_nothing(
+    cli: Command, published: Path, tmp_path: Path
+) -> None:
+    """The file-size limit makes the kernel refuse a write in the middle, as a full disk does."""
+    before = cli("show", "acme/ner", "--json").fine()
+    third = write_plain_adapter(tmp_path / "v3", seed=3)
+    (third / "README.md").write_text("x" * 300_000)
+    done = subprocess.run(
+        command("push", third, "acme/ner"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert cli("show", "acme/ner", "--json").fine() == before
+    assert cli("push", third, "acme/ner").fine().startswith("Published acme/ner@v3")
