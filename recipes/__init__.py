@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapthub.recipes.evaluation import Evaluation as Evaluation
     from adapthub.recipes.evaluation import evaluate as evaluate
+    from adapthub.recipes.planning import Plan as Plan
+    from adapthub.recipes.planning import plan as plan
     from adapthub.recipes.training import TrainingResult as TrainingResult
     from adapthub.recipes.training import train as train
 
 _MODULES = {
     "Evaluation": "evaluation",
+    "Plan": "planning",
     "TrainingResult": "training",
     "evaluate": "evaluation",
+    "plan": "planning",
     "train": "training",
 }
-__all__ = ["Evaluation", "TrainingResult", "evaluate", "train"]
+__all__ = ["Evaluation", "Plan", "TrainingResult", "evaluate", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -54,11 +54,13 @@ class Adaptation:
         release(self.model)
 
 
-def adapt(base: Base, task: Task, labels: tuple[str, ...], method: str, settings: Mapping[str, Any]) -> Adaptation:
+def adapt(
+    base: Base, task: Task, labels: tuple[str, ...], method: str, settings: Mapping[str, Any]
+) -> Adaptation:
     """Wrap `base` in PEFT for `task`. The base is changed until `release`.
 
-    New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the method or
-    its settings cannot work on this family of models.
+    New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the
+    method or its settings cannot work on this family of models.
     """
     model = task_model(base, task, labels)
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
@@ -71,8 +73,7 @@ def adapt(base: Base, task: Task, labels: tuple[str, ...], method: str, settings
         except ValueError as error:
             raise InvalidSettings(f"{method} does not work on {base.ref}: {error}") from error
     # PEFT appends names that a classification head might have; a local path spares its look-ups on a hub.
-    config.modules_to_save = list(head)
-    config.base_model_name_or_path = str(base.path)
+    vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -80,7 +81,8 @@ def adapt(base: Base, task: Task, labels: tuple[str, ...], method: str, settings
 
 
 def target_modules(model: PreTrainedModel, wanted: str | Sequence[str], head: Sequence[str]) -> list[str]:
-    """Full names of the layers that `wanted` means: "all-linear", or names and endings of names of linear layers.
+    """Full names of the layers that `wanted` means: "all-linear", or names and endings of names of linear
+    layers.
 
     Raises InvalidSettings for a name that no linear layer of the backbone has.
     """
@@ -141,7 +143,9 @@ class GradientCheck:
     def require_all(self) -> None:
         """Raises TrainingError naming the parameters that got no gradient."""
         if self._missing:
-            names = sorted(name.replace(".default", "").removeprefix("base_model.model.") for name in self._missing)
+            names = sorted(
+                name.replace(".default", "").removeprefix("base_model.model.") for name in self._missing
+            )
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise TrainingError(
                 f"no gradient reaches {', '.join(names[:3])}{more}: they would never be trained",

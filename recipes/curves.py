@@ -1,4 +1,7 @@
-"""The loss and the metric of a run over its steps, as a PNG file and as text for a terminal. Does not read run folders."""
+"""The loss and the metric of a run over its steps: a PNG file, and text for a terminal.
+
+Does not read run folders.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ _POINTS = 400  # more than this is noise on a page and ink in a terminal
 
 @dataclass(frozen=True)
 class Curves:
-    """What is drawn: (step, value) pairs. `metric` names the values that `metric_values` holds, best is up."""
+    """What is drawn: (step, value) pairs. `metric` names what `metric_values` holds; higher is better."""
 
     loss: tuple[tuple[int, float], ...]
     eval_loss: tuple[tuple[int, float], ...]
@@ -43,7 +46,9 @@ def png(curves: Curves, title: str) -> bytes:
     if curves.loss:
         lines += axes.plot(*_columns(curves.loss), color="tab:blue", linewidth=1.2, label="training loss")
     if curves.eval_loss:
-        lines += axes.plot(*_columns(curves.eval_loss), color="tab:orange", marker="o", label="validation loss")
+        lines += axes.plot(
+            *_columns(curves.eval_loss), color="tab:orange", marker="o", label="validation loss"
+        )
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
@@ -52,7 +57,10 @@ def png(curves: Curves, title: str) -> bytes:
     if curves.metric_values:
         right = axes.twinx()
         lines += right.plot(
-            *_columns(curves.metric_values), color="tab:green", marker="s", label=f"validation {curves.metric}"
+            *_columns(curves.metric_values),
+            color="tab:green",
+            marker="s",
+            label=f"validation {curves.metric}",
         )
         right.set_ylabel(curves.metric or "")
         right.set_ylim(0, 1)

@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = (
-    "adapthub", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers", "numpy"
-)  # fmt: skip
+_LIBRARIES = "adapthub torch transformers peft accelerate bitsandbytes safetensors tokenizers numpy"
 
 
 def libraries() -> dict[str, str]:
     """Versions of the libraries that decide what a run computes; those not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
+    for name in _LIBRARIES.split():
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -25,8 +23,12 @@ def libraries() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The device that a run computes on."""
-    facts: dict[str, Any] = {"device": device.type, "machine": platform.machine(), "threads": torch.get_num_threads()}
+    """The device that a run computes on; `memory` in bytes."""
+    facts: dict[str, Any] = {
+        "device": device.type,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts |= {"name": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}

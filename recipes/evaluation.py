@@ -1,7 +1,7 @@
 """What an adapter is worth on labelled data, computed the way it is served.
 
-Logits come from adapters.attach, never from PEFT: a metric here is a metric of what users get. Reads data through the
-recipe that trained the adapter, with the encoding that its manifest records.
+Logits come from adapters.attach, never from PEFT: a metric here is a metric of what users get. Reads data
+through the recipe that trained the adapter, with the encoding that its manifest records.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _SMALLER = "Use a smaller batch_size, or a quantised base."
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one adapter on one data set. `metrics` has the headline metrics and those of each class ("f1/PER").
+    """Metrics of one adapter on one data set. `metrics` has the headline metrics and those of each class
+    ("f1/PER").
 
     `rows` examples, of which `truncated` were cut at the adapter's max_length.
     """
@@ -53,15 +54,16 @@ def evaluate(
 ) -> Evaluation:
     """Measure an adapter on labelled data with bootstrap intervals.
 
-    `base` defaults to the one that the adapter names; `options` are the recipe's reading options (scheme=..., ...).
-    Raises InvalidSettings for an adapter without a recipe, InvalidData, and what loading and attaching raise.
+    `base` defaults to the one that the adapter names; `options` are the recipe's reading options
+    (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe, InvalidData, and what loading
+    and attaching raise.
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.read(artifact)
     manifest = artifact.manifest
     if manifest is None or manifest.recipe is None or manifest.labels is None:
         raise InvalidSettings(
-            f"{artifact.path} does not say which recipe and labels it was trained with, so it cannot be evaluated",
+            f"{artifact.path} cannot be evaluated: it does not say its recipe and labels",
             hint="Adapters that AdaptHub trained have an adapthub.json.",
         )
     recipe = find_recipe(manifest.recipe)
@@ -86,7 +88,9 @@ def served_logits(
     adapted: AdaptedBase, digest: str, rows: Sequence[Row], *, batch_size: int
 ) -> list[NDArray[Any]]:
     """Each row's unpadded logits from the served path, in order; rows of similar lengths run together."""
-    features = [{name: values for name, values in row.items() if name not in ("labels", "label")} for row in rows]
+    features = [
+        {name: values for name, values in row.items() if name not in ("labels", "label")} for row in rows
+    ]
     order = sorted(range(len(rows)), key=lambda at: -len(features[at]["input_ids"]))
     outputs: dict[int, NDArray[Any]] = {}
     with memory_errors("evaluating", _SMALLER):

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM as a checkpoint at the next step boundary. Does not write the checkpoint: transformers does."""
+"""Ctrl-C and SIGTERM end training at the next step boundary, with a checkpoint.
+
+Does not write the checkpoint: transformers does.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,11 @@ class StoppedAtStep(Exception):
 
 
 class StopAtStep(TrainerCallback):
-    """While entered, the first SIGINT or SIGTERM saves a checkpoint after the running step and raises StoppedAtStep.
+    """While entered, the first SIGINT or SIGTERM saves a checkpoint after the running step and raises
+    StoppedAtStep.
 
-    A second one is handled as before, by default ending the process at once with the previous checkpoint. Only the main
-    thread may handle signals; in another thread this does nothing.
+    A second one is handled as before, by default ending the process at once with the previous checkpoint.
+    Only the main thread may handle signals; in another thread this does nothing.
     """
 
     def __init__(self) -> None:
@@ -59,6 +63,7 @@ class StopAtStep(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Raised rather than asked through `control`, which the checkpoint holds: a resumed run would stop again.
+        # Raised rather than asked through `control`, which the checkpoint holds: a resumed run would stop
+        # again.
         if self.asked and not control.should_training_stop:
             raise StoppedAtStep(state.global_step)

@@ -1,7 +1,8 @@
-"""A training job before its first step: data read and encoded, settings resolved, everything checked that can be.
+"""A training job before its first step: data read and encoded, settings resolved, everything checked that
+can be.
 
-Training, the dry run and the plan all start here, so that what one shows is what another does. Loads the base's
-configuration and tokenizer, never its weights; writes nothing.
+Training, the dry run and the plan all start here, so that what one shows is what another does. Loads the
+base's configuration and tokenizer, never its weights; writes nothing.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.methods import find_method, method_settings
 from adapthub.adapters.suggest import did_you_mean
+from adapthub.adapters.tasks import Task
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.recipe import Encoded, Recipe
@@ -49,7 +51,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Job:
-    """What will be trained, on what, from what. `splits` has "train", and "validation" and "test" where given.
+    """What will be trained, on what, from what. `splits` has "train", and "validation" and "test" where
+    given.
 
     `adapter` are all of the method's settings; `encoding` what evaluation and serving must encode with.
     """
@@ -65,6 +68,10 @@ class Job:
     adapter: Mapping[str, Any]
     encoding: Mapping[str, Any]
     seed: int
+
+    @property
+    def task(self) -> Task:
+        return cast(Task, self.recipe.task)
 
     @property
     def rows(self) -> int:
@@ -115,10 +122,11 @@ def prepare(
     seed: int,
     given: Mapping[str, Any],
 ) -> Job:
-    """Read, check and encode. `given` mixes run settings, the method's settings and the recipe's reading options.
+    """Read, check and encode. `given` mixes run settings, the method's settings and the recipe's reading
+    options.
 
-    Raises InvalidSettings for an option that nothing takes or that cannot work, InvalidData naming file and line, and
-    what resolving the base raises.
+    Raises InvalidSettings for an option that nothing takes or that cannot work, InvalidData naming file and
+    line, and what resolving the base raises.
     """
     recipe = find_recipe(task)
     settings, adapter, options = _sort_out(recipe, method, given)
@@ -147,7 +155,7 @@ def _sort_out(
     recipe: Recipe, method: str, given: Mapping[str, Any]
 ) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
     """Run settings, method settings and reading options, each to its own."""
-    of_method = find_method(method).defaults(recipe.task)
+    of_method = find_method(method).defaults(cast(Task, recipe.task))
     run, adapter, options = {}, {}, {}
     for name, value in given.items():
         if name in SETTINGS:
@@ -163,7 +171,7 @@ def _sort_out(
             )
     settings = Settings.resolve(run, recipe.defaults(method))
     options = {name: value for name, value in options.items() if value is not None}
-    return settings, method_settings(method, recipe.task, **adapter), options
+    return settings, method_settings(method, cast(Task, recipe.task), **adapter), options
 
 
 def _tokenizer(base: ResolvedBase) -> PreTrainedTokenizerBase:
@@ -182,9 +190,11 @@ def _tokenizer(base: ResolvedBase) -> PreTrainedTokenizerBase:
 def _longest(
     max_length: int, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
 ) -> int:
-    """max_length, less where a prefix takes positions from the text. Raises InvalidSettings where it was asked for."""
-    positions = getattr(base.config, "max_position_embeddings", None)
-    prefix = adapter.get("prefix_length", 0)
+    """max_length, less where a prefix takes positions from the text. Raises InvalidSettings where it was
+    asked for.
+    """
+    positions: int | None = getattr(base.config, "max_position_embeddings", None)
+    prefix: int = adapter.get("prefix_length", 0)
     if positions is None or not prefix:
         return max_length
     room = positions - prefix - _reserved_positions(base)
@@ -192,7 +202,7 @@ def _longest(
         return max_length
     if given.get("max_length") is not None or room < 1:
         raise InvalidSettings(
-            f"max_length={max_length} and prefix_length={prefix} exceed the {positions} positions of {base.ref}",
+            f"max_length={max_length} and prefix_length={prefix} exceed {base.ref}'s {positions} positions",
             hint=f"Set max_length to at most {max(room, 0)}, or a shorter prefix_length.",
         )
     return room

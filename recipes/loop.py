@@ -1,4 +1,5 @@
-"""The training loop of one job: transformers' Trainer set up, run or resumed, and its best weights put in place.
+"""The training loop of one job: transformers' Trainer set up, run or resumed, and its best weights put in
+place.
 
 Does not load bases or write artifacts. The order of batches, the optimiser and the schedule are in trainer.
 """
@@ -21,7 +22,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from adapthub.adapters.errors import StorageError
 from adapthub.adapters.memory import memory_errors
@@ -29,6 +30,7 @@ from adapthub.recipes.adaptation import Adaptation, GradientCheck
 from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
 from adapthub.recipes.progress import ProgressBar
+from adapthub.recipes.recipe import Collator, Row
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.trainer import AdapterTrainer, Rates
 
@@ -42,10 +44,11 @@ _TIMINGS = ("_runtime", "_per_second")
 
 
 def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Console | None) -> None:
-    """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the model.
+    """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the
+    model.
 
-    The best are those of the evaluation with the highest first metric; without validation data, the last. Raises
-    StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
+    The best are those of the evaluation with the highest first metric; without validation data, the last.
+    Raises StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
     """
     checkpoint = run.last_checkpoint()
     if checkpoint is not None and _has_ended(checkpoint):
@@ -55,7 +58,8 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
     bar = ProgressBar(console, job.recipe.metrics[0]) if console is not None else None
     callbacks = [*_callbacks(job, adaptation, run, checkpoint), stop, *([bar] if bar else [])]
     trainer = _trainer(job, base, adaptation, run, callbacks)
-    hint = f"Lower batch_size (now {job.settings.batch_size}) or max_length ({job.settings.max_length}), or quantize."
+    batch_size, max_length = job.settings.batch_size, job.settings.max_length
+    hint = f"Lower batch_size (now {batch_size}) or max_length ({max_length}), or quantize the base."
     try:
         with stop, memory_errors("training", hint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -69,6 +73,16 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
         if bar:
             bar.close()
         run.write_history(_without_timings(trainer.state.log_history))
+
+
+class _Hidden:
+    """A collator without the attribute `tokenizer`, which transformers would save in every checkpoint."""
+
+    def __init__(self, collate: Collator) -> None:
+        self._collate = collate
+
+    def __call__(self, rows: list[Row]) -> dict[str, torch.Tensor]:
+        return self._collate(rows)
 
 
 class _History(TrainerCallback):
@@ -132,7 +146,9 @@ def _tensorboard(run: Run, checkpoint: Path | None) -> TensorBoardCallback:
     from torch.utils.tensorboard import SummaryWriter
 
     step = None if checkpoint is None else int(checkpoint.name.partition("-")[2]) + 1
-    return TensorBoardCallback(SummaryWriter(str(run.tensorboard), purge_step=step))
+    return TensorBoardCallback(  # type: ignore[no-untyped-call]
+        SummaryWriter(str(run.tensorboard), purge_step=step)
+    )
 
 
 def _trainer(
@@ -141,7 +157,6 @@ def _trainer(
     settings = job.settings
     validation = job.splits.get("validation")
     metrics = _Metrics(job, validation.some(settings.eval_rows)) if validation else None
-    collate = job.recipe.collator(job.tokenizer)
     trainer = AdapterTrainer(
         rates=Rates(
             settings.learning_rate,
@@ -153,7 +168,7 @@ def _trainer(
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,
         args=_arguments(job, base, run),
-        data_collator=lambda rows: collate(rows),  # hides the tokenizer, which every checkpoint would hold
+        data_collator=_Hidden(job.recipe.collator(job.tokenizer)),
         eval_dataset=metrics.rows if metrics else None,
         compute_metrics=metrics,
         callbacks=callbacks,
@@ -212,7 +227,9 @@ def _restore_best(adaptation: Adaptation, run: Run, checkpoint: Path) -> None:
 
 
 def _without_timings(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The history without seconds, which differ between equal runs, and without transformers' closing summary."""
+    """The history without seconds, which differ between equal runs, and without transformers' closing
+    summary.
+    """
     return [
         {name: value for name, value in entry.items() if not name.endswith(_TIMINGS)}
         for entry in history

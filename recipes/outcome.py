@@ -1,6 +1,7 @@
 """What a run ends with: its artifact, proven to be served as it was trained, and measured.
 
-Written twice: first without metrics, so that nothing trained can be lost, then with them. Does not train or publish.
+Written twice: first without metrics, so that nothing trained can be lost, then with them. Does not train or
+publish.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ class Outcome:
         return self._write({})
 
     def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
-        """Serve the saved artifact on the released base, compare it with the trained model, measure every split but
-        "train", and write the artifact anew with its metrics.
+        """Serve the saved artifact on the released base, compare it with the trained model, measure every
+        split but "train", and write the artifact anew with its metrics.
 
-        Raises TrainingError where the served logits are not the trained ones; the artifact without metrics stays.
+        Raises TrainingError where the served logits are not the trained ones; the artifact without metrics
+        stays.
         """
         adapted = AdaptedBase(self._base)
         try:
@@ -85,8 +87,8 @@ class Outcome:
         difference = max(float(np.abs(ours - trained).max()) for ours, trained in pairs) / max(largest, 1e-12)
         if not difference <= _TOLERANCES[self._base.dtype]:
             raise TrainingError(
-                f"the saved adapter does not compute what was trained: served logits differ by {difference:.1e},"
-                f" relative to the largest; it is kept at {self._run.adapter}",
+                f"the saved adapter does not compute what was trained: its logits differ by {difference:.1e}"
+                f" of the largest; it is kept at {self._run.adapter}",
                 hint="Report the base, the method and its settings.",
             )
 
@@ -110,7 +112,7 @@ class Outcome:
     def _manifest(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Manifest:
         job, base = self._job, self._base
         return Manifest(
-            task=job.recipe.task,
+            task=job.task,
             labels=job.labels,
             base=BaseRecord(id=base.ref, revision=base.revision, fingerprint=base.fingerprint),
             quantization=base.quantization,
@@ -136,7 +138,9 @@ class Outcome:
 
 
 def _compared_rows(job: Job) -> list[dict[str, Any]]:
-    split = next((job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"])
+    split = next(
+        (job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"]
+    )
     return split.some(_COMPARED_ROWS).encoded.rows
 
 

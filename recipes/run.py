@@ -1,4 +1,5 @@
-"""The folder of one training run: what was asked, where it ran, how the loss went, checkpoints, and the adapter.
+"""The folder of one training run: what was asked, where it ran, how the loss went, checkpoints, and the
+adapter.
 
     runs/acme-ner-20260131-142501/
       run.json         configuration (compared on resume), environment, state: started | trained | finished
@@ -32,7 +33,9 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `configuration` decides what the adapter becomes; `environment` says where it was made."""
+    """One run folder. `configuration` decides what the adapter becomes; `environment` says where it was
+    made.
+    """
 
     path: Path
     configuration: Configuration
@@ -57,7 +60,9 @@ class Run:
 
     @property
     def state(self) -> State:
-        """How far the run came: "trained" once the loop has ended, "finished" once the artifact is evaluated."""
+        """How far the run came: "trained" once the loop has ended, "finished" once the artifact is
+        evaluated.
+        """
         state: State = _read(self.path)["state"]
         return state
 
@@ -83,7 +88,9 @@ class Run:
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end. transformers writes trainer_state.json last."""
-        found = sorted(self.checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2]))
+        found = sorted(
+            self.checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])
+        )
         return next((path for path in found if checkpoint_state(path) is not None), None)
 
     def _record(self) -> dict[str, Any]:
@@ -119,7 +126,8 @@ def load(path: Path) -> Run:
 
 
 def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
-    """The run to go on with: the one in `path`, else the latest unfinished one of this configuration under runs/.
+    """The run to go on with: the one in `path`, else the latest unfinished one of this configuration under
+    runs/.
 
     Raises InvalidSettings naming each field that differs, or where there is no run at all.
     """
@@ -132,11 +140,15 @@ def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
                 hint="Give the settings of that run, or train anew without --resume.",
             )
         return run
-    runs = sorted((load(file.parent) for file in RUNS.glob("*/run.json")), key=lambda run: run.created, reverse=True)
+    runs = sorted(
+        (load(file.parent) for file in RUNS.glob("*/run.json")), key=lambda run: run.created, reverse=True
+    )
     for run in runs:
         if run.state != "finished" and not differences(run.configuration, wanted):
             return run
-    raise InvalidSettings(f"nothing to resume under {RUNS}/: {_why_none(runs, wanted)}", hint="Train without --resume.")
+    raise InvalidSettings(
+        f"nothing to resume under {RUNS}/: {_why_none(runs, wanted)}", hint="Train without --resume."
+    )
 
 
 def differences(was: Configuration, now: Configuration, prefix: str = "") -> list[str]:
@@ -176,7 +188,8 @@ def _read(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise InvalidSettings(
-            f"{path} is not the folder of a run: no readable run.json", hint="Give a folder made by `adapt train`."
+            f"{path} is not the folder of a run: no readable run.json",
+            hint="Give a folder made by `adapt train`.",
         ) from error
     return record
 

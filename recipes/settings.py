@@ -1,6 +1,8 @@
-"""The settings of a run: what was asked, completed by the recipe's defaults, checked before anything is loaded.
+"""The settings of a run: what was asked, completed by the recipe's defaults, checked before anything is
+loaded.
 
-Does not know adapter methods (rank, alpha, prefix length: adapters.methods checks those) and does not read data.
+Does not know adapter methods (rank, alpha, prefix length: adapters.methods checks those) and does not read
+data.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early 
 class Settings:
     """How long and how fast a run learns.
 
-    `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and at least five
-    times a run. `eval_rows` bounds the rows looked at during training, not those of the final evaluation. `patience`
-    counts evaluations without progress before the run stops; 0 never stops early.
+    `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
+    at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
+    evaluation. `patience` counts evaluations without progress before the run stops; 0 never stops early.
     """
 
     epochs: float
@@ -45,7 +47,14 @@ class Settings:
         values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
         values["eval_rows"] = 1000
         values |= {name: value for name, value in given.items() if value is not None}
-        for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate", "max_length", "eval_rows"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "learning_rate",
+            "head_learning_rate",
+            "max_length",
+            "eval_rows",
+        ):
             _check(name, values[name], at_least=None)
         for name in ("max_steps", "eval_steps"):
             if values[name] is not None:

@@ -1,28 +1,33 @@
-"""transformers' Trainer, bent where adapters need it: seeded length groups, two learning rates, early refusal.
+"""transformers' Trainer, bent where adapters need it: seeded length groups, two learning rates, early
+refusal.
 
-The loop, evaluation, checkpoints, best model and resume are transformers'. Here are only a sampler whose order depends
-on nothing but (seed, epoch), so that a resumed run sees the same batches; separate learning rates for adapter and head
-under a warm-up whose first step already learns; and an error instead of a NaN. Does not read data, know tasks, show
-progress or write artifacts.
+The loop, evaluation, checkpoints, best model and resume are transformers'. Here are only a sampler whose
+order depends on nothing but (seed, epoch), so that a resumed run sees the same batches; separate learning
+rates for adapter and head under a warm-up whose first step already learns; and an error instead of a NaN.
+Does not read data, know tasks, show progress or write artifacts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 
 from adapthub.adapters.errors import TrainingError
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's weight decay.
+    """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's
+    weight decay.
 
     `head_modules` names the modules whose parameters count as head.
     """
@@ -37,10 +42,11 @@ class Rates:
 class LengthGroups(Sampler[int]):
     """Row indices in an order whose consecutive `batch_size` rows have similar lengths.
 
-    The order is a function of (seed, epoch) alone: transformers' own sampler draws from the global generator, whose
-    state after a resume in the middle of an epoch is another than in an unbroken run. Rows are permuted, sorted by
-    length within groups of 50 batches, cut into batches, and the batches shuffled. The batch with the longest row
-    comes first, so that memory runs out early or never; an incomplete batch comes last.
+    The order is a function of (seed, epoch) alone: transformers' own sampler draws from the global
+    generator, whose state after a resume in the middle of an epoch is another than in an unbroken run. Rows
+    are permuted, sorted by length within groups of 50 batches, cut into batches, and the batches shuffled.
+    The batch with the longest row comes first, so that memory runs out early or never; an incomplete batch
+    comes last.
     """
 
     GROUP = 50
@@ -75,7 +81,9 @@ class LengthGroups(Sampler[int]):
         batches: list[list[int]] = []
         for start in range(0, len(rows), group):
             ordered = sorted(rows[start : start + group], key=lambda row: -self._lengths[row])
-            batches += [ordered[at : at + self._batch_size] for at in range(0, len(ordered), self._batch_size)]
+            batches += [
+                ordered[at : at + self._batch_size] for at in range(0, len(ordered), self._batch_size)
+            ]
         return batches
 
 
@@ -85,36 +93,43 @@ class AdapterTrainer(Trainer):
     Raises TrainingError where the loss stops being a number.
     """
 
-    def __init__(self, *, rates: Rates, train_dataset: Sequence[Mapping[str, Any]], **arguments: Any) -> None:
-        super().__init__(train_dataset=train_dataset, **arguments)
+    def __init__(
+        self, *, model: PeftModel, rates: Rates, train_dataset: Sequence[Mapping[str, Any]], **arguments: Any
+    ) -> None:
+        super().__init__(model=model, train_dataset=train_dataset, **arguments)
+        self._adapted = model
         self._rates = rates
-        self._lengths = [len(row["input_ids"]) for row in train_dataset]
+        self._rows = train_dataset
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of similar lengths, in an order that (seed, epoch) fixes."""
-        sampler = LengthGroups(self._lengths, self.args.train_batch_size, self.args.seed)
+        batch_size = self.args.train_batch_size
+        lengths = [len(row["input_ids"]) for row in self._rows]
         loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,
-            batch_size=self.args.train_batch_size,
-            sampler=sampler,
+            cast("Dataset[Any]", self._rows),
+            batch_size=batch_size,
+            sampler=LengthGroups(lengths, batch_size, self.args.seed),
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return self.accelerator.prepare(loader)
+        return cast("DataLoader[Any]", self.accelerator.prepare(loader))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with a group for each of adapter and head; vectors (biases, norms, magnitudes) do not decay."""
+        """AdamW with groups for adapter and head; vectors (biases, norms, magnitudes) do not decay."""
         if self.optimizer is None:
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            self.optimizer = kind(parameter_groups(self.model, self._rates), **options)
-        return self.optimizer
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = kind(parameter_groups(self._adapted, self._rates), **options)
+        return cast(torch.optim.Optimizer, self.optimizer)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """Linear warm-up and linear decay to zero. The first step has a rate above zero, unlike transformers'."""
+        """Linear warm-up and linear decay to zero. The first step has a rate above zero, unlike
+        transformers'.
+        """
+        warmup = self._rates.warmup_steps
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
-                self.optimizer if optimizer is None else optimizer,
-                lambda step: schedule(step, self._rates.warmup_steps, num_training_steps),
+                self.create_optimizer() if optimizer is None else optimizer,
+                lambda step: schedule(step, warmup, num_training_steps),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -125,7 +140,7 @@ class AdapterTrainer(Trainer):
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}",
-                hint="Lower learning_rate or raise warmup, and resume from the last checkpoint or start anew.",
+                hint="Lower learning_rate or raise warmup, and train anew.",
             )
         return loss
 

@@ -1,16 +1,18 @@
-"""`train`: from labelled data and a base to an adapter that is saved, measured as it is served, and published.
+"""`train`: from labelled data and a base to an adapter that is saved, measured as it is served, and
+published.
 
     read and encode (job) -> base -> PEFT model (adaptation) -> preflight -> transformers' Trainer (loop)
       -> artifact -> the served artifact equals the trained model -> metrics -> artifact with metrics -> push
 
-A run leaves a folder (run). What was trained survives whatever fails later: the artifact is written before it is
-measured, and a run that ended in its last steps is resumed there. Does not know tasks (recipes do) or parse options.
+A run leaves a folder (run). What was trained survives whatever fails later: the artifact is written before
+it is measured, and a run that ended in its last steps is resumed there. Does not know tasks (recipes do) or
+parse options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,28 +73,33 @@ def train(
     quiet: bool = False,
     **settings: Any,
 ) -> TrainingResult:
-    """Train an adapter, measure it on `validation` and `test` as it will be served, and publish it if `push`.
+    """Train an adapter, measure it on `validation` and `test` as it will be served, and publish it if
+    `push`.
 
-    `data`, `validation`, `test`: files that the recipe `task` reads. `output`: the run's folder, by default a new one
-    under runs/. `resume`: a run's folder, or True for `output` or the latest unfinished run of this configuration.
-    `name`: namespace/name to publish under. `settings`: how long and how fast (epochs or max_steps, batch_size,
-    learning_rate, head_learning_rate, warmup, weight_decay, eval_steps, eval_rows, patience, max_length), the method's
-    (rank, alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
+    `data`, `validation`, `test`: files that the recipe `task` reads. `output`: the run's folder, by default
+    a new one under runs/. `resume`: a run's folder, or True for `output` or the latest unfinished run of
+    this configuration. `name`: namespace/name to publish under. `settings`: how long and how fast (epochs
+    or max_steps, batch_size, learning_rate, head_learning_rate, warmup, weight_decay, eval_steps,
+    eval_rows, patience, max_length), the method's (rank, alpha, dropout, target_modules; prefix_length) and
+    the recipe's reading options.
 
     Without validation data nothing chooses the best step or stops early: the last weights are kept.
 
-    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, OutOfMemory, StorageError, Conflict,
-    TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM: says how to resume),
-    OutOfMemory and TrainingError (no gradient, NaN). A push that fails raises its own error and says where the adapter is.
+    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, OutOfMemory, StorageError,
+    Conflict, TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM:
+    says how to resume), OutOfMemory and TrainingError (no gradient, NaN). A push that fails raises its own
+    error and says where the adapter is.
     """
     if isinstance(base, Base) and quantize not in (None, base.quantization):
-        raise InvalidSettings(f"quantize={quantize!r} does not fit the base given, which is {base.quantization}")
-    given = base if isinstance(base, Base) else None
+        raise InvalidSettings(
+            f"quantize={quantize!r} does not fit the base given, which is {base.quantization}"
+        )
+    loaded = base if isinstance(base, Base) else None
     job = prepare(
         task,
         data,
-        base=_resolved(given) if given else base,
-        quantize=given.quantization if given else quantize,
+        base=_resolved(base) if isinstance(base, Base) else base,
+        quantize=loaded.quantization if loaded else quantize,
         method=method,
         validation=validation,
         test=test,
@@ -101,9 +108,9 @@ def train(
     )
     registry = _registry(name, job, hub) if push else None
     check_supervision({split: part.encoded for split, part in job.splits.items()})
-    base = given or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
     set_seed(seed)
-    adaptation = adapt(base, job.recipe.task, job.labels, method, job.adapter)
+    adaptation = adapt(base, job.task, job.labels, method, job.adapter)
     try:
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
         run = _run(job, base, name, output, resume)
@@ -116,9 +123,13 @@ def train(
         artifact, metrics = outcome.measure()
     except KeyboardInterrupt as error:
         raise TrainingInterrupted(
-            f"interrupted while measuring; the trained adapter is kept at {run.adapter}", hint=_how_to_resume(run)
+            f"interrupted while measuring; the trained adapter is kept at {run.adapter}",
+            hint=_how_to_resume(run),
         ) from error
-    version = _push(artifact, name, registry, run, message, alias) if registry and name else None
+    version = None
+    if registry is not None and name is not None:
+        with _kept(run, name):
+            version = registry.push(artifact, name, message=message, alias=alias)
     return TrainingResult(artifact, metrics, run, version)
 
 
@@ -133,7 +144,7 @@ def _registry(name: str | None, job: Job, hub: Registry | str | None) -> Registr
     if name is None:
         raise InvalidSettings("nothing to publish under", hint="Give name='namespace/name'.")
     registry: Registry = open_hub(hub) if hub is None or isinstance(hub, str) else hub
-    check_name(name, job.recipe.task, registry)
+    check_name(name, job.task, registry)
     return registry
 
 
@@ -175,15 +186,15 @@ def _how_to_resume(run: Run) -> str:
     return f"Resume with the same command and --resume {run.path}."
 
 
-def _push(
-    artifact: Artifact, name: str, registry: Registry, run: Run, message: str, alias: str | None
-) -> Version:
+@contextmanager
+def _kept(run: Run, name: str) -> Iterator[None]:
+    """An error of publishing also says where the adapter is."""
     try:
-        return registry.push(artifact, name, message=message, alias=alias)
+        yield
     except AdaptHubError as error:
         raise type(error)(
-            f"{error.message} The trained adapter is kept at {run.adapter}",
-            hint=f"{error.hint or ''} Then publish it: adapt push {run.adapter} {name}".strip(),
+            f"{error.message.rstrip('.')}. The trained adapter is kept at {run.adapter}",
+            hint=f"{error.hint or ''} Publish it with: adapt push {run.adapter} {name}".strip(),
         ) from error
 
 
