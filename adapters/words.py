@@ -6,11 +6,12 @@ training data and recorded with the adapter). Does not know labels, does not run
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
+
+import regex
 
 from adapthub.adapters.errors import InvalidSettings
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 LabelToken = Literal["first", "last"]
 
 # One word: a Chinese, Japanese or Korean character; a run of letters and digits; or one other visible sign.
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f"
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+|[^\w\s]")
+# Marks belong to letters: Python's own \w would cut Hindi and decomposed accents apart.
+_CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
+_WORD = regex.compile(rf"{_CJK}|[[\p{{L}}\p{{M}}\p{{N}}_]--{_CJK}]+|[^\s\x1c-\x1f]", regex.V1)
 _MARKERS = "\u2581\u0120 "  # SentencePiece's and byte-level BPE's mark of a space before a word
 _SAMPLED_ROWS = 1000
 _BARE_SHARE = 0.1

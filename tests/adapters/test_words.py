@@ -22,6 +22,7 @@ def surfaces(text: str) -> list[str]:
 def test_words_are_runs_of_letters_single_signs_and_single_cjk_characters() -> None:
     assert surfaces("Ada's 2nd trip,\nU.K.") == ["Ada", "'", "s", "2nd", "trip", ",", "U", ".", "K", "."]
     assert surfaces("中国Ada在 北京") == ["中", "国", "Ada", "在", "北", "京"]
+    assert surfaces("हिन्दी cafe\u0301") == ["हिन्दी", "cafe\u0301"]
     assert surfaces(" \t\n") == []
 
 
