@@ -6,7 +6,7 @@ off count as O when measured, so a short max_length lowers recall instead of hid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from adapthub.recipes.data.annotations import read_annotations
 from adapthub.recipes.data.conll import read_conll
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.records import is_datasets, suffix_of
-from adapthub.recipes.data.schemes import LETTERS, first_break, from_iob1, scheme_of, split_label
+from adapthub.recipes.data.schemes import LETTERS, Scheme, first_break, from_iob1, scheme_of, split_label
 from adapthub.recipes.metrics import Statistics, entity_statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 
@@ -104,16 +104,13 @@ class Ner:
                 f"{train.source}: no entity: every label is O",
                 hint="Check label_column, or give labelled data.",
             )
-        try:
-            scheme_of(labels)
-        except ValueError as error:
-            raise InvalidData(f"{train.source}: {error}", hint=f"Schemes: {', '.join(_SCHEMES)}.") from error
+        _scheme(labels, train)
         return tuple(sorted(labels, key=lambda label: split_label(label)[::-1]))
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
         """Labels unseen in training, and sequences that the scheme does not allow."""
         known = frozenset(labels)
-        scheme = scheme_of(labels)
+        scheme = _scheme(labels, dataset)
         for example in dataset:
             sequence = example.fields["labels"]
             if unknown := [label for label in sequence if label not in known]:
@@ -210,6 +207,15 @@ class Ner:
         return Preview(
             example.source, " ".join(example.fields["tokens"]), ("sub-token", "word", "label"), tuple(cells)
         )
+
+
+def _scheme(labels: Iterable[str], dataset: Dataset) -> Scheme:
+    try:
+        return scheme_of(labels)
+    except ValueError as error:
+        raise InvalidData(
+            f"{dataset.source}: the labels mark no entities: {error}", hint=f"Schemes: {', '.join(_SCHEMES)}."
+        ) from error
 
 
 def _check_labels(example: Example, scheme: str) -> None:

@@ -177,7 +177,7 @@ class Sentiment:
 def _text(records: Records, row: Record, column: str) -> str:
     text = row.values.get(column)
     if not isinstance(text, str) or not text.strip():
-        what = "empty" if text is None or text == "" or isinstance(text, str) else f"a {type(text).__name__}"
+        what = "empty" if text is None or isinstance(text, str) else f"{type(text).__name__}, not text"
         raise InvalidData(
             f"{records.where(row)}: the text in column {column!r} is {what}", hint="Remove the row."
         )
@@ -190,7 +190,7 @@ def _label(records: Records, row: Record, column: str) -> str:
         label = int(label)  # an integer column with gaps comes out of Parquet as floats
     text = str(label).strip() if isinstance(label, (str, int)) else ""
     if not text:
-        shown = "empty" if label is None or label == "" or isinstance(label, str) else repr(label)
+        shown = "empty" if label is None or isinstance(label, str) else repr(label)
         raise InvalidData(
             f"{records.where(row)}: the label in column {column!r} is {shown}",
             hint="Give every row one label, a name or a whole number.",

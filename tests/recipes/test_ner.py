@@ -62,8 +62,10 @@ def test_data_without_an_entity_is_refused() -> None:
 
 
 def test_labels_of_two_schemes_are_refused() -> None:
-    with pytest.raises(InvalidData, match=r"a\.conll: the prefixes S, U belong to no one scheme"):
+    with pytest.raises(InvalidData, match=r"a\.conll: the labels mark no entities: the prefixes S, U belong"):
         NER.labels(dataset(("a b", "U-X S-X")))
+    with pytest.raises(InvalidData, match=r"a\.conll: the labels mark no entities: 'LABEL_0' is neither O"):
+        NER.check(dataset(("a", "O")), ("LABEL_0", "LABEL_1"))
 
 
 def test_a_label_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_labels_are_sorted_by_value_or_as_text_and_kinds_may_mix() -> None:
     [
         ({"text": " ", "label": "pos"}, "the text in column 'text' is empty"),
         ({"text": None, "label": "pos"}, "the text in column 'text' is empty"),
-        ({"text": 7, "label": "pos"}, "the text in column 'text' is a int"),
+        ({"text": 7, "label": "pos"}, "the text in column 'text' is int, not text"),
         ({"text": "a", "label": ""}, "the label in column 'label' is empty"),
         ({"text": "a"}, "the label in column 'label' is empty"),
         ({"text": "a", "label": 0.5}, r"the label in column 'label' is 0\.5"),
