@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, create_engine, event, inspect, select
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
@@ -74,7 +74,7 @@ class Database:
             if self._is_ready():
                 return
             with self._engine.connect() as connection:
-                connection.connection.cursor().execute("PRAGMA journal_mode = WAL")
+                connection.connection.cursor().execute("PRAGMA journal_mode = WAL")  # in no transaction
             with self._writer.begin() as connection:
                 Base.metadata.create_all(connection)
                 connection.execute(SchemaRow.__table__.insert().values(version=SCHEMA))  # type: ignore[attr-defined]
@@ -83,11 +83,12 @@ class Database:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, DatabaseError) as error:
-            if type(error) not in (OperationalError, DatabaseError):  # a broken constraint is our own defect
-                raise
+        except (DatabaseError, sqlite3.DatabaseError) as error:
+            cause = error.orig if isinstance(error, DatabaseError) else error
+            if type(cause) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
+                raise  # a broken constraint, say, is a defect of ours and not of the disk
             raise StorageError(
-                f"the hub's database {self.path} failed: {error.orig}",
+                f"the hub's database {self.path} failed: {cause}",
                 hint="Nothing was changed. Check free space and permissions, then try again.",
             ) from error
         except OSError as error:
