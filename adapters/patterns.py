@@ -18,11 +18,11 @@ from typing import Any
 from adapthub.adapters.errors import AdmissionError
 
 MAX_LENGTH = 2_000
-# A module's name is at most about this long, so `.*` can end in this many places.
-_NAME = 64
-# Four `.*` in a row with some choice between them, as generators of multi-modal patterns write;
-# milliseconds a name.
-MAX_WAYS = 16 * _NAME**4
+# The places of a module's name where a `.*` may well end, and the most that any repeat may ask for.
+_PLACES = 24
+_LONGEST = 64
+# Four `.*` in a row with some choice beside, as generators of multi-modal patterns write: 0.1 s at worst.
+MAX_WAYS = 4 * _PLACES**4
 
 _PLAIN = re.compile(r"[\w.\-]*")
 _SINGLE = {op.LITERAL, op.NOT_LITERAL, op.ANY, op.IN}
@@ -43,7 +43,7 @@ def check_pattern(pattern: str, where: str) -> None:
         ways = _ways_of_sequence(tree)
     except re.error as error:
         raise AdmissionError(
-            f"{where}: {pattern!r} is not a regular expression: {error}", hint=hint
+            f"{where}: {pattern!r:.100} is not a regular expression: {error}", hint=hint
         ) from error
     except (RecursionError, OverflowError) as error:
         raise AdmissionError(
@@ -51,10 +51,10 @@ def check_pattern(pattern: str, where: str) -> None:
         ) from error
     except _Unsafe as error:
         raise AdmissionError(
-            f"{where}: {pattern!r} has {error}, which is not allowed here", hint=hint
+            f"{where}: {pattern!r:.100} has {error}, which is not allowed here", hint=hint
         ) from None
     if ways > MAX_WAYS:
-        raise AdmissionError(f"{where}: {pattern!r} can match in too many ways", hint=hint)
+        raise AdmissionError(f"{where}: {pattern!r:.100} can match in too many ways", hint=hint)
 
 
 class _Unsafe(Exception):
@@ -88,9 +88,9 @@ def _ways(code: Any, argument: Any) -> int:
         inner = _ways_of_sequence(body)
         if most == 1:
             return inner + int(least == 0)
-        if inner > 1 or least > _NAME:
+        if inner > 1 or least > _LONGEST:
             raise _Unsafe("a repeat inside a repeat, or one longer than a name")
-        return min(int(most), _NAME)
+        return min(int(most), _PLACES)
     raise _Unsafe(_NAMES.get(code, f"the construct {code}"))
 
 

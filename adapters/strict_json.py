@@ -19,7 +19,7 @@ def parse_json(data: bytes, where: str) -> object:
     """
     try:
         text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant)
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_constant=_constant)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except _Refused as error:
@@ -52,6 +52,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         duplicate = next(key for position, key in enumerate(keys) if key in keys[:position])
         raise _Refused(f"the key {duplicate!r} appears twice")
     return document
+
+
+def _whole(text: str) -> int:
+    if text == "-0":  # an integer to Python's parser, a fraction to others
+        raise _Refused("-0 is not a whole number")
+    return int(text)
 
 
 def _constant(name: str) -> NoReturn:
