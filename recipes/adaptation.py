@@ -5,6 +5,7 @@ Names every target module, so that what is saved says what was trained. Does not
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,12 @@ def adapt(
     New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the
     method or its settings cannot work on this family of models.
     """
+    if method == "prefix" and "past_key_values" not in inspect.signature(base.backbone.forward).parameters:
+        raise InvalidSettings(
+            f"prefix tuning does not work on {base.model.config.model_type} models: they take no past keys and"
+            " values",
+            hint="Use method lora.",
+        )
     model = task_model(base, task, labels)
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
     if "target_modules" in settings:

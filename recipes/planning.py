@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _PREVIEWS = 3
 _FLOAT = 4  # bytes: adapters train in float32, and so do the CPU's activations
 _TRAINING_COPIES = 4  # weights, gradients, AdamW's two moments
-# Values that a transformer layer keeps for backward: for each token 17 hidden states, and 2.5 attention maps
-# head (Korthikanti et al., arXiv 2205.05198, table 2: their bytes, halved).
+# Values that a transformer layer keeps for backward: for each token 17 hidden states, and 2.5 attention rows
+# a head (Korthikanti et al., arXiv 2205.05198, table 2: their bytes, halved).
 _HIDDEN_VALUES = 17
 _ATTENTION_VALUES = 2.5
 

@@ -1,0 +1,255 @@
+"""`train` end to end on a tiny BERT: what it writes, what it refuses, and what survives a failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.base import load_base
+from adapthub.adapters.errors import (
+    Conflict,
+    InvalidData,
+    InvalidSettings,
+    OutOfMemory,
+    StorageError,
+    TrainingError,
+)
+from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.registry import Version
+from adapthub.recipes import TrainingResult, evaluate, train
+from adapthub.recipes import outcome as outcomes
+from adapthub.recipes.trainer import AdapterTrainer
+
+# PEFT 0.21 reads a name that transformers 5.23 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+SHORT: dict[str, Any] = {"batch_size": 4, "max_steps": 4, "learning_rate": 1e-2, "quiet": True}
+
+
+def train_ner(base: Path, data: Path, output: Path, **settings: Any) -> TrainingResult:
+    splits = {"validation": data / "validation.conll", "test": data / "test.conll"}
+    arguments = {**SHORT, **splits, **settings}
+    return train("ner", data / "train.conll", base=str(base), output=output, **arguments)
+
+
+def train_sentiment(base: Path, data: Path, output: Path, **settings: Any) -> TrainingResult:
+    splits = {"validation": data / "validation.csv", "test": data / "test.csv"}
+    arguments = {**SHORT, **splits, **settings}
+    return train("sentiment", data / "train.csv", base=str(base), output=output, **arguments)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "prefix"])
+@pytest.mark.parametrize("task", ["ner", "sentiment"])
+def test_what_is_trained_is_what_plain_peft_loads_and_what_is_served(
+    task: str, method: str, tiny_base: Path, ner_data: Path, review_data: Path, tmp_path: Path
+) -> None:
+    if task == "ner":
+        result = train_ner(tiny_base, ner_data, tmp_path / "run", method=method)
+        model_class: Any = AutoModelForTokenClassification
+    else:
+        result = train_sentiment(tiny_base, review_data, tmp_path / "run", method=method)
+        model_class = AutoModelForSequenceClassification
+    labels = result.artifact.labels
+    assert labels is not None
+    features = {"input_ids": [2, 5, 9, 11, 3], "token_type_ids": [0] * 5}
+
+    peft = PeftModel.from_pretrained(
+        model_class.from_pretrained(tiny_base, num_labels=len(labels)), str(result.artifact.path)
+    ).eval()
+    with torch.inference_mode():
+        theirs = peft(**{name: torch.tensor([ids]) for name, ids in features.items()}).logits[0].numpy()
+    adapted = AdaptedBase(load_base(str(tiny_base)))
+    digest = adapted.attach(Artifact.read(result.artifact.path))
+    ours = adapted.logits([features], [((1.0, digest),)])[0].numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+    assert set(result.metrics) == {"validation", "test"}
+    headline = result.metrics["test"]["f1" if task == "ner" else "macro_f1"]
+    assert headline.n == 12
+    assert headline.low <= headline.value <= headline.high
+
+
+def test_the_artifact_says_what_it_is(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    result = train_ner(tiny_base, ner_data, tmp_path / "run", rank=4)
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert (manifest.recipe, manifest.method, manifest.seed) == ("ner", "lora", 0)
+    assert manifest.hyperparameters["rank"] == 4
+    assert manifest.hyperparameters["label_token"] == "first"
+    assert manifest.data["train"].rows == 22
+    assert manifest.data["train"].source == "train.conll"  # not where this machine keeps it
+    assert manifest.metrics["test"]["f1"].n == 12
+    assert result.artifact.config["modules_to_save"] == ["classifier"]
+    targets = result.artifact.config["target_modules"]
+    assert targets == sorted(targets)
+    assert str(tmp_path) not in (result.artifact.path / "README.md").read_text()
+    assert (result.artifact.path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_run_folder_holds_the_whole_run(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    run = train_ner(tiny_base, ner_data, tmp_path / "run", eval_steps=2).run
+    assert run.state == "finished"
+    assert run.configuration["settings"]["batch_size"] == 4
+    assert run.environment["libraries"]["torch"] == torch.__version__
+    assert [entry["step"] for entry in run.history if "loss" in entry] == [1, 2, 3, 4]
+    assert [entry["step"] for entry in run.history if "eval_f1" in entry] == [2, 4]
+    assert run.curve.read_bytes().startswith(b"\x89PNG")
+    assert list(run.tensorboard.iterdir())
+    assert run.fact("metrics")["test"]["f1"]["n"] == 12
+
+
+def test_a_base_given_is_given_back_as_it_was(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_base))
+    modules = dict(base.model.named_modules())
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    for method in ("dora", "prefix"):
+        train("ner", ner_data / "train.conll", base=base, output=tmp_path / method, method=method, **SHORT)
+        assert dict(base.model.named_modules()) == modules
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
+    assert not base.model.training
+
+
+def test_one_seed_gives_one_adapter(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    weights = [
+        train_ner(tiny_base, ner_data, tmp_path / name, seed=seed, dropout=0.1).artifact.files[
+            "adapter_model.safetensors"
+        ]
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_no_progress_stops_early_and_keeps_the_best(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    settings = {"learning_rate": 1e-9, "head_learning_rate": 1e-9, "eval_steps": 2, "patience": 1}
+    result = train_ner(tiny_base, ner_data, tmp_path / "run", max_steps=50, **settings)
+    assert [entry["step"] for entry in result.run.history if "loss" in entry][-1] == 4
+    best = load_file(result.run.checkpoints / "checkpoint-2" / "adapter_model.safetensors")
+    last = load_file(result.run.checkpoints / "checkpoint-4" / "adapter_model.safetensors")
+    kept = result.artifact.tensors()
+    assert all(torch.equal(kept[name], best[name]) for name in best)
+    assert any(not torch.equal(kept[name], last[name]) for name in last)
+
+
+def test_without_validation_data_the_last_weights_are_kept(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    result = train_ner(tiny_base, ner_data, tmp_path / "run", validation=None, test=None)
+    assert result.metrics == {}
+    last = load_file(result.run.checkpoints / "checkpoint-4" / "adapter_model.safetensors")
+    assert all(torch.equal(value, last[name]) for name, value in result.artifact.tensors().items())
+
+
+def test_what_is_published_is_what_was_trained(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    hub = EmbeddedHub(tmp_path / "hub")
+    result = train_ner(
+        tiny_base, ner_data, tmp_path / "run", name="acme/ner", hub=hub, push=True, alias="prod"
+    )
+    assert result.version is not None
+    assert result.version.digest == result.artifact.digest
+    assert hub.resolve("acme/ner@prod") == result.version
+
+
+class FullHub(EmbeddedHub):
+    """A hub whose disk is full when it comes to it."""
+
+    def push(self, *_: Any, **__: Any) -> Version:
+        raise StorageError("the disk is full", hint="Free some space.")
+
+
+def test_a_failed_push_loses_nothing_and_says_where_it_is(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    hub = FullHub(tmp_path / "hub")
+    with pytest.raises(StorageError, match=r"the disk is full\. .* kept at .*run.adapter.*adapt push"):
+        train_ner(tiny_base, ner_data, tmp_path / "run", name="acme/ner", hub=hub, push=True)
+    artifact = Artifact.read(tmp_path / "run" / "adapter")
+    assert evaluate(artifact, ner_data / "test.conll").rows == 12
+
+
+def test_a_taken_name_is_refused_before_anything_is_trained(
+    tiny_base: Path, ner_data: Path, review_data: Path, tmp_path: Path
+) -> None:
+    hub = EmbeddedHub(tmp_path / "hub")
+    train_sentiment(tiny_base, review_data, tmp_path / "first", name="acme/one", hub=hub, push=True)
+    with pytest.raises(Conflict, match="acme/one is taken"):
+        train_ner(tiny_base, ner_data, tmp_path / "second", name="acme/one", hub=hub, push=True)
+    assert not (tmp_path / "second").exists()
+
+
+def test_an_adapter_that_is_served_otherwise_is_no_success(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = outcomes._logits
+    monkeypatch.setattr(outcomes, "_logits", lambda *given: [row + 0.01 for row in honest(*given)])
+    with pytest.raises(TrainingError, match="does not compute what was trained"):
+        train_ner(tiny_base, ner_data, tmp_path / "run")
+    assert Artifact.read(tmp_path / "run" / "adapter").manifest is not None
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+"):
+        train_ner(tiny_base, ner_data, tmp_path / "run", learning_rate=1e30, warmup=0)
+
+
+def test_out_of_memory_says_what_to_change(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhaust(*_: Any, **__: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(AdapterTrainer, "training_step", exhaust)
+    with pytest.raises(OutOfMemory, match=r"out of memory while training.*batch_size \(now 4\)"):
+        train_ner(tiny_base, ner_data, tmp_path / "run")
+
+
+def test_bad_settings_are_refused_before_a_folder_is_made(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"learning_rat": 1e-3}, "'learning_rat' is no setting.*learning_rate"),
+        ({"learning_rate": 0}, "learning_rate is a number above 0"),
+        ({"warmup": 1.5}, "warmup is a share"),
+        ({"batch_size": 2.5}, "batch_size is a whole number"),
+        ({"target_modules": ["querry"]}, "no linear layer is named 'querry'.*query"),
+        ({"method": "prefix", "prefix_length": 64}, "exceed .* 64 positions"),
+        ({"method": "prefix", "rank": 4}, "'rank' is no setting of ner with prefix"),
+        ({"quantize": "int3"}, "unknown quantisation"),
+    ]
+    for settings, message in bad:
+        with pytest.raises(InvalidSettings, match=message):
+            train_ner(tiny_base, ner_data, tmp_path / "run", **settings)
+    with pytest.raises(InvalidData, match=r"nowhere\.conll"):
+        train_ner(tiny_base, ner_data, tmp_path / "run", test=tmp_path / "nowhere.conll")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_family_without_past_keys_takes_no_prefix(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+
+    config = DistilBertConfig(vocab_size=160, dim=32, n_layers=1, n_heads=2, hidden_dim=64)
+    DistilBertModel(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path / "base")
+    with pytest.raises(InvalidSettings, match="prefix tuning does not work on distilbert models"):
+        train_ner(tmp_path / "base", ner_data, tmp_path / "run", method="prefix")
+
+
+def test_a_folder_in_use_is_not_overwritten(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("x")
+    with pytest.raises(Conflict, match="is not empty"):
+        train_ner(tiny_base, ner_data, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
