@@ -58,7 +58,7 @@ class Cache:
                 if damage is None:
                     raise
                 raise IntegrityError(
-                    f"a cached adapter is damaged ({damage.message}) "
+                    f"a cached adapter is damaged ({_damaged_file(folder) or damage.message}) "
                     f"and cannot be fetched again ({error.message})",
                     hint=error.hint,
                 ) from error
@@ -90,3 +90,13 @@ def _read(folder: Path, digest: str) -> tuple[Artifact | None, ArtifactError | N
         return Artifact.read(folder, expected_digest=digest), None
     except ArtifactError as error:
         return None, error
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """What the folder's own manifest says is wrong with it: unlike a digest of the whole, that names the
+    file."""
+    try:
+        Artifact.read(folder)
+    except ArtifactError as error:
+        return error.message
+    return None
