@@ -97,12 +97,11 @@ def read_file(folder: Path, name: str) -> bytes:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise AdmissionError(f"{folder / name} is not a regular file")
-            data = b"" if status.st_size > limit else stream.read(limit + 1)
+            if status.st_size > limit:
+                raise AdmissionError(f"{folder / name} has more than {limit} bytes")
+            return stream.read(status.st_size)
     except OSError as error:
         raise _unreadable(folder / name, error) from error
-    if status.st_size > limit or len(data) > limit:
-        raise AdmissionError(f"{folder / name} has more than {limit} bytes")
-    return data
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:

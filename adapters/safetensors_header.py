@@ -9,6 +9,7 @@ Does not build tensors and does not judge their values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from adapthub.adapters.errors import AdmissionError
@@ -17,6 +18,8 @@ from adapthub.adapters.strict_json import parse_json_object
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 MAX_DIMENSIONS = 32
 _MAX_SIZE = 2**62
+_INTEGERS = frozenset({int})
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 # What both the format and torch know, in bytes an element. The sub-byte and scale formats have no torch
 # tensor.
@@ -60,7 +63,7 @@ def _check_metadata(metadata: object, where: str) -> None:
 
 def _span(name: str, entry: object, where: str) -> tuple[int, int, str]:
     """(begin, end, name) of one tensor whose dtype, shape and offsets agree."""
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise AdmissionError(f"{where}: tensor {name!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
@@ -71,12 +74,9 @@ def _span(name: str, entry: object, where: str) -> tuple[int, int, str]:
         raise AdmissionError(f"{where}: tensor {name!r} has a shape that is not up to {MAX_DIMENSIONS} sizes")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise AdmissionError(f"{where}: tensor {name!r} has data_offsets that are not [begin, end]")
-    elements, strides = 1, 1
-    for size in shape:
-        elements *= size
-        strides *= max(size, 1)
-    if strides > _MAX_SIZE:
-        raise AdmissionError(f"{where}: tensor {name!r} has a shape whose size overflows")
+    elements = math.prod(shape)
+    if elements == 0 and math.prod(size or 1 for size in shape) > _MAX_SIZE:
+        raise AdmissionError(f"{where}: tensor {name!r} has a shape whose strides overflow")
     needed, given = elements * DTYPE_BYTES[dtype], offsets[1] - offsets[0]
     if needed != given:
         raise AdmissionError(
@@ -86,8 +86,9 @@ def _span(name: str, entry: object, where: str) -> tuple[int, int, str]:
 
 
 def _are_sizes(value: object) -> bool:
-    # type(), for a bool is an int to isinstance.
-    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _MAX_SIZE for item in value)
+    if not isinstance(value, list) or not _INTEGERS.issuperset(map(type, value)):  # a bool is no size
+        return False
+    return not value or (min(value) >= 0 and max(value) <= _MAX_SIZE)
 
 
 def _check_coverage(spans: list[tuple[int, int, str]], size: int, where: str) -> None:

@@ -19,7 +19,8 @@ def parse_json(data: bytes, where: str) -> object:
     """
     try:
         text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_int=_whole, parse_constant=_constant)
+        whole = _whole if "-0" in text else int
+        value = json.loads(text, object_pairs_hook=_unique, parse_int=whole, parse_constant=_constant)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except _Refused as error:
