@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import obstore
@@ -72,8 +72,9 @@ class Blobs:
         oldest = time.time() - ABANDONED_SECONDS
         with self._storage_errors():
             for path in (self._root / "incoming").iterdir():
-                if path.stat().st_mtime < oldest:
-                    path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another push is done with it
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
 
     def _holds(self, sha256: str) -> bool:
         data = self._read(sha256)
