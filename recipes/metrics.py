@@ -1,6 +1,6 @@
 """Metrics from counts an example: point values, and bootstrap intervals over examples.
 
-Entities are those that seqeval finds in its strict mode; F1 and accuracy are defined as in seqeval and
+Entities are those that seqeval finds: as CoNLL's own script for BIO, strictly for BILOU and BIOES; F1 and accuracy are defined as in seqeval and
 scikit-learn, over sums of counts, so that a resample is one addition. Does not read data or run models.
 """
 
@@ -68,8 +68,7 @@ def entity_statistics(
 ) -> Statistics:
     """Micro precision, recall, f1 over entities, and f1/TYPE, from label sequences of equal lengths.
 
-    An entity counts when its span and its type are right; a prediction that breaks the scheme holds no entity
-    there (seqeval, mode="strict").
+    An entity counts when its span and its type are right. Entities are as in `entities`.
     """
     index = {kind: 3 * position for position, kind in enumerate(types)}
     counts = np.zeros((len(gold), 3 * len(types)))
@@ -95,11 +94,17 @@ def entity_statistics(
 
 
 def entities(sequences: Sequence[Sequence[str]], scheme: Scheme) -> list[set[tuple[str, int, int]]]:
-    """For each sequence its entities as (type, first word, end word exclusive), by seqeval's strict rules."""
-    from seqeval.scheme import BILOU, IOB2, IOBES, Entities
+    """For each sequence its entities as (type, first word, end word exclusive), as seqeval finds them.
 
-    grammar = {"bio": IOB2, "bilou": BILOU, "bioes": IOBES}[scheme]
-    found = Entities([list(labels) for labels in sequences], grammar).entities
+    BIO: seqeval's default, which is CoNLL's conlleval: an I- that continues nothing begins an entity. BILOU and BIOES:
+    seqeval's strict mode: what breaks the scheme is no entity. Serving decodes alike (runtime.entities).
+    """
+    from seqeval.metrics.sequence_labeling import get_entities
+    from seqeval.scheme import BILOU, IOBES, Entities
+
+    if scheme == "bio":
+        return [{(kind, start, last + 1) for kind, start, last in get_entities(list(row))} for row in sequences]
+    found = Entities([list(row) for row in sequences], {"bilou": BILOU, "bioes": IOBES}[scheme]).entities
     return [{(entity.tag, entity.start, entity.end) for entity in row} for row in found]
 
 

@@ -1,31 +1,56 @@
-"""Word labels to entities: BIO, BILOU and BIOES as served, tolerant of sequences that no scheme allows.
+"""Word labels to entities: BIO, BILOU and BIOES, by the rules that recipes measure with.
 
-A model's labels need not form a legal sequence, so decoding is that of seqeval's default mode: an I- of another type, or
-after O, begins an entity. Labels of no scheme (`LABEL_1`) mark runs of words. Does not know models or offsets.
+A model's labels need not form a legal sequence. As in seqeval: under BIO an I- that continues nothing begins an entity
+(CoNLL's own script), under BILOU and BIOES only a whole entity counts (seqeval's strict mode). Labels of no scheme
+(`LABEL_1`) mark runs of words. Does not know models or offsets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-_BEGINS, _ENDS = frozenset("BUS"), frozenset("LEUS")
 _PREFIXES = frozenset("BILOUES")
+_CLOSES, _SINGLE = frozenset("LE"), frozenset("US")
 
 
-def decode_entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
-    """(first word, last word + 1, type) of every entity in a row's word labels, left to right."""
+def decode_entities(labels: Sequence[str], known: Collection[str]) -> list[tuple[int, int, str]]:
+    """(first word, last word + 1, type) of every entity in a row's word labels, left to right.
+
+    `known` is the adapter's whole label set: it tells the scheme.
+    """
+    closed = any(_split(label)[0] in _CLOSES | _SINGLE for label in known)
+    return _closed_entities(labels) if closed else _open_entities(labels)
+
+
+def _open_entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
+    """BIO: an entity lasts while I- of its type follows."""
     entities: list[tuple[int, int, str]] = []
     start: int | None = None
     current = ""
     for index, label in enumerate([*labels, "O"]):
         prefix, kind = _split(label)
-        if start is not None and (prefix in _BEGINS or prefix == "O" or kind != current):
+        if start is not None and (prefix != "I" or kind != current):
             entities.append((start, index, current))
             start = None
         if prefix != "O" and start is None:
             start, current = index, kind
-        if prefix in _ENDS and start is not None:
-            entities.append((start, index + 1, current))
+    return entities
+
+
+def _closed_entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
+    """BILOU, BIOES: an entity is one word marked so, or B, any I, and an end, all of one type."""
+    entities: list[tuple[int, int, str]] = []
+    start: int | None = None
+    current = ""
+    for index, label in enumerate(labels):
+        prefix, kind = _split(label)
+        if prefix in _SINGLE:
+            entities.append((index, index + 1, kind))
+        if prefix in _CLOSES and start is not None and kind == current:
+            entities.append((start, index + 1, kind))
+        if prefix == "B":
+            start, current = index, kind
+        elif prefix != "I" or kind != current:
             start = None
     return entities
 

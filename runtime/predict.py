@@ -135,7 +135,7 @@ def _entities(row: Row, probabilities: torch.Tensor, labels: Sequence[str]) -> t
     read = [(position, span) for position, span in zip(row.positions, row.spans, strict=True) if position >= 0]
     scores, best = probabilities[[position for position, _ in read]].max(-1)
     entities = []
-    for first, stop, kind in decode_entities([labels[index] for index in best.tolist()]):
+    for first, stop, kind in decode_entities([labels[index] for index in best.tolist()], labels):
         start, end = read[first][1][0], read[stop - 1][1][1]
         score = float(scores[first:stop].mean())
         entities.append(Entity(row.text[start:end], kind, start, end, score))

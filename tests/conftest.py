@@ -11,6 +11,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
+from hypothesis import settings
+
+# No timed asserts: a deadline measures the machine, not the code.
+settings.register_profile("adapthub", deadline=None)
+settings.load_profile("adapthub")
 
 WORDS = (
     "ada was born in london and works at acme the film is good bad great awful a dull fine story "

@@ -1,0 +1,189 @@
+"""32 rows that use 1, 8 and 32 LoRA adapters of ranks 8 to 64 over all linear layers: ours against PEFT's mixed batch.
+
+    python benchmarks/mixed_predict.py [--device cuda] [--rounds 9]
+
+Peers, in the same process and in turn, on one set of adapter files and one base:
+  base         our runtime, every row on the base alone (flattened, unpadded)
+  base padded  transformers' own model on the padded batch
+  ours         our runtime, each row its adapter
+  peft         PEFT's `adapter_names` on the padded batch
+
+Rows are real CoNLL-2003 sentences (unlike lengths), and rows of 32 tokens (nothing to gain from padding). On CUDA, where
+nothing is fetched, a random BERT-large and random rows stand in. Each result is checked against PEFT's logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForTokenClassification, BertConfig, BertModel, BitsAndBytesConfig
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.base import Base, load_base
+from adapthub.adapters.quantized import steady
+from benchmarks.common import in_turn, milliseconds, print_table, ratio, write_results
+
+ROWS, LABELS = 32, 9
+RANKS = (8, 16, 32, 64)
+COUNTS = (1, 8, 32)
+LINEAR = ["query", "key", "value", "dense"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--quantize", nargs="*", default=["none", "nf4"], choices=["none", "nf4", "int8"])
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        path, batches = _inputs(options.device, Path(folder))
+        adapters = _adapters(path, Path(folder), max(COUNTS))
+        for name in options.quantize:
+            quantize = None if name == "none" else name
+            results += _measure(path, quantize, options.device, adapters, batches, options.rounds)
+    print_table(results)
+    print(write_results("mixed_predict", "python benchmarks/mixed_predict.py", results, base=path.name))
+
+
+def _inputs(device: str, folder: Path) -> tuple[Path, dict[str, list[list[int]]]]:
+    """The base's folder, and 32 rows of token ids by name."""
+    generator = random.Random(0)
+    if device != "cpu":
+        torch.manual_seed(0)
+        config = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+        BertModel(config).save_pretrained(folder / "bert-large-random")
+        ids = range(1000, 30000)
+        lengths = {"unlike": [generator.randint(8, 96) for _ in range(ROWS)], "equal": [64] * ROWS}
+        return folder / "bert-large-random", {
+            name: [generator.choices(ids, k=n) for n in values] for name, values in lengths.items()
+        }
+    from adapthub.adapters.samples import fetch
+    from adapthub.recipes.data.conll import read_conll
+    from transformers import AutoTokenizer
+
+    path = fetch("minilm")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    sentences = [e.fields["tokens"] for e in read_conll(fetch("conll2003") / "test.conll", encoding="utf-8")]
+    chosen = generator.sample(sentences, ROWS)
+    real = [tokenizer(words, is_split_into_words=True)["input_ids"] for words in chosen]
+    text = [i for words in sentences for i in tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]]
+    equal = [[101, *text[30 * i : 30 * i + 30], 102] for i in range(ROWS)]
+    return path, {"CoNLL sentences": real, "32 tokens each": equal}
+
+
+def _adapters(base: Path, folder: Path, count: int) -> list[Path]:
+    paths = []
+    for index in range(count):
+        rank = RANKS[index % len(RANKS)]
+        torch.manual_seed(index)
+        model = AutoModelForTokenClassification.from_pretrained(base, num_labels=LABELS)
+        config = LoraConfig(
+            task_type="TOKEN_CLS", r=rank, lora_alpha=rank, target_modules=LINEAR, init_lora_weights="gaussian"
+        )
+        peft_model = get_peft_model(model, config)
+        for name, parameter in peft_model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.02)
+        peft_model.save_pretrained(str(folder / f"adapter-{index}"))
+        paths.append(folder / f"adapter-{index}")
+    return paths
+
+
+def _measure(
+    path: Path, quantize: str | None, device: str, adapters: Sequence[Path], batches: dict[str, list[list[int]]], rounds: int
+) -> list[dict[str, Any]]:
+    base = load_base(str(path), quantize=quantize, device=device, dtype="float32" if device == "cpu" else "auto")
+    adapted = AdaptedBase(base)
+    digests = [adapted.attach(Artifact.read(adapter)) for adapter in adapters]
+    peft = _peft(path, quantize, base, adapters)
+    results = []
+    for rows_name, rows in batches.items():
+        features = [{"input_ids": row} for row in rows]
+        ids, mask = _padded(rows, base.device)
+        for count in COUNTS:
+            places = [index * count // ROWS for index in range(ROWS)]
+            random.Random(1).shuffle(places)
+            selections = [((1.0, digests[place]),) for place in places]
+            names = [f"a{place}" for place in places]
+
+            def run_peft() -> torch.Tensor:
+                with torch.inference_mode():
+                    return peft(input_ids=ids, attention_mask=mask, adapter_names=names).logits
+
+            seconds = in_turn(
+                {
+                    "base": lambda: adapted.logits(features, [()] * ROWS),
+                    "base padded": lambda: _plain(peft, ids, mask),
+                    "ours": lambda: adapted.logits(features, selections),
+                    "peft": run_peft,
+                },
+                rounds,
+            )
+            ours, theirs = adapted.logits(features, selections), run_peft()
+            error = max(
+                float((a - b[: len(a)].float().cpu()).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)
+            )
+            results.append(
+                {
+                    "quantize": quantize or "none",
+                    "rows": rows_name,
+                    "adapters": count,
+                    "base ms": milliseconds(seconds["base"]),
+                    "base padded ms": milliseconds(seconds["base padded"]),
+                    "ours ms": milliseconds(seconds["ours"]),
+                    "peft ms": milliseconds(seconds["peft"]),
+                    "ours/base": ratio(seconds, "ours", "base"),
+                    "peft/ours": ratio(seconds, "peft", "ours"),
+                    "error": error,
+                }
+            )
+            print_table(results[-1:])
+    adapted.close()
+    return results
+
+
+def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]) -> PeftModel:
+    options: dict[str, Any] = {"device_map": {"": base.device}, "dtype": base.dtype}
+    if quantize == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=base.dtype,
+            llm_int8_skip_modules=["classifier"],
+        )
+    if quantize == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["classifier"])
+    model = AutoModelForTokenClassification.from_pretrained(path, num_labels=LABELS, **options)
+    steady(model)
+    peft = PeftModel.from_pretrained(model, str(adapters[0]), adapter_name="a0")
+    for index, adapter in enumerate(adapters[1:], start=1):
+        peft.load_adapter(str(adapter), adapter_name=f"a{index}")
+    return peft.eval()
+
+
+def _plain(peft: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode(), peft.disable_adapter():
+        return peft(input_ids=ids, attention_mask=mask).logits
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, (torch.arange(longest, device=device)[None] < lengths[:, None]).long()
+
+
+if __name__ == "__main__":
+    main()
