@@ -39,8 +39,9 @@ def png(curves: Curves, title: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7.5, 4.2), dpi=120)
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.09, right=0.91, bottom=0.12, top=0.92)
     axes = figure.add_subplot()
     lines = []
     if curves.loss:

@@ -18,6 +18,7 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base
 from adapthub.adapters.card import card
 from adapthub.adapters.errors import TrainingError
+from adapthub.adapters.files import write_bytes
 from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
 from adapthub.recipes import curves
 from adapthub.recipes.adaptation import Adaptation
@@ -47,6 +48,7 @@ class Outcome:
         self._trained: list[NDArray[Any]] = []
         self._config: Any = None
         self._tensors: dict[str, torch.Tensor] = {}
+        self._picture = b""
 
     def save(self, adaptation: Adaptation) -> Artifact:
         """Write the artifact, not measured yet, and remember what the trained model says on a few rows."""
@@ -54,6 +56,9 @@ class Outcome:
         self._config = model.active_peft_config
         self._tensors = adaptation.tensors()
         self._trained = _logits(self._job, self._base, model)
+        title = f"{self._name} on {self._job.base.ref}"
+        self._picture = curves.png(curves.Curves.of(self._run.history, self._job.recipe.metrics[0]), title)
+        write_bytes(self._run.curve, self._picture)
         return self._write({})
 
     def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
@@ -94,18 +99,13 @@ class Outcome:
 
     def _write(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Artifact:
         manifest = self._manifest(metrics)
-        history = self._run.history
-        picture = curves.png(
-            curves.Curves.of(history, self._job.recipe.metrics[0]), f"{self._name} on {self._job.base.ref}"
-        )
-        self._run.curve.write_bytes(picture)
         return write_artifact(
             self._run.adapter,
             config=self._config,
             tensors=self._tensors,
             manifest=manifest,
             card=card(manifest, name=self._name),
-            extra={"loss.png": picture},
+            extra={"loss.png": self._picture},
             replace=True,
         )
 

@@ -110,7 +110,7 @@ def start(
         path = _unused(RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{now:%Y%m%d-%H%M%S}")
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise Conflict(f"{path} is not empty", hint="Resume it with --resume, or choose another folder.")
-    run = Run(path, _plain(configuration), _plain(environment), now.isoformat(timespec="seconds"))
+    run = Run(path, _plain(configuration), _plain(environment), now.isoformat(timespec="microseconds"))
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

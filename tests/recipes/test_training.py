@@ -50,13 +50,15 @@ def train_sentiment(base: Path, data: Path, output: Path, **settings: Any) -> Tr
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "prefix"])
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
 def test_what_is_trained_is_what_plain_peft_loads_and_what_is_served(
-    task: str, method: str, tiny_base: Path, ner_data: Path, review_data: Path, tmp_path: Path
+    task: str, method: str, tiny_base: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if task == "ner":
-        result = train_ner(tiny_base, ner_data, tmp_path / "run", method=method)
+        data = request.getfixturevalue("ner_data")
+        result = train_ner(tiny_base, data, tmp_path / "run", method=method)
         model_class: Any = AutoModelForTokenClassification
     else:
-        result = train_sentiment(tiny_base, review_data, tmp_path / "run", method=method)
+        data = request.getfixturevalue("review_data")
+        result = train_sentiment(tiny_base, data, tmp_path / "run", method=method)
         model_class = AutoModelForSequenceClassification
     labels = result.artifact.labels
     assert labels is not None
@@ -235,9 +237,7 @@ def test_bad_settings_are_refused_before_a_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_family_without_past_keys_takes_no_prefix(
-    tiny_base: Path, ner_data: Path, tmp_path: Path
-) -> None:
+def test_a_family_without_past_keys_takes_no_prefix(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
     config = DistilBertConfig(vocab_size=160, dim=32, n_layers=1, n_heads=2, hidden_dim=64)

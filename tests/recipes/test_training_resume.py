@@ -8,6 +8,8 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,26 +64,31 @@ class Bench:
         train_file, validation = self.data / "train.conll", self.data / "validation.conll"
         return train("ner", train_file, base=str(self.base), validation=validation, **settings)
 
-    def interrupt(self, kind: str, output: Path, step: int, number: int = signal.SIGINT) -> str:
+    def interrupt(self, kind: str, output: Path, step: int, number: int = signal.SIGINT, **more: Any) -> str:
         """Start a run, let a signal end it after `step`; the error's text."""
-        stop = type("Stop", (SignalAt,), {"step": step, "number": number})
-        with self.monkeypatch.context() as patch, pytest.raises(TrainingInterrupted) as caught:
-            patch.setattr(loop, "StopAtStep", stop)
-            self.train(kind, output)
+        with self.signal_at(step, number), pytest.raises(TrainingInterrupted) as caught:
+            self.train(kind, output, **more)
         return str(caught.value)
+
+    @contextmanager
+    def signal_at(self, step: int, number: int = signal.SIGINT) -> Iterator[None]:
+        stop = type("Stop", (SignalAt,), {"step": step, "number": number})
+        with self.monkeypatch.context() as patch:
+            patch.setattr(loop, "StopAtStep", stop)
+            yield
 
 
 @pytest.fixture
-def bench(
-    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Bench:
+def bench(tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tiny_base, ner_data, tmp_path, monkeypatch)
 
 
 @cache
 def _unbroken(kind: str, base: Path, data: Path, folder: Path) -> tuple[bytes, list[dict[str, Any]]]:
     settings = {**COMMON, **KINDS[kind], "output": folder / kind}
-    result = train("ner", data / "train.conll", base=str(base), validation=data / "validation.conll", **settings)
+    result = train(
+        "ner", data / "train.conll", base=str(base), validation=data / "validation.conll", **settings
+    )
     return (result.artifact.path / "adapter_model.safetensors").read_bytes(), result.run.history
 
 
@@ -123,10 +130,7 @@ def test_a_run_can_be_interrupted_twice_and_by_sigterm(bench: Bench, straight: P
     before = signal.getsignal(signal.SIGTERM)
     bench.interrupt("lora", tmp_path / "run", 2, signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
-    stop = type("Stop", (SignalAt,), {"step": 9})
-    with bench.monkeypatch.context() as patch, pytest.raises(TrainingInterrupted, match="step 9"):
-        patch.setattr(loop, "StopAtStep", stop)
-        bench.train("lora", tmp_path / "run", resume=True)
+    assert "step 9" in bench.interrupt("lora", tmp_path / "run", 9, resume=True)
     resumed = bench.train("lora", tmp_path / "run", resume=tmp_path / "run")
     assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
     assert resumed.run.history == history
@@ -141,9 +145,10 @@ def test_a_run_that_ended_before_its_artifact_is_not_trained_further(
     def crash(*_: Any) -> None:
         raise RuntimeError("crash in the end")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="crash in the end"):
+    with monkeypatch.context() as patch:
         patch.setattr("adapthub.recipes.training.Outcome.save", crash)
-        bench.train("lora", tmp_path / "run")
+        with pytest.raises(RuntimeError, match="crash in the end"):
+            bench.train("lora", tmp_path / "run")
     assert not (tmp_path / "run" / "adapter").exists()
     resumed = bench.train("lora", tmp_path / "run", resume=True)
     assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
@@ -174,9 +179,7 @@ def test_the_latest_run_of_the_same_configuration_is_found(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InvalidSettings, match="nothing to resume under runs/: there is no run"):
         train("ner", bench.data / "train.conll", base=str(bench.base), resume=True, **COMMON)
-    stop = type("Stop", (SignalAt,), {"step": 2})
-    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
-        patch.setattr(loop, "StopAtStep", stop)
+    with bench.signal_at(2), pytest.raises(TrainingInterrupted):
         train("ner", bench.data / "train.conll", base=str(bench.base), name="acme/ner", **COMMON)
     result = train("ner", bench.data / "train.conll", base=str(bench.base), resume=True, **COMMON)
     assert result.run.path.parent == Path("runs")

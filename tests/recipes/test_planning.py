@@ -1,0 +1,76 @@
+"""The plan says what the run then is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes import plan, train
+
+
+@pytest.mark.parametrize("method", ["lora", "dora", "prefix"])
+def test_the_plan_is_what_the_run_becomes(
+    method: str, tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {
+        "base": str(tiny_base),
+        "method": method,
+        "validation": ner_data / "validation.conll",
+        "batch_size": 4,
+        "epochs": 1,
+        "patience": 0,
+    }
+    planned = plan("ner", ner_data / "train.conll", **arguments)
+    result = train("ner", ner_data / "train.conll", output=tmp_path / "run", quiet=True, **arguments)
+    history = result.run.history
+    assert planned.steps == max(entry["step"] for entry in history) == 6
+    assert planned.eval_steps == min(entry["step"] for entry in history if "eval_f1" in entry)
+    assert planned.trainable == sum(tensor.numel() for tensor in result.artifact.tensors().values())
+    weights = result.artifact.files["adapter_model.safetensors"].size
+    assert 0 < weights - planned.adapter_bytes < 8192  # the file's header
+    assert planned.settings == result.run.configuration["settings"]
+    assert 0 < planned.trainable_share < 1
+    assert planned.memory > planned.base_bytes + planned.adapter_bytes
+
+
+def test_nothing_is_written_and_no_weights_are_read(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("adapthub.adapters.base.load_base", None)
+    plan("ner", ner_data / "train.conll", base=str(tiny_base))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_three_samples_show_which_sub_token_has_which_label(tiny_base: Path, tmp_path: Path) -> None:
+    data = tmp_path / "train.conll"
+    data.write_text("ada B-PER\nwas O\nin O\nlondonx B-LOC\n\n" * 4)
+    previews = plan("ner", data, base=str(tiny_base)).previews
+    assert len(previews) == 3
+    assert previews[0].source == f"{data}:1"
+    labelled = [(token, label) for token, _, label in previews[0].rows if label]
+    assert labelled == [("ada", "B-PER"), ("was", "O"), ("in", "O"), ("london", "B-LOC")]
+    assert ("##x", "", "") in previews[0].rows
+
+
+def test_defaults_come_with_reasons_and_choices_without(tiny_base: Path, ner_data: Path) -> None:
+    planned = plan("ner", ner_data / "train.conll", base=str(tiny_base), rank=4)
+    assert planned.settings["rank"] == 4
+    assert "rank" not in planned.reasons
+    assert "linear" in planned.reasons["target_modules"]
+
+
+def test_what_is_cut_is_said(tiny_base: Path, ner_data: Path) -> None:
+    planned = plan("ner", ner_data / "train.conll", base=str(tiny_base), max_length=6)
+    assert "rows cut at max_length" in planned.supervision[0]
+
+
+def test_a_plan_refuses_what_training_would(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"unknown task 'nerr'.*'ner'"):
+        plan("nerr", ner_data / "train.conll", base=str(tiny_base))
+    (tmp_path / "empty.conll").touch()
+    with pytest.raises(InvalidData, match=r"empty\.conll"):
+        plan("ner", tmp_path / "empty.conll", base=str(tiny_base))

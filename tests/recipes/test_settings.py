@@ -1,0 +1,65 @@
+"""Settings of a run: completed, checked, and turned into steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.recipe import Defaults
+from adapthub.recipes.settings import Settings
+
+DEFAULTS = Defaults(1e-3, 5e-3, epochs=3, batch_size=8, max_length=64)
+
+
+def resolve(**given: Any) -> Settings:
+    return Settings.resolve(given, DEFAULTS)
+
+
+def test_what_is_not_given_is_the_recipes() -> None:
+    settings = resolve(batch_size=4, epochs=None)
+    assert (settings.batch_size, settings.epochs, settings.learning_rate) == (4, 3, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "rows", "steps", "between"),
+    [
+        ({}, 80, 30, 6),
+        ({"epochs": 10}, 80, 100, 10),  # an epoch is shorter than a fifth of the run
+        ({"max_steps": 7}, 80, 7, 1),
+        ({"epochs": 0.5}, 80, 5, 1),
+        ({"eval_steps": 4}, 80, 30, 4),
+        ({"batch_size": 100}, 3, 3, 1),
+    ],
+)
+def test_steps(given: dict[str, Any], rows: int, steps: int, between: int) -> None:
+    settings = resolve(**given)
+    assert settings.steps(rows) == steps
+    assert settings.steps_between_evaluations(rows) == between
+
+
+def test_warmup_is_a_share_of_the_steps() -> None:
+    assert resolve(warmup=0.1).warmup_steps(80) == 3
+    assert resolve(warmup=0).warmup_steps(80) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", -1),
+        ("batch_size", 1.5),
+        ("batch_size", "8"),
+        ("max_steps", 0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", True),
+        ("weight_decay", -0.1),
+        ("warmup", 1.0),
+        ("patience", 0.5),
+        ("eval_steps", 0),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidSettings, match=name):
+        resolve(**{name: value})

@@ -1,0 +1,99 @@
+"""The pieces of the loop: the order of rows, the schedule, the rates, the check on gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from adapthub.adapters.errors import TrainingError
+from adapthub.recipes.adaptation import GradientCheck
+from adapthub.recipes.trainer import LengthGroups, Rates, parameter_groups, schedule
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 3))
+def test_every_row_comes_once_in_an_order_that_seed_and_epoch_fix(
+    lengths: list[int], batch_size: int, epoch: int
+) -> None:
+    groups = LengthGroups(lengths, batch_size, seed=1)
+    groups.set_epoch(epoch)
+    order = list(groups)
+    assert sorted(order) == list(range(len(lengths)))
+    assert len(groups) == len(lengths)
+    torch.rand(3)  # whatever the global generator did in between
+    again = LengthGroups(lengths, batch_size, seed=1)
+    again.set_epoch(epoch)
+    assert list(again) == order
+    whole = order[: len(order) - len(order) % batch_size]
+    if whole:
+        assert max(lengths[row] for row in order[:batch_size]) == max(lengths[row] for row in whole)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    lengths = [1 + row % 17 for row in range(100)]
+    groups = LengthGroups(lengths, 8, seed=0)
+    first = list(groups)
+    groups.set_epoch(1)
+    assert list(groups) != first
+    assert list(LengthGroups(lengths, 8, seed=1)) != first
+
+
+def test_rows_of_a_batch_have_similar_lengths() -> None:
+    lengths = [1 + (row * 37) % 100 for row in range(1000)]
+    order = list(LengthGroups(lengths, 10, seed=0))
+    padded = sum(10 * max(lengths[row] for row in order[at : at + 10]) for at in range(0, 1000, 10))
+    assert padded < 1.05 * sum(lengths)
+
+
+def test_the_schedule_warms_up_from_the_first_step_and_ends_near_zero() -> None:
+    rates = [schedule(step, warmup=4, total=20) for step in range(20)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[4] == 1
+    assert rates == sorted(rates[:5]) + sorted(rates[5:], reverse=True)
+    assert rates[-1] == pytest.approx(1 / 16)
+    assert schedule(0, warmup=0, total=1) == 1
+    assert schedule(20, warmup=4, total=20) == 0
+
+
+def test_the_head_has_its_own_rate_and_vectors_do_not_decay() -> None:
+    model = nn.ModuleDict(
+        {"lora_A": nn.Linear(4, 2), "classifier": nn.Linear(2, 3), "frozen": nn.Linear(2, 2)}
+    )
+    model["frozen"].requires_grad_(False)
+    rates = Rates(adapter=1e-3, head=1e-2, head_modules=("classifier",), warmup_steps=0, weight_decay=0.1)
+    groups = parameter_groups(model, rates)
+    found = {
+        (group["lr"], group["weight_decay"]): [tuple(p.shape) for p in group["params"]] for group in groups
+    }
+    assert found == {
+        (1e-3, 0.0): [(2,)],
+        (1e-3, 0.1): [(2, 4)],
+        (1e-2, 0.0): [(3,)],
+        (1e-2, 0.1): [(3, 2)],
+    }
+
+
+def test_a_matrix_that_no_gradient_reaches_is_named() -> None:
+    model = nn.ModuleDict({"used": nn.Linear(2, 2, bias=False), "unused": nn.Linear(2, 2, bias=False)})
+    check = GradientCheck(model)
+    model["used"](torch.ones(1, 2)).sum().backward()
+    check.see()
+    with pytest.raises(TrainingError, match=r"no gradient reaches unused\.weight"):
+        check.require_all()
+
+
+def test_a_gradient_in_either_of_two_steps_is_enough() -> None:
+    """LoRA's A gets none in the first step, because B is still zero."""
+    a, b = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)
+    nn.init.zeros_(b.weight)
+    model = nn.Sequential(a, b)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    check = GradientCheck(model)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.ones(1, 2)).sum().backward()
+        check.see()
+        optimizer.step()
+    check.require_all()
