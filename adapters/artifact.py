@@ -173,10 +173,12 @@ def write_artifact(
     """
     from safetensors.torch import save
 
+    if (peft_model is None) == (config is None) or (config is None) != (tensors is None):
+        raise TypeError("write_artifact takes either peft_model, or config and tensors")
     if peft_model is not None:
         config, tensors = _state_of(peft_model)
-    if config is None or tensors is None:
-        raise TypeError("write_artifact needs peft_model, or config and tensors")
+    assert config is not None
+    assert tensors is not None
     contents = {
         admission.CONFIG: _config_json(config, manifest),
         admission.WEIGHTS: save(_independent(tensors), metadata={"format": "pt"}),

@@ -9,9 +9,12 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from adapthub.adapters.artifact import Artifact, digest_of, write_artifact
@@ -20,6 +23,7 @@ from adapthub.adapters.errors import (
     AdmissionError,
     Conflict,
     IntegrityError,
+    MissingDependency,
     StorageError,
     UnsupportedAdapter,
 )
@@ -130,9 +134,18 @@ def test_tensors_that_share_memory_are_written_apart(saved_by_peft: dict[str, Pa
     )
 
 
-def test_neither_a_model_nor_tensors_is_the_callers_mistake(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="peft_model"):
-        write_artifact(tmp_path / "x", manifest=manifest(), card="")
+def test_a_model_or_tensors_but_not_both_or_half(tmp_path: Path, saved_by_peft: dict[str, Path]) -> None:
+    config = Artifact.read(saved_by_peft["lora"]).config
+    wrong: tuple[dict[str, Any], ...] = (
+        {},
+        {"config": config},
+        {"tensors": {}},
+        {"peft_model": adapted("lora"), "config": config, "tensors": {}},
+        {"peft_model": adapted("lora"), "tensors": {}},
+    )
+    for source in wrong:
+        with pytest.raises(TypeError, match="either peft_model, or config and tensors"):
+            write_artifact(tmp_path / "x", **source, manifest=manifest(), card="")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,6 +191,44 @@ def test_reading_a_plain_folder_imports_no_pydantic_and_no_torch(plain_folder: P
         [sys.executable, "-c", script, str(plain_folder)], check=True, capture_output=True, text=True
     )
     assert done.stdout.split(maxsplit=1) == [Artifact.read(plain_folder).digest, "[]\n"]
+
+
+def test_a_manifest_without_pydantic_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_artifact(tmp_path / "a", peft_model=adapted("lora"), manifest=manifest(), card="")
+    monkeypatch.delitem(sys.modules, "adapthub.adapters.manifest")
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+    with pytest.raises(MissingDependency, match="pip install pydantic"):
+        Artifact.read(tmp_path / "a")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact with a manifest."""
+    folder = tmp_path_factory.mktemp("whole") / "a"
+    write_artifact(folder, peft_model=adapted("prefix"), manifest=manifest(), card="# card\n")
+    return folder
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_any_edit_of_any_file_is_noticed(whole: Path, data: st.DataObject) -> None:
+    """With a manifest every byte is covered; its own bytes are covered by the digest that a hub knows."""
+    digest = Artifact.read(whole).digest
+    path = whole / data.draw(st.sampled_from(sorted(file.name for file in whole.iterdir())))
+    before = path.read_bytes()
+    position = data.draw(st.integers(0, len(before)))
+    removed, inserted = data.draw(st.integers(0, 3)), data.draw(st.binary(max_size=3))
+    after = before[:position] + inserted + before[position + removed :]
+    assume(after != before)
+    path.write_bytes(after)
+    try:
+        with pytest.raises((IntegrityError, AdmissionError, UnsupportedAdapter)) as refused:
+            Artifact.read(whole, expected_digest=digest)
+    finally:
+        path.write_bytes(before)
+    assert "\n" not in str(refused.value)
 
 
 def test_expected_digest(plain_folder: Path) -> None:
