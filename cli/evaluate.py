@@ -43,9 +43,11 @@ def evaluate(
       $ adapt eval runs/ner/adapter --data test.conll --json
     """
     from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter
+    from adapthub.cli.quiet import quiet_libraries
     from adapthub.cli.records import estimate_text
     from adapthub.hub import open_hub
 
+    quiet_libraries()
     file = find_split(data, split)
     artifact = find_adapter(ref, open_hub())
 

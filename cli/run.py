@@ -5,6 +5,8 @@ Pulling, loading and predicting are the library's; showing is `predictions`'.
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from adapthub.adapters.errors import InvalidInput
@@ -50,7 +52,10 @@ def run(
 
 def stdin_lines() -> list[str]:
     """The texts on stdin, one a line."""
-    lines = [line.rstrip("\r\n") for line in click.get_text_stream("stdin")]
+    try:
+        lines = [line.rstrip("\r\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"stdin is not {error.encoding} text", hint="Send UTF-8.") from error
     if not lines:
         raise InvalidInput("there is no text on stdin", hint="Send one text a line.")
     return lines

@@ -11,6 +11,7 @@ from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import data_option, find_splits_of
 from adapthub.cli.options import quantize_option
 from adapthub.cli.output import json_option, show_json
+from adapthub.cli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from adapthub.recipes import TrainingResult
@@ -93,6 +94,7 @@ def train(
     settings = {name: value for name, value in given.items() if value is not None} | dict(map(setting, more))
     quantization = None if quantize == "none" else quantize
     splits = find_splits_of(data, {"validation": validation, "test": test})
+    quiet_libraries()
     if dry_run:
         from adapthub.cli.dry_run import show_job
         from adapthub.recipes.job import prepare
@@ -184,8 +186,8 @@ def show_result(result: TrainingResult, name: str | None) -> None:
 
     show_curve(result)
     for split, metrics in result.metrics.items():
-        for metric, estimate in metrics.items():
-            click.echo(f"{split} {metric} {estimate_text(estimate)}")
+        for metric in headline(result):
+            click.echo(f"{split} {metric} {estimate_text(metrics[metric])}")
     artifact = result.artifact
     show_record({"adapter": f"{artifact.path} ({size(artifact.size)})", "digest": artifact.digest})
     if result.version is not None:
@@ -199,11 +201,13 @@ def show_result(result: TrainingResult, name: str | None) -> None:
 def show_curve(result: TrainingResult) -> None:
     """The loss over the steps, as text."""
     from adapthub.cli.output import coloured
-    from adapthub.recipes.catalog import find_recipe
     from adapthub.recipes.curves import Curves, text
 
-    manifest = result.artifact.manifest
-    assert manifest is not None  # training writes it
-    assert manifest.recipe is not None
-    metric = find_recipe(manifest.recipe).metrics[0]
-    click.echo(text(Curves.of(result.run.history, metric), colour=coloured()))
+    click.echo(text(Curves.of(result.run.history, headline(result)[0]), colour=coloured()))
+
+
+def headline(result: TrainingResult) -> tuple[str, ...]:
+    """The names of the metrics that sum the run up; the others are one a class."""
+    from adapthub.recipes.catalog import find_recipe
+
+    return find_recipe(result.run.configuration["task"]).metrics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import click.testing
 import pytest
 
 from adapthub.cli.main import adapt
+from tests.cli.data import write_conll
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +117,25 @@ def write_plain_adapter(folder: Path, *, seed: int = 0) -> Path:
 def plain_adapter(tmp_path: Path) -> Path:
     """A plain PEFT folder."""
     return write_plain_adapter(tmp_path / "plain")
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """An adapter for entities on the tiny base, a few steps old. Do not write into it."""
+    from adapthub.recipes import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    data = write_conll(folder / "train.conll")
+    result = train(
+        "ner", data, base=str(tiny_base), output=folder / "run", max_steps=4, batch_size=4, quiet=True
+    )
+    return result.artifact.path
+
+
+@pytest.fixture
+def trained(cli: Command, tmp_path: Path, trained_once: Path) -> Path:
+    """A copy of that adapter in the working folder, published as acme/ner."""
+    folder = tmp_path / "trained"
+    shutil.copytree(trained_once, folder)
+    cli("push", folder, "acme/ner").fine()
+    return folder

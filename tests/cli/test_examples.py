@@ -1,0 +1,55 @@
+"""Every example in a help text runs, in the order of the commands, as a reader would run them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from adapthub.cli.main import adapt
+from tests.cli.conftest import Command
+from tests.cli.data import write_conll, write_reviews
+
+REAL = ("demo", "samples fetch")  # these fetch packages and train for minutes
+
+
+def examples(command: click.Command, parent: click.Context | None = None) -> Iterator[list[str]]:
+    """The arguments of each `$ adapt ...` line below this command's help, continued lines joined."""
+    context = click.Context(command, parent, info_name=command.name)
+    for line in (command.help or "").replace("\\\n", " ").splitlines():
+        if line.strip().startswith("$ adapt "):
+            yield shlex.split(line.strip().removeprefix("$ adapt "))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from examples(below, context)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """The files that the examples name."""
+    write_conll(tmp_path / "train.conll")
+    write_conll(tmp_path / "test.conll", copies=2)
+    write_reviews(tmp_path / "reviews.csv")
+    return tmp_path
+
+
+def test_the_examples_run_on_a_tiny_base(cli: Command, workplace: Path, tiny_base: Path) -> None:
+    ran = 0
+    for arguments in examples(adapt):
+        if " ".join(arguments).startswith(REAL):
+            continue
+        result = cli(*(str(tiny_base) if word == "package:minilm" else word for word in arguments))
+        assert result.code == 0, (arguments, result.err)
+        ran += 1
+    assert ran > 25
+
+
+@pytest.mark.slow
+def test_the_examples_run_as_they_are_written(shell: Command, workplace: Path) -> None:
+    for arguments in examples(adapt):
+        assert shell(*arguments).code == 0, arguments
