@@ -242,10 +242,10 @@ def _check_files(folder: Path, files: Mapping[str, FileRecord], recorded: Mappin
     """Compare the folder with the manifest's list, which covers every file but the manifest."""
     present = files.keys() - {admission.MANIFEST}
     if missing := sorted(recorded.keys() - present):
-        raise IntegrityError(f"{folder} lacks {', '.join(missing)}, which its manifest lists")
+        raise IntegrityError(f"{folder} lacks {', '.join(map(repr, missing))}, which its manifest lists")
     if left := sorted(present - recorded.keys()):
         raise IntegrityError(
-            f"{folder} has {', '.join(left)}, which its manifest does not list",
+            f"{folder} has {', '.join(map(repr, left))}, which its manifest does not list",
             hint="Remove it, or write the adapter anew.",
         )
     for name in sorted(present):

@@ -119,9 +119,9 @@ class Manifest(Record):
 
 
 def _first(errors: list[Any]) -> str:
-    """The first error in words that name the field."""
+    """The first error in words that name the field, on one line whatever the field is called."""
     field = ".".join(map(str, errors[0]["loc"]))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if errors[0]["type"] == "extra_forbidden":
-        return f"{field} is not a field of a manifest{more}"
-    return f"{field} is wrong: {errors[0]['msg']}{more}"
+        return f"{field!r} is not a field of a manifest{more}"
+    return f"{field!r} is wrong: {' '.join(errors[0]['msg'].split())}{more}"

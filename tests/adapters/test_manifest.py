@@ -154,7 +154,8 @@ def test_a_missing_schema_version_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
-        ({"signature": "x"}, "signature is not a field"),
+        ({"signature": "x"}, "signature' is not a field"),
+        ({"a\nb": 1}, r"a\\nb' is not a field"),
         ({"task": "singing"}, "task"),
         ({"method": None}, "method"),
         ({"labels": [1]}, r"labels\.0"),
@@ -171,7 +172,7 @@ def test_a_missing_schema_version_is_refused() -> None:
         ({"base": None}, "base"),
         (
             {"metrics": {"test": {"f1": {"value": 1.0, "n": 1, "unit": "%"}}}},
-            r"metrics\.test\.f1\.unit is not a field",
+            r"metrics\.test\.f1\.unit' is not a field",
         ),
         ({"metrics": {"test": {"f1": {"value": "high", "n": 1}}}}, r"metrics\.test\.f1\.value"),
         ({"metrics": {"test": {"f1": {"value": 1.0, "n": -1}}}}, r"metrics\.test\.f1\.n"),
@@ -179,7 +180,7 @@ def test_a_missing_schema_version_is_refused() -> None:
     ],
 )
 def test_what_is_unknown_or_of_another_kind_is_named(fields: dict[str, Any], name: str) -> None:
-    with pytest.raises(AdmissionError, match=f"adapthub.json: {name}") as refused:
+    with pytest.raises(AdmissionError, match=f"adapthub.json: '{name}") as refused:
         Manifest.from_json(edited(**fields), "adapthub.json")
     assert "\n" not in str(refused.value)
 
