@@ -62,6 +62,16 @@ def test_a_damaged_entry_is_replaced(tmp_path: Path, artifact: Artifact, name: s
     assert len(calls) == 1
 
 
+def test_an_entry_that_is_another_adapter_is_replaced(tmp_path: Path, artifact: Artifact) -> None:
+    other = write_adapter(tmp_path / "other", seed=1, manifest=manifest())
+    (tmp_path / "cache").mkdir()
+    other.path.rename(tmp_path / "cache" / artifact.digest.removeprefix("sha256:"))
+    calls: list[str] = []
+    pulled = Cache(tmp_path / "cache").pull(artifact.digest, bring(artifact, calls))
+    assert contents(pulled.path) == contents(artifact.path)
+    assert len(calls) == 1
+
+
 def test_a_damaged_entry_that_cannot_be_fetched_again(tmp_path: Path, artifact: Artifact) -> None:
     cache = Cache(tmp_path / "cache")
     folder = cache.pull(artifact.digest, bring(artifact)).path

@@ -119,6 +119,7 @@ def test_a_disk_full_at_every_write_point(folder: Path, used: bool) -> None:
             failed.add(where)
             assert error.hint
             assert "\n" not in str(error)
+            assert where == "os.unlink" or not list(trial.glob("hub/blobs/incoming/*"))
         assert check(trial, before if used else None, pushed) == (WHOLE if error is None else NOTHING)
         shutil.rmtree(trial)
     assert failed >= KINDS
