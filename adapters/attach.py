@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 from adapthub.adapters.bank import Bank
 from adapthub.adapters.binding import Binding, bind
 from adapthub.adapters.delta import Segment, Update, apply_
-from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, InvalidInput, UnsupportedAdapter
+from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, without_modules
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 # The adapters of one row: (weight, digest) terms; empty for the base alone.
 Selection = tuple[tuple[float, str], ...]
 
-_SEGMENTS: ContextVar[tuple[AdaptedBase, Sequence[Segment]] | None] = ContextVar("adapthub_segments", default=None)
+_SEGMENTS: ContextVar[tuple[AdaptedBase, Sequence[Segment]] | None] = ContextVar(
+    "adapthub_segments", default=None
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class AdaptedBase:
         self._lock = threading.RLock()
         self._heads: dict[Selection, Head] = {}
         self._hooks: dict[str, Any] = {}
-        self._backbone = without_modules(base.backbone, ["pooler"] if hasattr(base.backbone, "pooler") else [])
+        self._backbone = without_modules(
+            base.backbone, ["pooler"] if hasattr(base.backbone, "pooler") else []
+        )
         self._accepts = set(inspect.signature(base.backbone.forward).parameters)
         flat = "position_ids" in self._accepts
         offset = exact_offset(base.backbone, base.model.config.vocab_size) if flat else None
@@ -92,7 +96,9 @@ class AdaptedBase:
             return artifact.digest
         binding = bind(artifact, self.base, self._modules)
         if binding.prefix is not None and self.layout != "flat":
-            raise UnsupportedAdapter(f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}")
+            raise UnsupportedAdapter(
+                f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
+            )
         with self._lock:
             self._bank.add(binding)
             for path in binding.updates:
@@ -106,7 +112,9 @@ class AdaptedBase:
         with self._lock:
             for path in self._bank.remove(digest):
                 self._hooks.pop(path).remove()
-            self._heads = {key: head for key, head in self._heads.items() if digest not in {d for _, d in key}}
+            self._heads = {
+                key: head for key, head in self._heads.items() if digest not in {d for _, d in key}
+            }
 
     def close(self) -> None:
         """Detach everything and leave the base without a hook."""
@@ -118,7 +126,9 @@ class AdaptedBase:
         bindings = [self._bank.get(digest) for _, digest in selection]
         tasks = {binding.task for binding in bindings}
         if len(tasks) > 1:
-            raise InvalidExpression(f"adapters of unlike tasks cannot be summed: {', '.join(sorted(map(str, tasks)))}")
+            raise InvalidExpression(
+                f"adapters of unlike tasks cannot be summed: {', '.join(sorted(map(str, tasks)))}"
+            )
         return next(iter(tasks), None)
 
     def logits(
@@ -158,7 +168,8 @@ class AdaptedBase:
         used = len(ids) + (self._offset or 0) + (prefix.length if prefix else 0)
         if not ids or (longest is not None and used > longest):
             raise InvalidInput(
-                f"row {place} has {len(ids)} tokens; this base takes 1 to {longest}", hint="Truncate or split the text."
+                f"row {place} has {len(ids)} tokens; this base takes 1 to {longest}",
+                hint="Truncate or split the text.",
             )
         return _Row(place, ids, feature.get("token_type_ids"), selection, prefix)
 
@@ -229,17 +240,16 @@ class AdaptedBase:
             return self._heads[selection]
         bindings = [self._bank.get(digest) for _, digest in selection]
         heads = [cast(Head, binding.head) for binding in bindings]
-        if len(selection) == 1:
-            head = heads[0]
-        else:
-            head = _mean_head(self.base, selection, bindings, heads)
+        head = heads[0] if len(selection) == 1 else _mean_head(self.base, selection, bindings, heads)
         self._heads[selection] = head
         return head
 
     def _padded_inputs(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
         pad = self.base.tokenizer.pad_token_id if self.base.tokenizer is not None else None
         pad = pad if pad is not None else (self.base.model.config.pad_token_id or 0)
-        ids = pad_sequence([torch.tensor(list(row.input_ids)) for row in rows], batch_first=True, padding_value=pad)
+        ids = pad_sequence(
+            [torch.tensor(list(row.input_ids)) for row in rows], batch_first=True, padding_value=pad
+        )
         lengths = torch.tensor([row.length for row in rows])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
         return {"input_ids": ids.to(self.base.device), "attention_mask": mask.to(self.base.device)}
@@ -254,7 +264,11 @@ class AdaptedBase:
         return _Within(self, segments) if any(segment.terms for segment in segments) else nullcontext()
 
     def _add_updates(
-        self, updates: Mapping[str, Sequence[Update]], _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
+        self,
+        updates: Mapping[str, Sequence[Update]],
+        _: nn.Module,
+        args: tuple[torch.Tensor, ...],
+        output: torch.Tensor,
     ) -> None:
         running = _SEGMENTS.get()
         if running is None or running[0] is not self:
@@ -298,7 +312,9 @@ def _mean_head(base: Base, selection: Selection, bindings: Sequence[Binding], he
         raise InvalidExpression("adapters whose heads have unlike labels cannot be summed")
     total = sum(weight for weight, _ in selection)
     if abs(total) < 1e-6:
-        raise InvalidExpression("the weights of adapters with heads sum to zero", hint="Choose weights with another sum.")
+        raise InvalidExpression(
+            "the weights of adapters with heads sum to zero", hint="Choose weights with another sum."
+        )
     tensors = {
         name: torch.stack(
             [weight / total * head.tensors[name] for (weight, _), head in zip(selection, heads, strict=True)]

@@ -29,16 +29,55 @@ if TYPE_CHECKING:
 
 # LoRA fields whose effect is computed here, and fields that matter only while training or are for display.
 _LORA_COMPUTED = frozenset(
-    "peft_type task_type r lora_alpha rank_pattern alpha_pattern use_rslora use_dora lora_bias bias target_modules "
-    "exclude_modules layers_to_transform layers_pattern modules_to_save fan_in_fan_out".split()
+    [
+        "peft_type",
+        "task_type",
+        "r",
+        "lora_alpha",
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "use_dora",
+        "lora_bias",
+        "bias",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "modules_to_save",
+        "fan_in_fan_out",
+    ]
 )
 _INERT = frozenset(
-    "auto_mapping base_model_name_or_path revision peft_version inference_mode lora_dropout init_lora_weights "
-    "megatron_core qalora_group_size eva_config runtime_config ensure_weight_tying".split()
+    [
+        "auto_mapping",
+        "base_model_name_or_path",
+        "revision",
+        "peft_version",
+        "inference_mode",
+        "lora_dropout",
+        "init_lora_weights",
+        "megatron_core",
+        "qalora_group_size",
+        "eva_config",
+        "runtime_config",
+        "ensure_weight_tying",
+    ]
 )
 _PREFIX_COMPUTED = frozenset(
-    "peft_type task_type num_virtual_tokens token_dim num_layers num_attention_heads num_transformer_submodules "
-    "modules_to_save encoder_hidden_size prefix_projection init_weights".split()
+    [
+        "peft_type",
+        "task_type",
+        "num_virtual_tokens",
+        "token_dim",
+        "num_layers",
+        "num_attention_heads",
+        "num_transformer_submodules",
+        "modules_to_save",
+        "encoder_hidden_size",
+        "prefix_projection",
+        "init_weights",
+    ]
 )
 # Initialisations that change the base's weights: the saved A and B do not add to the base as published.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -151,7 +190,9 @@ class _LoraBinder:
     ) -> None:
         path = self._path(name)
         if path is None:
-            raise TensorMismatch(f"{self.base.ref} has no module {name!r}, which the adapter has LoRA weights for")
+            raise TensorMismatch(
+                f"{self.base.ref} has no module {name!r}, which the adapter has LoRA weights for"
+            )
         module = self.modules[path]
         embedding = isinstance(module, nn.Embedding)
         a_name, b_name = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
@@ -167,7 +208,9 @@ class _LoraBinder:
         shapes = {a_name: (rank, features_in), b_name: (features_out, rank)}
         for part, shape in shapes.items():
             if tuple(parts[part].shape) != shape:
-                raise TensorMismatch(f"{part} of {name!r} is {list(parts[part].shape)}; here it is {list(shape)}")
+                raise TensorMismatch(
+                    f"{part} of {name!r} is {list(parts[part].shape)}; here it is {list(shape)}"
+                )
         scale = self._scale(name, rank)
         a, b = self._move(a), self._move(b)
         if embedding:
@@ -183,7 +226,9 @@ class _LoraBinder:
         else:
             self._add(path, low_rank)
 
-    def _bind_other(self, name: str, tensor: torch.Tensor, replaced: dict[str, dict[str, torch.Tensor]]) -> None:
+    def _bind_other(
+        self, name: str, tensor: torch.Tensor, replaced: dict[str, dict[str, torch.Tensor]]
+    ) -> None:
         owner, _, parameter = name.rpartition(".")
         path = self._path(owner.removesuffix(".base_layer"))
         if path is None:
@@ -248,13 +293,13 @@ class _LoraBinder:
     def _rank(self, name: str) -> int:
         from peft.utils.other import get_pattern_key
 
-        pattern: dict[str, int] = self.config.rank_pattern
+        pattern: dict[str, int] = self.config.rank_pattern or {}
         return int(pattern.get(get_pattern_key(list(pattern), name), self.config.r))
 
     def _scale(self, name: str, rank: int) -> float:
         from peft.utils.other import get_pattern_key
 
-        pattern: dict[str, float] = self.config.alpha_pattern
+        pattern: dict[str, float] = self.config.alpha_pattern or {}
         alpha = pattern.get(get_pattern_key(list(pattern), name), self.config.lora_alpha)
         return float(alpha / rank**0.5 if self.config.use_rslora else alpha / rank)
 
@@ -281,7 +326,11 @@ def _bind_prefix(artifact: Artifact, base: Base) -> Binding:
             f"{[length, 2 * layers * heads * size]}"
         )
     # PEFT: [n, 2 * layers, heads, size], keys and values in turn (PeftModel.get_prompt).
-    values = prompts.to(device=base.device, dtype=base.dtype).view(length, 2 * layers, heads, size).permute(1, 2, 0, 3)
+    values = (
+        prompts.to(device=base.device, dtype=base.dtype)
+        .view(length, 2 * layers, heads, size)
+        .permute(1, 2, 0, 3)
+    )
     prefix = Prefix(tuple(values[2 * layer : 2 * layer + 2].contiguous() for layer in range(layers)))
     strays = [key for key in tensors if not key.startswith("base_model.")]
     if strays:
@@ -313,7 +362,9 @@ def _drop_duplicates(other: dict[str, torch.Tensor]) -> None:
         if plain not in other:
             raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
         if ".modules_to_save." in name and not torch.equal(other[name], other[plain]):
-            raise TensorMismatch(f"the adapter's tensors {name!r} and {plain!r} are copies of one, and differ")
+            raise TensorMismatch(
+                f"the adapter's tensors {name!r} and {plain!r} are copies of one, and differ"
+            )
         del other[name]
 
 
@@ -361,21 +412,28 @@ def _full_weight(module: nn.Module) -> torch.Tensor:
     if type(weight).__name__ == "Params4bit":
         from bitsandbytes.functional import dequantize_4bit
 
-        return cast(torch.Tensor, dequantize_4bit(weight.data, weight.quant_state))  # type: ignore[attr-defined]
+        return dequantize_4bit(weight.data, cast(Any, weight).quant_state)
     if type(weight).__name__ == "Int8Params":
-        scales = weight.SCB if weight.SCB is not None else module.state.SCB  # type: ignore[attr-defined, union-attr]
-        return weight.data * scales[:, None] / 127  # LLM.int8(), row-wise absmax (Dettmers et al. 2022, sec. 2.1)
+        scales = cast(Any, weight).SCB
+        scales = cast(Any, module).state.SCB if scales is None else scales
+        return weight.data * scales[:, None] / 127  # LLM.int8(), by row (Dettmers et al. 2022, sec. 2.1)
     return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
 
 
 def _replacement(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, base: Base) -> nn.Module:
     """A full-precision module of the same kind with the adapter's own weights."""
     if any(True for _ in module.children()):
-        raise TensorMismatch(f"modules_to_save gives parameters {sorted(state)} to {path!r}, which has only children")
+        raise TensorMismatch(
+            f"modules_to_save gives parameters {sorted(state)} to {path!r}, which has only children"
+        )
     if isinstance(module, nn.Linear):
-        fresh: nn.Module = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+        fresh: nn.Module = nn.Linear(
+            module.in_features, module.out_features, bias=module.bias is not None, device="meta"
+        )
     else:
-        fresh = copy.copy(module)  # shares nothing after load_state_dict: parameters are assigned, hooks dropped
+        fresh = copy.copy(
+            module
+        )  # shares nothing after load_state_dict: parameters are assigned, hooks dropped
         fresh._parameters = dict(module._parameters)
         fresh._forward_hooks = OrderedDict()
     expected = {name: tuple(parameter.shape) for name, parameter in fresh.named_parameters()}

@@ -126,7 +126,15 @@ def _attention(
     rows = _ROWS.get()
     if rows is None:
         result = ALL_ATTENTION_FUNCTIONS["sdpa"](
-            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, is_causal=is_causal, **other
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            is_causal=is_causal,
+            **other,
         )
         return cast(tuple[torch.Tensor, None], result)
     if asked := [name for name in _UNSUPPORTED if other.get(name) is not None]:
@@ -162,7 +170,10 @@ def _mask(
     windowed = window is not None and prefix + length > window
     if not windowed and (not causal or prefix == 0 or length == 1):
         return None
-    ahead = torch.arange(prefix + length, device=device)[None] - torch.arange(prefix, prefix + length, device=device)[:, None]
+    ahead = (
+        torch.arange(prefix + length, device=device)[None]
+        - torch.arange(prefix, prefix + length, device=device)[:, None]
+    )
     allowed = ahead <= 0 if causal else torch.ones_like(ahead, dtype=torch.bool)
     if windowed:
         assert window is not None

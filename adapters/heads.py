@@ -72,7 +72,7 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
         if hasattr(base.model, attribute):
             setattr(model, attribute, getattr(base.model, attribute))
     model.name_or_path = base.ref
-    return model.eval()
+    return cast(PreTrainedModel, model.eval())
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
@@ -114,7 +114,9 @@ class Head:
                 raise TensorMismatch(
                     f"head tensor {name!r} is {list(tensors[name].shape)}; this base needs {list(shape)}"
                 )
-        self.tensors = {name: value.to(device=base.device, dtype=base.dtype) for name, value in tensors.items()}
+        self.tensors = {
+            name: value.to(device=base.device, dtype=base.dtype) for name, value in tensors.items()
+        }
         model.load_state_dict(self.tensors, assign=True)
         if model.config.pad_token_id is None:
             model.config.pad_token_id = base.tokenizer.pad_token_id if base.tokenizer is not None else None
@@ -145,7 +147,9 @@ class Head:
     def _run(self, hidden: torch.Tensor, pooled: torch.Tensor | None, **inputs: torch.Tensor) -> torch.Tensor:
         if "input_ids" not in inputs:
             inputs["input_ids"] = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        self._given.output = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
+        self._given.output = BaseModelOutputWithPoolingAndCrossAttentions(
+            last_hidden_state=hidden, pooler_output=pooled
+        )
         try:
             return cast(torch.Tensor, self._model(**inputs).logits)
         finally:
@@ -165,7 +169,9 @@ class _Given(nn.Module):
 def _skeleton(config: Any, task: str, labels: Sequence[str]) -> PreTrainedModel:
     """The task class on the meta device, with `labels` in its configuration."""
     if task not in _CLASSES:
-        raise UnsupportedAdapter(f"no head for task {task!r}", hint=f"Tasks with heads: {', '.join(_CLASSES)}.")
+        raise UnsupportedAdapter(
+            f"no head for task {task!r}", hint=f"Tasks with heads: {', '.join(_CLASSES)}."
+        )
     mapping = _CLASSES[task]
     if type(config) not in mapping:
         raise InvalidSettings(
@@ -205,7 +211,9 @@ def _check_names(expected: set[str], got: set[str], task: str) -> None:
     if missing := sorted(expected - got):
         raise TensorMismatch(f"the adapter's head for {task} lacks {', '.join(map(repr, missing))}")
     if left := sorted(got - expected):
-        raise TensorMismatch(f"the adapter's head for {task} has tensors that nothing uses: {', '.join(map(repr, left))}")
+        raise TensorMismatch(
+            f"the adapter's head for {task} has tensors that nothing uses: {', '.join(map(repr, left))}"
+        )
 
 
 def _only_linear(model: PreTrainedModel, task: str) -> nn.Linear | None:
@@ -217,7 +225,9 @@ def _only_linear(model: PreTrainedModel, task: str) -> nn.Linear | None:
         return None
     linear = layers[0]
     given = cast(_Given, getattr(model, model.base_model_prefix))
-    hidden = torch.linspace(-1, 1, 2 * linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype)
+    hidden = torch.linspace(
+        -1, 1, 2 * linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype
+    )
     given.output = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden.view(1, 2, -1))
     with torch.inference_mode():
         theirs = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=hidden.device)).logits

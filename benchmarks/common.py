@@ -85,7 +85,9 @@ def _cell(value: Any) -> str:
 
 
 def _processor() -> str:
-    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    names = [
+        line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")
+    ]
     return names[0] if names else platform.processor()
 
 

@@ -61,23 +61,30 @@ def _inputs(device: str, folder: Path) -> tuple[Path, dict[str, list[list[int]]]
     generator = random.Random(0)
     if device != "cpu":
         torch.manual_seed(0)
-        config = BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096)
+        config = BertConfig(
+            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+        )
         BertModel(config).save_pretrained(folder / "bert-large-random")
         ids = range(1000, 30000)
         lengths = {"unlike": [generator.randint(8, 96) for _ in range(ROWS)], "equal": [64] * ROWS}
         return folder / "bert-large-random", {
             name: [generator.choices(ids, k=n) for n in values] for name, values in lengths.items()
         }
+    from transformers import AutoTokenizer
+
     from adapthub.adapters.samples import fetch
     from adapthub.recipes.data.conll import read_conll
-    from transformers import AutoTokenizer
 
     path = fetch("minilm")
     tokenizer = AutoTokenizer.from_pretrained(path)
     sentences = [e.fields["tokens"] for e in read_conll(fetch("conll2003") / "test.conll", encoding="utf-8")]
     chosen = generator.sample(sentences, ROWS)
     real = [tokenizer(words, is_split_into_words=True)["input_ids"] for words in chosen]
-    text = [i for words in sentences for i in tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]]
+    text = [
+        i
+        for words in sentences
+        for i in tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    ]
     equal = [[101, *text[30 * i : 30 * i + 30], 102] for i in range(ROWS)]
     return path, {"CoNLL sentences": real, "32 tokens each": equal}
 
@@ -89,7 +96,11 @@ def _adapters(base: Path, folder: Path, count: int) -> list[Path]:
         torch.manual_seed(index)
         model = AutoModelForTokenClassification.from_pretrained(base, num_labels=LABELS)
         config = LoraConfig(
-            task_type="TOKEN_CLS", r=rank, lora_alpha=rank, target_modules=LINEAR, init_lora_weights="gaussian"
+            task_type="TOKEN_CLS",
+            r=rank,
+            lora_alpha=rank,
+            target_modules=LINEAR,
+            init_lora_weights="gaussian",
         )
         peft_model = get_peft_model(model, config)
         for name, parameter in peft_model.named_parameters():
@@ -101,9 +112,16 @@ def _adapters(base: Path, folder: Path, count: int) -> list[Path]:
 
 
 def _measure(
-    path: Path, quantize: str | None, device: str, adapters: Sequence[Path], batches: dict[str, list[list[int]]], rounds: int
+    path: Path,
+    quantize: str | None,
+    device: str,
+    adapters: Sequence[Path],
+    batches: dict[str, list[list[int]]],
+    rounds: int,
 ) -> list[dict[str, Any]]:
-    base = load_base(str(path), quantize=quantize, device=device, dtype="float32" if device == "cpu" else "auto")
+    base = load_base(
+        str(path), quantize=quantize, device=device, dtype="float32" if device == "cpu" else "auto"
+    )
     adapted = AdaptedBase(base)
     digests = [adapted.attach(Artifact.read(adapter)) for adapter in adapters]
     peft = _peft(path, quantize, base, adapters)
@@ -132,7 +150,8 @@ def _measure(
             )
             ours, theirs = adapted.logits(features, selections), run_peft()
             error = max(
-                float((a - b[: len(a)].float().cpu()).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)
+                float((a - b[: len(a)].float().cpu()).abs().max() / b.abs().max())
+                for a, b in zip(ours, theirs, strict=True)
             )
             results.append(
                 {
@@ -164,7 +183,9 @@ def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]
             llm_int8_skip_modules=["classifier"],
         )
     if quantize == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["classifier"])
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_skip_modules=["classifier"]
+        )
     model = AutoModelForTokenClassification.from_pretrained(path, num_labels=LABELS, **options)
     steady(model)
     peft = PeftModel.from_pretrained(model, str(adapters[0]), adapter_name="a0")

@@ -86,7 +86,9 @@ def read_text(text: Text, reading: Reading, base: Base) -> Row:
         encoded = encode_words(tokenizer, [words], label_token=reading.label_token, max_length=limit)[0]
         return Row(text, encoded.features, encoded.truncated, spans, encoded.positions)
     if not isinstance(text, str):
-        raise InvalidInput("a list of words stands where a text is wanted", hint="Only token classification takes words.")
+        raise InvalidInput(
+            "a list of words stands where a text is wanted", hint="Only token classification takes words."
+        )
     if not text.strip():
         raise InvalidInput("an empty text")
     batch = tokenizer(text, truncation=limit is not None, max_length=limit, return_attention_mask=False)
@@ -114,7 +116,9 @@ def predict_row(
 def _limit(reading: Reading, base: Base) -> int | None:
     """Tokens of one row: what the adapter was trained with, within what the base takes; for words all that it takes."""
     longest = getattr(base.model.config, "max_position_embeddings", None)
-    within = min(longest or 1 << 20, base.tokenizer.model_max_length if base.tokenizer is not None else 1 << 20)
+    within = min(
+        longest or 1 << 20, base.tokenizer.model_max_length if base.tokenizer is not None else 1 << 20
+    )
     if reading.max_length is not None and reading.task != TOKEN_CLASSIFICATION:
         return min(within, reading.max_length)
     return within if within < 1 << 20 else None
@@ -132,7 +136,9 @@ def _words(text: Text) -> tuple[str, list[str], list[tuple[int, int]]]:
 
 
 def _entities(row: Row, probabilities: torch.Tensor, labels: Sequence[str]) -> tuple[Entity, ...]:
-    read = [(position, span) for position, span in zip(row.positions, row.spans, strict=True) if position >= 0]
+    read = [
+        (position, span) for position, span in zip(row.positions, row.spans, strict=True) if position >= 0
+    ]
     scores, best = probabilities[[position for position, _ in read]].max(-1)
     entities = []
     for first, stop, kind in decode_entities([labels[index] for index in best.tolist()], labels):

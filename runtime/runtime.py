@@ -89,14 +89,16 @@ class Runtime:
         with self._lock:
             names = [name for name, digest in self._names.items() if str(ref) in (name, digest)]
             if not names:
-                raise AdapterNotFound(f"{ref} is not attached", hint=f"Attached: {', '.join(self._names) or 'nothing'}.")
+                raise AdapterNotFound(
+                    f"{ref} is not attached", hint=f"Attached: {', '.join(self._names) or 'nothing'}."
+                )
             digests = {self._names.pop(name) for name in names}
             for digest in digests - set(self._names.values()):
                 self._adapted.detach(digest)
                 del self._readings[digest]
 
     def predict(
-        self, texts: Sequence[Text], adapters: str | None | Sequence[str | None] = None
+        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None = None
     ) -> list[Prediction]:
         """What each text comes to under its adapter, in order.
 
@@ -106,12 +108,14 @@ class Runtime:
         requests = self._requests(texts, adapters)
         outputs = self._run(requests)
         return [
-            predict_row(request.row, output, request.reading, request.name, tuple(d for _, d in request.selection))
+            predict_row(
+                request.row, output, request.reading, request.name, tuple(d for _, d in request.selection)
+            )
             for request, output in zip(requests, outputs, strict=True)
         ]
 
     def logits(
-        self, texts: Sequence[Text], adapters: str | None | Sequence[str | None] = None
+        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None = None
     ) -> list[torch.Tensor]:
         """Each row's raw head output in float32, unpadded: [T, labels] for token classification, [labels] for text
         classification, the last hidden state [T, hidden] on the base alone."""
@@ -126,14 +130,16 @@ class Runtime:
             self._hub = open_hub()
         return self._hub.pull(ref)
 
-    def _requests(self, texts: Sequence[Text], adapters: str | None | Sequence[str | None]) -> list[_Request]:
+    def _requests(self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None) -> list[_Request]:
         if isinstance(texts, str):
             raise InvalidInput("a text stands where a list of texts is wanted", hint="Write [text].")
         names = [adapters] * len(texts) if adapters is None or isinstance(adapters, str) else list(adapters)
         if len(names) == 1:
             names *= len(texts)
         if len(names) != len(texts):
-            raise InvalidInput(f"{len(texts)} texts and {len(names)} adapters", hint="Give one adapter, or one a text.")
+            raise InvalidInput(
+                f"{len(texts)} texts and {len(names)} adapters", hint="Give one adapter, or one a text."
+            )
         chosen = {name: self._select(name) for name in dict.fromkeys(names)}
         return [
             _Request(place, read_text(text, chosen[name][1], self.base), name, *chosen[name])
@@ -150,7 +156,8 @@ class Runtime:
         self._adapted.task_of(selection)
         if len(readings) > 1:
             raise InvalidExpression(
-                f"the adapters of {name!r} differ in labels or in how they read text", hint="Sum adapters of one kind."
+                f"the adapters of {name!r} differ in labels or in how they read text",
+                hint="Sum adapters of one kind.",
             )
         return selection, next(iter(readings))
 
@@ -162,9 +169,13 @@ class Runtime:
 
     def _run(self, requests: Sequence[_Request]) -> list[torch.Tensor]:
         """Logits in order; passes of bounded size, rows of one adapter and of like length together."""
-        order = sorted(requests, key=lambda request: (request.selection, len(request.row.features["input_ids"])))
+        order = sorted(
+            requests, key=lambda request: (request.selection, len(request.row.features["input_ids"]))
+        )
         results: dict[int, torch.Tensor] = {}
-        with memory_errors("running a batch", "Send fewer or shorter texts, or load the base with quantize='nf4'."):
+        with memory_errors(
+            "running a batch", "Send fewer or shorter texts, or load the base with quantize='nf4'."
+        ):
             for batch in _batches(order):
                 outputs = self._adapted.logits([r.row.features for r in batch], [r.selection for r in batch])
                 results |= {request.place: output for request, output in zip(batch, outputs, strict=True)}

@@ -17,10 +17,39 @@ from hypothesis import settings
 settings.register_profile("adapthub", deadline=None)
 settings.load_profile("adapthub")
 
-WORDS = (
-    "ada was born in london and works at acme the film is good bad great awful a dull fine story "
-    "paris bob met alice she visited berlin . , ! ?"
-).split()
+WORDS = [
+    "ada",
+    "was",
+    "born",
+    "in",
+    "london",
+    "and",
+    "works",
+    "at",
+    "acme",
+    "the",
+    "film",
+    "is",
+    "good",
+    "bad",
+    "great",
+    "awful",
+    "a",
+    "dull",
+    "fine",
+    "story",
+    "paris",
+    "bob",
+    "met",
+    "alice",
+    "she",
+    "visited",
+    "berlin",
+    ".",
+    ",",
+    "!",
+    "?",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +67,17 @@ def write_tokenizer(folder: Path) -> None:
 
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces += list(dict.fromkeys(WORDS)) + [c for c in letters if c not in WORDS] + [f"##{c}" for c in letters]
+    pieces += (
+        list(dict.fromkeys(WORDS)) + [c for c in letters if c not in WORDS] + [f"##{c}" for c in letters]
+    )
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -79,5 +112,5 @@ def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 64) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that transformers loads as it is: 2-layer BERT, hidden 64 (a 4-bit block). Do not write into it."""
+    """A folder that transformers loads as it is: 2-layer BERT, hidden 64, one 4-bit block. Do not write into it."""
     return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny-bert")

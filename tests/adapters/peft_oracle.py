@@ -5,17 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
-from adapthub.adapters.quantized import steady
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BitsAndBytesConfig,
     PreTrainedModel,
 )
+
+from adapthub.adapters.quantized import steady
 
 CLASSES = {
     "token-classification": (AutoModelForTokenClassification, "TOKEN_CLS"),
@@ -25,7 +27,12 @@ LINEAR = r".*\.(query|key|value|attention\.output\.dense|intermediate\.dense|lay
 
 
 def load_plain(
-    base: Path, task: str, labels: int, *, quantize: str | None = None, head: Sequence[str] = ("classifier", "score")
+    base: Path,
+    task: str,
+    labels: int,
+    *,
+    quantize: str | None = None,
+    head: Sequence[str] = ("classifier", "score"),
 ) -> PreTrainedModel:
     """The task model as a user of transformers loads it. A quantised one leaves nothing but the head unquantised."""
     options: dict[str, Any] = {}
@@ -38,18 +45,22 @@ def load_plain(
             llm_int8_skip_modules=list(head),
         )
     if quantize == "int8":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(head))
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=True, llm_int8_skip_modules=list(head)
+        )
     torch.manual_seed(99)
-    model: PreTrainedModel = CLASSES[task][0].from_pretrained(base, num_labels=labels, dtype=torch.float32, **options)
+    model: Any = CLASSES[task][0].from_pretrained(
+        base, num_labels=labels, dtype=torch.float32, **options
+    )
     # bitsandbytes' own evaluation rounds activations, differently by processor and neighbours; both sides go without.
     steady(model)
-    return model.eval()
+    return cast(PreTrainedModel, model.eval())
 
 
 def lora_config(task: str, **options: Any) -> LoraConfig:
     """A LoRA over all linear layers of a BERT, with random A and B (an untrained B = 0 would prove nothing)."""
-    options = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, "init_lora_weights": False} | options
-    return LoraConfig(task_type=CLASSES[task][1], **options)
+    settings: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, "init_lora_weights": False}
+    return LoraConfig(task_type=CLASSES[task][1], **(settings | options))
 
 
 def prefix_config(task: str, length: int = 5, **options: Any) -> PrefixTuningConfig:
@@ -86,12 +97,50 @@ def expected_logits(
     """What plain PEFT computes for each row alone, without padding."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = PeftModel.from_pretrained(load_plain(base, task, labels, quantize=quantize), str(folder)).eval()
+        model = PeftModel.from_pretrained(
+            load_plain(base, task, labels, quantize=quantize), str(folder)
+        ).eval()
         results = []
         for row in rows:
             inputs = {name: torch.tensor([list(values)]) for name, values in row.items()}
-            inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
+            if hasattr(model.config, "type_vocab_size"):  # PEFT's prefix tuning cannot do without
+                inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             with torch.inference_mode():
                 results.append(model(**inputs).logits[0])
+    return results
+
+
+def combined_logits(
+    base: Path,
+    folders: Sequence[Path],
+    weights: Sequence[float],
+    task: str,
+    rows: Sequence[Mapping[str, Sequence[int]]],
+    *,
+    labels: int = 3,
+) -> list[torch.Tensor]:
+    """Plain LoRAs (alpha / r = 8 / r) summed into the dense weights, under the weighted mean of their heads.
+
+    PEFT's own `add_weighted_adapter` refuses adapters that bring heads.
+    """
+    model: Any = load_plain(base, task, labels)
+    heads: dict[str, torch.Tensor] = {}
+    with torch.inference_mode():
+        for weight, folder in zip(weights, folders, strict=True):
+            tensors = load_file(folder / "adapter_model.safetensors")
+            for key, tensor in tensors.items():
+                name = key.removeprefix("base_model.model.")
+                if key.endswith("lora_B.weight"):
+                    a = tensors[key.replace("lora_B", "lora_A")]
+                    module = model.get_submodule(name.removesuffix(".lora_B.weight"))
+                    module.weight += weight * (8 / a.shape[0]) * tensor @ a
+                elif "lora_" not in key:
+                    heads[name] = heads.get(name, 0) + weight / sum(weights) * tensor
+        for name, value in heads.items():
+            model.get_parameter(name).copy_(value)
+        results = []
+        for row in rows:
+            ids = torch.tensor([list(row["input_ids"])])
+            results.append(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0])
     return results

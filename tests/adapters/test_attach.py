@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig
+
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, InvalidInput
-from peft import PeftConfig
-from tests.adapters.peft_oracle import expected_logits, lora_config, prefix_config, save_adapter
+from tests.adapters.peft_oracle import (
+    combined_logits,
+    expected_logits,
+    lora_config,
+    prefix_config,
+    save_adapter,
+)
 
 TOKENS, TEXT = "token-classification", "text-classification"
-ROWS = [{"input_ids": [2, *row, 3]} for row in ([5, 6, 7, 8, 9], [10, 11], [30, 31, 32, 33, 34, 35, 36, 37], [12])]
+ROWS = [
+    {"input_ids": [2, *row, 3]} for row in ([5, 6, 7, 8, 9], [10, 11], [30, 31, 32, 33, 34, 35, 36, 37], [12])
+]
 
 VARIANTS: Mapping[str, Callable[[str], PeftConfig]] = {
     "lora": lambda task: lora_config(task),
     "rslora": lambda task: lora_config(task, use_rslora=True, r=8),
     "dora": lambda task: lora_config(task, use_dora=True),
     "dora-rslora": lambda task: lora_config(task, use_dora=True, use_rslora=True, r=2),
-    "patterns": lambda task: lora_config(task, rank_pattern={"query": 8, "layer.1.*value": 2}, alpha_pattern={"dense": 3}),
+    "patterns": lambda task: lora_config(
+        task, rank_pattern={"query": 8, "layer.1.*value": 2}, alpha_pattern={"dense": 3}
+    ),
     "bias-lora-only": lambda task: lora_config(task, bias="lora_only"),
     "bias-all": lambda task: lora_config(task, bias="all"),
     "bias-all-dora": lambda task: lora_config(task, bias="all", use_dora=True),
@@ -34,7 +45,9 @@ VARIANTS: Mapping[str, Callable[[str], PeftConfig]] = {
     "one-layer": lambda task: lora_config(task, target_modules=["query"], layers_to_transform=[1]),
     "with-pooler": lambda task: lora_config(task, target_modules=["query", "dense"]),
     "embedding": lambda task: lora_config(task, target_modules=["query", "word_embeddings"]),
-    "modules-to-save": lambda task: lora_config(task, target_modules=["query"], modules_to_save=["intermediate", "LayerNorm"]),
+    "modules-to-save": lambda task: lora_config(
+        task, target_modules=["query"], modules_to_save=["intermediate", "LayerNorm"]
+    ),
     "prefix": lambda task: prefix_config(task),
     "prefix-projection": lambda task: prefix_config(task, 3, prefix_projection=True, encoder_hidden_size=16),
 }
@@ -47,13 +60,17 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> 
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[Path, int]]:
+def saved(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], tuple[Path, int]]:
     """Every variant for both tasks, each with its own seed and label count, saved by PEFT."""
     folder = tmp_path_factory.mktemp("adapters")
     result = {}
     for seed, (task, name) in enumerate(itertools.product((TOKENS, TEXT), VARIANTS)):
         labels = 2 + seed % 4
-        path = save_adapter(tiny_base, folder / f"{task}-{name}", task, VARIANTS[name](task), labels=labels, seed=seed)
+        path = save_adapter(
+            tiny_base, folder / f"{task}-{name}", task, VARIANTS[name](task), labels=labels, seed=seed
+        )
         result[task, name] = (path, labels)
     return result
 
@@ -70,12 +87,18 @@ def test_the_tiny_base_runs_flat(adapted: AdaptedBase) -> None:
 @pytest.mark.parametrize("task", [TOKENS, TEXT])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_alone_equals_peft(
-    adapted: AdaptedBase, tiny_base: Path, saved: Mapping[tuple[str, str], tuple[Path, int]], task: str, name: str
+    adapted: AdaptedBase,
+    tiny_base: Path,
+    saved: Mapping[tuple[str, str], tuple[Path, int]],
+    task: str,
+    name: str,
 ) -> None:
     path, labels = saved[task, name]
     quantization = adapted.base.quantization
     if quantization and name == "modules-to-save":
-        with pytest.raises(RuntimeError, match="floating point"):  # PEFT copies the quantised layer and wants gradients
+        with pytest.raises(
+            RuntimeError, match="floating point"
+        ):  # PEFT copies the quantised layer and wants gradients
             expected_logits(tiny_base, path, task, ROWS, labels=labels, quantize=quantization)
         return
     expected = expected_logits(tiny_base, path, task, ROWS, labels=labels, quantize=quantization)
@@ -95,3 +118,145 @@ def test_mixed_rows_equal_each_row_alone(
     mixed = adapted.logits([rows[i] for i in order], [selections[i] for i in order])
     for place, i in enumerate(order):
         close(mixed[place], adapted.logits([rows[i]], [selections[i]])[0])
+
+
+def test_an_expression_is_the_exact_sum_of_updates(tiny_base: Path, tmp_path: Path) -> None:
+    """The dense sum is the oracle; heads are averaged by weight."""
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    paths = [
+        save_adapter(tiny_base, tmp_path / name, TEXT, lora_config(TEXT, r=rank), seed=rank)
+        for name, rank in (("first", 4), ("second", 8))
+    ]
+    first, second = (adapted.attach(Artifact.read(path)) for path in paths)
+    expected = combined_logits(tiny_base, paths, (0.7, 0.3), TEXT, ROWS)
+    for row, theirs in zip(ROWS, expected, strict=True):
+        close(adapted.logits([row], [((0.7, first), (0.3, second))])[0], theirs)
+
+
+def test_expressions_of_dora_and_lora_run_mixed(tiny_base: Path, tmp_path: Path) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    lora = adapted.attach(Artifact.read(save_adapter(tiny_base, tmp_path / "l", TOKENS, lora_config(TOKENS))))
+    dora_config = lora_config(TOKENS, use_dora=True)
+    dora = adapted.attach(Artifact.read(save_adapter(tiny_base, tmp_path / "d", TOKENS, dora_config, seed=5)))
+    selections: list[Selection] = [
+        ((0.5, lora), (0.5, dora)),
+        (),
+        ((2.0, dora), (-1.0, lora)),
+        ((1.0, lora),),
+    ]
+    mixed = adapted.logits(ROWS, selections)
+    for row, selection, together in zip(ROWS, selections, mixed, strict=True):
+        close(together, adapted.logits([row], [selection])[0])
+    # w * d(x, y) with one adapter twice as half and half is that adapter: DoRA's d must see the base's y both times.
+    whole = adapted.logits([ROWS[0]], [((1.0, dora),)])[0]
+    copy = save_adapter(tiny_base, tmp_path / "d2", TOKENS, dora_config, seed=5)
+    (copy / "README.md").write_text("another digest, the same weights\n")
+    twin = adapted.attach(Artifact.read(copy))
+    assert twin != dora
+    close(adapted.logits([ROWS[0]], [((0.5, dora), (0.5, twin))])[0], whole)
+
+
+@pytest.mark.parametrize(
+    ("weights", "tasks", "message"),
+    [((1.0, -1.0), (TEXT, TEXT), "sum to zero"), ((0.5, 0.5), (TEXT, TOKENS), "unlike tasks")],
+)
+def test_sums_without_meaning_are_refused(
+    tiny_base: Path, tmp_path: Path, weights: tuple[float, float], tasks: tuple[str, str], message: str
+) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    digests = [
+        adapted.attach(
+            Artifact.read(save_adapter(tiny_base, tmp_path / str(i), task, lora_config(task), seed=i))
+        )
+        for i, task in enumerate(tasks)
+    ]
+    with pytest.raises(InvalidExpression, match=message):
+        adapted.logits([ROWS[0]], [tuple(zip(weights, digests, strict=True))])
+
+
+def test_heads_with_unlike_label_counts_are_not_summed(tiny_base: Path, tmp_path: Path) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    digests = [
+        adapted.attach(
+            Artifact.read(save_adapter(tiny_base, tmp_path / str(n), TEXT, lora_config(TEXT), labels=n))
+        )
+        for n in (2, 3)
+    ]
+    with pytest.raises(InvalidExpression, match="unlike labels"):
+        adapted.logits([ROWS[0]], [((0.5, digests[0]), (0.5, digests[1]))])
+
+
+def test_a_prefix_is_neither_weighted_nor_summed(tiny_base: Path, tmp_path: Path) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    digest = adapted.attach(Artifact.read(save_adapter(tiny_base, tmp_path / "p", TEXT, prefix_config(TEXT))))
+    with pytest.raises(InvalidExpression, match="prefix"):
+        adapted.logits([ROWS[0]], [((0.5, digest),)])
+
+
+def test_detaching_leaves_the_base_as_it_was(tiny_base: Path, tmp_path: Path) -> None:
+    base = load_base(str(tiny_base), device="cpu")
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    ids = torch.tensor([[2, 5, 6, 3]])
+    with torch.inference_mode():
+        plain = base.model(input_ids=ids).last_hidden_state
+    adapted = AdaptedBase(base)
+    digest = adapted.attach(
+        Artifact.read(save_adapter(tiny_base, tmp_path / "a", TOKENS, lora_config(TOKENS)))
+    )
+    adapted.logits([ROWS[0]], [((1.0, digest),)])
+    with torch.inference_mode():
+        assert torch.equal(base.model(input_ids=ids).last_hidden_state, plain), "plain use sees no adapter"
+    adapted.detach(digest)
+    assert not any(module._forward_hooks for module in base.model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in base.model.state_dict().items())
+    with pytest.raises(AdapterNotFound):
+        adapted.logits([ROWS[0]], [((1.0, digest),)])
+    with pytest.raises(AdapterNotFound):
+        adapted.detach(digest)
+
+
+def test_attach_and_detach_while_others_run(tiny_base: Path, tmp_path: Path) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    steady = adapted.attach(
+        Artifact.read(save_adapter(tiny_base, tmp_path / "s", TOKENS, lora_config(TOKENS)))
+    )
+    others = [
+        Artifact.read(save_adapter(tiny_base, tmp_path / f"o{i}", TEXT, lora_config(TEXT, r=1 + i), seed=i))
+        for i in range(4)
+    ]
+    expected = adapted.logits(ROWS, [((1.0, steady),)] * len(ROWS))
+    done = threading.Event()
+    failures: list[BaseException] = []
+
+    def churn() -> None:
+        try:
+            for _ in range(10):
+                for other in others:
+                    adapted.attach(other)
+                for other in others:
+                    adapted.detach(other.digest)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    passes = 0
+    while not done.is_set() or passes < 3:
+        for ours, theirs in zip(adapted.logits(ROWS, [((1.0, steady),)] * len(ROWS)), expected, strict=True):
+            assert torch.equal(ours, theirs)
+        passes += 1
+    thread.join()
+    assert not failures
+
+
+def test_rows_that_cannot_run_are_named(tiny_base: Path) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    with pytest.raises(InvalidInput, match="row 1 has 65 tokens"):
+        adapted.logits([ROWS[0], {"input_ids": [5] * 65}], [(), ()])
+    with pytest.raises(InvalidInput, match="row 0 has 0 tokens"):
+        adapted.logits([{"input_ids": []}], [()])
+    with pytest.raises(InvalidInput, match="1 rows and 2 selections"):
+        adapted.logits([ROWS[0]], [(), ()])
+    assert adapted.logits([], []) == []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from adapthub.recipes.data.schemes import Scheme
 from adapthub.recipes.metrics import entities
 from adapthub.runtime.entities import decode_entities
-from hypothesis import given
-from hypothesis import strategies as st
 
 LABELS = {"bio": "BI", "bilou": "BILU", "bioes": "BIES"}
 
