@@ -414,8 +414,8 @@ def _full_weight(module: nn.Module) -> torch.Tensor:
 
         return dequantize_4bit(weight.data, cast(Any, weight).quant_state)
     if type(weight).__name__ == "Int8Params":
-        scales = cast(Any, weight).SCB
-        scales = cast(Any, module).state.SCB if scales is None else scales
+        settled: torch.Tensor | None = cast(Any, module).state.SCB
+        scales = cast(torch.Tensor, cast(Any, weight).SCB if settled is None else settled)
         return weight.data * scales[:, None] / 127  # LLM.int8(), by row (Dettmers et al. 2022, sec. 2.1)
     return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
 

@@ -99,7 +99,7 @@ def _flat_pass(model: PreTrainedModel, rows: Sequence[Sequence[int]], offset: in
     none = [None] * len(rows)
     with flat_batch(lengths, none):
         output = model(
-            input_ids=torch.tensor([sum((list(row) for row in rows), [])], device=model.device),
+            input_ids=torch.tensor([[token for row in rows for token in row]], device=model.device),
             position_ids=positions(lengths, none, offset).to(model.device),
         )
     return cast(torch.Tensor, output[0][0])

@@ -126,50 +126,50 @@ def _measure(
     digests = [adapted.attach(Artifact.read(adapter)) for adapter in adapters]
     peft = _peft(path, quantize, base, adapters)
     results = []
-    for rows_name, rows in batches.items():
-        features = [{"input_ids": row} for row in rows]
-        ids, mask = _padded(rows, base.device)
+    for name, rows in batches.items():
         for count in COUNTS:
-            places = [index * count // ROWS for index in range(ROWS)]
-            random.Random(1).shuffle(places)
-            selections = [((1.0, digests[place]),) for place in places]
-            names = [f"a{place}" for place in places]
-
-            def run_peft() -> torch.Tensor:
-                with torch.inference_mode():
-                    return peft(input_ids=ids, attention_mask=mask, adapter_names=names).logits
-
-            seconds = in_turn(
-                {
-                    "base": lambda: adapted.logits(features, [()] * ROWS),
-                    "base padded": lambda: _plain(peft, ids, mask),
-                    "ours": lambda: adapted.logits(features, selections),
-                    "peft": run_peft,
-                },
-                rounds,
-            )
-            ours, theirs = adapted.logits(features, selections), run_peft()
-            error = max(
-                float((a - b[: len(a)].float().cpu()).abs().max() / b.abs().max())
-                for a, b in zip(ours, theirs, strict=True)
-            )
-            results.append(
-                {
-                    "quantize": quantize or "none",
-                    "rows": rows_name,
-                    "adapters": count,
-                    "base ms": milliseconds(seconds["base"]),
-                    "base padded ms": milliseconds(seconds["base padded"]),
-                    "ours ms": milliseconds(seconds["ours"]),
-                    "peft ms": milliseconds(seconds["peft"]),
-                    "ours/base": ratio(seconds, "ours", "base"),
-                    "peft/ours": ratio(seconds, "peft", "ours"),
-                    "error": error,
-                }
-            )
+            row = {"quantize": quantize or "none", "rows": name, "adapters": count}
+            results.append(row | _compare(adapted, digests, peft, rows, count, rounds))
             print_table(results[-1:])
     adapted.close()
     return results
+
+
+def _compare(
+    adapted: AdaptedBase,
+    digests: Sequence[str],
+    peft: PeftModel,
+    rows: list[list[int]],
+    count: int,
+    rounds: int,
+) -> dict[str, Any]:
+    places = [index * count // ROWS for index in range(ROWS)]
+    random.Random(1).shuffle(places)
+    selections = [((1.0, digests[place]),) for place in places]
+    names = [f"a{place}" for place in places]
+    features = [{"input_ids": row} for row in rows]
+    ids, mask = _padded(rows, adapted.base.device)
+
+    def mixed_peft() -> torch.Tensor:
+        with torch.inference_mode():
+            return peft(input_ids=ids, attention_mask=mask, adapter_names=names).logits
+
+    seconds = in_turn(
+        {
+            "base": lambda: adapted.logits(features, [()] * ROWS),
+            "base padded": lambda: _plain(peft, ids, mask),
+            "ours": lambda: adapted.logits(features, selections),
+            "peft": mixed_peft,
+        },
+        rounds,
+    )
+    pairs = zip(adapted.logits(features, selections), mixed_peft().float().cpu(), strict=True)
+    return {
+        **{f"{name} ms": milliseconds(values) for name, values in seconds.items()},
+        "ours/base": ratio(seconds, "ours", "base"),
+        "peft/ours": ratio(seconds, "peft", "ours"),
+        "error": max(float((a - b[: len(a)]).abs().max() / b.abs().max()) for a, b in pairs),
+    }
 
 
 def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]) -> PeftModel:

@@ -1,7 +1,8 @@
 """Metrics from counts an example: point values, and bootstrap intervals over examples.
 
-Entities are those that seqeval finds: as CoNLL's own script for BIO, strictly for BILOU and BIOES; F1 and accuracy are defined as in seqeval and
-scikit-learn, over sums of counts, so that a resample is one addition. Does not read data or run models.
+Entities are those that seqeval finds: as CoNLL's own script for BIO, strictly for BILOU and BIOES. F1 and
+accuracy are defined as in seqeval and scikit-learn, over sums of counts, so that a resample is one addition.
+Does not read data or run models.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def entities(sequences: Sequence[Sequence[str]], scheme: Scheme) -> list[set[tup
     from seqeval.scheme import BILOU, IOBES, Entities
 
     if scheme == "bio":
-        return [{(kind, start, last + 1) for kind, start, last in get_entities(list(row))} for row in sequences]
+        return [
+            {(kind, start, last + 1) for kind, start, last in get_entities(list(row))} for row in sequences
+        ]
     found = Entities([list(row) for row in sequences], {"bilou": BILOU, "bioes": IOBES}[scheme]).entities
     return [{(entity.tag, entity.start, entity.end) for entity in row} for row in found]
 
