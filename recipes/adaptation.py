@@ -8,10 +8,11 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
@@ -63,13 +64,18 @@ def adapt(
     New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the
     method or its settings cannot work on this family of models.
     """
-    if method == "prefix" and "past_key_values" not in inspect.signature(base.backbone.forward).parameters:
+    takes = inspect.signature(base.backbone.forward).parameters
+    if method == "prefix" and "past_key_values" not in takes:
+        family = base.model.config.model_type
         raise InvalidSettings(
-            f"prefix tuning does not work on {base.model.config.model_type} models: they take no past keys and"
-            " values",
+            f"prefix tuning does not work on {family} models: they take no past keys and values",
             hint="Use method lora.",
         )
     model = task_model(base, task, labels)
+    if model.config.pad_token_id is None and base.tokenizer is not None:
+        model.config.pad_token_id = (
+            base.tokenizer.pad_token_id
+        )  # decoders classify at the last token before it
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
     if "target_modules" in settings:
         settings = {**settings, "target_modules": target_modules(model, settings["target_modules"], head)}
@@ -119,6 +125,13 @@ def linear_modules(model: PreTrainedModel, without: Sequence[str]) -> list[str]:
         and isinstance(module, (nn.Linear, Conv1D))
         and not any(part in without for part in name.split("."))
     )
+
+
+def autocast(base: Base) -> AbstractContextManager[Any]:
+    """What training computes in: the base's number format, although new parameters are float32."""
+    if base.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(base.device.type, dtype=base.dtype)
 
 
 def release(model: PeftModel) -> None:

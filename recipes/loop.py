@@ -146,7 +146,7 @@ def _tensorboard(run: Run, checkpoint: Path | None) -> TensorBoardCallback:
     from torch.utils.tensorboard import SummaryWriter
 
     step = None if checkpoint is None else int(checkpoint.name.partition("-")[2]) + 1
-    return TensorBoardCallback(  # type: ignore[no-untyped-call]
+    return TensorBoardCallback(
         SummaryWriter(str(run.tensorboard), purge_step=step)
     )
 

@@ -6,7 +6,8 @@ publish.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from adapthub.adapters.errors import TrainingError
 from adapthub.adapters.files import write_bytes
 from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
 from adapthub.recipes import curves
-from adapthub.recipes.adaptation import Adaptation
+from adapthub.recipes.adaptation import Adaptation, adapt, autocast
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.evaluation import served_logits
 from adapthub.recipes.job import Job
@@ -30,11 +31,13 @@ from adapthub.recipes.run import Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from peft import PeftModel
 
 _COMPARED_ROWS = 16
 # Largest difference of logits, relative to the largest logit: rounding of the base's arithmetic, and no more.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _BATCH = 64
+_NUDGE = 0.05
 
 
 class Outcome:
@@ -55,7 +58,7 @@ class Outcome:
         model = adaptation.model
         self._config = model.active_peft_config
         self._tensors = adaptation.tensors()
-        self._trained = _logits(self._job, self._base, model)
+        self._trained = compared_logits(self._job, self._base, model)
         title = f"{self._name} on {self._job.base.ref}"
         self._picture = curves.png(curves.Curves.of(self._run.history, self._job.recipe.metrics[0]), title)
         write_bytes(self._run.curve, self._picture)
@@ -71,7 +74,7 @@ class Outcome:
         adapted = AdaptedBase(self._base)
         try:
             digest = adapted.attach(Artifact.read(self._run.adapter))
-            self._compare(adapted, digest)
+            compare(adapted, digest, self._job, self._trained, f"it is kept at {self._run.adapter}")
             metrics = {}
             for name, split in self._job.splits.items():
                 if name != "train":
@@ -85,20 +88,8 @@ class Outcome:
         self._run.mark("finished", metrics=_plain(metrics), artifact=artifact.digest)
         return artifact, metrics
 
-    def _compare(self, adapted: AdaptedBase, digest: str) -> None:
-        served = served_logits(adapted, digest, _compared_rows(self._job), batch_size=_BATCH)
-        largest = max(float(np.abs(row).max()) for row in self._trained)
-        pairs = zip(served, self._trained, strict=True)
-        difference = max(float(np.abs(ours - trained).max()) for ours, trained in pairs) / max(largest, 1e-12)
-        if not difference <= _TOLERANCES[self._base.dtype]:
-            raise TrainingError(
-                f"the saved adapter does not compute what was trained: its logits differ by {difference:.1e}"
-                f" of the largest; it is kept at {self._run.adapter}",
-                hint="Report the base, the method and its settings.",
-            )
-
     def _write(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Artifact:
-        manifest = self._manifest(metrics)
+        manifest = manifest_of(self._job, self._base, metrics)
         return write_artifact(
             self._run.adapter,
             config=self._config,
@@ -109,32 +100,86 @@ class Outcome:
             replace=True,
         )
 
-    def _manifest(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Manifest:
-        job, base = self._job, self._base
-        return Manifest(
-            task=job.task,
-            labels=job.labels,
-            base=BaseRecord(id=base.ref, revision=base.revision, fingerprint=base.fingerprint),
-            quantization=base.quantization,
-            recipe=job.recipe.name,
-            method=job.method,
-            hyperparameters=job.hyperparameters,
-            seed=job.seed,
-            data={
-                name: DataRecord(
-                    fingerprint=split.dataset.fingerprint,
-                    rows=len(split.dataset),
-                    source=Path(split.dataset.source).name,
-                )
-                for name, split in job.splits.items()
-            },
-            metrics={
-                split: {name: Metric(**vars(estimate)) for name, estimate in estimates.items()}
-                for split, estimates in metrics.items()
-            },
-            libraries=libraries(),
-            hardware=hardware(base.device),
+
+def rehearse(job: Job, base: Base) -> None:
+    """Save a random adapter of this job, serve it, and compare, so that an hour of training is not in vain.
+
+    Raises TrainingError where it would be served otherwise than trained, or what attaching it raises.
+    """
+    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter)
+    try:
+        model, config = adaptation.model, adaptation.model.active_peft_config
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += _NUDGE * torch.randn_like(parameter)
+        trained, tensors = compared_logits(job, base, model), adaptation.tensors()
+    finally:
+        adaptation.release()
+    adapted = AdaptedBase(base)
+    with tempfile.TemporaryDirectory(prefix="adapthub-rehearsal-") as folder:
+        manifest, target = manifest_of(job, base, {}), Path(folder) / "adapter"
+        artifact = write_artifact(target, config=config, tensors=tensors, manifest=manifest, card="")
+        try:
+            compare(adapted, adapted.attach(artifact), job, trained, "nothing was trained")
+        finally:
+            adapted.close()
+
+
+def compare(
+    adapted: AdaptedBase, digest: str, job: Job, trained: Sequence[NDArray[Any]], consequence: str
+) -> None:
+    """Served logits of the compared rows are the trained model's. Raises TrainingError."""
+    served = served_logits(adapted, digest, _compared_rows(job), batch_size=_BATCH)
+    largest = max(float(np.abs(row).max()) for row in trained)
+    pairs = zip(served, trained, strict=True)
+    difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs) / max(largest, 1e-12)
+    if not difference <= _TOLERANCES[adapted.base.dtype]:
+        raise TrainingError(
+            f"a {job.method} adapter on {job.base.ref} is not served as it is trained: logits differ by"
+            f" {difference:.1e} of the largest; {consequence}",
+            hint="Report the base, the method and its settings.",
         )
+
+
+def compared_logits(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any]]:
+    """The PEFT model's unpadded logits of a few rows."""
+    rows = _compared_rows(job)
+    batch = job.recipe.collator(job.tokenizer)([dict(row) for row in rows])
+    inputs = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
+    model.eval()
+    with torch.inference_mode(), autocast(base):
+        logits = model(**inputs).logits.float().cpu().numpy()
+    if logits.ndim == 2:
+        return list(logits)
+    return [output[: len(row["input_ids"])] for row, output in zip(rows, logits, strict=True)]
+
+
+def manifest_of(job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimate]]) -> Manifest:
+    """What is recorded of a job, with the names of its data files but not where they lie."""
+    return Manifest(
+        task=job.task,
+        labels=job.labels,
+        base=BaseRecord(id=base.ref, revision=base.revision, fingerprint=base.fingerprint),
+        quantization=base.quantization,
+        recipe=job.recipe.name,
+        method=job.method,
+        hyperparameters=job.hyperparameters,
+        seed=job.seed,
+        data={
+            name: DataRecord(
+                fingerprint=split.dataset.fingerprint,
+                rows=len(split.dataset),
+                source=Path(split.dataset.source).name,
+            )
+            for name, split in job.splits.items()
+        },
+        metrics={
+            split: {name: Metric(**vars(estimate)) for name, estimate in estimates.items()}
+            for split, estimates in metrics.items()
+        },
+        libraries=libraries(),
+        hardware=hardware(base.device),
+    )
 
 
 def _compared_rows(job: Job) -> list[dict[str, Any]]:
@@ -142,19 +187,6 @@ def _compared_rows(job: Job) -> list[dict[str, Any]]:
         (job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"]
     )
     return split.some(_COMPARED_ROWS).encoded.rows
-
-
-def _logits(job: Job, base: Base, model: torch.nn.Module) -> list[NDArray[Any]]:
-    """The trained model's unpadded logits of the compared rows."""
-    rows = _compared_rows(job)
-    batch = job.recipe.collator(job.tokenizer)([dict(row) for row in rows])
-    inputs = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
-    model.eval()
-    with torch.inference_mode():
-        logits = model(**inputs).logits.float().cpu().numpy()
-    if logits.ndim == 2:
-        return list(logits)
-    return [output[: len(row["input_ids"])] for row, output in zip(rows, logits, strict=True)]
 
 
 def _plain(metrics: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -119,7 +119,7 @@ def plan(
 def _skeleton(job: Job) -> tuple[Adaptation, int]:
     """The model that would be trained, without memory behind it, and how many parameters its base has."""
     with torch.device("meta"):
-        model = AutoModel.from_config(job.base.config)  # type: ignore[no-untyped-call]
+        model = AutoModel.from_config(job.base.config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     adaptation = adapt(_on_meta(job.base, model), job.task, job.labels, job.method, job.adapter)
     return adaptation, parameters

@@ -1,8 +1,8 @@
-"""`train`: from labelled data and a base to an adapter that is saved, measured as it is served, and
-published.
+"""`train`: from labelled data and a base to an adapter that is saved, measured and published.
 
-    read and encode (job) -> base -> PEFT model (adaptation) -> preflight -> transformers' Trainer (loop)
-      -> artifact -> the served artifact equals the trained model -> metrics -> artifact with metrics -> push
+    read and encode (job) -> base -> rehearsal of the end (outcome) -> PEFT model (adaptation) -> preflight
+      -> transformers' Trainer (loop) -> artifact -> the served artifact equals the trained model
+      -> metrics, measured as served -> artifact with metrics -> push
 
 A run leaves a folder (run). What was trained survives whatever fails later: the artifact is written before
 it is measured, and a run that ended in its last steps is resumed there. Does not know tasks (recipes do) or
@@ -12,25 +12,24 @@ parse options.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from transformers import set_seed
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import Base, ResolvedBase, load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
 from adapthub.recipes import run as runs
-from adapthub.recipes.adaptation import Adaptation, adapt
+from adapthub.recipes.adaptation import Adaptation, adapt, autocast
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.interrupt import StoppedAtStep
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
-from adapthub.recipes.outcome import Outcome
+from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload, check_supervision
 from adapthub.recipes.run import Run
 
@@ -109,6 +108,7 @@ def train(
     registry = _registry(name, job, hub) if push else None
     check_supervision({split: part.encoded for split, part in job.splits.items()})
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    rehearse(job, base)
     set_seed(seed)
     adaptation = adapt(base, job.task, job.labels, method, job.adapter)
     try:
@@ -152,7 +152,7 @@ def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> No
     rows = job.splits["train"].encoded.rows[:_PREFLIGHT_ROWS]
     batch = job.recipe.collator(job.tokenizer)(rows)
     check_disk(folder, adaptation.bytes, _CHECKPOINTS)
-    with _autocast(base):
+    with autocast(base):
         check_head(adaptation.model, batch, job.labels)
         check_reload(adaptation.model, batch)
 
@@ -196,10 +196,3 @@ def _kept(run: Run, name: str) -> Iterator[None]:
             f"{error.message.rstrip('.')}. The trained adapter is kept at {run.adapter}",
             hint=f"{error.hint or ''} Publish it with: adapt push {run.adapter} {name}".strip(),
         ) from error
-
-
-def _autocast(base: Base) -> AbstractContextManager[Any]:
-    """What the loop computes in: new parameters are float32 whatever the base is."""
-    if base.dtype == torch.float32:
-        return nullcontext()
-    return torch.autocast(base.device.type, dtype=base.dtype)

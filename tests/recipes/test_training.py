@@ -190,12 +190,28 @@ def test_a_taken_name_is_refused_before_anything_is_trained(
     assert not (tmp_path / "second").exists()
 
 
-def test_an_adapter_that_is_served_otherwise_is_no_success(
+def test_a_base_that_cannot_be_served_as_trained_is_refused_before_training(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = outcomes._logits
-    monkeypatch.setattr(outcomes, "_logits", lambda *given: [row + 0.01 for row in honest(*given)])
-    with pytest.raises(TrainingError, match="does not compute what was trained"):
+    honest = outcomes.compared_logits
+    monkeypatch.setattr(outcomes, "compared_logits", lambda *given: [row + 0.01 for row in honest(*given)])
+    with pytest.raises(TrainingError, match=r"is not served as it is trained.*nothing was trained"):
+        train_ner(tiny_base, ner_data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_that_is_served_otherwise_is_no_success_and_is_kept(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = outcomes.compared_logits
+    errors = iter((0.0, 0.01))
+
+    def later_wrong(*given: Any) -> list[Any]:
+        error = next(errors)
+        return [row + error for row in honest(*given)]
+
+    monkeypatch.setattr(outcomes, "compared_logits", later_wrong)
+    with pytest.raises(TrainingError, match=r"is not served as it is trained.*kept at"):
         train_ner(tiny_base, ner_data, tmp_path / "run")
     assert Artifact.read(tmp_path / "run" / "adapter").manifest is not None
 
@@ -253,3 +269,34 @@ def test_a_folder_in_use_is_not_overwritten(tiny_base: Path, ner_data: Path, tmp
     with pytest.raises(Conflict, match="is not empty"):
         train_ner(tiny_base, ner_data, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_a_backbone_without_pooler_weights_gets_its_pooler_from_the_adapter(
+    tiny_base: Path, review_data: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, BertModel
+
+    BertModel.from_pretrained(tiny_base, add_pooling_layer=False).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path / "base")
+    result = train_sentiment(tmp_path / "base", review_data, tmp_path / "run")
+    saved = set(result.artifact.tensors())
+    assert "base_model.model.bert.pooler.dense.weight" in saved
+    assert result.artifact.config["modules_to_save"] == ["classifier", "pooler"]
+
+
+def test_a_decoder_learns_to_classify(tiny_base: Path, review_data: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=160,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        pad_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path / "base")
+    result = train_sentiment(tmp_path / "base", review_data, tmp_path / "run")
+    assert result.artifact.config["modules_to_save"] == ["score"]
+    assert result.metrics["test"]["accuracy"].n == 12
