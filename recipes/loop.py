@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from adapthub.adapters.base import Base
 
-_EVAL_BATCH = 64
 _TIMINGS = ("_runtime", "_per_second")
 
 
@@ -146,9 +145,7 @@ def _tensorboard(run: Run, checkpoint: Path | None) -> TensorBoardCallback:
     from torch.utils.tensorboard import SummaryWriter
 
     step = None if checkpoint is None else int(checkpoint.name.partition("-")[2]) + 1
-    return TensorBoardCallback(
-        SummaryWriter(str(run.tensorboard), purge_step=step)
-    )
+    return TensorBoardCallback(SummaryWriter(str(run.tensorboard), purge_step=step))
 
 
 def _trainer(
@@ -184,7 +181,7 @@ def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
         output_dir=str(run.checkpoints),
         max_steps=job.steps,
         per_device_train_batch_size=job.settings.batch_size,
-        per_device_eval_batch_size=_EVAL_BATCH,
+        per_device_eval_batch_size=job.settings.eval_batch_size,
         learning_rate=job.settings.learning_rate,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=every,

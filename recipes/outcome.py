@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _COMPARED_ROWS = 16
 # Largest difference of logits, relative to the largest logit: rounding of the base's arithmetic, and no more.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-_BATCH = 64
 _NUDGE = 0.05
 
 
@@ -78,7 +77,8 @@ class Outcome:
             metrics = {}
             for name, split in self._job.splits.items():
                 if name != "train":
-                    outputs = served_logits(adapted, digest, split.encoded.rows, batch_size=_BATCH)
+                    rows, batch_size = split.encoded.rows, self._job.settings.eval_batch_size
+                    outputs = served_logits(adapted, digest, rows, batch_size=batch_size)
                     recipe = self._job.recipe
                     statistics = recipe.measure(outputs, split.dataset, split.encoded, self._job.labels)
                     metrics[name] = statistics.estimates()
@@ -129,7 +129,7 @@ def compare(
     adapted: AdaptedBase, digest: str, job: Job, trained: Sequence[NDArray[Any]], consequence: str
 ) -> None:
     """Served logits of the compared rows are the trained model's. Raises TrainingError."""
-    served = served_logits(adapted, digest, _compared_rows(job), batch_size=_BATCH)
+    served = served_logits(adapted, digest, _compared_rows(job), batch_size=_COMPARED_ROWS)
     largest = max(float(np.abs(row).max()) for row in trained)
     pairs = zip(served, trained, strict=True)
     difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs) / max(largest, 1e-12)

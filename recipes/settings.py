@@ -17,6 +17,7 @@ from adapthub.adapters.errors import InvalidSettings
 if TYPE_CHECKING:
     from adapthub.recipes.recipe import Defaults
 
+_EVALUATION_ROWS = 64
 _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
 
 
@@ -67,6 +68,11 @@ class Settings:
             if values[name] is not None and not isinstance(values[name], int):
                 raise InvalidSettings(f"{name} is a whole number; {values[name]!r} is not")
         return cls(**values)
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Rows at once where nothing is kept for backward; falls with batch_size, so that lowering that helps."""
+        return min(_EVALUATION_ROWS, 2 * self.batch_size)
 
     def steps(self, rows: int) -> int:
         """Optimiser steps of the whole run on `rows` training examples."""
