@@ -219,6 +219,10 @@ def _load(
                 ignore_mismatched_sizes=True,  # reported, and refused below with the tensor's name
                 **options,
             )
+    except ImportError as error:  # a family that needs a library of its own, as timm's models need timm
+        raise MissingDependency(
+            f"{found.ref} cannot be loaded: {_first_line(error)}", hint="Install that library."
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise BaseNotFound(f"{found.ref} cannot be loaded: {_first_line(error)}") from error
     for name, stored, wanted in sorted(report["mismatched_keys"]):

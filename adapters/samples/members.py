@@ -1,4 +1,4 @@
-"""What several converters do with unpacked files: find one, keep licences, write rows and splits.
+"""What several converters do with unpacked files: find one, keep licences, make splits, write rows.
 
 Does not know any data set.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from adapthub.adapters.errors import AdmissionError
+
+Row = TypeVar("Row")
 
 SPLITS = ("train", "validation", "test")
 
@@ -44,15 +48,15 @@ def split_of(text: str) -> str:
     return {0: "test", 1: "validation"}.get(place, "train")
 
 
-def split_rows(rows: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """(text, label) rows by split, in their order; of rows with one identity only the first is kept."""
+def split_by(rows: Iterable[Row], text: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """Rows by split, in their order; of rows whose `text` has one identity only the first is kept."""
     seen: set[str] = set()
-    splits: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
-    for text, label in rows:
-        if identity(text) in seen:
-            continue
-        seen.add(identity(text))
-        splits[split_of(text)].append((text, label))
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for row in rows:
+        key = identity(text(row))
+        if key and key not in seen:
+            seen.add(key)
+            splits[split_of(key)].append(row)
     return splits
 
 
@@ -62,3 +66,23 @@ def write_csv(path: Path, rows: Iterable[Sequence[str]], columns: Sequence[str] 
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
+
+
+def write_classes(target: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """(text, label) rows without repeated texts, as train/validation/test.csv."""
+    for split, kept in split_by(rows, lambda row: row[0]).items():
+        write_csv(target / f"{split}.csv", kept)
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """UTF-8, one object a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_lines(path: Path, blocks: Iterable[str]) -> None:
+    """UTF-8 blocks of lines, an empty line after each."""
+    with path.open("w", encoding="utf-8", newline="\n") as stream:
+        for block in blocks:
+            stream.write(block + "\n")

