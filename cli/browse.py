@@ -56,7 +56,9 @@ def search(
     label: str | None,
     as_json: bool,
 ) -> None:
-    """Find adapters by WORDS in their names, labels, messages and cards, and by what they are.
+    """Find adapters by words, base, task, metric, method or label.
+
+    WORDS are looked for in names, labels, messages and cards.
 
     \b
     Example:
@@ -75,7 +77,9 @@ def search(
 @click.argument("ref")
 @json_option
 def show(ref: str, as_json: bool) -> None:
-    """Show everything about the adapter REF: what it is, metrics, versions, aliases, files.
+    """Show everything about the adapter REF.
+
+    What it is, its metrics, versions, aliases and files.
 
     \b
     Example:

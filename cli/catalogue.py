@@ -12,7 +12,9 @@ from adapthub.cli.output import json_option, show_json, show_table
 @click.command()
 @json_option
 def recipes(as_json: bool) -> None:
-    """List the tasks that adapt train knows: data they read, metrics, settings they start from.
+    """List the tasks that adapt train knows.
+
+    What data they read, their metrics, and the settings that they start from.
 
     \b
     Example:
@@ -55,7 +57,7 @@ def recipes(as_json: bool) -> None:
 @click.command()
 @json_option
 def methods(as_json: bool) -> None:
-    """List the adapter methods: what each is for, its settings, their defaults, and why.
+    """List the adapter methods, their settings, defaults and why.
 
     \b
     Example:

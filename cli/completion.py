@@ -9,7 +9,9 @@ import click
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the completion script for SHELL; put its output where your shell reads it.
+    """Print the completion script for SHELL.
+
+    Put it where your shell reads it:
 
     \b
       bash   adapt completion bash > ~/.local/share/bash-completion/completions/adapt

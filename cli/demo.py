@@ -50,8 +50,8 @@ class Learnt:
 
 COLUMNS = ("adapter", "measured", "size", "trained_and_measured")
 LESSONS = (
-    Lesson("demo/ner", "ner", "conll2003", {"max_steps": 250, "learning_rate": 2e-3}),
-    Lesson("demo/sentiment", "sentiment", "movie-reviews", {"max_steps": 150}),
+    Lesson("demo/ner", "ner", "conll2003", {"max_steps": 200, "learning_rate": 2e-3, "rank": 8}),
+    Lesson("demo/sentiment", "sentiment", "movie-reviews", {"max_steps": 100, "rank": 8}),
 )
 ROWS = (
     ("Ada Lovelace was born in London and wrote to Charles Babbage.", "demo/ner"),
@@ -66,7 +66,7 @@ ROWS = (
 @click.command()
 @json_option
 def demo(as_json: bool) -> None:
-    """Train two adapters over one 4-bit base, publish them, pull them by name, run them mixed in one batch.
+    """Train two adapters, publish them, run them mixed in one batch.
 
     Named entities from CoNLL-2003 and sentiment from movie reviews, on all-MiniLM-L6-v2 in nf4. Fetches the
     model and the data once and says under which licence. Takes minutes on two cores; each run publishes the

@@ -10,9 +10,9 @@ from adapthub.cli.output import json_option, show_json, show_table
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show versions, devices, memory, the quantisations that work here, and what is missing.
+    """Show what works on this machine, and what is missing.
 
-    Each quantisation is tried on a small layer, not guessed.
+    Versions, devices, memory, optional pieces, quantisations. Each quantisation is tried on a small layer, not guessed.
 
     \b
     Example:

@@ -33,9 +33,9 @@ def evaluate(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Measure the adapter REF, a name or a folder, on labelled data, the way it is served.
+    """Measure the adapter REF on labelled data, as it is served.
 
-    Every metric comes with the number of examples and a bootstrap 95 % interval.
+    REF is a name or a folder. Every metric comes with the number of examples and a bootstrap 95 % interval.
 
     \b
     Example:

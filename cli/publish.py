@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 @click.option("--alias", help="Also point this alias at the new version.")
 @json_option
 def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool) -> None:
-    """Publish the adapter in FOLDER as the next version of NAME (namespace/name).
+    """Publish the adapter in FOLDER as the next version of NAME.
 
-    Any PEFT folder of safetensors is welcome. Versions never change; the same bytes make no new version.
+    NAME is namespace/name. Any PEFT folder of safetensors is welcome. Versions never change; the same bytes
+    make no new version.
 
     \b
     Example:
@@ -41,7 +42,7 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
 @click.option("--output", type=click.Path(path_type=Path), help="Copy the files to this new folder.")
 @json_option
 def pull(ref: str, output: Path | None, as_json: bool) -> None:
-    """Bring the adapter REF here, verify every byte, and print its folder.
+    """Bring the adapter REF here, verified, and print its folder.
 
     REF is namespace/name, with @v3, @prod or @0123abc for a version, an alias or a digest. The folder is a
     cache entry that plain PEFT loads too; --output makes a copy of your own.
@@ -91,7 +92,9 @@ def promote(ref: str, alias: str, as_json: bool) -> None:
 @click.argument("alias")
 @json_option
 def rollback(name: str, alias: str, as_json: bool) -> None:
-    """Point ALIAS of NAME back at what it meant before the last promotion.
+    """Point ALIAS of NAME back at what it meant before.
+
+    Before the last promotion, that is; each further call goes one promotion further back.
 
     \b
     Example:

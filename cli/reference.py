@@ -39,7 +39,8 @@ def reference() -> str:
 def pages(command: click.Command, parent: click.Context | None) -> Iterator[tuple[str, str]]:
     """(`adapt ...`, its help text) for `command` and every command below it, in the order of the help."""
     name = "adapt" if parent is None else command.name
-    context = click.Context(command, parent, info_name=name, terminal_width=100)
+    settings = {**command.context_settings, "terminal_width": 100}
+    context = click.Context(command, parent, info_name=name, **settings)
     yield context.command_path, command.get_help(context).rstrip()
     if isinstance(command, click.Group):
         for below in command.list_commands(context):

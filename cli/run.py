@@ -23,9 +23,10 @@ from adapthub.cli.output import json_option
 def run(
     expression: str, texts: tuple[str, ...], base: str | None, quantize: str | None, as_json: bool
 ) -> None:
-    """Run each TEXT through EXPRESSION: a name, a folder, or a weighted sum of names.
+    """Run texts through an adapter, or a weighted sum of adapters.
 
-    The adapter is pulled by its name and its base model loaded. A single - reads stdin, a text a line.
+    EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
+    loaded. A single - reads stdin, a text a line.
 
     \b
     Example:

@@ -9,7 +9,7 @@ from adapthub.cli.output import announce, json_option, show_json, show_table
 
 @click.group()
 def samples() -> None:
-    """Real models and labelled data that come out of package registries, for trying things.
+    """Real models and labelled data from package registries.
 
     A model serves as a base by the name package:NAME, data as `--data sample:NAME`.
 

@@ -76,10 +76,11 @@ def train(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Train an adapter on labelled data over a base model, measure it, and publish it if asked.
+    """Train an adapter on labelled data over a base model.
 
-    Everything is checked before the first step. Ctrl-C keeps a checkpoint and says how to resume. A run
-    leaves a folder: the adapter, the loss curve, a TensorBoard log, checkpoints.
+    Everything is checked before the first step. When it is trained it is measured as it will be served, and
+    published with --push. Ctrl-C keeps a checkpoint and says how to resume. A run leaves a folder: the adapter,
+    the loss curve, a TensorBoard log, checkpoints.
 
     \b
     Example:

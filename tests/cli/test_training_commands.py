@@ -1,0 +1,137 @@
+"""train, eval and run on a tiny base: the dry run, the result, folders of splits, expressions, stdin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.train import setting
+from tests.cli.conftest import Command
+from tests.cli.data import write_conll, write_reviews
+
+TINY = ("--max-steps", "3", "--batch-size", "4")
+
+
+@pytest.fixture
+def splits(tmp_path: Path) -> Path:
+    """A folder with the three splits of an entity task."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, copies in (("train", 4), ("dev", 1), ("test", 1)):
+        write_conll(folder / f"{name}.conll", copies=copies)
+    return folder
+
+
+def test_the_dry_run_shows_the_run_and_three_aligned_samples(
+    cli: Command, splits: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    arguments = ("train", "--task", "ner", "--data", splits, "--base", tiny_base, "--rank", "4", "--dry-run")
+    record = json.loads(cli(*arguments, "--json").fine())
+    assert record["labels"] == ["O", "B-LOC", "B-ORG", "B-PER"]
+    assert record["settings"]["rank"] == 4
+    assert [(split["split"], split["rows"]) for split in record["splits"]] == [
+        ("train", 24),
+        ("validation", 6),
+        ("test", 6),
+    ]
+    assert len(record["samples"]) == 3
+    assert ["london", "london", "B-LOC"] in record["samples"][0]["rows"]
+    text = cli(*arguments).fine()
+    assert text.count("sub-token") == 3
+    assert any(line.split() == ["london", "london", "B-LOC"] for line in text.splitlines())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_train_leaves_a_run_and_says_where_and_what_next(cli: Command, splits: Path, tiny_base: Path) -> None:
+    arguments = ("train", "--task", "ner", "--data", splits, "--base", tiny_base, *TINY)
+    text = cli(*arguments, "--output", "mine").fine()
+    assert "validation f1 0." in text
+    assert "test f1 0." in text
+    assert "loss" in text
+    assert "adapt push mine/adapter namespace/name" in text
+    assert Path("mine/loss.png").is_file()
+
+
+def test_train_publishes_and_its_json_has_everything(cli: Command, tmp_path: Path, tiny_base: Path) -> None:
+    data = write_reviews(tmp_path / "reviews.csv")
+    arguments = ("train", "--task", "sentiment", "--data", data, "--test", data, "--base", tiny_base, *TINY)
+    record = json.loads(cli(*arguments, "--name", "acme/mood", "--push", "--alias", "prod", "--json").fine())
+    assert record.keys() == {"run", "adapter", "digest", "size", "metrics", "published"}
+    assert record["metrics"]["test"]["accuracy"].keys() == {"value", "low", "high", "n"}
+    assert record["published"]["name"] == "acme/mood"
+    assert json.loads(cli("show", "acme/mood@prod", "--json").fine())["digest"] == record["digest"]
+    found = json.loads(cli("search", "--metric", "accuracy>=0", "--label", "good", "--json").fine())
+    assert [entry["name"] for entry in found] == ["acme/mood"]
+    answer = json.loads(cli("run", "acme/mood", "the film is great", "--json").fine())[0]
+    assert answer["label"] in ("good", "bad")
+    assert sum(answer["scores"].values()) == pytest.approx(1)
+
+
+def test_eval_takes_a_split_of_a_folder_and_agrees_with_the_manifest(
+    cli: Command, splits: Path, trained: Path
+) -> None:
+    record = json.loads(cli("eval", "acme/ner", "--data", splits, "--split", "validation", "--json").fine())
+    assert record["rows"] == 6
+    assert record["data"].endswith("dev.conll")
+    assert record["metrics"]["f1"]["n"] == 6
+    by_folder = json.loads(cli("eval", trained, "--data", splits / "dev.conll", "--json").fine())
+    assert by_folder["metrics"] == record["metrics"]
+    (splits / "test.conll").unlink()
+    assert "no test split" in cli("eval", "acme/ner", "--data", splits).refused()
+    assert "minilm" in cli("eval", "acme/ner", "--data", "sample:minilm").refused()
+
+
+def test_run_answers_each_text_in_order(cli: Command, trained: Path) -> None:
+    texts = ("ada was born in london .", "she works at acme")
+    records = json.loads(cli("run", "acme/ner", *texts, "--json").fine())
+    assert [record["text"] for record in records] == list(texts)
+    assert json.loads(cli("run", "acme/ner@v1", "-", "--json", stdin="\n".join(texts) + "\n").fine()) == [
+        {**record, "adapter": "acme/ner@v1"} for record in records
+    ]
+    assert len(cli("run", "acme/ner", *texts).fine().splitlines()) == 2
+    assert json.loads(cli("run", trained, texts[0], "--json").fine())[0]["entities"] == records[0]["entities"]
+
+
+def test_run_sums_adapters(cli: Command, trained: Path) -> None:
+    text = "ada was born in london ."
+    alone = json.loads(cli("run", "acme/ner", text, "--json").fine())[0]
+    halves = json.loads(cli("run", "1.5*acme/ner - 0.5*acme/ner@v1", text, "--json").fine())[0]
+    assert [entity["label"] for entity in halves["entities"]] == [
+        entity["label"] for entity in alone["entities"]
+    ]
+    assert len(halves["digests"]) == 2
+
+
+def test_a_plain_adapter_says_that_it_needs_a_base(cli: Command, trained: Path, tiny_base: Path) -> None:
+    config = json.loads((trained / "adapter_config.json").read_text())
+    plain = trained.parent / "plain"
+    plain.mkdir()
+    (plain / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    (plain / "adapter_model.safetensors").write_bytes((trained / "adapter_model.safetensors").read_bytes())
+    assert "--base" in cli("run", plain, "ada was born in london .").refused()
+    cli("run", plain, "ada was born in london .", "--base", tiny_base).fine()
+    assert "adapthub.json" in cli("eval", plain, "--data", "x.conll", "--base", tiny_base).refused()
+
+
+@pytest.mark.parametrize(
+    ("words", "meaning"),
+    [
+        ("max-length=48", ("max_length", 48)),
+        ("warmup=0.1", ("warmup", 0.1)),
+        ("scheme=bio", ("scheme", "bio")),
+        ("target_modules=query,value", ("target_modules", ["query", "value"])),
+        ("delimiter=,", ("delimiter", ",")),
+        ("text_column=a=b", ("text_column", "a=b")),
+    ],
+)
+def test_settings_by_name(words: str, meaning: tuple[str, object]) -> None:
+    assert setting(words) == meaning
+
+
+@pytest.mark.parametrize("words", ["", "rank", "=3"])
+def test_settings_that_are_none(words: str) -> None:
+    with pytest.raises(InvalidSettings, match="NAME=VALUE"):
+        setting(words)
