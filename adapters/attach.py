@@ -29,7 +29,7 @@ from adapthub.adapters.binding import Binding, bind
 from adapthub.adapters.delta import Segment, Update, apply_
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
-from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, without_modules
+from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -70,7 +70,8 @@ class AdaptedBase:
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank()
         self._lock = threading.RLock()
-        self._heads: dict[Selection, Head] = {}
+        self._heads = Heads(base)
+        self._summed: dict[Selection, Head] = {}
         self._hooks: dict[str, Any] = {}
         self._backbone = without_modules(
             base.backbone, ["pooler"] if hasattr(base.backbone, "pooler") else []
@@ -94,7 +95,7 @@ class AdaptedBase:
         """
         if artifact.digest in self._bank.bindings:
             return artifact.digest
-        binding = bind(artifact, self.base, self._modules)
+        binding = bind(artifact, self.base, self._modules, self._heads)
         if binding.prefix is not None and self.layout != "flat":
             raise UnsupportedAdapter(
                 f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
@@ -112,8 +113,10 @@ class AdaptedBase:
         with self._lock:
             for path in self._bank.remove(digest):
                 self._hooks.pop(path).remove()
-            self._heads = {
-                key: head for key, head in self._heads.items() if digest not in {d for _, d in key}
+            self._summed = {
+                selection: head
+                for selection, head in self._summed.items()
+                if digest not in {term for _, term in selection}
             }
 
     def close(self) -> None:
@@ -236,13 +239,13 @@ class AdaptedBase:
 
     def _head(self, selection: Selection) -> Head:
         """A selection's head: one adapter's own, or the weighted mean of several whose heads agree."""
-        if selection in self._heads:
-            return self._heads[selection]
         bindings = [self._bank.get(digest) for _, digest in selection]
         heads = [cast(Head, binding.head) for binding in bindings]
-        head = heads[0] if len(selection) == 1 else _mean_head(self.base, selection, bindings, heads)
-        self._heads[selection] = head
-        return head
+        if len(heads) == 1:
+            return heads[0]
+        if selection not in self._summed:
+            self._summed[selection] = _mean_head(self._heads, selection, bindings, heads)
+        return self._summed[selection]
 
     def _padded_inputs(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
         pad = self.base.tokenizer.pad_token_id if self.base.tokenizer is not None else None
@@ -306,7 +309,9 @@ def _segments(rows: Sequence[_Row], widths: Sequence[int]) -> list[Segment]:
     return [Segment(starts[start], starts[stop], rows[start].selection) for start, stop in runs]
 
 
-def _mean_head(base: Base, selection: Selection, bindings: Sequence[Binding], heads: Sequence[Head]) -> Head:
+def _mean_head(
+    makes: Heads, selection: Selection, bindings: Sequence[Binding], heads: Sequence[Head]
+) -> Head:
     """The heads' mean by weight. A head has no base to differ from, so its sum is normalised: equal heads stay equal."""
     if len({binding.labels for binding in bindings}) > 1 or len({head.labels for head in heads}) > 1:
         raise InvalidExpression("adapters whose heads have unlike labels cannot be summed")
@@ -321,4 +326,4 @@ def _mean_head(base: Base, selection: Selection, bindings: Sequence[Binding], he
         ).sum(0)
         for name in heads[0].tensors
     }
-    return Head(base, heads[0].task, tensors)
+    return makes.make(heads[0].task, tensors)

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Replacement, Shift, Update
 from adapthub.adapters.errors import BaseMismatch, TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix
-from adapthub.adapters.heads import Head
+from adapthub.adapters.heads import Head, Heads
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -111,22 +111,22 @@ class _Tensors:
     other: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def bind(artifact: Artifact, base: Base, modules: Mapping[str, nn.Module]) -> Binding:
-    """Bind `artifact` to `base`, whose named modules are `modules`.
+def bind(artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads) -> Binding:
+    """Bind `artifact` to `base`, whose named modules are `modules` and whose heads `heads` makes.
 
     Raises BaseMismatch where the recorded fingerprint differs, UnsupportedAdapter for a method or field that is not
     computed here, TensorMismatch for a tensor left over, missing or of another shape.
     """
     _check_base(artifact, base)
     if artifact.method == "prefix":
-        return _bind_prefix(artifact, base)
+        return _bind_prefix(artifact, base, heads)
     if artifact.config.get("peft_type") != "LORA":
         raise UnsupportedAdapter(
             f"adapters of type {artifact.config.get('peft_type')} are not run here",
             hint="LoRA, rsLoRA, DoRA and prefix adapters are.",
         )
     _check_fields(artifact.config, _LORA_COMPUTED)
-    return _LoraBinder(artifact, base, modules).bind()
+    return _LoraBinder(artifact, base, modules, heads).bind()
 
 
 def _check_base(artifact: Artifact, base: Base) -> None:
@@ -153,12 +153,15 @@ def _check_fields(config: Mapping[str, Any], computed: frozenset[str]) -> None:
 
 
 class _LoraBinder:
-    def __init__(self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads
+    ) -> None:
         from peft import LoraConfig
 
         self.artifact = artifact
         self.base = base
         self.modules = modules
+        self.heads = heads
         self.config = LoraConfig(**{k: v for k, v in artifact.config.items() if k != "peft_version"})
         self.inside = _backbone_path(base)
         self.prefix = base.model.base_model_prefix
@@ -175,7 +178,7 @@ class _LoraBinder:
             self._bind_other(name, tensor, replaced)
         for path, state in replaced.items():
             self._add(path, Replacement(_replacement(self.modules[path], state, path, self.base)))
-        head = _head(self.artifact, self.base, self.head_tensors)
+        head = _head(self.artifact, self.heads, self.head_tensors)
         self._check_targets(head)
         if head and head.uses_pooler and "pooler" in self.base.uninitialised and "pooler" not in self.saved:
             raise BaseMismatch(
@@ -310,32 +313,32 @@ class _LoraBinder:
         self.updates.setdefault(path, []).append(update)
 
 
-def _bind_prefix(artifact: Artifact, base: Base) -> Binding:
+def _bind_prefix(artifact: Artifact, base: Base, heads: Heads) -> Binding:
     _check_fields(artifact.config, _PREFIX_COMPUTED)
     tensors = dict(artifact.tensors())
     prompts = tensors.pop("prompt_embeddings", None)
     if prompts is None:
         raise TensorMismatch("the prefix adapter has no tensor 'prompt_embeddings'")
     config = base.backbone.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    count = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     length, layers = int(artifact.config["num_virtual_tokens"]), int(config.num_hidden_layers)
-    if tuple(prompts.shape) != (length, 2 * layers * heads * size):
+    if tuple(prompts.shape) != (length, 2 * layers * count * size):
         raise TensorMismatch(
             f"'prompt_embeddings' is {list(prompts.shape)}; this base and prefix length need "
-            f"{[length, 2 * layers * heads * size]}"
+            f"{[length, 2 * layers * count * size]}"
         )
-    # PEFT: [n, 2 * layers, heads, size], keys and values in turn (PeftModel.get_prompt).
+    # PEFT: [n, 2 * layers, count, size], keys and values in turn (PeftModel.get_prompt).
     values = (
         prompts.to(device=base.device, dtype=base.dtype)
-        .view(length, 2 * layers, heads, size)
+        .view(length, 2 * layers, count, size)
         .permute(1, 2, 0, 3)
     )
     prefix = Prefix(tuple(values[2 * layer : 2 * layer + 2].contiguous() for layer in range(layers)))
     strays = [key for key in tensors if not key.startswith("base_model.")]
     if strays:
         raise TensorMismatch(f"the adapter has a tensor {strays[0]!r} that nothing uses")
-    head = _head(artifact, base, {key.removeprefix("base_model."): value for key, value in tensors.items()})
+    head = _head(artifact, heads, {key.removeprefix("base_model."): value for key, value in tensors.items()})
     return Binding(artifact.digest, artifact.task, artifact.labels, {}, head, prefix)
 
 
@@ -368,12 +371,12 @@ def _drop_duplicates(other: dict[str, torch.Tensor]) -> None:
         del other[name]
 
 
-def _head(artifact: Artifact, base: Base, tensors: Mapping[str, torch.Tensor]) -> Head | None:
+def _head(artifact: Artifact, heads: Heads, tensors: Mapping[str, torch.Tensor]) -> Head | None:
     if artifact.task not in ("token-classification", "text-classification"):
         if tensors:
             raise TensorMismatch(f"the adapter has a tensor {next(iter(tensors))!r} that nothing uses")
         return None
-    head = Head(base, artifact.task, tensors)
+    head = heads.make(artifact.task, tensors)
     if artifact.labels is not None and len(artifact.labels) != head.labels:
         raise TensorMismatch(f"the manifest names {len(artifact.labels)} labels; the head has {head.labels}")
     return head

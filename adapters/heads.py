@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as _Output
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -93,35 +93,53 @@ def without_modules(module: nn.Module, names: Sequence[str]) -> nn.Module:
     return clone
 
 
+class Heads:
+    """Makes heads for one base. Keeps one template a task, so that a head costs its own parameters only."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._templates: dict[str, _Template] = {}
+
+    def make(self, task: str, tensors: Mapping[str, torch.Tensor]) -> Head:
+        """A head from its saved tensors, by parameter name outside the backbone ("classifier.weight").
+
+        Raises TensorMismatch where one is missing, left over or of another shape; UnsupportedAdapter or
+        InvalidSettings where the base's family has no such head.
+        """
+        if task not in self._templates:
+            self._templates[task] = _Template.of(self._base, task)
+        template = self._templates[task]
+        labels = template.check(tensors)
+        moved = {
+            name: value.to(device=self._base.device, dtype=self._base.dtype)
+            for name, value in tensors.items()
+        }
+        return Head(task, labels, template.uses_pooler, moved, *template.fill(labels, moved))
+
+
 class Head:
     """One adapter's head over hidden states that a shared backbone computed.
 
-    `tensors` maps parameter names of the task class outside its backbone ("classifier.weight") to values; all of
-    them must be used and none may be missing, else TensorMismatch names it.
+    `labels` counts its outputs; `uses_pooler` says whether it reads the backbone's pooler; `tensors` are its
+    parameters by name, on the base's device.
     """
 
-    def __init__(self, base: Base, task: str, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        task: str,
+        labels: int,
+        uses_pooler: bool,
+        tensors: Mapping[str, torch.Tensor],
+        model: PreTrainedModel,
+        linear: nn.Linear | None,
+    ) -> None:
         self.task = task
-        self.labels = _count_labels(base.model.config, task, tensors)
-        model = _skeleton(base.model.config, task, [str(index) for index in range(self.labels)])
-        self.uses_pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None) is not None
-        self._given = _Given()
-        setattr(model, model.base_model_prefix, self._given)
-        expected = {name: parameter.shape for name, parameter in model.named_parameters()}
-        _check_names(set(expected), set(tensors), task)
-        for name, shape in expected.items():
-            if tensors[name].shape != shape:
-                raise TensorMismatch(
-                    f"head tensor {name!r} is {list(tensors[name].shape)}; this base needs {list(shape)}"
-                )
-        self.tensors = {
-            name: value.to(device=base.device, dtype=base.dtype) for name, value in tensors.items()
-        }
-        model.load_state_dict(self.tensors, assign=True)
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = base.tokenizer.pad_token_id if base.tokenizer is not None else None
-        self._model = model.eval().requires_grad_(False)
-        self._linear = _only_linear(model, task)
+        self.labels = labels
+        self.uses_pooler = uses_pooler
+        self.tensors = tensors
+        self._model = model
+        self._given = cast(_Given, getattr(model, model.base_model_prefix))
+        self._linear = linear
 
     def tokens(self, hidden: torch.Tensor) -> torch.Tensor:
         """Token classification: hidden states [T, hidden] to logits [T, labels]."""
@@ -139,29 +157,82 @@ class Head:
     ) -> torch.Tensor:
         """Text classification: right-padded hidden states [B, L, hidden] to logits [B, labels].
 
-        `pooler_output` [B, hidden] is the backbone's pooler where it has one; `input_ids` and `attention_mask`
-        [B, L] are for families that pool the last or the mean token.
+        `pooler_output` [B, hidden] is the backbone's pooler where it has one; `input_ids` and
+        `attention_mask` [B, L] are for families that pool the last or the mean token.
         """
         return self._run(hidden, pooler_output, input_ids=input_ids, attention_mask=attention_mask)
 
     def _run(self, hidden: torch.Tensor, pooled: torch.Tensor | None, **inputs: torch.Tensor) -> torch.Tensor:
         if "input_ids" not in inputs:
             inputs["input_ids"] = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        self._given.output = BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=hidden, pooler_output=pooled
-        )
+        self._given.output = _Output(last_hidden_state=hidden, pooler_output=pooled)
         try:
             return cast(torch.Tensor, self._model(**inputs).logits)
         finally:
             self._given.output = None
 
 
+class _Template:
+    """A task class without backbone and without weights, as many outputs as `_PROBE_LABELS`.
+
+    `linear` names the one layer that is the whole head, where that is so; None otherwise.
+    """
+
+    def __init__(self, task: str, model: PreTrainedModel, uses_pooler: bool, linear: str | None) -> None:
+        self.uses_pooler = uses_pooler
+        self._task = task
+        self._model = model
+        self._linear = linear
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+    @classmethod
+    def of(cls, base: Base, task: str) -> _Template:
+        model = _skeleton(base.model.config, task, [str(index) for index in range(_PROBE_LABELS)])
+        uses_pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None) is not None
+        setattr(model, model.base_model_prefix, _Given())
+        if model.config.pad_token_id is None and base.tokenizer is not None:
+            model.config.pad_token_id = base.tokenizer.pad_token_id
+        model = model.eval().requires_grad_(False)
+        return cls(task, model, uses_pooler, _only_linear(model, task))
+
+    def check(self, tensors: Mapping[str, torch.Tensor]) -> int:
+        """The label count of a saved head, whose tensors are exactly this head's."""
+        labels = _count_labels(self._shapes, tensors, self._task)
+        if missing := sorted(set(self._shapes) - set(tensors)):
+            raise TensorMismatch(f"the adapter's head for {self._task} lacks {', '.join(map(repr, missing))}")
+        if left := sorted(set(tensors) - set(self._shapes)):
+            raise TensorMismatch(
+                f"the adapter's head for {self._task} has tensors that nothing uses: {', '.join(map(repr, left))}"
+            )
+        for name, shape in self._shapes.items():
+            expected = [labels if size == _PROBE_LABELS else size for size in shape]
+            if list(tensors[name].shape) != expected:
+                raise TensorMismatch(
+                    f"head tensor {name!r} is {list(tensors[name].shape)}; this base needs {expected}"
+                )
+        return labels
+
+    def fill(
+        self, labels: int, tensors: Mapping[str, torch.Tensor]
+    ) -> tuple[PreTrainedModel, nn.Linear | None]:
+        """A copy with weights, and its one linear layer."""
+        model = cast(PreTrainedModel, _own_parameters(self._model))
+        for name, tensor in tensors.items():
+            owner, _, parameter = name.rpartition(".")
+            module = model.get_submodule(owner)
+            setattr(module, parameter, nn.Parameter(tensor, requires_grad=False))
+            if isinstance(module, nn.Linear) and module.out_features == _PROBE_LABELS:
+                module.out_features = labels
+        linear = None if self._linear is None else cast(nn.Linear, model.get_submodule(self._linear))
+        return model, linear
+
+
 class _Given(nn.Module):
     """Stands where the backbone stands, and returns what it was given."""
 
-    output: BaseModelOutputWithPoolingAndCrossAttentions | None = None
+    output: _Output | None = None
 
-    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    def forward(self, *_: Any, **__: Any) -> _Output:
         assert self.output is not None
         return self.output
 
@@ -193,43 +264,45 @@ def _absent_children(loaded: nn.Module, wanted: nn.Module) -> list[str]:
     ]
 
 
-def _count_labels(config: Any, task: str, tensors: Mapping[str, torch.Tensor]) -> int:
+def _own_parameters(module: nn.Module) -> nn.Module:
+    """A copy of a module tree whose parameters can be set apart; configuration and buffers are shared."""
+    clone = copy.copy(module)
+    clone._parameters = dict(module._parameters)
+    clone._modules = {
+        name: None if child is None else _own_parameters(child) for name, child in module._modules.items()
+    }
+    return clone
+
+
+def _count_labels(
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, torch.Tensor], task: str
+) -> int:
     """The label count, read off the dimension of the saved head that depends on it."""
-    probe = _skeleton(config, task, [str(index) for index in range(_PROBE_LABELS)])
-    for name, parameter in probe.named_parameters():
-        if _PROBE_LABELS in parameter.shape and name in tensors:
-            dimension = list(parameter.shape).index(_PROBE_LABELS)
-            if tensors[name].dim() == parameter.dim():
-                return int(tensors[name].shape[dimension])
+    for name, shape in shapes.items():
+        if _PROBE_LABELS in shape and name in tensors and tensors[name].dim() == len(shape):
+            return int(tensors[name].shape[shape.index(_PROBE_LABELS)])
     raise TensorMismatch(
         f"the adapter has no head for {task}: none of its tensors gives the label count",
         hint="Train with the head in modules_to_save.",
     )
 
 
-def _check_names(expected: set[str], got: set[str], task: str) -> None:
-    if missing := sorted(expected - got):
-        raise TensorMismatch(f"the adapter's head for {task} lacks {', '.join(map(repr, missing))}")
-    if left := sorted(got - expected):
-        raise TensorMismatch(
-            f"the adapter's head for {task} has tensors that nothing uses: {', '.join(map(repr, left))}"
-        )
-
-
-def _only_linear(model: PreTrainedModel, task: str) -> nn.Linear | None:
-    """The head's one linear layer where the family's forward is that layer alone; verified, not assumed."""
+def _only_linear(model: PreTrainedModel, task: str) -> str | None:
+    """The head's one linear layer where the family's forward is that layer alone; tried, not assumed."""
     if task != TOKEN_CLASSIFICATION:
         return None
-    layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
-    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
+    layers = [
+        name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
+    ]
+    if len(layers) != 1 or not isinstance(model.get_submodule(layers[0]), nn.Linear):
         return None
-    linear = layers[0]
-    given = cast(_Given, getattr(model, model.base_model_prefix))
-    hidden = torch.linspace(
-        -1, 1, 2 * linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype
-    )
-    given.output = BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden.view(1, 2, -1))
+    trial = copy.deepcopy(model).to_empty(device="cpu")
+    linear = cast(nn.Linear, trial.get_submodule(layers[0]))
     with torch.inference_mode():
-        theirs = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=hidden.device)).logits
-    given.output = None
-    return linear if torch.equal(theirs[0], linear(hidden.view(2, -1))) else None
+        for parameter in linear.parameters():
+            parameter.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+        hidden = torch.linspace(-1, 1, 2 * linear.in_features, dtype=linear.weight.dtype).view(1, 2, -1)
+        given = cast(_Given, getattr(trial, trial.base_model_prefix))
+        given.output = _Output(last_hidden_state=hidden)
+        theirs = trial(input_ids=torch.zeros((1, 2), dtype=torch.long)).logits
+        return layers[0] if torch.equal(theirs[0], linear(hidden[0])) else None

@@ -28,7 +28,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.heads import Head, head_modules, task_model
+from adapthub.adapters.heads import Heads, head_modules, task_model
 from tests.adapters.peft_oracle import expected_logits, save_adapter
 from tests.conftest import write_tokenizer
 
@@ -42,7 +42,14 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
     "initializer_range": 0.2,
 }
-GPT2: dict[str, Any] = {"vocab_size": 160, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 2}
+GPT2: dict[str, Any] = {
+    "vocab_size": 160,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 2,
+}
 FAMILIES: dict[str, tuple[PreTrainedConfig, str, list[str]]] = {
     "bert": (BertConfig(**SIZES), "flat", ["query", "value"]),
     "roberta": (RobertaConfig(**SIZES), "flat", ["query", "value"]),
@@ -153,13 +160,14 @@ def test_a_family_or_task_without_a_head_is_refused(tiny_base: Path, tmp_path: P
 
 def test_head_tensors_are_all_needed_and_all_used(tiny_base: Path) -> None:
     base = load_base(str(tiny_base), device="cpu")
+    heads = Heads(base)
     weight, bias = torch.zeros(3, 64), torch.zeros(3)
-    assert Head(base, TOKENS, {"classifier.weight": weight, "classifier.bias": bias}).labels == 3
+    assert heads.make(TOKENS, {"classifier.weight": weight, "classifier.bias": bias}).labels == 3
     with pytest.raises(TensorMismatch, match="lacks 'classifier.bias'"):
-        Head(base, TOKENS, {"classifier.weight": weight})
+        heads.make(TOKENS, {"classifier.weight": weight})
     with pytest.raises(TensorMismatch, match="nothing uses: 'other'"):
-        Head(base, TOKENS, {"classifier.weight": weight, "classifier.bias": bias, "other": bias})
+        heads.make(TOKENS, {"classifier.weight": weight, "classifier.bias": bias, "other": bias})
     with pytest.raises(TensorMismatch, match="no head"):
-        Head(base, TOKENS, {})
+        heads.make(TOKENS, {})
     with pytest.raises(TensorMismatch, match="classifier.bias"):
-        Head(base, TOKENS, {"classifier.weight": weight, "classifier.bias": torch.zeros(4)})
+        heads.make(TOKENS, {"classifier.weight": weight, "classifier.bias": torch.zeros(4)})
