@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from adapthub.adapters.quiet import quiet_bitsandbytes
+
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.attach import AdaptedBase
@@ -19,6 +21,8 @@ _HOME = {
     "Base": "base",
     "load_base": "base",
 }
+
+quiet_bitsandbytes()
 
 __all__ = ["AdaptedBase", "Artifact", "Base", "load_base"]
 

@@ -7,11 +7,11 @@ classes, safetensors only.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -37,13 +37,18 @@ from transformers.models.auto.modeling_auto import (
 from adapthub.adapters.errors import BaseNotFound, InvalidSettings, MissingDependency
 from adapthub.adapters.fingerprint import Fingerprint, fingerprint, tokenizer_files
 from adapthub.adapters.memory import memory_errors, require_memory
-from adapthub.adapters.quiet import quiet_loading, quiet_quantisation
+from adapthub.adapters.placement import (
+    Quantization,
+    choose_device,
+    choose_dtype,
+    choose_quantization,
+    first_line,
+    published_quantization,
+)
+from adapthub.adapters.quiet import quiet_loading
 from adapthub.adapters.sources import locate
 from adapthub.adapters.weights import loaded_bytes, read_headers
 
-Quantization = Literal["nf4", "int8"]
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _AUTO_CLASSES: tuple[tuple[Any, Mapping[str, Any]], ...] = (
     (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
@@ -51,7 +56,7 @@ _AUTO_CLASSES: tuple[tuple[Any, Mapping[str, Any]], ...] = (
 )
 # Backbone parts that published encoders lack because their own task did not use them.
 _OPTIONAL_PARTS = ("pooler",)
-_SMALLER = "Try quantize='nf4', a smaller base model, or another device."
+_SMALLER = "Use a smaller base model or another device."
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def resolve_base(ref: str, *, revision: str | None = None) -> ResolvedBase:
         config = AutoConfig.from_pretrained(where.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BaseNotFound(
-            f"{ref}: transformers cannot read its configuration: {_first_line(error)}"
+            f"{ref}: transformers cannot read its configuration: {first_line(error)}"
         ) from error
     return ResolvedBase(ref, where.revision, where.path, config, fingerprint(where.path, beside=where.own))
 
@@ -125,22 +130,23 @@ def load_base(
     Raises BaseNotFound, InvalidSettings (unknown option, or one that does not work here), MissingDependency
     and OutOfMemory.
     """
-    quantization = _quantization(quantize)
-    where = _device(device)
-    number = _dtype(dtype, where)
+    quantization = choose_quantization(quantize)
+    where = choose_device(device)
+    number = choose_dtype(dtype, where)
     found = resolve_base(ref, revision=revision)
-    if quantization and getattr(found.config, "quantization_config", None) is not None:
+    published = published_quantization(found.config, ref)
+    if quantization and published:
         raise InvalidSettings(
-            f"{ref} is published already quantised, so quantize={quantization!r} cannot apply",
-            hint="Use None.",
+            f"{ref} is published in {published}, so quantize={quantization!r} cannot apply", hint="Use None."
         )
+    hint = _SMALLER if quantization or published else f"Use quantize='nf4'. {_SMALLER}"
     needed = loaded_bytes(read_headers(found.path), number.itemsize, quantization)
-    require_memory(needed, where, f"loading {ref}", _SMALLER)
-    with memory_errors(f"loading {ref}", _SMALLER), quiet_loading():
+    require_memory(needed, where, f"loading {ref}", hint)
+    with memory_errors(f"loading {ref}", hint), quiet_loading():
         model, missing = _load(found, quantization, where, number)
     uninitialised = _uninitialised(model, missing, ref)
     _initialise(model, uninitialised, where, number)
-    if quantization:
+    if quantization or published:
         _settle(model, where)
     return Base(
         ref=ref,
@@ -148,53 +154,12 @@ def load_base(
         path=found.path,
         model=cast(PreTrainedModel, model.eval().requires_grad_(False)),
         tokenizer=_tokenizer(found),
-        quantization=quantization,
+        quantization=quantization or published,
         device=where,
         dtype=number,
         fingerprint=found.fingerprint,
         uninitialised=uninitialised,
     )
-
-
-def _quantization(quantize: str | None) -> Quantization | None:
-    if quantize is None:
-        return None
-    if quantize not in get_args(Quantization):
-        raise InvalidSettings(f"unknown quantisation {quantize!r}", hint="Use 'nf4', 'int8' or None.")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependency(
-            f"quantize={quantize!r} needs bitsandbytes", hint="Run: pip install bitsandbytes"
-        )
-    return cast(Quantization, quantize)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise InvalidSettings(
-            f"the device {device!r} does not work here: {_first_line(error)}", hint="Use 'cpu' or 'auto'."
-        ) from error
-    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else chosen
-
-
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
-    if dtype == "auto":
-        if device.type == "cpu":
-            return torch.float32
-        return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
-    if dtype not in _DTYPES:
-        raise InvalidSettings(
-            f"unknown dtype {dtype!r}", hint=f"Use 'auto', {', '.join(map(repr, _DTYPES))}."
-        )
-    return _DTYPES[dtype]
 
 
 def _load(
@@ -204,11 +169,9 @@ def _load(
     auto_class = _auto_class(found.config)
     options: dict[str, Any] = {}
     if quantization:
-        quiet_quantisation()
         options["quantization_config"] = _quantization_config(auto_class, found, quantization, dtype)
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with _fixed_seed(device):
             model, report = auto_class.from_pretrained(
                 found.path,
                 dtype=dtype,
@@ -221,10 +184,10 @@ def _load(
             )
     except ImportError as error:  # a family that needs a library of its own, as timm's models need timm
         raise MissingDependency(
-            f"{found.ref} cannot be loaded: {_first_line(error)}", hint="Install that library."
+            f"{found.ref} cannot be loaded: {first_line(error)}", hint="Install that library."
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise BaseNotFound(f"{found.ref} cannot be loaded: {_first_line(error)}") from error
+        raise BaseNotFound(f"{found.ref} cannot be loaded: {first_line(error)}") from error
     for name, stored, wanted in sorted(report["mismatched_keys"]):
         raise BaseNotFound(
             f"{found.ref}: its weight {name} is {list(stored)}, and its configuration asks for {list(wanted)}"
@@ -280,14 +243,21 @@ def _uninitialised(model: PreTrainedModel, missing: list[str], ref: str) -> tupl
 def _initialise(model: Any, uninitialised: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> None:
     """Plain linear layers, drawn from a fixed seed, for parts that have no weights to quantise."""
     backbone = model.base_model
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with _fixed_seed(device):
         for part in uninitialised:
             for name, module in list(backbone.get_submodule(part).named_modules(prefix=part)):
                 if isinstance(module, nn.Linear):
                     fresh = nn.Linear(module.in_features, module.out_features, module.bias is not None)
                     model._init_weights(fresh)
                     backbone.set_submodule(name, fresh.to(device=device, dtype=dtype))
+
+
+@contextmanager
+def _fixed_seed(device: torch.device) -> Iterator[None]:
+    """The same random numbers on every load, and the caller's generators as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _settle(model: PreTrainedModel, device: torch.device) -> None:
@@ -306,8 +276,4 @@ def _tokenizer(found: ResolvedBase) -> PreTrainedTokenizerBase | None:
             PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(found.path, trust_remote_code=False)
         )
     except (OSError, ValueError, KeyError) as error:
-        raise BaseNotFound(f"{found.ref}: its tokenizer cannot be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0]
+        raise BaseNotFound(f"{found.ref}: its tokenizer cannot be loaded: {first_line(error)}") from error

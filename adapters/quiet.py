@@ -8,17 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
-
-from transformers.utils import logging as transformers_logs
-
-_bars = cast(Any, transformers_logs)
-
-# Every int8 layer call that is not fp16, and a kernel that AVX-512 machines could fetch from a hub.
-_QUANTISATION = {
-    "bitsandbytes.autograd._functions": "MatMul8bitLt: inputs will be cast",
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
-}
+from typing import Any
 
 
 class _Without(logging.Filter):
@@ -35,22 +25,27 @@ class _Without(logging.Filter):
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """No progress bar and no load report: the report's content is checked by the caller instead."""
+    from transformers.utils import logging as transformers_logs
+
+    bars: Any = transformers_logs
     logger = logging.getLogger("transformers.modeling_utils")
     silencer = _Without("LOAD REPORT")
-    shown = _bars.is_progress_bar_enabled()
-    _bars.disable_progress_bar()
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     logger.addFilter(silencer)
     try:
         yield
     finally:
         logger.removeFilter(silencer)
         if shown:
-            _bars.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
-def quiet_quantisation() -> None:
-    """For the rest of the process, and once however often it is called."""
-    for name, words in _QUANTISATION.items():
-        logger = logging.getLogger(name)
-        if not any(isinstance(known, _Without) for known in logger.filters):
-            logger.addFilter(_Without(words))
+def quiet_bitsandbytes() -> None:
+    """Do not ask for a kernel that machines with AVX512-BF16 could fetch from a hub: it is not used here.
+
+    bitsandbytes says so when it is imported, so this comes before, and for the rest of the process.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    if not any(isinstance(known, _Without) for known in logger.filters):
+        logger.addFilter(_Without("Failed to load CPU gemm_4bit_forward"))

@@ -20,6 +20,9 @@ _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # Bytes of one weight with its share of the quantisation constants.
 _QUANTISED_BYTES = {"nf4": 0.52, "int8": 1.01}
+# These are loaded in the dtype that was asked for; any other (packed 4-bit values, indices) as it is stored.
+_NUMBERS = ("F64", "F32", "F16", "BF16")
+_STORED_BYTES = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,10 @@ def loaded_bytes(tensors: Mapping[str, TensorInfo], element_size: int, quantizat
     """At least how many bytes the model takes in memory: matrices quantised, embeddings and vectors not."""
     total = 0.0
     for name, tensor in tensors.items():
-        quantised = quantization is not None and len(tensor.shape) == 2 and "embed" not in name
-        total += prod(tensor.shape) * (_QUANTISED_BYTES[str(quantization)] if quantised else element_size)
+        each: float = element_size if tensor.dtype in _NUMBERS else _STORED_BYTES.get(tensor.dtype, 1)
+        if quantization is not None and len(tensor.shape) == 2 and "embed" not in name:
+            each = _QUANTISED_BYTES[quantization]
+        total += prod(tensor.shape) * each
     return int(total)
 
 

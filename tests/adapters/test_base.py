@@ -212,7 +212,7 @@ def test_a_base_that_cannot_fit_is_refused_before_loading(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adapthub.adapters.memory.free_memory", lambda device: 50_000)
-    with pytest.raises(OutOfMemory, match=r"needs about .* GB and cpu has .* free\. Try quantize='nf4'"):
+    with pytest.raises(OutOfMemory, match=r"needs about .* GB and cpu has .* free\. Use quantize='nf4'"):
         load_base(str(tiny_base))
 
 
@@ -255,12 +255,23 @@ def test_code_that_comes_with_a_model_is_not_run(copy: Path, tmp_path: Path) -> 
     assert not (tmp_path / "ran").exists()
 
 
-def test_quantising_twice_is_refused(copy: Path) -> None:
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_a_checkpoint_that_is_published_quantised(tiny_base: Path, tmp_path: Path, quantize: str) -> None:
+    ours = load_base(str(tiny_base), quantize)
+    ours.model.save_pretrained(tmp_path / "published")
+    published = load_base(str(tmp_path / "published"))
+    assert published.quantization == quantize
+    assert torch.equal(hidden(published), hidden(ours))
+    with pytest.raises(InvalidSettings, match=f"is published in {quantize}"):
+        load_base(str(tmp_path / "published"), "nf4")
+
+
+def test_another_quantisation_is_refused(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InvalidSettings, match="already quantised"):
-        load_base(str(copy), "nf4")
+    with pytest.raises(InvalidSettings, match="is published quantised by gptq"):
+        load_base(str(copy))
 
 
 @pytest.mark.gpu
