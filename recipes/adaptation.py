@@ -131,7 +131,8 @@ def autocast(base: Base) -> AbstractContextManager[Any]:
     """What training computes in: the base's number format, although new parameters are float32."""
     if base.dtype == torch.float32:
         return nullcontext()
-    return torch.autocast(base.device.type, dtype=base.dtype)
+    # Without the cache: it would hold on to the values that a weight had when it was first read.
+    return torch.autocast(base.device.type, dtype=base.dtype, cache_enabled=False)
 
 
 def release(model: PeftModel) -> None:

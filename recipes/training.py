@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from transformers import set_seed
 
 from adapthub.adapters.artifact import Artifact
@@ -114,18 +115,16 @@ def train(
     try:
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
         run = _run(job, base, name, output, resume)
-        _fit(job, base, adaptation, run, quiet)
         outcome = Outcome(job, base, run, name)
-        outcome.save(adaptation)
+        with _interruptible(job, run):
+            set_seed(seed)
+            fit(job, base, adaptation, run, console=None if quiet else Console(stderr=True))
+            run.mark("trained")
+            outcome.save(adaptation)
     finally:
         adaptation.release()
-    try:
+    with _interruptible(job, run):
         artifact, metrics = outcome.measure()
-    except KeyboardInterrupt as error:
-        raise TrainingInterrupted(
-            f"interrupted while measuring; the trained adapter is kept at {run.adapter}",
-            hint=_how_to_resume(run),
-        ) from error
     version = None
     if registry is not None and name is not None:
         with _kept(run, name):
@@ -168,22 +167,20 @@ def _run(job: Job, base: Base, name: str | None, output: str | Path | None, resu
     return runs.resumable(job.configuration, path=path)
 
 
-def _fit(job: Job, base: Base, adaptation: Adaptation, run: Run, quiet: bool) -> None:
-    from rich.console import Console
-
-    set_seed(job.seed)
+@contextmanager
+def _interruptible(job: Job, run: Run) -> Iterator[None]:
+    """However a run is interrupted, say what is kept and how to go on."""
     try:
-        fit(job, base, adaptation, run, console=None if quiet else Console(stderr=True))
-    except StoppedAtStep as stopped:
+        yield
+    except (StoppedAtStep, KeyboardInterrupt) as error:
+        step = f" at step {error.step} of {job.steps}" if isinstance(error, StoppedAtStep) else ""
+        checkpoint = run.last_checkpoint()
+        kept = (
+            f"{checkpoint.name} is kept in {run.path}" if checkpoint else f"{run.path} has no checkpoint yet"
+        )
         raise TrainingInterrupted(
-            f"interrupted at step {stopped.step} of {job.steps}; the checkpoint is kept in {run.path}",
-            hint=_how_to_resume(run),
-        ) from stopped
-    run.mark("trained")
-
-
-def _how_to_resume(run: Run) -> str:
-    return f"Resume with the same command and --resume {run.path}."
+            f"interrupted{step}; {kept}", hint=f"Resume with the same command and --resume {run.path}."
+        ) from error
 
 
 @contextmanager

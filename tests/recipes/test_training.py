@@ -300,3 +300,15 @@ def test_a_decoder_learns_to_classify(tiny_base: Path, review_data: Path, tmp_pa
     result = train_sentiment(tmp_path / "base", review_data, tmp_path / "run")
     assert result.artifact.config["modules_to_save"] == ["score"]
     assert result.metrics["test"]["accuracy"].n == 12
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_a_base_in_bfloat16_trains_a_float32_adapter(
+    quantize: str | None, tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    result = train_ner(
+        tiny_base, ner_data, tmp_path / "run", dtype="bfloat16", device="cpu", quantize=quantize
+    )
+    assert {tensor.dtype for tensor in result.artifact.tensors().values()} == {torch.float32}
+    assert result.artifact.manifest is not None
+    assert result.artifact.manifest.quantization == quantize

@@ -115,7 +115,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_unbroken_run(
 ) -> None:
     weights, history = _unbroken(kind, bench.base, bench.data, straight)
     message = bench.interrupt(kind, tmp_path / "run", step)
-    assert f"interrupted at step {step} of 14" in message
+    assert f"interrupted at step {step} of 14; checkpoint-{step} is kept in" in message
     assert f"--resume {tmp_path / 'run'}" in message
     assert runs.load(tmp_path / "run").state == "started"
 
@@ -153,6 +153,24 @@ def test_a_run_that_ended_before_its_artifact_is_not_trained_further(
     resumed = bench.train("lora", tmp_path / "run", resume=True)
     assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
     assert resumed.run.history == history
+
+
+def test_an_interruption_while_measuring_says_how_to_go_on(
+    bench: Bench, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, _ = _unbroken("lora", bench.base, bench.data, straight)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("adapthub.recipes.training.Outcome.measure", interrupt)
+        with pytest.raises(TrainingInterrupted, match=r"checkpoint-14 is kept in .*--resume"):
+            bench.train("lora", tmp_path / "run")
+    assert runs.load(tmp_path / "run").state == "trained"
+    resumed = bench.train("lora", tmp_path / "run", resume=True)
+    assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
+    assert resumed.metrics["validation"]["f1"].n == 12
 
 
 def test_a_torn_checkpoint_is_passed_over(bench: Bench, straight: Path, tmp_path: Path) -> None:
