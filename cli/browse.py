@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adapthub.cli.options import complete_names
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.records import (
     ENTRY_COLUMNS,
@@ -74,7 +75,7 @@ def search(
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("ref", shell_complete=complete_names)
 @json_option
 def show(ref: str, as_json: bool) -> None:
     """Show everything about the adapter REF.

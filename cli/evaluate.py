@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from adapthub.cli.data import data_option, find_split
-from adapthub.cli.options import base_option, quantize_option
+from adapthub.cli.options import base_option, complete_names, quantize_option
 from adapthub.cli.output import json_option, show_json
 
 
 @click.command("eval")
-@click.argument("ref")
+@click.argument("ref", shell_complete=complete_names)
 @data_option
 @click.option("--split", default="test", show_default=True, help="Which split of a folder or sample.")
 @base_option("the one the adapter was trained on")

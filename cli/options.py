@@ -17,6 +17,23 @@ def base_option(default: str) -> Callable[[Command], Command]:
     )
 
 
+def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names in the hub for a shell that completes them: `acme/ner`, and after @ its aliases and versions."""
+    from adapthub.hub import open_hub
+
+    name, at, _ = incomplete.partition("@")
+    entries = open_hub().list()
+    if not at:
+        return [entry.name for entry in entries if entry.name.startswith(name)]
+    revisions = [
+        revision
+        for entry in entries
+        if entry.name == name
+        for revision in (*entry.aliases, *(f"v{number}" for number in range(entry.versions, 0, -1)))
+    ]
+    return [f"{name}@{revision}" for revision in revisions if f"{name}@{revision}".startswith(incomplete)]
+
+
 def quantize_option(default: str) -> Callable[[Command], Command]:
     """`--quantize`; `default` says in words what holds without it."""
     return click.option(

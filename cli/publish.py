@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adapthub.cli.options import complete_names
 from adapthub.cli.output import json_option, show_json
 from adapthub.cli.records import version_line, version_record
 
@@ -28,7 +29,7 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
 
     \b
     Example:
-      $ adapt push runs/acme/ner acme/ner --message "first try" --alias prod
+      $ adapt push runs/ner/adapter acme/ner --message "a higher rank" --alias prod
     """
     from adapthub.adapters.artifact import Artifact
     from adapthub.hub import open_hub
@@ -38,7 +39,7 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("ref", shell_complete=complete_names)
 @click.option("--output", type=click.Path(path_type=Path), help="Copy the files to this new folder.")
 @json_option
 def pull(ref: str, output: Path | None, as_json: bool) -> None:
@@ -71,7 +72,7 @@ def pull(ref: str, output: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("ref", shell_complete=complete_names)
 @click.argument("alias")
 @json_option
 def promote(ref: str, alias: str, as_json: bool) -> None:
@@ -88,7 +89,7 @@ def promote(ref: str, alias: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.argument("alias")
 @json_option
 def rollback(name: str, alias: str, as_json: bool) -> None:

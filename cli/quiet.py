@@ -9,10 +9,6 @@ import os
 
 
 def quiet_libraries() -> None:
-    """Call before PEFT or a base is imported. What the user set in the environment stays."""
+    """Call before transformers is imported. What the user set in the environment stays."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-    from adapthub.adapters.quiet import quiet_quantisation
-
-    quiet_quantisation()

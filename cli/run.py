@@ -10,12 +10,12 @@ import sys
 import click
 
 from adapthub.adapters.errors import InvalidInput
-from adapthub.cli.options import base_option, quantize_option
+from adapthub.cli.options import base_option, complete_names, quantize_option
 from adapthub.cli.output import json_option
 
 
 @click.command()
-@click.argument("expression")
+@click.argument("expression", shell_complete=complete_names)
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @base_option("the one the adapter was trained on")
 @quantize_option("as the adapter was trained")

@@ -86,7 +86,9 @@ def train(
     Example:
       $ adapt train --task ner --data train.conll --base package:minilm --dry-run
       $ adapt train --task ner --data train.conll --test test.conll --base package:minilm \\
-          --quantize nf4 --max-steps 20 --output runs/ner --name acme/ner --push
+          --quantize nf4 --max-steps 20 --output runs/ner
+      $ adapt train --task ner --data train.conll --base package:minilm --rank 8 --max-steps 20 \\
+          --name acme/ner --push
       $ adapt train --task sentiment --data reviews.csv --base package:minilm \\
           --max-steps 20 --set max_length=48 --json
     """

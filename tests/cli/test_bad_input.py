@@ -164,6 +164,16 @@ def test_weights_that_were_cut_or_changed(cli: Command, tiny_base: Path, trained
     assert len(json.loads(cli("list", "--json").fine())) == 1
 
 
+def test_a_base_that_does_not_fit_into_memory(
+    cli: Command, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_conll(tmp_path / "train.conll")
+    monkeypatch.setattr("adapthub.adapters.memory.free_memory", lambda device: 1000)
+    line = cli(*NER, "--data", data, "--base", tiny_base).refused()
+    assert "nf4" in line  # what to change
+    assert not (tmp_path / "runs").exists()
+
+
 def test_revisions_and_expressions_that_mean_nothing(cli: Command, trained: Path) -> None:
     assert "v1" in cli("run", "acme/ner@v2", "ada").refused()
     assert "acme/ner" in cli("run", "acme/nerr", "ada").refused()

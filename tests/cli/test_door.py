@@ -15,7 +15,7 @@ import pytest
 from adapthub.adapters.errors import AdapterNotFound, Conflict, StorageError, TrainingInterrupted
 from adapthub.cli.failures import describe
 from adapthub.cli.main import COMMANDS, adapt
-from tests.cli.conftest import Command, command
+from tests.cli.conftest import Command, command, write_plain_adapter
 
 HEAVY = ("torch", "transformers", "peft", "sqlalchemy", "pydantic", "rich", "numpy", "obstore")
 
@@ -152,11 +152,23 @@ def test_completion_knows_commands_and_options(shell: Command) -> None:
     assert done.fine().split() == ["plain,--quantize"]
 
 
-def test_doctor_prints_what_works_here(shell: Command) -> None:
-    records = json.loads(shell("doctor", "--json").fine())
+def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp_path: Path) -> None:
+    cli("push", write_plain_adapter(tmp_path / "plain"), "acme/ner", "--alias", "prod").fine()
+    words = {
+        "acme": ["acme/ner"],
+        "acme/ner@": ["acme/ner@prod", "acme/ner@v1"],
+        "acme/ner@p": ["acme/ner@prod"],
+    }
+    for typed, names in words.items():
+        done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt run {typed}", COMP_CWORD=typed)
+        assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == names
+
+
+def test_doctor_prints_what_works_here(cli: Command) -> None:
+    records = json.loads(cli("doctor", "--json").fine())
     assert records
     assert all(record.keys() == records[0].keys() for record in records)
-    assert "torch" in shell("doctor").fine()
+    assert "torch" in cli("doctor").fine()
 
 
 def test_the_reference_page_is_current(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ NER = "token-classification"
 
 
 def test_a_table_in_a_pipe_is_aligned_whatever_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
-    records = [
+    records: list[dict[str, Any]] = [
         {"name": "a", "score": 0.123456, "labels": ["x", "y"]},
         {"name": "評判", "score": None, "labels": []},
         {"name": "e\x1b[2Jvil\n", "score": True, "labels": {"k": 1}},
