@@ -6,13 +6,16 @@ Does not load bases or write artifacts. The order of batches, the optimiser and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -24,7 +27,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from adapthub.adapters.errors import StorageError
+from adapthub.adapters.errors import AdaptHubError, StorageError
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes.adaptation import Adaptation, GradientCheck
 from adapthub.recipes.interrupt import StopAtStep
@@ -55,23 +58,35 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
         return
     stop = StopAtStep()
     bar = ProgressBar(console, job.recipe.metrics[0]) if console is not None else None
-    callbacks = [*_callbacks(job, adaptation, run, checkpoint), stop, *([bar] if bar else [])]
-    trainer = _trainer(job, base, adaptation, run, callbacks)
+    log = _event_log(run, checkpoint)
+    callbacks = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop]
+    trainer = _trainer(job, base, adaptation, run, [*callbacks, bar] if bar else callbacks)
     batch_size, max_length = job.settings.batch_size, job.settings.max_length
     hint = f"Lower batch_size (now {batch_size}) or max_length ({max_length}), or quantize the base."
     try:
-        with stop, memory_errors("training", hint):
+        with stop, memory_errors("training", hint), _disk_errors(run):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"cannot write {run.path}: {error.strerror or error}", hint="Free some space and resume."
-        ) from error
+        run.write_history(_without_timings(trainer.state.log_history))
     finally:
+        log.close()
         if bar:
             bar.close()
-        run.write_history(_without_timings(trainer.state.log_history))
+
+
+@contextmanager
+def _disk_errors(run: Run) -> Iterator[None]:
+    """Turn every way in which Python, torch and safetensors fail to write a checkpoint into StorageError."""
+    try:
+        yield
+    except AdaptHubError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        raise StorageError(
+            f"cannot write a checkpoint in {run.path}: {str(error).splitlines()[0]}",
+            hint=f"Free some space, and resume with --resume {run.path}.",
+        ) from error
 
 
 class _Hidden:
@@ -133,7 +148,7 @@ class _Metrics:
 
 
 def _callbacks(job: Job, adaptation: Adaptation, run: Run, checkpoint: Path | None) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [_History(run), _tensorboard(run, checkpoint)]
+    callbacks: list[TrainerCallback] = [_History(run)]
     if checkpoint is None:
         callbacks.append(_Gradients(adaptation.model))
     if "validation" in job.splits and job.settings.patience:
@@ -141,11 +156,10 @@ def _callbacks(job: Job, adaptation: Adaptation, run: Run, checkpoint: Path | No
     return callbacks
 
 
-def _tensorboard(run: Run, checkpoint: Path | None) -> TensorBoardCallback:
-    from torch.utils.tensorboard import SummaryWriter
-
+def _event_log(run: Run, checkpoint: Path | None) -> SummaryWriter:
+    """TensorBoard's log, without the steps after the checkpoint that will be run again."""
     step = None if checkpoint is None else int(checkpoint.name.partition("-")[2]) + 1
-    return TensorBoardCallback(SummaryWriter(str(run.tensorboard), purge_step=step))
+    return SummaryWriter(str(run.tensorboard), purge_step=step)
 
 
 def _trainer(

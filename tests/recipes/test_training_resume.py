@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from adapthub.adapters.errors import InvalidSettings, TrainingInterrupted
+from adapthub.adapters.errors import InvalidSettings, StorageError, TrainingInterrupted
 from adapthub.recipes import TrainingResult, loop, train
 from adapthub.recipes import run as runs
 from adapthub.recipes.interrupt import StopAtStep
@@ -125,6 +126,23 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_unbroken_run(
     assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, 15))
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "prefix"])
+def test_two_steps_of_sentiment_with_a_resume_between(
+    method: str, bench: Bench, review_data: Path, tmp_path: Path
+) -> None:
+    def run(output: Path, **more: Any) -> TrainingResult:
+        settings = {**COMMON, "max_steps": 2, "method": method, "output": output, **more}
+        return train("sentiment", review_data / "train.csv", base=str(bench.base), **settings)
+
+    straight = run(tmp_path / "straight")
+    with bench.signal_at(1), pytest.raises(TrainingInterrupted, match="at step 1 of 2"):
+        run(tmp_path / "run")
+    resumed = run(tmp_path / "run", resume=True)
+    weights = "adapter_model.safetensors"
+    assert resumed.artifact.files[weights] == straight.artifact.files[weights]
+    assert resumed.run.history == straight.run.history
+
+
 def test_a_run_can_be_interrupted_twice_and_by_sigterm(bench: Bench, straight: Path, tmp_path: Path) -> None:
     weights, history = _unbroken("lora", bench.base, bench.data, straight)
     before = signal.getsignal(signal.SIGTERM)
@@ -171,6 +189,33 @@ def test_an_interruption_while_measuring_says_how_to_go_on(
     resumed = bench.train("lora", tmp_path / "run", resume=True)
     assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
     assert resumed.metrics["validation"]["f1"].n == 12
+
+
+@pytest.mark.parametrize("room", [60_000, 150_000])
+def test_a_disk_that_is_full_at_a_checkpoint_loses_nothing_before_it(
+    room: int, bench: Bench, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file may grow beyond `room`: first the weights do not fit, then the optimiser's state."""
+    weights, history = _unbroken("lora", bench.base, bench.data, straight)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class FullDisk(StopAtStep):
+        def on_step_end(
+            self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        ) -> None:
+            if state.global_step == 8:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopAtStep", FullDisk)
+        try:
+            with pytest.raises(StorageError, match=r"cannot write a checkpoint in .*--resume"):
+                bench.train("lora", tmp_path / "run")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resumed = bench.train("lora", tmp_path / "run", resume=True)
+    assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
+    assert resumed.run.history == history
 
 
 def test_a_torn_checkpoint_is_passed_over(bench: Bench, straight: Path, tmp_path: Path) -> None:
