@@ -106,8 +106,9 @@ def _flat_pass(model: PreTrainedModel, rows: Sequence[Sequence[int]], offset: in
 
 
 def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    tolerance = 1e-4 if theirs.dtype == torch.float32 else 5e-2
-    return bool((ours - theirs).abs().max() <= tolerance * theirs.abs().max().clamp_min(1e-6))
+    # Another attention, position or mask moves a hidden state by about its own length; rounding does not.
+    tolerance = 1e-4 if theirs.dtype == torch.float32 else 0.1
+    return bool((ours - theirs).norm() <= tolerance * theirs.norm())
 
 
 def _attention(
