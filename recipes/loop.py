@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from adapthub.adapters.base import Base
 
+# torch.save says no more than that its writer failed.
+_WRITE_SIGNS = ("inline_container", "PytorchStreamWriter", "iostream error")
 _TIMINGS = ("_runtime", "_per_second")
 
 
@@ -81,7 +83,7 @@ def _disk_errors(run: Run) -> Iterator[None]:
     except AdaptHubError:
         raise
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _WRITE_SIGNS):
             raise
         raise StorageError(
             f"cannot write a checkpoint in {run.path}: {str(error).splitlines()[0]}",
