@@ -47,7 +47,7 @@ def published_quantization(config: PretrainedConfig, ref: str) -> Quantization |
 
 
 def choose_device(device: str) -> torch.device:
-    """Device `auto` is CUDA where there is one, else the CPU. Raises InvalidSettings for what does not work here."""
+    """Device `auto` is CUDA where there is one, else the CPU. Raises InvalidSettings for what does not work."""
     if device in {"auto", "cuda"} and torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if device == "auto":

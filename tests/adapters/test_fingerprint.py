@@ -25,7 +25,7 @@ Edit = Callable[[Path], object]
 
 @pytest.fixture
 def base(tiny_base: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    return Path(shutil.copytree(tiny_base, tmp_path / "base", ignore=shutil.ignore_patterns(CACHE_NAME)))
 
 
 def edit_json(name: str, **changes: object) -> Edit:
