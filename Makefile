@@ -23,14 +23,14 @@ test-all: $(STAMP) lint
 	$(RUN) $(BIN)/python -m pytest -m "not gpu"
 
 test-gpu:
-	PYTHONPATH=.src $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu tests/adapters tests/runtime
+	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu tests/adapters tests/runtime
 
 bench: $(STAMP)
 	$(RUN) $(BIN)/python benchmarks/mixed_predict.py
 	$(RUN) $(BIN)/python benchmarks/attach.py
 
 bench-gpu:
-	PYTHONPATH=.src $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/mixed_predict.py --device cuda
+	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/mixed_predict.py --device cuda
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

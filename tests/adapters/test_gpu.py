@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 TASK = "token-classification"
 ROWS = [{"input_ids": [2, *range(5, 5 + n), 3]} for n in (9, 2, 14, 5, 1)]
 # Relative to the logits' length, against PEFT in float32: bfloat16 keeps 8 bits of everything in between.
-TOLERANCES = {"float32": 1e-4, "bfloat16": 0.1}
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2}
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
