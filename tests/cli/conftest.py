@@ -74,7 +74,7 @@ def shell(tmp_path: Path) -> Command:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
             check=False,
         )
         return Result(done.returncode, done.stdout, done.stderr)

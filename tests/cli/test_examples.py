@@ -52,4 +52,5 @@ def test_the_examples_run_on_a_tiny_base(cli: Command, workplace: Path, tiny_bas
 @pytest.mark.slow
 def test_the_examples_run_as_they_are_written(shell: Command, workplace: Path) -> None:
     for arguments in examples(adapt):
-        assert shell(*arguments).code == 0, arguments
+        if arguments != ["demo"]:  # test_demo runs it
+            assert shell(*arguments).code == 0, arguments
