@@ -51,12 +51,14 @@ _EVERYWHERE = Default(
     ALL_LINEAR, "on every linear layer; attention alone loses even at equal parameters (LoRA Without Regret)"
 )
 _NO_DROPOUT = Default(0.0, "PEFT's default; early stopping guards short runs")
-_RANK_16 = Default(16, "encoders do well at 8 to 16; the adapter stays below 2 % of a small base")
+_RANK_8 = Default(8, "encoders do well at 8 to 16; at 8 the adapter stays below 2 % of a small base")
 _RANK_32 = Default(
     32, "generation: the smallest rank whose parameters reach the supervised tokens; 32 to start"
 )
 _ALPHA_32 = Default(32, "held at 32, the best learning rate hardly moves with the rank (LoRA Without Regret)")
-_ALPHA_8 = Default(8, "alpha/sqrt(r) is then 2 at rank 16, where plain LoRA's alpha/r is 2 as well")
+_ALPHA_16 = Default(16, "alpha/r is then 2, with which the recipes' learning rates were found")
+_ALPHA_6 = Default(6, "alpha/sqrt(r) is then about 2 at rank 8, as plain LoRA's alpha/r")
+_ALPHA_8 = Default(8, "alpha/sqrt(r) is then 1.4 at rank 32, near plain LoRA's alpha/r of 1")
 _PREFIX_20 = Default(20, "P-Tuning v2: up to 20 for simple classification, more for hard sequence labelling")
 
 
@@ -70,19 +72,19 @@ METHODS: Mapping[str, Method] = {
         Method(
             "lora",
             "low-rank update beside each layer, scaled alpha/r; its variants end within 1-2 % of it",
-            _low_rank(_RANK_16, _ALPHA_32),
+            _low_rank(_RANK_8, _ALPHA_16),
             _low_rank(_RANK_32, _ALPHA_32),
         ),
         Method(
             "rslora",
             "LoRA scaled alpha/sqrt(r), so that high ranks learn; for ranks of 64 and more",
-            _low_rank(_RANK_16, _ALPHA_8),
+            _low_rank(_RANK_8, _ALPHA_6),
             _low_rank(_RANK_32, _ALPHA_8),
         ),
         Method(
             "dora",
             "LoRA with a learned magnitude an output; costs about a quarter more training time",
-            _low_rank(_RANK_16, _ALPHA_32),
+            _low_rank(_RANK_8, _ALPHA_16),
             _low_rank(_RANK_32, _ALPHA_32),
         ),
         Method(

@@ -83,7 +83,7 @@ def test_defaults_by_task() -> None:
     decoder = method_config("lora", "text-generation")
     assert isinstance(encoder, LoraConfig)
     assert isinstance(decoder, LoraConfig)
-    assert (encoder.r, encoder.lora_alpha, encoder.target_modules) == (16, 32, "all-linear")
+    assert (encoder.r, encoder.lora_alpha, encoder.target_modules) == (8, 16, "all-linear")
     assert (decoder.r, decoder.lora_alpha, decoder.exclude_modules) == (32, 32, None)
     prefix = method_config("prefix", "text-generation", prefix_length=7)
     assert isinstance(prefix, PrefixTuningConfig)
