@@ -49,9 +49,7 @@ def load_plain(
             load_in_8bit=True, llm_int8_skip_modules=list(head)
         )
     torch.manual_seed(99)
-    model: Any = CLASSES[task][0].from_pretrained(
-        base, num_labels=labels, dtype=torch.float32, **options
-    )
+    model: Any = CLASSES[task][0].from_pretrained(base, num_labels=labels, dtype=torch.float32, **options)
     # bitsandbytes' own evaluation rounds activations, differently by processor and neighbours; both sides go without.
     steady(model)
     return cast(PreTrainedModel, model.eval())

@@ -1,4 +1,4 @@
-"""The same arithmetic on a CUDA device: mixed rows against PEFT alone, unquantised, nf4 and int8, by bitsandbytes' kernels."""
+"""Mixed rows on a CUDA device against PEFT alone: unquantised, nf4 and int8, by bitsandbytes' kernels."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.adapters.peft_oracle import expected_logits, lora_config, prefix_config, save_adapter
-from tests.conftest import write_tiny_base
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import load_base
+from tests.adapters.peft_oracle import expected_logits, lora_config, prefix_config, save_adapter
+from tests.conftest import write_tiny_base
 
 pytestmark = pytest.mark.gpu
 
