@@ -84,6 +84,12 @@ class Job:
         return self.settings.steps(self.rows)
 
     @property
+    def smaller(self) -> str:
+        """What to change where memory runs out."""
+        batch_size, max_length = self.settings.batch_size, self.settings.max_length
+        return f"Lower batch_size (now {batch_size}) or max_length ({max_length}), or quantize the base."
+
+    @property
     def hyperparameters(self) -> dict[str, Any]:
         """Every setting by name, as the manifest records it."""
         return {**vars(self.settings), **self.adapter, **self.encoding}

@@ -63,10 +63,8 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
     log = _event_log(run, checkpoint)
     callbacks = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop]
     trainer = _trainer(job, base, adaptation, run, [*callbacks, bar] if bar else callbacks)
-    batch_size, max_length = job.settings.batch_size, job.settings.max_length
-    hint = f"Lower batch_size (now {batch_size}) or max_length ({max_length}), or quantize the base."
     try:
-        with stop, memory_errors("training", hint), _disk_errors(run):
+        with stop, memory_errors("training", job.smaller), _disk_errors(run):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         run.write_history(_without_timings(trainer.state.log_history))
     finally:

@@ -23,6 +23,7 @@ from transformers import set_seed
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import Base, ResolvedBase, load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
+from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, autocast
 from adapthub.recipes.environment import hardware, libraries
@@ -109,7 +110,8 @@ def train(
     registry = _registry(name, job, hub) if push else None
     check_supervision({split: part.encoded for split, part in job.splits.items()})
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
-    rehearse(job, base)
+    with memory_errors("checking the run", job.smaller):
+        rehearse(job, base)
     set_seed(seed)
     adaptation = adapt(base, job.task, job.labels, method, job.adapter)
     try:
@@ -151,7 +153,7 @@ def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> No
     rows = job.splits["train"].encoded.rows[:_PREFLIGHT_ROWS]
     batch = job.recipe.collator(job.tokenizer)(rows)
     check_disk(folder, adaptation.bytes, _CHECKPOINTS)
-    with autocast(base):
+    with memory_errors("checking the run", job.smaller), autocast(base):
         check_head(adaptation.model, batch, job.labels)
         check_reload(adaptation.model, batch)
 
