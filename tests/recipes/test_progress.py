@@ -14,7 +14,7 @@ from adapthub.recipes import train
 
 
 def run(base: Path, data: Path, output: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("rich.console.Console", lambda **_: console)
+    monkeypatch.setattr("adapthub.recipes.training.Console", lambda **_: console)
     settings: dict[str, Any] = {"batch_size": 4, "max_steps": 4, "eval_steps": 2}
     validation = data / "validation.conll"
     train("ner", data / "train.conll", base=str(base), validation=validation, output=output, **settings)

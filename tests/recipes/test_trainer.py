@@ -75,6 +75,13 @@ def test_the_head_has_its_own_rate_and_vectors_do_not_decay() -> None:
     }
 
 
+def test_lora_plus_gives_b_its_own_rate() -> None:
+    rates = Rates(1e-3, 1e-2, ("classifier",), warmup_steps=0, weight_decay=0, lora_plus_ratio=8)
+    assert rates.of("base_model.model.encoder.query.lora_B.default.weight") == pytest.approx(8e-3)
+    assert rates.of("base_model.model.encoder.query.lora_A.default.weight") == pytest.approx(1e-3)
+    assert rates.of("base_model.model.classifier.lora_B.weight") == pytest.approx(1e-2)
+
+
 def test_a_matrix_that_no_gradient_reaches_is_named() -> None:
     model = nn.ModuleDict({"used": nn.Linear(2, 2, bias=False), "unused": nn.Linear(2, 2, bias=False)})
     check = GradientCheck(model)
