@@ -14,16 +14,18 @@ from adapthub.recipes import TrainingResult, evaluate, train
 
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, ner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    settings: dict[str, Any] = {"batch_size": 4, "max_steps": 40, "learning_rate": 1e-2, "quiet": True}
+    settings: dict[str, Any] = {"batch_size": 8, "max_steps": 60, "learning_rate": 5e-3, "rank": 16}
     output = tmp_path_factory.mktemp("trained") / "run"
     test = ner_data / "test.conll"
-    return train("ner", ner_data / "train.conll", base=str(tiny_base), test=test, output=output, **settings)
+    return train(
+        "ner", ner_data / "train.conll", base=str(tiny_base), test=test, output=output, quiet=True, **settings
+    )
 
 
 def test_it_gives_what_training_reported(trained: TrainingResult, ner_data: Path) -> None:
     evaluation = evaluate(trained.artifact.path, ner_data / "test.conll")
     assert evaluation.metrics == trained.metrics["test"]
-    assert evaluation.metrics["f1"].value > 0
+    assert evaluation.metrics["f1"].value > 0.5
     assert evaluation.digest == trained.artifact.digest
     assert (evaluation.rows, evaluation.truncated) == (12, 0)
 
