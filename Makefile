@@ -14,23 +14,24 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/adapt demo
+	$(RUN) $(BIN)/adapt demo
 
 test: $(STAMP) lint
-	$(RUN) $(BIN)/python -m pytest
+	$(RUN) $(BIN)/python -m pytest -n 2
 
 test-all: $(STAMP) lint
-	$(RUN) $(BIN)/python -m pytest -m "not gpu"
+	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu:
 	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu tests/adapters tests/runtime
 
 bench: $(STAMP)
-	$(RUN) $(BIN)/python benchmarks/mixed_predict.py
-	$(RUN) $(BIN)/python benchmarks/attach.py
+	$(RUN) $(BIN)/python -m benchmarks.mixed_predict
+	$(RUN) $(BIN)/python -m benchmarks.attach
+	$(RUN) $(BIN)/python -m benchmarks.delta
 
 bench-gpu:
-	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/mixed_predict.py --device cuda
+	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.mixed_predict --device cuda
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """`attach` of one more adapter with 0 to 100 attached, against reading its file, and against PEFT's `load_adapter`.
 
-    python benchmarks/attach.py [--rounds 15]
+    python -m benchmarks.attach [--rounds 15]
 
 MiniLM, LoRA r16 over all linear layers with a token-classification head. "read" is safetensors' `load_file` with every
 tensor touched; "attach" is `Artifact.read` (admission, sha256 of every byte) and `AdaptedBase.attach` (checked against
@@ -46,7 +46,7 @@ def main() -> None:
     size = rows[0].pop("bytes")
     for row in rows[1:]:
         del row["bytes"]
-    print(write_results("attach", "python benchmarks/attach.py", rows, adapter_bytes=size))
+    print(write_results("attach", "python -m benchmarks.attach", rows, adapter_bytes=size))
 
 
 def _adapters(base: Path, folder: Path, count: int) -> list[Path]:

@@ -1,6 +1,6 @@
 """32 rows that use 1, 8 and 32 LoRA adapters of ranks 8 to 64 over all linear layers: ours against PEFT's mixed batch.
 
-    python benchmarks/mixed_predict.py [--device cuda] [--rounds 9]
+    python -m benchmarks.mixed_predict [--device cuda] [--rounds 9]
 
 Peers, in the same process and in turn, on one set of adapter files and one base:
   base         our runtime, every row on the base alone (flattened, unpadded)
@@ -53,7 +53,7 @@ def main() -> None:
             quantize = None if name == "none" else name
             results += _measure(path, quantize, options.device, adapters, batches, options.rounds)
     print_table(results)
-    print(write_results("mixed_predict", "python benchmarks/mixed_predict.py", results, base=path.name))
+    print(write_results("mixed_predict", "python -m benchmarks.mixed_predict", results, base=path.name))
 
 
 def _inputs(device: str, folder: Path) -> tuple[Path, dict[str, list[list[int]]]]:

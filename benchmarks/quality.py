@@ -1,6 +1,6 @@
 """Adapters against full fine-tuning of the same base under the same budget: same data, order, steps and loop.
 
-    python benchmarks/quality.py [--task ner] [--way full lora lora-nf4] [--seed 0 1 2] [--table]
+    python -m benchmarks.quality [--task ner] [--way full lora lora-nf4] [--seed 0 1 2] [--table]
 
 Every run trains, measures the test split and is kept as `results/quality/TASK-WAY-SEED.json` with its learning curve, so
 the program can be stopped and goes on where it was. `--table` only prints what is there and writes
@@ -59,18 +59,30 @@ TASKS = {
         sample="conll2003",
         suffix="conll",
         metric="f1",
-        budget={"max_steps": 2000, "batch_size": 8, "eval_steps": 250, "eval_rows": 500, "patience": 0},
+        budget={"max_steps": 2000, "batch_size": 8, "eval_steps": 250, "eval_rows": 400, "patience": 0},
         full={"learning_rate": 1e-4, "head_learning_rate": 1e-3},
-        lora={"learning_rate": 1.5e-3, "head_learning_rate": 3e-3, "rank": 8, "alpha": 16},
+        lora={
+            "learning_rate": 5e-4,
+            "head_learning_rate": 3e-3,
+            "lora_plus_ratio": 8,
+            "rank": 8,
+            "alpha": 16,
+        },
     ),
     "sentiment": Task(
         recipe="sentiment",
         sample="movie-reviews",
         suffix="csv",
         metric="accuracy",
-        budget={"max_steps": 1000, "batch_size": 16, "eval_steps": 125, "eval_rows": 500, "patience": 0},
+        budget={"max_steps": 600, "batch_size": 16, "eval_steps": 100, "eval_rows": 400, "patience": 0},
         full={"learning_rate": 1e-4, "head_learning_rate": 1e-3},
-        lora={"learning_rate": 1.5e-3, "head_learning_rate": 3e-3, "rank": 8, "alpha": 16},
+        lora={
+            "learning_rate": 5e-4,
+            "head_learning_rate": 3e-3,
+            "lora_plus_ratio": 8,
+            "rank": 8,
+            "alpha": 16,
+        },
     ),
 }
 
@@ -245,7 +257,7 @@ def _report(folder: Path) -> None:
         _picture(name, task, [run for run in runs if run["task"] == name])
     if rows:
         print_table(rows)
-        document = {"command": "python benchmarks/quality.py", "machine": machine(), "rows": rows}
+        document = {"command": "python -m benchmarks.quality", "machine": machine(), "rows": rows}
         (RESULTS / "quality.json").write_text(json.dumps(document, indent=2) + "\n")
 
 

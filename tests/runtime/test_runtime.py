@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,6 @@ from adapthub.adapters.errors import (
     InvalidInput,
     TensorMismatch,
 )
-from adapthub.adapters.fingerprint import Fingerprint
 from adapthub.adapters.manifest import BaseRecord, Manifest
 from adapthub.adapters.tasks import Task
 from adapthub.hub import Registry, open_hub
@@ -147,7 +147,7 @@ def test_another_base_is_refused_with_the_difference(base: Base, make: Make, tmp
     folder = make("mood", TEXT, MOODS)
     read = Artifact.read(folder)
     assert read.manifest is not None
-    foreign = Fingerprint(**{**base.fingerprint.to_dict(), "weights": "0" * 64})
+    foreign = dataclasses.replace(base.fingerprint, weights="0" * 64)
     manifest = read.manifest.model_copy(update={"base": BaseRecord(id="org/other", fingerprint=foreign)})
     write_artifact(
         tmp_path / "far", manifest=manifest, card="c\n", config=read.config, tensors=read.tensors()
