@@ -41,6 +41,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m adapthub.cli.reference docs/cli.md
+	$(BIN)/python -m benchmarks.report docs/benchmarks.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

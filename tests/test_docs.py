@@ -76,3 +76,8 @@ def test_every_package_on_disk_is_installed() -> None:
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert folders == listed
+
+
+def test_measurements_are_those_committed(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "benchmarks.report", str(tmp_path / "b.md")], check=True, cwd=ROOT)
+    assert (tmp_path / "b.md").read_text() == (ROOT / "docs" / "benchmarks.md").read_text()
