@@ -8,6 +8,7 @@ Measures nothing.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def _row(cells: list[str]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
+        return "" if math.isnan(value) else f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
