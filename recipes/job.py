@@ -7,10 +7,10 @@ base's configuration and tokenizer, never its weights; writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
@@ -19,8 +19,10 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.adapters.tasks import Task
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.recipe import Encoded, Recipe
 from adapthub.recipes.settings import SETTINGS, Settings
+from adapthub.recipes.splits import read_splits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,9 +54,10 @@ class Split:
 @dataclass(frozen=True)
 class Job:
     """What will be trained, on what, from what. `splits` has "train", and "validation" and "test" where
-    given.
+    there are such.
 
-    `adapter` are all of the method's settings; `encoding` what evaluation and serving must encode with.
+    `adapter` are all of the method's settings; `encoding` what evaluation and serving must encode with;
+    `notes` what is worth knowing of the data: rows set aside, leaks, repeats, what is cut.
     """
 
     recipe: Recipe
@@ -68,6 +71,7 @@ class Job:
     adapter: Mapping[str, Any]
     encoding: Mapping[str, Any]
     seed: int
+    notes: tuple[str, ...]
 
     @property
     def task(self) -> Task:
@@ -91,8 +95,9 @@ class Job:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Every setting by name, as the manifest records it."""
-        return {**vars(self.settings), **self.adapter, **self.encoding}
+        """Every setting that this method has by name, as the manifest records it."""
+        run = {name: vars(self.settings)[name] for name in _run_settings(self.adapter)}
+        return {**run, **self.adapter, **self.encoding}
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -123,23 +128,20 @@ def prepare(
     base: str | ResolvedBase,
     quantize: str | None,
     method: str,
-    validation: str | Path | Any | None,
+    validation: str | Path | Any | Literal[False] | None,
     test: str | Path | Any | None,
     seed: int,
     given: Mapping[str, Any],
 ) -> Job:
-    """Read, check and encode. `given` mixes run settings, the method's settings and the recipe's reading
-    options.
+    """Read, check and encode. `data`, `validation` and `test` as in `read_splits`; `given` mixes run
+    settings, the method's settings and the recipe's reading options.
 
     Raises InvalidSettings for an option that nothing takes or that cannot work, InvalidData naming file and
     line, and what resolving the base raises.
     """
     recipe = find_recipe(task)
     settings, adapter, options = _sort_out(recipe, method, given)
-    datasets = {"train": recipe.read(data, **options)}
-    for name, source in (("validation", validation), ("test", test)):
-        if source is not None:
-            datasets[name] = recipe.read(source, **options)
+    datasets, notes = read_splits(recipe, data, validation=validation, test=test, **options)
     labels = recipe.labels(datasets["train"])
     for dataset in datasets.values():
         recipe.check(dataset, labels)
@@ -152,8 +154,20 @@ def prepare(
         name: Split(dataset, recipe.encode(tokenizer, dataset, labels, encoding))
         for name, dataset in datasets.items()
     }
+    cut = check_supervision({name: split.encoded for name, split in splits.items()})
     return Job(
-        recipe, method, resolved, quantize, tokenizer, splits, labels, settings, adapter, encoding, seed
+        recipe=recipe,
+        method=method,
+        base=resolved,
+        quantize=quantize,
+        tokenizer=tokenizer,
+        splits=splits,
+        labels=labels,
+        settings=settings,
+        adapter=adapter,
+        encoding=encoding,
+        seed=seed,
+        notes=(*notes, *cut),
     )
 
 
@@ -162,22 +176,28 @@ def _sort_out(
 ) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
     """Run settings, method settings and reading options, each to its own."""
     of_method = find_method(method).defaults(cast(Task, recipe.task))
+    of_run = _run_settings(of_method)
     run, adapter, options = {}, {}, {}
     for name, value in given.items():
-        if name in SETTINGS:
+        if name in of_run:
             run[name] = value
         elif name in of_method:
             adapter[name] = value
         elif name in recipe.options:
             options[name] = value
         else:
-            known: Sequence[str] = (*SETTINGS, *of_method, *recipe.options)
+            known = (*of_run, *of_method, *recipe.options)
             raise InvalidSettings(
                 f"{name!r} is no setting of {recipe.name} with {method}", hint=did_you_mean(name, known)
             )
     settings = Settings.resolve(run, recipe.defaults(method))
     options = {name: value for name, value in options.items() if value is not None}
     return settings, method_settings(method, cast(Task, recipe.task), **adapter), options
+
+
+def _run_settings(of_method: Mapping[str, Any]) -> tuple[str, ...]:
+    """The run settings of a method with the settings `of_method`: only LoRA's family has an A and a B."""
+    return tuple(name for name in SETTINGS if name != "lora_plus_ratio" or "rank" in of_method)
 
 
 def _tokenizer(base: ResolvedBase) -> PreTrainedTokenizerBase:

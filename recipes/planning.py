@@ -1,7 +1,7 @@
 """`plan`: what `train` with the same arguments would do, without doing it.
 
-The resolved run, its size, a rough estimate of memory, why each default is what it is, and three examples as
-the model will see them. Reads data and the base's configuration; loads no weights, writes nothing.
+The resolved run and its splits, its size, a rough estimate of memory, why each default is what it is, and three
+examples as the model will see them. Reads data and the base's configuration; loads no weights, writes nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoModel
@@ -18,13 +18,12 @@ from adapthub.adapters.base import Base, ResolvedBase
 from adapthub.adapters.methods import find_method
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt
-from adapthub.recipes.job import Job, prepare
-from adapthub.recipes.preflight import check_supervision
+from adapthub.recipes.job import Job, Split, prepare
 
 if TYPE_CHECKING:
     from adapthub.recipes.recipe import Preview
 
-_PREVIEWS = 3
+_SAMPLES = 3
 _FLOAT = 4  # bytes: adapters train in float32, and so do the CPU's activations
 _TRAINING_COPIES = 4  # weights, gradients, AdamW's two moments
 # Values that a transformer layer keeps for backward: for each token 17 hidden states, and 2.5 attention rows
@@ -34,34 +33,50 @@ _ATTENTION_VALUES = 2.5
 
 
 @dataclass(frozen=True)
+class PlannedSplit:
+    """One split: `targets` counts the labels in the data, `supervised` those that are seen after truncation,
+    `truncated` the rows that are cut.
+    """
+
+    split: str
+    source: str
+    rows: int
+    targets: int
+    supervised: int
+    truncated: int
+
+
+@dataclass(frozen=True)
 class Plan:
-    """A run that has not begun. Sizes are bytes; `memory` is a rough estimate of the peak.
+    """A run that has not begun. Sizes are bytes; `estimated_memory` is a rough estimate of the peak.
 
     `settings`: every hyperparameter with its value. `reasons`: of settings left at their default, why.
-    `supervision`: a line a split. `previews`: examples, one tuple a sub-token.
+    `eval_steps`: from one evaluation to the next, None without a validation split. `trainable`: parameters,
+    head included; `parameters`: those of the base; `base_bytes`: as it is loaded. `notes`: see Job.
+    `samples`: examples spread over the training split, one tuple a sub-token.
     """
 
     task: str
     method: str
     base: str
+    base_fingerprint: str
     quantize: str | None
+    seed: int
     labels: tuple[str, ...]
-    settings: Mapping[str, Any]
-    reasons: Mapping[str, str]
     steps: int
-    eval_steps: int
+    eval_steps: int | None
     trainable: int
     parameters: int
+    trainable_share: float
     adapter_bytes: int
     base_bytes: int
-    memory: int
-    supervision: tuple[str, ...]
-    previews: tuple[Preview, ...]
-
-    @property
-    def trainable_share(self) -> float:
-        """Trainable parameters, head included, as a share of the base's."""
-        return self.trainable / self.parameters
+    adapter_share: float
+    estimated_memory: int
+    settings: Mapping[str, Any]
+    reasons: Mapping[str, str]
+    splits: tuple[PlannedSplit, ...]
+    notes: tuple[str, ...]
+    samples: tuple[Preview, ...]
 
 
 def plan(
@@ -71,7 +86,7 @@ def plan(
     base: str,
     quantize: str | None = None,
     method: str = "lora",
-    validation: str | Path | Any | None = None,
+    validation: str | Path | Any | Literal[False] | None = None,
     test: str | Path | Any | None = None,
     seed: int = 0,
     **settings: Any,
@@ -88,31 +103,47 @@ def plan(
         seed=seed,
         given=settings,
     )
-    supervision = check_supervision({name: split.encoded for name, split in job.splits.items()})
     adaptation, parameters = _skeleton(job)
     weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
-    train = job.splits["train"]
-    previews = [
-        job.recipe.preview(job.tokenizer, train.dataset, train.encoded, job.labels, at)
-        for at in range(min(_PREVIEWS, len(train.dataset)))
-    ]
+    evaluates = "validation" in job.splits
     return Plan(
         task=job.recipe.name,
         method=method,
         base=job.base.ref,
+        base_fingerprint=job.base.fingerprint.digest,
         quantize=quantize,
+        seed=seed,
         labels=job.labels,
-        settings=job.hyperparameters,
-        reasons=_reasons(job, settings),
         steps=job.steps,
-        eval_steps=job.settings.steps_between_evaluations(job.rows),
+        eval_steps=job.settings.steps_between_evaluations(job.rows) if evaluates else None,
         trainable=adaptation.trainable,
         parameters=parameters,
+        trainable_share=adaptation.trainable / parameters,
         adapter_bytes=adaptation.bytes,
         base_bytes=weights,
-        memory=weights + _TRAINING_COPIES * _FLOAT * adaptation.trainable + _activation_bytes(job),
-        supervision=tuple(supervision),
-        previews=tuple(previews),
+        adapter_share=adaptation.bytes / weights,
+        estimated_memory=weights + _TRAINING_COPIES * _FLOAT * adaptation.trainable + _activation_bytes(job),
+        settings=job.hyperparameters,
+        reasons=_reasons(job, settings),
+        splits=tuple(_split(name, split) for name, split in job.splits.items()),
+        notes=job.notes,
+        samples=_samples(job),
+    )
+
+
+def _split(name: str, split: Split) -> PlannedSplit:
+    encoded = split.encoded
+    rows = len(split.dataset)
+    return PlannedSplit(
+        name, split.dataset.source, rows, encoded.targets, encoded.supervised, encoded.truncated
+    )
+
+
+def _samples(job: Job) -> tuple[Preview, ...]:
+    some = job.splits["train"].some(_SAMPLES)
+    return tuple(
+        job.recipe.preview(job.tokenizer, some.dataset, some.encoded, job.labels, at)
+        for at in range(len(some.dataset))
     )
 
 

@@ -31,7 +31,7 @@ _OPTIMISER_COPIES = 3  # a checkpoint holds the trainable weights and AdamW's tw
 
 
 def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
-    """Every split has a target the loss sees, also after truncation; one line a split says how many.
+    """Every split has a target the loss sees, also after truncation; a line for each that loses some.
 
     Raises InvalidData naming the split.
     """
@@ -42,11 +42,10 @@ def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
                 f"{split}: none of its {encoded.targets} labels is left after truncation",
                 hint="Raise max_length.",
             )
-        line = f"{split}: {len(encoded.rows)} rows, {encoded.supervised} labels"
-        if encoded.truncated or encoded.supervised < encoded.targets:
-            lost = encoded.targets - encoded.supervised
-            line += f"; {encoded.truncated} rows cut at max_length, {lost} labels not seen"
-        lines.append(line)
+        lost = encoded.targets - encoded.supervised
+        if encoded.truncated or lost:
+            cut = f"{split}: {encoded.truncated} of {len(encoded.rows)} rows are cut at max_length"
+            lines.append(f"{cut}, {lost} of {encoded.targets} labels are not seen")
     return lines
 
 

@@ -1,17 +1,18 @@
-"""The splits of one run: found or given, read, completed by a validation split, leaks counted.
+"""The splits of one run: found or given, read, completed by a validation split; leaks and repeats counted.
 
-Does not check labels and does not encode.
+Does not encode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset
-from adapthub.recipes.data.splits import find_splits, leaked, split_off
+from adapthub.recipes.data.splits import find_splits, leaked, repeated, split_off
 from adapthub.recipes.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
@@ -24,26 +25,42 @@ def read_splits(
 
     `data` is what recipe.read takes, or a folder with train.* and maybe validation.* and test.*, or a mapping
     of those names (a datasets.DatasetDict). `validation` and `test` go before what `data` brings. Without a
-    validation split, a tenth of the training rows is set aside: the same rows whatever the seed. Raises
-    InvalidData.
+    validation split, a tenth of the training rows is set aside: the same rows whatever the seed;
+    `validation=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
     sources = _sources(data)
     sources |= {
         name: given for name, given in (("validation", validation), ("test", test)) if given is not None
     }
+    if validation is False:
+        del sources["validation"]
     read = {name: recipe.read(sources[name], **options) for name in SPLITS if name in sources}
     notes = []
-    if "validation" not in read:
+    if "validation" not in sources and validation is not False:
+        # What is wrong with the rows is said before that they are too few.
+        recipe.check(read["train"], recipe.labels(read["train"]))
         read["train"], read["validation"] = split_off(read["train"], recipe.labels_of)
         aside, rest = len(read["validation"]), len(read["train"])
         notes.append(
             f"validation: no such split given, so {aside} of {aside + rest} training rows are set aside,"
             " chosen by their content"
         )
-    for name in SPLITS[1:]:
-        if name in read and (count := leaked(read["train"], read[name])):
-            notes.append(f"{name}: {count} of {len(read[name])} rows also stand in the training split")
-    return {name: read[name] for name in SPLITS if name in read}, tuple(notes)
+    read = {name: read[name] for name in SPLITS if name in read}
+    return read, (*notes, *_repeats(read["train"]), *_leaks(read))
+
+
+def _repeats(train: Dataset) -> Iterator[str]:
+    repeats, contradictions = repeated(train)
+    if repeats:
+        otherwise = f", {contradictions} of them with other labels" if contradictions else ""
+        yield f"train: {repeats} of {len(train)} rows repeat an earlier one{otherwise}"
+
+
+def _leaks(read: Mapping[str, Dataset]) -> Iterator[str]:
+    for known, name in combinations(read, 2):
+        if count := leaked(read[known], read[name]):
+            which = "training" if known == "train" else known
+            yield f"{name}: {count} of {len(read[name])} rows also stand in the {which} split"
 
 
 def _sources(data: Any) -> dict[str, Any]:

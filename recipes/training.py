@@ -1,6 +1,6 @@
 """`train`: from labelled data and a base to an adapter that is saved, measured and published.
 
-    read and encode (job) -> base -> rehearsal of the end (outcome) -> PEFT model (adaptation) -> preflight
+    read, split and encode (job) -> base -> rehearsal of the end (outcome) -> PEFT model (adaptation) -> preflight
       -> transformers' Trainer (loop) -> artifact -> the served artifact equals the trained model
       -> metrics, measured as served -> artifact with metrics -> push
 
@@ -11,11 +11,11 @@ parse options.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from transformers import set_seed
@@ -32,7 +32,7 @@ from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload, check_supervision
+from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload
 from adapthub.recipes.run import Run
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def train(
     quantize: str | None = None,
     name: str | None = None,
     method: str = "lora",
-    validation: str | Path | Any | None = None,
+    validation: str | Path | Any | Literal[False] | None = None,
     test: str | Path | Any | None = None,
     output: str | Path | None = None,
     seed: int = 0,
@@ -72,19 +72,26 @@ def train(
     device: str = "auto",
     dtype: str = "auto",
     quiet: bool = False,
+    report: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> TrainingResult:
-    """Train an adapter, measure it on `validation` and `test` as it will be served, and publish it if
+    """Train an adapter, measure it on the validation and test splits as it will be served, and publish it if
     `push`.
 
-    `data`, `validation`, `test`: files that the recipe `task` reads. `output`: the run's folder, by default
-    a new one under runs/. `resume`: a run's folder, or True for `output` or the latest unfinished run of
-    this configuration. `name`: namespace/name to publish under. `settings`: how long and how fast (epochs
-    or max_steps, batch_size, learning_rate, head_learning_rate, warmup, weight_decay, eval_steps,
-    eval_rows, patience, max_length), the method's (rank, alpha, dropout, target_modules; prefix_length) and
-    the recipe's reading options.
+    `data`: a file that the recipe `task` reads, a folder with train.*, validation.* and test.*, rows, a
+    datasets.Dataset, or a mapping of splits (DatasetDict). `validation` and `test` go before what `data`
+    brings. Without a validation split a tenth of the training rows is set aside, chosen by content;
+    `validation=False` trains without: nothing chooses the best step or stops early, the last weights are
+    kept.
 
-    Without validation data nothing chooses the best step or stops early: the last weights are kept.
+    `output`: the run's folder, by default a new one under runs/. `resume`: a run's folder, or True for
+    `output` or the latest unfinished run of this configuration. `name`: namespace/name to publish under.
+    `settings`: how long and how fast (epochs or max_steps, batch_size, learning_rate, head_learning_rate,
+    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length), the method's (rank,
+    alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
+
+    `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
+    that differ on resume); by default they go to stderr, unless `quiet`, as the progress bar does.
 
     Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, OutOfMemory, StorageError,
     Conflict, TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM:
@@ -108,7 +115,7 @@ def train(
         given=settings,
     )
     registry = _registry(name, job, hub) if push else None
-    check_supervision({split: part.encoded for split, part in job.splits.items()})
+    console = None if quiet else Console(stderr=True)
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
     with memory_errors("checking the run", job.smaller):
         rehearse(job, base)
@@ -117,10 +124,11 @@ def train(
     try:
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
         run = _run(job, base, name, output, resume)
+        _tell((*job.notes, *_changed_libraries(run)), report, console)
         outcome = Outcome(job, base, run, name)
         with _interruptible(job, run):
             set_seed(seed)
-            fit(job, base, adaptation, run, console=None if quiet else Console(stderr=True))
+            fit(job, base, adaptation, run, console=console)
             run.mark("trained")
             outcome.save(adaptation)
     finally:
@@ -163,10 +171,32 @@ def _run(job: Job, base: Base, name: str | None, output: str | Path | None, resu
     path = Path(output) if output is not None else None
     if resume is False:
         environment = {"libraries": libraries(), "hardware": hardware(base.device), "dtype": str(base.dtype)}
-        return runs.start(job.configuration, environment, name=name or job.recipe.name, path=path)
+        run = runs.start(job.configuration, environment, name=name or job.recipe.name, path=path)
+        run.mark("started", notes=list(job.notes))
+        return run
     if resume is not True:
         path = Path(resume)
     return runs.resumable(job.configuration, path=path)
+
+
+def _changed_libraries(run: Run) -> Iterator[str]:
+    """A note where a resumed run began with other versions: its arithmetic may differ from then on."""
+    before, now = run.environment["libraries"], libraries()
+    changed = [
+        f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}"
+        for name in dict.fromkeys((*before, *now))
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        yield f"resumed with other versions than {run.path} began with: {', '.join(changed)}"
+
+
+def _tell(notes: Iterable[str], report: Callable[[str], None] | None, console: Console | None) -> None:
+    for note in notes:
+        if report is not None:
+            report(note)
+        elif console is not None:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

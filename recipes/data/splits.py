@@ -1,4 +1,4 @@
-"""Splits: finding their files in a folder, making a missing validation split, counting rows that leak.
+"""Splits: finding their files in a folder, making a missing validation split, counting rows that leak or repeat.
 
 Does not read the files it finds.
 """
@@ -57,7 +57,8 @@ def split_off(
     """(the rest, about `share` of the rows); depends on neither a seed nor the order of rows.
 
     Rows are taken by the sha256 of their input, so equal inputs fall on one side; a row whose label would
-    then be missing from the rest stays. Raises InvalidData where nothing can be taken.
+    then be missing from the rest stays. The source of both says so. Raises InvalidData where nothing can be
+    taken.
     """
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(dataset):
@@ -76,13 +77,13 @@ def split_off(
     if not taken:
         raise InvalidData(
             f"{dataset.source}: {len(dataset)} rows are too few to set some aside for validation",
-            hint="Give a validation file, or more rows of every label.",
+            hint="Give a validation split or more rows, or train without (validation=False, --no-validation).",
         )
     rest = tuple(example for index, example in enumerate(dataset) if index not in taken)
     aside = tuple(example for index, example in enumerate(dataset) if index in taken)
     return (
-        Dataset(rest, dataset.source, dataset.columns),
-        Dataset(aside, dataset.source, dataset.columns),
+        Dataset(rest, f"{dataset.source} (without rows set aside)", dataset.columns),
+        Dataset(aside, f"{dataset.source} (rows set aside)", dataset.columns),
     )
 
 
@@ -90,3 +91,17 @@ def leaked(train: Dataset, other: Dataset) -> int:
     """How many rows of `other` have an input that also stands in `train`."""
     known = {example.input_digest for example in train}
     return sum(example.input_digest in known for example in other)
+
+
+def repeated(dataset: Dataset) -> tuple[int, int]:
+    """How many rows have the input of an earlier row, and how many of them are labelled otherwise than that
+    input was before.
+    """
+    seen: dict[str, set[str]] = {}
+    repeats = contradictions = 0
+    for example in dataset:
+        before = seen.setdefault(example.input_digest, set())
+        repeats += bool(before)
+        contradictions += bool(before) and example.digest not in before
+        before.add(example.digest)
+    return repeats, contradictions

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.splits import find_splits, leaked, split_off
+from adapthub.recipes.data.splits import find_splits, leaked, repeated, split_off
 
 
 def dataset(rows: Sequence[tuple[str, str]], path: str = "a.csv") -> Dataset:
@@ -96,6 +96,11 @@ def test_the_split_does_not_depend_on_the_order_of_rows() -> None:
     assert sorted(texts(aside)) == sorted(texts(again))
 
 
+def test_what_was_split_says_so_in_its_source() -> None:
+    rest, aside = split_off(dataset([(f"text {index}", "xy"[index % 2]) for index in range(20)]), labels_of)
+    assert (rest.source, aside.source) == ("a.csv (without rows set aside)", "a.csv (rows set aside)")
+
+
 def test_too_few_rows_to_split_are_refused() -> None:
     with pytest.raises(InvalidData, match="2 rows are too few to set some aside"):
         split_off(dataset([("a", "x"), ("b", "y")]), labels_of)
@@ -104,3 +109,8 @@ def test_too_few_rows_to_split_are_refused() -> None:
 def test_leaks_are_counted_by_input() -> None:
     train = dataset([("a", "x"), ("b", "y")])
     assert leaked(train, dataset([("a", "y"), ("a", "x"), ("c", "x")])) == 2
+
+
+def test_repeats_are_counted_and_those_labelled_otherwise() -> None:
+    assert repeated(dataset([("a", "x"), ("b", "y")])) == (0, 0)
+    assert repeated(dataset([("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("a", "x")])) == (3, 1)

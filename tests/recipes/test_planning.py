@@ -33,7 +33,12 @@ def test_the_plan_is_what_the_run_becomes(
     assert 0 < weights - planned.adapter_bytes < 8192  # the file's header
     assert planned.settings == result.run.configuration["settings"]
     assert 0 < planned.trainable_share < 1
-    assert planned.memory > planned.base_bytes + planned.adapter_bytes
+    assert planned.adapter_share == planned.adapter_bytes / planned.base_bytes
+    assert planned.estimated_memory > planned.base_bytes + planned.adapter_bytes
+    assert ("lora_plus_ratio" in planned.settings) == (method != "prefix")
+    assert [(split.split, split.rows) for split in planned.splits] == [("train", 22), ("validation", 12)]
+    assert all(split.supervised == split.targets > 0 == split.truncated for split in planned.splits)
+    assert list(planned.notes) == result.run.fact("notes")
 
 
 def test_nothing_is_written_and_no_weights_are_read(
@@ -48,12 +53,15 @@ def test_nothing_is_written_and_no_weights_are_read(
 def test_three_samples_show_which_sub_token_has_which_label(tiny_base: Path, tmp_path: Path) -> None:
     data = tmp_path / "train.conll"
     data.write_text("ada B-PER\nwas O\nin O\nlondonx B-LOC\n\n" * 4)
-    previews = plan("ner", data, base=str(tiny_base)).previews
-    assert len(previews) == 3
-    assert previews[0].source == f"{data}:1"
-    labelled = [(token, label) for token, _, label in previews[0].rows if label]
+    planned = plan("ner", data, base=str(tiny_base), validation=False)
+    samples = planned.samples
+    assert len(samples) == 3
+    assert samples[0].source == f"{data}:1"
+    labelled = [(token, label) for token, _, label in samples[0].rows if label]
     assert labelled == [("ada", "B-PER"), ("was", "O"), ("in", "O"), ("london", "B-LOC")]
-    assert ("##x", "", "") in previews[0].rows
+    assert ("##x", "", "") in samples[0].rows
+    assert planned.eval_steps is None
+    assert planned.notes == ("train: 3 of 4 rows repeat an earlier one",)
 
 
 def test_defaults_come_with_reasons_and_choices_without(tiny_base: Path, ner_data: Path) -> None:
@@ -65,7 +73,15 @@ def test_defaults_come_with_reasons_and_choices_without(tiny_base: Path, ner_dat
 
 def test_what_is_cut_is_said(tiny_base: Path, ner_data: Path) -> None:
     planned = plan("ner", ner_data / "train.conll", base=str(tiny_base), max_length=6)
-    assert "rows cut at max_length" in planned.supervision[0]
+    train = planned.splits[0]
+    assert train.truncated > 0
+    assert train.supervised < train.targets
+    assert any(note.startswith(f"train: {train.truncated} of 20 rows are cut") for note in planned.notes)
+
+
+def test_a_folder_is_planned_with_its_splits(tiny_base: Path, ner_data: Path) -> None:
+    planned = plan("ner", ner_data, base=str(tiny_base), validation=False)
+    assert [split.split for split in planned.splits] == ["train", "test"]
 
 
 def test_a_plan_refuses_what_training_would(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:

@@ -59,10 +59,9 @@ def encoded(rows: int, supervised: int, targets: int, truncated: int) -> Encoded
     return Encoded([{}] * rows, supervised, targets, truncated)
 
 
-def test_supervision_says_what_is_seen_and_what_is_cut() -> None:
+def test_supervision_says_what_is_cut() -> None:
     assert check_supervision({"train": encoded(3, 9, 9, 0), "test": encoded(2, 4, 6, 1)}) == [
-        "train: 3 rows, 9 labels",
-        "test: 2 rows, 4 labels; 1 rows cut at max_length, 2 labels not seen",
+        "test: 1 of 2 rows are cut at max_length, 2 of 6 labels are not seen",
     ]
     with pytest.raises(
         InvalidData, match=r"validation: none of its 5 labels is left after truncation\. Raise"

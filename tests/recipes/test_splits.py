@@ -66,6 +66,27 @@ def test_a_dataset_dict_is_a_mapping_of_splits() -> None:
         read_splits(SENTIMENT, {"test": rows(0, 2)})
 
 
-def test_leaks_are_told() -> None:
-    _, notes = read_splits(SENTIMENT, rows(0, 10), validation=rows(8, 12), test=rows(12, 14))
-    assert notes == ("validation: 2 of 4 rows also stand in the training split",)
+def test_no_validation_is_wanted(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", rows(0, 10))
+    write(tmp_path / "val.csv", rows(10, 13))
+    assert read_splits(SENTIMENT, tmp_path, validation=False)[1] == ()
+    assert sizes(read_splits(SENTIMENT, tmp_path, validation=False)) == {"train": 10}
+    assert sizes(read_splits(SENTIMENT, rows(0, 3), validation=False)) == {"train": 3}
+
+
+def test_what_is_wrong_is_said_before_what_is_too_little() -> None:
+    with pytest.raises(InvalidData, match="every row has the label 'a'"):
+        read_splits(SENTIMENT, rows(0, 1))
+    with pytest.raises(InvalidData, match="2 rows are too few to set some aside.*--no-validation"):
+        read_splits(SENTIMENT, rows(0, 2))
+
+
+def test_leaks_and_repeats_are_told() -> None:
+    _, notes = read_splits(SENTIMENT, rows(0, 10), validation=rows(8, 12), test=rows(11, 14))
+    assert notes == (
+        "validation: 2 of 4 rows also stand in the training split",
+        "test: 1 of 3 rows also stand in the validation split",
+    )
+    train = [*rows(0, 10), *rows(0, 2), {"text": "text 0", "label": "b"}]
+    _, notes = read_splits(SENTIMENT, train, validation=rows(12, 14))
+    assert notes == ("train: 3 of 13 rows repeat an earlier one, 1 of them with other labels",)

@@ -144,10 +144,39 @@ def test_no_progress_stops_early_and_keeps_the_best(tiny_base: Path, ner_data: P
     assert any(not torch.equal(kept[name], last[name]) for name in last)
 
 
+def test_a_folder_is_data_and_a_missing_validation_split_is_set_aside(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    given = train("ner", ner_data, base=str(tiny_base), output=tmp_path / "given", **SHORT)
+    named = train_ner(tiny_base, ner_data, tmp_path / "named")
+    assert (
+        given.artifact.files["adapter_model.safetensors"] == named.artifact.files["adapter_model.safetensors"]
+    )
+    told: list[str] = []
+    lone = train_ner(tiny_base, ner_data, tmp_path / "run", validation=None, report=told.append)
+    assert told[0].startswith("validation: no such split given, so 2 of 22 training rows are set aside")
+    assert told == lone.run.fact("notes")
+    assert lone.artifact.manifest is not None
+    records = lone.artifact.manifest.data
+    assert (records["train"].rows, records["train"].source) == (20, "train.conll (without rows set aside)")
+    assert (records["validation"].rows, records["validation"].source) == (2, "train.conll (rows set aside)")
+    assert lone.metrics["validation"]["f1"].n == 2
+
+
+def test_notes_go_to_stderr_unless_quiet(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for quiet in (True, False):
+        train_ner(tiny_base, ner_data, tmp_path / str(quiet), validation=None, max_steps=1, quiet=quiet)
+        streams = capsys.readouterr()
+        assert ("rows are set aside" in streams.err) == (not quiet)
+        assert streams.out == ""
+
+
 def test_without_validation_data_the_last_weights_are_kept(
     tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
-    result = train_ner(tiny_base, ner_data, tmp_path / "run", validation=None, test=None)
+    result = train_ner(tiny_base, ner_data, tmp_path / "run", validation=False, test=None)
     assert result.metrics == {}
     last = load_file(result.run.checkpoints / "checkpoint-4" / "adapter_model.safetensors")
     assert all(torch.equal(value, last[name]) for name, value in result.artifact.tensors().items())
@@ -243,6 +272,7 @@ def test_bad_settings_are_refused_before_a_folder_is_made(
         ({"target_modules": ["querry"]}, "no linear layer is named 'querry'.*query"),
         ({"method": "prefix", "prefix_length": 64}, "exceed .* 64 positions"),
         ({"method": "prefix", "rank": 4}, "'rank' is no setting of ner with prefix"),
+        ({"method": "prefix", "lora_plus_ratio": 4}, "'lora_plus_ratio' is no setting of ner with prefix"),
         ({"quantize": "int3"}, "unknown quantisation"),
     ]
     for settings, message in bad:

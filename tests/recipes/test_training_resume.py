@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -62,8 +63,8 @@ class Bench:
 
     def train(self, kind: str, output: Path, **more: Any) -> TrainingResult:
         settings = {**COMMON, **KINDS[kind], "output": output, **more}
-        train_file, validation = self.data / "train.conll", self.data / "validation.conll"
-        return train("ner", train_file, base=str(self.base), validation=validation, **settings)
+        settings.setdefault("validation", self.data / "validation.conll")
+        return train("ner", self.data / "train.conll", base=str(self.base), **settings)
 
     def interrupt(self, kind: str, output: Path, step: int, number: int = signal.SIGINT, **more: Any) -> str:
         """Start a run, let a signal end it after `step`; the error's text."""
@@ -234,6 +235,28 @@ def test_another_configuration_is_not_resumed(bench: Bench, tmp_path: Path) -> N
         bench.train("lora", tmp_path / "run", resume=True, learning_rate=2e-2)
     with pytest.raises(InvalidSettings, match=r"method was 'lora', is now 'prefix'"):
         bench.train("prefix", tmp_path / "run", resume=True)
+    with pytest.raises(InvalidSettings, match=r"settings\.lora_plus_ratio was 8, is now 4"):
+        bench.train("lora", tmp_path / "run", resume=True, lora_plus_ratio=4)
+    with pytest.raises(InvalidSettings, match=r"data\.validation was .*, is now None"):
+        bench.train("lora", tmp_path / "run", resume=True, validation=False)
+
+
+def test_other_versions_on_resume_are_told_and_not_refused(bench: Bench, tmp_path: Path) -> None:
+    bench.interrupt("lora", tmp_path / "run", 3)
+    told: list[str] = []
+    bench.train("lora", tmp_path / "run", resume=True, report=told.append)
+    assert not any("versions" in note for note in told)
+
+    bench.interrupt("lora", tmp_path / "old", 3)
+    record = json.loads((tmp_path / "old" / "run.json").read_text())
+    record["environment"]["libraries"] |= {"torch": "1.0", "gone": "2"}
+    (tmp_path / "old" / "run.json").write_text(json.dumps(record))
+    told.clear()
+    bench.train("lora", tmp_path / "old", resume=True, report=told.append)
+    assert told[-1].startswith(
+        f"resumed with other versions than {tmp_path / 'old'} began with: torch 1.0 -> "
+    )
+    assert told[-1].endswith(", gone 2 -> none")
 
 
 def test_the_latest_run_of_the_same_configuration_is_found(
