@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -17,14 +16,6 @@ data_option = click.option(
     metavar="DATA",
     help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
 )
-
-
-def find_splits_of(data: str, given: Mapping[str, str | None]) -> dict[str, Path]:
-    """The file of each split: those of `data`, and instead of them those `given` by name."""
-    from adapthub.recipes.data.splits import find_splits
-
-    chosen = {split: Path(path) for split, path in given.items() if path is not None}
-    return {**find_splits(find_data(data)), **chosen}
 
 
 def find_split(data: str, split: str) -> Path:

@@ -110,21 +110,20 @@ def fetch_sample(name: str) -> Path:
 def learn(lesson: Lesson, data: Path, base: Base, hub: Registry, *, quiet: bool) -> Learnt:
     """Train one adapter and publish it. A fixed number of steps, and no validation, keep the time in hand."""
     from adapthub.recipes import train
-    from adapthub.recipes.data.splits import find_splits
 
-    splits = find_splits(data)
     announce(f"Training {lesson.name}: {lesson.settings['max_steps']} steps on {lesson.sample}")
     began = time.perf_counter()
     result = train(
         lesson.task,
-        splits["train"],
-        test=splits["test"],
+        data,
+        validation=False,
         base=base,
         name=lesson.name,
         hub=hub,
         push=True,
         message="adapt demo",
         quiet=quiet,
+        report=announce,
         **lesson.settings,
     )
     if not quiet:

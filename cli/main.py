@@ -17,6 +17,7 @@ from adapthub.cli.failures import EXPECTED, report, report_unexpected
 
 COMMANDS = {
     "train": "train:train",
+    "plan": "plan:plan",
     "eval": "evaluate:evaluate",
     "push": "publish:push",
     "pull": "publish:pull",

@@ -14,19 +14,20 @@ BAD = ("the film is awful", "a dull story", "a bad film", "she is awful", "a dul
 
 
 def write_conll(path: Path, *, copies: int = 6) -> Path:
-    """Persons, places and an organisation, in BIO."""
-    rows = [row for pair in SENTENCES for row in pair] * copies
+    """Persons, places and an organisation, in BIO; each copy ends in one more full stop, so no row repeats."""
+    rows = [row + " ./O" * copy for copy in range(copies) for pair in SENTENCES for row in pair]
     sentences = ("\n".join(word.replace("/", " ") for word in row.split()) for row in rows)
     path.write_text("\n\n".join(sentences) + "\n")
     return path
 
 
 def write_reviews(path: Path, *, copies: int = 4) -> Path:
-    """Two labels, balanced."""
+    """Two labels, balanced; each copy ends in one more full stop, so no row repeats."""
     rows = [
-        f"{text},{label}"
+        f"{text}{' .' * copy},{label}"
+        for copy in range(copies)
         for pair in zip(GOOD, BAD, strict=True)
         for text, label in zip(pair, ("good", "bad"), strict=True)
     ]
-    path.write_text("text,label\n" + "\n".join(rows * copies) + "\n")
+    path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path

@@ -96,6 +96,9 @@ def test_files_and_bases_that_are_not_there(
         (("--rank", "0"), "rank"),
         (("--set", "max_lenght=9"), "'max_length'"),
         (("--set", "max_length"), "NAME=VALUE"),
+        (("--set", "hub=x"), "hub is no setting"),
+        (("--validation", "train.conll", "--no-validation"), "--no-validation"),
+        (("--method", "prefix", "--set", "lora_plus_ratio=8"), "'lora_plus_ratio' is no setting"),
         (("--alias", "prod"), "--push"),
         (("--name", "no-namespace", "--push"), "namespace/name"),
         (("--resume",), "nothing to resume"),
@@ -186,7 +189,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_resume(
 ) -> None:
     data = write_conll(tmp_path / "train.conll")
     arguments = ["train", "--task", "ner", "--data", str(data), "--base", str(tiny_base), "--output", "mine"]
-    arguments += ["--max-steps", "150", "--batch-size", "4", "--set", "eval_steps=10"]
+    arguments += ["--max-steps", "150", "--batch-size", "4", "--set", "eval_steps=10", "--no-validation"]
     with subprocess.Popen(
         command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -40,6 +40,7 @@ def test_the_demo_trains_publishes_and_mixes_and_runs_again(cli: Command) -> Non
     for sample in (demo.MODEL, "conll2003", "movie-reviews"):
         assert SAMPLES[sample].licence in result.err
     record = json.loads(cli("demo", "--json").fine())
+    assert all(adapter["metrics"].keys() == {"test"} for adapter in record["adapters"])
     assert [adapter["published"]["version"] for adapter in record["adapters"]] == ["v2", "v2"]
     assert [row["adapter"] for row in record["predictions"]] == [name for _, name in demo.ROWS]
     assert {row["task"] for row in record["predictions"]} == {"token-classification", "text-classification"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.cli.train import setting
+from adapthub.cli.training_options import setting
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
 
@@ -25,11 +25,24 @@ def splits(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_dry_run_shows_the_run_and_three_aligned_samples(
+LEAKS = (("validation", "training"), ("test", "training"), ("test", "validation"))
+PLAN = {
+    *("task", "method", "base", "base_fingerprint", "quantize", "seed", "labels", "settings", "reasons"),
+    *("steps", "eval_steps", "trainable", "parameters", "trainable_share", "adapter_bytes", "base_bytes"),
+    *("adapter_share", "estimated_memory", "splits", "notes", "samples"),
+}
+
+
+def test_the_plan_shows_the_run_and_three_aligned_samples(
     cli: Command, splits: Path, tmp_path: Path, tiny_base: Path
 ) -> None:
-    arguments = ("train", "--task", "ner", "--data", splits, "--base", tiny_base, "--rank", "4", "--dry-run")
-    record = json.loads(cli(*arguments, "--json").fine())
+    arguments = ("--task", "ner", "--data", splits, "--base", tiny_base, "--rank", "4", "--name", "acme/ner")
+    shown = cli("plan", *arguments, "--json").fine()
+    assert cli("train", *arguments, "--dry-run", "--json").fine() == shown
+    record = json.loads(shown)
+    assert record.keys() == PLAN
+    assert record["splits"][0].keys() == {"split", "source", "rows", "targets", "supervised", "truncated"}
+    assert record["samples"][0].keys() == {"source", "text", "columns", "rows"}
     assert record["labels"] == ["O", "B-LOC", "B-ORG", "B-PER"]
     assert record["settings"]["rank"] == 4
     assert [(split["split"], split["rows"]) for split in record["splits"]] == [
@@ -39,8 +52,15 @@ def test_the_dry_run_shows_the_run_and_three_aligned_samples(
     ]
     assert len(record["samples"]) == 3
     assert ["london", "london", "B-LOC"] in record["samples"][0]["rows"]
-    text = cli(*arguments).fine()
+    assert record["notes"] == [
+        f"{name}: 6 of 6 rows also stand in the {known} split" for name, known in LEAKS
+    ]
+    text = cli("plan", *arguments).fine()
+    assert cli("train", *arguments, "--dry-run").fine() == text
     assert text.count("sub-token") == 3
+    assert "estimated memory" in text
+    assert record["reasons"]["alpha"] in text
+    assert all(note in text for note in record["notes"])
     assert any(line.split() == ["london", "london", "B-LOC"] for line in text.splitlines())
     assert not (tmp_path / "runs").exists()
 
@@ -53,6 +73,21 @@ def test_train_leaves_a_run_and_says_where_and_what_next(cli: Command, splits: P
     assert "loss" in text
     assert "adapt push mine/adapter namespace/name" in text
     assert Path("mine/loss.png").is_file()
+
+
+def test_what_is_set_aside_is_said_before_training_and_none_where_none_is_wanted(
+    cli: Command, tmp_path: Path, tiny_base: Path
+) -> None:
+    data = write_reviews(tmp_path / "reviews.csv")
+    arguments = ("train", "--task", "sentiment", "--data", data, "--base", tiny_base, *TINY, "--json")
+    result = cli(*arguments)
+    assert json.loads(result.fine())["metrics"].keys() == {"validation"}
+    assert result.err == (
+        "validation: no such split given, so 4 of 40 training rows are set aside, chosen by their content\n"
+    )
+    result = cli(*arguments, "--no-validation")
+    assert json.loads(result.fine())["metrics"] == {}
+    assert result.err == ""
 
 
 def test_train_publishes_and_its_json_has_everything(cli: Command, tmp_path: Path, tiny_base: Path) -> None:

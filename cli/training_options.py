@@ -1,0 +1,140 @@
+"""The options of a run, which `adapt train` and `adapt plan` share, and what they mean to the library.
+
+Does not plan or train.
+"""
+
+from __future__ import annotations
+
+import json
+from inspect import signature
+from typing import Any
+
+import click
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.data import data_option, find_data
+from adapthub.cli.options import Command, quantize_option
+
+LATEST = "latest"
+OF_THE_RUN = ("name", "push", "alias", "output", "resume")  # decide where a run goes, not what it becomes
+
+_OPTIONS = (
+    click.option(
+        "--task", required=True, metavar="RECIPE", help="What to train: ner, sentiment; see adapt recipes."
+    ),
+    data_option,
+    click.option(
+        "--validation",
+        metavar="FILE",
+        help="Chooses the best step and stops early. Default: of --data; else a tenth of its rows, set aside.",
+    ),
+    click.option("--no-validation", is_flag=True, help="Train without: the last step is kept."),
+    click.option("--test", metavar="FILE", help="Measured once, at the end."),
+    click.option("--base", required=True, metavar="MODEL", help="A Hub id, a folder, or package:NAME."),
+    quantize_option("none"),
+    click.option("--method", default="lora", show_default=True, help="See adapt methods."),
+    click.option("--rank", type=int, help="Of LoRA's matrices."),
+    click.option("--alpha", type=float, help="LoRA's scale: alpha / rank."),
+    click.option("--epochs", type=float, help="Passes over the training data."),
+    click.option("--max-steps", type=int, help="Stop after so many steps; overrides --epochs."),
+    click.option("--batch-size", type=int, help="Rows a step."),
+    click.option("--learning-rate", type=float, help="Peak, of the adapter."),
+    click.option("--head-learning-rate", type=float, help="Peak, of the head."),
+    click.option("--text-column", help="Where the text is."),
+    click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last."),
+    click.option("--encoding", help="Of the data files; default utf-8."),
+    click.option(
+        "--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of recipe or method."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--name", metavar="NAMESPACE/NAME", help="The adapter's name."),
+    click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
+    click.option("--alias", help="With --push: point this alias at the new version."),
+    click.option("--output", metavar="FOLDER", help="The run's folder; default: a new one under runs/."),
+    click.option(
+        "--resume",
+        is_flag=False,
+        flag_value=LATEST,
+        metavar="[FOLDER]",
+        help="Go on with a run: the one in FOLDER, or the latest unfinished one of these settings.",
+    ),
+)
+
+
+def training_options(command: Command) -> Command:
+    """Every option of a run."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def run_arguments(
+    *, push: bool, alias: str | None, output: str | None, resume: str | None, name: str | None, **options: Any
+) -> dict[str, Any]:
+    """The options as the arguments of `recipes.train`."""
+    if alias is not None and not push:
+        raise click.UsageError("--alias needs --push.")
+    return {
+        **_plan_arguments(**options),
+        "name": name,
+        "push": push,
+        "alias": alias,
+        "output": output,
+        "resume": True if resume == LATEST else resume or False,
+    }
+
+
+def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of `recipes.train`, those of `recipes.plan`."""
+    return {name: value for name, value in arguments.items() if name not in OF_THE_RUN}
+
+
+def _plan_arguments(
+    *,
+    data: str,
+    validation: str | None,
+    no_validation: bool,
+    quantize: str | None,
+    more: tuple[str, ...],
+    **given: Any,
+) -> dict[str, Any]:
+    if no_validation and validation is not None:
+        raise click.UsageError("--validation and --no-validation contradict each other.")
+    return {
+        **{name: value for name, value in given.items() if value is not None},
+        **settings(more),
+        "data": find_data(data),
+        "validation": False if no_validation else validation,
+        "quantize": None if quantize == "none" else quantize,
+    }
+
+
+def settings(more: tuple[str, ...]) -> dict[str, Any]:
+    """Every --set by name. Raises InvalidSettings for one that would pass as another argument of `train`."""
+    if not more:
+        return {}
+    from adapthub.recipes import train
+
+    named = dict(map(setting, more))
+    for name in named:
+        if name in signature(train).parameters:
+            raise InvalidSettings(f"--set {name}: {name} is no setting of a recipe or a method")
+    return named
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`max-length=48` as ("max_length", 48): JSON if it is JSON, a list if commas part it, else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InvalidSettings(f"--set {text} is not NAME=VALUE")
+    parts = value.split(",")
+    return name.replace("-", "_"), list(map(_value, parts)) if len(parts) > 1 and all(parts) else _value(
+        value
+    )
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
