@@ -44,8 +44,8 @@ def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
             )
         lost = encoded.targets - encoded.supervised
         if encoded.truncated or lost:
-            cut = f"{split}: {encoded.truncated} of {len(encoded.rows)} rows are cut at max_length"
-            lines.append(f"{cut}, {lost} of {encoded.targets} labels are not seen")
+            cut = f"{split}: max_length cuts {encoded.truncated} of {len(encoded.rows)} rows"
+            lines.append(f"{cut}; labels not seen: {lost} of {encoded.targets}")
     return lines
 
 

@@ -61,7 +61,7 @@ def encoded(rows: int, supervised: int, targets: int, truncated: int) -> Encoded
 
 def test_supervision_says_what_is_cut() -> None:
     assert check_supervision({"train": encoded(3, 9, 9, 0), "test": encoded(2, 4, 6, 1)}) == [
-        "test: 1 of 2 rows are cut at max_length, 2 of 6 labels are not seen",
+        "test: max_length cuts 1 of 2 rows; labels not seen: 2 of 6",
     ]
     with pytest.raises(
         InvalidData, match=r"validation: none of its 5 labels is left after truncation\. Raise"
