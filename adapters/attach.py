@@ -3,7 +3,8 @@ adapters, expressions of several, or none.
 
 The base's weights and module tree are never changed. What adapters add comes in through forward hooks, one on each
 module that some attached adapter touches, so that attaching costs the adapter's own size however many are there. Rows are
-sorted by adapter once a batch, then every module sees its segments in place.
+sorted by adapter once a batch, then every module sees its segments in place. Where an adapted module sees something else
+than the batch's tokens (DeBERTa's relative positions), rows of different adapters run in passes of their own.
 
 Does not read references, pull, tokenise, or turn logits into labels. One pass at a time: calls from several threads wait
 for each other; attaching reads and checks outside that lock and takes it only to put the result in.
@@ -13,8 +14,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -38,9 +39,20 @@ if TYPE_CHECKING:
 # The adapters of one row: (weight, digest) terms; empty for the base alone.
 Selection = tuple[tuple[float, str], ...]
 
-_SEGMENTS: ContextVar[tuple[AdaptedBase, Sequence[Segment]] | None] = ContextVar(
-    "adapthub_segments", default=None
-)
+_RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The pass that runs now: whose, its segments, and the shape (rows, length) that its tokens have."""
+
+    owner: AdaptedBase
+    segments: Sequence[Segment]
+    shape: tuple[int, int]
+
+
+class _NotByToken(Exception):
+    """A module's input is not the batch's tokens (relative positions, attention heads): its rows cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,11 @@ class AdaptedBase:
             raise UnsupportedAdapter(
                 f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
             )
+        positions = self._positions(binding.prefix)
+        if positions is not None and positions < 1:
+            raise UnsupportedAdapter(
+                f"the prefix of {artifact.path.name} leaves {self.base.ref} no positions for a text"
+            )
         with self._lock:
             self._bank.add(binding)
             for path in binding.updates:
@@ -134,10 +151,18 @@ class AdaptedBase:
             )
         return next(iter(tasks), None)
 
+    def longest(self, selection: Selection) -> int | None:
+        """The most tokens a row may have: the base's positions less a prefix's; None where nothing bounds them.
+
+        Raises AdapterNotFound.
+        """
+        prefixes = [self._bank.get(digest).prefix for _, digest in selection]
+        return self._positions(next(filter(None, prefixes), None))
+
     def logits(
         self, features: Sequence[Mapping[str, Sequence[int]]], selections: Sequence[Selection]
     ) -> list[torch.Tensor]:
-        """One pass over all rows; a float32 CPU tensor a row, in order.
+        """Runs all rows; a float32 CPU tensor a row, in order.
 
         `features`: one tokenizer output a row (input_ids, and token_type_ids where the family has them), no padding.
         `selections`: the row's (weight, digest) terms. Results: [T, labels] for token classification, [labels] for text
@@ -154,9 +179,13 @@ class AdaptedBase:
         with self._lock, torch.inference_mode():
             rows = [self._row(i, *pair) for i, pair in enumerate(zip(features, selections, strict=True))]
             rows.sort(key=lambda row: row.selection)
-            hidden = self._run_flat(rows) if self.layout == "flat" else self._run_padded(rows)
-            results = self._apply_heads(rows, hidden)
+            results = self._run(rows)
         return [results[place].float().cpu() for place in range(len(rows))]
+
+    def _positions(self, prefix: Prefix | None) -> int | None:
+        positions = getattr(self.base.model.config, "max_position_embeddings", None)
+        taken = (self._offset or 0) + (prefix.length if prefix else 0)
+        return None if positions is None else positions - taken
 
     def _row(self, place: int, feature: Mapping[str, Sequence[int]], selection: Selection) -> _Row:
         task = self.task_of(selection)
@@ -167,14 +196,22 @@ class AdaptedBase:
             raise InvalidExpression("a prefix adapter cannot be weighted or summed")
         prefix = prefixes[0] if prefixes else None
         ids = feature["input_ids"]
-        longest = getattr(self.base.model.config, "max_position_embeddings", None)
-        used = len(ids) + (self._offset or 0) + (prefix.length if prefix else 0)
-        if not ids or (longest is not None and used > longest):
+        longest = self.longest(selection)
+        if not ids or (longest is not None and len(ids) > longest):
             raise InvalidInput(
-                f"row {place} has {len(ids)} tokens; this base takes 1 to {longest}",
+                f"row {place} has {len(ids)} tokens; this base takes 1 to {longest or 'any number'}",
                 hint="Truncate or split the text.",
             )
         return _Row(place, ids, feature.get("token_type_ids"), selection, prefix)
+
+    def _run(self, rows: Sequence[_Row]) -> dict[int, torch.Tensor]:
+        """Results by place: from one pass, or from one a selection where a module does not see tokens."""
+        try:
+            hidden = self._run_flat(rows) if self.layout == "flat" else self._run_padded(rows)
+            return self._apply_heads(rows, hidden)
+        except _NotByToken:
+            groups = [rows[start:stop] for start, stop in _runs([row.selection for row in rows])]
+            return {place: result for group in groups for place, result in self._run(group).items()}
 
     def _run_flat(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
         """The last hidden state [T, hidden] of every row, from one [1, sum T] pass."""
@@ -187,18 +224,18 @@ class AdaptedBase:
         if self._accepts_types(rows):
             types = [t for row in rows for t in (row.token_types or [0] * row.length)]
             inputs["token_type_ids"] = torch.tensor([types], device=device)
-        with self._within(_segments(rows, lengths)), flat_batch(lengths, prefixes):
+        with self._within(_segments(rows, lengths), (1, sum(lengths))), flat_batch(lengths, prefixes):
             hidden = self._backbone(**inputs, **self._no_cache())[0][0]
         return list(hidden.split(lengths))
 
     def _run_padded(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
         """The same from a right-padded [B, L] pass, for families that cannot run flattened."""
         longest = max(row.length for row in rows)
-        inputs = self._padded_inputs(rows)
+        inputs = self._padded_inputs(rows, 0)
         if self._accepts_types(rows):
             types = [torch.tensor(row.token_types or [0] * row.length) for row in rows]
             inputs["token_type_ids"] = pad_sequence(types, batch_first=True).to(self.base.device)
-        with self._within(_segments(rows, [longest] * len(rows))):
+        with self._within(_segments(rows, [longest] * len(rows)), (len(rows), longest)):
             hidden = self._backbone(**inputs, **self._no_cache())[0]
         return [hidden[index, : row.length] for index, row in enumerate(rows)]
 
@@ -221,7 +258,7 @@ class AdaptedBase:
                     head.pooled(
                         pad_sequence([hidden[i] for i in group], batch_first=True),
                         torch.stack([pooled[i] for i in group]) if head.uses_pooler else None,
-                        **self._padded_inputs([rows[i] for i in group]),
+                        **self._padded_inputs([rows[i] for i in group], head.padding),
                     )
                 )
             results |= {rows[i].place: part for i, part in zip(group, parts, strict=True)}
@@ -233,7 +270,7 @@ class AdaptedBase:
         if not wanted:
             return {}
         first = pad_sequence([hidden[i] for i in wanted], batch_first=True)
-        with self._within(_segments([rows[i] for i in wanted], [1] * len(wanted))):
+        with self._within(_segments([rows[i] for i in wanted], [1] * len(wanted)), (len(wanted), 1)):
             pooled = cast(nn.Module, self.base.backbone.pooler)(first)
         return dict(zip(wanted, pooled, strict=True))
 
@@ -247,11 +284,9 @@ class AdaptedBase:
             self._summed[selection] = _mean_head(self._heads, selection, bindings, heads)
         return self._summed[selection]
 
-    def _padded_inputs(self, rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
-        pad = self.base.tokenizer.pad_token_id if self.base.tokenizer is not None else None
-        pad = pad if pad is not None else (self.base.model.config.pad_token_id or 0)
+    def _padded_inputs(self, rows: Sequence[_Row], padding: int) -> dict[str, torch.Tensor]:
         ids = pad_sequence(
-            [torch.tensor(list(row.input_ids)) for row in rows], batch_first=True, padding_value=pad
+            [torch.tensor(list(row.input_ids)) for row in rows], batch_first=True, padding_value=padding
         )
         lengths = torch.tensor([row.length for row in rows])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
@@ -263,8 +298,10 @@ class AdaptedBase:
     def _no_cache(self) -> dict[str, bool]:
         return {"use_cache": False} if "use_cache" in self._accepts else {}
 
-    def _within(self, segments: Sequence[Segment]) -> _Within | nullcontext[None]:
-        return _Within(self, segments) if any(segment.terms for segment in segments) else nullcontext()
+    def _within(self, segments: Sequence[Segment], shape: tuple[int, int]) -> AbstractContextManager[object]:
+        """Within: this base's hooks see `segments`, whose tokens have `shape` (rows, length)."""
+        used = any(segment.terms for segment in segments)
+        return _running(_Running(self, segments, shape)) if used else nullcontext()
 
     def _add_updates(
         self,
@@ -273,25 +310,26 @@ class AdaptedBase:
         args: tuple[torch.Tensor, ...],
         output: torch.Tensor,
     ) -> None:
-        running = _SEGMENTS.get()
-        if running is None or running[0] is not self:
+        running = _RUNNING.get()
+        if running is None or running.owner is not self:
             return
-        x = args[0]
+        x, y = args[0], output.view(-1, output.shape[-1])
         x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
-        apply_(running[1], updates, x, output.view(-1, output.shape[-1]))
+        segments = running.segments
+        if len(segments) == 1:  # one selection: whatever this module sees is its
+            segments = [Segment(0, len(y), segments[0].terms)]
+        elif output.shape[:-1] not in (running.shape, (running.shape[0] * running.shape[1],)):
+            raise _NotByToken
+        apply_(segments, updates, x, y)
 
 
-class _Within:
-    """While entered, hooks of `owner` see `segments`."""
-
-    def __init__(self, owner: AdaptedBase, segments: Sequence[Segment]) -> None:
-        self._running = (owner, segments)
-
-    def __enter__(self) -> None:
-        self._token = _SEGMENTS.set(self._running)
-
-    def __exit__(self, *_: object) -> None:
-        _SEGMENTS.reset(self._token)
+@contextmanager
+def _running(what: _Running) -> Iterator[None]:
+    token = _RUNNING.set(what)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
 
 
 def _runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:

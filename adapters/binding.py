@@ -119,7 +119,8 @@ def bind(artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads
     """
     _check_base(artifact, base)
     if artifact.method == "prefix":
-        return _bind_prefix(artifact, base, heads)
+        _check_fields(artifact.config, _PREFIX_COMPUTED)
+        return _PrefixBinder(artifact, base, modules, heads).bind()
     if artifact.config.get("peft_type") != "LORA":
         raise UnsupportedAdapter(
             f"adapters of type {artifact.config.get('peft_type')} are not run here",
@@ -152,41 +153,116 @@ def _check_fields(config: Mapping[str, Any], computed: frozenset[str]) -> None:
         )
 
 
-class _LoraBinder:
+class _Binder:
+    """What the binders of every method share: names of modules, the head, and modules that an adapter brings whole."""
+
     def __init__(
         self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads
     ) -> None:
-        from peft import LoraConfig
-
         self.artifact = artifact
         self.base = base
         self.modules = modules
         self.heads = heads
-        self.config = LoraConfig(**{k: v for k, v in artifact.config.items() if k != "peft_version"})
         self.inside = _backbone_path(base)
         self.prefix = base.model.base_model_prefix
         self.saved = tuple(artifact.config.get("modules_to_save") or ())
         self.updates: dict[str, list[Update]] = {}
+        self.replaced: dict[str, dict[str, torch.Tensor]] = {}
         self.head_tensors: dict[str, torch.Tensor] = {}
 
-    def bind(self) -> Binding:
-        tensors = _split(self.artifact.tensors(), "base_model.model.")
-        for name, parts in tensors.low_rank.items():
-            self._bind_low_rank(name, parts, tensors.other)
-        replaced: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.other.items():
-            self._bind_other(name, tensor, replaced)
-        for path, state in replaced.items():
+    def _bind_whole(self, name: str, tensor: torch.Tensor) -> bool:
+        """Put a tensor of the head, or of a module in modules_to_save, aside; False for any other."""
+        owner, _, parameter = name.rpartition(".")
+        path = self._path(owner)
+        if path is None:
+            self.head_tensors[name] = tensor
+        elif any(entry in owner.split(".") or owner.endswith(f".{entry}") for entry in self.saved):
+            self.replaced.setdefault(path, {})[parameter] = tensor
+        else:
+            return False
+        return True
+
+    def _finish(self, prefix: Prefix | None = None) -> Binding:
+        for path, state in self.replaced.items():
             self._add(path, Replacement(_replacement(self.modules[path], state, path, self.base)))
         head = _head(self.artifact, self.heads, self.head_tensors)
         self._check_targets(head)
+        self._check_saved(head)
         if head and head.uses_pooler and "pooler" in self.base.uninitialised and "pooler" not in self.saved:
             raise BaseMismatch(
                 f"the head reads the pooler, and neither {self.base.ref} nor the adapter has weights for it",
                 hint="Train with the pooler in modules_to_save.",
             )
         updates = {path: tuple(group) for path, group in self.updates.items()}
-        return Binding(self.artifact.digest, self.artifact.task, self.artifact.labels, updates, head, None)
+        return Binding(self.artifact.digest, self.artifact.task, self.artifact.labels, updates, head, prefix)
+
+    def _check_targets(self, head: Head | None) -> None:
+        """Every module that the method should act on has its weights."""
+
+    def _check_saved(self, head: Head | None) -> None:
+        """Every module that PEFT would replace has its weights."""
+        for path, module in self.modules.items():
+            # PEFT compares the ends of names, dots or not.
+            if not self._task_name(path).endswith(self.saved) or not self._is_used(path, head):
+                continue
+            for parameter, _ in module.named_parameters(prefix=path):
+                owner, _, name = parameter.rpartition(".")
+                if name not in self.replaced.get(owner, {}):
+                    raise TensorMismatch(
+                        f"modules_to_save names {self._task_name(path)!r}, and the adapter lacks its {name}"
+                    )
+
+    def _is_used(self, path: str, head: Head | None) -> bool:
+        """Whether the task model has the base's module `path`: not a pooler or a language-model head it lacks."""
+        if head is not None and self.inside and not path.startswith(f"{self.inside}."):
+            return False
+        inner = path.removeprefix(f"{self.inside}.") if self.inside else path
+        return inner.split(".")[0] != "pooler" or (head is not None and head.uses_pooler)
+
+    def _path(self, name: str) -> str | None:
+        """The base's own name of the task model's module `name`; None for a module outside the base."""
+        candidates = [name]
+        if name.startswith(f"{self.prefix}."):
+            inner = name.removeprefix(f"{self.prefix}.")
+            candidates.insert(0, f"{self.inside}.{inner}" if self.inside else inner)
+        elif self.inside:
+            candidates.append(f"{self.inside}.{name}")
+        return next((path for path in candidates if path in self.modules), None)
+
+    def _task_name(self, path: str) -> str:
+        """The reverse of `_path` under a task model: `encoder.layer.0` becomes `bert.encoder.layer.0`."""
+        if self.inside or self.artifact.task is None:
+            return path
+        return f"{self.prefix}.{path}"
+
+    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device=self.base.device, dtype=self.base.dtype)
+
+    def _add(self, path: str, update: Update) -> None:
+        self.updates.setdefault(path, []).append(update)
+
+
+class _LoraBinder(_Binder):
+    def __init__(
+        self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads
+    ) -> None:
+        from peft import LoraConfig
+
+        super().__init__(artifact, base, modules, heads)
+        self.config = LoraConfig(**{k: v for k, v in artifact.config.items() if k != "peft_version"})
+        if not self.config.target_modules:
+            raise UnsupportedAdapter(
+                "adapter_config.json has no target_modules, so it does not say what it adapts",
+                hint="Save the adapter again with PEFT, which writes them.",
+            )
+
+    def bind(self) -> Binding:
+        tensors = _split(self.artifact.tensors(), "base_model.model.")
+        for name, parts in tensors.low_rank.items():
+            self._bind_low_rank(name, parts, tensors.other)
+        for name, tensor in tensors.other.items():
+            self._bind_other(name, tensor)
+        return self._finish()
 
     def _bind_low_rank(
         self, name: str, parts: Mapping[str, torch.Tensor], other: dict[str, torch.Tensor]
@@ -197,6 +273,10 @@ class _LoraBinder:
                 f"{self.base.ref} has no module {name!r}, which the adapter has LoRA weights for"
             )
         module = self.modules[path]
+        if not self._targets(name, module):
+            raise TensorMismatch(
+                f"the adapter has LoRA weights for {name!r}, which its configuration does not target"
+            )
         embedding = isinstance(module, nn.Embedding)
         a_name, b_name = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
         expected = {a_name, b_name} | ({"lora_magnitude_vector"} if self.config.use_dora else set())
@@ -219,6 +299,8 @@ class _LoraBinder:
         if embedding:
             if self.config.use_dora:
                 raise UnsupportedAdapter(f"DoRA under an embedding ({name!r}) is not computed here")
+            # Some families' embeddings multiply what they look up; PEFT does the same to the update.
+            scale *= float(getattr(module, "embed_scale", 1.0))
             self._add(path, EmbeddingLowRank(a.T.contiguous(), b, scale))
             self._consume_embedding(name, module, other)
             return
@@ -229,22 +311,18 @@ class _LoraBinder:
         else:
             self._add(path, low_rank)
 
-    def _bind_other(
-        self, name: str, tensor: torch.Tensor, replaced: dict[str, dict[str, torch.Tensor]]
-    ) -> None:
+    def _bind_other(self, name: str, tensor: torch.Tensor) -> None:
         owner, _, parameter = name.rpartition(".")
-        path = self._path(owner.removesuffix(".base_layer"))
-        if path is None:
-            self.head_tensors[name] = tensor
-        elif any(entry in owner.split(".") or owner.endswith(f".{entry}") for entry in self.saved):
-            replaced.setdefault(path, {})[parameter] = tensor
-        elif parameter == "bias" and self.config.bias in ("all", "lora_only"):
-            own = self.modules[path].bias
-            if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
-                raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
-            self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
-        else:
+        owner = owner.removesuffix(".base_layer")
+        if self._bind_whole(f"{owner}.{parameter}", tensor):
+            return
+        path = cast(str, self._path(owner))
+        if parameter != "bias" or self.config.bias not in ("all", "lora_only"):
             raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
+        own = self.modules[path].bias
+        if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
+            raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
+        self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
 
     def _consume_embedding(self, name: str, module: nn.Module, other: dict[str, torch.Tensor]) -> None:
         """PEFT saves a targeted embedding whole beside its LoRA; it must be the base's own."""
@@ -262,36 +340,19 @@ class _LoraBinder:
 
     def _check_targets(self, head: Head | None) -> None:
         """Every module that PEFT would target has its LoRA weights."""
+        for path, module in self.modules.items():
+            if _is_target_type(module) and path not in self.updates and self._is_used(path, head):
+                name = self._task_name(path)
+                if self._targets(name, module):
+                    raise TensorMismatch(f"the adapter targets {name!r} and has no weights for it")
+
+    def _targets(self, name: str, module: nn.Module) -> bool:
+        """Whether the configuration targets the task model's module `name`."""
         from peft.tuners.tuners_utils import check_target_module_exists
 
-        unused = {"pooler"} if head is None or not head.uses_pooler else set()
-        for path, module in self.modules.items():
-            if not _is_target_type(module) or path in self.updates:
-                continue
-            inner = path.removeprefix(f"{self.inside}.") if self.inside else path
-            if inner.split(".")[0] in unused:
-                continue
-            if any(entry in path.split(".") for entry in self.saved):
-                continue
-            name = self._task_name(path)
-            if check_target_module_exists(self.config, name):
-                raise TensorMismatch(f"the adapter targets {name!r} and has no weights for it")
-
-    def _path(self, name: str) -> str | None:
-        """The base's own name of the task model's module `name`; None for a module outside the base."""
-        candidates = [name]
-        if name.startswith(f"{self.prefix}."):
-            inner = name.removeprefix(f"{self.prefix}.")
-            candidates.insert(0, f"{self.inside}.{inner}" if self.inside else inner)
-        elif self.inside:
-            candidates.append(f"{self.inside}.{name}")
-        return next((path for path in candidates if path in self.modules), None)
-
-    def _task_name(self, path: str) -> str:
-        """The reverse of `_path` under a task model: `encoder.layer.0` becomes `bert.encoder.layer.0`."""
-        if self.inside or self.artifact.task is None:
-            return path
-        return f"{self.prefix}.{path}"
+        if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
+            return isinstance(module, (nn.Linear, Conv1D))
+        return bool(check_target_module_exists(self.config, name))
 
     def _rank(self, name: str) -> int:
         from peft.utils.other import get_pattern_key
@@ -306,40 +367,41 @@ class _LoraBinder:
         alpha = pattern.get(get_pattern_key(list(pattern), name), self.config.lora_alpha)
         return float(alpha / rank**0.5 if self.config.use_rslora else alpha / rank)
 
-    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=self.base.device, dtype=self.base.dtype)
 
-    def _add(self, path: str, update: Update) -> None:
-        self.updates.setdefault(path, []).append(update)
+class _PrefixBinder(_Binder):
+    def bind(self) -> Binding:
+        tensors = dict(self.artifact.tensors())
+        prompts = tensors.pop("prompt_embeddings", None)
+        if prompts is None:
+            raise TensorMismatch("the prefix adapter has no tensor 'prompt_embeddings'")
+        prefix = self._prefix(prompts)
+        for key, tensor in tensors.items():
+            name = key.removeprefix("base_model.")
+            if name == key or not self._bind_whole(name, tensor):
+                raise TensorMismatch(f"the adapter has a tensor {key!r} that nothing uses")
+        return self._finish(prefix)
 
-
-def _bind_prefix(artifact: Artifact, base: Base, heads: Heads) -> Binding:
-    _check_fields(artifact.config, _PREFIX_COMPUTED)
-    tensors = dict(artifact.tensors())
-    prompts = tensors.pop("prompt_embeddings", None)
-    if prompts is None:
-        raise TensorMismatch("the prefix adapter has no tensor 'prompt_embeddings'")
-    config = base.backbone.config
-    count = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    length, layers = int(artifact.config["num_virtual_tokens"]), int(config.num_hidden_layers)
-    if tuple(prompts.shape) != (length, 2 * layers * count * size):
-        raise TensorMismatch(
-            f"'prompt_embeddings' is {list(prompts.shape)}; this base and prefix length need "
-            f"{[length, 2 * layers * count * size]}"
-        )
-    # PEFT: [n, 2 * layers, count, size], keys and values in turn (PeftModel.get_prompt).
-    values = (
-        prompts.to(device=base.device, dtype=base.dtype)
-        .view(length, 2 * layers, count, size)
-        .permute(1, 2, 0, 3)
-    )
-    prefix = Prefix(tuple(values[2 * layer : 2 * layer + 2].contiguous() for layer in range(layers)))
-    strays = [key for key in tensors if not key.startswith("base_model.")]
-    if strays:
-        raise TensorMismatch(f"the adapter has a tensor {strays[0]!r} that nothing uses")
-    head = _head(artifact, heads, {key.removeprefix("base_model."): value for key, value in tensors.items()})
-    return Binding(artifact.digest, artifact.task, artifact.labels, {}, head, prefix)
+    def _prefix(self, prompts: torch.Tensor) -> Prefix:
+        config = self.base.backbone.config
+        count = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        layers = int(config.num_hidden_layers)
+        length = int(self.artifact.config["num_virtual_tokens"])
+        for name, here in (
+            ("num_layers", layers),
+            ("num_attention_heads", count),
+            ("token_dim", count * size),
+        ):
+            if (there := self.artifact.config.get(name)) not in (None, here):
+                raise TensorMismatch(f"the prefix has {name}={there}; this base has {here}")
+        if tuple(prompts.shape) != (length, 2 * layers * count * size):
+            raise TensorMismatch(
+                f"'prompt_embeddings' is {list(prompts.shape)}; this base and prefix length need "
+                f"{[length, 2 * layers * count * size]}"
+            )
+        # PEFT: [n, 2 * layers, count, size], keys and values in turn (PeftModel.get_prompt).
+        values = self._move(prompts).view(length, 2 * layers, count, size).permute(1, 2, 0, 3)
+        return Prefix(tuple(values[2 * layer : 2 * layer + 2].contiguous() for layer in range(layers)))
 
 
 def _split(tensors: Mapping[str, torch.Tensor], prefix: str) -> _Tensors:

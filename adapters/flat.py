@@ -4,8 +4,8 @@ Registers an attention function, `adapthub_flat`, with transformers. Inside `fla
 the flattened tokens, each row first over its own prefix if it has one; outside it is transformers' own SDPA, so a model
 set to it behaves as before everywhere else. Linear layers and norms see T real tokens and no padding.
 
-Works for families that take `position_ids` and go through transformers' attention interface; `is_exact` finds out by
-running two rows both ways. Does not know adapters, heads or sampling.
+Works for families that take `position_ids` and go through transformers' attention interface; `exact_offset` finds out
+by running two rows both ways. Does not know adapters, heads or sampling.
 """
 
 from __future__ import annotations
@@ -75,23 +75,38 @@ def exact_offset(model: PreTrainedModel, vocabulary: int) -> int | None:
     `adapthub_flat` if a flattened pass is exact, as it was otherwise.
     """
     rows = [[(7 * i + 5) % vocabulary or 1 for i in range(n)] for n in (3, 6)]
-    pad = model.config.pad_token_id
+    pad = getattr(model.config, "pad_token_id", None)
     rows = [[(i + 1) % vocabulary if i == pad else i for i in row] for row in rows]
     before = model.config._attn_implementation
-    offsets = [0] if pad is None else [0, pad + 1]
     with torch.inference_mode():
         expected = [model(input_ids=torch.tensor([row], device=model.device))[0][0] for row in rows]
         try:
+            offset = _offset(model, rows[-1], expected[-1], pad)
             model.set_attn_implementation(ATTENTION)
-            for offset in offsets:
-                hidden = _flat_pass(model, rows, offset)
-                parts = hidden.split([len(row) for row in rows])
-                if all(_close(ours, theirs) for ours, theirs in zip(parts, expected, strict=True)):
-                    return offset
+            parts = _flat_pass(model, rows, offset).split([len(row) for row in rows])
+            if all(_close(ours, theirs) for ours, theirs in zip(parts, expected, strict=True)):
+                return offset
         except (NotFlat, TypeError, ValueError, IndexError):
             pass
     model.set_attn_implementation(before)
     return None
+
+
+def _offset(model: PreTrainedModel, row: Sequence[int], expected: torch.Tensor, pad: int | None) -> int:
+    """Where the model itself counts from: told positions, it computes the same thing in the same way.
+
+    So the right offset leaves no difference, or far less than a wrong one, in any dtype; a tolerance would not do, as
+    some models' hidden states hardly move with positions.
+    """
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if pad is None or longest is None or pad + 1 + len(row) > longest:
+        return 0
+    ids = torch.tensor([row], device=model.device)
+    errors = [
+        float((model(input_ids=ids, position_ids=places.to(model.device))[0][0] - expected).float().norm())
+        for places in (positions([len(row)], [None], offset) for offset in (0, pad + 1))
+    ]
+    return 0 if errors[0] <= 10 * errors[1] else pad + 1
 
 
 def _flat_pass(model: PreTrainedModel, rows: Sequence[Sequence[int]], offset: int) -> torch.Tensor:

@@ -121,7 +121,7 @@ class Head:
     """One adapter's head over hidden states that a shared backbone computed.
 
     `labels` counts its outputs; `uses_pooler` says whether it reads the backbone's pooler; `tensors` are its
-    parameters by name, on the base's device.
+    parameters by name, on the base's device; `padding` is the token id that it takes for padding.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class Head:
         self.labels = labels
         self.uses_pooler = uses_pooler
         self.tensors = tensors
+        self.padding = int(model.config.get_text_config().pad_token_id)
         self._model = model
         self._given = cast(_Given, getattr(model, model.base_model_prefix))
         self._linear = linear
@@ -190,8 +191,10 @@ class _Template:
         model = _skeleton(base.model.config, task, [str(index) for index in range(_PROBE_LABELS)])
         uses_pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None) is not None
         setattr(model, model.base_model_prefix, _Given())
-        if model.config.pad_token_id is None and base.tokenizer is not None:
-            model.config.pad_token_id = base.tokenizer.pad_token_id
+        config = model.config.get_text_config()
+        if config.pad_token_id is None:
+            pad = base.tokenizer.pad_token_id if base.tokenizer is not None else None
+            config.pad_token_id = -1 if pad is None else pad  # -1: no row has it, and heads only compare
         model = model.eval().requires_grad_(False)
         return cls(task, model, uses_pooler, _only_linear(model, task))
 

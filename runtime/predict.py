@@ -73,24 +73,25 @@ class Row:
     positions: Sequence[int] = ()
 
 
-def read_text(text: Text, reading: Reading, base: Base) -> Row:
-    """Tokenise one text, or one list of words for token classification. Raises InvalidInput for what has no token."""
+def read_text(text: Text, reading: Reading, base: Base, longest: int | None, place: int) -> Row:
+    """Tokenise one text, or one list of words for token classification, up to `longest` tokens.
+
+    Raises InvalidInput, naming the text's `place`, for what has no token.
+    """
     tokenizer = base.tokenizer
     if tokenizer is None:
         raise InvalidSettings(f"{base.ref} has no tokenizer, so it cannot read text")
-    limit = _limit(reading, base)
+    limit = _limit(reading, tokenizer.model_max_length, longest)
     if reading.task == TOKEN_CLASSIFICATION:
         text, words, spans = _words(text)
         if not words:
-            raise InvalidInput(f"there is no word in {text!r}")
+            raise InvalidInput(f"text {place}, {text!r}, has no word", hint="Leave it out.")
         encoded = encode_words(tokenizer, [words], label_token=reading.label_token, max_length=limit)[0]
         return Row(text, encoded.features, encoded.truncated, spans, encoded.positions)
     if not isinstance(text, str):
-        raise InvalidInput(
-            "a list of words stands where a text is wanted", hint="Only token classification takes words."
-        )
+        raise InvalidInput(f"text {place} is a list of words", hint="Only token classification takes words.")
     if not text.strip():
-        raise InvalidInput("an empty text")
+        raise InvalidInput(f"text {place} is empty", hint="Leave it out.")
     batch = tokenizer(text, truncation=limit is not None, max_length=limit, return_attention_mask=False)
     truncated = bool(batch.encodings and batch.encodings[0].overflowing)
     return Row(text, dict(batch), truncated)
@@ -113,12 +114,9 @@ def predict_row(
     )
 
 
-def _limit(reading: Reading, base: Base) -> int | None:
+def _limit(reading: Reading, tokenizer_takes: int, longest: int | None) -> int | None:
     """Tokens of one row: what the adapter was trained with, within what the base takes; for words all that it takes."""
-    longest = getattr(base.model.config, "max_position_embeddings", None)
-    within = min(
-        longest or 1 << 20, base.tokenizer.model_max_length if base.tokenizer is not None else 1 << 20
-    )
+    within = min(tokenizer_takes, 1 << 20 if longest is None else longest)
     if reading.max_length is not None and reading.task != TOKEN_CLASSIFICATION:
         return min(within, reading.max_length)
     return within if within < 1 << 20 else None

@@ -10,7 +10,8 @@ again. Does not schedule, generate or serve over a network.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ class Runtime:
         self._hub = hub
         self._names: dict[str, str] = {}
         self._readings: dict[str, Reading] = {}
+        self._uses: Counter[str] = Counter()  # of digests, by requests in flight
         self._lock = threading.Lock()
 
     @property
@@ -73,29 +75,36 @@ class Runtime:
     def attach(self, ref: str | Path) -> str:
         """Make an adapter ready: pull and verify a reference, or read a PEFT folder. Returns its digest.
 
-        Attaching a name again resolves it again; rows that run meanwhile keep the version they began with. Raises what
-        pulling, reading and binding raise; then nothing has changed.
+        Attaching a name again resolves it again; rows that run meanwhile keep the version they began with, and it goes
+        with them if no other name means it. Raises what pulling, reading and binding raise; then nothing has changed.
         """
         artifact = self._fetch(ref)
-        digest = self._adapted.attach(artifact)
-        reading = _reading(artifact, self._adapted.attached[digest].head)
         with self._lock:
-            self._names[str(ref)] = digest
-            self._readings[digest] = reading
+            self._uses[artifact.digest] += 1
+        try:
+            digest = self._adapted.attach(artifact)
+            reading = _reading(artifact, self._adapted.attached[digest].head)
+            with self._lock:
+                before = self._names.get(str(ref), digest)
+                self._names[str(ref)] = digest
+                self._readings[digest] = reading
+                self._drop_unused([before])
+        finally:
+            self._release([artifact.digest])
         return digest
 
     def detach(self, ref: str | Path) -> None:
-        """Forget a name or a digest, and the adapter itself once no name means it. Raises AdapterNotFound."""
+        """Forget a name or a digest, and the adapter itself once no name means it and no row uses it.
+
+        Raises AdapterNotFound.
+        """
         with self._lock:
             names = [name for name, digest in self._names.items() if str(ref) in (name, digest)]
             if not names:
                 raise AdapterNotFound(
                     f"{ref} is not attached", hint=f"Attached: {', '.join(self._names) or 'nothing'}."
                 )
-            digests = {self._names.pop(name) for name in names}
-            for digest in digests - set(self._names.values()):
-                self._adapted.detach(digest)
-                del self._readings[digest]
+            self._drop_unused({self._names.pop(name) for name in names})
 
     def predict(
         self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None = None
@@ -105,8 +114,7 @@ class Runtime:
         `adapters`: one for all rows or one a row; each a name, a PEFT folder, an expression of several
         ("0.7*acme/a + 0.3*acme/b"), or None for the base alone. What is not attached yet is attached.
         """
-        requests = self._requests(texts, adapters)
-        outputs = self._run(requests)
+        requests, outputs = self._answer(texts, adapters)
         return [
             predict_row(
                 request.row, output, request.reading, request.name, tuple(d for _, d in request.selection)
@@ -119,7 +127,7 @@ class Runtime:
     ) -> list[torch.Tensor]:
         """Each row's raw head output in float32, unpadded: [T, labels] for token classification, [labels] for text
         classification, the last hidden state [T, hidden] on the base alone."""
-        return self._run(self._requests(texts, adapters))
+        return self._answer(texts, adapters)[1]
 
     def _fetch(self, ref: str | Path) -> Artifact:
         if isinstance(ref, Path) or Path(ref).is_dir():
@@ -130,7 +138,20 @@ class Runtime:
             self._hub = open_hub()
         return self._hub.pull(ref)
 
-    def _requests(self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None) -> list[_Request]:
+    def _answer(
+        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None
+    ) -> tuple[list[_Request], list[torch.Tensor]]:
+        """Rows and their logits; the adapters that the names meant at the beginning stay until the end."""
+        held: list[str] = []
+        try:
+            requests = self._requests(texts, adapters, held)
+            return requests, self._run(requests)
+        finally:
+            self._release(held)
+
+    def _requests(
+        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None, held: list[str]
+    ) -> list[_Request]:
         if isinstance(texts, str):
             raise InvalidInput("a text stands where a list of texts is wanted", hint="Write [text].")
         names = [adapters] * len(texts) if adapters is None or isinstance(adapters, str) else list(adapters)
@@ -140,18 +161,20 @@ class Runtime:
             raise InvalidInput(
                 f"{len(texts)} texts and {len(names)} adapters", hint="Give one adapter, or one a text."
             )
-        chosen = {name: self._select(name) for name in dict.fromkeys(names)}
-        return [
-            _Request(place, read_text(text, chosen[name][1], self.base), name, *chosen[name])
-            for place, (text, name) in enumerate(zip(texts, names, strict=True))
-        ]
+        chosen = {name: self._select(name, held) for name in dict.fromkeys(names)}
+        requests = []
+        for place, (text, name) in enumerate(zip(texts, names, strict=True)):
+            selection, reading = chosen[name]
+            row = read_text(text, reading, self.base, self._adapted.longest(selection), place)
+            requests.append(_Request(place, row, name, selection, reading))
+        return requests
 
-    def _select(self, name: str | None) -> tuple[Selection, Reading]:
-        """A name or an expression as digests, and how it reads text."""
+    def _select(self, name: str | None, held: list[str]) -> tuple[Selection, Reading]:
+        """A name or an expression as digests, added to `held`, and how it reads text."""
         if name is None:
             return (), _BASE_READING
         terms = parse_expression(name).terms
-        selection = tuple((term.weight, self._digest(term.name)) for term in terms)
+        selection = tuple((term.weight, self._hold(term.name, held)) for term in terms)
         readings = {self._readings[digest] for _, digest in selection}
         self._adapted.task_of(selection)
         if len(readings) > 1:
@@ -161,11 +184,30 @@ class Runtime:
             )
         return selection, next(iter(readings))
 
-    def _digest(self, name: str) -> str:
+    def _hold(self, name: str, held: list[str]) -> str:
+        """What a name means, attached now if it was not, and not detached before it is released."""
+        while True:
+            with self._lock:
+                if name in self._names:
+                    digest = self._names[name]
+                    self._uses[digest] += 1
+                    held.append(digest)
+                    return digest
+            self.attach(name)
+
+    def _release(self, digests: Sequence[str]) -> None:
         with self._lock:
-            if name in self._names:
-                return self._names[name]
-        return self.attach(name)
+            self._uses.subtract(digests)
+            self._drop_unused(digests)
+
+    def _drop_unused(self, digests: Iterable[str]) -> None:
+        """Detach what no name means and no request uses. The caller holds the lock."""
+        for digest in {*digests} - set(self._names.values()):
+            if self._uses[digest] == 0:
+                del self._uses[digest]
+                self._readings.pop(digest, None)
+                if digest in self._adapted.attached:
+                    self._adapted.detach(digest)
 
     def _run(self, requests: Sequence[_Request]) -> list[torch.Tensor]:
         """Logits in order; passes of bounded size, rows of one adapter and of like length together."""

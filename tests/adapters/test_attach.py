@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -11,11 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftConfig
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, InvalidInput
+from adapthub.adapters.errors import (
+    AdapterNotFound,
+    BaseMismatch,
+    InvalidExpression,
+    InvalidInput,
+    TensorMismatch,
+    UnsupportedAdapter,
+)
 from tests.adapters.peft_oracle import (
     combined_logits,
     expected_logits,
@@ -23,6 +33,7 @@ from tests.adapters.peft_oracle import (
     prefix_config,
     save_adapter,
 )
+from tests.conftest import write_tokenizer
 
 TOKENS, TEXT = "token-classification", "text-classification"
 ROWS = [
@@ -249,6 +260,71 @@ def test_attach_and_detach_while_others_run(tiny_base: Path, tmp_path: Path) -> 
         passes += 1
     thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        (["query"], TensorMismatch, r"LoRA weights for '.*value', which its configuration does not target"),
+        (None, UnsupportedAdapter, "no target_modules"),
+    ],
+)
+def test_weights_that_peft_would_leave_out_are_refused(
+    tiny_base: Path, tmp_path: Path, targets: object, error: type[Exception], message: str
+) -> None:
+    config = lora_config(TOKENS, target_modules=["query", "value"])
+    path = save_adapter(tiny_base, tmp_path / "a", TOKENS, config)
+    fields = json.loads((path / "adapter_config.json").read_text())
+    (path / "adapter_config.json").write_text(json.dumps(fields | {"target_modules": targets}))
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    with pytest.raises(error, match=message):
+        adapted.attach(Artifact.read(path))
+    assert not adapted.attached
+
+
+def test_a_module_to_save_that_was_not_saved_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    config = lora_config(TOKENS, target_modules=["query"], modules_to_save=["LayerNorm"])
+    path = save_adapter(tiny_base, tmp_path / "a", TOKENS, config)
+    weights = path / "adapter_model.safetensors"
+    kept = {key: value for key, value in load_file(weights).items() if "1.output.LayerNorm" not in key}
+    save_file(kept, weights)
+    with pytest.raises(
+        TensorMismatch, match=r"'bert.*1\.output\.LayerNorm', and the adapter lacks its weight"
+    ):
+        AdaptedBase(load_base(str(tiny_base), device="cpu")).attach(Artifact.read(path))
+
+
+def test_a_prefix_on_a_base_without_a_pooler_must_bring_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=160, hidden_size=64, num_hidden_layers=2, num_attention_heads=4)
+    BertModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base")
+    adapted = AdaptedBase(load_base(str(tmp_path / "base"), device="cpu"))
+    without = save_adapter(tmp_path / "base", tmp_path / "w", TEXT, prefix_config(TEXT))
+    with pytest.raises(BaseMismatch, match="the head reads the pooler"):
+        adapted.attach(Artifact.read(without))
+    own = prefix_config(TEXT, modules_to_save=["classifier", "pooler"])
+    path = save_adapter(tmp_path / "base", tmp_path / "p", TEXT, own)
+    selection = ((1.0, adapted.attach(Artifact.read(path))),)
+    expected = expected_logits(tmp_path / "base", path, TEXT, ROWS)
+    for ours, theirs in zip(adapted.logits(ROWS, [selection] * len(ROWS)), expected, strict=True):
+        close(ours, theirs)
+
+
+def test_a_prefix_must_have_the_bases_shape_and_leave_room(tiny_base: Path, tmp_path: Path) -> None:
+    adapted = AdaptedBase(load_base(str(tiny_base), device="cpu"))
+    path = save_adapter(tiny_base, tmp_path / "p", TOKENS, prefix_config(TOKENS))
+    fields = json.loads((path / "adapter_config.json").read_text())
+    digest = adapted.attach(Artifact.read(path))
+    assert adapted.longest(((1.0, digest),)) == 64 - 5
+    with pytest.raises(InvalidInput, match="row 0 has 60 tokens; this base takes 1 to 59"):
+        adapted.logits([{"input_ids": [5] * 60}], [((1.0, digest),)])
+    (path / "adapter_config.json").write_text(json.dumps(fields | {"num_attention_heads": 8}))
+    with pytest.raises(TensorMismatch, match="num_attention_heads=8; this base has 4"):
+        adapted.attach(Artifact.read(path))
+    long = save_adapter(tiny_base, tmp_path / "l", TOKENS, prefix_config(TOKENS, 64))
+    with pytest.raises(UnsupportedAdapter, match="no positions for a text"):
+        adapted.attach(Artifact.read(long))
 
 
 def test_rows_that_cannot_run_are_named(tiny_base: Path) -> None:

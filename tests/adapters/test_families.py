@@ -16,11 +16,13 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
     ModernBertConfig,
     PreTrainedConfig,
+    Qwen3Config,
     RobertaConfig,
 )
 
@@ -66,7 +68,18 @@ FAMILIES: dict[str, tuple[PreTrainedConfig, str, list[str]]] = {
         "flat",
         ["q_lin", "v_lin"],
     ),
-    "deberta": (DebertaV2Config(**SIZES, relative_attention=True), "padded", ["query_proj", "value_proj"]),
+    "deberta": (
+        # As DeBERTa v3: query and key also project relative positions, which belong to no row.
+        DebertaV2Config(
+            **SIZES
+            | {"share_att_key": True, "position_buckets": 8}
+            | {"initializer_range": 0.1},  # larger, and rounding in its attention shows
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+        ),
+        "padded",
+        ["query_proj", "key_proj", "value_proj"],
+    ),
     "llama": (LlamaConfig(**SIZES, num_key_value_heads=2), "flat", ["q_proj", "v_proj"]),
     "mistral": (
         MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=6),
@@ -121,6 +134,76 @@ def test_mixed_rows_equal_peft(name: str, task: str, folders: dict[str, Path], t
     for place, i in enumerate(order):
         error = (mixed[place] - expected[i]).abs().max() / expected[i].abs().max()
         assert error <= 1e-5, f"row {i}: relative error {error:.1e}"
+
+
+def test_lora_under_an_embedding_that_scales(tmp_path: Path) -> None:
+    config = Gemma3TextConfig(**SIZES, num_key_value_heads=2, head_dim=16)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base")
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["embed_tokens"], init_lora_weights=False)
+    path = save_adapter(tmp_path / "base", tmp_path / "a", TEXT, lora)
+    adapted = AdaptedBase(load_base(str(tmp_path / "base"), device="cpu"))
+    selection = ((1.0, adapted.attach(Artifact.read(path))),)
+    expected = expected_logits(tmp_path / "base", path, TEXT, ROWS)
+    for ours, theirs in zip(adapted.logits(ROWS, [selection] * len(ROWS)), expected, strict=True):
+        assert (ours - theirs).abs().max() / theirs.abs().max() <= 1e-5
+
+
+def test_rows_under_modules_that_see_attention_heads(tmp_path: Path) -> None:
+    """Qwen3 normalises each head: its norm sees [1, T, heads, size], which segments of tokens do not describe."""
+    config = Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=16)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base")
+    adapted = AdaptedBase(load_base(str(tmp_path / "base"), device="cpu"))
+    lora = LoraConfig(
+        task_type="TOKEN_CLS",
+        target_modules=["q_proj"],
+        modules_to_save=["q_norm", "score"],
+        init_lora_weights=False,
+    )
+    expected, selections = [], []
+    for seed, row in enumerate(ROWS):
+        path = save_adapter(tmp_path / "base", tmp_path / str(seed), TOKENS, lora, seed=seed)
+        selections.append(((1.0, adapted.attach(Artifact.read(path))),))
+        expected += expected_logits(tmp_path / "base", path, TOKENS, [row])
+    for ours, theirs in zip(adapted.logits(ROWS, selections), expected, strict=True):
+        assert (ours - theirs).abs().max() / theirs.abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(("configured", "tokenizer"), [(7, "[PAD]"), (None, "[PAD]"), (None, None)])
+def test_rows_pool_their_own_last_token_whatever_pads(
+    configured: int | None, tokenizer: str | None, tmp_path: Path
+) -> None:
+    config = LlamaConfig(**SIZES | {"pad_token_id": configured})
+    AutoModel.from_config(config).save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base")
+    base = load_base(str(tmp_path / "base"), device="cpu")
+    assert base.tokenizer is not None
+    base.tokenizer.pad_token = tokenizer
+    lora = LoraConfig(
+        task_type="SEQ_CLS", target_modules=["q_proj"], modules_to_save=["score"], init_lora_weights=False
+    )
+    path = save_adapter(tmp_path / "base", tmp_path / "a", TEXT, lora)
+    adapted = AdaptedBase(base)
+    selection = ((1.0, adapted.attach(Artifact.read(path))),)
+    expected = expected_logits(tmp_path / "base", path, TEXT, ROWS)
+    for ours, theirs in zip(adapted.logits(ROWS, [selection] * len(ROWS)), expected, strict=True):
+        assert (ours - theirs).abs().max() / theirs.abs().max() <= 1e-5
+
+
+def test_positions_are_found_where_hidden_states_hardly_move_with_them(tmp_path: Path) -> None:
+    """In bfloat16 another offset moves these hidden states by less than rounding is allowed to."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(RobertaConfig(**SIZES | {"pad_token_id": 1}))
+    with torch.no_grad():
+        model.embeddings.position_embeddings.weight.mul_(0.1)
+        for layer in model.encoder.layer:
+            layer.output.LayerNorm.bias[3] = 40.0
+    model.save_pretrained(tmp_path / "base")
+    write_tokenizer(tmp_path / "base")
+    adapted = AdaptedBase(load_base(str(tmp_path / "base"), device="cpu", dtype="bfloat16"))
+    assert adapted.layout == "flat"
+    assert adapted.longest(()) == model.config.max_position_embeddings - 2
 
 
 @pytest.mark.parametrize("name", ["roberta", "llama", "gpt2"])

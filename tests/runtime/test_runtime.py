@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,8 @@ from adapthub.adapters.manifest import BaseRecord, Manifest
 from adapthub.adapters.tasks import Task
 from adapthub.hub import Registry, open_hub
 from adapthub.runtime import Runtime
-from tests.adapters.peft_oracle import expected_logits, lora_config, save_adapter
+from adapthub.runtime.runtime import _Request
+from tests.adapters.peft_oracle import expected_logits, lora_config, prefix_config, save_adapter
 
 TOKENS, TEXT = "token-classification", "text-classification"
 TAGS = ("O", "B-PER", "I-PER")
@@ -110,6 +111,27 @@ def test_a_name_means_one_digest_until_it_is_attached_again(base: Base, make: Ma
     assert runtime.attach("acme/mood@prod") == second.digest
     assert runtime.predict(["a film"], adapters="acme/mood@prod")[0].digests == (second.digest,)
     assert runtime.attached == {"acme/mood@prod": second.digest}
+    assert set(runtime._adapted.attached) == {second.digest}, "what no name means any more is let go"
+
+
+def test_a_row_keeps_the_adapter_it_began_with(
+    base: Base, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between resolving a name and running, the name is detached, as another thread may."""
+    folder = str(make("one", TEXT, MOODS))
+    runtime = Runtime(base)
+    (expected,) = runtime.logits(["a film"], adapters=folder)
+    run = runtime._run
+
+    def detach_first(requests: Sequence[_Request]) -> list[torch.Tensor]:
+        runtime.detach(folder)
+        return run(requests)
+
+    monkeypatch.setattr(runtime, "_run", detach_first)
+    (kept,) = runtime.logits(["a film"], adapters=folder)
+    assert torch.equal(kept, expected)
+    assert runtime.attached == {}
+    assert not runtime._adapted.attached
 
 
 def test_an_adapter_goes_with_its_last_name(base: Base, make: Make, hub: Registry) -> None:
@@ -204,11 +226,11 @@ def test_rows_and_adapters_must_fit(base: Base, make: Make) -> None:
         runtime.predict(["a", "b"], adapters=[None, None, None])
     with pytest.raises(InvalidInput, match=r"Write \[text\]"):
         runtime.predict("a film", adapters=mood)
-    with pytest.raises(InvalidInput, match="no word"):
+    with pytest.raises(InvalidInput, match=r"text 0, '  ', has no word"):
         runtime.predict(["  "], adapters=ner)
-    with pytest.raises(InvalidInput, match="empty text"):
-        runtime.predict([" "], adapters=mood)
-    with pytest.raises(InvalidInput, match="list of words"):
+    with pytest.raises(InvalidInput, match="text 1 is empty"):
+        runtime.predict(["a film", " "], adapters=mood)
+    with pytest.raises(InvalidInput, match="text 0 is a list of words"):
         runtime.predict([["a", "film"]], adapters=mood)
     with pytest.raises(AdapterNotFound):
         runtime.predict(["a film"], adapters="acme/nobody")
@@ -224,6 +246,14 @@ def test_long_texts_are_read_as_far_as_the_base_goes_and_say_so(base: Base, make
     (words,) = runtime.predict([text], adapters=str(make("ner", TOKENS, TAGS)))
     assert words.truncated
     assert not runtime.predict(["ada"], adapters=short)[0].truncated
+
+
+@pytest.mark.parametrize("task", [TOKENS, TEXT])
+def test_a_long_text_leaves_room_for_a_prefix(base: Base, tiny_base: Path, tmp_path: Path, task: str) -> None:
+    path = save_adapter(tiny_base, tmp_path / "p", task, prefix_config(task, 5))
+    runtime = Runtime(base)
+    (cut,) = runtime.predict([" ".join(["ada visited london"] * 40)], adapters=str(path))
+    assert cut.truncated
 
 
 def test_words_can_be_given(base: Base, make: Make) -> None:
