@@ -76,7 +76,9 @@ def test_what_is_cut_is_said(tiny_base: Path, ner_data: Path) -> None:
     train = planned.splits[0]
     assert train.truncated > 0
     assert train.supervised < train.targets
-    assert any(note.startswith(f"train: max_length cuts {train.truncated} of 20 rows;") for note in planned.notes)
+    assert any(
+        note.startswith(f"train: max_length cuts {train.truncated} of 20 rows;") for note in planned.notes
+    )
 
 
 def test_a_folder_is_planned_with_its_splits(tiny_base: Path, ner_data: Path) -> None:
