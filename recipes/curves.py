@@ -38,6 +38,7 @@ def png(curves: Curves, title: str) -> bytes:
     """A PNG of about 900x500 pixels: losses on the left axis, the metric on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7.5, 4.2), dpi=120)
     FigureCanvasAgg(figure)
@@ -51,6 +52,7 @@ def png(curves: Curves, title: str) -> bytes:
             *_columns(curves.eval_loss), color="tab:orange", marker="o", label="validation loss"
         )
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.set_title(title)

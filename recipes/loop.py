@@ -175,6 +175,7 @@ def _trainer(
             adaptation.head,
             settings.warmup_steps(job.rows),
             settings.weight_decay,
+            settings.lora_plus_ratio,
         ),
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,

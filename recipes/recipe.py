@@ -42,6 +42,7 @@ Collator = Callable[[list[Row]], "dict[str, Tensor]"]
 class Defaults:
     """Hyperparameters a recipe starts from. Learning rates are peaks of a linear schedule with warm-up.
 
+    `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
     `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without
     progress.
     """
@@ -54,6 +55,7 @@ class Defaults:
     warmup: float = 0.06
     weight_decay: float = 0.1
     patience: int = 3
+    lora_plus_ratio: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ class Settings:
     batch_size: int
     learning_rate: float
     head_learning_rate: float
+    lora_plus_ratio: float
     warmup: float
     weight_decay: float
     max_length: int
@@ -53,6 +54,7 @@ class Settings:
             "batch_size",
             "learning_rate",
             "head_learning_rate",
+            "lora_plus_ratio",
             "max_length",
             "eval_rows",
         ):

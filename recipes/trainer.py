@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Rates:
     """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's
-    weight decay.
+    weight decay, and how many times faster LoRA's B learns than the rest of the adapter (LoRA+).
 
     `head_modules` names the modules whose parameters count as head.
     """
@@ -37,6 +37,14 @@ class Rates:
     head_modules: tuple[str, ...]
     warmup_steps: int
     weight_decay: float
+    lora_plus_ratio: float = 1.0
+
+    def of(self, name: str) -> float:
+        """The peak learning rate of the parameter `name`."""
+        parts = name.split(".")
+        if any(module in self.head_modules for module in parts):
+            return self.head
+        return self.adapter * self.lora_plus_ratio if "lora_B" in parts else self.adapter
 
 
 class LengthGroups(Sampler[int]):
@@ -158,16 +166,15 @@ def schedule(step: int, warmup: int, total: int) -> float:
 
 def parameter_groups(model: torch.nn.Module, rates: Rates) -> list[dict[str, Any]]:
     """AdamW's groups over the trainable parameters, in an order that a checkpoint can rely on."""
-    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_head = any(module in rates.head_modules for module in name.split("."))
-            groups.setdefault((in_head, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((rates.of(name), parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": rates.head if in_head else rates.adapter,
+            "lr": rate,
             "weight_decay": rates.weight_decay if decays else 0.0,
         }
-        for (in_head, decays), parameters in sorted(groups.items())
+        for (rate, decays), parameters in groups.items()
     ]
