@@ -415,7 +415,11 @@ def _split(tensors: Mapping[str, torch.Tensor], prefix: str) -> _Tensors:
             result.other[name] = tensor
             continue
         part = match["part"] + (".bias" if match["parameter"] == "bias" else "")
-        result.low_rank.setdefault(match["module"], {})[part] = tensor
+        if part in result.low_rank.setdefault(match["module"], {}):
+            raise TensorMismatch(
+                f"the adapter has {part} of {match['module']!r} twice: {key!r} is one of them"
+            )
+        result.low_rank[match["module"]][part] = tensor
     _drop_duplicates(result.other)
     return result
 

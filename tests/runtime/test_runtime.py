@@ -198,6 +198,9 @@ def test_left_over_and_missing_tensors_are_named(base: Base, tiny_base: Path, tm
     save_file({**tensors, "base_model.model.stray.weight": torch.zeros(2)}, weights)
     with pytest.raises(TensorMismatch, match=r"stray\.weight"):
         runtime.attach(plain)
+    save_file({**tensors, lost.removesuffix(".weight"): tensors[lost] + 1}, weights)
+    with pytest.raises(TensorMismatch, match=r"lora_A of '.*query' twice"):
+        runtime.attach(plain)
     save_file({**tensors, lost: tensors[lost][:-1].clone()}, weights)
     with pytest.raises(TensorMismatch, match=r"lora_A of '.*query' is \[3, 64\]; here it is \[4, 64\]"):
         runtime.attach(plain)
