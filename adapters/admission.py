@@ -39,6 +39,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,127}")
 def list_files(folder: Path) -> list[str]:
     """The names of the adapter's files, sorted. Raises AdmissionError for whatever else is in `folder`."""
     names: list[str] = []
+    inner = folder / "adapter"
+    if (inner / CONFIG).is_file() and not (folder / CONFIG).exists():
+        raise AdmissionError(f"{folder} is no adapter, it is a folder around one", hint=f"Name {inner}.")
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

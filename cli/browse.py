@@ -14,8 +14,9 @@ from adapthub.cli.records import (
     entry_record,
     entry_row,
     metric_text,
+    most_telling_first,
 )
-from adapthub.cli.text import size
+from adapthub.cli.text import one_line, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,10 +69,12 @@ def search(
     """
     from adapthub.hub import open_hub
 
-    entries = open_hub().search(
+    hub = open_hub()
+    entries = hub.search(
         " ".join(words) or None, base=base, task=task, metric=metric, method=method, label=label
     )
-    _show_entries(entries, as_json, empty="Nothing fits; adapt list shows everything.")
+    empty = "" if entries or as_json else _why_none(hub.list(), base=base, task=task, method=method)
+    _show_entries(entries, as_json, empty=empty, metric=metric)
 
 
 @click.command()
@@ -96,11 +99,21 @@ def show(ref: str, as_json: bool) -> None:
         _show_details(details)
 
 
-def _show_entries(entries: Sequence[Entry], as_json: bool, *, empty: str) -> None:
+def _show_entries(entries: Sequence[Entry], as_json: bool, *, empty: str, metric: str | None = None) -> None:
     if as_json:
         show_json([entry_record(entry) for entry in entries])
     else:
-        show_table([entry_row(entry) for entry in entries], ENTRY_COLUMNS, empty=empty)
+        show_table([entry_row(entry, metric) for entry in entries], ENTRY_COLUMNS, empty=empty)
+
+
+def _why_none(entries: Sequence[Entry], **wanted: str | None) -> str:
+    """What to say where a search found nothing: the first wanted value that no adapter has, and those that some
+    have."""
+    for field, value in wanted.items():
+        known = sorted({found for entry in entries if (found := getattr(entry.facts, field)) is not None})
+        if value is not None and value not in known and known and not value.startswith("sha256:"):
+            return f"No adapter here has the {field} {value}. There is: {', '.join(map(one_line, known))}."
+    return "Nothing fits; adapt list shows everything."
 
 
 def _show_details(details: Details) -> None:
@@ -120,10 +133,11 @@ def _show_details(details: Details) -> None:
             "base",
         )
     }
-    show_record({**summary, "size": size(details.version.size)})
+    made = {key: (details.manifest or {}).get(key) for key in ("recipe", "quantization", "seed")}
+    show_record({**summary, **made, "size": size(details.version.size)})
     if details.facts.metrics:
         click.echo("\nMetrics, with 95 % intervals")
-        for metric in details.facts.metrics:
+        for metric in most_telling_first(details.facts):
             click.echo(f"  {metric_text(metric)}" + (f" (n {metric.n})" if metric.n is not None else ""))
     click.echo("\nVersions")
     versions = [{**version, "size": size(version["size"])} for version in record["versions"]]

@@ -34,6 +34,15 @@ def complete_names(context: click.Context, parameter: click.Parameter, incomplet
     return [f"{name}@{revision}" for revision in revisions if f"{name}@{revision}".startswith(incomplete)]
 
 
+def complete_aliases(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The aliases that the adapter named before has."""
+    from adapthub.hub import open_hub
+
+    name = (context.params.get("ref") or context.params.get("name") or "").partition("@")[0]
+    aliases = [alias for entry in open_hub().list() if entry.name == name for alias in entry.aliases]
+    return [alias for alias in aliases if alias.startswith(incomplete)]
+
+
 def quantize_option(default: str) -> Callable[[Command], Command]:
     """`--quantize`; `default` says in words what holds without it."""
     return click.option(

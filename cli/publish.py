@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_names
+from adapthub.cli.options import complete_aliases, complete_names
 from adapthub.cli.output import json_option, show_json
 from adapthub.cli.records import version_line, version_record
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @click.option("--message", "-m", default="", help="What changed, in a line.")
 @click.option("--alias", help="Also point this alias at the new version.")
 @json_option
@@ -58,12 +58,11 @@ def pull(ref: str, output: Path | None, as_json: bool) -> None:
     artifact = open_hub().pull(ref)
     folder = artifact.path
     if output is not None:
-        import shutil
-
         from adapthub.adapters.files import new_directory
 
         with new_directory(output) as aside:
-            shutil.copytree(artifact.path, aside, dirs_exist_ok=True)
+            for name in artifact.files:
+                (aside / name).write_bytes((artifact.path / name).read_bytes())
         folder = output
     if as_json:
         show_json({"reference": ref, "digest": artifact.digest, "size": artifact.size, "path": str(folder)})
@@ -73,7 +72,7 @@ def pull(ref: str, output: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("ref", shell_complete=complete_names)
-@click.argument("alias")
+@click.argument("alias", shell_complete=complete_aliases)
 @json_option
 def promote(ref: str, alias: str, as_json: bool) -> None:
     """Point ALIAS at the version that REF means now.
@@ -90,7 +89,7 @@ def promote(ref: str, alias: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", shell_complete=complete_names)
-@click.argument("alias")
+@click.argument("alias", shell_complete=complete_aliases)
 @json_option
 def rollback(name: str, alias: str, as_json: bool) -> None:
     """Point ALIAS of NAME back at what it meant before.

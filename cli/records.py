@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -51,11 +52,16 @@ def entry_record(entry: Entry) -> dict[str, Any]:
     }
 
 
-def entry_row(entry: Entry) -> dict[str, Any]:
-    """The same for a person, by ENTRY_COLUMNS."""
+def entry_row(entry: Entry, condition: str | None = None) -> dict[str, Any]:
+    """The same for a person, by ENTRY_COLUMNS; with the metric of the `condition` that found it, else the most
+    telling one."""
+    metrics = most_telling_first(entry.facts)
+    if condition is not None:
+        wanted = re.split("[<>=]", condition)[0].strip()
+        metrics.sort(key=lambda metric: metric.name != wanted)
     return {
         **entry_record(entry),
-        "metric": metric_text(entry.facts.metrics[0]) if entry.facts.metrics else None,
+        "metric": metric_text(metrics[0]) if metrics else None,
         "size": size(entry.latest.size),
         "created": f"{entry.latest.created:%Y-%m-%d %H:%M}",
     }
@@ -84,6 +90,18 @@ def alias_record(alias: Alias) -> dict[str, Any]:
         for move in alias.history
     ]
     return {"alias": alias.name, "version": f"v{alias.number}", "history": moves}
+
+
+def most_telling_first(facts: Facts) -> list[Metric]:
+    """Its metrics: split by split, in each those first that sum up its task, the first of them foremost."""
+    from adapthub.recipes.catalog import RECIPES
+
+    telling = [name for recipe in RECIPES.values() if recipe.task == facts.task for name in recipe.metrics]
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(telling))}
+    splits = list(dict.fromkeys(metric.split for metric in facts.metrics))
+    return sorted(
+        facts.metrics, key=lambda metric: (splits.index(metric.split), ranks.get(metric.name, len(ranks)))
+    )
 
 
 def metric_text(metric: Metric) -> str:

@@ -26,7 +26,7 @@ def run(
     """Run texts through an adapter, or a weighted sum of adapters.
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
-    loaded. A single - reads stdin, a text a line.
+    loaded. A single - reads stdin, a text a line; blank lines are left out.
 
     \b
     Example:
@@ -52,9 +52,9 @@ def run(
 
 
 def stdin_lines() -> list[str]:
-    """The texts on stdin, one a line."""
+    """The texts on stdin, one a line, without blank lines."""
     try:
-        lines = [line.rstrip("\r\n") for line in sys.stdin]
+        lines = [line.rstrip("\r\n") for line in sys.stdin if not line.isspace()]
     except UnicodeDecodeError as error:
         raise InvalidInput(f"stdin is not {error.encoding} text", hint="Send UTF-8.") from error
     if not lines:

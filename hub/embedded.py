@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import CARD, MANIFEST
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import IntegrityError, InvalidReference, InvalidSettings
+from adapthub.adapters.errors import Conflict, IntegrityError, InvalidReference, InvalidSettings
 from adapthub.adapters.home import home
 from adapthub.hub import aliases, search
 from adapthub.hub.cache import Cache, Files
@@ -36,7 +36,7 @@ from adapthub.hub.records import (
     version_row,
 )
 from adapthub.hub.reference import Reference, check_alias, parse_name
-from adapthub.hub.registry import Details, Entry, StoredFile, Version
+from adapthub.hub.registry import Details, Entry, Facts, StoredFile, Version
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.tables import AdapterRow, VersionRow
@@ -189,11 +189,13 @@ def _with_digest(session: Session, adapter: AdapterRow, digest: str) -> VersionR
 def _add_version(
     session: Session, reference: Reference, adapter: AdapterRow | None, artifact: Artifact, message: str
 ) -> VersionRow:
+    facts = read_facts(artifact)
     if adapter is None:
         adapter = AdapterRow(namespace=reference.namespace, name=reference.name, newest=0)
         session.add(adapter)
+    else:
+        _check_task(session, reference, adapter, facts)
     adapter.newest += 1
-    facts = read_facts(artifact)
     version = version_row(artifact, facts, number=adapter.newest, created=datetime.now(UTC), message=message)
     version.adapter = adapter
     session.add(version)
@@ -202,6 +204,19 @@ def _add_version(
     session.execute(delete(search.TEXT).where(search.TEXT.c.rowid == adapter.id))
     session.execute(insert(search.TEXT).values(rowid=adapter.id, text=text))
     return version
+
+
+def _check_task(session: Session, reference: Reference, adapter: AdapterRow, facts: Facts) -> None:
+    task = session.scalar(
+        select(VersionRow.task).where(
+            VersionRow.adapter_id == adapter.id, VersionRow.number == adapter.newest
+        )
+    )
+    if None not in (task, facts.task) and task != facts.task:
+        raise Conflict(
+            f"{reference.full_name} is taken by an adapter for {task}; this one is for {facts.task}",
+            hint="Choose another name.",
+        )
 
 
 def _card(artifact: Artifact) -> str:

@@ -144,7 +144,8 @@ class Registry(Protocol):
 
         A digest that the name already holds makes no new version: the existing one is returned with
         `repeated` set (and `alias` moved to it); the newest version stays the newest. Raises IntegrityError,
-        naming the file, when a file changed since the artifact was read.
+        naming the file, when a file changed since the artifact was read, and Conflict where the name's newest
+        version is known to be for another task.
         """
         ...
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
-from adapthub.adapters.errors import StorageError
+from adapthub.adapters.errors import AdaptHubError, StorageError
 from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
 
 BUSY_SECONDS = 30.0
@@ -92,7 +92,7 @@ class Database:
                 hint="Nothing was changed. Check free space and permissions, then try again.",
             ) from error
         except OSError as error:
-            if isinstance(error, StorageError):
+            if isinstance(error, AdaptHubError):  # of which some are OSErrors too
                 raise
             raise StorageError(f"cannot use {self.path}: {error.strerror or error}") from error
 

@@ -154,13 +154,20 @@ def test_completion_knows_commands_and_options(shell: Command) -> None:
 
 def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp_path: Path) -> None:
     cli("push", write_plain_adapter(tmp_path / "plain"), "acme/ner", "--alias", "prod").fine()
-    words = {
+    typed_and_meant = {
         "acme": ["acme/ner"],
         "acme/ner@": ["acme/ner@prod", "acme/ner@v1"],
         "acme/ner@p": ["acme/ner@prod"],
     }
-    for typed, names in words.items():
+    for typed, names in typed_and_meant.items():
         done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt run {typed}", COMP_CWORD=typed)
+        assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == names
+    for words, names in {
+        "adapt rollback acme/ner": ["prod"],
+        "adapt promote acme/ner@v1": ["prod"],
+        "adapt push plain": ["acme/ner"],
+    }.items():
+        done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"{words} ", COMP_CWORD="")
         assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == names
 
 

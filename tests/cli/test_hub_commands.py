@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import resource
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapthub.cli.records import entry_row, most_telling_first
+from adapthub.hub.registry import Entry, Facts, Metric, Version
 from tests.cli.conftest import Command, command, write_plain_adapter
 
 
@@ -75,6 +78,21 @@ def test_list_and_search_show_what_is_known_and_dashes(cli: Command, published: 
     assert read(cli, "search", "third") == []
     assert "adapt list" in cli("search", "third").fine()
     assert read(cli, "list", "nobody") == []
+
+
+def test_a_search_that_finds_nothing_says_what_there_is(cli: Command, published: Path) -> None:
+    assert "org/tiny" in cli("search", "--base", "tiny").fine()
+    assert "There is: lora" in cli("search", "--method", "lorra").fine()
+
+
+def test_the_metric_shown_sums_the_task_up(cli: Command) -> None:
+    """accuracy comes before macro_f1 in the alphabet; a search shows the metric that it asked for."""
+    estimates = tuple(Metric("test", name, 0.5, 0.4, 0.6, 9) for name in ("accuracy", "f1/bad", "macro_f1"))
+    facts = Facts("lora", "text-classification", ("bad", "good"), "org/tiny", None, 2, estimates)
+    entry = Entry(Version("acme/mood", 1, "sha256:0", datetime.now(UTC), "", 9), facts, 1, {})
+    assert [metric.name for metric in most_telling_first(facts)] == ["macro_f1", "accuracy", "f1/bad"]
+    assert entry_row(entry)["metric"] == "test macro_f1 0.500 [0.400, 0.600]"
+    assert entry_row(entry, "accuracy >= 0.1")["metric"].startswith("test accuracy")
 
 
 def test_show_has_everything(cli: Command, published: Path) -> None:
@@ -153,3 +171,28 @@ def test_a_disk_that_fills_during_push_publishes_nothing(
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert cli("show", "acme/ner", "--json").fine() == before
     assert cli("push", third, "acme/ner").fine().startswith("Published acme/ner@v3")
+
+
+def test_a_disk_that_fills_during_pull_leaves_no_copy(cli: Command, published: Path, tmp_path: Path) -> None:
+    (published / "README.md").write_text("x" * 300_000)
+    cli("push", published, "acme/ner").fine()
+    cli("pull", "acme/ner").fine()
+    done = subprocess.run(
+        command("pull", "acme/ner", "--output", "mine"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert done.stderr.startswith("adapt: cannot write mine: ")
+    assert not list(tmp_path.glob("*mine*"))
+
+
+def test_the_folder_of_a_run_names_the_adapter_in_it(cli: Command, tmp_path: Path) -> None:
+    adapter = write_plain_adapter(tmp_path / "run" / "adapter")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    line = cli("push", "run", "acme/ner").refused()
+    assert str(adapter.relative_to(tmp_path)) in line
+    assert "tensor" not in line

@@ -123,7 +123,7 @@ def test_run_answers_each_text_in_order(cli: Command, trained: Path) -> None:
     texts = ("ada was born in london .", "she works at acme")
     records = json.loads(cli("run", "acme/ner", *texts, "--json").fine())
     assert [record["text"] for record in records] == list(texts)
-    assert json.loads(cli("run", "acme/ner@v1", "-", "--json", stdin="\n".join(texts) + "\n").fine()) == [
+    assert json.loads(cli("run", "acme/ner@v1", "-", "--json", stdin="\n\n".join(texts) + "\n").fine()) == [
         {**record, "adapter": "acme/ner@v1"} for record in records
     ]
     assert len(cli("run", "acme/ner", *texts).fine().splitlines()) == 2

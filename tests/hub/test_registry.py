@@ -12,6 +12,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import (
     AdapterNotFound,
     AdmissionError,
+    Conflict,
     IntegrityError,
     InvalidReference,
     InvalidSettings,
@@ -97,6 +98,17 @@ def test_a_folder_that_changed_since_it_was_read(registry: Registry, adapters: l
     with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
         registry.push(adapters[1], "acme/ner")
     assert registry.list() == []
+
+
+def test_a_name_stays_with_its_task(registry: Registry, tmp_path: Path, adapters: list[Artifact]) -> None:
+    registry.push(adapters[0], "acme/ner", alias="prod")
+    other = manifest(task="text-classification", labels=("bad", "good"))
+    with pytest.raises(
+        Conflict, match=r"acme/ner is taken by .* token-classification; .* text-classification"
+    ):
+        registry.push(write_adapter(tmp_path / "other", manifest=other), "acme/ner", alias="prod")
+    assert registry.resolve("acme/ner").number == 1
+    assert registry.resolve("acme/ner@prod").number == 1
 
 
 def test_a_number_beyond_any_database(registry: Registry, tmp_path: Path) -> None:
