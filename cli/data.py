@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from adapthub.adapters.errors import InvalidData
+from adapthub.cli.options import complete_data
 
 SAMPLE = "sample:"
 
@@ -14,6 +15,7 @@ data_option = click.option(
     "--data",
     required=True,
     metavar="DATA",
+    shell_complete=complete_data,
     help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -13,8 +14,40 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def base_option(default: str) -> Callable[[Command], Command]:
     """`--base`; `default` says in words what holds without it."""
     return click.option(
-        "--base", metavar="MODEL", help=f"A Hub id, a folder, or package:NAME. Default: {default}."
+        "--base",
+        metavar="MODEL",
+        shell_complete=complete_models,
+        help=f"A Hub id, a folder, or package:NAME. Default: {default}.",
     )
+
+
+def complete_files(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Whatever files the shell finds."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_models(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """`package:NAME` of the catalogue's models, else files."""
+    return _complete_samples("package", "model", incomplete)
+
+
+def complete_data(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """`sample:NAME` of the catalogue's data, else files."""
+    return _complete_samples("sample", "data", incomplete)
+
+
+def _complete_samples(scheme: str, kind: str, incomplete: str) -> list[CompletionItem]:
+    from adapthub.adapters.samples import SAMPLES
+
+    names = [f"{scheme}:{sample.name}" for sample in SAMPLES.values() if sample.kind == kind]
+    found = [CompletionItem(name) for name in names if incomplete and name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
 
 
 def complete_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

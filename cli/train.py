@@ -11,6 +11,8 @@ from adapthub.cli.quiet import quiet_libraries
 from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from adapthub.recipes import TrainingResult
 
 
@@ -62,9 +64,34 @@ def result_record(result: TrainingResult) -> dict[str, Any]:
         "adapter": str(result.artifact.path),
         "digest": result.artifact.digest,
         "size": result.artifact.size,
+        "steps": steps_record(result),
         "metrics": metrics_record(result),
         "published": None if result.version is None else version_record(result.version),
     }
+
+
+def steps_record(result: TrainingResult) -> dict[str, int]:
+    """How many steps were planned and taken, and after which one the weights were kept."""
+    from adapthub.recipes.run import checkpoint_state
+
+    checkpoint = result.run.last_checkpoint()
+    state = checkpoint_state(checkpoint) if checkpoint is not None else None
+    if state is None:
+        return {}
+    taken = state["global_step"]
+    return {"planned": state["max_steps"], "taken": taken, "kept": state["best_global_step"] or taken}
+
+
+def steps_text(steps: Mapping[str, int], metric: str) -> str | None:
+    """What is worth saying of the steps: that the run stopped early, that an earlier step was kept."""
+    if not steps or steps["kept"] == steps["planned"]:
+        return None
+    if steps["taken"] == steps["planned"]:
+        return f"Kept step {steps['kept']} of {steps['planned']}, where validation {metric} was best."
+    return (
+        f"Stopped early at step {steps['taken']} of {steps['planned']}: validation {metric} was best at step"
+        f" {steps['kept']}, which is kept. --set patience=N waits longer."
+    )
 
 
 def metrics_record(result: TrainingResult) -> dict[str, Any]:
@@ -82,6 +109,8 @@ def show_result(result: TrainingResult, name: str | None) -> None:
     from adapthub.cli.text import size
 
     show_curve(result)
+    if words := steps_text(steps_record(result), headline(result)[0]):
+        click.echo(words)
     for split, metrics in result.metrics.items():
         for metric in headline(result):
             click.echo(f"{split} {metric} {estimate_text(metrics[metric])}")

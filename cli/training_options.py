@@ -13,26 +13,56 @@ import click
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import data_option, find_data
-from adapthub.cli.options import Command, quantize_option
+from adapthub.cli.options import Command, complete_files, complete_models, quantize_option
 
 LATEST = "latest"
 OF_THE_RUN = ("name", "push", "alias", "output", "resume")  # decide where a run goes, not what it becomes
 
+
+def _complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from adapthub.recipes.catalog import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def _complete_methods(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from adapthub.adapters.methods import METHODS
+
+    return [name for name in METHODS if name.startswith(incomplete)]
+
+
 _OPTIONS = (
     click.option(
-        "--task", required=True, metavar="RECIPE", help="What to train: ner, sentiment; see adapt recipes."
+        "--task",
+        required=True,
+        metavar="RECIPE",
+        shell_complete=_complete_tasks,
+        help="What to train: ner, sentiment; see adapt recipes.",
     ),
     data_option,
     click.option(
         "--validation",
         metavar="FILE",
+        shell_complete=complete_files,
         help="Chooses the best step and stops early. Default: of --data; else a tenth of its rows, set aside.",
     ),
     click.option("--no-validation", is_flag=True, help="Train without: the last step is kept."),
-    click.option("--test", metavar="FILE", help="Measured once, at the end."),
-    click.option("--base", required=True, metavar="MODEL", help="A Hub id, a folder, or package:NAME."),
+    click.option("--test", metavar="FILE", shell_complete=complete_files, help="Measured once, at the end."),
+    click.option(
+        "--base",
+        required=True,
+        metavar="MODEL",
+        shell_complete=complete_models,
+        help="A Hub id, a folder, or package:NAME.",
+    ),
     quantize_option("none"),
-    click.option("--method", default="lora", show_default=True, help="See adapt methods."),
+    click.option(
+        "--method",
+        default="lora",
+        show_default=True,
+        shell_complete=_complete_methods,
+        help="See adapt methods.",
+    ),
     click.option("--rank", type=int, help="Of LoRA's matrices."),
     click.option("--alpha", type=float, help="LoRA's scale: alpha / rank."),
     click.option("--epochs", type=float, help="Passes over the training data."),
@@ -50,12 +80,18 @@ _OPTIONS = (
     click.option("--name", metavar="NAMESPACE/NAME", help="The adapter's name."),
     click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
     click.option("--alias", help="With --push: point this alias at the new version."),
-    click.option("--output", metavar="FOLDER", help="The run's folder; default: a new one under runs/."),
+    click.option(
+        "--output",
+        metavar="FOLDER",
+        shell_complete=complete_files,
+        help="The run's folder; default: a new one under runs/.",
+    ),
     click.option(
         "--resume",
         is_flag=False,
         flag_value=LATEST,
         metavar="[FOLDER]",
+        shell_complete=complete_files,
         help="Go on with a run: the one in FOLDER, or the latest unfinished one of these settings.",
     ),
 )
@@ -74,6 +110,8 @@ def run_arguments(
     """The options as the arguments of `recipes.train`."""
     if alias is not None and not push:
         raise click.UsageError("--alias needs --push.")
+    if push and name is None:
+        raise click.UsageError("--push needs --name.")
     return {
         **_plan_arguments(**options),
         "name": name,

@@ -171,6 +171,22 @@ def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp
         assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == names
 
 
+@pytest.mark.parametrize(
+    ("words", "typed", "meant"),
+    [
+        ("train --task", "", ["plain,ner", "plain,sentiment"]),
+        ("train --method", "pre", ["plain,prefix"]),
+        ("train --base", "package:mini", ["plain,package:minilm"]),
+        ("plan --data", "sample:co", ["plain,sample:conll2003"]),
+        ("train --data", "ru", ["file,ru"]),
+        ("run acme/ner --base", "mod", ["file,mod"]),
+    ],
+)
+def test_completion_knows_what_options_take(shell: Command, words: str, typed: str, meant: list[str]) -> None:
+    done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt {words} {typed}", COMP_CWORD=typed)
+    assert done.fine().splitlines() == meant
+
+
 def test_doctor_prints_what_works_here(cli: Command) -> None:
     records = json.loads(cli("doctor", "--json").fine())
     assert records

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.train import steps_text
 from adapthub.cli.training_options import setting
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
@@ -75,6 +76,19 @@ def test_train_leaves_a_run_and_says_where_and_what_next(cli: Command, splits: P
     assert Path("mine/loss.png").is_file()
 
 
+def test_an_early_stop_is_said(cli: Command, splits: Path, tiny_base: Path) -> None:
+    settings = ("--max-steps", 50, "--set", "eval_steps=1", "--set", "patience=1", "--learning-rate", "1e-9")
+    arguments = ("train", "--task", "ner", "--data", splits, "--base", tiny_base, *settings)
+    text = cli(*arguments, "--head-learning-rate", "1e-9").fine()
+    assert "Stopped early at step 2 of 50: validation f1 was best at step 1, which is kept." in text
+
+
+def test_steps_are_told_where_they_are_no_surprise() -> None:
+    assert steps_text({"planned": 9, "taken": 9, "kept": 9}, "f1") is None
+    assert "Kept step 6 of 9" in (steps_text({"planned": 9, "taken": 9, "kept": 6}, "f1") or "")
+    assert steps_text({}, "f1") is None
+
+
 def test_what_is_set_aside_is_said_before_training_and_none_where_none_is_wanted(
     cli: Command, tmp_path: Path, tiny_base: Path
 ) -> None:
@@ -94,7 +108,8 @@ def test_train_publishes_and_its_json_has_everything(cli: Command, tmp_path: Pat
     data = write_reviews(tmp_path / "reviews.csv")
     arguments = ("train", "--task", "sentiment", "--data", data, "--test", data, "--base", tiny_base, *TINY)
     record = json.loads(cli(*arguments, "--name", "acme/mood", "--push", "--alias", "prod", "--json").fine())
-    assert record.keys() == {"run", "adapter", "digest", "size", "metrics", "published"}
+    assert record.keys() == {"run", "adapter", "digest", "size", "steps", "metrics", "published"}
+    assert record["steps"].keys() == {"planned", "taken", "kept"}
     assert record["metrics"]["test"]["accuracy"].keys() == {"value", "low", "high", "n"}
     assert record["published"]["name"] == "acme/mood"
     assert json.loads(cli("show", "acme/mood@prod", "--json").fine())["digest"] == record["digest"]
