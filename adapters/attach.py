@@ -26,7 +26,8 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from adapthub.adapters.bank import Bank
-from adapthub.adapters.binding import Binding, bind
+from adapthub.adapters.binder import Binding
+from adapthub.adapters.binding import bind
 from adapthub.adapters.delta import Segment, Update, apply_
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions

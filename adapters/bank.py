@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from adapthub.adapters.binding import Binding
+from adapthub.adapters.binder import Binding
 from adapthub.adapters.delta import Update
 from adapthub.adapters.errors import AdapterNotFound
 

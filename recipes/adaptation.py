@@ -72,10 +72,10 @@ def adapt(
             hint="Use method lora.",
         )
     model = task_model(base, task, labels)
-    if model.config.pad_token_id is None and base.tokenizer is not None:
-        model.config.pad_token_id = (
-            base.tokenizer.pad_token_id
-        )  # decoders classify at the last token before it
+    if (
+        base.tokenizer is not None
+    ):  # rows are padded by the tokenizer; decoders classify at the last token before that
+        model.config.pad_token_id = base.tokenizer.pad_token_id
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
     if "target_modules" in settings:
         settings = {**settings, "target_modules": target_modules(model, settings["target_modules"], head)}

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -29,6 +29,8 @@ from adapthub.runtime.predict import Prediction, Reading, Row, Text, predict_row
 if TYPE_CHECKING:
     from adapthub.hub.registry import Registry
 
+# What a row runs on: a name, a PEFT folder, an expression, or None for the base alone.
+Adapter = str | Path | None
 # Tokens of one pass. Bounds memory; more would not be faster.
 _PASS_TOKENS = 8192
 _BASE_READING = Reading(None, (), "first", None)
@@ -107,7 +109,7 @@ class Runtime:
             self._drop_unused({self._names.pop(name) for name in names})
 
     def predict(
-        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None = None
+        self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter] = None
     ) -> list[Prediction]:
         """What each text comes to under its adapter, in order.
 
@@ -123,7 +125,7 @@ class Runtime:
         ]
 
     def logits(
-        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None = None
+        self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter] = None
     ) -> list[torch.Tensor]:
         """Each row's raw head output in float32, unpadded: [T, labels] for token classification, [labels] for text
         classification, the last hidden state [T, hidden] on the base alone."""
@@ -139,7 +141,7 @@ class Runtime:
         return self._hub.pull(ref)
 
     def _answer(
-        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None
+        self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter]
     ) -> tuple[list[_Request], list[torch.Tensor]]:
         """Rows and their logits; the adapters that the names meant at the beginning stay until the end."""
         held: list[str] = []
@@ -150,11 +152,13 @@ class Runtime:
             self._release(held)
 
     def _requests(
-        self, texts: Sequence[Text], adapters: str | Sequence[str | None] | None, held: list[str]
+        self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter], held: list[str]
     ) -> list[_Request]:
         if isinstance(texts, str):
             raise InvalidInput("a text stands where a list of texts is wanted", hint="Write [text].")
-        names = [adapters] * len(texts) if adapters is None or isinstance(adapters, str) else list(adapters)
+        one = adapters is None or isinstance(adapters, (str, Path))
+        given = [adapters] * len(texts) if one else list(cast(Sequence[Adapter], adapters))
+        names = [None if name is None else str(name) for name in given]
         if len(names) == 1:
             names *= len(texts)
         if len(names) != len(texts):

@@ -98,7 +98,7 @@ def test_logits_are_pefts(base: Base, make: Make, tiny_base: Path) -> None:
     assert base.tokenizer is not None
     row = {"input_ids": base.tokenizer(text)["input_ids"]}
     (theirs,) = expected_logits(tiny_base, folder, TEXT, [row])
-    (ours,) = Runtime(base).logits([text], adapters=str(folder))
+    (ours,) = Runtime(base).logits([text], adapters=folder)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

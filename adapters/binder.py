@@ -1,0 +1,143 @@
+"""What binding has in common for every method: names of modules, heads, and modules that an adapter brings whole.
+
+`binding` chooses the method's binder. Changes no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from adapthub.adapters.delta import Replacement, Update
+from adapthub.adapters.errors import BaseMismatch, TensorMismatch
+from adapthub.adapters.flat import Prefix
+from adapthub.adapters.heads import Head, Heads
+from adapthub.adapters.layers import twin
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.base import Base
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One adapter, ready for one base: what it adds to which module, its head, its prefix.
+
+    `updates` maps names of modules of `base.model` to additive updates. Everything is on the base's device.
+    """
+
+    digest: str
+    task: str | None
+    labels: tuple[str, ...] | None
+    updates: Mapping[str, tuple[Update, ...]]
+    head: Head | None
+    prefix: Prefix | None
+
+
+class Binder:
+    """What the binders of every method share: names of modules, the head, and modules that an adapter brings whole."""
+
+    def __init__(
+        self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads
+    ) -> None:
+        self.artifact = artifact
+        self.base = base
+        self.modules = modules
+        self.heads = heads
+        self.inside = _backbone_path(base)
+        self.prefix = base.model.base_model_prefix
+        self.saved = tuple(artifact.config.get("modules_to_save") or ())
+        self.updates: dict[str, list[Update]] = {}
+        self.replaced: dict[str, dict[str, torch.Tensor]] = {}
+        self.head_tensors: dict[str, torch.Tensor] = {}
+
+    def _bind_whole(self, name: str, tensor: torch.Tensor) -> bool:
+        """Put a tensor of the head, or of a module in modules_to_save, aside; False for any other."""
+        owner, _, parameter = name.rpartition(".")
+        path = self._path(owner)
+        if path is None:
+            self.head_tensors[name] = tensor
+        elif any(entry in owner.split(".") or owner.endswith(f".{entry}") for entry in self.saved):
+            self.replaced.setdefault(path, {})[parameter] = tensor
+        else:
+            return False
+        return True
+
+    def _finish(self, prefix: Prefix | None = None) -> Binding:
+        for path, state in self.replaced.items():
+            self._add(path, Replacement(twin(self.modules[path], state, path, self.base)))
+        head = _head(self.artifact, self.heads, self.head_tensors)
+        self._check_targets(head)
+        self._check_saved(head)
+        if head and head.uses_pooler and "pooler" in self.base.uninitialised and "pooler" not in self.saved:
+            raise BaseMismatch(
+                f"the head reads the pooler, and neither {self.base.ref} nor the adapter has weights for it",
+                hint="Train with the pooler in modules_to_save.",
+            )
+        updates = {path: tuple(group) for path, group in self.updates.items()}
+        return Binding(self.artifact.digest, self.artifact.task, self.artifact.labels, updates, head, prefix)
+
+    def _check_targets(self, head: Head | None) -> None:
+        """Every module that the method should act on has its weights."""
+
+    def _check_saved(self, head: Head | None) -> None:
+        """Every module that PEFT would replace has its weights."""
+        for path, module in self.modules.items():
+            # PEFT compares the ends of names, dots or not.
+            if not self._task_name(path).endswith(self.saved) or not self._is_used(path, head):
+                continue
+            for parameter, _ in module.named_parameters(prefix=path):
+                owner, _, name = parameter.rpartition(".")
+                if name not in self.replaced.get(owner, {}):
+                    raise TensorMismatch(
+                        f"modules_to_save names {self._task_name(path)!r}, and the adapter lacks its {name}"
+                    )
+
+    def _is_used(self, path: str, head: Head | None) -> bool:
+        """Whether the task model has the base's module `path`: not a pooler or a language-model head it lacks."""
+        if head is not None and self.inside and not path.startswith(f"{self.inside}."):
+            return False
+        inner = path.removeprefix(f"{self.inside}.") if self.inside else path
+        return inner.split(".")[0] != "pooler" or (head is not None and head.uses_pooler)
+
+    def _path(self, name: str) -> str | None:
+        """The base's own name of the task model's module `name`; None for a module outside the base."""
+        candidates = [name]
+        if name.startswith(f"{self.prefix}."):
+            inner = name.removeprefix(f"{self.prefix}.")
+            candidates.insert(0, f"{self.inside}.{inner}" if self.inside else inner)
+        elif self.inside:
+            candidates.append(f"{self.inside}.{name}")
+        return next((path for path in candidates if path in self.modules), None)
+
+    def _task_name(self, path: str) -> str:
+        """The reverse of `_path` under a task model: `encoder.layer.0` becomes `bert.encoder.layer.0`."""
+        if self.inside or self.artifact.task is None:
+            return path
+        return f"{self.prefix}.{path}"
+
+    def _move(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(device=self.base.device, dtype=self.base.dtype)
+
+    def _add(self, path: str, update: Update) -> None:
+        self.updates.setdefault(path, []).append(update)
+
+
+def _head(artifact: Artifact, heads: Heads, tensors: Mapping[str, torch.Tensor]) -> Head | None:
+    if artifact.task not in ("token-classification", "text-classification"):
+        if tensors:
+            raise TensorMismatch(f"the adapter has a tensor {next(iter(tensors))!r} that nothing uses")
+        return None
+    head = heads.make(artifact.task, tensors)
+    if artifact.labels is not None and len(artifact.labels) != head.labels:
+        raise TensorMismatch(f"the manifest names {len(artifact.labels)} labels; the head has {head.labels}")
+    return head
+
+
+def _backbone_path(base: Base) -> str:
+    """The backbone's name inside `base.model`; empty where it is the model itself."""
+    return "" if base.backbone is base.model else str(base.model.base_model_prefix)

@@ -1,0 +1,206 @@
+"""A LoRA adapter's tensors, each put to its module: every tensor is consumed and every target is served, or it is refused
+by name.
+
+Follows PEFT 0.21 for what a configuration means (targets, rank and alpha patterns, rsLoRA, DoRA, biases) by asking PEFT
+itself where it has the function.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from adapthub.adapters.binder import Binder, Binding
+from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift
+from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
+from adapthub.adapters.heads import Head, Heads
+from adapthub.adapters.layers import full_weight, sizes, takes_lora
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.base import Base
+
+_LORA_KEY = re.compile(
+    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.(?P<parameter>weight|bias))?"
+)
+
+
+@dataclass
+class _Tensors:
+    """An adapter's tensors by role; names are the task model's, without PEFT's prefix."""
+
+    low_rank: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    other: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class LoraBinder(Binder):
+    def __init__(
+        self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads
+    ) -> None:
+        from peft import LoraConfig
+
+        super().__init__(artifact, base, modules, heads)
+        self.config = LoraConfig(**{k: v for k, v in artifact.config.items() if k != "peft_version"})
+        if not self.config.target_modules:
+            raise UnsupportedAdapter(
+                "adapter_config.json has no target_modules, so it does not say what it adapts",
+                hint="Save the adapter again with PEFT, which writes them.",
+            )
+
+    def bind(self) -> Binding:
+        tensors = _split(self.artifact.tensors(), "base_model.model.")
+        for name, parts in tensors.low_rank.items():
+            self._bind_low_rank(name, parts, tensors.other)
+        for name, tensor in tensors.other.items():
+            self._bind_other(name, tensor)
+        return self._finish()
+
+    def _bind_low_rank(
+        self, name: str, parts: Mapping[str, torch.Tensor], other: dict[str, torch.Tensor]
+    ) -> None:
+        path = self._path(name)
+        if path is None:
+            raise TensorMismatch(
+                f"{self.base.ref} has no module {name!r}, which the adapter has LoRA weights for"
+            )
+        module = self.modules[path]
+        if not self._targets(name, module):
+            raise TensorMismatch(
+                f"the adapter has LoRA weights for {name!r}, which its configuration does not target"
+            )
+        embedding = isinstance(module, nn.Embedding)
+        a_name, b_name = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+        expected = {a_name, b_name} | ({"lora_magnitude_vector"} if self.config.use_dora else set())
+        expected |= {"lora_B.bias"} if self.config.lora_bias else set()
+        if missing := sorted(expected - set(parts)):
+            raise TensorMismatch(f"the adapter lacks {', '.join(missing)} of {name!r}")
+        if left := sorted(set(parts) - expected):
+            raise TensorMismatch(f"the adapter has {', '.join(left)} of {name!r}, which nothing uses")
+        a, b = parts[a_name], parts[b_name]
+        features_in, features_out = sizes(module, path)
+        rank = self._rank(name)
+        shapes = {a_name: (rank, features_in), b_name: (features_out, rank)}
+        for part, shape in shapes.items():
+            if tuple(parts[part].shape) != shape:
+                raise TensorMismatch(
+                    f"{part} of {name!r} is {list(parts[part].shape)}; here it is {list(shape)}"
+                )
+        scale = self._scale(name, rank)
+        a, b = self._move(a), self._move(b)
+        if embedding:
+            if self.config.use_dora:
+                raise UnsupportedAdapter(f"DoRA under an embedding ({name!r}) is not computed here")
+            # Some families' embeddings multiply what they look up; PEFT does the same to the update.
+            scale *= float(getattr(module, "embed_scale", 1.0))
+            self._add(path, EmbeddingLowRank(a.T.contiguous(), b, scale))
+            self._consume_embedding(name, module, other)
+            return
+        bias = self._move(parts["lora_B.bias"]) * scale if self.config.lora_bias else None
+        low_rank = LowRank(a, b, scale, bias)
+        if self.config.use_dora:
+            self._add(path, _dora(low_rank, self._move(parts["lora_magnitude_vector"]), module, self.base))
+        else:
+            self._add(path, low_rank)
+
+    def _bind_other(self, name: str, tensor: torch.Tensor) -> None:
+        owner, _, parameter = name.rpartition(".")
+        owner = owner.removesuffix(".base_layer")
+        if self._bind_whole(f"{owner}.{parameter}", tensor):
+            return
+        path = cast(str, self._path(owner))
+        if parameter != "bias" or self.config.bias not in ("all", "lora_only"):
+            raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
+        own = self.modules[path].bias
+        if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
+            raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
+        self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
+
+    def _consume_embedding(self, name: str, module: nn.Module, other: dict[str, torch.Tensor]) -> None:
+        """PEFT saves a targeted embedding whole beside its LoRA; it must be the base's own."""
+        for key in (f"{name}.base_layer.weight", f"{name}.weight"):
+            saved = other.pop(key, None)
+            if saved is None:
+                continue
+            own = module.weight
+            assert isinstance(own, torch.Tensor)
+            if saved.shape != own.shape or not torch.equal(saved.to(own.dtype), own.cpu()):
+                raise UnsupportedAdapter(
+                    f"{key!r} differs from the base model's embedding: it was resized or trained whole",
+                    hint="Train LoRA on the embedding, or list it in modules_to_save.",
+                )
+
+    def _check_targets(self, head: Head | None) -> None:
+        """Every module that PEFT would target has its LoRA weights."""
+        for path, module in self.modules.items():
+            if takes_lora(module) and path not in self.updates and self._is_used(path, head):
+                name = self._task_name(path)
+                if self._targets(name, module):
+                    raise TensorMismatch(f"the adapter targets {name!r} and has no weights for it")
+
+    def _targets(self, name: str, module: nn.Module) -> bool:
+        """Whether the configuration targets the task model's module `name`."""
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
+            return isinstance(module, (nn.Linear, Conv1D))
+        return bool(check_target_module_exists(self.config, name))
+
+    def _rank(self, name: str) -> int:
+        from peft.utils.other import get_pattern_key
+
+        pattern: dict[str, int] = self.config.rank_pattern or {}
+        return int(pattern.get(get_pattern_key(list(pattern), name), self.config.r))
+
+    def _scale(self, name: str, rank: int) -> float:
+        from peft.utils.other import get_pattern_key
+
+        pattern: dict[str, float] = self.config.alpha_pattern or {}
+        alpha = pattern.get(get_pattern_key(list(pattern), name), self.config.lora_alpha)
+        return float(alpha / rank**0.5 if self.config.use_rslora else alpha / rank)
+
+
+def _split(tensors: Mapping[str, torch.Tensor], prefix: str) -> _Tensors:
+    result = _Tensors()
+    for key, tensor in tensors.items():
+        if not key.startswith(prefix):
+            raise TensorMismatch(f"the adapter has a tensor {key!r} outside {prefix!r}: nothing uses it")
+        name = key.removeprefix(prefix)
+        match = _LORA_KEY.fullmatch(name)
+        if match is None:
+            result.other[name] = tensor
+            continue
+        part = match["part"] + (".bias" if match["parameter"] == "bias" else "")
+        if part in result.low_rank.setdefault(match["module"], {}):
+            raise TensorMismatch(
+                f"the adapter has {part} of {match['module']!r} twice: {key!r} is one of them"
+            )
+        result.low_rank[match["module"]][part] = tensor
+    _drop_duplicates(result.other)
+    return result
+
+
+def _drop_duplicates(other: dict[str, torch.Tensor]) -> None:
+    """With bias="all" PEFT saves a head's bias three times: as its own, as the wrapper's copy, and the untrained one."""
+    for name in [name for name in other if ".modules_to_save." in name or ".original_module." in name]:
+        plain = name.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+        if plain not in other:
+            raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
+        if ".modules_to_save." in name and not torch.equal(other[name], other[plain]):
+            raise TensorMismatch(
+                f"the adapter's tensors {name!r} and {plain!r} are copies of one, and differ"
+            )
+        del other[name]
+
+
+def _dora(low_rank: LowRank, magnitude: torch.Tensor, module: nn.Module, base: Base) -> Dora:
+    weight = full_weight(module).to(base.dtype)
+    norm = torch.linalg.vector_norm(weight + low_rank.scale * (low_rank.b @ low_rank.a), dim=1)
+    bias = module.bias if isinstance(module.bias, torch.Tensor) else None
+    return Dora(low_rank, magnitude / norm, bias.detach().to(base.dtype) if bias is not None else None)
