@@ -15,6 +15,7 @@ from adapthub.cli.records import (
     entry_row,
     metric_text,
     most_telling_first,
+    version_record,
 )
 from adapthub.cli.text import one_line, size
 
@@ -140,7 +141,15 @@ def _show_details(details: Details) -> None:
         for metric in most_telling_first(details.facts):
             click.echo(f"  {metric_text(metric)}" + (f" (n {metric.n})" if metric.n is not None else ""))
     click.echo("\nVersions")
-    versions = [{**version, "size": size(version["size"])} for version in record["versions"]]
+    versions = [
+        {
+            **version_record(version),
+            "size": size(version.size),
+            "created": f"{version.created:%Y-%m-%d %H:%M}",
+            "digest": version.digest[:19],
+        }
+        for version in details.versions
+    ]
     show_table(versions, ("version", "created", "size", "digest", "message"))
     if details.aliases:
         click.echo("\nAliases")

@@ -27,4 +27,4 @@ def doctor(as_json: bool) -> None:
     if as_json:
         show_json(rows)
     else:
-        show_table(rows, list(rows[0]))
+        show_table(rows, list(rows[0]), whole=True)

@@ -130,6 +130,15 @@ def on_a_terminal(arguments: list[str], **environment: str) -> str:
     return b"".join(chunks).decode()
 
 
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(cli: Command, tmp_path: Path) -> None:
+    cli("push", write_plain_adapter(tmp_path / "plain"), "acme/named-entities", "--alias", "prod").fine()
+    narrow = on_a_terminal(command("list"), COLUMNS="60")
+    assert "acme/named-entities" in narrow
+    assert "Not shown, for want of width:" in narrow
+    assert "created. --json has everything." in narrow
+    assert "Not shown" not in on_a_terminal(command("list"))
+
+
 def test_a_terminal_gets_a_table_and_no_color_is_honoured(cli: Command, tmp_path: Path) -> None:
     cli("push", write_plain_adapter(tmp_path / "plain"), "acme/ner", "--message", "[red]not markup").fine()
     coloured = on_a_terminal(command("show", "acme/ner"))
