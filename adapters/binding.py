@@ -102,9 +102,9 @@ def _check_base(artifact: Artifact, base: Base) -> None:
     recorded = artifact.base_fingerprint
     if recorded is None:
         return
-    if differences := recorded.difference(base.fingerprint):
+    if differences := recorded.difference(base.fingerprint, names=("when trained", "loaded")):
         raise BaseMismatch(
-            f"{artifact.path.name} was trained on {artifact.base_ref}, not on {base.ref}: {'; '.join(differences)}",
+            f"the adapter was trained on {artifact.base_ref}, not on {base.ref}: {'; '.join(differences)}",
             hint=f"Load it on {artifact.base_ref}.",
         )
 

@@ -48,10 +48,10 @@ class Fingerprint:
         """`sha256:<hex>` over all parts: equal exactly when every part is."""
         return f"sha256:{sha256_bytes(_canonical(self.to_dict()))}"
 
-    def difference(self, other: Fingerprint) -> list[str]:
-        """What differs, in words, seen from here: `weights differ (1a2b3c4d.. here, 5e6f7a8b.. there)`."""
+    def difference(self, other: Fingerprint, *, names: tuple[str, str] = ("here", "there")) -> list[str]:
+        """What differs, in words: `weights differ (1a2b3c4d.. here, 5e6f7a8b.. there)`; `names` say where."""
         return [
-            f"{part} {verb} ({_short(getattr(self, part))} here, {_short(getattr(other, part))} there)"
+            f"{part} {verb} ({_short(getattr(self, part))} {names[0]}, {_short(getattr(other, part))} {names[1]})"
             for part, verb in _PARTS.items()
             if getattr(self, part) != getattr(other, part)
         ]
