@@ -15,7 +15,7 @@ Does not find modules, load files or choose rows. Inference only: outputs are ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -37,6 +37,14 @@ class LowRank:
     b: torch.Tensor
     scale: float
     bias: torch.Tensor | None = None
+    a_t: torch.Tensor = field(
+        init=False
+    )  # views, made once: a product of few tokens costs little more than one
+    b_t: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "a_t", self.a.T)
+        object.__setattr__(self, "b_t", self.b.T)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         update = (x.to(self.a.dtype) @ self.a.T) @ self.b.T * self.scale
@@ -106,25 +114,32 @@ def apply_(
 ) -> None:
     """Add every segment's updates to y in place.
 
-    x [n, in] (or ids [n]) and y [n, out] hold the batch's tokens, `segments` in order and apart; `updates` maps the
+    x [n, in] (or ids [n]) and y [n, out] hold the batch's tokens, `segments` cover them, in order; `updates` maps the
     digests that touch this module to what they add. Tokens of segments without an update here are not read.
     """
-    for segment in segments:
-        touching = [(weight, updates[digest]) for weight, digest in segment.terms if digest in updates]
-        if not touching:
-            continue
-        rows, out = x[segment.start : segment.stop], y[segment.start : segment.stop]
-        if all(isinstance(update, LowRank) for _, group in touching for update in group):
-            for weight, group in touching:
-                for update in group:
-                    _add_low_rank_(out, rows, update, weight)  # type: ignore[arg-type]  # checked just above
-            continue
-        # Updates that read y must all see the base's y: sum them before the first is added.
-        total = sum(
-            (weight * update(rows, out) for weight, group in touching for update in group),
-            start=torch.zeros((), dtype=y.dtype, device=y.device),
-        )
-        out += total
+    edges = [edge for segment in segments for edge in (segment.start, segment.stop)][1:-1:2]
+    inputs, outputs = x.tensor_split(edges), y.tensor_split(edges)
+    for segment, rows, out in zip(segments, inputs, outputs, strict=True):
+        if len(segment.terms) == 1:
+            weight, digest = segment.terms[0]
+            group = updates.get(digest, ())
+            if len(group) == 1 and type(group[0]) is LowRank:
+                _add_low_rank_(out, rows, group[0], weight)
+                continue
+        total = _sum(segment.terms, updates, rows, out)
+        if total is not None:
+            out.add_(total)
+
+
+def _sum(
+    terms: Sequence[tuple[float, str]],
+    updates: Mapping[str, Sequence[Update]],
+    rows: torch.Tensor,
+    out: torch.Tensor,
+) -> torch.Tensor | None:
+    """All terms' updates of one segment, each from the base's own output; None where no term has one here."""
+    parts = [weight * update(rows, out) for weight, digest in terms for update in updates.get(digest, ())]
+    return torch.stack(parts).sum(0) if parts else None
 
 
 def reference(
@@ -141,10 +156,10 @@ def reference(
 
 
 def _add_low_rank_(out: torch.Tensor, rows: torch.Tensor, update: LowRank, weight: float) -> None:
-    shrunk = rows.to(update.a.dtype) @ update.a.T
+    shrunk = torch.mm(rows if rows.dtype == update.a.dtype else rows.to(update.a.dtype), update.a_t)
     if out.dtype == update.b.dtype:
-        out.addmm_(shrunk, update.b.T, alpha=weight * update.scale)
+        out.addmm_(shrunk, update.b_t, alpha=weight * update.scale)
     else:
-        out += torch.mm(shrunk, update.b.T).mul_(weight * update.scale)
+        out += torch.mm(shrunk, update.b_t).mul_(weight * update.scale)
     if update.bias is not None:
         out.add_(update.bias, alpha=weight)

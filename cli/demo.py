@@ -50,8 +50,8 @@ class Learnt:
 
 COLUMNS = ("adapter", "measured", "size", "trained_and_measured")
 LESSONS = (
-    Lesson("demo/ner", "ner", "conll2003", {"max_steps": 200, "learning_rate": 2e-3, "rank": 8}),
-    Lesson("demo/sentiment", "sentiment", "movie-reviews", {"max_steps": 100, "rank": 8}),
+    Lesson("demo/ner", "ner", "conll2003", {"max_steps": 200}),
+    Lesson("demo/sentiment", "sentiment", "movie-reviews", {"max_steps": 100}),
 )
 ROWS = (
     ("Ada Lovelace was born in London and wrote to Charles Babbage.", "demo/ner"),
