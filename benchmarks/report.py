@@ -21,7 +21,8 @@ SECTIONS = {
         "32 rows, LoRA of ranks 8 to 64 on all linear layers, MiniLM. `base` is our runtime with every row on the base alone, "
         "`base padded` transformers' own model, `ours` each row on its adapter, `peft` PEFT's `adapter_names`. `ours/base` is what "
         "adapters cost, `peft/ours` how often faster we are; both are medians of the rounds' ratios. `error` is the largest difference "
-        "of logits from PEFT's, relative to the row's largest.",
+        "of logits from PEFT's, relative to the row's largest; it is exactly 0 where rows of one length let both sides multiply the very "
+        "same matrices. The bound on `ours/base` is memory: at 32 adapters a pass reads 160 MB of adapters beside 42 MB of base.",
     ),
     "attach": (
         "Attaching one more adapter",
@@ -33,7 +34,8 @@ SECTIONS = {
         "Adapters against full fine-tuning",
         "The same base (MiniLM-L6), data, order of batches, number of steps and loop. NER: CoNLL-2003, 2,000 steps of 8 sentences (1.1 "
         "epochs); sentiment: movie reviews, 600 steps of 16 (1.1 epochs). These are budgets of minutes, not of convergence: the curves "
-        "below still rise. `mean` is over seeds, on the test split; `spread` is the largest less the smallest.",
+        "below still rise. `mean` is over as many seeds as the column says, on the test split; `spread` is the largest less the smallest. "
+        "Seeds that are missing were not run yet.",
     ),
     "delta": (
         "Ways to compute the update",
