@@ -274,7 +274,9 @@ def _picture(name: str, task: Task, runs: list[dict[str, Any]]) -> None:
             steps, values = zip(*run["curve"], strict=True)
             axes.plot(steps, values, color=colour, alpha=0.8, label=way if index == 0 else None)
     axes.set(
-        xlabel="step", ylabel=f"validation {task.metric}", title=f"{name}: {task.sample}, MiniLM-L6, 3 seeds"
+        xlabel="step",
+        ylabel=f"validation {task.metric}",
+        title=f"{name}: {task.sample}, MiniLM-L6, a line a seed",
     )
     axes.grid(alpha=0.3)
     axes.legend()
