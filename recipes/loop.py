@@ -111,6 +111,16 @@ class _History(TrainerCallback):
         self._run.write_history(_without_timings(state.log_history))
 
 
+class _Patience(EarlyStoppingCallback):
+    """Early stopping that waits until the metric has left zero: entity F1 stays there while every label is O."""
+
+    def check_metric_value(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
+    ) -> None:
+        if metric_value > 0 or state.best_metric:
+            super().check_metric_value(args, state, control, metric_value)  # type: ignore[no-untyped-call]
+
+
 class _Gradients(TrainerCallback):
     """Asks GradientCheck at the first two steps of a run."""
 
@@ -152,7 +162,7 @@ def _callbacks(job: Job, adaptation: Adaptation, run: Run, checkpoint: Path | No
     if checkpoint is None:
         callbacks.append(_Gradients(adaptation.model))
     if "validation" in job.splits and job.settings.patience:
-        callbacks.append(EarlyStoppingCallback(job.settings.patience))
+        callbacks.append(_Patience(job.settings.patience))
     return callbacks
 
 

@@ -14,8 +14,8 @@ from adapthub.recipes import TrainingResult, evaluate, train
 
 @pytest.fixture(scope="module")
 def trained(tiny_base: Path, ner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
-    settings: dict[str, Any] = {"batch_size": 8, "max_steps": 60, "learning_rate": 5e-3, "rank": 16}
-    settings["lora_plus_ratio"] = 1.0
+    settings: dict[str, Any] = {"batch_size": 8, "max_steps": 150, "learning_rate": 5e-3, "validation": False}
+    settings |= {"rank": 16, "alpha": 32, "lora_plus_ratio": 1.0}
     output = tmp_path_factory.mktemp("trained") / "run"
     test = ner_data / "test.conll"
     return train(
