@@ -18,6 +18,7 @@
     │   ├── BaseMismatch                      trained on another base than the one loaded
     │   └── UnsupportedAdapter                a method or field that this runtime does not compute
     ├── OutOfMemory (MemoryError)             device or host memory: says what to change
+    ├── Overloaded (RuntimeError)             more requests than the queue takes: try again later
     ├── StorageError (OSError)                disk full, read-only, unreachable: nothing was half-written
     ├── TrainingError (RuntimeError)          a run that cannot work or went wrong (no gradient, NaN loss)
     ├── TrainingInterrupted (RuntimeError)    Ctrl-C: the checkpoint is kept and named
@@ -108,6 +109,10 @@ class UnsupportedAdapter(ArtifactError):
 
 class OutOfMemory(AdaptHubError, MemoryError):
     """Device or host memory ran out; the hint says what to change."""
+
+
+class Overloaded(AdaptHubError, RuntimeError):
+    """More requests wait than the queue takes; the same request may be sent again later."""
 
 
 class StorageError(AdaptHubError, OSError):
