@@ -127,8 +127,27 @@ def linear_modules(model: PreTrainedModel, without: Sequence[str]) -> list[str]:
     )
 
 
+def precision(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+    """What training computes in on a base of `dtype`: "fp32", "bf16" or "fp16"; `wanted` may also be "auto".
+
+    That is the base's own number format, but bf16 on a float32 base where the processor multiplies bfloat16
+    natively: there it takes less than half the time (benchmarks/precision.py), and elsewhere several times as much.
+    """
+    if wanted != "auto":
+        return wanted
+    if dtype == torch.float32 and device.type == "cpu" and multiplies_bfloat16():
+        return "bf16"
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has matrix instructions for bfloat16 (AVX512-BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def autocast(base: Base) -> AbstractContextManager[Any]:
-    """What training computes in: the base's number format, although new parameters are float32."""
+    """What a trained model is checked in: the base's number format, although new parameters are float32."""
     if base.dtype == torch.float32:
         return nullcontext()
     # Without the cache: it would hold on to the values that a weight had when it was first read.

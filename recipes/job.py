@@ -93,6 +93,10 @@ class Job:
         batch_size, max_length = self.settings.batch_size, self.settings.max_length
         return f"Lower batch_size (now {batch_size}) or max_length ({max_length}), or quantize the base."
 
+    def computing_in(self, precision: str) -> Job:
+        """The same job, once the device and its number format are known."""
+        return replace(self, settings=replace(self.settings, precision=precision))
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Every setting that this method has by name, as the manifest records it."""

@@ -68,6 +68,8 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         run.write_history(_without_timings(trainer.state.log_history))
     finally:
+        # accelerate left an autocast around the forward pass
+        trainer.accelerator.unwrap_model(adaptation.model, keep_fp32_wrapper=False)
         log.close()
         if bar:
             bar.close()
@@ -222,8 +224,8 @@ def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
         disable_tqdm=True,
         seed=job.seed,
         use_cpu=base.device.type == "cpu",
-        bf16=base.dtype == torch.bfloat16,
-        fp16=base.dtype == torch.float16,
+        bf16=job.settings.precision == "bf16",
+        fp16=job.settings.precision == "fp16",
         dataloader_pin_memory=base.device.type == "cuda",
         remove_unused_columns=False,
         label_names=["labels"],

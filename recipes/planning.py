@@ -16,8 +16,9 @@ from transformers import AutoModel
 
 from adapthub.adapters.base import Base, ResolvedBase
 from adapthub.adapters.methods import find_method
+from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.weights import loaded_bytes, read_headers
-from adapthub.recipes.adaptation import Adaptation, adapt
+from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ def plan(
         seed=seed,
         given=settings,
     )
+    device = choose_device("auto")
+    job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
     adaptation, parameters = _skeleton(job)
     weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
     evaluates = "validation" in job.splits

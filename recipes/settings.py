@@ -17,6 +17,8 @@ from adapthub.adapters.errors import InvalidSettings
 if TYPE_CHECKING:
     from adapthub.recipes.recipe import Defaults
 
+# "auto" is bf16 where that is fast: see adaptation.precision.
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _EVALUATION_ROWS = 64
 _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
 
@@ -28,6 +30,7 @@ class Settings:
     `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
     at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
     evaluation. `patience` counts evaluations without progress before the run stops; 0 never stops early.
+    `precision` is what forward and backward compute in, one of PRECISIONS; weights that learn stay float32.
     """
 
     epochs: float
@@ -42,12 +45,13 @@ class Settings:
     eval_steps: int | None
     eval_rows: int
     patience: int
+    precision: str
 
     @classmethod
     def resolve(cls, given: Mapping[str, Any], defaults: Defaults) -> Settings:
         """Complete `given` by `defaults`. Raises InvalidSettings naming the option that cannot work."""
         values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
-        values["eval_rows"] = 1000
+        values |= {"eval_rows": 1000, "precision": "auto"}
         values |= {name: value for name, value in given.items() if value is not None}
         for name in (
             "epochs",
@@ -69,6 +73,9 @@ class Settings:
         for name in ("max_steps", "batch_size", "max_length", "eval_steps", "eval_rows", "patience"):
             if values[name] is not None and not isinstance(values[name], int):
                 raise InvalidSettings(f"{name} is a whole number; {values[name]!r} is not")
+        if values["precision"] not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise InvalidSettings(f"precision is one of {known}; {values['precision']!r} is not")
         return cls(**values)
 
     @property

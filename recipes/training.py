@@ -25,7 +25,7 @@ from adapthub.adapters.base import Base, ResolvedBase, load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
-from adapthub.recipes.adaptation import Adaptation, adapt, autocast
+from adapthub.recipes.adaptation import Adaptation, adapt, autocast, precision
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.interrupt import StoppedAtStep
 from adapthub.recipes.job import Job, prepare
@@ -87,8 +87,8 @@ def train(
     `output`: the run's folder, by default a new one under runs/. `resume`: a run's folder, or True for
     `output` or the latest unfinished run of this configuration. `name`: namespace/name to publish under.
     `settings`: how long and how fast (epochs or max_steps, batch_size, learning_rate, head_learning_rate,
-    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length), the method's (rank,
-    alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
+    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length, precision), the method's
+    (rank, alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
 
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
     that differ on resume); by default they go to stderr, unless `quiet`, as the progress bar does.
@@ -117,6 +117,7 @@ def train(
     registry = _registry(name, job, hub) if push else None
     console = None if quiet else Console(stderr=True)
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    job = job.computing_in(precision(job.settings.precision, base.device, base.dtype))
     with memory_errors("checking the run", job.smaller):
         rehearse(job, base)
     set_seed(seed)

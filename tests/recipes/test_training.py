@@ -47,6 +47,51 @@ def train_sentiment(base: Path, data: Path, output: Path, **settings: Any) -> Tr
     return train("sentiment", data / "train.csv", base=str(base), output=output, **arguments)
 
 
+@pytest.mark.parametrize("quantize", [None, "nf4", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_computes_in_the_precision_asked_for_and_serves_in_the_bases_own(
+    precision: str,
+    quantize: str | None,
+    tiny_base: Path,
+    ner_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = set()
+    before = AdapterTrainer.compute_loss
+
+    def compute_loss(self: AdapterTrainer, model: Any, *arguments: Any, **options: Any) -> Any:
+        linear = model.get_submodule("base_model.model.bert.encoder.layer.0.output.dense.lora_A.default")
+        hook = linear.register_forward_hook(lambda _module, _x, y: seen.add(y.dtype))
+        result = before(self, model, *arguments, **options)
+        hook.remove()
+        return result
+
+    monkeypatch.setattr(AdapterTrainer, "compute_loss", compute_loss)
+    result = train_ner(tiny_base, ner_data, tmp_path / "run", precision=precision, quantize=quantize)
+
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert manifest.hyperparameters["precision"] == precision
+    saved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_bf16_where_the_processor_multiplies_it(
+    native: bool,
+    chosen: str,
+    tiny_base: Path,
+    ner_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("adapthub.recipes.adaptation.multiplies_bfloat16", lambda: native)
+    result = train_ner(tiny_base, ner_data, tmp_path / "run")
+    assert result.run.configuration["settings"]["precision"] == chosen
+
+
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora", "prefix"])
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
 def test_what_is_trained_is_what_plain_peft_loads_and_what_is_served(
