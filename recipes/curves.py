@@ -6,11 +6,13 @@ Does not read run folders.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _POINTS = 400  # more than this is noise on a page and ink in a terminal
+_TICKS = 7
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,33 @@ def text(curves: Curves, *, width: int = 80, colour: bool = False) -> str:
     figure.theme("default" if colour else "colorless")
     figure.plot_size(width, 15)
     figure.label("step", axis="x")
-    drawn = [(curves.loss, "loss", "left")]
-    if curves.metric_values:
-        drawn.append((curves.metric_values, curves.metric or "", "right"))
+    drawn = [(curves.loss, "loss", "left"), (curves.metric_values, curves.metric or "", "right")]
+    steps = [step for points, _, _ in drawn for step, _ in points]
+    first, last = min(steps, default=0), max(steps, default=1)
+    figure.ruler("x").lim(first, max(last, first + 1)).ticks(_whole_ticks(first, last))
     for points, label, side in drawn:
         if points:
+            top = _top([value for _, value in points])
             figure.draw(figure.signal(*_columns(points), marker="braille", yside=side).lines().label(label))
+            figure.ruler("y", side).lim(0, top)
+            figure.legend(
+                x=max(last, first + 1), y=top / 2, ha="right", va="center", relative=True, yside=side
+            )
     lines: str = figure.build().string(not colour)
     return "\n".join(line.rstrip() for line in lines.splitlines())
+
+
+def _top(values: Sequence[float]) -> float:
+    """Where an axis from 0 ends: at 1 for what stays within it, else at the largest value."""
+    largest = max(values)
+    return largest if math.isfinite(largest) and largest > 1 else 1.0
+
+
+def _whole_ticks(first: int, last: int) -> list[int]:
+    """Whole steps between `first` and `last`, at most seven: multiples of 1, 2 or 5 times a power of ten."""
+    strides = (factor * 10**power for power in range(20) for factor in (1, 2, 5))
+    stride = next(stride for stride in strides if last // stride - (first - 1) // stride <= _TICKS)
+    return list(range(-(-first // stride) * stride, last + 1, stride)) or [last]
 
 
 def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:

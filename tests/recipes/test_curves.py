@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -64,3 +65,36 @@ def test_a_run_without_evaluations_or_steps_can_be_drawn() -> None:
         drawn = Curves.of(history, "f1")
         assert curves.png(drawn, "x").startswith(b"\x89PNG")
         assert curves.text(drawn)
+
+
+def _axes(text: str) -> tuple[list[str], list[str], list[str]]:
+    """What stands at the left, the right and the lower axis of a drawn plot."""
+    *rows, ticks, _ = text.splitlines()
+    left = [label for row in rows if (label := row.partition("┤")[0].strip()) and "┤" in row]
+    right = [label for row in rows if (label := row.partition("├")[2].strip())]
+    return left, right, ticks.split()
+
+
+@pytest.mark.parametrize(
+    ("steps", "ticks"),
+    [
+        ((1,), ["1"]),
+        ((1, 2), ["1", "2"]),
+        (range(1, 9), ["2", "4", "6", "8"]),
+        (range(1, 301), ["50", "100", "150", "200", "250", "300"]),
+        (range(7, 8), ["7"]),
+        ((13, 19), ["13", "14", "15", "16", "17", "18", "19"]),
+        ((99, 9001), ["2000", "4000", "6000", "8000"]),
+    ],
+)
+def test_steps_are_marked_by_whole_numbers(steps: Sequence[int], ticks: list[str]) -> None:
+    text = curves.text(Curves.of([{"step": step, "loss": 2 / step} for step in steps], None))
+    assert _axes(text)[2] == ticks
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_flat_metric_has_the_axis_of_any_metric(value: float) -> None:
+    history = [{"step": step, "loss": 3.0 / step, "eval_f1": value} for step in range(1, 9)]
+    left, right, _ = _axes(curves.text(Curves.of(history, "f1")))
+    assert (left[0], left[-1]) == ("3.0", "0.0")
+    assert (right[0], right[-1]) == ("1.00", "0.00")
