@@ -6,8 +6,11 @@ module that some attached adapter touches, so that attaching costs the adapter's
 sorted by adapter once a batch, then every module sees its segments in place. Where an adapted module sees something else
 than the batch's tokens (DeBERTa's relative positions), rows of different adapters run in passes of their own.
 
-Does not read references, pull, tokenise, or turn logits into labels. One pass at a time: calls from several threads wait
-for each other; attaching reads and checks outside that lock and takes it only to put the result in.
+`logits` runs single passes with heads. `applying` lends the hooks to a pass that somebody else runs (the generation
+engine, over its paged keys and values).
+
+Does not read references, pull, tokenise, generate, or turn logits into labels. One pass at a time: calls from several
+threads wait for each other; attaching reads and checks outside that lock and takes it only to put the result in.
 """
 
 from __future__ import annotations
@@ -40,16 +43,35 @@ if TYPE_CHECKING:
 # The adapters of one row: (weight, digest) terms; empty for the base alone.
 Selection = tuple[tuple[float, str], ...]
 
+# Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
+_PROBE_TOKENS = 19
+
 _RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
 
 
 @dataclass(frozen=True)
+class _Seen:
+    """What a module sees of a pass: segments over its rows, and the leading sizes that its tensors may have."""
+
+    segments: Sequence[Segment]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], rows: int, length: int) -> _Seen:
+        return cls(segments, ((rows, length), (rows * length,)))
+
+
+@dataclass(frozen=True)
 class _Running:
-    """The pass that runs now: whose, its segments, and the shape (rows, length) that its tokens have."""
+    """The pass that runs now: whose, its tokens, and what reaches the output embeddings where that is chosen (`kept`).
+
+    `only`: the terms that all rows share, so that whatever a module sees is theirs; None where rows differ.
+    """
 
     owner: AdaptedBase
-    segments: Sequence[Segment]
-    shape: tuple[int, int]
+    tokens: _Seen
+    kept: _Seen | None
+    only: Selection | None
 
 
 class _NotByToken(Exception):
@@ -83,6 +105,9 @@ class AdaptedBase:
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank()
         self._lock = threading.RLock()
+        output = base.model.get_output_embeddings()
+        self._output = next((name for name, module in self._modules.items() if module is output), None)
+        self._by_token: frozenset[str] | None = None
         self._heads = Heads(base)
         self._summed: dict[Selection, Head] = {}
         self._hooks: dict[str, Any] = {}
@@ -122,7 +147,7 @@ class AdaptedBase:
             self._bank.add(binding)
             for path in binding.updates:
                 if path not in self._hooks:
-                    hook = partial(self._add_updates, self._bank.of_module(path))
+                    hook = partial(self._add_updates, path, self._bank.of_module(path))
                     self._hooks[path] = self._modules[path].register_forward_hook(hook)
         return binding.digest
 
@@ -146,19 +171,78 @@ class AdaptedBase:
         """The task that a selection's adapters share; None for the base. Raises AdapterNotFound, InvalidExpression."""
         bindings = [self._bank.get(digest) for _, digest in selection]
         tasks = {binding.task for binding in bindings}
+        if "text-generation" in tasks:
+            tasks.discard(None)  # a plain PEFT folder need not say its task; without a head it has no other
         if len(tasks) > 1:
             raise InvalidExpression(
                 f"adapters of unlike tasks cannot be summed: {', '.join(sorted(map(str, tasks)))}"
             )
         return next(iter(tasks), None)
 
+    def check_generation(self, selection: Selection) -> None:
+        """Whether rows of `selection` can generate, in one pass with rows of any others.
+
+        Raises AdapterNotFound, InvalidExpression (a sum that has no meaning) or UnsupportedAdapter (an adapter with a
+        head, or under a module whose input is not the batch's tokens).
+        """
+        self.task_of(selection)
+        self.prefix_of(selection)
+        for _, digest in selection:
+            binding = self._bank.get(digest)
+            if binding.head is not None:
+                raise UnsupportedAdapter(
+                    f"an adapter for {binding.task} has a head and does not generate",
+                    hint="Use it with predict.",
+                )
+            for path in binding.updates:
+                if path not in self._modules_by_token():
+                    raise _not_by_token(path)
+
+    def prefix_of(self, selection: Selection) -> Prefix | None:
+        """The keys and values that stand before a row of `selection`; None for adapters that have none.
+
+        One prefix adapter of weight 1 may go with any others: they add to modules, it adds positions. Raises
+        AdapterNotFound; InvalidExpression for two prefixes or another weight, whose attention no weighted sum describes.
+        """
+        found = [
+            (weight, binding) for weight, digest in selection if (binding := self._bank.get(digest)).prefix
+        ]
+        if not found:
+            return None
+        if len(found) > 1:
+            raise InvalidExpression(
+                f"{len(found)} prefix adapters cannot be summed",
+                hint="Use one, with any others that have none.",
+            )
+        weight, binding = found[0]
+        if weight != 1:
+            raise InvalidExpression(
+                f"a prefix adapter cannot be weighted, here by {weight:g}", hint="Give it the weight 1."
+            )
+        return binding.prefix
+
     def longest(self, selection: Selection) -> int | None:
         """The most tokens a row may have: the base's positions less a prefix's; None where nothing bounds them.
 
-        Raises AdapterNotFound.
+        Raises AdapterNotFound, InvalidExpression.
         """
-        prefixes = [self._bank.get(digest).prefix for _, digest in selection]
-        return self._positions(next(filter(None, prefixes), None))
+        return self._positions(self.prefix_of(selection))
+
+    @contextmanager
+    def applying(self, segments: Sequence[Segment], kept: Sequence[Segment]) -> Iterator[None]:
+        """Within: a pass of `base.model` over a flattened [1, T] input adds the adapters of `segments`. Holds the lock.
+
+        `segments` cover the T tokens in order, `kept` the K rows that `logits_to_keep` chose for the output embeddings.
+        The caller runs the pass, in this thread. Raises AdapterNotFound at once for a digest that is not attached. The
+        pass raises UnsupportedAdapter, naming the module, where an adapted module sees another number of rows while the
+        segments' adapters differ.
+        """
+        with self._lock:
+            for terms in {segment.terms for segment in segments}:
+                for _, digest in terms:
+                    self._bank.get(digest)
+            with self._within(segments, (1, segments[-1].stop), kept):
+                yield
 
     def logits(
         self, features: Sequence[Mapping[str, Sequence[int]]], selections: Sequence[Selection]
@@ -192,12 +276,9 @@ class AdaptedBase:
         task = self.task_of(selection)
         if selection and task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
             raise UnsupportedAdapter(f"an adapter for {task or 'an unknown task'} has no head to give logits")
-        prefixes = [binding.prefix for _, digest in selection if (binding := self._bank.get(digest)).prefix]
-        if prefixes and (len(selection) > 1 or selection[0][0] != 1):
-            raise InvalidExpression("a prefix adapter cannot be weighted or summed")
-        prefix = prefixes[0] if prefixes else None
+        prefix = self.prefix_of(selection)
         ids = feature["input_ids"]
-        longest = self.longest(selection)
+        longest = self._positions(prefix)
         if not ids or (longest is not None and len(ids) > longest):
             raise InvalidInput(
                 f"row {place} has {len(ids)} tokens; this base takes 1 to {longest or 'any number'}",
@@ -299,13 +380,30 @@ class AdaptedBase:
     def _no_cache(self) -> dict[str, bool]:
         return {"use_cache": False} if "use_cache" in self._accepts else {}
 
-    def _within(self, segments: Sequence[Segment], shape: tuple[int, int]) -> AbstractContextManager[object]:
+    def _modules_by_token(self) -> frozenset[str]:
+        """The modules that see the tokens of a [1, T] pass as such, one row each: found by running one, once."""
+        with self._lock:
+            if self._by_token is None:
+                self._by_token = _by_token(self.base.model, self._modules, self.base.device)
+            return self._by_token
+
+    def _within(
+        self,
+        segments: Sequence[Segment],
+        shape: tuple[int, int],
+        kept: Sequence[Segment] | None = None,
+    ) -> AbstractContextManager[object]:
         """Within: this base's hooks see `segments`, whose tokens have `shape` (rows, length)."""
-        used = any(segment.terms for segment in segments)
-        return _running(_Running(self, segments, shape)) if used else nullcontext()
+        terms = {segment.terms for segment in segments}
+        if terms == {()}:
+            return nullcontext()
+        last = None if kept is None else _Seen.of(kept, 1, kept[-1].stop if kept else 0)
+        only = next(iter(terms)) if len(terms) == 1 else None
+        return _running(_Running(self, _Seen.of(segments, *shape), last, only))
 
     def _add_updates(
         self,
+        path: str,
         updates: Mapping[str, Sequence[Update]],
         _: nn.Module,
         args: tuple[torch.Tensor, ...],
@@ -316,11 +414,12 @@ class AdaptedBase:
             return
         x, y = args[0], output.view(-1, output.shape[-1])
         x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
-        segments = running.segments
-        if len(segments) == 1:  # one selection: whatever this module sees is its
-            segments = [Segment(0, len(y), segments[0].terms)]
-        elif output.shape[:-1] not in (running.shape, (running.shape[0] * running.shape[1],)):
-            raise _NotByToken
+        seen = running.tokens if running.kept is None or path != self._output else running.kept
+        segments = seen.segments
+        if running.only is not None:
+            segments = [Segment(0, len(y), running.only)]
+        elif output.shape[:-1] not in seen.shapes:
+            raise _NotByToken if running.kept is None else _not_by_token(path)
         apply_(segments, updates, x, y)
 
 
@@ -331,6 +430,35 @@ def _running(what: _Running) -> Iterator[None]:
         yield
     finally:
         _RUNNING.reset(token)
+
+
+def _by_token(model: nn.Module, modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
+    """Names of the modules that give one row a token in a [1, T] pass of `model`."""
+    seen: dict[str, set[tuple[int, ...]]] = {}
+
+    here = threading.get_ident()
+
+    def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        # Another thread may be computing a prompt's keys and values for an adapter that it binds.
+        if isinstance(output, torch.Tensor) and threading.get_ident() == here:
+            seen.setdefault(name, set()).add(tuple(output.shape[:-1]))
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.arange(_PROBE_TOKENS, device=device)[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return frozenset(
+        name for name, shapes in seen.items() if shapes <= {(1, _PROBE_TOKENS), (_PROBE_TOKENS,)}
+    )
+
+
+def _not_by_token(path: str) -> UnsupportedAdapter:
+    return UnsupportedAdapter(
+        f"{path!r} does not see the batch's tokens one row each, so an adapter under it cannot run beside others"
+    )
 
 
 def _runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BitsAndBytesConfig,
@@ -22,6 +23,7 @@ from adapthub.adapters.quantized import steady
 CLASSES = {
     "token-classification": (AutoModelForTokenClassification, "TOKEN_CLS"),
     "text-classification": (AutoModelForSequenceClassification, "SEQ_CLS"),
+    "text-generation": (AutoModelForCausalLM, "CAUSAL_LM"),
 }
 LINEAR = r".*\.(query|key|value|attention\.output\.dense|intermediate\.dense|layer\.\d\.output\.dense)"
 
@@ -32,7 +34,7 @@ def load_plain(
     labels: int,
     *,
     quantize: str | None = None,
-    head: Sequence[str] = ("classifier", "score"),
+    head: Sequence[str] = ("classifier", "score", "lm_head"),
 ) -> PreTrainedModel:
     """The task model as a user of transformers loads it. A quantised one leaves nothing but the head unquantised."""
     options: dict[str, Any] = {}
@@ -92,7 +94,7 @@ def expected_logits(
     labels: int = 3,
     quantize: str | None = None,
 ) -> list[torch.Tensor]:
-    """What plain PEFT computes for each row alone, without padding."""
+    """What plain PEFT computes for each row alone, without padding; of a language model, the real tokens' logits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = PeftModel.from_pretrained(
@@ -105,7 +107,9 @@ def expected_logits(
                 inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             with torch.inference_mode():
-                results.append(model(**inputs).logits[0])
+                logits = model(**inputs).logits[0]
+            # Prompt tuning answers for its virtual tokens too.
+            results.append(logits[-len(row["input_ids"]) :] if task == "text-generation" else logits)
     return results
 
 
