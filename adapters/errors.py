@@ -20,6 +20,7 @@
     ├── OutOfMemory (MemoryError)             device or host memory: says what to change
     ├── Overloaded (RuntimeError)             more requests than the queue takes: try again later
     ├── StorageError (OSError)                disk full, read-only, unreachable: nothing was half-written
+    ├── SamplingError (RuntimeError)          logits or a grammar that leave no token to choose
     ├── TrainingError (RuntimeError)          a run that cannot work or went wrong (no gradient, NaN loss)
     ├── TrainingInterrupted (RuntimeError)    Ctrl-C: the checkpoint is kept and named
     └── MissingDependency (ImportError)       an optional library, and how to install it
@@ -117,6 +118,10 @@ class Overloaded(AdaptHubError, RuntimeError):
 
 class StorageError(AdaptHubError, OSError):
     """The disk or blob store failed; nothing was half-written."""
+
+
+class SamplingError(AdaptHubError, RuntimeError):
+    """Logits or a grammar that leave no token to choose: this request ends, others go on."""
 
 
 class TrainingError(AdaptHubError, RuntimeError):

@@ -1,0 +1,358 @@
+"""From a row of logits to the next token: what a request asks for, and the state it draws tokens with.
+
+`Sampling` is what was asked, checked. `Sampler` is one request's (one choice's) state: what it generated, its random
+numbers, its place in a grammar. `sample` chooses the next token of many rows at once. A row depends on its own logits
+and sampler alone, so a seed means one text whatever the neighbours.
+
+The order is that of transformers' `generate`: repetition, presence and frequency penalties, the grammar, the minimum
+length; then, unless greedy, temperature, top-k, top-p and min-p, by transformers' own processors. Does not detokenise or
+find stop strings (text_stream does) and compiles no grammar (constraints does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, cast
+
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from adapthub.adapters.errors import InvalidInput, SamplingError
+
+_MOST_STOPS, _LONGEST_STOP, _MOST_STOP_IDS = 16, 256, 64
+_WHOLE = {  # field: lowest, highest
+    "max_new_tokens": (1, 2**31 - 1),
+    "min_new_tokens": (0, 2**31 - 1),
+    "top_k": (0, 2**31 - 1),
+    "seed": (-(2**63), 2**63 - 1),
+    "n": (1, 128),
+    "logprobs": (0, 20),
+}
+_REAL = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repetition_penalty": (0.0, 10.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+}
+_ABOVE_ZERO = ("top_p", "repetition_penalty")
+_GRAMMARS = ("json_schema", "regex", "grammar")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one request's tokens are chosen. Raises InvalidInput, naming field, value and what is allowed.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. `repetition_penalty` is transformers' (over
+    prompt and generated tokens); `presence_penalty` and `frequency_penalty` are OpenAI's (over generated tokens).
+    `min_new_tokens`: before that many, no end token, stop id or stop string ends the text. `stop` cuts the text before
+    the first of its strings. `ignore_eos`: only lengths and stops end the text. `n` choices, each with its own seed:
+    `seed` + its index. `logprobs`: that many alternatives a token, 0 for the chosen one alone. At most one of
+    `json_schema` (a schema or its JSON text), `regex` (the whole text must match) and `grammar` (Lark).
+    """
+
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    n: int = 1
+    logprobs: int | None = None
+    json_schema: Mapping[str, object] | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+
+    def __post_init__(self) -> None:
+        for field, (low, high) in _WHOLE.items():
+            value = getattr(self, field)
+            if value is None and field in ("seed", "logprobs"):
+                continue
+            if not _is_whole(value) or not low <= value <= high:
+                raise InvalidInput(f"{field} = {value!r}", hint=f"A whole number from {low} to {high}.")
+        for field, (lowest, highest) in _REAL.items():
+            value = getattr(self, field)
+            open_ended = field in _ABOVE_ZERO
+            if (
+                not (isinstance(value, float) or _is_whole(value))
+                or not lowest <= value <= highest
+                or (open_ended and value == 0)
+            ):
+                reach = f"above 0, at most {highest:g}" if open_ended else f"from {lowest:g} to {highest:g}"
+                raise InvalidInput(f"{field} = {value!r}", hint=f"A number {reach}.")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise InvalidInput(
+                f"min_new_tokens = {self.min_new_tokens}",
+                hint=f"At most max_new_tokens, {self.max_new_tokens}.",
+            )
+        self._check_stops()
+        self._check_grammar()
+
+    def _check_stops(self) -> None:
+        for field in ("stop", "stop_token_ids"):
+            value = getattr(self, field)
+            if not isinstance(value, (list, tuple)):
+                raise InvalidInput(f"{field} = {value!r}", hint="Give a list.")
+            object.__setattr__(self, field, tuple(value))
+        if len(self.stop) > _MOST_STOPS:
+            raise InvalidInput(f"stop has {len(self.stop)} strings", hint=f"At most {_MOST_STOPS}.")
+        for text in self.stop:
+            if not isinstance(text, str) or not 1 <= len(text) <= _LONGEST_STOP:
+                raise InvalidInput(
+                    f"stop has {text!r:.80}", hint=f"Texts of 1 to {_LONGEST_STOP} characters."
+                )
+        if len(self.stop_token_ids) > _MOST_STOP_IDS:
+            raise InvalidInput(
+                f"stop_token_ids has {len(self.stop_token_ids)} ids", hint=f"At most {_MOST_STOP_IDS}."
+            )
+        for token in self.stop_token_ids:
+            if not _is_whole(token) or token < 0:
+                raise InvalidInput(
+                    f"stop_token_ids has {token!r}", hint="Token ids are whole numbers from 0."
+                )
+
+    def _check_grammar(self) -> None:
+        given = [field for field in _GRAMMARS if getattr(self, field) is not None]
+        if len(given) > 1:
+            raise InvalidInput(f"{' and '.join(given)} are given together", hint="Give one of them.")
+        for field in ("regex", "grammar"):
+            if not isinstance(getattr(self, field), str | None):
+                raise InvalidInput(f"{field} = {getattr(self, field)!r:.80}", hint="Give a text.")
+        if given and self.ignore_eos:
+            raise InvalidInput(
+                f"ignore_eos with {given[0]}",
+                hint="What the grammar accepts ends by itself: leave ignore_eos out.",
+            )
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A chosen token; its logprob and the likeliest alternatives with theirs, where asked for.
+
+    Logprobs (natural logarithm) are of the model's own distribution, before penalties, grammar and temperature.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(Protocol):
+    """A request's place in the language its text must belong to; moves by one token at a time."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing can follow: what was generated is a whole text of the language."""
+
+    def allowed(self) -> torch.Tensor:
+        """The tokens that may come next: bool [vocabulary] on the CPU, at least one true. End tokens are among them where
+        the text may end. Raises SamplingError where there is none or the language became too complex."""
+
+    def advance(self, token_id: int) -> None:
+        """Move behind a token that was allowed."""
+
+
+class Sampler:
+    """The sampling state of one choice of one request; it outlives preemption, as it holds what was generated.
+
+    `eos_ids` end the text unless `sampling.ignore_eos`. `choice` is the index among the request's n; each has a
+    `constraint` of its own. After each token, `finish_reason` says whether the text ends here: "stop" (an end token, a stop
+    id or the grammar) or "length"; `ended_by` is the end token or stop id, which is no part of the text.
+    """
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt_ids: Sequence[int],
+        eos_ids: frozenset[int],
+        constraint: Constraint | None = None,
+        choice: int = 0,
+    ) -> None:
+        self.sampling = sampling
+        self.generated: list[int] = []
+        self.finish_reason: Literal["stop", "length"] | None = None
+        self.ended_by: int | None = None
+        self._constraint = constraint
+        self._ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_ids)
+        self._repeats = sampling.repetition_penalty != 1
+        self._adds = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
+        # What transformers' processor reads: prompt and generated tokens.
+        self._history = torch.tensor(prompt_ids if self._repeats else (), dtype=torch.long)
+        self._counts: Counter[int] = Counter()
+        self._generator = torch.Generator()
+        if sampling.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed((sampling.seed + choice) % 2**64)
+
+    @property
+    def untouched(self) -> bool:
+        """The next token is the likeliest of the logits as they are."""
+        waits = len(self.generated) < self.sampling.min_new_tokens
+        return self.sampling.temperature == 0 and not (
+            self._repeats or self._adds or waits or self._constraint is not None
+        )
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """`logits` [1, vocabulary] with penalties applied and what may not come next at -inf.
+
+        Raises what the constraint raises.
+        """
+        scores = logits
+        if self._repeats:
+            penalty = RepetitionPenaltyLogitsProcessor(float(self.sampling.repetition_penalty))
+            scores = penalty(self._seen(logits.device), scores)
+        if self._adds and self._counts:
+            tokens = torch.tensor([*self._counts], device=logits.device)
+            counts = torch.tensor([*self._counts.values()], device=logits.device)
+            scores = scores.clone()
+            scores[0, tokens] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
+        if self._constraint is not None:
+            scores = _masked(scores, self._constraint.allowed())
+        if len(self.generated) < self.sampling.min_new_tokens and self._ends:
+            scores = self._without_ends(scores)
+        return scores
+
+    def uniform(self) -> float:
+        """The next random number of this choice, in [0, 1)."""
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
+
+    def accept(self, token_id: int) -> None:
+        """Take a chosen token into account."""
+        self.generated.append(token_id)
+        if self._repeats:
+            self._history = torch.cat([self._history, self._history.new_tensor([token_id])])
+        if self._adds:
+            self._counts[token_id] += 1
+        if self._constraint is not None:
+            self._constraint.advance(token_id)
+        if token_id in self._ends:
+            self.finish_reason, self.ended_by = "stop", token_id
+        elif self._constraint is not None and self._constraint.finished:
+            self.finish_reason = "stop"
+        elif len(self.generated) >= self.sampling.max_new_tokens:
+            self.finish_reason = "length"
+
+    def _seen(self, device: torch.device) -> torch.Tensor:
+        self._history = self._history.to(device)
+        return self._history[None]
+
+    def _without_ends(self, scores: torch.Tensor) -> torch.Tensor:
+        """Without tokens that would end the text, unless the grammar leaves nothing else."""
+        early = MinNewTokensLengthLogitsProcessor(
+            0, self.sampling.min_new_tokens, sorted(self._ends), device=str(scores.device)
+        )
+        generated = torch.empty(1, len(self.generated), dtype=torch.long, device=scores.device)
+        longer = cast(torch.Tensor, early(generated, scores))
+        return scores if self._constraint is not None and bool(longer.isneginf().all()) else longer
+
+
+@torch.inference_mode()
+def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | SamplingError]:
+    """The next token of each row; each sampler has taken it into account.
+
+    `logits` [rows, vocabulary] float32, one row a sampler, on any device. A row whose logits are not finite numbers, or
+    that has no token left to choose, gives a SamplingError in its place and its sampler stays as it was.
+    """
+    best, tokens = logits.max(dim=-1)
+    sound = best.isfinite()
+    failed: dict[int, SamplingError] = {}
+    draws: dict[tuple[float, ...], dict[int, torch.Tensor]] = defaultdict(dict)
+    for row, sampler in enumerate(samplers):
+        if sampler.untouched:
+            continue
+        try:
+            scores = sampler.scores(logits[row : row + 1])
+        except SamplingError as error:
+            failed[row] = error
+            continue
+        best[row], tokens[row] = scores[0].max(dim=-1)
+        if sampler.sampling.temperature > 0:
+            draws[_drawing(sampler.sampling)][row] = scores
+    for drawing, rows in draws.items():
+        uniforms = [samplers[row].uniform() for row in rows]
+        tokens[[*rows]] = _draw(torch.cat([*rows.values()]), drawing, uniforms)
+    sound &= best.isfinite()
+    logprobs = _logprobs(logits, samplers)
+    results: list[Sampled | SamplingError] = []
+    for row, (token, fine) in enumerate(zip(tokens.tolist(), sound.tolist(), strict=True)):
+        if row in failed or not fine:
+            results.append(failed.get(row) or _unsound())
+            continue
+        samplers[row].accept(token)
+        results.append(_sampled(token, samplers[row].sampling.logprobs, logprobs.get(row)))
+    return results
+
+
+def _drawing(sampling: Sampling) -> tuple[float, int, float, float]:
+    return sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p
+
+
+def _draw(scores: torch.Tensor, drawing: tuple[float, ...], uniforms: Sequence[float]) -> torch.Tensor:
+    """Tokens [rows] at the points `uniforms` of the rows' distributions: float64 sums, so that no token is lost."""
+    temperature, top_k, top_p, min_p = drawing
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
+    if top_k:
+        warpers.append(TopKLogitsWarper(int(top_k)))
+    if top_p < 1:
+        warpers.append(TopPLogitsWarper(top_p))
+    if min_p:
+        warpers.append(MinPLogitsWarper(min_p))
+    # The likeliest at 0: a very low temperature then cannot overflow.
+    warped = warpers(None, scores - scores.amax(dim=-1, keepdim=True))  # type: ignore[arg-type]
+    reached = warped.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    points = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * reached[:, -1:]
+    return torch.searchsorted(reached, points, right=True)[:, 0]
+
+
+def _masked(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """A tokenizer and an output layer may differ in length: a token that the tokenizer lacks is not allowed."""
+    size = min(scores.shape[-1], len(allowed))
+    masked = torch.full_like(scores, -math.inf)
+    masked[:, :size] = scores[:, :size].masked_fill(~allowed[:size].to(scores.device), -math.inf)
+    return masked
+
+
+def _logprobs(logits: torch.Tensor, samplers: Sequence[Sampler]) -> dict[int, torch.Tensor]:
+    """[vocabulary] log probabilities of the rows that want them."""
+    rows = [row for row, sampler in enumerate(samplers) if sampler.sampling.logprobs is not None]
+    if not rows:
+        return {}
+    return dict(zip(rows, logits[rows].log_softmax(dim=-1), strict=True))
+
+
+def _sampled(token: int, alternatives: int | None, logprobs: torch.Tensor | None) -> Sampled:
+    if alternatives is None or logprobs is None:
+        return Sampled(token)
+    values, tokens = logprobs.topk(min(alternatives, len(logprobs)))
+    return Sampled(token, float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+
+
+def _unsound() -> SamplingError:
+    return SamplingError(
+        "no token can be chosen: the logits are not finite numbers, or none is left that may come next",
+        hint="Check the adapter's weights, or the grammar if one was given.",
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
