@@ -25,6 +25,7 @@ from adapthub.adapters.errors import Conflict, IntegrityError, InvalidReference,
 from adapthub.adapters.home import home
 from adapthub.hub import aliases, search
 from adapthub.hub.cache import Cache, Files
+from adapthub.hub.completeness import check_complete
 from adapthub.hub.facts import is_unicode, read_facts, search_text
 from adapthub.hub.lookup import find_adapter, require_adapter, require_version
 from adapthub.hub.records import (
@@ -62,6 +63,7 @@ class EmbeddedHub:
             check_alias(alias)
         if not is_unicode(message):
             raise InvalidSettings("the message is not valid Unicode text")
+        check_complete(artifact)
         self._store_files(artifact)
         with self._database.writing() as session:
             adapter = find_adapter(session, reference)

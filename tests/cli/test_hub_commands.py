@@ -196,3 +196,15 @@ def test_the_folder_of_a_run_names_the_adapter_in_it(cli: Command, tmp_path: Pat
     line = cli("push", "run", "acme/ner").refused()
     assert str(adapter.relative_to(tmp_path)) in line
     assert "tensor" not in line
+
+
+def test_push_refuses_a_lora_that_lacks_a_half(cli: Command, plain_adapter: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = plain_adapter / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    lost = next(name for name in tensors if "lora_B" in name)
+    del tensors[lost]
+    save_file(tensors, weights, {"format": "pt"})
+    assert lost in cli("push", plain_adapter, "acme/ner").refused()
+    assert json.loads(cli("list", "--json").fine()) == []

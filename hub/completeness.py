@@ -1,0 +1,114 @@
+"""What can be known of an adapter's tensors without its base: each of LoRA's halves has the other, and the rank is the
+configuration's; a prefix is there and as long as configured. Reads the header of the weights, no tensor. That an adapter
+fits its base is found where it is attached.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from adapthub.adapters.admission import WEIGHTS
+from adapthub.adapters.errors import IntegrityError, TensorMismatch
+from adapthub.adapters.strict_json import parse_json_object
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+
+_Shapes = Mapping[str, Sequence[int]]
+
+_PREFIX = "base_model.model."
+_PROMPTS = "prompt_embeddings"
+_PEFT_RANK = 8  # what PEFT takes where a configuration has no r
+# A part of LoRA at a module's end, and where its shape [rows, columns] has the rank.
+_PARTS = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
+_PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(_PARTS)})(?:\.weight)?")
+# Variants of LoRA whose matrices are stacked or in blocks: a rank is not a matrix's size then.
+_OTHER_SHAPES = ("target_parameters", "use_bdlora", "monteclora_config")
+
+
+def check_complete(artifact: Artifact) -> None:
+    """Raises TensorMismatch naming the tensor that is missing or of another rank than configured, and IntegrityError where
+    the weights can no longer be read."""
+    shapes = _shapes(artifact)
+    match artifact.config.get("peft_type"):
+        case "LORA":
+            _check_halves(shapes, artifact.config)
+            if not any(artifact.config.get(field) for field in _OTHER_SHAPES):
+                _check_ranks(shapes, artifact.config)
+        case "PREFIX_TUNING":
+            _check_prompts(shapes, artifact.config)
+
+
+def _check_halves(shapes: _Shapes, config: Mapping[str, Any]) -> None:
+    found = list(_parts(shapes))
+    if not found:
+        raise TensorMismatch(f"{WEIGHTS} has no LoRA tensor, and adapter_config.json says it is LoRA")
+    bare = {name.removesuffix(".weight") for name in shapes}
+    for name, module, part in found:
+        stem = f"{_PREFIX}{module}"
+        ending = name.removeprefix(f"{stem}.{part}")
+        half = f"{stem}.{part[:-1]}{'B' if part.endswith('A') else 'A'}"
+        magnitude = f"{stem}.lora_magnitude_vector"
+        missing = None
+        if half not in bare:
+            missing = half + ending
+        elif config.get("use_dora") and magnitude not in bare:
+            missing = magnitude
+        if missing is not None:
+            raise TensorMismatch(
+                f"{WEIGHTS} lacks {missing!r}, which {name!r} needs", hint="Save the adapter again with PEFT."
+            )
+
+
+def _check_ranks(shapes: _Shapes, config: Mapping[str, Any]) -> None:
+    for name, module, part in _parts(shapes):
+        shape, rank = shapes[name], _rank(module, config)
+        if len(shape) < 2 or 0 in shape:
+            raise TensorMismatch(
+                f"{WEIGHTS}: {name!r} is {list(shape)}, no matrix",
+                hint="Gather the shards before save_pretrained.",
+            )
+        # A convolution of groups has a part of the rank in each.
+        if len(shape) == 2 and shape[_PARTS[part]] != rank:
+            raise TensorMismatch(
+                f"{WEIGHTS}: {name!r} is {list(shape)}, of rank {shape[_PARTS[part]]}; adapter_config.json gives {rank}"
+            )
+
+
+def _check_prompts(shapes: _Shapes, config: Mapping[str, Any]) -> None:
+    length = config.get("num_virtual_tokens")
+    if _PROMPTS not in shapes:
+        raise TensorMismatch(f"{WEIGHTS} lacks {_PROMPTS!r}, the prefix itself")
+    shape = shapes[_PROMPTS]
+    if length is not None and (not shape or shape[0] != length):
+        raise TensorMismatch(
+            f"{WEIGHTS}: {_PROMPTS!r} is {list(shape)}; adapter_config.json gives num_virtual_tokens={length}"
+        )
+
+
+def _parts(shapes: _Shapes) -> Iterator[tuple[str, str, str]]:
+    """Each LoRA matrix: its key, its module, which part it is."""
+    for name in shapes:
+        if match := _PART.fullmatch(name.removeprefix(_PREFIX)):
+            yield name, match["module"], match["part"]
+
+
+def _rank(module: str, config: Mapping[str, Any]) -> int:
+    """As PEFT's get_pattern_key finds it, whose import takes seconds. Admission checked the patterns."""
+    pattern: Mapping[str, int] = config.get("rank_pattern") or {}
+    ranks = (rank for key, rank in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(ranks, config.get("r", _PEFT_RANK))
+
+
+def _shapes(artifact: Artifact) -> _Shapes:
+    """Every tensor's shape, from the header that admission has checked."""
+    path = artifact.path / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            header = file.read(int.from_bytes(file.read(8), "little"))
+    except OSError as error:
+        raise IntegrityError(f"{path} can no longer be read: {error.strerror or error}") from error
+    entries = cast(dict[str, Any], parse_json_object(header, f"{path}: header"))
+    return {name: entry["shape"] for name, entry in entries.items() if name != "__metadata__"}
