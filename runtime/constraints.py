@@ -29,7 +29,7 @@ _TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[frozenset[int], LLT
 _LOCK = threading.Lock()
 
 
-class Constraint:
+class GrammarConstraint:
     """One choice's place in its grammar. Not shared between choices: take a `copy` each."""
 
     def __init__(self, matcher: LLMatcher) -> None:
@@ -54,9 +54,9 @@ class Constraint:
         self._matcher.consume_token(token_id)
         self._check()
 
-    def copy(self) -> Constraint:
+    def copy(self) -> GrammarConstraint:
         """Another constraint at the same place."""
-        return Constraint(self._matcher.deep_copy())
+        return GrammarConstraint(self._matcher.deep_copy())
 
     def _check(self) -> None:
         if self._matcher.is_error():
@@ -68,7 +68,7 @@ class Constraint:
 
 def compile_constraint(
     sampling: Sampling, tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]
-) -> Constraint | None:
+) -> GrammarConstraint | None:
     """The constraint that `sampling` asks for, at the beginning of its text; None where it asks for none.
 
     `eos_ids` (not empty) are the tokens that may end the text. Raises InvalidInput for a grammar that does not parse or
@@ -79,7 +79,7 @@ def compile_constraint(
         return None
     limits = LLParserLimits(verbose_errors=False)
     matcher = LLMatcher(_tokenizer(tokenizer, eos_ids), grammar, log_level=0, limits=limits)
-    constraint = Constraint(matcher)
+    constraint = GrammarConstraint(matcher)
     try:
         constraint._check()
         constraint.allowed()  # the first mask builds the lexer: here rather than on the engine's thread

@@ -151,12 +151,12 @@ class Sampled:
     Logprobs (natural logarithm) are of the model's own distribution, before penalties, grammar and temperature.
     """
 
-    id: int
+    token_id: int
     logprob: float | None = None
     alternatives: tuple[tuple[int, float], ...] = ()
 
 
-class Guide(Protocol):
+class Constraint(Protocol):
     """A request's place in the language its text must belong to; moves by one token at a time."""
 
     @property
@@ -184,7 +184,7 @@ class Sampler:
         sampling: Sampling,
         prompt_ids: Sequence[int],
         eos_ids: frozenset[int],
-        constraint: Guide | None = None,
+        constraint: Constraint | None = None,
         choice: int = 0,
     ) -> None:
         self.sampling = sampling
