@@ -1,0 +1,494 @@
+"""Attention over paged keys and values: many requests, each at its own length, in one flattened [1, T] pass.
+
+Registers an attention function, `adapthub_paged`, with transformers. Inside `paged_batch(...)` it writes the pass's keys
+and values to their pages and lets every row attend to its own pages, causally, a prefix adapter's first; outside it a model
+set to it computes what it computed before. Chunks of prompts and single tokens mix freely in one pass. Sliding windows,
+logit softcapping (Gemma 2) and attention sinks (gpt-oss) are computed here; keys are never repeated for grouped queries.
+
+`serves` finds out by running a model whether this is all that its attention does. Does not take or free pages, choose rows,
+sample, or know adapters.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, cast
+
+import torch
+from torch.nn import functional as F
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from adapthub.adapters import flat
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.runtime.kv import KV, Held, LayerShape
+
+ATTENTION = "adapthub_paged"
+# Changes to plain attention that some families ask for by keyword and that this function does not compute.
+_UNSUPPORTED = ("position_bias",)
+# Devices where rows with one token are read in place, each on its own: elsewhere calls cost more than copies.
+_ROW_BY_ROW = ("cpu",)
+# Queries whose scores exist at one time where scaled_dot_product_attention cannot be used.
+_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class PagedRow:
+    """One row of a pass: `new` tokens, appended to what `held` holds."""
+
+    held: Held
+    new: int
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What the engine must know of a model that can be served.
+
+    `shapes` and `dtype` are those of its keys and values; `context` is the most positions it takes, prefix included, None
+    where its configuration sets no bound.
+    """
+
+    shapes: tuple[LayerShape, ...]
+    dtype: torch.dtype
+    context: int | None
+
+
+@contextmanager
+def paged_batch(kv: KV, rows: Sequence[PagedRow]) -> Iterator[None]:
+    """Within: models set to `adapthub_paged` read their [1, T] input as `rows`, in order, and write to `kv`.
+
+    T is the sum of the rows' `new`. Each row's pages must have room for them. On leaving without an error each row's
+    `held.length` has grown by `new`; after an error nothing counts as written.
+    """
+    token = _BATCH.set(_Batch(kv, rows))
+    try:
+        yield
+    finally:
+        _BATCH.reset(token)
+    for row in rows:
+        row.held.length += row.new
+
+
+def positions(rows: Sequence[PagedRow]) -> torch.Tensor:
+    """Position ids [1, T] of a pass's tokens: a row counts from its prefix's first token."""
+    starts = [(row.held.prefix_length + row.held.length, row.new) for row in rows]
+    return torch.tensor([[place for start, new in starts for place in range(start, start + new)]])
+
+
+class _Row:
+    """A row in a pass: where its tokens are in the input, and where its keys are in the pool."""
+
+    def __init__(self, row: PagedRow, start: int, page_size: int, device: torch.device) -> None:
+        self.held, self.new, self.start = row.held, row.new, start
+        self.past = row.held.prefix_length + row.held.length
+        self.total = self.past + row.new
+        # One token each: on such devices these rows' keys are copied side by side and read by one call.
+        self.together = row.new == 1 and device.type not in _ROW_BY_ROW
+        self._page_size = page_size
+        self._spans: dict[int, list[tuple[int, int]]] = {}
+
+    def first(self, window: int | None) -> int:
+        """The first key that any of its queries sees."""
+        return 0 if window is None else max(0, self.past - window + 1)
+
+    def spans(self, first: int) -> list[tuple[int, int]]:
+        """Slots [start, stop) of its keys from `first` on, its new ones included."""
+        if first not in self._spans:
+            self._spans[first] = self.held.spans(first, self.total, self._page_size)
+        return self._spans[first]
+
+
+class _Batch:
+    """One pass: made once, read by every layer, so what depends only on rows and window is kept."""
+
+    def __init__(self, kv: KV, rows: Sequence[PagedRow]) -> None:
+        self.kv = kv
+        device = kv.keys[0].device
+        self.rows: list[_Row] = []
+        slots: list[int] = []
+        for row in rows:
+            made = _Row(row, len(slots), kv.page_size, device)
+            self.rows.append(made)
+            for start, stop in row.held.spans(made.past, made.total, kv.page_size):
+                slots.extend(range(start, stop))
+            if len(slots) != made.start + row.new:
+                raise ValueError(f"a row of {row.new} tokens has pages for {len(slots) - made.start}")
+        self.slots = torch.tensor(slots, device=device)
+        together = [row.start for row in self.rows if row.together]
+        self.together = torch.tensor(together, device=device) if together else None
+        self._masks: dict[tuple[int, int, int | None], torch.Tensor | None] = {}
+        self._gathered: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def mask(
+        self, row: _Row, low: int, high: int, window: int | None, like: torch.Tensor
+    ) -> torch.Tensor | None:
+        """What is added to the scores [high - low, S] of the row's queries [low, high) over all keys that they may see."""
+        key = (row.start + low, row.start + high, window)
+        if key not in self._masks:
+            queries = range(row.past + low, row.past + high)
+            self._masks[key] = _causal_mask(queries, range(row.first(window), queries.stop), window, like)
+        return self._masks[key]
+
+    def gathered(self, window: int | None, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slots [rows, S] of the rows that run together, filled up with a row's own first, and a mask [rows, 1, 1, S]."""
+        if window not in self._gathered:
+            lists = [
+                [slot for start, stop in row.spans(row.first(window)) for slot in range(start, stop)]
+                for row in self.rows
+                if row.together
+            ]
+            longest = max(map(len, lists))
+            slots = torch.tensor([row + row[:1] * (longest - len(row)) for row in lists])
+            lengths = torch.tensor([len(row) for row in lists])
+            beyond = torch.arange(longest) >= lengths[:, None]
+            mask = torch.zeros(beyond.shape, dtype=like.dtype).masked_fill_(beyond, float("-inf"))
+            self._gathered[window] = slots.to(like.device), mask[:, None, None].to(like.device)
+        return self._gathered[window]
+
+
+_BATCH: ContextVar[_Batch | None] = ContextVar("adapthub_paged_batch", default=None)
+
+
+@dataclass
+class _Seen:
+    """What a model asks of attention while `serves` looks: layers' shapes, windows by keyword and by mask."""
+
+    shapes: dict[int, LayerShape] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+    windows: set[int] = field(default_factory=set)
+    masked_windows: set[int] = field(default_factory=set)
+
+
+_SEEN: ContextVar[_Seen | None] = ContextVar("adapthub_paged_seen", default=None)
+
+
+class _NotPaged(Exception):
+    """This model's attention has something that the paged pass does not compute: the message says what."""
+
+
+def _look(
+    seen: _Seen,
+    module: torch.nn.Module,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_causal: bool | None,
+    window: int | None,
+    other: dict[str, Any],
+) -> None:
+    if asked := [name for name in _UNSUPPORTED if other.get(name) is not None]:
+        raise _NotPaged(f"its attention asks for {', '.join(asked)}")
+    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        raise _NotPaged("its attention is not causal")
+    shape = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+    layer = cast(int, module.layer_idx)
+    if seen.shapes.setdefault(layer, shape) != shape:
+        raise _NotPaged(f"layer {layer} attends over keys of several shapes")
+    seen.dtype = key.dtype
+    if window is not None:
+        seen.windows.add(window)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, None]:
+    """query [1, heads, T, d], key [1, kv heads, T, d] and value [1, kv heads, T, dv] -> [1, T, heads, dv]."""
+    if (seen := _SEEN.get()) is not None:
+        _look(seen, module, key, value, is_causal, sliding_window, other)
+    batch = _BATCH.get()
+    scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if batch is None:
+        if softcap is None and s_aux is None:
+            return cast(
+                tuple[torch.Tensor, None],
+                ALL_ATTENTION_FUNCTIONS[flat.ATTENTION](
+                    module,
+                    query,
+                    key,
+                    value,
+                    attention_mask,
+                    scaling=scaling,
+                    dropout=dropout,
+                    is_causal=is_causal,
+                    sliding_window=sliding_window,
+                    **other,
+                ),
+            )
+        return _plain(query, key, value, attention_mask, scale, softcap, s_aux).transpose(1, 2), None
+    layer = cast(int, module.layer_idx)
+    keys, values = batch.kv.keys[layer], batch.kv.values[layer]
+    keys.index_copy_(1, batch.slots, key[0])
+    values.index_copy_(1, batch.slots, value[0])
+    output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
+    plain = softcap is None and s_aux is None
+    for row in batch.rows:
+        places = slice(row.start, row.start + row.new)
+        if row.together:
+            continue
+        if plain and row.past == 0 and (sliding_window is None or row.new <= sliding_window):
+            # All its keys are in this pass, and scaled_dot_product_attention knows the mask.
+            rows = _sdpa(query[:, :, places], key[:, :, places], value[:, :, places], scale, None)
+            output[places] = rows[0].transpose(0, 1)
+        elif plain and (row.new > 1 or query.dtype != torch.float32):
+            spans = row.spans(row.first(sliding_window))
+            k, v = (_joined([pool[:, a:b] for a, b in spans])[None] for pool in (keys, values))
+            mask = batch.mask(row, 0, row.new, sliding_window, query)
+            output[places] = _sdpa(query[:, :, places], k, v, scale, mask)[0].transpose(0, 1)
+        else:
+            for low in range(0, row.new, _BLOCK):
+                high = min(low + _BLOCK, row.new)
+                block = slice(row.start + low, row.start + high)
+                first = row.first(sliding_window)
+                spans = _until(row.spans(first), row.past + high - first)
+                mask = batch.mask(row, low, high, sliding_window, query)
+                k_parts, v_parts = ([pool[:, a:b] for a, b in spans] for pool in (keys, values))
+                rows = _weigh(query[0, :, block], k_parts, v_parts, scale, mask, softcap, s_aux)
+                output[block] = rows.transpose(0, 1)
+    if batch.together is not None:
+        slots, mask = batch.gathered(sliding_window, query)
+        q = query[0].transpose(0, 1)[batch.together][:, :, None]
+        k, v = (pool[:, slots].transpose(0, 1) for pool in (keys, values))
+        if plain:
+            output[batch.together] = _sdpa(q, k, v, scale, mask)[:, :, 0]
+        else:
+            output[batch.together] = _weigh(q, [k], [v], scale, mask[:, None], softcap, s_aux)[:, :, 0]
+    return output[None], None
+
+
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Without a mask, causal over queries and keys of one length, or one query that sees all keys."""
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        scale=scale,
+        is_causal=mask is None and q.shape[2] > 1,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+def _weigh(
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    scale: float,
+    mask: torch.Tensor | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention by its definition, over keys and values in parts that need not be neighbours: none is copied.
+
+    query [..., heads, n, d], keys [..., kv heads, S_i, d], values [..., kv heads, S_i, dv], sinks [heads], mask added to the
+    scores [..., n, S] -> [..., heads, n, dv]. Queries of one kv head's group are rows of one product.
+    """
+    *outer, heads, n, size = query.shape
+    kv_heads = keys[0].shape[-3]
+    grouped = (query * scale).reshape(*outer, kv_heads, heads // kv_heads * n, size)
+    scores = _joined([grouped @ k.transpose(-1, -2) for k in keys], dim=-1).unflatten(-2, (-1, n))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    if sinks is not None:  # a score that takes part in the sum and has no value (gpt-oss)
+        sink = sinks.to(scores.dtype).view(kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype).flatten(-3, -2)
+    ends = list(accumulate(v.shape[-2] for v in values))
+    output = weights[..., : ends[0]] @ values[0]
+    for start, stop, v in zip(ends[:-1], ends[1:], values[1:], strict=True):
+        output = output + weights[..., start:stop] @ v
+    return cast(torch.Tensor, output.reshape(*outer, heads, n, -1))
+
+
+def _plain(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """What scaled_dot_product_attention would compute if it knew softcap and sinks: [B, heads, n, dv]."""
+    if mask is None and query.shape[2] > 1:
+        mask = _causal_mask(range(query.shape[2]), range(key.shape[2]), None, query)
+    elif mask is not None:  # [B, 1, n, S], booleans
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))[:, :, None]
+    return _weigh(query, [key], [value], scale, mask, softcap, sinks)
+
+
+def _causal_mask(queries: range, keys: range, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """Zero where a query sees a key at or before its own position, less than `window` back, else -inf; None if all zero."""
+    if (
+        len(queries) == 1
+        and keys.stop <= queries.stop
+        and (window is None or keys.start > queries.start - window)
+    ):
+        return None
+    place = torch.arange(queries.start, queries.stop, device=like.device)[:, None]
+    back = place - torch.arange(keys.start, keys.stop, device=like.device)
+    seen = back >= 0 if window is None else (back >= 0) & (back < window)
+    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, float("-inf"))
+
+
+def _until(spans: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+    """The first `count` slots of spans."""
+    cut = []
+    for start, stop in spans:
+        cut.append((start, min(stop, start + count)))
+        count -= stop - start
+        if count <= 0:
+            break
+    return cut
+
+
+def _joined(parts: Sequence[torch.Tensor], dim: int = -2) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+
+
+def _attention_mask(*args: Any, **kwargs: Any) -> Any:
+    if (seen := _SEEN.get()) is not None and kwargs.get("local_size") is not None:
+        seen.masked_windows.add(int(kwargs["local_size"]))
+    if _BATCH.get() is not None:
+        return None
+    return ALL_MASK_ATTENTION_FUNCTIONS[flat.ATTENTION](*args, **kwargs)
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _attention_mask)
+
+
+# Two rows: one in two chunks and a step, the other whole and a step; each pass is (row, its tokens from, to).
+_TRIAL_LENGTHS = (9, 6)
+_TRIAL = (((0, 0, 4),), ((1, 0, 5), (0, 4, 8)), ((0, 8, 9), (1, 5, 6)))
+_TRIAL_PAGE = 2
+
+
+def serves(model: PreTrainedModel) -> Serving:
+    """Whether paged passes of `model` equal its plain ones, tried on two short rows, chunked and mixed.
+
+    Leaves the model set to `adapthub_paged`. Raises InvalidSettings saying what the model does that cannot be served, and
+    then the model is set as it was.
+    """
+    before = model.config._attn_implementation
+    seen = _Seen()
+    token = _SEEN.set(seen)
+    try:
+        with torch.inference_mode():
+            _check_signature(model)
+            rows = _trial_rows(model)
+            expected = [model(input_ids=row[None], use_cache=False).logits[0] for row in rows]
+            model.set_attn_implementation(ATTENTION)
+            if model.config._attn_implementation != ATTENTION:
+                raise _NotPaged("its attention does not go through transformers' attention interface")
+            model(input_ids=rows[0][None, :2], use_cache=False)
+            serving = _serving(model, seen)
+            for ours, theirs in _trial(model, serving, rows, expected):
+                if not _close(ours, theirs):
+                    raise _NotPaged("its logits differ when rows share a pass")
+    except Exception as error:
+        model.set_attn_implementation(before)
+        # A model that is asked for something unforeseen may raise anything; it has just run plainly.
+        reason = str(error) if isinstance(error, _NotPaged) else f"{type(error).__name__}: {error}"
+        raise InvalidSettings(
+            f"{type(model).__name__} cannot generate here: {reason}",
+            hint="Choose a base whose attention goes through transformers' attention interface, such as Llama or Qwen.",
+        ) from error
+    finally:
+        _SEEN.reset(token)
+    return serving
+
+
+def _check_signature(model: PreTrainedModel) -> None:
+    if model.config.is_encoder_decoder:
+        raise _NotPaged("it has an encoder beside its decoder")
+    if getattr(model, "_is_stateful", False):
+        raise _NotPaged("it keeps a recurrent state between tokens")
+    takes = set(inspect.signature(model.forward).parameters)
+    if missing := [name for name in ("position_ids", "logits_to_keep") if name not in takes]:
+        raise _NotPaged(f"its forward does not take {' and '.join(missing)}")
+
+
+def _trial_rows(model: PreTrainedModel) -> list[torch.Tensor]:
+    vocabulary = int(cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings)
+    pad = getattr(model.config, "pad_token_id", None)
+    rows = [[(7 * i + 11 * n) % vocabulary for i in range(n)] for n in _TRIAL_LENGTHS]
+    return [
+        torch.tensor([(i + 1) % vocabulary if i == pad else i for i in row], device=model.device)
+        for row in rows
+    ]
+
+
+def _serving(model: PreTrainedModel, seen: _Seen) -> Serving:
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if sorted(seen.shapes) != list(range(layers)):
+        raise _NotPaged(
+            f"only {len(seen.shapes)} of its {layers} layers attend through transformers' interface"
+        )
+    if hidden := seen.masked_windows - seen.windows:
+        raise _NotPaged(f"only its mask knows of a window or chunk of {max(hidden)} tokens")
+    assert seen.dtype is not None
+    return Serving(tuple(seen.shapes[i] for i in range(layers)), seen.dtype, _context(model))
+
+
+def _context(model: PreTrainedModel) -> int | None:
+    """Positions that mean the same whatever the neighbours.
+
+    Rotary embeddings that change with the longest row of a pass are served up to where they change.
+    """
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if parameters.get("rope_type") == "longrope":
+            original = parameters.get("original_max_position_embeddings") or getattr(
+                config, "original_max_position_embeddings", None
+            )
+            longest = min(filter(None, (original, longest)), default=None)
+    return None if longest is None else int(longest)
+
+
+def _trial(
+    model: PreTrainedModel, serving: Serving, rows: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The paged passes' logits at every chunk's last token, with the plain ones."""
+    kv = KV(serving.shapes, 8, _TRIAL_PAGE, model.device, serving.dtype)
+    held = [Held(pages=[0, 1, 4, 5, 2]), Held(pages=[7, 3, 6])]
+    for chunks in _TRIAL:
+        paged = [PagedRow(held[row], stop - start) for row, start, stop in chunks]
+        ids = torch.cat([rows[row][start:stop] for row, start, stop in chunks])
+        last = torch.tensor([row.new for row in paged], device=model.device).cumsum(0) - 1
+        places = positions(paged).to(model.device)
+        with paged_batch(kv, paged):
+            logits = model(
+                input_ids=ids[None], position_ids=places, use_cache=False, logits_to_keep=last
+            ).logits
+        for ours, (row, _, stop) in zip(logits[0], chunks, strict=True):
+            yield ours, expected[row][stop - 1]
+
+
+def _close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
+    # About their means, which many models share over all positions. Another mask or position moves logits by about their
+    # own length, rounding does not.
+    tolerance = 1e-3 if theirs.dtype == torch.float32 else 0.1
+    ours, theirs = ours.double() - ours.double().mean(), theirs.double() - theirs.double().mean()
+    return bool((ours - theirs).norm() <= tolerance * theirs.norm())
