@@ -1,0 +1,121 @@
+"""An adapter in host memory: read and verified, so that putting it into a slot needs no disk; and bytes, counted.
+
+Where the base is on CUDA, the tensors are views of one block of pinned memory, and `attach_from` copies them on a
+stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors.
+
+Does not decide what is kept, and knows no budget.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.heads import Head
+
+_ALIGNMENT = 16  # bytes; no dtype needs more
+
+
+@dataclass(frozen=True)
+class HostCopy(Artifact):
+    """An artifact whose tensors are in memory: `tensors` reads nothing. They are shared: nobody changes them."""
+
+    held: Mapping[str, torch.Tensor] = field(compare=False, repr=False)
+
+    @classmethod
+    def load(cls, artifact: Artifact, device: torch.device) -> HostCopy:
+        """Read `artifact`'s tensors for a base on `device`. Raises what Artifact.tensors raises."""
+        tensors = artifact.tensors()
+        if device.type == "cuda":
+            tensors = _pinned(tensors)
+        plain = without_bytes(artifact)
+        return cls(plain.path, plain.digest, plain.files, plain.config, plain.manifest, [], held=tensors)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return dict(self.held)
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.held.values())
+
+    def slot_bytes(self, dtype: torch.dtype) -> int:
+        """What the tensors come to in a base of `dtype`; binding may add to it (a DoRA's gains) or drop some."""
+        return sum(
+            tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.itemsize)
+            for tensor in self.held.values()
+        )
+
+
+def without_bytes(artifact: Artifact) -> Artifact:
+    """The same artifact, less the weights' bytes that reading a folder keeps until they are used."""
+    return Artifact(artifact.path, artifact.digest, artifact.files, artifact.config, artifact.manifest, [])
+
+
+def attach_from(copy: HostCopy, adapted: AdaptedBase) -> None:
+    """Attach, and return when the tensors are in place. Raises what AdaptedBase.attach raises."""
+    device = adapted.base.device
+    if device.type != "cuda":
+        adapted.attach(copy)
+        return
+    stream = torch.cuda.Stream(device)
+    # Memory that a detached adapter left may still be read by kernels that the engine queued before.
+    stream.wait_stream(torch.cuda.default_stream(device))
+    with torch.cuda.stream(stream):
+        adapted.attach(copy)
+    stream.synchronize()
+
+
+def attached_bytes(digest: str, adapted: AdaptedBase) -> int:
+    """Bytes that an attached adapter holds beside the base's own tensors."""
+    own = {_storage(t).data_ptr() for t in (*adapted.base.model.parameters(), *adapted.base.model.buffers())}
+    storages = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in map(_storage, _tensors(adapted.attached[digest], set()))
+    }
+    return sum(size for pointer, size in storages.items() if pointer not in own)
+
+
+def _pinned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    starts, end = {}, 0
+    for name, tensor in tensors.items():
+        starts[name] = end
+        end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+    block = torch.empty(end, dtype=torch.uint8, pin_memory=True)
+    result = {}
+    for name, tensor in tensors.items():
+        part = block[starts[name] : starts[name] + tensor.nbytes]
+        result[name] = part.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    return result
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+def _tensors(value: object, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Every tensor inside dataclasses, collections and modules, however deep."""
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    inner: Any = ()
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        inner = (*value.parameters(), *value.buffers())
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, (tuple, list)):
+        inner = value
+    elif dataclasses.is_dataclass(value):
+        inner = [getattr(value, item.name) for item in dataclasses.fields(value)]
+    elif isinstance(value, Head):
+        inner = value.tensors.values()
+    for part in inner:
+        yield from _tensors(part, seen)
