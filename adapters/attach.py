@@ -416,6 +416,8 @@ class AdaptedBase:
         x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
         seen = running.tokens if running.kept is None or path != self._output else running.kept
         segments = seen.segments
+        if not segments:  # every row is in the middle of its prompt
+            return
         if running.only is not None:
             segments = [Segment(0, len(y), running.only)]
         elif output.shape[:-1] not in seen.shapes:

@@ -61,11 +61,15 @@ class Binder:
         path = self._path(owner)
         if path is None:
             self.head_tensors[name] = tensor
-        elif any(entry in owner.split(".") or owner.endswith(f".{entry}") for entry in self.saved):
+        elif self._is_saved(owner):
             self.replaced.setdefault(path, {})[parameter] = tensor
         else:
             return False
         return True
+
+    def _is_saved(self, name: str) -> bool:
+        """Whether modules_to_save names this module of the task model, or one around it."""
+        return any(f".{entry}." in f".{name}." for entry in self.saved)
 
     def _finish(self, prefix: Prefix | None = None) -> Binding:
         for path, state in self.replaced.items():

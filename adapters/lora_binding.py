@@ -53,18 +53,20 @@ class LoraBinder(Binder):
                 "adapter_config.json has no target_modules, so it does not say what it adapts",
                 hint="Save the adapter again with PEFT, which writes them.",
             )
+        self.output = base.model.get_output_embeddings()
+        self.tied = self._tied() if self.config.ensure_weight_tying else ()
+        if any(self._is_saved(name) for name in self.tied):
+            self.saved += self.tied
 
     def bind(self) -> Binding:
         tensors = _split(self.artifact.tensors(), "base_model.model.")
         for name, parts in tensors.low_rank.items():
-            self._bind_low_rank(name, parts, tensors.other)
+            self._bind_low_rank(name, parts)
         for name, tensor in tensors.other.items():
             self._bind_other(name, tensor)
         return self._finish()
 
-    def _bind_low_rank(
-        self, name: str, parts: Mapping[str, torch.Tensor], other: dict[str, torch.Tensor]
-    ) -> None:
+    def _bind_low_rank(self, name: str, parts: Mapping[str, torch.Tensor]) -> None:
         path = self._path(name)
         if path is None:
             raise TensorMismatch(
@@ -100,7 +102,6 @@ class LoraBinder(Binder):
             # Some families' embeddings multiply what they look up; PEFT does the same to the update.
             scale *= float(getattr(module, "embed_scale", 1.0))
             self._add(path, EmbeddingLowRank(a.T.contiguous(), b, scale))
-            self._consume_embedding(name, module, other)
             return
         bias = self._move(parts["lora_B.bias"]) * scale if self.config.lora_bias else None
         low_rank = LowRank(a, b, scale, bias)
@@ -115,26 +116,28 @@ class LoraBinder(Binder):
         if self._bind_whole(f"{owner}.{parameter}", tensor):
             return
         path = cast(str, self._path(owner))
-        if parameter != "bias" or self.config.bias not in ("all", "lora_only"):
+        if parameter == "bias" and self.config.bias in ("all", "lora_only"):
+            own = self.modules[path].bias
+            if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
+                raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
+            self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
+        elif not self._is_copy(path, parameter, name, tensor):
             raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
-        own = self.modules[path].bias
-        if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
-            raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
-        self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
 
-    def _consume_embedding(self, name: str, module: nn.Module, other: dict[str, torch.Tensor]) -> None:
-        """PEFT saves a targeted embedding whole beside its LoRA; it must be the base's own."""
-        for key in (f"{name}.base_layer.weight", f"{name}.weight"):
-            saved = other.pop(key, None)
-            if saved is None:
-                continue
-            own = module.weight
-            assert isinstance(own, torch.Tensor)
-            if saved.shape != own.shape or not torch.equal(saved.to(own.dtype), own.cpu()):
-                raise UnsupportedAdapter(
-                    f"{key!r} differs from the base model's embedding: it was resized or trained whole",
-                    hint="Train LoRA on the embedding, or list it in modules_to_save.",
-                )
+    def _is_copy(self, path: str, parameter: str, name: str, tensor: torch.Tensor) -> bool:
+        """PEFT saves embeddings whole beside their LoRA, the output's too. They must be the base's own."""
+        module = self.modules[path]
+        own = getattr(module, parameter, None)
+        if not isinstance(own, torch.Tensor) or not (
+            isinstance(module, nn.Embedding) or module is self.output
+        ):
+            return False
+        if tensor.shape != own.shape or not torch.equal(tensor.to(own.dtype), own.cpu()):
+            raise UnsupportedAdapter(
+                f"{name!r} differs from the base model's embedding: it was resized or trained whole",
+                hint="Train LoRA on the embedding, or list it in modules_to_save.",
+            )
+        return True
 
     def _check_targets(self, head: Head | None) -> None:
         """Every module that PEFT would target has its LoRA weights."""
@@ -149,8 +152,19 @@ class LoraBinder(Binder):
         from peft.tuners.tuners_utils import check_target_module_exists
 
         if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
-            return isinstance(module, (nn.Linear, Conv1D))
-        return bool(check_target_module_exists(self.config, name))
+            return isinstance(module, (nn.Linear, Conv1D)) and module is not self.output
+        names = self.tied if name in self.tied else (name,)
+        return any(check_target_module_exists(self.config, each) for each in names)
+
+    def _tied(self) -> tuple[str, ...]:
+        """The input and output embeddings where they share a weight and have the names that PEFT ties adapters of."""
+        from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+        embeddings = (self.base.model.get_input_embeddings(), self.output)
+        if self.output is None or embeddings[0].weight is not self.output.weight:
+            return ()
+        names = [name for name, module in self.modules.items() if module in embeddings]
+        return tuple(name for name in names if name.split(".")[-1] in EMBEDDING_LAYER_NAMES)
 
     def _rank(self, name: str) -> int:
         from peft.utils.other import get_pattern_key

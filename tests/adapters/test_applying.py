@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import Qwen3Config
@@ -98,19 +97,6 @@ def test_mixed_rows_equal_each_row_alone(adapted: AdaptedBase, saved: Mapping[st
     mixed = causal_logits(adapted, rows, selections, last)
     for row, selection, together in zip(rows, selections, mixed, strict=True):
         close(together, causal_logits(adapted, [row], [selection], last)[0])
-
-
-def test_a_pass_that_keeps_no_row(adapted: AdaptedBase, saved: Mapping[str, Path]) -> None:
-    """Every row of the step may be in the middle of its prompt."""
-    selection = ((1.0, adapted.attach(Artifact.read(saved["lora"]))),)
-    for segments in ([Segment(0, 3, selection)], [Segment(0, 1, ()), Segment(1, 3, selection)]):
-        with torch.inference_mode(), adapted.applying(segments, []):
-            logits = adapted.base.model(
-                input_ids=torch.tensor([[5, 6, 7]]),
-                logits_to_keep=torch.tensor([], dtype=torch.long),
-                use_cache=False,
-            ).logits
-        assert logits.shape == (1, 0, 160)
 
 
 def test_the_pass_has_the_base_for_itself(adapted: AdaptedBase, saved: Mapping[str, Path]) -> None:
