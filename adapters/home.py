@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from adapthub.adapters.errors import StorageError
+
 
 def home() -> Path:
     """The absolute home folder, read anew on each call. It need not exist yet."""
@@ -19,3 +21,17 @@ def home() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("adapthub", appauthor=False)
+
+
+def unusable(folder: Path, error: OSError) -> StorageError:
+    """The error for a folder of ours that cannot be opened: which one, why, and that another can be chosen."""
+    obstacle = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    reason = error.strerror or str(error)
+    if not obstacle.is_dir():
+        reason = f"{obstacle} is a file, not a folder"
+    elif not os.access(obstacle, os.W_OK):
+        reason = f"{obstacle} cannot be written"
+    return StorageError(
+        f"cannot open {folder}: {reason}",
+        hint="Set ADAPTHUB_HOME to a folder that can be written, or mend this one.",
+    )

@@ -20,9 +20,9 @@ from adapthub.adapters.errors import (
     AdaptHubError,
     ArtifactError,
     IntegrityError,
-    StorageError,
 )
 from adapthub.adapters.files import new_directory
+from adapthub.adapters.home import unusable
 
 Files = Iterator[tuple[str, bytes]]
 """The files of an adapter: each name and its verified bytes."""
@@ -70,7 +70,7 @@ class Cache:
             self._root.mkdir(parents=True, exist_ok=True)
             return FileLock(folder.with_suffix(".lock")).acquire()
         except OSError as error:
-            raise StorageError(f"cannot use the cache {self._root}: {error.strerror or error}") from error
+            raise unusable(self._root, error) from error
 
 
 def _fetch(folder: Path, digest: str, fetch: Callable[[], Files]) -> Artifact:

@@ -22,8 +22,10 @@ from obstore.store import LocalStore
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import fsync_directory, sha256_bytes
+from adapthub.adapters.home import unusable
 
 ABANDONED_SECONDS = 24 * 3600
+_NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
 
 
 class Blobs:
@@ -31,9 +33,11 @@ class Blobs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        with self._storage_errors():
+        try:
             (root / "incoming").mkdir(parents=True, exist_ok=True)
             self._store = LocalStore(root)
+        except OSError as error:
+            raise unusable(root, error) from error
 
     def put(self, sha256: str, data: bytes, *, origin: str) -> None:
         """Store `data` under `sha256`; when this returns it survives a power cut.
@@ -81,21 +85,21 @@ class Blobs:
         return data is not None and sha256_bytes(data) == sha256
 
     def _read(self, sha256: str) -> bytes | None:
-        with self._storage_errors():
+        with self._storage_errors(hint="Check permissions, then try again."):
             try:
                 return obstore.get(self._store, _key(sha256)).bytes().to_bytes()
             except FileNotFoundError:
                 return None
 
     @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def _storage_errors(self, hint: str = _NOTHING_STORED) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise StorageError(
                 f"the hub's blobs in {self._root} failed: {reason.splitlines()[0]}",
-                hint="Nothing was published. Check free space and permissions, then try again.",
+                hint=hint,
             ) from error
 
 

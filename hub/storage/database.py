@@ -18,9 +18,12 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from adapthub.adapters.errors import AdaptHubError, StorageError
+from adapthub.adapters.home import unusable
 from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
 
 BUSY_SECONDS = 30.0
+_TRY_AGAIN = "Check free space and permissions, then try again."
+_UNOPENED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)  # reading writes too: WAL's shared memory
 
 
 class Database:
@@ -33,20 +36,24 @@ class Database:
         self._writer = self._engine.execution_options(writes=True)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
-        with self._storage_errors():
+        with self._storage_errors(_TRY_AGAIN):
             if not self._is_ready():
                 self._create()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """One consistent view of the database."""
-        with self._storage_errors(), Session(self._engine) as session:
+        with self._storage_errors(_TRY_AGAIN), Session(self._engine) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction, alone among writers: committed on a clean exit, else as if it never was."""
-        with self._storage_errors(), Session(self._writer) as session, session.begin():
+        with (
+            self._storage_errors(f"Nothing was changed. {_TRY_AGAIN}"),
+            Session(self._writer) as session,
+            session.begin(),
+        ):
             yield session
 
     def _is_ready(self) -> bool:
@@ -80,21 +87,21 @@ class Database:
                 connection.execute(SchemaRow.__table__.insert().values(version=SCHEMA))  # type: ignore[attr-defined]
 
     @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def _storage_errors(self, hint: str) -> Iterator[None]:
         try:
             yield
         except (DatabaseError, sqlite3.DatabaseError) as error:
             cause = error.orig if isinstance(error, DatabaseError) else error
             if type(cause) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
                 raise  # a broken constraint, say, is a defect of ours and not of the disk
-            raise StorageError(
-                f"the hub's database {self.path} failed: {cause}",
-                hint="Nothing was changed. Check free space and permissions, then try again.",
-            ) from error
+            # The low byte is the primary code; an error that sqlite3 itself raises has none.
+            if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNOPENED:
+                raise unusable(self.path.parent, OSError(str(cause))) from error
+            raise StorageError(f"the hub's database {self.path} failed: {cause}", hint=hint) from error
         except OSError as error:
             if isinstance(error, AdaptHubError):  # of which some are OSErrors too
                 raise
-            raise StorageError(f"cannot use {self.path}: {error.strerror or error}") from error
+            raise unusable(self.path.parent, error) from error
 
 
 def _configure(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
