@@ -19,7 +19,7 @@ from typing import Literal, Protocol, cast
 
 import torch
 from transformers import (
-    LogitsProcessorList,
+    LogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -31,6 +31,8 @@ from transformers import (
 from adapthub.adapters.errors import InvalidInput, SamplingError
 
 _MOST_STOPS, _LONGEST_STOP, _MOST_STOP_IDS = 16, 256, 64
+# How many candidates a CPU row is narrowed to: beyond the k of top-k, and for top-p alone.
+_TIES, _NUCLEUS = 64, 256
 _WHOLE = {  # field: lowest, highest
     "max_new_tokens": (1, 2**31 - 1),
     "min_new_tokens": (0, 2**31 - 1),
@@ -273,6 +275,7 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
     `logits` [rows, vocabulary] float32, one row a sampler, on any device. A row whose logits are not finite numbers, or
     that has no token left to choose, gives a SamplingError in its place and its sampler stays as it was.
     """
+    rows = logits.split(1)
     best, tokens = logits.max(dim=-1)
     sound = best.isfinite()
     failed: dict[int, SamplingError] = {}
@@ -281,16 +284,17 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
         if sampler.untouched:
             continue
         try:
-            scores = sampler.scores(logits[row : row + 1])
+            scores = sampler.scores(rows[row])
         except SamplingError as error:
             failed[row] = error
             continue
-        best[row], tokens[row] = scores[0].max(dim=-1)
+        if scores is not rows[row]:
+            best[row], tokens[row] = scores[0].max(dim=-1)
         if sampler.sampling.temperature > 0:
             draws[_drawing(sampler.sampling)][row] = scores
-    for drawing, rows in draws.items():
-        uniforms = [samplers[row].uniform() for row in rows]
-        tokens[[*rows]] = _draw(torch.cat([*rows.values()]), drawing, uniforms)
+    for drawing, drawn in draws.items():
+        uniforms = [samplers[row].uniform() for row in drawn]
+        tokens[[*drawn]] = _draw(torch.cat([*drawn.values()]), drawing, uniforms)
     sound &= best.isfinite()
     logprobs = _logprobs(logits, samplers)
     results: list[Sampled | SamplingError] = []
@@ -308,18 +312,54 @@ def _drawing(sampling: Sampling) -> tuple[float, int, float, float]:
 
 
 def _draw(scores: torch.Tensor, drawing: tuple[float, ...], uniforms: Sequence[float]) -> torch.Tensor:
-    """Tokens [rows] at the points `uniforms` of the rows' distributions: float64 sums, so that no token is lost."""
+    """Tokens [rows] at the points `uniforms` of the rows' distributions, taken in the order of token ids."""
     temperature, top_k, top_p, min_p = drawing
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(temperature))])
-    if top_k:
-        warpers.append(TopKLogitsWarper(int(top_k)))
-    if top_p < 1:
-        warpers.append(TopPLogitsWarper(top_p))
-    if min_p:
-        warpers.append(MinPLogitsWarper(min_p))
     # The likeliest at 0: a very low temperature then cannot overflow.
-    warped = warpers(None, scores - scores.amax(dim=-1, keepdim=True))  # type: ignore[arg-type]
-    reached = warped.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    scores = scores - scores.amax(dim=-1, keepdim=True)
+    scores = _processed(scores, TemperatureLogitsWarper(float(temperature)))
+    if scores.is_cpu and (top_k or top_p < 1):
+        rows = zip(scores.split(1), uniforms, strict=True)
+        return torch.cat([_draw_among_few(row, int(top_k), top_p, min_p, point) for row, point in rows])
+    return _at(_warped(scores, int(top_k), top_p, min_p), uniforms)
+
+
+def _draw_among_few(
+    scores: torch.Tensor, top_k: int, top_p: float, min_p: float, uniform: float
+) -> torch.Tensor:
+    """The same token [1] as among the whole vocabulary, which takes a CPU milliseconds to sort.
+
+    Top-k: the k likeliest and as many more as tell that no tie reaches further. Top-p: the likeliest, if together they
+    have so large a share of the whole that it is reached within them.
+    """
+    size = top_k + _TIES if top_k else _NUCLEUS
+    if size < scores.shape[-1]:
+        few, tokens = scores.topk(size)
+        share = 1.0 if top_k else float((few - scores.logsumexp(dim=-1)).exp().sum())
+        no_tie = bool(few[0, -1].isneginf() or few[0, -1] < few[0, top_k - 1])
+        if no_tie if top_k else share >= top_p:
+            tokens, order = tokens[0].sort()
+            return tokens[_at(_warped(few[:, order], top_k, min(1.0, top_p / share), min_p), [uniform])]
+    return _at(_warped(scores, top_k, top_p, min_p), [uniform])
+
+
+def _warped(scores: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
+    if top_k:
+        scores = _processed(scores, TopKLogitsWarper(top_k))
+    if top_p < 1:
+        scores = _processed(scores, TopPLogitsWarper(top_p))
+    if min_p:
+        scores = _processed(scores, MinPLogitsWarper(min_p))
+    return scores
+
+
+def _processed(scores: torch.Tensor, processor: LogitsProcessor) -> torch.Tensor:
+    """For the processors that read no tokens."""
+    return cast(torch.Tensor, processor(cast(torch.LongTensor, None), cast(torch.FloatTensor, scores)))
+
+
+def _at(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+    """Inverts the cumulative distributions; their sums in float64, so that no token's share is lost."""
+    reached = scores.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     points = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * reached[:, -1:]
     return torch.searchsorted(reached, points, right=True)[:, 0]
 
