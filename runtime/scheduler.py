@@ -38,8 +38,7 @@ class Scheduler:
     """The queue of one engine. Not thread-safe.
 
     `weights`: a tenant's share, 1 where it is not named. `queue_limit`: requests that may wait, put-back ones not
-    counted. `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded, and
-    after which one that lacks only room keeps younger ones out until it fits.
+    counted. `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded.
 
     Raises InvalidSettings for a weight or price that is not a positive number.
     """
@@ -118,12 +117,12 @@ class Scheduler:
     ) -> Waiting | None:
         """Take out and return the request that runs next; None where nothing can.
 
-        `admissible`: whether it could start now. `resident`: whether its adapters are loaded. The order is that of the
-        class; what is not admissible is passed over, so that an adapter that loads holds nobody up, except that a
-        resident request that has waited longer than `patience` and lacks only room ends the search: small requests
-        would else take its room for ever. So a resident request must be admissible when nothing runs.
+        `admissible`: whether it could start now. `resident`: whether its adapters are loaded. What is not resident is
+        passed over, so that an adapter that loads holds nobody up. A resident request that lacks only room ends the
+        search, as in the paper: small requests would else take its room for ever, and its tenant's share. So a resident
+        request must be admissible when nothing runs.
 
-        Charge the input of the answer before the next call: one tenant would else be chosen again and again.
+        Charge the answer's input before the next call: its tenant would else be chosen again and again.
         """
         now = self._clock()
         for tenant in sorted(self._queues, key=self._counters.__getitem__):
@@ -131,7 +130,7 @@ class Scheduler:
                 if admissible(waiting):
                     self._take(waiting.id)
                     return waiting
-                if loaded and self._is_old(waiting, now):
+                if loaded:
                     return None
         return None
 
