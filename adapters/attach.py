@@ -134,7 +134,7 @@ class AdaptedBase:
         if artifact.digest in self._bank.bindings:
             return artifact.digest
         binding = bind(artifact, self.base, self._modules, self._heads)
-        if binding.prefix is not None and self.layout != "flat":
+        if binding.prefix is not None and binding.head is not None and self.layout != "flat":
             raise UnsupportedAdapter(
                 f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
             )
@@ -209,6 +209,11 @@ class AdaptedBase:
         ]
         if not found:
             return None
+        if len(selection) > 1 and any(binding.alone for _, binding in found):
+            raise InvalidExpression(
+                "a prompt-tuning adapter cannot be summed with others: they would change what its tokens mean",
+                hint="Use it alone.",
+            )
         if len(found) > 1:
             raise InvalidExpression(
                 f"{len(found)} prefix adapters cannot be summed",

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Binding:
     """One adapter, ready for one base: what it adds to which module, its head, its prefix.
 
-    `updates` maps names of modules of `base.model` to additive updates. Everything is on the base's device.
+    `updates` maps names of modules of `base.model` to additive updates. Everything is on the base's device. `alone`: what
+    it adds holds only where no other adapter runs in the same row.
     """
 
     digest: str
@@ -36,6 +37,7 @@ class Binding:
     updates: Mapping[str, tuple[Update, ...]]
     head: Head | None
     prefix: Prefix | None
+    alone: bool = False
 
 
 class Binder:
@@ -71,7 +73,7 @@ class Binder:
         """Whether modules_to_save names this module of the task model, or one around it."""
         return any(f".{entry}." in f".{name}." for entry in self.saved)
 
-    def _finish(self, prefix: Prefix | None = None) -> Binding:
+    def _finish(self, prefix: Prefix | None = None, *, alone: bool = False) -> Binding:
         for path, state in self.replaced.items():
             self._add(path, Replacement(twin(self.modules[path], state, path, self.base)))
         head = _head(self.artifact, self.heads, self.head_tensors)
@@ -83,7 +85,9 @@ class Binder:
                 hint="Train with the pooler in modules_to_save.",
             )
         updates = {path: tuple(group) for path, group in self.updates.items()}
-        return Binding(self.artifact.digest, self.artifact.task, self.artifact.labels, updates, head, prefix)
+        return Binding(
+            self.artifact.digest, self.artifact.task, self.artifact.labels, updates, head, prefix, alone
+        )
 
     def _check_targets(self, head: Head | None) -> None:
         """Every module that the method should act on has its weights."""

@@ -15,6 +15,7 @@ from adapthub.adapters.errors import BaseMismatch, UnsupportedAdapter
 from adapthub.adapters.heads import Heads
 from adapthub.adapters.lora_binding import LoraBinder
 from adapthub.adapters.prefix_binding import PrefixBinder
+from adapthub.adapters.prompt_binding import PromptBinder
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -75,8 +76,33 @@ _PREFIX_COMPUTED = frozenset(
     ]
 )
 
+# How the virtual tokens began does not matter; modules_to_save would change their keys, and is not among these.
+_PROMPT_COMPUTED = frozenset(
+    [
+        "peft_type",
+        "task_type",
+        "num_virtual_tokens",
+        "token_dim",
+        "num_layers",
+        "num_attention_heads",
+        "num_transformer_submodules",
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
+        "tokenizer_name_or_path",
+        "tokenizer_kwargs",
+    ]
+)
+
 # Initialisations that change the base's weights: the saved A and B do not add to the base as published.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+# By PEFT's type, for every type that is admitted: the binder, and the fields that it computes.
+_METHODS: Mapping[str, tuple[type[LoraBinder | PrefixBinder | PromptBinder], frozenset[str]]] = {
+    "LORA": (LoraBinder, _LORA_COMPUTED),
+    "PREFIX_TUNING": (PrefixBinder, _PREFIX_COMPUTED),
+    "PROMPT_TUNING": (PromptBinder, _PROMPT_COMPUTED),
+}
 
 
 def bind(artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads) -> Binding:
@@ -86,16 +112,9 @@ def bind(artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads
     computed here, TensorMismatch for a tensor left over, missing or of another shape.
     """
     _check_base(artifact, base)
-    if artifact.method == "prefix":
-        _check_fields(artifact.config, _PREFIX_COMPUTED)
-        return PrefixBinder(artifact, base, modules, heads).bind()
-    if artifact.config.get("peft_type") != "LORA":
-        raise UnsupportedAdapter(
-            f"adapters of type {artifact.config.get('peft_type')} are not run here",
-            hint="LoRA, rsLoRA, DoRA and prefix adapters are.",
-        )
-    _check_fields(artifact.config, _LORA_COMPUTED)
-    return LoraBinder(artifact, base, modules, heads).bind()
+    binder, computed = _METHODS[artifact.config["peft_type"]]
+    _check_fields(artifact.config, computed)
+    return binder(artifact, base, modules, heads).bind()
 
 
 def _check_base(artifact: Artifact, base: Base) -> None:

@@ -36,9 +36,14 @@ _PREFIX_TUNING = """
     encoder_hidden_size init_weights modules_to_save num_attention_heads num_layers
     num_transformer_submodules num_virtual_tokens prefix_projection token_dim
 """
+_PROMPT_TUNING = """
+    modules_to_save num_attention_heads num_layers num_transformer_submodules num_virtual_tokens
+    prompt_tuning_init prompt_tuning_init_text token_dim tokenizer_kwargs tokenizer_name_or_path
+"""
 CONFIG_FIELDS: Mapping[str, frozenset[str]] = {
     "LORA": frozenset((_EVERY_TYPE + _LORA).split()),
     "PREFIX_TUNING": frozenset((_EVERY_TYPE + _PREFIX_TUNING).split()),
+    "PROMPT_TUNING": frozenset((_EVERY_TYPE + _PROMPT_TUNING).split()),
 }
 
 
@@ -134,7 +139,7 @@ _KINDS: Mapping[str, tuple[str, _Check]] = {
         (
             "null or a string",
             _null_or(_is_text),
-            "base_model_name_or_path revision task_type peft_version",
+            "base_model_name_or_path revision task_type peft_version prompt_tuning_init_text tokenizer_name_or_path",
         ),
         (
             "null, a string or a list of strings",
@@ -146,6 +151,11 @@ _KINDS: Mapping[str, tuple[str, _Check]] = {
             "null, a layer's number or a list of them",
             _null_or(_any_of(_is_whole, _list_of(_is_whole))),
             "layers_to_transform",
+        ),
+        (
+            "TEXT, SAMPLE_VOCAB or RANDOM",
+            lambda value: value in ("TEXT", "SAMPLE_VOCAB", "RANDOM"),
+            "prompt_tuning_init",
         ),
         ("a number", _is_number, "lora_alpha"),
         ("a number from 0 to 1", _is_probability, "lora_dropout"),

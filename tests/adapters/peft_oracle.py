@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -66,6 +66,11 @@ def lora_config(task: str, **options: Any) -> LoraConfig:
 def prefix_config(task: str, length: int = 5, **options: Any) -> PrefixTuningConfig:
     """Prefix tuning of `length` virtual tokens."""
     return PrefixTuningConfig(task_type=CLASSES[task][1], num_virtual_tokens=length, **options)
+
+
+def prompt_config(task: str, length: int = 5, **options: Any) -> PromptTuningConfig:
+    """Prompt tuning of `length` virtual tokens."""
+    return PromptTuningConfig(task_type=CLASSES[task][1], num_virtual_tokens=length, **options)
 
 
 def save_adapter(

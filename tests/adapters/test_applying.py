@@ -19,7 +19,14 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, UnsupportedAdapter
 from tests.adapters.causal_pass import CAUSAL, SIZES, causal_logits, write_causal_base
-from tests.adapters.peft_oracle import expected_logits, load_plain, lora_config, prefix_config, save_adapter
+from tests.adapters.peft_oracle import (
+    expected_logits,
+    load_plain,
+    lora_config,
+    prefix_config,
+    prompt_config,
+    save_adapter,
+)
 from tests.adapters.test_attach import close
 
 ROWS = [[2, 5, 6, 7, 8, 9, 3], [2, 10, 3], [2, 30, 31, 32, 33, 34, 35, 36, 37], [12]]
@@ -33,6 +40,7 @@ VARIANTS: Mapping[str, Callable[[], PeftConfig]] = {
     "lora-bias": lambda: lora_config(CAUSAL, target_modules=["q_proj", "down_proj"], lora_bias=True),
     "untold-task": lambda: lora_config(CAUSAL, target_modules=["q_proj"]),
     "prefix": lambda: prefix_config(CAUSAL),
+    "prompt": lambda: prompt_config(CAUSAL, 6),
 }
 
 
@@ -91,7 +99,7 @@ def test_a_prefix_under_weighted_adapters(
 def test_mixed_rows_equal_each_row_alone(adapted: AdaptedBase, saved: Mapping[str, Path], last: bool) -> None:
     digests = [adapted.attach(Artifact.read(path)) for path in saved.values()]
     selections: list[Selection] = [(), *(((1.0, digest),) for digest in digests)]
-    selections += [((0.7, digests[0]), (-0.4, digests[2])), ((0.5, digests[3]), (1.0, digests[-1]))]
+    selections += [((0.7, digests[0]), (-0.4, digests[2])), ((0.5, digests[3]), (1.0, digests[5]))]
     selections = random.Random(4).sample(selections * 2, len(selections) * 2)
     rows = [ROWS[i % len(ROWS)] for i in range(len(selections))]
     mixed = causal_logits(adapted, rows, selections, last)

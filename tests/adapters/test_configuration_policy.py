@@ -11,6 +11,7 @@ import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils.peft_types import PeftType
 
+from adapthub.adapters.binding import _METHODS
 from adapthub.adapters.configuration_policy import CONFIG_FIELDS, read_config
 from adapthub.adapters.errors import AdmissionError, UnsupportedAdapter
 
@@ -134,3 +135,7 @@ def test_numbers_are_finite(number: float) -> None:
 def test_equal_keys_are_refused() -> None:
     with pytest.raises(AdmissionError, match="'r' appears twice"):
         read_config(b'{"peft_type": "LORA", "r": 8, "r": 64}', "it")
+
+
+def test_every_admitted_type_has_a_binder() -> None:
+    assert CONFIG_FIELDS.keys() == _METHODS.keys()
