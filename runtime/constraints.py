@@ -7,6 +7,7 @@ may take a second: do it off the engine's thread. Does not choose tokens (sampli
 from __future__ import annotations
 
 import json
+import re
 import threading
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -22,6 +23,8 @@ from adapthub.runtime.sampling import Sampling
 
 # White space between JSON's tokens. Bounded, or a model may write blanks until its tokens are spent.
 _JSON_SPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+_PICTURE = re.compile(r"\n\s*\d+ \||\n<")
+_LONGEST_REASON = 200
 
 _TOKENIZERS: WeakKeyDictionary[PreTrainedTokenizerBase, dict[frozenset[int], LLTokenizer]] = (
     WeakKeyDictionary()
@@ -61,7 +64,7 @@ class GrammarConstraint:
     def _check(self) -> None:
         if self._matcher.is_error():
             raise SamplingError(
-                f"the grammar leads nowhere: {_first_line(self._matcher.get_error())}",
+                f"the grammar leads nowhere: {_reason(self._matcher)}",
                 hint="Write a simpler grammar, or one that some text matches.",
             )
 
@@ -80,11 +83,14 @@ def compile_constraint(
     limits = LLParserLimits(verbose_errors=False)
     matcher = LLMatcher(_tokenizer(tokenizer, eos_ids), grammar, log_level=0, limits=limits)
     constraint = GrammarConstraint(matcher)
+    if matcher.is_error():
+        raise InvalidInput(f"{field} cannot be used: {_reason(matcher)}")
     try:
-        constraint._check()
         constraint.allowed()  # the first mask builds the lexer: here rather than on the engine's thread
     except SamplingError:
-        raise InvalidInput(f"{field} cannot be used: {_first_line(matcher.get_error())}") from None
+        raise InvalidInput(
+            f"{field} cannot be used: no text matches, or too complex ({_reason(matcher)})"
+        ) from None
     return constraint
 
 
@@ -126,11 +132,16 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]) -> L
                 )
             except ValueError as error:
                 raise InvalidInput(
-                    f"this base's tokenizer cannot follow a grammar: {_first_line(str(error))}",
+                    f"this base's tokenizer cannot follow a grammar: {_in_a_line(str(error))}",
                     hint="Leave json_schema, regex and grammar out.",
                 ) from error
         return made[eos_ids]
 
 
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]
+def _reason(matcher: LLMatcher) -> str:
+    """llguidance's message without its picture of the place and its inner state."""
+    return _in_a_line(_PICTURE.split(matcher.get_error(), maxsplit=1)[0])
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_REASON]

@@ -170,7 +170,7 @@ class Constraint(Protocol):
         the text may end. Raises SamplingError where there is none or the language became too complex."""
 
     def advance(self, token_id: int) -> None:
-        """Move behind a token that was allowed."""
+        """Move behind a token that was allowed. Raises SamplingError where the language became too complex."""
 
 
 class Sampler:
@@ -239,14 +239,14 @@ class Sampler:
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
     def accept(self, token_id: int) -> None:
-        """Take a chosen token into account."""
+        """Take a chosen token into account. Raises what the constraint raises."""
+        if self._constraint is not None:
+            self._constraint.advance(token_id)
         self.generated.append(token_id)
         if self._repeats:
             self._history = torch.cat([self._history, self._history.new_tensor([token_id])])
         if self._adds:
             self._counts[token_id] += 1
-        if self._constraint is not None:
-            self._constraint.advance(token_id)
         if token_id in self._ends:
             self.finish_reason, self.ended_by = "stop", token_id
         elif self._constraint is not None and self._constraint.finished:
@@ -302,8 +302,12 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
         if row in failed or not fine:
             results.append(failed.get(row) or _unsound())
             continue
-        samplers[row].accept(token)
-        results.append(_sampled(token, samplers[row].sampling.logprobs, logprobs.get(row)))
+        try:
+            samplers[row].accept(token)
+        except SamplingError as error:
+            results.append(error)
+        else:
+            results.append(_sampled(token, samplers[row].sampling.logprobs, logprobs.get(row)))
     return results
 
 

@@ -350,6 +350,7 @@ class Only:
     """A constraint that always allows the same tokens, or none."""
 
     finished = False
+    too_complex = False
 
     def __init__(self, *tokens: int, size: int = 8) -> None:
         self.tokens = tokens
@@ -362,6 +363,8 @@ class Only:
 
     def advance(self, token_id: int) -> None:
         assert token_id in self.tokens
+        if self.too_complex:
+            raise SamplingError("too complex")
 
 
 class TestFaultsStayInTheirRow:
@@ -384,6 +387,14 @@ class TestFaultsStayInTheirRow:
         assert (first, last) == (expected[0], expected[2])
         assert isinstance(fault, SamplingError)
         assert samplers[1].generated == []
+
+    def test_a_constraint_that_fails_behind_the_chosen_token(self) -> None:
+        constraint = Only(1)
+        constraint.too_complex = True
+        samplers = [Sampler(Sampling(), PROMPT, NO_EOS, constraint), Sampler(Sampling(), PROMPT, NO_EOS)]
+        first, second = sample(torch.zeros(2, 8), samplers)
+        assert isinstance(first, SamplingError)
+        assert token(second) == 0
 
     def test_a_constraint_that_fails_or_leaves_only_what_the_model_excludes(self) -> None:
         logits = torch.zeros(4, 8)

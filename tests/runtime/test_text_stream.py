@@ -221,17 +221,17 @@ class TestStopStrings:
         assert stream("byte-level", ids, ["film"], len(first))[1].text == "the film the "
 
 
-@pytest.mark.slow
-class TestRealTokenizers:
-    @given(text=TEXTS, ids=st.lists(st.integers(0, 49151), max_size=40))
-    def test_smollm2(self, real: PreTrainedTokenizerBase, text: str, ids: list[int]) -> None:
-        for tokens in (list(real.encode(text)), ids):
-            made = TextStream(real)
-            pieces = [made.push(token) for token in tokens]
-            assert "".join([*pieces, made.finish()]) == real.decode(tokens, skip_special_tokens=True)
+@pytest.fixture(scope="module")
+def smollm2() -> PreTrainedTokenizerBase:
+    loaded = AutoTokenizer.from_pretrained(fetch("smollm2-135m"))
+    assert isinstance(loaded, PreTrainedTokenizerBase)
+    return loaded
 
-    @pytest.fixture(scope="class")
-    def real(self) -> PreTrainedTokenizerBase:
-        loaded = AutoTokenizer.from_pretrained(fetch("smollm2-135m"))
-        assert isinstance(loaded, PreTrainedTokenizerBase)
-        return loaded
+
+@pytest.mark.slow
+@given(text=TEXTS, ids=st.lists(st.integers(0, 49151), max_size=40))
+def test_a_real_tokenizer(smollm2: PreTrainedTokenizerBase, text: str, ids: list[int]) -> None:
+    for tokens in (list(smollm2.encode(text)), ids):
+        made = TextStream(smollm2)
+        pieces = [made.push(token) for token in tokens]
+        assert "".join([*pieces, made.finish()]) == smollm2.decode(tokens, skip_special_tokens=True)
