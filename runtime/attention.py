@@ -16,11 +16,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, cast
 
 import torch
-from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -28,14 +26,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from adapthub.adapters import flat
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.runtime.kv import KV, Held, LayerShape
+from adapthub.runtime.paged_rows import Batch, causal_mask
+from adapthub.runtime.scores import attend, weigh
 
 ATTENTION = "adapthub_paged"
 # Changes to plain attention that some families ask for by keyword and that this function does not compute.
 _UNSUPPORTED = ("position_bias",)
-# Devices where rows with one token are read in place, each on its own: elsewhere calls cost more than copies.
-_ROW_BY_ROW = ("cpu",)
-# Queries whose scores exist at one time where scaled_dot_product_attention cannot be used.
-_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def paged_batch(kv: KV, rows: Sequence[PagedRow]) -> Iterator[None]:
     T is the sum of the rows' `new`. Each row's pages must have room for them. On leaving without an error each row's
     `held.length` has grown by `new`; after an error nothing counts as written.
     """
-    token = _BATCH.set(_Batch(kv, rows))
+    token = _BATCH.set(Batch(kv, [(row.held, row.new) for row in rows]))
     try:
         yield
     finally:
@@ -81,78 +77,7 @@ def positions(rows: Sequence[PagedRow]) -> torch.Tensor:
     return torch.tensor([[place for start, new in starts for place in range(start, start + new)]])
 
 
-class _Row:
-    """A row in a pass: where its tokens are in the input, and where its keys are in the pool."""
-
-    def __init__(self, row: PagedRow, start: int, page_size: int, device: torch.device) -> None:
-        self.held, self.new, self.start = row.held, row.new, start
-        self.past = row.held.prefix_length + row.held.length
-        self.total = self.past + row.new
-        # One token each: on such devices these rows' keys are copied side by side and read by one call.
-        self.together = row.new == 1 and device.type not in _ROW_BY_ROW
-        self._page_size = page_size
-        self._spans: dict[int, list[tuple[int, int]]] = {}
-
-    def first(self, window: int | None) -> int:
-        """The first key that any of its queries sees."""
-        return 0 if window is None else max(0, self.past - window + 1)
-
-    def spans(self, first: int) -> list[tuple[int, int]]:
-        """Slots [start, stop) of its keys from `first` on, its new ones included."""
-        if first not in self._spans:
-            self._spans[first] = self.held.spans(first, self.total, self._page_size)
-        return self._spans[first]
-
-
-class _Batch:
-    """One pass: made once, read by every layer, so what depends only on rows and window is kept."""
-
-    def __init__(self, kv: KV, rows: Sequence[PagedRow]) -> None:
-        self.kv = kv
-        device = kv.keys[0].device
-        self.rows: list[_Row] = []
-        slots: list[int] = []
-        for row in rows:
-            made = _Row(row, len(slots), kv.page_size, device)
-            self.rows.append(made)
-            for start, stop in row.held.spans(made.past, made.total, kv.page_size):
-                slots.extend(range(start, stop))
-            if len(slots) != made.start + row.new:
-                raise ValueError(f"a row of {row.new} tokens has pages for {len(slots) - made.start}")
-        self.slots = torch.tensor(slots, device=device)
-        together = [row.start for row in self.rows if row.together]
-        self.together = torch.tensor(together, device=device) if together else None
-        self._masks: dict[tuple[int, int, int | None], torch.Tensor | None] = {}
-        self._gathered: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def mask(
-        self, row: _Row, low: int, high: int, window: int | None, like: torch.Tensor
-    ) -> torch.Tensor | None:
-        """What is added to the scores [high - low, S] of the row's queries [low, high) over all keys that they may see."""
-        key = (row.start + low, row.start + high, window)
-        if key not in self._masks:
-            queries = range(row.past + low, row.past + high)
-            self._masks[key] = _causal_mask(queries, range(row.first(window), queries.stop), window, like)
-        return self._masks[key]
-
-    def gathered(self, window: int | None, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Slots [rows, S] of the rows that run together, filled up with a row's own first, and a mask [rows, 1, 1, S]."""
-        if window not in self._gathered:
-            lists = [
-                [slot for start, stop in row.spans(row.first(window)) for slot in range(start, stop)]
-                for row in self.rows
-                if row.together
-            ]
-            longest = max(map(len, lists))
-            slots = torch.tensor([row + row[:1] * (longest - len(row)) for row in lists])
-            lengths = torch.tensor([len(row) for row in lists])
-            beyond = torch.arange(longest) >= lengths[:, None]
-            mask = torch.zeros(beyond.shape, dtype=like.dtype).masked_fill_(beyond, float("-inf"))
-            self._gathered[window] = slots.to(like.device), mask[:, None, None].to(like.device)
-        return self._gathered[window]
-
-
-_BATCH: ContextVar[_Batch | None] = ContextVar("adapthub_paged_batch", default=None)
+_BATCH: ContextVar[Batch | None] = ContextVar("adapthub_paged_batch", default=None)
 
 
 @dataclass
@@ -232,91 +157,8 @@ def _attention(
             )
         return _plain(query, key, value, attention_mask, scale, softcap, s_aux).transpose(1, 2), None
     layer = cast(int, module.layer_idx)
-    keys, values = batch.kv.keys[layer], batch.kv.values[layer]
-    keys.index_copy_(1, batch.slots, key[0])
-    values.index_copy_(1, batch.slots, value[0])
-    output = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
-    plain = softcap is None and s_aux is None
-    for row in batch.rows:
-        places = slice(row.start, row.start + row.new)
-        if row.together:
-            continue
-        if plain and row.past == 0 and (sliding_window is None or row.new <= sliding_window):
-            # All its keys are in this pass, and scaled_dot_product_attention knows the mask.
-            rows = _sdpa(query[:, :, places], key[:, :, places], value[:, :, places], scale, None)
-            output[places] = rows[0].transpose(0, 1)
-        elif plain and (row.new > 1 or query.dtype != torch.float32):
-            spans = row.spans(row.first(sliding_window))
-            k, v = (_joined([pool[:, a:b] for a, b in spans])[None] for pool in (keys, values))
-            mask = batch.mask(row, 0, row.new, sliding_window, query)
-            output[places] = _sdpa(query[:, :, places], k, v, scale, mask)[0].transpose(0, 1)
-        else:
-            for low in range(0, row.new, _BLOCK):
-                high = min(low + _BLOCK, row.new)
-                block = slice(row.start + low, row.start + high)
-                first = row.first(sliding_window)
-                spans = _until(row.spans(first), row.past + high - first)
-                mask = batch.mask(row, low, high, sliding_window, query)
-                k_parts, v_parts = ([pool[:, a:b] for a, b in spans] for pool in (keys, values))
-                rows = _weigh(query[0, :, block], k_parts, v_parts, scale, mask, softcap, s_aux)
-                output[block] = rows.transpose(0, 1)
-    if batch.together is not None:
-        slots, mask = batch.gathered(sliding_window, query)
-        q = query[0].transpose(0, 1)[batch.together][:, :, None]
-        k, v = (pool[:, slots].transpose(0, 1) for pool in (keys, values))
-        if plain:
-            output[batch.together] = _sdpa(q, k, v, scale, mask)[:, :, 0]
-        else:
-            output[batch.together] = _weigh(q, [k], [v], scale, mask[:, None], softcap, s_aux)[:, :, 0]
+    output = attend(batch, layer, query, key, value, scale, sliding_window, softcap, s_aux)
     return output[None], None
-
-
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """Without a mask, causal over queries and keys of one length, or one query that sees all keys."""
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        scale=scale,
-        is_causal=mask is None and q.shape[2] > 1,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
-
-
-def _weigh(
-    query: torch.Tensor,
-    keys: Sequence[torch.Tensor],
-    values: Sequence[torch.Tensor],
-    scale: float,
-    mask: torch.Tensor | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-) -> torch.Tensor:
-    """Attention by its definition, over keys and values in parts that need not be neighbours: none is copied.
-
-    query [..., heads, n, d], keys [..., kv heads, S_i, d], values [..., kv heads, S_i, dv], sinks [heads], mask added to the
-    scores [..., n, S] -> [..., heads, n, dv]. Queries of one kv head's group are rows of one product.
-    """
-    *outer, heads, n, size = query.shape
-    kv_heads = keys[0].shape[-3]
-    grouped = (query * scale).reshape(*outer, kv_heads, heads // kv_heads * n, size)
-    scores = _joined([grouped @ k.transpose(-1, -2) for k in keys], dim=-1).unflatten(-2, (-1, n))
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if mask is not None:
-        scores = scores + mask
-    if sinks is not None:  # a score that takes part in the sum and has no value (gpt-oss)
-        sink = sinks.to(scores.dtype).view(kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
-        scores = torch.cat([scores, sink], dim=-1)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype).flatten(-3, -2)
-    ends = list(accumulate(v.shape[-2] for v in values))
-    output = weights[..., : ends[0]] @ values[0]
-    for start, stop, v in zip(ends[:-1], ends[1:], values[1:], strict=True):
-        output = output + weights[..., start:stop] @ v
-    return cast(torch.Tensor, output.reshape(*outer, heads, n, -1))
 
 
 def _plain(
@@ -328,41 +170,14 @@ def _plain(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """What scaled_dot_product_attention would compute if it knew softcap and sinks: [B, heads, n, dv]."""
-    if mask is None and query.shape[2] > 1:
-        mask = _causal_mask(range(query.shape[2]), range(key.shape[2]), None, query)
-    elif mask is not None:  # [B, 1, n, S], booleans
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))[:, :, None]
-    return _weigh(query, [key], [value], scale, mask, softcap, sinks)
-
-
-def _causal_mask(queries: range, keys: range, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """Zero where a query sees a key at or before its own position, less than `window` back, else -inf; None if all zero."""
-    if (
-        len(queries) == 1
-        and keys.stop <= queries.stop
-        and (window is None or keys.start > queries.start - window)
-    ):
-        return None
-    place = torch.arange(queries.start, queries.stop, device=like.device)[:, None]
-    back = place - torch.arange(keys.start, keys.stop, device=like.device)
-    seen = back >= 0 if window is None else (back >= 0) & (back < window)
-    return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen, float("-inf"))
-
-
-def _until(spans: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """The first `count` slots of spans."""
-    cut = []
-    for start, stop in spans:
-        cut.append((start, min(stop, start + count)))
-        count -= stop - start
-        if count <= 0:
-            break
-    return cut
-
-
-def _joined(parts: Sequence[torch.Tensor], dim: int = -2) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
+    """What torch's own attention would compute if it knew softcap and sinks, for a mask [B, 1, n, S] of booleans."""
+    if mask is None:
+        seen = causal_mask(
+            range(key.shape[2] - query.shape[2], key.shape[2]), range(key.shape[2]), None, query
+        )
+    else:
+        seen = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))[:, :, None]
+    return weigh(query, [key], [value], scale, seen, softcap, sinks)
 
 
 def _attention_mask(*args: Any, **kwargs: Any) -> Any:

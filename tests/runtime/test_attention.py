@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.flat import Prefix
-from adapthub.runtime import attention
+from adapthub.runtime import paged_rows
 from adapthub.runtime.attention import ATTENTION, PagedRow, Serving, paged_batch, positions, serves
 from adapthub.runtime.kv import KV, Held, Pages
 
@@ -169,10 +169,10 @@ def assert_close(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e
 @pytest.fixture
 def batched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What devices other than the CPU do, here."""
-    monkeypatch.setattr(attention, "_ROW_BY_ROW", () if request.param else ("cpu",))
+    monkeypatch.setattr(paged_rows, "_IN_PLACE", () if request.param else ("cpu",))
 
 
-both_ways = pytest.mark.parametrize("batched", [False, True], indirect=True, ids=["by row", "together"])
+both_ways = pytest.mark.parametrize("batched", [False, True], indirect=True, ids=["in place", "gathered"])
 
 
 @both_ways
@@ -224,6 +224,19 @@ def test_a_family_that_cannot_be_served_says_why(family: str) -> None:
 @both_ways
 @pytest.mark.usefixtures("batched")
 @pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GptOss"])
+def test_a_request_in_many_places_is_read_as_one(family: str) -> None:
+    """Pages of one token, none beside its neighbour: more places than are read one by one."""
+    model = make(family, SERVED[family])
+    ids = prompt(4, 30)
+    engine = Engine(model, serves(model), page_size=1)
+    held = Held(pages=list(range(60, 0, -2)))
+    parts = [engine.step([(held, part)])[0] for part in (ids[:13], ids[13:28], ids[28:29], ids[29:])]
+    assert_close(torch.cat(parts), plain(model, ids))
+
+
+@both_ways
+@pytest.mark.usefixtures("batched")
+@pytest.mark.parametrize("family", ["Llama", "Mistral", "Gemma2", "GptOss"])
 def test_every_split_of_a_prompt_is_one_pass(family: str) -> None:
     model = make(family, SERVED[family])
     ids = prompt(1, 10)
@@ -242,10 +255,18 @@ def test_every_split_of_a_prompt_is_one_pass(family: str) -> None:
 
 @both_ways
 @pytest.mark.usefixtures("batched")
-@pytest.mark.parametrize("settings", [_COMMON, {**_COMMON, "num_key_value_heads": 4}], ids=["GQA", "MHA"])
-def test_prefixes_are_pefts_and_shared(settings: dict[str, Any]) -> None:
-    """Two prefixes and the base in one pass, one prefix's pages read by two rows at once."""
-    model = make("Llama", settings)
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("Llama", _COMMON),
+        ("Llama", {**_COMMON, "num_key_value_heads": 4}),
+        ("Mistral", {**_COMMON, "sliding_window": 4}),
+    ],
+    ids=["GQA", "MHA", "window"],
+)
+def test_prefixes_are_pefts_and_shared(family: str, settings: dict[str, Any]) -> None:
+    """Two prefixes and the base in one pass, one prefix's pages read by several rows at once."""
+    model = make(family, settings)
     layers, heads, size = 2, settings["num_key_value_heads"], 8
     engine = Engine(model, serves(model))
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
@@ -253,7 +274,7 @@ def test_prefixes_are_pefts_and_shared(settings: dict[str, Any]) -> None:
     expected, held = [], []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        tuned: Any = get_peft_model(make("Llama", settings), config).eval()
+        tuned: Any = get_peft_model(make(family, settings), config).eval()
         values = torch.randn_like(tuned.prompt_encoder["default"].embedding.weight)
         tuned.prompt_encoder["default"].embedding.weight.data = values
         with torch.inference_mode():
