@@ -1,26 +1,31 @@
-"""What binding has in common for every method: names of modules, heads, and modules that an adapter brings whole.
+"""What binding has in common for every method: names of modules, heads, and modules that an adapter brings whole; and for
+the methods that act on targeted modules, what their configuration targets.
 
 `binding` chooses the method's binder. Changes no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from adapthub.adapters.delta import Replacement, Update
-from adapthub.adapters.errors import BaseMismatch, TensorMismatch
+from adapthub.adapters.errors import BaseMismatch, TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix
 from adapthub.adapters.heads import Head, Heads
-from adapthub.adapters.layers import twin
+from adapthub.adapters.layers import takes_lora, twin
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.base import Base
+
+
+_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,91 @@ class Binder:
 
     def _add(self, path: str, update: Update) -> None:
         self.updates.setdefault(path, []).append(update)
+
+
+class TargetBinder(Binder):
+    """What the binders of methods that act on targeted modules share: `config` is PEFT's own, and says which they are."""
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        base: Base,
+        modules: Mapping[str, nn.Module],
+        heads: Heads,
+        config: Callable[..., Any],
+    ) -> None:
+        super().__init__(artifact, base, modules, heads)
+        self.config = config(**{k: v for k, v in artifact.config.items() if k != "peft_version"})
+        self.output = base.model.get_output_embeddings()
+        if not self.config.target_modules:
+            raise UnsupportedAdapter(
+                "adapter_config.json has no target_modules, so it does not say what it adapts",
+                hint="Save the adapter again with PEFT, which writes them.",
+            )
+
+    def _target(self, name: str) -> str:
+        """The base's name of a module that the adapter has weights for; it is targeted, and was not bound before."""
+        path = self._path(name)
+        if path is None:
+            raise TensorMismatch(
+                f"{self.base.ref} has no module {name!r}, which the adapter has {self.kind} weights for"
+            )
+        if not self._targets(name, self.modules[path]):
+            raise TensorMismatch(
+                f"the adapter has {self.kind} weights for {name!r}, which its configuration does not target"
+            )
+        if path in self.updates:
+            raise TensorMismatch(f"the adapter has {self.kind} weights for {path!r} under two names")
+        return path
+
+    def _bind_other(self, name: str, tensor: torch.Tensor) -> None:
+        """A tensor that is not the method's own: of a head, of modules_to_save, or a copy of the base's."""
+        owner, _, parameter = name.rpartition(".")
+        owner = owner.removesuffix(".base_layer")
+        if self._bind_whole(f"{owner}.{parameter}", tensor):
+            return
+        if not self._is_copy(cast(str, self._path(owner)), parameter, name, tensor):
+            raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
+
+    def _is_copy(self, path: str, parameter: str, name: str, tensor: torch.Tensor) -> bool:
+        """PEFT saves embeddings whole beside their adapter, the output's too. They must be the base's own."""
+        module = self.modules[path]
+        own = getattr(module, parameter, None)
+        if not isinstance(own, torch.Tensor) or not (
+            isinstance(module, nn.Embedding) or module is self.output
+        ):
+            return False
+        if tensor.shape != own.shape or not torch.equal(tensor.to(own.dtype), own.cpu()):
+            raise UnsupportedAdapter(
+                f"{name!r} differs from the base model's embedding: it was resized or trained whole",
+                hint="Train LoRA on the embedding, or list it in modules_to_save.",
+            )
+        return True
+
+    def _check_targets(self, head: Head | None) -> None:
+        """Every module that PEFT would target has its weights."""
+        for path, module in self.modules.items():
+            if takes_lora(module) and path not in self.updates and self._is_used(path, head):
+                name = self._task_name(path)
+                if self._targets(name, module):
+                    raise TensorMismatch(f"the adapter targets {name!r} and has no weights for it")
+
+    def _targets(self, name: str, module: nn.Module) -> bool:
+        """Whether the configuration targets the task model's module `name`."""
+        from peft.tuners.tuners_utils import check_target_module_exists
+
+        if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
+            return isinstance(module, (nn.Linear, Conv1D)) and module is not self.output
+        return bool(check_target_module_exists(self.config, name))
+
+
+def inner_name(key: str) -> str:
+    """PEFT's key of a tensor as the task model's own name. Raises TensorMismatch for a key that is not PEFT's."""
+    if not key.startswith(_PEFT_PREFIX):
+        raise TensorMismatch(f"the adapter has a tensor {key!r} outside {_PEFT_PREFIX!r}: nothing uses it")
+    return key.removeprefix(_PEFT_PREFIX)
 
 
 def _head(artifact: Artifact, heads: Heads, tensors: Mapping[str, torch.Tensor]) -> Head | None:

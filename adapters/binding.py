@@ -13,6 +13,7 @@ from torch import nn
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.errors import BaseMismatch, UnsupportedAdapter
 from adapthub.adapters.heads import Heads
+from adapthub.adapters.ia3_binding import Ia3Binder
 from adapthub.adapters.lora_binding import LoraBinder
 from adapthub.adapters.prefix_binding import PrefixBinder
 from adapthub.adapters.prompt_binding import PromptBinder
@@ -52,11 +53,24 @@ _INERT = frozenset(
         "inference_mode",
         "lora_dropout",
         "init_lora_weights",
+        "init_ia3_weights",
         "megatron_core",
         "qalora_group_size",
         "eva_config",
         "runtime_config",
         "ensure_weight_tying",
+    ]
+)
+
+_IA3_COMPUTED = frozenset(
+    [
+        "peft_type",
+        "task_type",
+        "target_modules",
+        "exclude_modules",
+        "feedforward_modules",
+        "fan_in_fan_out",
+        "modules_to_save",
     ]
 )
 
@@ -98,8 +112,9 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 # By PEFT's type, for every type that is admitted: the binder, and the fields that it computes.
-_METHODS: Mapping[str, tuple[type[LoraBinder | PrefixBinder | PromptBinder], frozenset[str]]] = {
+_METHODS: Mapping[str, tuple[type[LoraBinder | Ia3Binder | PrefixBinder | PromptBinder], frozenset[str]]] = {
     "LORA": (LoraBinder, _LORA_COMPUTED),
+    "IA3": (Ia3Binder, _IA3_COMPUTED),
     "PREFIX_TUNING": (PrefixBinder, _PREFIX_COMPUTED),
     "PROMPT_TUNING": (PromptBinder, _PROMPT_COMPUTED),
 }

@@ -32,6 +32,9 @@ _LORA = """
     megatron_core modules_to_save monteclora_config qalora_group_size r rank_pattern target_modules
     target_parameters trainable_token_indices use_bdlora use_dora use_qalora use_rslora velora_config
 """
+_IA3 = """
+    exclude_modules fan_in_fan_out feedforward_modules init_ia3_weights modules_to_save target_modules
+"""
 _PREFIX_TUNING = """
     encoder_hidden_size init_weights modules_to_save num_attention_heads num_layers
     num_transformer_submodules num_virtual_tokens prefix_projection token_dim
@@ -40,8 +43,17 @@ _PROMPT_TUNING = """
     modules_to_save num_attention_heads num_layers num_transformer_submodules num_virtual_tokens
     prompt_tuning_init prompt_tuning_init_text token_dim tokenizer_kwargs tokenizer_name_or_path
 """
+_PATTERNS = [
+    "target_modules",
+    "exclude_modules",
+    "feedforward_modules",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+]
 CONFIG_FIELDS: Mapping[str, frozenset[str]] = {
     "LORA": frozenset((_EVERY_TYPE + _LORA).split()),
+    "IA3": frozenset((_EVERY_TYPE + _IA3).split()),
     "PREFIX_TUNING": frozenset((_EVERY_TYPE + _PREFIX_TUNING).split()),
     "PROMPT_TUNING": frozenset((_EVERY_TYPE + _PROMPT_TUNING).split()),
 }
@@ -76,7 +88,7 @@ def read_config(data: bytes, where: str) -> dict[str, object]:
 
 def _check_patterns(config: Mapping[str, object], where: str) -> None:
     """Check what PEFT hands to `re`: modules given as one string, layers_pattern, the keys of *_pattern."""
-    for field in ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern"):
+    for field in _PATTERNS:
         value = config.get(field)
         if isinstance(value, str):
             check_pattern(value, f"{where}: {field}")
@@ -134,7 +146,7 @@ _KINDS: Mapping[str, tuple[str, _Check]] = {
         (
             "true or false",
             lambda value: isinstance(value, bool),
-            "use_dora use_rslora fan_in_fan_out inference_mode lora_bias use_qalora prefix_projection",
+            "init_ia3_weights use_dora use_rslora fan_in_fan_out inference_mode lora_bias use_qalora prefix_projection",
         ),
         (
             "null or a string",
@@ -144,7 +156,7 @@ _KINDS: Mapping[str, tuple[str, _Check]] = {
         (
             "null, a string or a list of strings",
             _null_or(_any_of(_is_text, _list_of(_is_text))),
-            "target_modules exclude_modules layers_pattern",
+            "target_modules exclude_modules feedforward_modules layers_pattern",
         ),
         ("null or a list of strings", _null_or(_list_of(_is_text)), "modules_to_save target_parameters"),
         (

@@ -90,6 +90,28 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """IA3 on a module's output: (l - 1) * y; change [out] is l - 1 (Liu et al. 2022, sec. 3.3)."""
+
+    change: torch.Tensor
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.change * y
+
+
+@dataclass(frozen=True)
+class ScaledInput:
+    """IA3 on a module's input: W ((l - 1) * x); change [in] is l - 1, `module` the base's layer without its bias."""
+
+    change: torch.Tensor
+    module: torch.nn.Module
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.module(self.change * x)
+        return result
+
+
+@dataclass(frozen=True)
 class Replacement:
     """A module that the adapter brings whole (`modules_to_save`): its output less the base's."""
 

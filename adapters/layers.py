@@ -51,6 +51,19 @@ def full_weight(module: nn.Module) -> torch.Tensor:
     return weight.detach().T if isinstance(module, Conv1D) else weight.detach()
 
 
+def bare(module: nn.Module) -> nn.Module:
+    """The layer itself, quantised or not, sharing its weight, without its bias and without hooks."""
+    layer = _own_parameters(module)
+    if isinstance(module.bias, torch.Tensor):
+        # Conv1D cannot do without one.
+        layer._parameters["bias"] = (
+            nn.Parameter(torch.zeros_like(module.bias), requires_grad=False)
+            if isinstance(module, Conv1D)
+            else None
+        )
+    return layer
+
+
 def twin(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, base: Base) -> nn.Module:
     """A full-precision module of the same kind with the adapter's own weights."""
     if any(True for _ in module.children()):
@@ -62,9 +75,7 @@ def twin(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, base: 
             module.in_features, module.out_features, bias=module.bias is not None, device="meta"
         )
     else:
-        fresh = copy.copy(module)  # what it still shares, parameters and hooks, is replaced below
-        fresh._parameters = dict(module._parameters)
-        fresh._forward_hooks = OrderedDict()
+        fresh = _own_parameters(module)  # those that it still shares are replaced below
     expected = {name: tuple(parameter.shape) for name, parameter in fresh.named_parameters()}
     got = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != got:
@@ -73,3 +84,11 @@ def twin(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, base: 
         {name: tensor.to(device=base.device, dtype=base.dtype) for name, tensor in state.items()}, assign=True
     )
     return fresh.eval().requires_grad_(False)
+
+
+def _own_parameters(module: nn.Module) -> nn.Module:
+    """A copy of a layer whose parameters can be set apart, without the hooks."""
+    layer = copy.copy(module)
+    layer._parameters = dict(module._parameters)
+    layer._forward_hooks = OrderedDict()
+    return layer

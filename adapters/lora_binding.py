@@ -10,17 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
-from adapthub.adapters.binder import Binder, Binding
+from adapthub.adapters.binder import Binding, TargetBinder, inner_name
 from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.heads import Head, Heads
-from adapthub.adapters.layers import full_weight, sizes, takes_lora
+from adapthub.adapters.heads import Heads
+from adapthub.adapters.layers import full_weight, sizes
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -40,26 +39,21 @@ class _Tensors:
     other: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class LoraBinder(Binder):
+class LoraBinder(TargetBinder):
+    kind = "LoRA"
+
     def __init__(
         self, artifact: Artifact, base: Base, modules: Mapping[str, nn.Module], heads: Heads
     ) -> None:
         from peft import LoraConfig
 
-        super().__init__(artifact, base, modules, heads)
-        self.config = LoraConfig(**{k: v for k, v in artifact.config.items() if k != "peft_version"})
-        if not self.config.target_modules:
-            raise UnsupportedAdapter(
-                "adapter_config.json has no target_modules, so it does not say what it adapts",
-                hint="Save the adapter again with PEFT, which writes them.",
-            )
-        self.output = base.model.get_output_embeddings()
+        super().__init__(artifact, base, modules, heads, LoraConfig)
         self.tied = self._tied() if self.config.ensure_weight_tying else ()
         if any(self._is_saved(name) for name in self.tied):
             self.saved += self.tied
 
     def bind(self) -> Binding:
-        tensors = _split(self.artifact.tensors(), "base_model.model.")
+        tensors = _split(self.artifact.tensors())
         for name, parts in tensors.low_rank.items():
             self._bind_low_rank(name, parts)
         for name, tensor in tensors.other.items():
@@ -67,16 +61,8 @@ class LoraBinder(Binder):
         return self._finish()
 
     def _bind_low_rank(self, name: str, parts: Mapping[str, torch.Tensor]) -> None:
-        path = self._path(name)
-        if path is None:
-            raise TensorMismatch(
-                f"{self.base.ref} has no module {name!r}, which the adapter has LoRA weights for"
-            )
+        path = self._target(name)
         module = self.modules[path]
-        if not self._targets(name, module):
-            raise TensorMismatch(
-                f"the adapter has LoRA weights for {name!r}, which its configuration does not target"
-            )
         embedding = isinstance(module, nn.Embedding)
         a_name, b_name = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
         expected = {a_name, b_name} | ({"lora_magnitude_vector"} if self.config.use_dora else set())
@@ -111,50 +97,21 @@ class LoraBinder(Binder):
             self._add(path, low_rank)
 
     def _bind_other(self, name: str, tensor: torch.Tensor) -> None:
+        """The adapter's own bias of a module, or what any method may bring."""
         owner, _, parameter = name.rpartition(".")
         owner = owner.removesuffix(".base_layer")
-        if self._bind_whole(f"{owner}.{parameter}", tensor):
+        path = self._path(owner)
+        if path is None or parameter != "bias" or self._is_saved(owner) or self.config.bias == "none":
+            super()._bind_other(name, tensor)
             return
-        path = cast(str, self._path(owner))
-        if parameter == "bias" and self.config.bias in ("all", "lora_only"):
-            own = self.modules[path].bias
-            if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
-                raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
-            self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
-        elif not self._is_copy(path, parameter, name, tensor):
-            raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
-
-    def _is_copy(self, path: str, parameter: str, name: str, tensor: torch.Tensor) -> bool:
-        """PEFT saves embeddings whole beside their LoRA, the output's too. They must be the base's own."""
-        module = self.modules[path]
-        own = getattr(module, parameter, None)
-        if not isinstance(own, torch.Tensor) or not (
-            isinstance(module, nn.Embedding) or module is self.output
-        ):
-            return False
-        if tensor.shape != own.shape or not torch.equal(tensor.to(own.dtype), own.cpu()):
-            raise UnsupportedAdapter(
-                f"{name!r} differs from the base model's embedding: it was resized or trained whole",
-                hint="Train LoRA on the embedding, or list it in modules_to_save.",
-            )
-        return True
-
-    def _check_targets(self, head: Head | None) -> None:
-        """Every module that PEFT would target has its LoRA weights."""
-        for path, module in self.modules.items():
-            if takes_lora(module) and path not in self.updates and self._is_used(path, head):
-                name = self._task_name(path)
-                if self._targets(name, module):
-                    raise TensorMismatch(f"the adapter targets {name!r} and has no weights for it")
+        own = self.modules[path].bias
+        if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
+            raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
+        self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
 
     def _targets(self, name: str, module: nn.Module) -> bool:
-        """Whether the configuration targets the task model's module `name`."""
-        from peft.tuners.tuners_utils import check_target_module_exists
-
-        if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
-            return isinstance(module, (nn.Linear, Conv1D)) and module is not self.output
         names = self.tied if name in self.tied else (name,)
-        return any(check_target_module_exists(self.config, each) for each in names)
+        return any(super(LoraBinder, self)._targets(each, module) for each in names)
 
     def _tied(self) -> tuple[str, ...]:
         """The input and output embeddings where they share a weight and have the names that PEFT ties adapters of."""
@@ -180,12 +137,10 @@ class LoraBinder(Binder):
         return float(alpha / rank**0.5 if self.config.use_rslora else alpha / rank)
 
 
-def _split(tensors: Mapping[str, torch.Tensor], prefix: str) -> _Tensors:
+def _split(tensors: Mapping[str, torch.Tensor]) -> _Tensors:
     result = _Tensors()
     for key, tensor in tensors.items():
-        if not key.startswith(prefix):
-            raise TensorMismatch(f"the adapter has a tensor {key!r} outside {prefix!r}: nothing uses it")
-        name = key.removeprefix(prefix)
+        name = inner_name(key)
         match = _LORA_KEY.fullmatch(name)
         if match is None:
             result.other[name] = tensor

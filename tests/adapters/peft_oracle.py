@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -68,6 +76,15 @@ def prefix_config(task: str, length: int = 5, **options: Any) -> PrefixTuningCon
     return PrefixTuningConfig(task_type=CLASSES[task][1], num_virtual_tokens=length, **options)
 
 
+def ia3_config(task: str, **options: Any) -> IA3Config:
+    """IA3 on keys and values of a BERT, and on the input of its feed-forward layers."""
+    settings: dict[str, Any] = {
+        "target_modules": ["key", "value", "output.dense"],
+        "feedforward_modules": ["output.dense"],
+    }
+    return IA3Config(task_type=CLASSES[task][1], **(settings | options))
+
+
 def prompt_config(task: str, length: int = 5, **options: Any) -> PromptTuningConfig:
     """Prompt tuning of `length` virtual tokens."""
     return PromptTuningConfig(task_type=CLASSES[task][1], num_virtual_tokens=length, **options)
@@ -85,7 +102,8 @@ def save_adapter(
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     noise = torch.randn(parameter.shape, generator=generator)
-                    parameter.copy_(parameter * (1 + 0.1 * noise) if "magnitude" in name else 0.1 * noise)
+                    around = "magnitude" in name or "ia3_l" in name
+                    parameter.copy_(parameter * (1 + 0.1 * noise) if around else 0.1 * noise)
         model.save_pretrained(str(folder))
     return folder
 

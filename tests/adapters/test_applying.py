@@ -21,6 +21,7 @@ from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, Unsuppo
 from tests.adapters.causal_pass import CAUSAL, SIZES, causal_logits, write_causal_base
 from tests.adapters.peft_oracle import (
     expected_logits,
+    ia3_config,
     load_plain,
     lora_config,
     prefix_config,
@@ -39,6 +40,11 @@ VARIANTS: Mapping[str, Callable[[], PeftConfig]] = {
     "dora": lambda: lora_config(CAUSAL, target_modules=LINEAR, use_dora=True),
     "lora-bias": lambda: lora_config(CAUSAL, target_modules=["q_proj", "down_proj"], lora_bias=True),
     "untold-task": lambda: lora_config(CAUSAL, target_modules=["q_proj"]),
+    "ia3": lambda: ia3_config(
+        CAUSAL,
+        target_modules=["k_proj", "v_proj", "down_proj", "lm_head"],
+        feedforward_modules=["down_proj"],
+    ),
     "prefix": lambda: prefix_config(CAUSAL),
     "prompt": lambda: prompt_config(CAUSAL, 6),
 }
@@ -99,7 +105,7 @@ def test_a_prefix_under_weighted_adapters(
 def test_mixed_rows_equal_each_row_alone(adapted: AdaptedBase, saved: Mapping[str, Path], last: bool) -> None:
     digests = [adapted.attach(Artifact.read(path)) for path in saved.values()]
     selections: list[Selection] = [(), *(((1.0, digest),) for digest in digests)]
-    selections += [((0.7, digests[0]), (-0.4, digests[2])), ((0.5, digests[3]), (1.0, digests[5]))]
+    selections += [((0.7, digests[0]), (-0.4, digests[2])), ((0.5, digests[5]), (1.0, digests[6]))]
     selections = random.Random(4).sample(selections * 2, len(selections) * 2)
     rows = [ROWS[i % len(ROWS)] for i in range(len(selections))]
     mixed = causal_logits(adapted, rows, selections, last)

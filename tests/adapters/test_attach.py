@@ -29,6 +29,7 @@ from adapthub.adapters.errors import (
 from tests.adapters.peft_oracle import (
     combined_logits,
     expected_logits,
+    ia3_config,
     lora_config,
     prefix_config,
     save_adapter,
@@ -59,6 +60,11 @@ VARIANTS: Mapping[str, Callable[[str], PeftConfig]] = {
     "modules-to-save": lambda task: lora_config(
         task, target_modules=["query"], modules_to_save=["intermediate", "LayerNorm"]
     ),
+    "ia3": lambda task: ia3_config(task),
+    "ia3-with-pooler": lambda task: ia3_config(
+        task, target_modules=["query", "dense"], feedforward_modules=r".*\.intermediate\.dense"
+    ),
+    "ia3-modules-to-save": lambda task: ia3_config(task, modules_to_save=["LayerNorm"]),
     "prefix": lambda task: prefix_config(task),
     "prefix-projection": lambda task: prefix_config(task, 3, prefix_projection=True, encoder_hidden_size=16),
 }

@@ -63,7 +63,7 @@ def test_a_field_of_another_type_is_refused() -> None:
 
 @pytest.mark.parametrize("peft_type", ["VERA", "lora", "", "__class__"])
 def test_an_unknown_type_is_unsupported(peft_type: str) -> None:
-    with pytest.raises(UnsupportedAdapter, match="LORA, PREFIX_TUNING"):
+    with pytest.raises(UnsupportedAdapter, match="LORA, IA3, PREFIX_TUNING, PROMPT_TUNING"):
         read({"peft_type": peft_type})
 
 

@@ -11,6 +11,8 @@ from adapthub.adapters.delta import (
     EmbeddingLowRank,
     LowRank,
     Replacement,
+    Scaled,
+    ScaledInput,
     Segment,
     Shift,
     Update,
@@ -41,11 +43,12 @@ def updates(generator: torch.Generator, *, embedding: bool) -> dict[str, tuple[U
         "d": (Dora(low_rank[4], 1 + normal(OUT), normal(OUT)),),
         "e": (Dora(low_rank[4], 1 + normal(OUT), None), Shift(normal(OUT))),
         "f": (Replacement(linear),),
+        "g": (Scaled(normal(OUT)), ScaledInput(normal(IN), linear)),
     }
 
 
 terms = st.lists(
-    st.tuples(st.floats(-2, 2), st.sampled_from(["a", "b", "c", "d", "e", "f", "elsewhere"])), max_size=3
+    st.tuples(st.floats(-2, 2), st.sampled_from(["a", "b", "c", "d", "e", "f", "g", "elsewhere"])), max_size=3
 )
 segment_lists = st.lists(st.tuples(st.integers(1, 5), terms), min_size=1, max_size=6)
 
