@@ -9,11 +9,13 @@ from typing import Any, cast
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.adapters.flat import Prefix
+from adapthub.adapters.flat import Prefix, flat_batch
 from adapthub.runtime import paged_rows
 from adapthub.runtime.attention import ATTENTION, PagedRow, Serving, paged_batch, positions, serves
 from adapthub.runtime.kv import KV, Held, Pages
@@ -111,10 +113,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def make(family: str, settings: dict[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def make(family: str, options: dict[str, Any], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A random model whose attention, norms and sinks matter."""
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**settings)
+    config = getattr(transformers, f"{family}Config")(**options)
     model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=dtype).eval())
     for parameter in model.parameters():
         if parameter.ndim == 1:
@@ -172,6 +174,12 @@ def batched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(paged_rows, "_IN_PLACE", () if request.param else ("cpu",))
 
 
+@pytest.fixture(scope="module")
+def served_llama() -> tuple[PreTrainedModel, Serving]:
+    model = make("Llama", _COMMON)
+    return model, serves(model)
+
+
 both_ways = pytest.mark.parametrize("batched", [False, True], indirect=True, ids=["in place", "gathered"])
 
 
@@ -213,12 +221,25 @@ def test_a_family_generates_what_transformers_generates(family: str) -> None:
 
 @pytest.mark.parametrize("family", REFUSED)
 def test_a_family_that_cannot_be_served_says_why(family: str) -> None:
-    settings, reason = REFUSED[family]
-    model = make(family, settings)
+    options, reason = REFUSED[family]
+    model = make(family, options)
     before = model.config._attn_implementation
     with pytest.raises(InvalidSettings, match=reason):
         serves(model)
     assert model.config._attn_implementation == before
+
+
+def test_a_model_that_mixes_tokens_beside_its_attention_is_refused() -> None:
+    model = make("Llama", _COMMON)
+    handle = (
+        cast(Any, model)
+        .model.layers[1]
+        .mlp.register_forward_hook(lambda _, __, output: output + 0.1 * output.roll(1, dims=1))
+    )
+    with pytest.raises(InvalidSettings, match="differ when rows share a pass"):
+        serves(model)
+    handle.remove()
+    serves(model)
 
 
 @both_ways
@@ -256,7 +277,7 @@ def test_every_split_of_a_prompt_is_one_pass(family: str) -> None:
 @both_ways
 @pytest.mark.usefixtures("batched")
 @pytest.mark.parametrize(
-    ("family", "settings"),
+    ("family", "options"),
     [
         ("Llama", _COMMON),
         ("Llama", {**_COMMON, "num_key_value_heads": 4}),
@@ -264,17 +285,17 @@ def test_every_split_of_a_prompt_is_one_pass(family: str) -> None:
     ],
     ids=["GQA", "MHA", "window"],
 )
-def test_prefixes_are_pefts_and_shared(family: str, settings: dict[str, Any]) -> None:
+def test_prefixes_are_pefts_and_shared(family: str, options: dict[str, Any]) -> None:
     """Two prefixes and the base in one pass, one prefix's pages read by several rows at once."""
-    model = make(family, settings)
-    layers, heads, size = 2, settings["num_key_value_heads"], 8
+    model = make(family, options)
+    layers, heads, size = 2, options["num_key_value_heads"], 8
     engine = Engine(model, serves(model))
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6)
     texts = [prompt(n, n) for n in (5, 9, 1)]
     expected, held = [], []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        tuned: Any = get_peft_model(make(family, settings), config).eval()
+        tuned: Any = get_peft_model(make(family, options), config).eval()
         values = torch.randn_like(tuned.prompt_encoder["default"].embedding.weight)
         tuned.prompt_encoder["default"].embedding.weight.data = values
         with torch.inference_mode():
@@ -294,12 +315,48 @@ def test_prefixes_are_pefts_and_shared(family: str, settings: dict[str, Any]) ->
         assert_close(ours, theirs)
 
 
+@settings(max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 14), min_size=1, max_size=4),
+    page_size=st.integers(1, 5),
+    prefixed=st.integers(0, 15),
+    data=st.data(),
+)
+def test_any_schedule_computes_the_same(
+    served_llama: tuple[PreTrainedModel, Serving],
+    lengths: list[int],
+    page_size: int,
+    prefixed: int,
+    data: st.DataObject,
+) -> None:
+    """Random chunks of random requests a pass, some behind one prefix; each alone in one pass is the naive way."""
+    model, serving = served_llama
+    torch.manual_seed(0)
+    prefix = Prefix(tuple(torch.randn(2, 2, 7, 8) for _ in serving.shapes))
+    engine = Engine(model, serving, pages=96, page_size=page_size)
+    shared = engine.prefixed(prefix)
+
+    def fresh(i: int) -> Held:
+        return Held(shared.prefix_pages, shared.prefix_length) if prefixed >> i & 1 else Held()
+
+    texts = [prompt(i, n) for i, n in enumerate(lengths)]
+    alone = [engine.step([(fresh(i), ids)])[0] for i, ids in enumerate(texts)]
+    held = [fresh(i) for i in range(len(texts))]
+    while todo := [i for i, ids in enumerate(texts) if held[i].length < len(ids)]:
+        chosen = data.draw(st.lists(st.sampled_from(todo), min_size=1, unique=True))
+        starts = [held[i].length for i in chosen]
+        sizes = [data.draw(st.integers(1, lengths[i] - held[i].length)) for i in chosen]
+        chunks = [(held[i], texts[i][a : a + n]) for i, a, n in zip(chosen, starts, sizes, strict=True)]
+        for i, start, ours in zip(chosen, starts, engine.step(chunks), strict=True):
+            assert_close(ours, alone[i][start : start + len(ours)])
+
+
 def test_half_precision_is_as_near_as_transformers_is() -> None:
     """bf16: no farther from float32 than twice the plain pass in bf16."""
-    settings = {**_COMMON, "hidden_size": 64, "num_hidden_layers": 3}
+    options = {**_COMMON, "hidden_size": 64, "num_hidden_layers": 3}
     ids = prompt(3, 20)
-    exact = plain(make("Llama", settings), ids)
-    model = make("Llama", settings, torch.bfloat16)
+    exact = plain(make("Llama", options), ids)
+    model = make("Llama", options, torch.bfloat16)
     theirs = plain(model, ids).float()
     engine = Engine(model, serves(model))
     held = Held()
@@ -322,6 +379,21 @@ def test_outside_a_batch_the_model_is_what_it_was(family: str) -> None:
         ours = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
     assert_close(ours[0], expected[0])
     assert_close(ours[1, :6], expected[1])
+
+
+def test_flat_passes_run_beside_paged_ones() -> None:
+    """A base that predicts and generates is set to one attention function for both."""
+    model = make("Mistral", SERVED["Mistral"])
+    rows = [prompt(1, 9), prompt(2, 6)]
+    expected = [plain(model, ids) for ids in rows]
+    serves(model)
+    with torch.inference_mode(), flat_batch([9, 6], [None, None]):
+        ours = model(
+            input_ids=torch.tensor([rows[0] + rows[1]]),
+            position_ids=torch.tensor([[*range(9), *range(6)]]),
+            use_cache=False,
+        ).logits[0]
+    assert_close(ours, torch.cat(expected))
 
 
 def test_an_error_within_leaves_lengths_as_they_were() -> None:
