@@ -9,6 +9,7 @@ import click
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, quantize_option
 from adapthub.cli.output import json_option, show_json
+from adapthub.cli.set_option import set_option, settings
 
 
 @click.command("eval")
@@ -21,6 +22,7 @@ from adapthub.cli.output import json_option, show_json
 @click.option("--text-column", help="Where the text is.")
 @click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last.")
 @click.option("--encoding", help="Of the data file; default utf-8.")
+@set_option("Any other way to read the data; see adapt recipes.")
 @json_option
 def evaluate(
     ref: str,
@@ -30,6 +32,7 @@ def evaluate(
     base: str | None,
     quantize: str | None,
     batch_size: int,
+    more: tuple[str, ...],
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -48,6 +51,9 @@ def evaluate(
     from adapthub.hub import open_hub
 
     quiet_libraries()
+    options = {name: value for name, value in given.items() if value is not None} | settings(
+        more, of="evaluate"
+    )
     file = find_split(data, split)
     artifact = find_adapter(ref, open_hub())
 
@@ -59,7 +65,7 @@ def evaluate(
         base=chosen_base(base, artifact),
         quantize=chosen_quantization(quantize, artifact),
         batch_size=batch_size,
-        **{name: value for name, value in given.items() if value is not None},
+        **options,
     )
     metrics = {name: vars(estimate) for name, estimate in evaluation.metrics.items()}
     if as_json:

@@ -16,6 +16,7 @@ import click
 
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.cli.text import one_line
+from adapthub.cli.vocabulary import in_options
 
 EXPECTED = (AdaptHubError, click.ClickException, click.Abort, OSError, MemoryError)
 
@@ -38,7 +39,7 @@ def describe(error: BaseException) -> str:
     """The words for an expected `error`: what was wrong, where, and what to do."""
     match error:
         case AdaptHubError():
-            return str(error)
+            return in_options(error)
         case click.UsageError():
             words = error.format_message()
             where = error.ctx.command_path if error.ctx is not None else "adapt"

@@ -5,15 +5,13 @@ Does not plan or train.
 
 from __future__ import annotations
 
-import json
-from inspect import signature
 from typing import Any
 
 import click
 
-from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import data_option, find_base, find_data
 from adapthub.cli.options import Command, complete_files, complete_models, quantize_option
+from adapthub.cli.set_option import set_option, settings
 
 LATEST = "latest"
 OF_THE_RUN = ("name", "push", "alias", "output", "resume")  # decide where a run goes, not what it becomes
@@ -68,14 +66,13 @@ _OPTIONS = (
     click.option("--epochs", type=float, help="Passes over the training data."),
     click.option("--max-steps", type=int, help="Stop after so many steps; overrides --epochs."),
     click.option("--batch-size", type=int, help="Rows a step."),
+    click.option("--max-length", type=int, help="Sub-tokens of a row; what is longer is cut."),
     click.option("--learning-rate", type=float, help="Peak, of the adapter."),
     click.option("--head-learning-rate", type=float, help="Peak, of the head."),
     click.option("--text-column", help="Where the text is."),
     click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last."),
     click.option("--encoding", help="Of the data files; default utf-8."),
-    click.option(
-        "--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other setting of recipe or method."
-    ),
+    set_option("Any other setting of recipe or method."),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--name", metavar="NAMESPACE/NAME", help="The adapter's name."),
     click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
@@ -141,40 +138,9 @@ def _plan_arguments(
         raise click.UsageError("--validation and --no-validation contradict each other.")
     return {
         **{name: value for name, value in given.items() if value is not None},
-        **settings(more),
+        **settings(more, of="train"),
         "base": find_base(base),
         "data": find_data(data),
         "validation": False if no_validation else validation,
         "quantize": None if quantize == "none" else quantize,
     }
-
-
-def settings(more: tuple[str, ...]) -> dict[str, Any]:
-    """Every --set by name. Raises InvalidSettings for one that would pass as another argument of `train`."""
-    if not more:
-        return {}
-    from adapthub.recipes import train
-
-    named = dict(map(setting, more))
-    for name in named:
-        if name in signature(train).parameters:
-            raise InvalidSettings(f"--set {name}: {name} is no setting of a recipe or a method")
-    return named
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """`max-length=48` as ("max_length", 48): JSON if it is JSON, a list if commas part it, else text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InvalidSettings(f"--set {text} is not NAME=VALUE")
-    parts = value.split(",")
-    return name.replace("-", "_"), list(map(_value, parts)) if len(parts) > 1 and all(parts) else _value(
-        value
-    )
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

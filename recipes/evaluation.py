@@ -16,9 +16,10 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.metrics import Estimate
-from adapthub.recipes.recipe import Row
+from adapthub.recipes.recipe import Recipe, Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,8 @@ def evaluate(
     """Measure an adapter on labelled data with bootstrap intervals.
 
     `base` defaults to the one that the adapter names; `options` are the recipe's reading options
-    (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe, InvalidData, and what loading
+    (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe and for an option that it does
+    not take, InvalidData, and what loading
     and attaching raise.
     """
     if not isinstance(artifact, Artifact):
@@ -67,6 +69,7 @@ def evaluate(
             hint="Adapters that AdaptHub trained have an adapthub.json.",
         )
     recipe = find_recipe(manifest.recipe)
+    _check_options(recipe, options, batch_size)
     dataset = recipe.read(data, **options)
     recipe.check(dataset, manifest.labels)
     if not isinstance(base, Base):
@@ -82,6 +85,16 @@ def evaluate(
         adapted.close()
     estimates = recipe.measure(outputs, dataset, encoded, manifest.labels).estimates()
     return Evaluation(digest, dataset.source, len(dataset), encoded.truncated, estimates)
+
+
+def _check_options(recipe: Recipe, options: Mapping[str, Any], batch_size: int) -> None:
+    for name in options:
+        if name not in recipe.options:
+            raise InvalidSettings(
+                f"{recipe.name} data is not read with {name!r}", hint=did_you_mean(name, recipe.options)
+            )
+    if batch_size < 1:
+        raise InvalidSettings(f"batch_size is a number above 0; {batch_size!r} is not")
 
 
 def served_logits(

@@ -103,6 +103,46 @@ class Settings:
 
 
 SETTINGS = tuple(field.name for field in fields(Settings))
+# What people call settings elsewhere (transformers, PEFT, shorthand), to ours.
+OTHER_NAMES: Mapping[str, str] = {
+    "lr": "learning_rate",
+    "head_lr": "head_learning_rate",
+    "loraplus_lr_ratio": "lora_plus_ratio",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "epoch": "epochs",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "max_len": "max_length",
+    "maxlen": "max_length",
+    "max_seq_len": "max_length",
+    "max_seq_length": "max_length",
+    "seq_len": "max_length",
+    "seq_length": "max_length",
+    "sequence_length": "max_length",
+    "wd": "weight_decay",
+    "warmup_ratio": "warmup",
+    "early_stopping_patience": "patience",
+    "dtype": "precision",
+    "r": "rank",
+    "lora_r": "rank",
+    "lora_rank": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "modules": "target_modules",
+    "targets": "target_modules",
+    "lora_target_modules": "target_modules",
+    "num_virtual_tokens": "prefix_length",
+    "virtual_tokens": "prefix_length",
+    "text": "text_column",
+    "text_field": "text_column",
+    "label": "label_column",
+    "label_field": "label_column",
+}
 
 
 def _check(name: str, value: Any, *, at_least: float | None) -> None:

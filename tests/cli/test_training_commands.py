@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.set_option import setting
 from adapthub.cli.train import steps_text
-from adapthub.cli.training_options import setting
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
 
@@ -132,6 +132,18 @@ def test_eval_takes_a_split_of_a_folder_and_agrees_with_the_manifest(
     (splits / "test.conll").unlink()
     assert "no test split" in cli("eval", "acme/ner", "--data", splits).refused()
     assert "minilm" in cli("eval", "acme/ner", "--data", "sample:minilm").refused()
+
+
+def test_eval_reads_data_as_it_is_told(cli: Command, tmp_path: Path, trained: Path) -> None:
+    data = tmp_path / "test.jsonl"
+    row = {"pieces": ["ada", "met", "bob"], "labels": ["I-PER", "O", "I-PER"]}
+    data.write_text(json.dumps(row) + "\n")
+    arguments = ("eval", "acme/ner", "--data", data, "--set", "token_column=pieces", "--set", "scheme=iob1")
+    assert json.loads(cli(*arguments, "--json").fine())["rows"] == 1
+    assert "--set token_column." in cli(*arguments[:4]).refused()
+    assert "'token_column'" in cli(*arguments[:4], "--set", "token_colum=pieces").refused()
+    assert "'text_column'" in cli(*arguments, "--text-column", "words").refused()
+    assert "--batch-size" in cli(*arguments, "--batch-size", "0").refused()
 
 
 def test_run_answers_each_text_in_order(cli: Command, trained: Path) -> None:

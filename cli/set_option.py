@@ -1,0 +1,58 @@
+"""`--set NAME=VALUE`: arguments that have no option of their own. Does not know which a recipe or method takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+import click
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.options import Command
+from adapthub.cli.vocabulary import OPTIONS
+
+
+def set_option(words: str) -> Callable[[Command], Command]:
+    """`--set`, any number of times; `words` are its help."""
+    return click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help=words)
+
+
+def settings(more: tuple[str, ...], *, of: str) -> dict[str, Any]:
+    """Every --set by name, for the function `of` of recipes.
+
+    Raises InvalidSettings for one that would pass as another of its arguments, or has a name from elsewhere.
+    """
+    if not more:
+        return {}
+    from adapthub import recipes
+    from adapthub.recipes.settings import OTHER_NAMES
+
+    taken = signature(getattr(recipes, of)).parameters
+    named = dict(map(setting, more))
+    for name in named:
+        if name in OTHER_NAMES:
+            ours = OTHER_NAMES[name]
+            hint = f"Did you mean {OPTIONS.get(ours, f'--set {ours}')}?"
+            raise InvalidSettings(f"--set {name}: there is no setting {name}", hint=hint)
+        if name in taken:
+            raise InvalidSettings(f"--set {name}: {name} is no setting of a recipe or a method")
+    return named
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """`max-length=48` as ("max_length", 48): JSON if it is JSON, a list if commas part it, else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise InvalidSettings(f"--set {text} is not NAME=VALUE")
+    parts = value.split(",")
+    whole = len(parts) == 1 or not all(parts)
+    return name.replace("-", "_"), _value(value) if whole else list(map(_value, parts))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
