@@ -6,6 +6,7 @@ the methods that act on targeted modules, what their configuration targets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -136,7 +137,24 @@ class Binder:
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(device=self.base.device, dtype=self.base.dtype)
 
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The adapter's tensors by PEFT's key. Raises TensorMismatch for one with a value that is not finite."""
+        tensors = self.artifact.tensors()
+        for key, tensor in tensors.items():
+            # The sum reads each value once; it alone may also overflow.
+            if not math.isfinite(tensor.sum(dtype=torch.float32)) and not tensor.isfinite().all():
+                raise TensorMismatch(
+                    f"the adapter's tensor {key!r} has values that are not finite", hint="Train it again."
+                )
+        return tensors
+
     def _add(self, path: str, update: Update) -> None:
+        parent = self.modules.get(path.rpartition(".")[0])
+        if isinstance(parent, nn.MultiheadAttention):
+            raise UnsupportedAdapter(
+                f"{path!r} is not computed by itself: torch's MultiheadAttention only reads its weight, so an adapter "
+                "under it would do nothing"
+            )
         self.updates.setdefault(path, []).append(update)
 
 

@@ -41,7 +41,7 @@ class Ia3Binder(TargetBinder):
             )
 
     def bind(self) -> Binding:
-        for key, tensor in self.artifact.tensors().items():
+        for key, tensor in self._tensors().items():
             name = inner_name(key)
             if name.endswith(_VECTOR):
                 self._bind_vector(name.removesuffix(_VECTOR), tensor)

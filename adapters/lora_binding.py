@@ -53,7 +53,7 @@ class LoraBinder(TargetBinder):
             self.saved += self.tied
 
     def bind(self) -> Binding:
-        tensors = _split(self.artifact.tensors())
+        tensors = _split(self._tensors())
         for name, parts in tensors.low_rank.items():
             self._bind_low_rank(name, parts)
         for name, tensor in tensors.other.items():

@@ -11,7 +11,7 @@ from adapthub.adapters.flat import Prefix
 
 class PrefixBinder(Binder):
     def bind(self) -> Binding:
-        tensors = dict(self.artifact.tensors())
+        tensors = self._tensors()
         prompts = tensors.pop("prompt_embeddings", None)
         if prompts is None:
             raise TensorMismatch("the prefix adapter has no tensor 'prompt_embeddings'")

@@ -20,7 +20,7 @@ from adapthub.adapters.flat import Prefix
 
 class PromptBinder(Binder):
     def bind(self) -> Binding:
-        tensors = dict(self.artifact.tensors())
+        tensors = self._tensors()
         prompts = tensors.pop("prompt_embeddings", None)
         if prompts is None:
             raise TensorMismatch("the prompt-tuning adapter has no tensor 'prompt_embeddings'")
