@@ -365,7 +365,8 @@ def _at(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
     """Inverts the cumulative distributions; their sums in float64, so that no token's share is lost."""
     reached = scores.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     points = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * reached[:, -1:]
-    return torch.searchsorted(reached, points, right=True)[:, 0]
+    # Behind the last token only in a row that is not numbers, which `sample` refuses.
+    return torch.searchsorted(reached, points, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
 
 def _masked(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
