@@ -222,6 +222,8 @@ def serves(model: PreTrainedModel) -> Serving:
                     raise _NotPaged("its logits differ when rows share a pass")
     except Exception as error:
         model.set_attn_implementation(before)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
         # A model that is asked for something unforeseen may raise anything; it has just run plainly.
         reason = str(error) if isinstance(error, _NotPaged) else f"{type(error).__name__}: {error}"
         raise InvalidSettings(
