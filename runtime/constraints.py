@@ -33,7 +33,7 @@ _LOCK = threading.Lock()
 
 
 class GrammarConstraint:
-    """One choice's place in its grammar. Not shared between choices: take a `copy` each."""
+    """One choice's place in its grammar. Not shared between choices: compile one each."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -56,10 +56,6 @@ class GrammarConstraint:
         """Move behind a token that was allowed. Raises SamplingError for one that was not."""
         self._matcher.consume_token(token_id)
         self._check()
-
-    def copy(self) -> GrammarConstraint:
-        """Another constraint at the same place."""
-        return GrammarConstraint(self._matcher.deep_copy())
 
     def _check(self) -> None:
         if self._matcher.is_error():

@@ -192,16 +192,6 @@ def test_none_is_asked_for() -> None:
     assert compile_constraint(Sampling(), tokenizer("byte-level"), ENDS["byte-level"]) is None
 
 
-def test_copies_go_their_own_ways() -> None:
-    x, y = letter("x"), letter("y")
-    first = compiled("byte-level", regex="xx|yy")
-    second = first.copy()
-    first.advance(x)
-    second.advance(y)
-    assert first.allowed().nonzero().tolist() == [[x]]
-    assert second.allowed().nonzero().tolist() == [[y]]
-
-
 def test_threads_may_compile_at_once() -> None:
     def digits(count: int) -> int:
         return len(text_of("byte-level", count, regex=f"[0-9]{{{count}}}")[0])
