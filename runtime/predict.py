@@ -5,7 +5,7 @@ Does not run the model (adapters.attach does), resolve names or hold state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -73,11 +73,20 @@ class Row:
     positions: Sequence[int] = ()
 
 
+def check_texts(texts: object) -> None:
+    """Raises InvalidInput for what is no sequence of texts. A text alone is not: its characters would be the rows."""
+    if isinstance(texts, str):
+        raise InvalidInput("a text stands where a list of texts is wanted", hint="Write [text].")
+    if isinstance(texts, (bytes, bytearray, Mapping, Set)) or not hasattr(texts, "__len__"):
+        raise InvalidInput(f"{_kind(texts)} stands where a list of texts is wanted", hint="Write [text].")
+
+
 def read_text(text: Text, reading: Reading, base: Base, longest: int | None, place: int) -> Row:
     """Tokenise one text, or one list of words for token classification, up to `longest` tokens.
 
-    Raises InvalidInput, naming the text's `place`, for what has no token.
+    Raises InvalidInput, naming the text's `place`, for what is no text or has no token.
     """
+    _check_text(text, place)
     tokenizer = base.tokenizer
     if tokenizer is None:
         raise InvalidSettings(f"{base.ref} has no tokenizer, so it cannot read text")
@@ -85,7 +94,7 @@ def read_text(text: Text, reading: Reading, base: Base, longest: int | None, pla
     if reading.task == TOKEN_CLASSIFICATION:
         text, words, spans = _words(text)
         if not words:
-            raise InvalidInput(f"text {place}, {text!r}, has no word", hint="Leave it out.")
+            raise InvalidInput(f"text {place} has no word", hint="Leave it out.")
         encoded = encode_words(tokenizer, [words], label_token=reading.label_token, max_length=limit)[0]
         return Row(text, encoded.features, encoded.truncated, spans, encoded.positions)
     if not isinstance(text, str):
@@ -112,6 +121,40 @@ def predict_row(
     return Prediction(
         adapter, digests, reading.task, row.truncated, label=label, score=scores[label], scores=scores
     )
+
+
+def _check_text(text: object, place: int) -> None:
+    """A str, or a sequence of words that are str and not empty; all of it what UTF-8 can write."""
+    if isinstance(text, str):
+        _check_unicode(text, f"text {place}")
+        return
+    if isinstance(text, (bytes, bytearray)):
+        raise InvalidInput(f"text {place} is bytes, not str", hint="Decode it: text.decode('utf-8').")
+    if not isinstance(text, Sequence):
+        raise InvalidInput(
+            f"text {place} is {_kind(text)}, not str",
+            hint="A text is a str, or for token classification its words.",
+        )
+    for number, word in enumerate(text):
+        if not isinstance(word, str):
+            raise InvalidInput(f"text {place}: word {number} is {_kind(word)}, not str")
+        if not word.strip():
+            raise InvalidInput(f"text {place}: word {number} is empty", hint="Leave it out.")
+        _check_unicode(word, f"text {place}: word {number}")
+
+
+def _check_unicode(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(
+            f"{where} is not valid Unicode: character {error.start} is half of a pair", hint="Send UTF-8."
+        ) from error
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def _limit(reading: Reading, tokenizer_takes: int, longest: int | None) -> int | None:
