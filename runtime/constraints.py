@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Mapping
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ from llguidance.hf import from_tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from adapthub.adapters.errors import InvalidInput, SamplingError
-from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.sampling import GRAMMARS, Sampling
 
 # White space between JSON's tokens. Bounded, or a model may write blanks until its tokens are spent.
 _JSON_SPACE = r"[\x20\x0A\x0D\x09]{1,64}"
@@ -73,9 +74,13 @@ def compile_constraint(
     `eos_ids` (not empty) are the tokens that may end the text. Raises InvalidInput for a grammar that does not parse or
     that no text matches, and for a tokenizer that cannot be constrained. Safe to call from several threads.
     """
-    field, grammar = _grammar(sampling)
-    if grammar is None:
+    field = next((name for name in GRAMMARS if getattr(sampling, name) is not None), None)
+    if field is None:
         return None
+    try:
+        grammar = _grammar(sampling)
+    except (ValueError, TypeError, RecursionError) as error:  # not JSON, not Unicode, nested too deeply
+        raise InvalidInput(f"{field} cannot be read: {_in_a_line(str(error))}") from None
     limits = LLParserLimits(verbose_errors=False)
     matcher = LLMatcher(_tokenizer(tokenizer, eos_ids), grammar, log_level=0, limits=limits)
     constraint = GrammarConstraint(matcher)
@@ -90,31 +95,24 @@ def compile_constraint(
     return constraint
 
 
-def _grammar(sampling: Sampling) -> tuple[str, str | None]:
-    """The field that has a grammar, and the grammar in llguidance's form."""
+def _grammar(sampling: Sampling) -> str:
+    """In llguidance's form."""
     if sampling.json_schema is not None:
-        schema = _schema_text(sampling.json_schema)
-        return "json_schema", LLMatcher.grammar_from_json_schema(
-            schema, overrides={"whitespace_pattern": _JSON_SPACE}
+        return LLMatcher.grammar_from_json_schema(
+            _schema_text(sampling.json_schema), overrides={"whitespace_pattern": _JSON_SPACE}
         )
     if sampling.regex is not None:
-        return "regex", LLMatcher.grammar_from_regex(sampling.regex)
-    if sampling.grammar is not None:
-        return "grammar", LLMatcher.grammar_from_lark(sampling.grammar)
-    return "", None
+        return LLMatcher.grammar_from_regex(sampling.regex)
+    assert sampling.grammar is not None
+    return LLMatcher.grammar_from_lark(sampling.grammar)
 
 
 def _schema_text(schema: object) -> str:
     """Parsed and written anew: llguidance pastes the text into a larger document as it is."""
-    try:
-        value = json.loads(schema) if isinstance(schema, str) else schema
-        if not isinstance(value, dict):
-            raise InvalidInput(f"json_schema is a {type(value).__name__}", hint="A schema is a JSON object.")
-        return json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, RecursionError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        raise InvalidInput(f"json_schema is not JSON: {error}") from None
+    value = json.loads(schema) if isinstance(schema, str) else schema
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a schema is a JSON object, not a {type(value).__name__}")
+    return json.dumps(dict(value), allow_nan=False)
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]) -> LLTokenizer:

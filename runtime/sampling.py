@@ -50,7 +50,8 @@ _REAL = {
     "frequency_penalty": (-2.0, 2.0),
 }
 _ABOVE_ZERO = ("top_p", "repetition_penalty")
-_GRAMMARS = ("json_schema", "regex", "grammar")
+# Fields of which at most one says what language the text belongs to.
+GRAMMARS = ("json_schema", "regex", "grammar")
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,13 @@ class Sampling:
                 )
 
     def _check_grammar(self) -> None:
-        given = [field for field in _GRAMMARS if getattr(self, field) is not None]
+        given = [field for field in GRAMMARS if getattr(self, field) is not None]
         if len(given) > 1:
             raise InvalidInput(f"{' and '.join(given)} are given together", hint="Give one of them.")
         for field in ("regex", "grammar"):
-            if not isinstance(getattr(self, field), str | None):
-                raise InvalidInput(f"{field} = {getattr(self, field)!r:.80}", hint="Give a text.")
+            value = getattr(self, field)
+            if not isinstance(value, str | None):
+                raise InvalidInput(f"{field} = {value!r:.80}", hint="Give a text.")
         if given and self.ignore_eos:
             raise InvalidInput(
                 f"ignore_eos with {given[0]}",

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -82,6 +83,7 @@ def matches(pattern: str) -> Callable[[str], bool]:
 LANGUAGES: list[tuple[dict[str, Any], Callable[[str], bool]]] = [
     ({"json_schema": PERSON}, is_person),
     ({"json_schema": json.dumps(PERSON)}, is_person),
+    ({"json_schema": MappingProxyType(PERSON)}, is_person),
     ({"regex": r"(yes|no), [0-9]{2,5}"}, matches(r"(yes|no), [0-9]{2,5}")),
     ({"regex": r"(the )*film[.!]"}, matches(r"(the )*film[.!]")),
     ({"regex": r"[你好世界🙂é]{3,6}"}, matches(r"[你好世界🙂é]{3,6}")),
@@ -149,21 +151,23 @@ class TestRefused:
         ("options", "reason"),
         [
             ({"regex": "(a"}, "unclosed group"),
+            ({"regex": "a\ud800"}, "surrogates"),
             ({"regex": "(?=a)b"}, "look"),
             ({"regex": r"[^\s\S]"}, "no text matches"),
             ({"grammar": "start: " + '"a" ' * 70_000}, "cannot be used"),
             ({"grammar": "start: missing"}, "missing"),
             ({"grammar": ""}, "Empty"),
-            ({"json_schema": '{"type": '}, "JSON"),
-            ({"json_schema": '{}}], "x": [{"y": {}'}, "JSON"),
+            ({"json_schema": '{"type": '}, "line 1"),
+            ({"json_schema": '{}}], "x": [{"y": {}'}, "line 1"),
             ({"json_schema": "[1]"}, "JSON object"),
             ({"json_schema": 3}, "JSON object"),
-            ({"json_schema": {"type": {1, 2}}}, "JSON"),
-            ({"json_schema": {"maximum": float("nan")}}, "JSON"),
+            ({"json_schema": {"const": "\ud800"}}, "hex escape"),
+            ({"json_schema": {"type": {1, 2}}}, "serializable"),
+            ({"json_schema": {"maximum": float("nan")}}, "float"),
             ({"json_schema": {"type": "unheard-of"}}, "unheard-of"),
             ({"json_schema": {"not": {}}}, "not"),
             ({"json_schema": {"$ref": "http://elsewhere/schema"}}, "elsewhere"),
-            ({"json_schema": "[" * 100_000}, "JSON"),
+            ({"json_schema": "[" * 100_000}, "recursion"),
         ],
         ids=lambda value: str(value)[:40],
     )
