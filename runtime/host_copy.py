@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class HostCopy(Artifact):
     def tensors(self) -> dict[str, torch.Tensor]:
         return dict(self.held)
 
-    @property
+    @cached_property
     def host_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.held.values())
 

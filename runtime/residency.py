@@ -5,14 +5,13 @@
     hold, release   running requests: what is held is never evicted
     forget          unknown from now on, gone with its last holder
 
-Loads are first come, first served. Where no slot is free, adapters that nobody holds, wants or pinned make room, by
-GreedyDual (eviction). When a load has waited `patience` seconds for room, the lowest of the others are drained: requests
-already running on them finish, new ones wait, and the load takes their slots. So with more adapters in use than slots
-everything still runs, in turns.
+First asked, first served; what an expression needs is asked for as one. Where no slot is free, adapters that nobody
+holds, asks for or pinned make room, in the order of `tier`. Whoever has waited `patience` seconds for room drains others,
+the lowest first: requests that run on them finish, new ones wait, and then their slots are taken. So with more adapters
+in use than slots everything still runs, in turns.
 
 All reading, attaching and detaching happens on the loader threads; every method returns at once. Progress needs the
-engine to ask again: a `want` that is not repeated within `patience` seconds lapses (its request was cancelled), and
-draining begins in the `want` that finds patience at its end.
+engine to ask again: draining begins in the `want` that finds patience at its end.
 
 Does not resolve names, pull, or decide which request runs; knows nothing of KV pages.
 """
@@ -22,22 +21,23 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from adapthub.adapters.admission import WEIGHTS
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, OutOfMemory
 from adapthub.adapters.memory import memory_errors
-from adapthub.runtime.eviction import GreedyDual
 from adapthub.runtime.host_copy import HostCopy, attach_from, attached_bytes, without_bytes
+from adapthub.runtime.tier import Tier
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.attach import AdaptedBase
 
+_LAPSE = 3  # in units of patience: an ask that nobody repeats for longer is dropped
 _ROOM = "Give the runtime more slots or slot_bytes, or unpin an adapter."
 
 
@@ -57,12 +57,12 @@ class Resident:
 
 @dataclass(eq=False)
 class _Adapter:
-    """`stage`: out -> queued -> loading -> slot -> leaving -> out. From loading to leaving it takes up a slot."""
+    """`stage`: out -> loading -> slot -> leaving -> out."""
 
     artifact: Artifact
     need: int  # bytes of a slot: the file's, then the tensors', then what was measured
     measured: bool = False
-    stage: Literal["out", "queued", "loading", "slot", "leaving"] = "out"
+    stage: Literal["out", "loading", "slot", "leaving"] = "out"
     host: HostCopy | None = None
     reading: bool = False
     pinned: bool = False
@@ -71,9 +71,6 @@ class _Adapter:
     holders: int = 0
     uses: int = 0
     last_used: float | None = None
-    wanted: float = -math.inf  # when it was last asked for, if not held since
-    since: float = math.inf  # when it was first asked for, if not in a slot since
-    beside: frozenset[str] = field(default_factory=frozenset)  # what it was last asked for together with
     failure: Exception | None = None
     failed: float = -math.inf
 
@@ -85,6 +82,15 @@ class _Adapter:
     def host_size(self) -> int:
         """Bytes in host memory: exact once read, till then by the file."""
         return self.host.host_bytes if self.host else self.artifact.files[WEIGHTS].size
+
+
+@dataclass
+class _Ask:
+    """Somebody wants these together; gone once they are held. `last` is infinite for what is pinned."""
+
+    adapters: list[_Adapter]
+    since: float
+    last: float
 
 
 class Residency:
@@ -109,18 +115,14 @@ class Residency:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._adapted = adapted
-        self._slots = math.inf if slots is None else slots
-        self._slot_bytes = math.inf if slot_bytes is None else slot_bytes
-        self._host_bytes = host_bytes
+        self._slots = Tier(slots, slot_bytes)  # stages loading, slot, leaving
+        self._host = Tier(None, host_bytes)  # read, or being read
         self._patience = patience
         self._retry_after = retry_after
         self._clock = clock
         self._lock = threading.Lock()  # never held while the base is touched: that may wait for a pass
         self._adapters: dict[str, _Adapter] = {}
-        self._queue: dict[str, _Adapter] = {}  # stage queued, in order
-        self._in_slots: dict[str, _Adapter] = {}  # stages loading, slot, leaving
-        self._in_host: dict[str, _Adapter] = {}  # read, or being read
-        self._slot_order, self._host_order = GreedyDual(), GreedyDual()
+        self._asks: dict[tuple[str, ...], _Ask] = {}  # by sorted digests, in the order of `since`
         self._drains_at = math.inf
         self._callbacks: list[Callable[[], None]] = []
         self._closed = False
@@ -142,40 +144,39 @@ class Residency:
     def want(self, digests: Sequence[str]) -> Literal["ready", "loading"]:
         """Whether all are in slots; starts loads for those that are not. Ask again at every step until `hold`.
 
-        "ready" stays true until another `want`, but `patience` seconds at most. Raises AdapterNotFound for what was not
+        "ready" stays true until another `want`, for a few times `patience` at most. Raises AdapterNotFound for what was not
         registered or was forgotten, OutOfMemory for what can never be in slots together, and what a load raised
         (BaseMismatch, TensorMismatch, IntegrityError, StorageError, ...).
         """
         with self._lock:
             if self._closed:
                 raise AdaptHubError("the adapters are closed")
-            now = self._clock()
             adapters = [self._get(digest) for digest in dict.fromkeys(digests)]
-            self._check_room(adapters)
-            for adapter in adapters:
-                if adapter.failure is not None and now - adapter.failed < self._retry_after:
-                    raise adapter.failure.with_traceback(None)
-            together = frozenset(digests)
-            news = now > self._drains_at or any(adapter.draining for adapter in adapters)
-            for adapter in adapters:
-                adapter.beside, adapter.wanted = together, now
-                if adapter.stage == "out":
-                    adapter.failure = None
-                    self._enqueue(adapter, now)
-                    news = True
-            if news:
+            try:
+                self._check(adapters)
+            except Exception:
+                self._drop_ask(digests)  # it must not keep the others waiting
+                raise
+            news = _key(digests) not in self._asks and not all(map(_is_ready, adapters))
+            self._ask(adapters, self._clock())
+            if news or self._clock() > self._drains_at or any(adapter.draining for adapter in adapters):
                 self._advance(may_drain=True)
             return "ready" if all(map(_is_ready, adapters)) else "loading"
 
     def ready(self, digests: Sequence[str]) -> bool:
         """Whether `want` would say "ready"; starts no load and raises nothing. True holds as for `want`."""
         with self._lock:
-            adapters = [self._adapters.get(digest) for digest in digests]
-            if not all(adapter and not adapter.forgotten and _is_ready(adapter) for adapter in adapters):
+            adapters = [a for d in dict.fromkeys(digests) if (a := self._adapters.get(d)) and not a.forgotten]
+            if len(adapters) < len({*digests}) or not all(map(_is_ready, adapters)):
                 return False
-            for adapter in filter(None, adapters):
-                adapter.wanted = self._clock()
+            self._ask(adapters, self._clock())
             return True
+
+    def unwant(self, digests: Sequence[str]) -> None:
+        """A request that asked for these was cancelled. Whoever else waits for the same asks again."""
+        with self._lock:
+            self._drop_ask(digests)
+            self._advance()
 
     def hold(self, digests: Sequence[str]) -> None:
         """Keep what `want` called ready, until `release`. Raises AdapterNotFound, and holds nothing, where one of them
@@ -191,8 +192,8 @@ class Residency:
                 adapter.holders += 1
                 adapter.uses += 1
                 adapter.last_used = self._clock()
-                adapter.wanted = -math.inf
-                self._slot_order.use(adapter.digest, self._slot_size(adapter))
+                self._slots.use(adapter.digest)
+            self._drop_ask(digests)
 
     def release(self, digests: Sequence[str]) -> None:
         """A request that held these ended."""
@@ -212,14 +213,14 @@ class Residency:
             adapter = self._get(digest)
             self._check_room([adapter])
             adapter.pinned = True
-            if adapter.stage == "out":
-                self._enqueue(adapter, self._clock())
+            self._ask([adapter], math.inf)
             self._advance()
 
     def unpin(self, digest: str) -> None:
         """Let it be evicted again. Raises AdapterNotFound."""
         with self._lock:
             self._get(digest).pinned = False
+            self._asks.pop(_key([digest]), None)
             self._advance()
 
     def forget(self, digest: str) -> None:
@@ -228,9 +229,7 @@ class Residency:
             adapter = self._get(digest)
             adapter.forgotten = True
             adapter.pinned = False
-            if adapter.stage == "queued":
-                del self._queue[digest]
-                adapter.stage = "out"
+            self._drop_asks_for(adapter)
             self._leave_if_forgotten(adapter)
             self._advance()
 
@@ -240,9 +239,9 @@ class Residency:
             for digest in digests:
                 adapter = self._adapters.get(digest)
                 known = adapter is not None and adapter.failure is None and not adapter.forgotten
-                if adapter is None or not known or digest in self._in_host or self._closed:
+                if adapter is None or not known or digest in self._host.held or self._closed:
                     continue
-                if self._host_used() + adapter.host_size > self._host_bytes:
+                if self._host.lacks([adapter.host_size]):
                     return
                 self._read(adapter)
 
@@ -260,10 +259,10 @@ class Residency:
         with self._lock:
             self._closed = True
         self._threads.shutdown(cancel_futures=True)
+        attached = self._adapters.keys() & self._adapted.attached.keys()
         with self._lock:
-            attached = self._adapters.keys() & self._adapted.attached.keys()
-            for adapters in (self._adapters, self._queue, self._in_slots, self._in_host):
-                adapters.clear()
+            self._adapters.clear()
+            self._asks.clear()
         for digest in attached:
             self._adapted.detach(digest)
 
@@ -275,168 +274,162 @@ class Residency:
             raise AdapterNotFound(f"adapter {digest[:19]} is not registered", hint="Register it first.")
         return adapter
 
+    def _check(self, adapters: Sequence[_Adapter]) -> None:
+        """Raise what keeps these from ever being ready."""
+        for adapter in adapters:
+            if self._clock() - adapter.failed >= self._retry_after:
+                adapter.failure = None
+            if adapter.failure is not None:
+                raise adapter.failure.with_traceback(None)
+        self._check_room(adapters)
+
     def _check_room(self, adapters: Sequence[_Adapter]) -> None:
         """Raise OutOfMemory where these can never be in slots at once, beside the pinned ones."""
-        pinned = [a for a in (*self._in_slots.values(), *self._queue.values()) if a.pinned]
-        together = {*adapters, *pinned}
-        if len(together) > self._slots:
+        pinned = [ask.adapters[0] for ask in self._asks.values() if math.isinf(ask.last)]
+        together = {*adapters, *(adapter for adapter in pinned if adapter.failure is None)}
+        if len(together) > self._slots.count:
             raise OutOfMemory(
-                f"{len(together)} adapters at once need more than {self._slots} slots", hint=_ROOM
+                f"{len(together)} adapters at once need more than {self._slots.count} slots", hint=_ROOM
             )
         needed = sum(adapter.need for adapter in together if adapter.host or adapter.measured)
-        if needed > self._slot_bytes:
+        if needed > self._slots.size:
             raise OutOfMemory(
-                f"{len(together)} adapters at once need {needed} bytes; the slots have {self._slot_bytes}",
+                f"{len(together)} adapters at once need {needed} bytes; the slots have {self._slots.size}",
                 hint=_ROOM,
             )
 
-    def _slot_size(self, adapter: _Adapter) -> float:
-        """Its share of what slots are short of: bytes where these are bounded, else one slot."""
-        return 1.0 if math.isinf(self._slot_bytes) else max(adapter.need, 1)
+    def _ask(self, adapters: Sequence[_Adapter], last: float) -> None:
+        key = _key([adapter.digest for adapter in adapters])
+        ask = self._asks.setdefault(key, _Ask([*adapters], self._clock(), last))
+        ask.last = max(ask.last, last)
 
-    def _enqueue(self, adapter: _Adapter, now: float) -> None:
-        adapter.stage = "queued"
-        adapter.since = min(adapter.since, now)
-        self._queue[adapter.digest] = adapter
+    def _drop_ask(self, digests: Sequence[str]) -> None:
+        ask = self._asks.get(_key(digests))
+        if ask is not None and not math.isinf(ask.last):
+            del self._asks[_key(digests)]
+
+    def _drop_asks_for(self, adapter: _Adapter) -> None:
+        """All that can no longer be served; a pinned adapter stays asked for."""
+        for key, ask in [*self._asks.items()]:
+            if adapter in ask.adapters and not (adapter.pinned and math.isinf(ask.last)):
+                del self._asks[key]
 
     def _advance(self, *, may_drain: bool = False) -> None:
-        """Go on with the queue as far as there is room: read, attach, and where it may, drain. It may only in `want`:
+        """Serve the asks in order as far as there is room: read, attach, and where it may, drain. It may only in `want`:
         between that and `hold` nothing that is ready leaves."""
-        if self._closed:
-            return
         now = self._clock()
-        for adapter in [*self._queue.values()]:
-            if not self._is_asked(adapter, now):
-                del self._queue[adapter.digest]
-                adapter.stage = "out"
-        self._read_ahead()
+        for key, ask in [*self._asks.items()]:
+            if now - ask.last > _LAPSE * self._patience:
+                del self._asks[key]
         self._drains_at = math.inf
         if may_drain:
-            for adapter in self._in_slots.values():
-                adapter.draining = False
-        before: list[_Adapter] = []  # still being read; their room is not given away
-        for adapter in [*self._queue.values()]:
-            if adapter.host is None:
-                before.append(adapter)
-                continue
-            victims = self._victims(adapter, before, now)
-            if victims is None and may_drain:
-                victims = self._drained(adapter, before, now)
-            if victims is None:
-                self._drains_at = min(self._drains_at, adapter.since + self._patience)
-                return
-            self._load(adapter, victims)
+            for digest in self._slots.held:
+                self._adapters[digest].draining = False
+        asked = (adapter for ask in self._asks.values() for adapter in ask.adapters)
+        missing = list(dict.fromkeys(filter(_is_missing, asked)))
+        self._trim_host(0, missing, ())
+        if missing:
+            self._read_ahead(missing)
+            self._fill_slots(now, may_drain)
 
-    def _is_asked(self, adapter: _Adapter, now: float) -> bool:
-        return adapter.pinned or now - adapter.wanted <= self._patience
+    def _fill_slots(self, now: float, may_drain: bool) -> None:
+        kept: set[str] = set()  # asked for as early or earlier: not to be evicted
+        before: list[_Adapter] = []  # still being read: the room for them is not given away
+        for ask in self._asks.values():
+            kept.update(adapter.digest for adapter in ask.adapters)
+            for adapter in ask.adapters:
+                if not _is_missing(adapter) or adapter in before:
+                    continue
+                before.append(adapter)
+                if adapter.host is None or adapter.stage == "leaving":
+                    continue
+                coming = [adapter.need for adapter in before]
+                victims = self._slots.victims(coming, self._idle(kept))
+                if victims is None and may_drain and now > ask.since + self._patience:
+                    victims = self._drained(coming, kept)
+                if victims is None:
+                    self._drains_at = ask.since + self._patience
+                    return
+                before.remove(adapter)
+                self._load(adapter, victims)
 
     def _attached(self) -> list[_Adapter]:
-        return [adapter for adapter in self._in_slots.values() if adapter.stage == "slot"]
+        return [a for digest in self._slots.held if (a := self._adapters[digest]).stage == "slot"]
 
-    def _missing(self, incoming: Sequence[_Adapter], leaving: Sequence[_Adapter]) -> bool:
-        """Whether there is too little room for `incoming` once `leaving` have left."""
-        count = len(self._in_slots) - len(leaving) + len(incoming)
-        used = sum(adapter.need for adapter in self._in_slots.values()) - sum(a.need for a in leaving)
-        return count > self._slots or used + sum(a.need for a in incoming) > self._slot_bytes
+    def _idle(self, kept: Collection[str]) -> list[str]:
+        """What may be evicted: nobody holds it, and nobody asks for it or it is drained."""
+        asked = {adapter for ask in self._asks.values() for adapter in ask.adapters}
+        idle = [a for a in self._attached() if a.holders == 0 and (a.draining or a not in asked)]
+        return [a.digest for a in idle if not a.pinned and a.digest not in kept]
 
-    def _lowest(self, incoming: Sequence[_Adapter], among: Sequence[_Adapter]) -> list[_Adapter] | None:
-        """The first to go, as many as make room for `incoming`; None where all of `among` do not."""
-        spared = {digest for adapter in incoming for digest in adapter.beside}
-        candidates = {a.digest: a for a in among if not a.pinned and a.digest not in spared}
-        chosen: list[_Adapter] = []
-        for digest in self._slot_order.order(candidates):
-            if not self._missing(incoming, chosen):
-                break
-            chosen.append(candidates[digest])
-        return None if self._missing(incoming, chosen) else chosen
+    def _drained(self, coming: Sequence[int], kept: Collection[str]) -> list[str] | None:
+        """What makes room whoever asks for it or holds it; None, and no new requests for it, until its holders are done."""
+        among = [a.digest for a in self._attached() if not a.pinned and a.digest not in kept]
+        victims = self._slots.victims(coming, among) or []
+        for digest in victims:
+            self._adapters[digest].draining = True
+        busy = any(self._adapters[digest].holders for digest in victims)
+        return None if busy or not victims else victims
 
-    def _victims(self, adapter: _Adapter, before: Sequence[_Adapter], now: float) -> list[_Adapter] | None:
-        """Whose slots `adapter` gets; None where it has to wait."""
-        idle = [a for a in self._attached() if a.holders == 0]
-        free = [a for a in idle if a.draining or not self._is_asked(a, now)]
-        return self._lowest([*before, adapter], free)
-
-    def _drained(self, adapter: _Adapter, before: Sequence[_Adapter], now: float) -> list[_Adapter] | None:
-        """The same for a load that is out of patience: whoever asks or holds, the lowest finish and leave."""
-        if now <= adapter.since + self._patience:
-            return None
-        victims = self._lowest([*before, adapter], self._attached()) or []
-        if victims and all(victim.holders == 0 for victim in victims):
-            return victims
-        for victim in victims:
-            victim.draining = True
-        return None
-
-    def _load(self, adapter: _Adapter, victims: Sequence[_Adapter]) -> None:
-        """Give `adapter` the slots of `victims`, and the rest to a loader thread."""
-        for victim in victims:
-            self._leave(victim, evicted=True)
-            del self._in_slots[victim.digest]  # the same job detaches them before it attaches
-        del self._queue[adapter.digest]
+    def _load(self, adapter: _Adapter, victims: Sequence[str]) -> None:
+        """Give `adapter` the slots of `victims`, and the rest to a loader thread, which detaches before it attaches."""
+        leaving = [self._adapters[digest] for digest in victims]
+        for victim in leaving:
+            victim.stage, victim.draining = "leaving", False
+            self._slots.drop(victim.digest, evicted=True)
         adapter.stage = "loading"
-        self._in_slots[adapter.digest] = adapter
-        self._submit(self._attach, adapter, victims)
+        self._slots.put(adapter.digest, adapter.need)
+        self._submit(self._attach, adapter, leaving)
 
-    def _leave(self, adapter: _Adapter, *, evicted: bool) -> None:
-        adapter.stage = "leaving"
-        adapter.draining = False
-        self._slot_order.drop(adapter.digest, evicted=evicted)
+    def _leave(self, adapter: _Adapter) -> None:
+        """Out of its slot, for another reason than room for others."""
+        adapter.stage, adapter.draining = "leaving", False
+        self._submit(self._take_out, adapter)
 
     def _leave_if_forgotten(self, adapter: _Adapter) -> None:
         if not adapter.forgotten or adapter.holders:
             return
         if adapter.stage == "slot":
-            self._leave(adapter, evicted=False)
-            self._submit(self._detach, adapter)
+            self._leave(adapter)
         elif adapter.stage == "out" and not adapter.reading:
-            self._drop_host(adapter, evicted=False)
+            if adapter.host is not None:
+                self._drop_copy(adapter)
             self._adapters.pop(adapter.digest, None)
 
-    def _host_used(self) -> int:
-        return sum(adapter.host_size for adapter in self._in_host.values())
-
-    def _read_ahead(self) -> None:
-        """Begin to read what is queued, in order, as far as host memory goes; at least one whatever its size."""
-        for adapter in self._queue.values():
-            if adapter.digest in self._in_host:
-                continue
-            used = [a.host_size for a in self._in_host.values() if not self._is_idle(a)]
-            if used and sum(used) + adapter.host_size > self._host_bytes:
-                return
-            self._trim_host(adapter.host_size)
-            self._read(adapter)
+    def _read_ahead(self, missing: Sequence[_Adapter]) -> None:
+        """Begin to read what is missing, in order, as far as host memory goes; one at least, whatever its size."""
+        held = [self._adapters[digest] for digest in self._host.held]
+        kept = {adapter for adapter in held if adapter.reading or adapter.stage == "loading"}
+        for place, adapter in enumerate(missing):
+            if adapter.digest not in self._host.held:
+                if kept and sum(a.host_size for a in (*kept, adapter)) > self._host.size:
+                    return
+                self._trim_host(adapter.host_size, missing[:place], missing[place + 1 :])
+                self._read(adapter)
+            kept.add(adapter)
 
     def _read(self, adapter: _Adapter) -> None:
         adapter.reading = True
-        self._in_host[adapter.digest] = adapter
+        self._host.put(adapter.digest, adapter.host_size)
         self._submit(self._read_in, adapter)
 
-    def _trim_host(self, coming: int) -> None:
-        """Drop copies that no load is about to use until `coming` more bytes fit."""
-        over = self._host_used() + coming - self._host_bytes
-        idle = [digest for digest, adapter in self._in_host.items() if self._is_idle(adapter)]
-        for digest in self._host_order.order(idle) if over > 0 else ():
-            if over <= 0:
+    def _trim_host(self, coming: int, before: Collection[_Adapter], after: Sequence[_Adapter]) -> None:
+        """Drop copies until `coming` bytes fit: first those that no load is about to use, then those loaded later."""
+        if not self._host.lacks([coming]):
+            return
+        copies = [
+            a for digest in self._host.held if (a := self._adapters[digest]).host and a.stage != "loading"
+        ]
+        unused = [a.digest for a in copies if a not in before and a not in after]
+        later = [a.digest for a in reversed(after) if a in copies]
+        for digest in (*self._host.order(unused), *later):
+            if not self._host.lacks([coming]):
                 return
-            over -= self._in_host[digest].host_size
-            self._drop_host(self._in_host[digest], evicted=True)
+            self._drop_copy(self._adapters[digest], evicted=True)
 
-    def _is_idle(self, adapter: _Adapter) -> bool:
-        """Whether no load is about to use its copy in host memory."""
-        return adapter.host is not None and adapter.stage not in {"queued", "loading"}
-
-    def _drop_host(self, adapter: _Adapter, *, evicted: bool) -> None:
-        if adapter.host is not None:
-            adapter.host = None
-            del self._in_host[adapter.digest]
-            self._host_order.drop(adapter.digest, evicted=evicted)
-
-    def _fail(self, adapter: _Adapter, error: Exception) -> None:
-        adapter.failure, adapter.failed = error, self._clock()
-        adapter.since = math.inf
-        adapter.stage = "out"
-        self._queue.pop(adapter.digest, None)
-        self._in_slots.pop(adapter.digest, None)
+    def _drop_copy(self, adapter: _Adapter, *, evicted: bool = False) -> None:
+        adapter.host = None
+        self._host.drop(adapter.digest, evicted=evicted)
 
     def _submit(self, job: Callable[..., None], adapter: _Adapter, *args: object) -> None:
         if not self._closed:
@@ -445,7 +438,7 @@ class Residency:
     # The loader threads' jobs: they take the lock themselves.
 
     def _run(self, job: Callable[..., None], adapter: _Adapter, *args: object) -> None:
-        """Do a job on `adapter`, keep what it raised, go on with the queue, and tell the engine."""
+        """Do a job on `adapter`, keep what it raised, go on with the asks, and tell the engine."""
         failure: Exception | None = None
         try:
             with memory_errors(f"loading adapter {adapter.digest[:19]}", "Give the runtime fewer slots."):
@@ -456,10 +449,18 @@ class Residency:
             if failure is not None:
                 self._fail(adapter, failure)
             self._leave_if_forgotten(adapter)
-            self._trim_host(0)
             self._advance()
         for callback in self._callbacks:
             callback()
+
+    def _fail(self, adapter: _Adapter, error: Exception) -> None:
+        adapter.failure, adapter.failed = error, self._clock()
+        adapter.stage = "out"
+        if adapter.digest in self._slots.held:
+            self._slots.drop(adapter.digest)
+        if adapter.host is not None:
+            self._drop_copy(adapter)
+        self._drop_asks_for(adapter)
 
     def _read_in(self, adapter: _Adapter) -> None:
         copy = None
@@ -469,39 +470,47 @@ class Residency:
             with self._lock:
                 adapter.reading = False
                 if copy is None:
-                    del self._in_host[adapter.digest]
+                    self._host.drop(adapter.digest)
                 else:
                     adapter.host = copy
-                    self._host_order.use(adapter.digest, max(copy.host_bytes, 1))
+                    self._host.put(adapter.digest, copy.host_bytes)
+                    self._host.use(adapter.digest)
                     if not adapter.measured:
                         adapter.need = copy.slot_bytes(self._adapted.base.dtype)
 
-    def _attach(self, adapter: _Adapter, victims: Sequence[_Adapter]) -> None:
-        for victim in victims:
+    def _attach(self, adapter: _Adapter, leaving: Sequence[_Adapter]) -> None:
+        for victim in leaving:
             self._take_out(victim)
         assert adapter.host is not None
         attach_from(adapter.host, self._adapted)
         size = attached_bytes(adapter.digest, self._adapted)
         with self._lock:
-            adapter.need, adapter.measured = size, True
-            adapter.stage, adapter.since = "slot", math.inf
-            adapter.wanted = max(adapter.wanted, self._clock())
-            self._slot_order.use(adapter.digest, self._slot_size(adapter))
-            self._host_order.use(adapter.digest, max(adapter.host_size, 1))
-            if self._missing([], []):  # binding took more than its tensors: again, now that its size is known
-                self._leave(adapter, evicted=False)
-                self._submit(self._detach, adapter)
-
-    def _detach(self, adapter: _Adapter) -> None:
-        self._take_out(adapter)
-        with self._lock:
-            del self._in_slots[adapter.digest]
+            adapter.need, adapter.measured, adapter.stage = size, True, "slot"
+            self._slots.put(adapter.digest, size)
+            self._slots.use(adapter.digest)
+            self._host.use(adapter.digest)
+            for ask in self._asks.values():
+                if adapter in ask.adapters:
+                    ask.last = max(ask.last, self._clock())
+            if self._slots.lacks([]):  # binding took more than its tensors: again, now that its size is known
+                self._leave(adapter)
 
     def _take_out(self, adapter: _Adapter) -> None:
         with suppress(AdapterNotFound):  # gone already is as good
             self._adapted.detach(adapter.digest)
         with self._lock:
             adapter.stage = "out"
+            if adapter.digest in self._slots.held:
+                self._slots.drop(adapter.digest)
+            self._leave_if_forgotten(adapter)
+
+
+def _key(digests: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*digests}))
+
+
+def _is_missing(adapter: _Adapter) -> bool:
+    return adapter.stage in {"out", "leaving"} and adapter.failure is None
 
 
 def _is_ready(adapter: _Adapter) -> bool:

@@ -465,7 +465,7 @@ class Naive:
 class SchedulerMachine(RuleBasedStateMachine):
     """Random calls, in step with the naive scheduler."""
 
-    limit = 12
+    limit = 4
 
     @initialize(weights=st.dictionaries(st.sampled_from("abc"), st.sampled_from([0.5, 1.0, 2.0])))
     def start(self, weights: dict[str, float]) -> None:
