@@ -11,6 +11,7 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from adapthub.adapters.errors import BaseNotFound, InvalidInput
@@ -76,7 +77,7 @@ def _package(name: str) -> tuple[Path, bool]:
     for sample in SAMPLES.values():
         if sample.kind == "model" and _same(sample.packages[0].name, name):
             return fetch(sample.name), True
-    models = [sample.name for sample in SAMPLES.values() if sample.kind == "model"]
+    models = [ref.removeprefix(_PACKAGE) for ref in _package_models()]
     choice = f"Models that come in a package: {', '.join(models)}."
     if _installed_roots(name):
         raise BaseNotFound(
@@ -118,7 +119,6 @@ def _from_hub(ref: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    samples = ", ".join(f"package:{sample.name}" for sample in SAMPLES.values() if sample.kind == "model")
     try:
         return Path(snapshot_download(ref, revision=revision, allow_patterns=list(_HUB_FILES)))
     except GatedRepoError as error:
@@ -127,15 +127,37 @@ def _from_hub(ref: str, revision: str | None) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise BaseNotFound(
-            f"no folder and no Hub model named {ref}", hint="Check the name, or log in."
+            f"no folder and no Hub model named {ref}", hint=_near_models(ref) or "Check the name, or log in."
         ) from error
     except RevisionNotFoundError as error:
         raise BaseNotFound(f"{ref} has no revision {revision}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise BaseNotFound(
             f"no folder named {ref}, and the Hub that might have it is out of reach",
-            hint=f"Name a local folder, or a model that comes in a package: {samples}.",
+            hint=_near_models(ref)
+            or f"Name a local folder, or a model that comes in a package: {', '.join(_package_models())}.",
         ) from error
+
+
+def _package_models() -> list[str]:
+    """What the samples' models are called as a base."""
+    return [f"{_PACKAGE}{sample.name}" for sample in SAMPLES.values() if sample.kind == "model"]
+
+
+def _near_models(ref: str) -> str | None:
+    """`Did you mean package:minilm?` for `minilm`, `minlm` and `org/all-MiniLM-L6-v2`; a folder's name if that is near."""
+    parent, _, name = ref.rpartition("/")
+    samples = {model.removeprefix(_PACKAGE): model for model in _package_models()}
+    folder = Path(parent or ".")
+    folders = (
+        {path.name: str(folder / path.name) for path in folder.iterdir() if path.is_dir()}
+        if folder.is_dir()
+        else {}
+    )
+    known = samples | folders
+    near = [known[found] for found in get_close_matches(name.lower(), known, n=3, cutoff=0.6)]
+    near += [model for sample, model in samples.items() if sample in name.lower() and model not in near]
+    return f"Did you mean {' or '.join(near)}?" if near else None
 
 
 def _checked(folder: Path, ref: str) -> Path:

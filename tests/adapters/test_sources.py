@@ -132,3 +132,24 @@ def test_a_hub_model_in_the_cache(tiny_base: Path, tmp_path: Path, monkeypatch: 
     assert sorted(repository.rglob("*")) == before
     with pytest.raises(BaseNotFound):
         locate("org/tiny", "other")
+
+
+@pytest.mark.parametrize(
+    ("ref", "meant"),
+    [
+        ("minilm", "package:minilm"),
+        ("MiniLM", "package:minilm"),
+        ("minlm", "package:minilm"),
+        ("sentence-transformers/all-MiniLM-L6-v2", "package:minilm"),
+        ("HuggingFaceTB/SmolLM2-135M", "package:smollm2-135m"),
+        ("my-bass", "my-base"),
+    ],
+)
+def test_a_name_that_is_near_a_model_at_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ref: str, meant: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-base").mkdir()
+    with pytest.raises(BaseNotFound) as caught:
+        locate(ref)
+    assert caught.value.hint == f"Did you mean {meant}?"

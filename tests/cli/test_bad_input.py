@@ -85,6 +85,8 @@ def test_files_and_bases_that_are_not_there(
     assert "./no-such-base" in line
     line = cli(*NER, "--data", "train.conll", "--base", "package:minilmm").refused()
     assert "minilm" in line.replace("minilmm", "")
+    line = cli(*NER, "--data", "train.conll", "--base", "minilm").refused()
+    assert "Did you mean package:minilm?" in line
     assert not (tmp_path / "runs").exists()
 
 

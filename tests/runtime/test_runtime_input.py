@@ -24,11 +24,11 @@ def runtime(tiny_base: Path) -> Runtime:
 def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str | None, str | None]:
     """An adapter for each task, and the base alone."""
     folder = tmp_path_factory.mktemp("adapters")
-    saved = {
+    saved: dict[str | None, str | None] = {
         task: str(save_adapter(tiny_base, folder / task, task, lora_config(task), labels=3))
         for task in (TOKENS, TEXT)
     }
-    return {None: None, **saved}
+    return {**saved, None: None}
 
 
 @pytest.mark.parametrize("task", [TOKENS, TEXT, None])
