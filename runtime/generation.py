@@ -1,0 +1,312 @@
+"""Generation as a service: a thread that steps the engine, and requests to it as results, streams and awaitables.
+
+`GenerationService` finds out whether a base can generate, sizes the pool of keys and values, and owns the thread. Does not
+resolve names, apply chat templates or schedule (the engine does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, cast
+from uuid import uuid4
+
+from adapthub.adapters.errors import AdaptHubError, InvalidInput, InvalidSettings, OutOfMemory
+from adapthub.adapters.memory import free_memory
+from adapthub.runtime.attention import Serving, serves
+from adapthub.runtime.constraints import compile_constraint
+from adapthub.runtime.engine import Engine, Load
+from adapthub.runtime.kv import KV, Pages, page_bytes
+from adapthub.runtime.requests import Event, Generation, Request, generation
+from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.scheduler import Scheduler
+from adapthub.runtime.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from adapthub.adapters.attach import AdaptedBase, Selection
+    from adapthub.adapters.base import Base
+    from adapthub.runtime.residency import Residency
+
+_LOG = logging.getLogger(__name__)
+# A text, or the ids of its tokens.
+Prompt = str | Sequence[int]
+# Queues a request whose events go to what is given, and returns its id.
+Submit = Callable[[Callable[[Event], None]], str]
+PAGE_SIZE = 8  # tokens; the last page of a request is half empty on average
+_KV_SHARE = 0.25  # of the free memory, unless kv_tokens says otherwise
+_POLL = 0.05  # seconds between steps that found nothing to compute while requests wait
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service takes at once. `kv_tokens`: tokens whose keys and values fit; None for a quarter of the free memory,
+    at most `max_rows` full contexts. `max_rows`: requests that run. `step_tokens`: tokens that one step computes.
+    `queue_limit`: requests that may wait."""
+
+    kv_tokens: int | None = None
+    max_rows: int = 64
+    step_tokens: int = 512
+    queue_limit: int = 1024
+
+
+class GenerationService:
+    """Generates over one adapted base, on a thread of its own, for callers on any thread.
+
+    Raises InvalidSettings for a base that cannot generate, saying why, and OutOfMemory where the pool does not fit.
+    """
+
+    def __init__(
+        self,
+        adapted: AdaptedBase,
+        residency: Residency,
+        *,
+        limits: Limits | None = None,
+        scheduler: Scheduler | None = None,
+    ) -> None:
+        self._base = adapted.base
+        self.tokenizer = _tokenizer(self._base)
+        self.limits = limits or Limits()
+        self.serving = serves(self._base.model)
+        self.eos_ids = _eos_ids(self._base)
+        tokens = kv_tokens(self.serving, self._base, self.limits)
+        pages = Pages(tokens // PAGE_SIZE)
+        self.context = min(self.serving.context or tokens, tokens)
+        self.engine = Engine(
+            adapted,
+            residency,
+            kv=KV(self.serving.shapes, pages.count, PAGE_SIZE, self._base.device, self.serving.dtype),
+            pages=pages,
+            stream=self._text_stream,
+            eos_ids=self.eos_ids,
+            context=self.context,
+            max_rows=self.limits.max_rows,
+            step_tokens=self.limits.step_tokens,
+            scheduler=Scheduler(queue_limit=self.limits.queue_limit) if scheduler is None else scheduler,
+        )
+        self._wake = threading.Event()
+        self._closing = False
+        residency.when_ready(self._wake.set)
+        self._thread = threading.Thread(target=self._run, name="adapthub-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> Load:
+        """How busy the engine is."""
+        return self.engine.load
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        selection: Selection,
+        sampling: Sampling,
+        deliver: Callable[[Event], None],
+        *,
+        choice: int = 0,
+        tenant: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> str:
+        """Queue a request and return its id; its events come to `deliver` on the engine's thread.
+
+        `timeout`: seconds until it ends as it is, with "deadline". Compiles the grammar here, on the caller's thread.
+        Raises InvalidInput for what cannot be generated.
+        """
+        if self._closing:
+            raise AdaptHubError("generation is closed")
+        request = Request(
+            id=uuid4().hex,
+            prompt_ids=tuple(prompt_ids),
+            selection=selection,
+            sampling=sampling,
+            deliver=deliver,
+            constraint=compile_constraint(sampling, self.tokenizer, self.eos_ids),
+            choice=choice,
+            tenant=tenant,
+            priority=priority,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+        )
+        self.engine.submit(request)
+        self._wake.set()
+        return request.id
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """A prompt as token ids. Raises InvalidInput for anything but a text or a list of whole numbers."""
+        if isinstance(prompt, str):
+            return cast("list[int]", self.tokenizer(prompt)["input_ids"])
+        if isinstance(prompt, Sequence) and all(type(token) is int for token in prompt):
+            return [*prompt]
+        raise InvalidInput(f"a prompt is a text or a list of token ids, not {prompt!r:.80}")
+
+    def cancel(self, id: str) -> None:
+        """End a request within one step. Raises InvalidInput for one that has ended, or never was."""
+        self.engine.cancel(id)
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the thread; requests that still run end with an error. Idempotent."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def _text_stream(self, request: Request) -> TextStream:
+        sampling = request.sampling
+        return TextStream(self.tokenizer, sampling.stop, sampling.min_new_tokens)
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                worked = self.engine.step()
+            except Exception as error:  # a defect; nobody shall wait for an answer that never comes
+                _LOG.exception("a step of the engine failed")
+                self.engine.fail_all(AdaptHubError(f"the engine failed: {type(error).__name__}: {error}"))
+                continue
+            if not worked:
+                self._wake.wait(_POLL if self.engine.busy else None)
+                self._wake.clear()
+        self.engine.fail_all(AdaptHubError("generation was closed"))
+
+
+class Stream:
+    """The events of one request as they come, for a caller that waits: iterate, or take the `result`.
+
+    Leaving the iteration early cancels the request, and so does leaving a `with` block.
+    """
+
+    def __init__(
+        self, submit: Callable[[Callable[[Event], None]], str], cancel: Callable[[str], None]
+    ) -> None:
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._cancel = cancel
+        self._seen: list[Event] = []
+        self.id = submit(self._events.put)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._ended:
+            with suppress(InvalidInput):  # it ended, and nobody has read so far
+                self.cancel()
+
+    def __iter__(self) -> Iterator[Event]:
+        with self:
+            while not self._ended:
+                yield self._next()
+
+    def result(self) -> Generation:
+        """Everything, once the request has ended. Raises the error that it ended with."""
+        while not self._ended:
+            self._next()
+        return generation(self._seen)
+
+    def cancel(self) -> None:
+        """End the request; its last event says "cancelled". Raises InvalidInput if it has ended."""
+        self._cancel(self.id)
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._seen) and self._seen[-1].finish_reason is not None
+
+    def _next(self) -> Event:
+        event = self._events.get()
+        self._seen.append(event)
+        return event
+
+
+class AsyncStream:
+    """The same on an event loop: `async for event in stream`, or `await stream.result()`.
+
+    A task that is cancelled while it waits cancels the request. Made by `open`.
+    """
+
+    def __init__(self, cancel: Callable[[str], None]) -> None:
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._cancel = cancel
+        self._seen: list[Event] = []
+        self.id = ""
+
+    @classmethod
+    async def open(cls, submit: Submit, cancel: Callable[[str], None]) -> AsyncStream:
+        """Submit, on another thread: a name may have to be pulled and loaded first."""
+        stream = cls(cancel)
+        deliver = partial(_put, asyncio.get_running_loop(), stream._events)
+        stream.id = await asyncio.to_thread(submit, deliver)
+        return stream
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        try:
+            while not self._ended:
+                yield await self._next()
+        finally:
+            if not self._ended:
+                with suppress(InvalidInput):  # it ended, and nobody has read so far
+                    self.cancel()
+
+    async def result(self) -> Generation:
+        """Everything, once the request has ended. Raises the error that it ended with."""
+        async for _ in self:
+            pass
+        return generation(self._seen)
+
+    def cancel(self) -> None:
+        """End the request; its last event says "cancelled". Raises InvalidInput if it has ended."""
+        self._cancel(self.id)
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self._seen) and self._seen[-1].finish_reason is not None
+
+    async def _next(self) -> Event:
+        event = await self._events.get()
+        self._seen.append(event)
+        return event
+
+
+def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+    try:
+        loop.call_soon_threadsafe(events.put_nowait, event)
+    except RuntimeError:  # the loop was closed: nobody listens any more
+        return
+
+
+def kv_tokens(serving: Serving, base: Base, limits: Limits) -> int:
+    """Tokens that the pool of keys and values takes. Raises OutOfMemory where those asked for do not fit."""
+    per_token = page_bytes(serving.shapes, 1, serving.dtype)
+    free = free_memory(base.device)
+    if limits.kv_tokens is not None:
+        tokens = -(-limits.kv_tokens // PAGE_SIZE) * PAGE_SIZE
+        if tokens * per_token > free:
+            raise OutOfMemory(
+                f"keys and values of {tokens} tokens need {tokens * per_token / 1e9:.1f} GB; {free / 1e9:.1f} GB are free",
+                hint=f"Lower kv_tokens to at most {free // per_token}.",
+            )
+        return tokens
+    tokens = int(free * _KV_SHARE / per_token)
+    if serving.context is not None:
+        tokens = min(tokens, limits.max_rows * serving.context)
+    return max(tokens // PAGE_SIZE, 1) * PAGE_SIZE
+
+
+def _tokenizer(base: Base) -> PreTrainedTokenizerBase:
+    if base.tokenizer is None:
+        raise InvalidSettings(f"{base.ref} has no tokenizer, so it cannot generate text")
+    return base.tokenizer
+
+
+def _eos_ids(base: Base) -> frozenset[int]:
+    """The tokens that end a text: the generation configuration's, else the tokenizer's."""
+    configured = getattr(base.model.generation_config, "eos_token_id", None)
+    if configured is None:
+        configured = cast("PreTrainedTokenizerBase", base.tokenizer).eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)

@@ -1,0 +1,151 @@
+"""What names mean: references and folders resolved to digests once, at the door, and kept as long as somebody needs them.
+
+A name means the digest that it meant when it was attached, until it is attached again. A digest stays registered while a
+name means it or a request uses it, so what runs finishes on the version that it began with. Loading is Residency's.
+
+Does not run anything, and knows no tasks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapthub.adapters.errors import AdapterNotFound
+from adapthub.adapters.expression import parse_expression
+from adapthub.runtime.host_copy import without_bytes
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.attach import Selection
+    from adapthub.runtime.residency import Residency
+
+_POLL = 0.5  # seconds after which a load is asked for again, so that it does not lapse
+
+
+class Names:
+    """The names that are attached over one `residency`; `fetch` pulls a reference or reads a folder. Thread-safe."""
+
+    def __init__(self, residency: Residency, fetch: Callable[[str | Path], Artifact]) -> None:
+        self._residency = residency
+        self._fetch = fetch
+        self._meanings: dict[str, str] = {}
+        self._artifacts: dict[str, Artifact] = {}
+        self._uses: Counter[str] = Counter()  # of digests, by requests in flight
+        self._lock = threading.Lock()
+        self._loaded = threading.Condition()
+        residency.when_ready(self._wake)
+
+    @property
+    def meanings(self) -> Mapping[str, str]:
+        """The digest that each attached name means: a snapshot."""
+        with self._lock:
+            return dict(self._meanings)
+
+    def artifact(self, digest: str) -> Artifact:
+        """What is registered under `digest`, without its weights."""
+        with self._lock:
+            return self._artifacts[digest]
+
+    def attach(self, ref: str | Path) -> str:
+        """Resolve a name anew and load what it means; returns the digest once it is in a slot.
+
+        Raises what pulling, reading and binding raise; then the name means what it meant before.
+        """
+        digest = self._register(ref)
+        try:
+            self._wait([digest])
+        except BaseException:
+            self.give_back([digest])
+            raise
+        with self._lock:
+            before = self._meanings.get(str(ref), digest)
+            self._meanings[str(ref)] = digest
+            self._uses[digest] -= 1
+            self._drop_unused([before])
+        return digest
+
+    def detach(self, ref: str | Path) -> None:
+        """Forget a name or a digest, and the adapter itself once no name means it and no request uses it.
+
+        Raises AdapterNotFound.
+        """
+        with self._lock:
+            names = [name for name, digest in self._meanings.items() if str(ref) in (name, digest)]
+            if not names:
+                raise AdapterNotFound(
+                    f"{ref} is not attached", hint=f"Attached: {', '.join(self._meanings) or 'nothing'}."
+                )
+            self._drop_unused({self._meanings.pop(name) for name in names})
+
+    def take(self, expression: str | None) -> Selection:
+        """A name or an expression as digests, attached now if they were not, each used once more until `give_back`."""
+        if expression is None:
+            return ()
+        taken: list[tuple[float, str]] = []
+        try:
+            for term in parse_expression(expression).terms:
+                taken.append((term.weight, self._take(term.name)))
+        except BaseException:
+            self.give_back([digest for _, digest in taken])
+            raise
+        return tuple(taken)
+
+    def give_back(self, digests: Sequence[str]) -> None:
+        """Digests that were taken; what nobody needs any more is forgotten."""
+        with self._lock:
+            self._uses.subtract(digests)
+            self._drop_unused(digests)
+
+    @contextmanager
+    def loaded(self, digests: Sequence[str]) -> Iterator[None]:
+        """Within: all of these are in slots. Waits for them; raises what loading them raises."""
+        while True:
+            self._wait(digests)
+            try:
+                self._residency.hold(digests)
+                break
+            except AdapterNotFound:  # evicted since; what is not registered makes the wait raise
+                continue
+        try:
+            yield
+        finally:
+            self._residency.release(digests)
+
+    def _register(self, ref: str | Path) -> str:
+        """Fetch what a name means now, used once more."""
+        artifact = self._fetch(ref)
+        with self._lock:
+            self._uses[artifact.digest] += 1
+            self._artifacts.setdefault(artifact.digest, without_bytes(artifact))
+            self._residency.register(artifact)
+        return artifact.digest
+
+    def _take(self, name: str) -> str:
+        while True:
+            with self._lock:
+                if name in self._meanings:
+                    digest = self._meanings[name]
+                    self._uses[digest] += 1
+                    return digest
+            self.attach(name)
+
+    def _drop_unused(self, digests: Iterable[str]) -> None:
+        """Forget what no name means and no request uses. The caller holds the lock."""
+        for digest in {*digests} - set(self._meanings.values()):
+            if self._uses[digest] == 0 and digest in self._artifacts:
+                del self._uses[digest], self._artifacts[digest]
+                self._residency.forget(digest)
+
+    def _wait(self, digests: Sequence[str]) -> None:
+        with self._loaded:
+            while self._residency.want(digests) == "loading":
+                self._loaded.wait(_POLL)
+
+    def _wake(self) -> None:
+        with self._loaded:
+            self._loaded.notify_all()

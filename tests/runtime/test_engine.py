@@ -1,0 +1,479 @@
+"""The engine against plain PEFT, request by request, in random mixes; and what it does when things go wrong."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.base import load_base
+from adapthub.adapters.errors import AdaptHubError, InvalidInput, Overloaded
+from adapthub.runtime.attention import serves
+from adapthub.runtime.engine import Engine
+from adapthub.runtime.kv import KV, Pages
+from adapthub.runtime.requests import Event, Generation, Request, generation
+from adapthub.runtime.residency import Residency
+from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.scheduler import Scheduler
+from adapthub.runtime.text_stream import TextStream
+from tests.runtime.generating import KINDS, Oracle, write_oracle
+
+PAGE = 4
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    return write_oracle(tmp_path_factory.mktemp("generating"))
+
+
+@dataclass
+class Bench:
+    """An engine stepped by the test, and the events that it delivered."""
+
+    engine: Engine
+    adapted: AdaptedBase
+    residency: Residency
+    oracle: Oracle
+    pages: Pages
+    loaded: threading.Event
+    digests: dict[str, str]
+    now: list[float]
+    events: dict[str, list[Event]] = field(default_factory=dict)
+
+    def selection(self, kind: str) -> Selection:
+        return tuple((weight, self.digests[name]) for weight, name in self.oracle.terms(kind))
+
+    def submit(self, id: str, kind: str, prompt: Sequence[int], **options: Any) -> None:
+        known = ("tenant", "priority", "deadline", "choice")
+        given = {name: options.pop(name) for name in known if name in options}
+        events = self.events.setdefault(id, [])
+        self.engine.submit(
+            Request(id, tuple(prompt), self.selection(kind), Sampling(**options), events.append, **given)
+        )
+
+    def run(self, until: Any = None) -> None:
+        """Step until nothing is left to do, or `until` says so."""
+        while self.engine.busy and not (until and until()):
+            self.loaded.clear()
+            if not self.engine.step() and self.engine.busy:
+                self.loaded.wait(0.02)
+
+    def result(self, id: str) -> Generation:
+        return generation(self.events[id])
+
+    def leaks_nothing(self) -> bool:
+        self.engine.clear_cache()
+        holders = sum(resident.holders for resident in self.residency.snapshot())
+        return self.pages.free == self.pages.count and holders == 0
+
+
+@pytest.fixture
+def make(oracle: Oracle) -> Iterator[Any]:
+    benches = []
+
+    def build(
+        pages: int = 400,
+        slots: int | None = None,
+        quantize: str | None = None,
+        queue_limit: int = 1024,
+        weights: dict[str, float] | None = None,
+        **options: Any,
+    ) -> Bench:
+        base = load_base(str(oracle.folder), quantize=quantize)
+        adapted = AdaptedBase(base)
+        residency = Residency(adapted, slots=slots, slot_bytes=None, host_bytes=1 << 30)
+        serving = serves(base.model)
+        pool, now = Pages(pages), [0.0]
+        tokenizer = base.tokenizer
+        assert tokenizer is not None
+        engine = Engine(
+            adapted,
+            residency,
+            kv=KV(serving.shapes, pages, PAGE, base.device, serving.dtype),
+            pages=pool,
+            stream=lambda request: TextStream(tokenizer, request.sampling.stop),
+            eos_ids=frozenset([3]),
+            context=serving.context or 160,
+            scheduler=Scheduler(clock=lambda: now[0], queue_limit=queue_limit, weights=weights),
+            clock=lambda: now[0],
+            **options,
+        )
+        loaded = threading.Event()
+        residency.when_ready(loaded.set)
+        digests = {name: residency.register(oracle.artifact(name)) for name in oracle.adapters}
+        benches.append(Bench(engine, adapted, residency, oracle, pool, loaded, digests, now))
+        return benches[-1]
+
+    yield build
+    for bench in benches:
+        bench.residency.close()
+        bench.adapted.close()
+
+
+def prompt(rng: random.Random, longest: int = 40) -> list[int]:
+    return [rng.randrange(5, 150) for _ in range(rng.randint(1, longest))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_tokens_are_plain_pefts(kind: str, oracle: Oracle, make: Any) -> None:
+    bench = make()
+    bench.submit("a", kind, range(20, 33), max_new_tokens=8, ignore_eos=True)
+    bench.run()
+    assert bench.result("a").token_ids == oracle.greedy(kind, range(20, 33), 8)
+
+
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [
+        (0, {}),
+        (1, {"step_tokens": 16, "max_rows": 5}),  # prompts in chunks
+        (2, {"pages": 90, "max_rows": 16}),  # preemption
+        (3, {"slots": 3, "max_rows": 8}),  # adapters take turns
+        (4, {"slots": 2, "pages": 60, "step_tokens": 24}),
+    ],
+)
+def test_a_random_mix_of_64_requests_is_plain_pefts_request_by_request(
+    seed: int, options: dict[str, Any], oracle: Oracle, make: Any
+) -> None:
+    rng = random.Random(seed)
+    bench = make(**options)
+    asked = {}
+    for number in range(64):
+        kind = rng.choice(KINDS)
+        if kind == "prefix and lora" and options.get("slots") == 1:
+            kind = "lora"
+        count = rng.randint(1, 12)
+        asked[str(number)] = (kind, prompt(rng), count)
+        bench.submit(
+            str(number),
+            *asked[str(number)][:2],
+            max_new_tokens=count,
+            ignore_eos=True,
+            tenant=rng.choice("ab"),
+        )
+        for _ in range(rng.randint(0, 2)):
+            bench.engine.step()
+    bench.run()
+
+    wrong = {
+        id: (kind, bench.result(id).token_ids, expected)
+        for id, (kind, tokens, count) in asked.items()
+        if bench.result(id).token_ids != (expected := oracle.greedy(kind, tokens, count))
+    }
+    assert wrong == {}
+    assert bench.leaks_nothing()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logprobs_are_plain_pefts_in_a_batch_of_all_kinds(kind: str, oracle: Oracle, make: Any) -> None:
+    bench = make()
+    for other in KINDS:
+        bench.submit(other, other, range(30, 50), max_new_tokens=2, logprobs=20, ignore_eos=True)
+    bench.run()
+    tokens = list(range(30, 50))
+    for sampled in bench.result(kind).tokens:
+        expected = oracle.logits(kind, tokens).log_softmax(-1)
+        ids = [id for id, _ in sampled.alternatives]
+        ours = torch.tensor([value for _, value in sampled.alternatives])
+        torch.testing.assert_close(ours, expected[ids], rtol=1e-5, atol=1e-5)
+        tokens.append(sampled.token_id)
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_on_a_quantised_base_tokens_are_those_of_peft_on_the_same_base(
+    quantize: str, oracle: Oracle, make: Any
+) -> None:
+    quantised = Oracle(oracle.folder, oracle.adapters, quantize)
+    bench = make(quantize=quantize)
+    kinds = [kind for kind in KINDS if kind not in ("sum", "difference")]
+    for kind in kinds:
+        bench.submit(kind, kind, range(40, 55), max_new_tokens=4, ignore_eos=True)
+    bench.run()
+    assert {kind: bench.result(kind).token_ids for kind in kinds} == {
+        kind: quantised.greedy(kind, range(40, 55), 4) for kind in kinds
+    }
+
+
+def test_a_preempted_row_goes_on_where_it_was(oracle: Oracle, make: Any) -> None:
+    bench = make(pages=12)  # 48 tokens for two rows of 36
+    for id in "ab":
+        bench.submit(id, "lora", range(20, 40), max_new_tokens=16, ignore_eos=True, temperature=0.8, seed=5)
+    bench.run()
+    alone = make()
+    alone.submit("a", "lora", range(20, 40), max_new_tokens=16, ignore_eos=True, temperature=0.8, seed=5)
+    alone.run()
+    assert bench.engine.preemptions > 0
+    assert bench.result("a").token_ids == bench.result("b").token_ids == alone.result("a").token_ids
+    text = "".join(event.text for event in bench.events["b"])
+    assert text == bench.result("b").text == alone.result("a").text
+
+
+def test_the_same_seed_gives_the_same_text_whatever_the_neighbours(make: Any) -> None:
+    alone, crowded = make(), make(step_tokens=32)
+    sampling: dict[str, Any] = {"max_new_tokens": 12, "temperature": 0.9, "top_p": 0.95, "seed": 11}
+    alone.submit("x", "dora", range(9, 30), **sampling)
+    rng = random.Random(0)
+    for number in range(20):
+        crowded.submit(str(number), rng.choice(KINDS), prompt(rng), max_new_tokens=9, temperature=1.0)
+    crowded.submit("x", "dora", range(9, 30), **sampling)
+    alone.run()
+    crowded.run()
+    assert alone.result("x").token_ids == crowded.result("x").token_ids
+
+
+def test_choices_of_one_prompt_differ_and_repeat(make: Any) -> None:
+    bench = make()
+    for round_ in "12":
+        for choice in range(3):
+            bench.submit(
+                f"{round_}{choice}", "base", [9, 8], max_new_tokens=8, temperature=1.5, seed=1, choice=choice
+            )
+    bench.run()
+    first, second = ([tuple(bench.result(f"{r}{c}").token_ids) for c in range(3)] for r in "12")
+    assert first == second
+    assert len(set(first)) == 3
+
+
+# -- the prefix cache ------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_computed_once_for_the_same_tenant_and_adapters(oracle: Oracle, make: Any) -> None:
+    bench = make()
+    for id in "ab":
+        bench.submit(id, "lora", range(20, 50), max_new_tokens=4, tenant="acme", ignore_eos=True)
+        bench.run()
+    assert bench.result("a").usage.cached_tokens == 0
+    assert bench.result("b").usage.cached_tokens == 28  # whole pages, and never the last token
+    assert bench.result("b").token_ids == oracle.greedy("lora", range(20, 50), 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tenant"),
+    [("lora", "other"), ("base", "acme"), ("wide", "acme"), ("sum", "acme"), ("prefix and lora", "acme")],
+)
+def test_a_prompt_is_never_shared_across_tenants_adapters_or_weights(
+    kind: str, tenant: str, oracle: Oracle, make: Any
+) -> None:
+    bench = make()
+    bench.submit("a", "lora", range(20, 50), max_new_tokens=2, tenant="acme")
+    bench.run()
+    bench.submit("b", kind, range(20, 50), max_new_tokens=4, tenant=tenant, ignore_eos=True)
+    bench.run()
+    assert bench.result("b").usage.cached_tokens == 0
+    assert bench.result("b").token_ids == oracle.greedy(kind, range(20, 50), 4)
+
+
+def test_cached_prompts_give_way_to_rows(oracle: Oracle, make: Any) -> None:
+    bench = make(pages=24)
+    rng = random.Random(1)
+    for number in range(12):
+        bench.submit(str(number), "lora", prompt(rng, 60), max_new_tokens=4)
+        bench.run()
+    assert all(bench.result(str(number)).finish_reason in ("length", "stop") for number in range(12))
+    assert bench.leaks_nothing()
+
+
+def test_a_prefix_adapters_pages_are_shared_by_its_rows(make: Any) -> None:
+    bench = make()
+    for id in "abc":
+        bench.submit(id, "prefix-long", [7], max_new_tokens=3, ignore_eos=True)
+    bench.run(until=lambda: bench.engine.load.running == 3)
+    # 11 prefix tokens take 3 pages, once; each row has one of its own
+    assert bench.pages.count - bench.pages.free <= 3 + 3
+    bench.run()
+    assert bench.leaks_nothing()
+
+
+# -- ends ------------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_frees_everything_within_one_step_and_leaves_the_others_alone(
+    oracle: Oracle, make: Any
+) -> None:
+    bench = make()
+    bench.submit("kept", "lora", range(20, 30), max_new_tokens=10, ignore_eos=True)
+    bench.submit("gone", "dora", range(20, 60), max_new_tokens=50, ignore_eos=True)
+    bench.run(until=lambda: len(bench.events["gone"]) >= 3)
+    bench.engine.cancel("gone")
+    bench.engine.step()
+    last = bench.events["gone"][-1]
+    assert last.finish_reason == "cancelled"
+    assert last.usage is not None
+    assert last.usage.completion_tokens == sum(len(event.tokens) for event in bench.events["gone"])
+    assert bench.engine.load.running == 1
+    bench.run()
+    assert bench.result("kept").token_ids == oracle.greedy("lora", range(20, 30), 10)
+    with pytest.raises(InvalidInput, match="has ended"):
+        bench.engine.cancel("gone")
+    assert bench.leaks_nothing()
+
+
+def test_what_waits_can_be_cancelled(make: Any) -> None:
+    bench = make(max_rows=1)
+    for id in "ab":
+        bench.submit(id, "base", [5, 6], max_new_tokens=5, ignore_eos=True)
+    bench.engine.step()
+    bench.engine.cancel("b")
+    bench.run()
+    assert [event.finish_reason for event in bench.events["b"]] == ["cancelled"]
+    assert bench.result("a").finish_reason == "length"
+
+
+def test_a_deadline_ends_what_waits_and_what_runs(make: Any) -> None:
+    bench = make(max_rows=1)
+    bench.submit("runs", "base", [5, 6], max_new_tokens=50, ignore_eos=True, deadline=10.0)
+    bench.submit("waits", "base", [5, 6], max_new_tokens=5, deadline=5.0)
+    bench.run(until=lambda: len(bench.events["runs"]) > 2)
+    bench.now[0] = 6.0
+    bench.engine.step()
+    assert [event.finish_reason for event in bench.events["waits"]] == ["deadline"]
+    assert bench.events["runs"][-1].finish_reason is None
+    bench.now[0] = 11.0
+    bench.run()
+    assert bench.result("runs").finish_reason == "deadline"
+    assert 2 < len(bench.result("runs").tokens) < 50
+
+
+def test_an_end_token_and_stop_strings_end_the_text(oracle: Oracle, make: Any) -> None:
+    bench = make()
+    tokens = oracle.greedy("lora", range(20, 33), 12)
+    bench.submit("ids", "lora", range(20, 33), max_new_tokens=12, stop_token_ids=[tokens[4]], ignore_eos=True)
+    bench.submit("all", "lora", range(20, 33), max_new_tokens=12, ignore_eos=True)
+    bench.run()
+    first = tokens.index(tokens[4])
+    assert bench.result("ids").token_ids == tokens[: first + 1]
+    assert bench.result("ids").finish_reason == "stop"
+    whole = bench.result("all").text
+    stop = whole[len(whole) // 2 :][:3]
+    bench.submit("text", "lora", range(20, 33), max_new_tokens=12, stop=[stop], ignore_eos=True)
+    bench.run()
+    assert bench.result("text").text == whole[: whole.index(stop)]
+    assert bench.result("text").finish_reason == "stop"
+
+
+# -- what cannot work, with neighbours running -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(oracle: Oracle, make: Any) -> Iterator[Bench]:
+    """A bench with two rows in the middle of their text; their text is checked in the end."""
+    bench: Bench = make()
+    for id, kind in (("one", "lora"), ("two", "prefix")):
+        bench.submit(id, kind, range(20, 40), max_new_tokens=12, ignore_eos=True)
+    bench.run(until=lambda: bench.engine.load.running == 2)
+    yield bench
+    bench.run()
+    for id, kind in (("one", "lora"), ("two", "prefix")):
+        assert bench.result(id).token_ids == oracle.greedy(kind, range(20, 40), 12)
+    assert bench.leaks_nothing()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "message"),
+    [
+        ([], {}, "prompt is empty"),
+        ([160], {}, "token id 160 is outside the vocabulary of 160"),
+        ([-1], {}, "token id -1 is outside"),
+        (range(5, 155), {"max_new_tokens": 20}, "together at most 160 fit"),
+    ],
+)
+def test_a_prompt_that_cannot_be_continued_is_refused(
+    tokens: Sequence[int], options: dict[str, Any], message: str, running: Bench
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        running.submit("bad", "base", tokens, **options)
+
+
+def test_a_prompt_that_fits_only_without_its_prefix_fails_alone(running: Bench) -> None:
+    running.submit("bad", "prefix-long", range(5, 145), max_new_tokens=12)
+    running.run(until=lambda: running.events["bad"])
+    error = running.events["bad"][-1].error
+    assert isinstance(error, InvalidInput)
+    assert "together at most 149 fit behind a prefix of 11" in str(error)
+
+
+def test_an_id_that_runs_is_not_taken_again(running: Bench) -> None:
+    with pytest.raises(InvalidInput, match="'one' runs already"):
+        running.submit("one", "base", [5])
+
+
+def test_an_unknown_adapter_fails_alone(running: Bench) -> None:
+    running.digests["ghost"] = "sha256:" + "0" * 64
+    events: list[Event] = []
+    running.engine.submit(Request("bad", (5, 6), ((1.0, "sha256:" + "0" * 64),), Sampling(), events.append))
+    running.run(until=lambda: events)
+    assert "is not registered" in str(events[-1].error)
+
+
+def test_an_adapter_deleted_while_in_use_finishes_what_runs_on_it(oracle: Oracle, running: Bench) -> None:
+    running.residency.forget(running.digests["lora"])
+    running.submit("bad", "lora", [5, 6], max_new_tokens=2)
+    running.run(until=lambda: running.events["bad"])
+    assert "is not registered" in str(running.events["bad"][-1].error)
+
+
+def test_two_prefixes_fail_alone(running: Bench) -> None:
+    selection = ((1.0, running.digests["prefix"]), (1.0, running.digests["prefix-long"]))
+    events: list[Event] = []
+    running.engine.submit(Request("bad", (5, 6), selection, Sampling(), events.append))
+    running.run(until=lambda: events)
+    assert "2 prefix adapters cannot be summed" in str(events[-1].error)
+
+
+def test_a_module_that_fails_fails_its_own_rows(running: Bench) -> None:
+    digest = running.digests["wide"]
+    running.submit("bad", "wide", [5, 6], max_new_tokens=8, ignore_eos=True)
+    running.run(until=lambda: running.engine.load.running == 3)
+    updates = next(iter(running.adapted.attached[digest].updates.values()))
+    object.__setattr__(updates[0], "a_t", torch.zeros(3, 3))  # no product of these shapes exists
+    running.run(until=lambda: running.events["bad"][-1].finish_reason)
+    error = running.events["bad"][-1].error
+    assert isinstance(error, AdaptHubError)
+    assert "the pass failed" in str(error)
+
+
+def test_logits_that_are_no_numbers_fail_alone(running: Bench) -> None:
+    digest = running.digests["wide"]
+    running.submit("bad", "wide", [5, 6], max_new_tokens=8, ignore_eos=True)
+    running.run(until=lambda: running.engine.load.running == 3)
+    updates = next(iter(running.adapted.attached[digest].updates.values()))
+    with torch.inference_mode():
+        updates[0].b.fill_(float("nan"))  # type: ignore[attr-defined]  # a LowRank
+    running.run(until=lambda: running.events["bad"][-1].finish_reason)
+    assert "not finite numbers" in str(running.events["bad"][-1].error)
+
+
+def test_a_full_queue_refuses_with_a_reason(make: Any) -> None:
+    bench = make(max_rows=1, queue_limit=2)
+    for number in range(5):
+        bench.submit(str(number), "base", [5, 6], max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    errors = [bench.events[str(number)][-1].error for number in range(5)]
+    assert [isinstance(error, Overloaded) for error in errors].count(True) == 3
+    assert bench.leaks_nothing()
+
+
+def test_a_tenant_with_many_requests_does_not_keep_another_waiting(make: Any) -> None:
+    bench = make(max_rows=2)
+    for number in range(20):
+        bench.submit(f"many{number}", "base", range(5, 25), max_new_tokens=4, tenant="many", ignore_eos=True)
+    bench.run(until=lambda: bench.events["many1"])
+    bench.submit("few", "base", range(5, 25), max_new_tokens=4, tenant="few", ignore_eos=True)
+    bench.run(until=lambda: bench.events["few"] and bench.events["few"][-1].finish_reason)
+    assert sum(bool(bench.events[f"many{number}"]) for number in range(20)) <= 6
+
+
+def test_all_fail_when_the_engine_is_told_so(make: Any) -> None:
+    bench = make(max_rows=1)
+    for id in "ab":
+        bench.submit(id, "base", [5, 6], max_new_tokens=9, ignore_eos=True)
+    bench.run(until=lambda: bench.events["a"])
+    bench.engine.fail_all(AdaptHubError("closed"))
+    assert [str(bench.events[id][-1].error) for id in "ab"] == ["closed", "closed"]
+    assert bench.leaks_nothing()

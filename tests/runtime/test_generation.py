@@ -1,0 +1,229 @@
+"""Generation through Runtime: names, texts, streams, awaitables, and what is let go afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.base import load_base
+from adapthub.adapters.errors import (
+    AdapterNotFound,
+    AdaptHubError,
+    InvalidInput,
+    InvalidSettings,
+    OutOfMemory,
+)
+from adapthub.runtime import Runtime
+from adapthub.runtime.generation import Limits
+from tests.runtime.generating import Oracle, write_oracle
+
+LIMITS = Limits(kv_tokens=2048, max_rows=16)
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    return write_oracle(tmp_path_factory.mktemp("generating"))
+
+
+@pytest.fixture
+def runtime(oracle: Oracle) -> Iterator[Runtime]:
+    with Runtime(str(oracle.folder), limits=LIMITS) as made:
+        yield made
+
+
+def folder(oracle: Oracle, name: str) -> str:
+    return str(oracle.adapters[name])
+
+
+def test_rows_of_one_call_use_different_adapters(oracle: Oracle, runtime: Runtime) -> None:
+    lora, wide = folder(oracle, "lora"), folder(oracle, "wide")
+    prompts = [list(range(20, 30)), list(range(30, 45)), list(range(9, 20)), list(range(50, 60))]
+    results = runtime.generate(
+        prompts,
+        adapters=[lora, None, f"0.7*{lora} + 0.3*{wide}", folder(oracle, "prefix")],
+        max_new_tokens=6,
+        ignore_eos=True,
+    )
+    assert [result.token_ids for result in results] == [
+        oracle.greedy(kind, prompt, 6)
+        for kind, prompt in zip(("lora", "base", "sum", "prefix"), prompts, strict=True)
+    ]
+    assert [result.usage.prompt_tokens for result in results] == [10, 15, 11, 10]
+
+
+def test_texts_are_tokenised_as_the_bases_tokenizer_does(oracle: Oracle, runtime: Runtime) -> None:
+    ids = list(runtime.base.tokenizer("ada was born")["input_ids"])  # type: ignore[misc]
+    text, tokens = runtime.generate(["ada was born", ids], max_new_tokens=4, ignore_eos=True)
+    assert text == tokens
+    assert text.token_ids == oracle.greedy("base", ids, 4)
+
+
+def test_a_stream_gives_the_text_piece_by_piece(oracle: Oracle, runtime: Runtime) -> None:
+    whole = runtime.generate([[7, 8, 9]], folder(oracle, "lora"), max_new_tokens=10, ignore_eos=True)[0]
+    events = list(runtime.stream([7, 8, 9], folder(oracle, "lora"), max_new_tokens=10, ignore_eos=True))
+    assert len(events) == 10
+    assert "".join(event.text for event in events) == whole.text
+    assert events[-1].finish_reason == "length"
+
+
+def test_leaving_a_stream_early_cancels_it(runtime: Runtime) -> None:
+    for _ in runtime.stream([7, 8, 9], max_new_tokens=140, ignore_eos=True):
+        break
+    stream = runtime.stream([7, 8, 9], max_new_tokens=2, ignore_eos=True)
+    assert stream.result().finish_reason == "length"
+    assert runtime._generation.load.running == 0
+    with pytest.raises(InvalidInput, match="has ended"):
+        stream.cancel()
+
+
+def test_n_results_a_prompt_repeat_with_their_seed(runtime: Runtime) -> None:
+    options: dict[str, Any] = {"n": 3, "temperature": 1.2, "seed": 4, "max_new_tokens": 6, "ignore_eos": True}
+    first, again = (runtime.generate([[5, 6], [7, 8]], **options) for _ in range(2))
+    assert len(first) == 6
+    assert first == again
+    assert len({tuple(result.token_ids) for result in first[:3]}) == 3
+
+
+def test_many_streams_on_one_event_loop(oracle: Oracle, runtime: Runtime) -> None:
+    async def texts() -> list[list[int]]:
+        async def one(kind: str) -> list[int]:
+            stream = await runtime.astream(
+                [20, 21, 22], folder(oracle, kind), max_new_tokens=5, ignore_eos=True
+            )
+            return [token.token_id async for event in stream for token in event.tokens]
+
+        return await asyncio.gather(*(one(kind) for kind in ("lora", "dora", "prefix", "rslora")))
+
+    assert asyncio.run(texts()) == [
+        oracle.greedy(kind, [20, 21, 22], 5) for kind in ("lora", "dora", "prefix", "rslora")
+    ]
+
+
+def test_a_task_that_is_cancelled_cancels_its_request(runtime: Runtime) -> None:
+    async def leave() -> None:
+        stream = await runtime.astream([7, 8, 9], max_new_tokens=140, ignore_eos=True)
+        task = asyncio.create_task(stream.result())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(leave())
+    runtime.generate([[5]], max_new_tokens=1)
+    assert runtime._generation.load.running == 0
+
+
+def test_results_can_be_awaited(oracle: Oracle, runtime: Runtime) -> None:
+    (result,) = asyncio.run(
+        runtime.agenerate([[20, 21]], folder(oracle, "lora"), max_new_tokens=3, ignore_eos=True)
+    )
+    assert result.token_ids == oracle.greedy("lora", [20, 21], 3)
+
+
+def test_a_request_finishes_on_the_version_it_began_with(
+    oracle: Oracle, runtime: Runtime, tmp_path: Path
+) -> None:
+    name = tmp_path / "adapter"
+    shutil.copytree(oracle.adapters["lora"], name)
+    first = runtime.attach(name)
+    stream = runtime.stream(list(range(20, 40)), name, max_new_tokens=60, ignore_eos=True)
+    events = iter(stream)
+    next(events)
+    shutil.rmtree(name)
+    shutil.copytree(oracle.adapters["wide"], name)
+    second = runtime.attach(name)
+    (after,) = runtime.generate([list(range(20, 40))], name, max_new_tokens=5, ignore_eos=True)
+    for _ in events:
+        pass
+    assert stream.result().token_ids == oracle.greedy("lora", range(20, 40), 60)
+    assert after.token_ids == oracle.greedy("wide", range(20, 40), 5)
+    assert runtime.attached == {str(name): second}
+    assert first not in {resident.digest for resident in runtime.resident}
+
+
+def test_more_adapters_than_slots_take_turns(oracle: Oracle) -> None:
+    kinds = ["lora", "rslora", "dora", "wide", "prefix"]
+    with Runtime(str(oracle.folder), slots=2, limits=LIMITS) as runtime:
+        results = runtime.generate(
+            [[20, 21, 22]] * 10,
+            [folder(oracle, kind) for kind in kinds * 2],
+            max_new_tokens=4,
+            ignore_eos=True,
+        )
+        assert [result.token_ids for result in results] == [
+            oracle.greedy(kind, [20, 21, 22], 4) for kind in kinds * 2
+        ]
+        assert sum(resident.state == "slot" for resident in runtime.resident) <= 2
+
+
+def test_what_is_pinned_stays(oracle: Oracle) -> None:
+    with Runtime(str(oracle.folder), slots=2, limits=LIMITS) as runtime:
+        pinned = runtime.pin(folder(oracle, "lora"))
+        for kind in ("rslora", "wide", "dora"):
+            runtime.generate([[20]], folder(oracle, kind), max_new_tokens=1)
+        states = {resident.digest: resident.state for resident in runtime.resident}
+        assert states[pinned] == "slot"
+        runtime.pin(folder(oracle, "wide"))
+        with pytest.raises(OutOfMemory, match="slots"):
+            runtime.pin(folder(oracle, "rslora"))
+        runtime.unpin(folder(oracle, "wide"))
+        with pytest.raises(AdapterNotFound, match="is not attached"):
+            runtime.unpin("nobody")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ("text", {}, "a text stands where a list of prompts"),
+        ([3.5], {}, "a prompt is a text or a list of token ids, not 3.5"),
+        ([["a"]], {}, "a prompt is a text or a list"),
+        ([[]], {}, "the prompt is empty"),
+        ([[5]], {"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ([[5]], {"max_tokens": 5}, "'max_tokens' is no setting of generation. Did you mean"),
+        ([[5]], {"stop": ["x"] * 5000}, "stop has 5000 strings"),
+        ([[5]], {"json_schema": "{"}, "json_schema cannot be read"),
+        ([[5]] * 2, {"adapters": [None] * 3}, "2 prompts and 3 adapters"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused(
+    prompts: object, options: dict[str, object], message: str, runtime: Runtime
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        runtime.generate(prompts, **options)  # type: ignore[arg-type]
+    assert runtime.generate([[5]], max_new_tokens=1, ignore_eos=True)[0].finish_reason == "length"
+
+
+def test_a_stream_has_one_text(runtime: Runtime) -> None:
+    with pytest.raises(InvalidInput, match="n = 2"):
+        runtime.stream([5], n=2)
+
+
+def test_an_encoder_does_not_generate_and_says_why(tiny_base: Path) -> None:
+    with Runtime(str(tiny_base)) as runtime, pytest.raises(InvalidSettings, match="cannot generate here"):
+        runtime.generate(["ada"])
+
+
+def test_keys_and_values_that_do_not_fit_are_refused(oracle: Oracle) -> None:
+    limits = Limits(kv_tokens=1 << 50)
+    with (
+        Runtime(str(oracle.folder), limits=limits) as runtime,
+        pytest.raises(OutOfMemory, match="Lower kv_tokens"),
+    ):
+        runtime.generate([[5]])
+
+
+def test_closing_ends_what_runs(oracle: Oracle) -> None:
+    runtime = Runtime(load_base(str(oracle.folder)), limits=LIMITS)
+    stream = runtime.stream([7, 8], max_new_tokens=150, ignore_eos=True)
+    next(iter(stream))
+    runtime.close()
+    runtime.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("adapthub")]
+    with pytest.raises(AdaptHubError, match="closed"):
+        runtime.generate([[5]])
