@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import pad_sequence
 from adapthub.adapters.bank import Bank
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.binding import bind
-from adapthub.adapters.delta import Segment, Update, apply_
+from adapthub.adapters.delta import Segment, Stacks, Update, apply_
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
@@ -58,7 +58,7 @@ class _Seen:
 
     @classmethod
     def of(cls, segments: Sequence[Segment], rows: int, length: int) -> _Seen:
-        return cls(segments, ((rows, length), (rows * length,)))
+        return cls(tuple(segments), ((rows, length), (rows * length,)))
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,14 @@ class AdaptedBase:
     """One base and the adapters attached to it.
 
     Rows run flattened and unpadded where the base's family allows (found by trying it once, here), else padded.
-    `layout` says which: "flat" or "padded".
+    `layout` says which: "flat" or "padded". `stack_bytes` bounds the second copies of LoRAs that passes of many rows of one
+    token keep, to run faster (delta.Stacks).
     """
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, *, stack_bytes: int = 2 << 30) -> None:
         self.base = base
         self._modules = {name: module for name, module in base.model.named_modules() if name}
-        self._bank = Bank()
+        self._bank = Bank(stack_bytes)
         self._lock = threading.RLock()
         output = base.model.get_output_embeddings()
         self._output = next((name for name, module in self._modules.items() if module is output), None)
@@ -147,7 +148,9 @@ class AdaptedBase:
             self._bank.add(binding)
             for path in binding.updates:
                 if path not in self._hooks:
-                    hook = partial(self._add_updates, path, self._bank.of_module(path))
+                    hook = partial(
+                        self._add_updates, path, self._bank.of_module(path), self._bank.stacks_of(path)
+                    )
                     self._hooks[path] = self._modules[path].register_forward_hook(hook)
         return binding.digest
 
@@ -410,6 +413,7 @@ class AdaptedBase:
         self,
         path: str,
         updates: Mapping[str, Sequence[Update]],
+        stacks: Stacks,
         _: nn.Module,
         args: tuple[torch.Tensor, ...],
         output: torch.Tensor,
@@ -427,7 +431,7 @@ class AdaptedBase:
             segments = [Segment(0, len(y), running.only)]
         elif output.shape[:-1] not in seen.shapes:
             raise _NotByToken if running.kept is None else _not_by_token(path)
-        apply_(segments, updates, x, y)
+        apply_(segments, updates, x, y, stacks)
 
 
 @contextmanager

@@ -113,6 +113,23 @@ def test_mixed_rows_equal_each_row_alone(adapted: AdaptedBase, saved: Mapping[st
         close(together, causal_logits(adapted, [row], [selection], last)[0])
 
 
+def test_decoding_rows_under_many_adapters(adapted: AdaptedBase, causal_base: Path, tmp_path: Path) -> None:
+    """One token a row, as many adapters as rows, rows coming and going: what stacks of LoRAs are for."""
+    digests = []
+    for seed in range(9):
+        config = lora_config(CAUSAL, target_modules=LINEAR[seed % 3 :], r=4 if seed < 6 else 2)
+        path = save_adapter(causal_base, tmp_path / str(seed), CAUSAL, config, seed=seed)
+        digests.append(adapted.attach(Artifact.read(path)))
+    chooser = random.Random(2)
+    for _ in range(4):
+        selections: list[Selection] = [((1.0, digest),) for digest in chooser.sample(digests, 8)]
+        selections += [(), selections[0], ((0.5, digests[0]), (0.5, digests[7]))]
+        rows = [[chooser.randrange(5, 150)] for _ in selections]
+        together = causal_logits(adapted, rows, selections)
+        for row, selection, logits in zip(rows, selections, together, strict=True):
+            close(logits, causal_logits(adapted, [row], [selection])[0])
+
+
 def test_the_pass_has_the_base_for_itself(adapted: AdaptedBase, saved: Mapping[str, Path]) -> None:
     digest = adapted.attach(Artifact.read(saved["lora"]))
     attached = threading.Event()
