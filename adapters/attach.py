@@ -31,10 +31,11 @@ from torch.nn.utils.rnn import pad_sequence
 from adapthub.adapters.bank import Bank
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.binding import bind
-from adapthub.adapters.delta import Segment, Stacks, Update, apply_
+from adapthub.adapters.delta import Segment, Update, apply_
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
+from adapthub.adapters.stacks import Stacks
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -53,7 +54,7 @@ _RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=N
 class _Seen:
     """What a module sees of a pass: segments over its rows, and the leading sizes that its tensors may have."""
 
-    segments: Sequence[Segment]
+    segments: tuple[Segment, ...]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     @classmethod
@@ -98,7 +99,7 @@ class AdaptedBase:
 
     Rows run flattened and unpadded where the base's family allows (found by trying it once, here), else padded.
     `layout` says which: "flat" or "padded". `stack_bytes` bounds the second copies of LoRAs that passes of many rows of one
-    token keep, to run faster (delta.Stacks).
+    token keep, to run faster (stacks.Stacks).
     """
 
     def __init__(self, base: Base, *, stack_bytes: int = 2 << 30) -> None:
@@ -424,14 +425,16 @@ class AdaptedBase:
         x, y = args[0], output.view(-1, output.shape[-1])
         x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
         seen = running.tokens if running.kept is None or path != self._output else running.kept
-        segments = seen.segments
+        segments: Sequence[Segment] = seen.segments
         if not segments:  # every row is in the middle of its prompt
             return
         if running.only is not None:
             segments = [Segment(0, len(y), running.only)]
         elif output.shape[:-1] not in seen.shapes:
             raise _NotByToken if running.kept is None else _not_by_token(path)
-        apply_(segments, updates, x, y, stacks)
+        else:
+            segments = stacks.add_(seen.segments, updates, x, y)
+        apply_(segments, updates, x, y)
 
 
 @contextmanager

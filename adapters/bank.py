@@ -1,7 +1,7 @@
 """Many adapters' weights side by side: by digest, and by the module of the base that they touch.
 
 Adapters keep their own tensors at their own rank: nothing is padded or moved when another comes or goes, so adding one
-costs the same however many are there. Beside them stand the stacks that decoding makes (delta.Stacks). Does not compute
+costs the same however many are there. Beside them stand the stacks that decoding makes. Does not compute
 (delta does) and does not touch models (attach does).
 """
 
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from adapthub.adapters.binder import Binding
-from adapthub.adapters.delta import StackBudget, Stacks, Update
+from adapthub.adapters.delta import Update
 from adapthub.adapters.errors import AdapterNotFound
+from adapthub.adapters.stacks import StackBudget, Stacks
 
 
 class Bank:
