@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -114,7 +115,8 @@ class Heads:
             name: value.to(device=self._base.device, dtype=self._base.dtype)
             for name, value in tensors.items()
         }
-        return Head(task, labels, template.uses_pooler, moved, *template.fill(labels, moved))
+        model, linear = template.fill(labels, moved)
+        return Head(task, labels, template.pooling, moved, model, linear)
 
 
 class Head:
@@ -128,16 +130,17 @@ class Head:
         self,
         task: str,
         labels: int,
-        uses_pooler: bool,
+        pooling: _Pooling,
         tensors: Mapping[str, torch.Tensor],
         model: PreTrainedModel,
         linear: nn.Linear | None,
     ) -> None:
         self.task = task
         self.labels = labels
-        self.uses_pooler = uses_pooler
+        self.uses_pooler = pooling.used
         self.tensors = tensors
         self.padding = int(model.config.get_text_config().pad_token_id)
+        self._pooling = pooling
         self._model = model
         self._given = cast(_Given, getattr(model, model.base_model_prefix))
         self._linear = linear
@@ -158,9 +161,12 @@ class Head:
     ) -> torch.Tensor:
         """Text classification: right-padded hidden states [B, L, hidden] to logits [B, labels].
 
-        `pooler_output` [B, hidden] is the backbone's pooler where it has one; `input_ids` and
-        `attention_mask` [B, L] are for families that pool the last or the mean token.
+        `pooler_output` is what the backbone's module `pooler` gave, where it has one: [B, hidden], or [B, L, hidden]
+        from ALBERT's, which is a linear layer alone. `input_ids` and `attention_mask` [B, L] are for families
+        that pool the last or the mean token.
         """
+        if pooler_output is not None and self._pooling.activation is not None:
+            pooler_output = self._pooling.activation(pooler_output[:, 0])
         return self._run(hidden, pooler_output, input_ids=input_ids, attention_mask=attention_mask)
 
     def _run(self, hidden: torch.Tensor, pooled: torch.Tensor | None, **inputs: torch.Tensor) -> torch.Tensor:
@@ -173,14 +179,28 @@ class Head:
             self._given.output = None
 
 
+@dataclass(frozen=True)
+class _Pooling:
+    """Whether a head reads the backbone's pooler, and what the backbone itself does to the pooler's first token after."""
+
+    used: bool
+    activation: nn.Module | None
+
+    @classmethod
+    def of(cls, backbone: nn.Module) -> _Pooling:
+        pooler = getattr(backbone, "pooler", None)
+        alone = isinstance(pooler, nn.Linear)
+        return cls(pooler is not None, getattr(backbone, "pooler_activation", None) if alone else None)
+
+
 class _Template:
     """A task class without backbone and without weights, as many outputs as `_PROBE_LABELS`.
 
     `linear` names the one layer that is the whole head, where that is so; None otherwise.
     """
 
-    def __init__(self, task: str, model: PreTrainedModel, uses_pooler: bool, linear: str | None) -> None:
-        self.uses_pooler = uses_pooler
+    def __init__(self, task: str, model: PreTrainedModel, pooling: _Pooling, linear: str | None) -> None:
+        self.pooling = pooling
         self._task = task
         self._model = model
         self._linear = linear
@@ -189,14 +209,14 @@ class _Template:
     @classmethod
     def of(cls, base: Base, task: str) -> _Template:
         model = _skeleton(base.model.config, task, [str(index) for index in range(_PROBE_LABELS)])
-        uses_pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None) is not None
+        pooling = _Pooling.of(getattr(model, model.base_model_prefix))
         setattr(model, model.base_model_prefix, _Given())
         config = model.config.get_text_config()
         if config.pad_token_id is None:
             pad = base.tokenizer.pad_token_id if base.tokenizer is not None else None
             config.pad_token_id = -1 if pad is None else pad  # -1: no row has it, and heads only compare
         model = model.eval().requires_grad_(False)
-        return cls(task, model, uses_pooler, _only_linear(model, task))
+        return cls(task, model, pooling, _only_linear(model, task))
 
     def check(self, tensors: Mapping[str, torch.Tensor]) -> int:
         """The label count of a saved head, whose tensors are exactly this head's."""
@@ -251,6 +271,11 @@ def _skeleton(config: Any, task: str, labels: Sequence[str]) -> PreTrainedModel:
         raise InvalidSettings(
             f"base models of type {config.model_type!r} have no {task} class in transformers",
             hint="Choose another base model.",
+        )
+    if config.is_encoder_decoder:
+        raise InvalidSettings(
+            f"base models of type {config.model_type!r} have an encoder and a decoder; {task} is not run on such here",
+            hint="Choose an encoder, such as package:minilm, or a decoder.",
         )
     config = copy.deepcopy(config)
     config.id2label = dict(enumerate(labels))
