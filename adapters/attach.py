@@ -18,10 +18,8 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -31,52 +29,19 @@ from torch.nn.utils.rnn import pad_sequence
 from adapthub.adapters.bank import Bank
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.binding import bind
-from adapthub.adapters.delta import Segment, Update, apply_
+from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
-from adapthub.adapters.stacks import Stacks
+from adapthub.adapters.passes import Hook, NotByToken, by_token, not_by_token, running
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.base import Base
 
+
 # The adapters of one row: (weight, digest) terms; empty for the base alone.
 Selection = tuple[tuple[float, str], ...]
-
-# Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
-_PROBE_TOKENS = 19
-
-_RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a module sees of a pass: segments over its rows, and the leading sizes that its tensors may have."""
-
-    segments: tuple[Segment, ...]
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-
-    @classmethod
-    def of(cls, segments: Sequence[Segment], rows: int, length: int) -> _Seen:
-        return cls(tuple(segments), ((rows, length), (rows * length,)))
-
-
-@dataclass(frozen=True)
-class _Running:
-    """The pass that runs now: whose, its tokens, and what reaches the output embeddings where that is chosen (`kept`).
-
-    `only`: the terms that all rows share, so that whatever a module sees is theirs; None where rows differ.
-    """
-
-    owner: AdaptedBase
-    tokens: _Seen
-    kept: _Seen | None
-    only: Selection | None
-
-
-class _NotByToken(Exception):
-    """A module's input is not the batch's tokens (relative positions, attention heads): its rows cannot be told apart."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +114,12 @@ class AdaptedBase:
             self._bank.add(binding)
             for path in binding.updates:
                 if path not in self._hooks:
-                    hook = partial(
-                        self._add_updates, path, self._bank.of_module(path), self._bank.stacks_of(path)
+                    hook = Hook(
+                        self,
+                        path,
+                        self._bank.of_module(path),
+                        self._bank.stacks_of(path),
+                        path == self._output,
                     )
                     self._hooks[path] = self._modules[path].register_forward_hook(hook)
         return binding.digest
@@ -200,7 +169,7 @@ class AdaptedBase:
                 )
             for path in binding.updates:
                 if path not in self._modules_by_token():
-                    raise _not_by_token(path)
+                    raise not_by_token(path)
 
     def prefix_of(self, selection: Selection) -> Prefix | None:
         """The keys and values that stand before a row of `selection`; None for adapters that have none.
@@ -250,7 +219,7 @@ class AdaptedBase:
             for terms in {segment.terms for segment in segments}:
                 for _, digest in terms:
                     self._bank.get(digest)
-            with self._within(segments, (1, segments[-1].stop), kept):
+            with running(self, segments, (1, segments[-1].stop), kept):
                 yield
 
     def logits(
@@ -300,7 +269,7 @@ class AdaptedBase:
         try:
             hidden = self._run_flat(rows) if self.layout == "flat" else self._run_padded(rows)
             return self._apply_heads(rows, hidden)
-        except _NotByToken:
+        except NotByToken:
             groups = [rows[start:stop] for start, stop in _runs([row.selection for row in rows])]
             return {place: result for group in groups for place, result in self._run(group).items()}
 
@@ -315,7 +284,7 @@ class AdaptedBase:
         if self._accepts_types(rows):
             types = [t for row in rows for t in (row.token_types or [0] * row.length)]
             inputs["token_type_ids"] = torch.tensor([types], device=device)
-        with self._within(_segments(rows, lengths), (1, sum(lengths))), flat_batch(lengths, prefixes):
+        with running(self, _segments(rows, lengths), (1, sum(lengths))), flat_batch(lengths, prefixes):
             hidden = self._backbone(**inputs, **self._no_cache())[0][0]
         return list(hidden.split(lengths))
 
@@ -326,7 +295,7 @@ class AdaptedBase:
         if self._accepts_types(rows):
             types = [torch.tensor(row.token_types or [0] * row.length) for row in rows]
             inputs["token_type_ids"] = pad_sequence(types, batch_first=True).to(self.base.device)
-        with self._within(_segments(rows, [longest] * len(rows)), (len(rows), longest)):
+        with running(self, _segments(rows, [longest] * len(rows)), (len(rows), longest)):
             hidden = self._backbone(**inputs, **self._no_cache())[0]
         return [hidden[index, : row.length] for index, row in enumerate(rows)]
 
@@ -361,7 +330,7 @@ class AdaptedBase:
         if not wanted:
             return {}
         first = pad_sequence([hidden[i] for i in wanted], batch_first=True)
-        with self._within(_segments([rows[i] for i in wanted], [1] * len(wanted)), (len(wanted), 1)):
+        with running(self, _segments([rows[i] for i in wanted], [1] * len(wanted)), (len(wanted), 1)):
             pooled = cast(nn.Module, self.base.backbone.pooler)(first)
         return dict(zip(wanted, pooled, strict=True))
 
@@ -393,86 +362,8 @@ class AdaptedBase:
         """The modules that see the tokens of a [1, T] pass as such, one row each: found by running one, once."""
         with self._lock:
             if self._by_token is None:
-                self._by_token = _by_token(self.base.model, self._modules, self.base.device)
+                self._by_token = by_token(self.base.model, self._modules, self.base.device)
             return self._by_token
-
-    def _within(
-        self,
-        segments: Sequence[Segment],
-        shape: tuple[int, int],
-        kept: Sequence[Segment] | None = None,
-    ) -> AbstractContextManager[object]:
-        """Within: this base's hooks see `segments`, whose tokens have `shape` (rows, length)."""
-        terms = {segment.terms for segment in segments}
-        if terms == {()}:
-            return nullcontext()
-        last = None if kept is None else _Seen.of(kept, 1, kept[-1].stop if kept else 0)
-        only = next(iter(terms)) if len(terms) == 1 else None
-        return _running(_Running(self, _Seen.of(segments, *shape), last, only))
-
-    def _add_updates(
-        self,
-        path: str,
-        updates: Mapping[str, Sequence[Update]],
-        stacks: Stacks,
-        _: nn.Module,
-        args: tuple[torch.Tensor, ...],
-        output: torch.Tensor,
-    ) -> None:
-        running = _RUNNING.get()
-        if running is None or running.owner is not self:
-            return
-        x, y = args[0], output.view(-1, output.shape[-1])
-        x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
-        seen = running.tokens if running.kept is None or path != self._output else running.kept
-        segments: Sequence[Segment] = seen.segments
-        if not segments:  # every row is in the middle of its prompt
-            return
-        if running.only is not None:
-            segments = [Segment(0, len(y), running.only)]
-        elif output.shape[:-1] not in seen.shapes:
-            raise _NotByToken if running.kept is None else _not_by_token(path)
-        else:
-            segments = stacks.add_(seen.segments, updates, x, y)
-        apply_(segments, updates, x, y)
-
-
-@contextmanager
-def _running(what: _Running) -> Iterator[None]:
-    token = _RUNNING.set(what)
-    try:
-        yield
-    finally:
-        _RUNNING.reset(token)
-
-
-def _by_token(model: nn.Module, modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
-    """Names of the modules that give one row a token in a [1, T] pass of `model`."""
-    seen: dict[str, set[tuple[int, ...]]] = {}
-
-    here = threading.get_ident()
-
-    def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
-        # Another thread may be computing a prompt's keys and values for an adapter that it binds.
-        if isinstance(output, torch.Tensor) and threading.get_ident() == here:
-            seen.setdefault(name, set()).add(tuple(output.shape[:-1]))
-
-    hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
-    try:
-        with torch.inference_mode():
-            model(input_ids=torch.arange(_PROBE_TOKENS, device=device)[None], use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return frozenset(
-        name for name, shapes in seen.items() if shapes <= {(1, _PROBE_TOKENS), (_PROBE_TOKENS,)}
-    )
-
-
-def _not_by_token(path: str) -> UnsupportedAdapter:
-    return UnsupportedAdapter(
-        f"{path!r} does not see the batch's tokens one row each, so an adapter under it cannot run beside others"
-    )
 
 
 def _runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:

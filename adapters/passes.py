@@ -1,0 +1,134 @@
+"""One pass of a base as its hooks see it: which rows use which adapters, and the hook that adds what they add.
+
+A pass is announced with `running`; hooks of other bases, and passes of other threads, do not see it. Does not choose rows,
+attach, or run models.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from adapthub.adapters.delta import Segment, Update, apply_
+from adapthub.adapters.errors import UnsupportedAdapter
+from adapthub.adapters.stacks import Stacks
+
+# Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
+_PROBE_TOKENS = 19
+
+_RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a module sees of a pass: segments over its rows, and the leading sizes that its tensors may have."""
+
+    segments: tuple[Segment, ...]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @classmethod
+    def of(cls, segments: Sequence[Segment], rows: int, length: int) -> _Seen:
+        return cls(tuple(segments), ((rows, length), (rows * length,)))
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The pass that runs now: whose, its tokens, and what reaches the output embeddings where that is chosen (`kept`).
+
+    `only`: the terms that all rows share, so that whatever a module sees is theirs; None where rows differ.
+    """
+
+    owner: object
+    tokens: _Seen
+    kept: _Seen | None
+    only: tuple[tuple[float, str], ...] | None
+
+
+class NotByToken(Exception):
+    """A module's input is not the batch's tokens (relative positions, attention heads): its rows cannot be told apart."""
+
+
+@contextmanager
+def running(
+    owner: object,
+    segments: Sequence[Segment],
+    shape: tuple[int, int],
+    kept: Sequence[Segment] | None = None,
+) -> Iterator[None]:
+    """Within: `owner`'s hooks see `segments`, whose tokens have `shape` (rows, length), and `kept` at the output."""
+    terms = {segment.terms for segment in segments}
+    if terms == {()}:
+        yield
+        return
+    last = None if kept is None else _Seen.of(kept, 1, kept[-1].stop if kept else 0)
+    only = next(iter(terms)) if len(terms) == 1 else None
+    token = _RUNNING.set(_Running(owner, _Seen.of(segments, *shape), last, only))
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+
+
+@dataclass(frozen=True, eq=False)
+class Hook:
+    """A forward hook on the module at `path`, which adds `updates`; `is_output` says that it is the output embeddings."""
+
+    owner: object
+    path: str
+    updates: Mapping[str, Sequence[Update]]
+    stacks: Stacks
+    is_output: bool
+
+    def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        pass_ = _RUNNING.get()
+        if pass_ is None or pass_.owner is not self.owner:
+            return
+        x, y = args[0], output.view(-1, output.shape[-1])
+        x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        seen = pass_.kept if self.is_output and pass_.kept is not None else pass_.tokens
+        if not seen.segments:  # every row is in the middle of its prompt
+            return
+        segments: Sequence[Segment]
+        if pass_.only is not None:
+            segments = [Segment(0, len(y), pass_.only)]
+        elif output.shape[:-1] not in seen.shapes:
+            raise NotByToken if pass_.kept is None else not_by_token(self.path)
+        else:
+            segments = self.stacks.add_(seen.segments, self.updates, x, y)
+        apply_(segments, self.updates, x, y)
+
+
+def by_token(model: nn.Module, modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
+    """Names of the modules that give one row a token in a [1, T] pass of `model`."""
+    seen: dict[str, set[tuple[int, ...]]] = {}
+    here = threading.get_ident()
+
+    def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
+        # Another thread may be computing a prompt's keys and values for an adapter that it binds.
+        if isinstance(output, torch.Tensor) and threading.get_ident() == here:
+            seen.setdefault(name, set()).add(tuple(output.shape[:-1]))
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.arange(_PROBE_TOKENS, device=device)[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return frozenset(
+        name for name, shapes in seen.items() if shapes <= {(1, _PROBE_TOKENS), (_PROBE_TOKENS,)}
+    )
+
+
+def not_by_token(path: str) -> UnsupportedAdapter:
+    return UnsupportedAdapter(
+        f"{path!r} does not see the batch's tokens one row each, so an adapter under it cannot run beside others"
+    )
