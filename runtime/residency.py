@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from adapthub.adapters.attach import AdaptedBase
 
 _LAPSE = 3  # in units of patience: an ask that nobody repeats for longer is dropped
+# Seconds between "not ready any more" and being evicted: whoever was told "ready" before holds it by then.
+_GRACE = 0.1
 _ROOM = "Give the runtime more slots or slot_bytes, or unpin an adapter."
 
 
@@ -66,7 +68,6 @@ class _Adapter:
     host: HostCopy | None = None
     reading: bool = False
     pinned: bool = False
-    draining: bool = False
     forgotten: bool = False
     holders: int = 0
     uses: int = 0
@@ -123,7 +124,10 @@ class Residency:
         self._lock = threading.Lock()  # never held while the base is touched: that may wait for a pass
         self._adapters: dict[str, _Adapter] = {}
         self._asks: dict[tuple[str, ...], _Ask] = {}  # by sorted digests, in the order of `since`
-        self._drains_at = math.inf
+        self._draining: dict[
+            str, float
+        ] = {}  # since when; these are not ready, and leave with their last holder
+        self._drains_at = math.inf  # when a `want` is to look after them
         self._callbacks: list[Callable[[], None]] = []
         self._closed = False
         self._threads = ThreadPoolExecutor(loaders, thread_name_prefix="adapthub-loader")
@@ -144,9 +148,9 @@ class Residency:
     def want(self, digests: Sequence[str]) -> Literal["ready", "loading"]:
         """Whether all are in slots; starts loads for those that are not. Ask again at every step until `hold`.
 
-        "ready" stays true until another `want`, for a few times `patience` at most. Raises AdapterNotFound for what was not
-        registered or was forgotten, OutOfMemory for what can never be in slots together, and what a load raised
-        (BaseMismatch, TensorMismatch, IntegrityError, StorageError, ...).
+        What is "ready" can be held at once, also after another `want`. Raises AdapterNotFound for what was not registered
+        or was forgotten, OutOfMemory for what can never be in slots together, and what a load raised (BaseMismatch,
+        TensorMismatch, IntegrityError, StorageError, ...).
         """
         with self._lock:
             if self._closed:
@@ -156,18 +160,19 @@ class Residency:
                 self._check(adapters)
             except Exception:
                 self._drop_ask(digests)  # it must not keep the others waiting
+                self._advance()
                 raise
-            news = _key(digests) not in self._asks and not all(map(_is_ready, adapters))
+            news = _key(digests) not in self._asks and not all(map(self._is_ready, adapters))
             self._ask(adapters, self._clock())
-            if news or self._clock() > self._drains_at or any(adapter.draining for adapter in adapters):
+            if news or self._clock() > self._drains_at or self._draining.keys() & {*digests}:
                 self._advance(may_drain=True)
-            return "ready" if all(map(_is_ready, adapters)) else "loading"
+            return "ready" if all(map(self._is_ready, adapters)) else "loading"
 
     def ready(self, digests: Sequence[str]) -> bool:
-        """Whether `want` would say "ready"; starts no load and raises nothing. True holds as for `want`."""
+        """Whether `want` would say "ready"; starts no load and raises nothing."""
         with self._lock:
             adapters = [a for d in dict.fromkeys(digests) if (a := self._adapters.get(d)) and not a.forgotten]
-            if len(adapters) < len({*digests}) or not all(map(_is_ready, adapters)):
+            if len(adapters) < len({*digests}) or not all(map(self._is_ready, adapters)):
                 return False
             self._ask(adapters, self._clock())
             return True
@@ -298,6 +303,9 @@ class Residency:
                 hint=_ROOM,
             )
 
+    def _is_ready(self, adapter: _Adapter) -> bool:
+        return adapter.stage == "slot" and adapter.digest not in self._draining
+
     def _ask(self, adapters: Sequence[_Adapter], last: float) -> None:
         key = _key([adapter.digest for adapter in adapters])
         ask = self._asks.setdefault(key, _Ask([*adapters], self._clock(), last))
@@ -315,24 +323,24 @@ class Residency:
                 del self._asks[key]
 
     def _advance(self, *, may_drain: bool = False) -> None:
-        """Serve the asks in order as far as there is room: read, attach, and where it may, drain. It may only in `want`:
-        between that and `hold` nothing that is ready leaves."""
+        """Serve the asks in order as far as there is room: read, attach, and where it may, begin to drain."""
         now = self._clock()
         for key, ask in [*self._asks.items()]:
             if now - ask.last > _LAPSE * self._patience:
                 del self._asks[key]
         self._drains_at = math.inf
-        if may_drain:
-            for digest in self._slots.held:
-                self._adapters[digest].draining = False
         asked = (adapter for ask in self._asks.values() for adapter in ask.adapters)
         missing = list(dict.fromkeys(filter(_is_missing, asked)))
         self._trim_host(0, missing, ())
         if missing:
             self._read_ahead(missing)
-            self._fill_slots(now, may_drain)
+        earlier = self._draining
+        if may_drain:
+            self._draining = {}
+        self._fill_slots(now, earlier if may_drain else None)
 
-    def _fill_slots(self, now: float, may_drain: bool) -> None:
+    def _fill_slots(self, now: float, earlier: Mapping[str, float] | None) -> None:
+        """Load what is missing and read. `earlier`: what drained till now; None where nothing new may."""
         kept: set[str] = set()  # asked for as early or earlier: not to be evicted
         before: list[_Adapter] = []  # still being read: the room for them is not given away
         for ask in self._asks.values():
@@ -344,11 +352,12 @@ class Residency:
                 if adapter.host is None or adapter.stage == "leaving":
                     continue
                 coming = [adapter.need for adapter in before]
-                victims = self._slots.victims(coming, self._idle(kept))
-                if victims is None and may_drain and now > ask.since + self._patience:
-                    victims = self._drained(coming, kept)
+                victims = self._slots.victims(coming, self._idle(kept, now))
+                if victims is None and earlier is not None and now > ask.since + self._patience:
+                    victims = self._drain(coming, kept, earlier, now)
                 if victims is None:
-                    self._drains_at = ask.since + self._patience
+                    ends = (ask.since + self._patience, *(t + _GRACE for t in self._draining.values()))
+                    self._drains_at = min((end for end in ends if end >= now), default=now)
                     return
                 before.remove(adapter)
                 self._load(adapter, victims)
@@ -356,26 +365,33 @@ class Residency:
     def _attached(self) -> list[_Adapter]:
         return [a for digest in self._slots.held if (a := self._adapters[digest]).stage == "slot"]
 
-    def _idle(self, kept: Collection[str]) -> list[str]:
+    def _idle(self, kept: Collection[str], now: float) -> list[str]:
         """What may be evicted: nobody holds it, and nobody asks for it or it is drained."""
         asked = {adapter for ask in self._asks.values() for adapter in ask.adapters}
-        idle = [a for a in self._attached() if a.holders == 0 and (a.draining or a not in asked)]
-        return [a.digest for a in idle if not a.pinned and a.digest not in kept]
+        idle = [a for a in self._attached() if a not in asked or a.digest in self._draining]
+        return [a.digest for a in idle if a.digest not in kept and not a.pinned and self._is_done(a, now)]
 
-    def _drained(self, coming: Sequence[int], kept: Collection[str]) -> list[str] | None:
-        """What makes room whoever asks for it or holds it; None, and no new requests for it, until its holders are done."""
-        among = [a.digest for a in self._attached() if not a.pinned and a.digest not in kept]
+    def _is_done(self, adapter: _Adapter, now: float) -> bool:
+        since = self._draining.get(adapter.digest, -math.inf)
+        return adapter.holders == 0 and now > since + _GRACE
+
+    def _drain(
+        self, coming: Sequence[int], kept: Collection[str], earlier: Mapping[str, float], now: float
+    ) -> list[str] | None:
+        """Make room whoever asks for what has it or holds it: the lowest drain, and once they are done they are
+        returned."""
+        among = [a.digest for a in self._attached() if a.digest not in kept and not a.pinned]
         victims = self._slots.victims(coming, among) or []
-        for digest in victims:
-            self._adapters[digest].draining = True
-        busy = any(self._adapters[digest].holders for digest in victims)
-        return None if busy or not victims else victims
+        self._draining = {digest: earlier.get(digest, now) for digest in victims}
+        done = all(self._is_done(self._adapters[digest], now) for digest in victims)
+        return victims if victims and done else None
 
     def _load(self, adapter: _Adapter, victims: Sequence[str]) -> None:
         """Give `adapter` the slots of `victims`, and the rest to a loader thread, which detaches before it attaches."""
         leaving = [self._adapters[digest] for digest in victims]
         for victim in leaving:
-            victim.stage, victim.draining = "leaving", False
+            victim.stage = "leaving"
+            self._draining.pop(victim.digest, None)
             self._slots.drop(victim.digest, evicted=True)
         adapter.stage = "loading"
         self._slots.put(adapter.digest, adapter.need)
@@ -383,7 +399,8 @@ class Residency:
 
     def _leave(self, adapter: _Adapter) -> None:
         """Out of its slot, for another reason than room for others."""
-        adapter.stage, adapter.draining = "leaving", False
+        adapter.stage = "leaving"
+        self._draining.pop(adapter.digest, None)
         self._submit(self._take_out, adapter)
 
     def _leave_if_forgotten(self, adapter: _Adapter) -> None:
@@ -511,10 +528,6 @@ def _key(digests: Sequence[str]) -> tuple[str, ...]:
 
 def _is_missing(adapter: _Adapter) -> bool:
     return adapter.stage in {"out", "leaving"} and adapter.failure is None
-
-
-def _is_ready(adapter: _Adapter) -> bool:
-    return adapter.stage == "slot" and not adapter.draining
 
 
 def _resident(adapter: _Adapter) -> Resident:
