@@ -38,7 +38,11 @@ def list_adapters(namespace: str | None, as_json: bool) -> None:
     """
     from adapthub.hub import open_hub
 
-    _show_entries(open_hub().list(namespace), as_json, empty="No adapters here yet: adapt push FOLDER NAME.")
+    hub = open_hub()
+    entries, empty = hub.list(namespace), "No adapters here yet: adapt push FOLDER NAME."
+    if not entries and (others := sorted({entry.name.partition("/")[0] for entry in hub.list()})):
+        empty = f"No adapters of {namespace} here. There is: {', '.join(others)}."
+    _show_entries(entries, as_json, empty=empty)
 
 
 @click.command()

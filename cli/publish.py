@@ -31,10 +31,10 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
     Example:
       $ adapt push runs/ner/adapter acme/ner --message "a higher rank" --alias prod
     """
-    from adapthub.adapters.artifact import Artifact
+    from adapthub.cli.find import read_adapter
     from adapthub.hub import open_hub
 
-    version = open_hub().push(Artifact.read(folder), name, message=message, alias=alias)
+    version = open_hub().push(read_adapter(folder), name, message=message, alias=alias)
     _say(version, as_json, "Already there: " if version.repeated else "Published ")
 
 

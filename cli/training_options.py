@@ -73,7 +73,7 @@ _OPTIONS = (
     click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last."),
     click.option("--encoding", help="Of the data files; default utf-8."),
     set_option("Any other setting of recipe or method."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
     click.option("--name", metavar="NAMESPACE/NAME", help="The adapter's name."),
     click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
     click.option("--alias", help="With --push: point this alias at the new version."),
@@ -109,6 +109,7 @@ def run_arguments(
         raise click.UsageError("--alias needs --push.")
     if push and name is None:
         raise click.UsageError("--push needs --name.")
+    _check_names(name, alias)
     return {
         **_plan_arguments(**options),
         "name": name,
@@ -117,6 +118,16 @@ def run_arguments(
         "output": output,
         "resume": True if resume == LATEST else resume or False,
     }
+
+
+def _check_names(name: str | None, alias: str | None) -> None:
+    """Raises InvalidReference now rather than after hours of training."""
+    from adapthub.hub.reference import check_alias, parse_name
+
+    if name is not None:
+        parse_name(name)
+    if alias is not None:
+        check_alias(alias)
 
 
 def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Records:
         Raises InvalidData listing the columns that are there.
         """
         if given is not None:
+            given = str(given)  # a column called 5 may be given as a number
             if given in self.columns:
                 return given
             raise self._missing(f"no column {given!r}", role, [given])

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from adapthub.adapters.errors import InvalidData
+from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.data.records import Record, Records, columns_of, is_datasets, of_datasets, of_mappings
 from adapthub.recipes.data.text import read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
 _CSV_CELL_LIMIT = 2**31 - 1
+_NO_DELIMITERS = '\n\r"'
 
 
 def read_records(source: Any, *, encoding: str = "utf-8", delimiter: str | None = None) -> Records:
@@ -46,6 +47,10 @@ def read_records(source: Any, *, encoding: str = "utf-8", delimiter: str | None 
 
 def read_csv(path: Path, encoding: str = "utf-8", delimiter: str | None = None) -> Records:
     """A CSV file with a header; its delimiter is the most frequent of comma, tab, semicolon, bar in it."""
+    if delimiter is not None and (
+        not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in _NO_DELIMITERS
+    ):
+        raise InvalidSettings(f"delimiter is one character such as ; or a tab, not {delimiter!r}")
     text = read_text(path, encoding)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     limit = csv.field_size_limit(_CSV_CELL_LIMIT)

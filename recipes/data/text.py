@@ -33,7 +33,7 @@ def decode(data: bytes, path: Path, encoding: str = "utf-8") -> str:
     """`data` as text. Raises InvalidData naming line and byte, InvalidSettings for an unknown encoding."""
     try:
         return data.decode(encoding).removeprefix("\ufeff")
-    except LookupError as error:
+    except (LookupError, TypeError) as error:  # of another type: no name at all
         raise InvalidSettings(
             f"unknown text encoding {encoding!r}", hint="For example utf-8, cp1252, gb18030."
         ) from error

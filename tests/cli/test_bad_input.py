@@ -59,6 +59,13 @@ def test_a_conll_file_that_cannot_be_used(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_delimiter_that_is_no_character(cli: Command, tmp_path: Path, tiny_base: Path) -> None:
+    data = write_reviews(tmp_path / "reviews.csv")
+    for delimiter in ("abc", "3", '"\\n"', '"\\""'):
+        arguments = (*SENTIMENT, "--data", data, "--base", tiny_base, "--set", f"delimiter={delimiter}")
+        assert "delimiter is one character" in cli(*arguments).refused()
+
+
 def test_a_label_that_only_the_test_split_has(cli: Command, tmp_path: Path, tiny_base: Path) -> None:
     write_conll(tmp_path / "train.conll")
     (tmp_path / "test.conll").write_text("ada B-PER\n\nthe O\nfilm B-ART\n")
@@ -109,6 +116,13 @@ def test_files_and_bases_that_are_not_there(
         (("--validation", "train.conll", "--no-validation"), "--no-validation"),
         (("--method", "prefix", "--set", "lora_plus_ratio=8"), "'lora_plus_ratio' is no setting"),
         (("--alias", "prod"), "--push"),
+        (("--name", "acme/x", "--push", "--alias", "v2"), "alias 'v2'"),
+        (("--seed", "-1"), "--seed"),
+        (("--name", "no namespace"), "namespace/name"),
+        (("--name", "acme/ner@v2"), "Write acme/ner."),
+        (("--set", "encoding=3"), "encoding 3"),
+        (("--base", " "), "no base model is named"),
+        (("--data", ""), "no data is named"),
         (("--name", "no-namespace", "--push"), "namespace/name"),
         (("--resume",), "nothing to resume"),
         (("--resume", "nowhere"), "nowhere"),
@@ -163,6 +177,25 @@ def test_tensors_that_do_not_fit(
     save_file(tensors, plain / "adapter_model.safetensors", {"format": "pt"})
     line = cli("run", plain, "ada was born in london .", "--base", tiny_base).refused()
     assert name.removeprefix("base_model.model.").split(".lora_")[0] in line
+
+
+def test_what_is_no_adapter_at_all(cli: Command, tmp_path: Path, tiny_base: Path, trained: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "holds a base model, not an adapter" in cli("push", tiny_base, "acme/x").refused()
+    assert "holds a base model, not an adapter" in cli("run", tiny_base, "ada").refused()
+    assert "is a file" in cli("push", "file", "acme/x").refused()
+    assert "is a file" in cli("run", "./file", "ada").refused()
+    assert "no adapter folder at ../nope" in cli("run", "../nope", "ada").refused()
+    assert cli("list", "nobody").fine() == "No adapters of nobody here. There is: acme.\n"
+    assert cli("list", "nobody", "--json").fine() == "[]\n"
+
+
+def test_a_column_that_is_called_a_number(cli: Command, tmp_path: Path, tiny_base: Path) -> None:
+    data = write_reviews(tmp_path / "reviews.csv")
+    data.write_text(data.read_text().replace("label", "5", 1))
+    arguments = (*SENTIMENT, "--data", data, "--base", tiny_base, "--dry-run")
+    cli(*arguments, "--set", "label_column=5").fine()
+    assert "no column '6'" in cli(*arguments, "--set", "label_column=6").refused()
 
 
 def test_weights_that_were_cut_or_changed(cli: Command, tiny_base: Path, trained: Path) -> None:
