@@ -475,8 +475,6 @@ class Residency:
         adapter.stage = "out"
         if adapter.digest in self._slots.held:
             self._slots.drop(adapter.digest)
-        if adapter.host is not None:
-            self._drop_copy(adapter)
         self._drop_asks_for(adapter)
 
     def _read_in(self, adapter: _Adapter) -> None:
@@ -506,9 +504,6 @@ class Residency:
             self._slots.put(adapter.digest, size)
             self._slots.use(adapter.digest)
             self._host.use(adapter.digest)
-            for ask in self._asks.values():
-                if adapter in ask.adapters:
-                    ask.last = max(ask.last, self._clock())
             if self._slots.lacks([]):  # binding took more than its tensors: again, now that its size is known
                 self._leave(adapter)
 

@@ -24,7 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,6 +68,7 @@ ADAPTERS: Mapping[str, Callable[[], PeftConfig]] = {
     "c": lambda: _lora(r=4),
     "d": lambda: _lora(r=8),
     "dora": lambda: _lora(r=2, use_dora=True),
+    "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
     "prefix": lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
 }
 
@@ -271,6 +272,23 @@ def test_what_binding_adds_counts(make: Callable[..., Ours], adapted: AdaptedBas
     assert a < dora
 
 
+def test_what_binding_makes_counts_once_it_is_known(make: Callable[..., Ours], adapted: AdaptedBase) -> None:
+    """Prompt tuning's keys and values are more than its tensors: it leaves again, and comes when there is room."""
+    tensors, made = 4 * 3 * 32, 4 * 3 * 2 * 2 * 16
+    a = 4 * 2 * 2 * ((32 + 32) + (32 + 16))
+    ours = make(slot_bytes=a + (tensors + made) // 2)
+    ours.load("a")
+    ours.hold("a")
+    while ours.want("prompt") == "loading" and not ours.residency._adapters[ours.digests["prompt"]].measured:
+        assert ours.event.wait(30)
+        ours.event.clear()
+    assert ours.want("prompt") == "loading"
+    ours.release("a")
+    ours.load("prompt")
+    assert ours.states()["prompt"] == "slot"
+    assert ours.state("prompt").bytes == made
+
+
 def test_host_bytes_are_never_exceeded(make: Callable[..., Ours]) -> None:
     ours = make()
     ours.load("a b c")
@@ -334,12 +352,13 @@ def test_what_was_ready_can_be_held_though_another_thread_begins_to_drain_it(
     make: Callable[..., Ours],
 ) -> None:
     ours = make(slots=1)
-    ours.use("a")
     ours.load("a")
+    ours.hold("a")
     ours.read("c")
     ours.clock.now += PATIENCE + 0.1
-    assert ours.want("a") == "ready"
-    assert ours.want("c") == "loading"  # out of patience; the other thread's
+    assert ours.residency.ready([ours.digests["a"]])
+    ours.release("a")
+    assert ours.want("c") == "loading"  # out of patience; another thread's
     ours.hold("a")
     ours.release("a")
     ours.clock.now += 0.2
@@ -391,6 +410,7 @@ def test_what_can_never_be_together_is_refused(make: Callable[..., Ours]) -> Non
     with pytest.raises(OutOfMemory, match="3 adapters at once need more than 2 slots"):
         ours.want("a b c")
     ours.residency.pin(ours.digests["a"])
+    ours.use("a")
     with pytest.raises(OutOfMemory, match="3 adapters at once"):
         ours.want("b c")
     ours.residency.pin(ours.digests["b"])
@@ -678,6 +698,54 @@ class Stepped(Residency):
 
     def _submit(self, job: Callable[..., None], adapter: Any, *args: object) -> None:
         self.jobs.append(lambda: self._run(job, adapter, *args))
+
+
+@pytest.fixture
+def stepped(adapted: AdaptedBase) -> Iterator[Callable[..., Stepped]]:
+    made: list[Stepped] = []
+
+    def make(**options: Any) -> Stepped:
+        made.append(Stepped(adapted, **options, patience=PATIENCE, clock=Clock()))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_what_is_forgotten_while_it_leaves_for_another_is_gone(
+    stepped: Callable[..., Stepped], adapted: AdaptedBase, artifacts: dict[str, Artifact]
+) -> None:
+    residency = stepped(slots=1, slot_bytes=None, host_bytes=AMPLE)
+    a, b = (residency.register(artifacts[name]) for name in "ab")
+    for digest in (a, b):
+        residency.want([digest])
+        residency.jobs.pop()()  # read
+        if digest == a:
+            residency.jobs.pop()()  # attached
+            residency.hold([a])
+            residency.release([a])
+    residency.forget(a)
+    assert adapted.attached.keys() == {a}
+    residency.jobs.pop()()
+    assert adapted.attached.keys() == {b}
+    assert [r.digest for r in residency.snapshot()] == [b]
+
+
+def test_what_is_loaded_first_is_read_first_though_later_copies_fill_host_memory(
+    stepped: Callable[..., Stepped], artifacts: dict[str, Artifact]
+) -> None:
+    room = artifacts["b"].files["adapter_model.safetensors"].size
+    residency = stepped(slots=2, slot_bytes=None, host_bytes=room)
+    a, b = (residency.register(artifacts[name]) for name in "ab")
+    residency.prefetch([b])
+    residency.jobs.pop()()
+    assert residency.want([a, b]) == "loading"
+    assert residency._host.used <= room
+    while residency.jobs:
+        residency.jobs.pop()()
+        assert residency._host.used <= room
+    assert residency.want([a, b]) == "ready"
 
 
 class ResidencyMachine(RuleBasedStateMachine):
