@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from adapthub.adapters.fingerprint import Fingerprint
     from adapthub.adapters.manifest import Manifest
 
-_METHODS = {"LORA": "lora", "PREFIX_TUNING": "prefix"}
+_METHODS = {"LORA": "lora", "IA3": "ia3", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Artifact:
 
     @property
     def method(self) -> str:
-        """ "lora" (rsLoRA and DoRA too) or "prefix", from the configuration's peft_type."""
+        """ "lora" (rsLoRA and DoRA too), "ia3", "prefix" or "prompt", from the configuration's peft_type."""
         return _METHODS[self.config["peft_type"]]
 
     @property

@@ -1,6 +1,6 @@
-"""`adapt run`: runs texts through an adapter, or a weighted sum of adapters, and shows what it found.
+"""`adapt run`: runs texts through an adapter, or a weighted sum of adapters, and shows what comes of it.
 
-Pulling, loading and predicting are the library's; showing is `predictions`'.
+Pulling, loading, predicting and generating are the library's; showing is `predictions`' and `generations`'.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import click
 from adapthub.adapters.errors import InvalidInput
 from adapthub.cli.options import base_option, complete_names, quantize_option
 from adapthub.cli.output import json_option
+from adapthub.cli.set_option import set_option, setting
 
 
 @click.command()
@@ -19,23 +20,38 @@ from adapthub.cli.output import json_option
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @base_option("the one the adapter was trained on")
 @quantize_option("as the adapter was trained")
+@click.option("--max-new-tokens", type=int, help="Generation: at most so many tokens. Default: 128.")
+@click.option("--temperature", type=float, help="Generation: 0 takes the likeliest token. Default: 0.")
+@click.option("--chat", is_flag=True, help="Generation: each text is a message in the model's chat template.")
+@set_option("Generation: another setting, such as top_p=0.9, seed=1, stop=END or regex=[0-9]+.")
 @json_option
 def run(
-    expression: str, texts: tuple[str, ...], base: str | None, quantize: str | None, as_json: bool
+    expression: str,
+    texts: tuple[str, ...],
+    base: str | None,
+    quantize: str | None,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    chat: bool,
+    more: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Run texts through an adapter, or a weighted sum of adapters.
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
-    loaded. A single - reads stdin, a text a line; blank lines are left out.
+    loaded. An adapter for generation continues each text; a single one is shown as it comes. A single - reads
+    stdin, a text a line; blank lines are left out.
 
     \b
     Example:
       $ adapt run acme/ner "Ada was born in London."
       $ adapt run acme/ner@v1 "Ada was born in London." "She works at Acme." --json
       $ adapt run "0.7*acme/ner@v1 + 0.3*acme/ner@v2" "Ada was born in London."
+      $ adapt run acme/sql "Orders of May:" --max-new-tokens 64 --set stop=";"
     """
     from adapthub.adapters.expression import parse_expression
     from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter
+    from adapthub.cli.generations import show_generations
     from adapthub.cli.predictions import show_predictions
     from adapthub.cli.quiet import quiet_libraries
     from adapthub.hub import open_hub
@@ -47,8 +63,20 @@ def run(
 
     from adapthub.runtime import Runtime
 
-    runtime = Runtime(chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=hub)
-    show_predictions(runtime.predict(rows, adapters=expression), rows, as_json=as_json)
+    named = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    given = dict(map(setting, more)) | {name: value for name, value in named.items() if value is not None}
+    if isinstance(given.get("stop"), str):
+        given["stop"] = [given["stop"]]
+    if first.task != "text-generation" and (given or chat):
+        option = "--chat" if chat else f"--{next(iter(given)).replace('_', '-')}"
+        raise InvalidInput(
+            f"{option} is for adapters that generate; {expression} is for {first.task or 'no known task'}"
+        )
+    with Runtime(chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=hub) as runtime:
+        if first.task == "text-generation":
+            show_generations(runtime, rows, expression, given, chat=chat, as_json=as_json)
+        else:
+            show_predictions(runtime.predict(rows, adapters=expression), rows, as_json=as_json)
 
 
 def stdin_lines() -> list[str]:

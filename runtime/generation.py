@@ -1,7 +1,7 @@
 """Generation as a service: a thread that steps the engine, and requests to it as results, streams and awaitables.
 
 `GenerationService` finds out whether a base can generate, sizes the pool of keys and values, and owns the thread. Does not
-resolve names, apply chat templates or schedule (the engine does).
+resolve names or schedule (the engine does).
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
+
+from jinja2 import TemplateError
 
 from adapthub.adapters.errors import AdaptHubError, InvalidInput, InvalidSettings, OutOfMemory
 from adapthub.adapters.memory import free_memory
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
     from adapthub.runtime.residency import Residency
 
 _LOG = logging.getLogger(__name__)
-# A text, or the ids of its tokens.
-Prompt = str | Sequence[int]
+# A text, the ids of its tokens, or a conversation: messages with "role" and "content".
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 # Queues a request whose events go to what is given, and returns its id.
 Submit = Callable[[Callable[[Event], None]], str]
 PAGE_SIZE = 8  # tokens; the last page of a request is half empty on average
@@ -139,12 +141,32 @@ class GenerationService:
         return request.id
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """A prompt as token ids. Raises InvalidInput for anything but a text or a list of whole numbers."""
+        """A prompt as token ids; a conversation by the base's chat template, up to where the assistant speaks.
+
+        Raises InvalidInput for anything else, and for a conversation that the template refuses.
+        """
         if isinstance(prompt, str):
             return cast("list[int]", self.tokenizer(prompt)["input_ids"])
         if isinstance(prompt, Sequence) and all(type(token) is int for token in prompt):
-            return [*prompt]
-        raise InvalidInput(f"a prompt is a text or a list of token ids, not {prompt!r:.80}")
+            return cast("list[int]", [*prompt])
+        if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
+            return self._conversation_ids(cast("Sequence[Mapping[str, Any]]", prompt))
+        raise InvalidInput(
+            f"a prompt is a text, a list of token ids or a list of messages, not {prompt!r:.80}"
+        )
+
+    def _conversation_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        if self.tokenizer.chat_template is None:
+            raise InvalidInput(
+                f"{self._base.ref} has no chat template", hint="Send a text instead of messages."
+            )
+        try:
+            encoded: Any = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], add_generation_prompt=True, return_dict=True
+            )
+        except (TemplateError, KeyError, TypeError, ValueError) as error:
+            raise InvalidInput(f"the chat template refuses these messages: {error}") from error
+        return cast("list[int]", encoded["input_ids"])
 
     def cancel(self, id: str) -> None:
         """End a request within one step. Raises InvalidInput for one that has ended, or never was."""

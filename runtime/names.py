@@ -51,6 +51,12 @@ class Names:
         with self._lock:
             return self._artifacts[digest]
 
+    def register(self, ref: str | Path) -> str:
+        """Resolve a name anew and load nothing; returns the digest. Raises what pulling and reading raise."""
+        digest = self._register(ref)
+        self._mean(ref, digest)
+        return digest
+
     def attach(self, ref: str | Path) -> str:
         """Resolve a name anew and load what it means; returns the digest once it is in a slot.
 
@@ -62,11 +68,7 @@ class Names:
         except BaseException:
             self.give_back([digest])
             raise
-        with self._lock:
-            before = self._meanings.get(str(ref), digest)
-            self._meanings[str(ref)] = digest
-            self._uses[digest] -= 1
-            self._drop_unused([before])
+        self._mean(ref, digest)
         return digest
 
     def detach(self, ref: str | Path) -> None:
@@ -124,6 +126,14 @@ class Names:
             self._artifacts.setdefault(artifact.digest, without_bytes(artifact))
             self._residency.register(artifact)
         return artifact.digest
+
+    def _mean(self, ref: str | Path, digest: str) -> None:
+        """From now on `ref` means `digest`, which was used for this."""
+        with self._lock:
+            before = self._meanings.get(str(ref), digest)
+            self._meanings[str(ref)] = digest
+            self._uses[digest] -= 1
+            self._drop_unused([before])
 
     def _take(self, name: str) -> str:
         while True:

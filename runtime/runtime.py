@@ -6,7 +6,7 @@
     runtime.generate(["SELECT"], adapters=["0.7*acme/sql + 0.3*acme/tone"], max_new_tokens=64)
 
 Names are resolved once, when they are attached (names); adapters are loaded and evicted by digest (residency); generation
-runs on a thread of its own (generation). Does not schedule, apply chat templates or serve over a network.
+runs on a thread of its own (generation). Does not schedule or serve over a network.
 """
 
 from __future__ import annotations
@@ -119,6 +119,13 @@ class Runtime:
         """
         return self._names.attach(ref)
 
+    def register(self, ref: str | Path) -> str:
+        """Make an adapter known by its name, and load it when something first runs on it. Returns its digest.
+
+        Raises what pulling and reading raise.
+        """
+        return self._names.register(ref)
+
     def detach(self, ref: str | Path) -> None:
         """Forget a name or a digest, and the adapter itself once no name means it and nothing runs on it.
 
@@ -179,7 +186,8 @@ class Runtime:
     ) -> list[Generation]:
         """What the base continues each prompt with, in order; with `n`, that many results a prompt, one after another.
 
-        `prompts`: texts, or lists of token ids. `adapters` as for `predict`. `sampling`: the fields of Sampling
+        `prompts`: texts, lists of token ids, or conversations (lists of messages with "role" and "content", by the base's
+        chat template). `adapters` as for `predict`. `sampling`: the fields of Sampling
         (max_new_tokens, temperature, top_p, stop, seed, json_schema, ...), greedy by default. `timeout`: seconds after
         which a text ends as it is, with finish_reason "deadline".
 
