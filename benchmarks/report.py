@@ -38,6 +38,10 @@ SECTIONS = {
         "Seeds that are missing were not run yet. Rates were picked from a few NER trials, compared on the first 1,500 test sentences "
         "(more trials for LoRA than for full), and reused for sentiment: choose them anew on validation before quoting these figures.",
     ),
+    "precision": (
+        "Training in bfloat16",
+        "One step of LoRA r8 over MiniLM, 32 sentences: float32 against bfloat16 under autocast, where what learns stays float32.",
+    ),
     "delta": (
         "Ways to compute the update",
         "One linear layer, 32 rows, as a share of the base's own product: why the fast path is a loop over sorted segments.",
