@@ -48,7 +48,7 @@ class _Row:
     tokens: list[int]
     held: Held = field(default_factory=Held)
     cached: int = 0
-    charged: int = 0
+    charged: bool = False
 
     @property
     def pending(self) -> int:
@@ -324,7 +324,7 @@ class Engine:
         row.held.pages = self._cache.match(row.root, row.tokens)
         row.held.length = len(row.held.pages) * self._kv.page_size
         row.cached = min(max(row.cached, row.held.length), len(request.prompt_ids))
-        row.charged = max(row.charged, row.held.length)
+        self._charge_input(row)
 
     def _held(self, request: Request) -> Held:
         """Holding nothing but the pages of its prefix adapter, if it has one. Raises InvalidInput where it does not fit."""
@@ -465,14 +465,13 @@ class Engine:
     # -- what comes of it --------------------------------------------------------------------------------------------
 
     def _finish_parts(self, parts: Sequence[_Part], results: dict[str, torch.Tensor | AdaptHubError]) -> None:
-        """Charge what was computed, keep finished prompts for others, and give every completed row its next token."""
+        """Keep finished prompts for others, and give every completed row its next token."""
         sampled: list[tuple[_Row, torch.Tensor]] = []
         for part in parts:
             row, result = part.row, results.get(part.row.request.id)
             if isinstance(result, AdaptHubError):
                 self._end(row.request.id, "error", result)
                 continue
-            self._charge_input(row)
             if result is not None:
                 if row.generated == 0:
                     self._cache.insert(row.root, row.tokens, row.held.pages)
@@ -488,11 +487,12 @@ class Engine:
                 self._give(row, token)
 
     def _charge_input(self, row: _Row) -> None:
-        """Prompt tokens computed for the first time; what a preemption computes again is not the tenant's fault."""
-        reached = min(row.held.length, len(row.request.prompt_ids))
-        if reached > row.charged:
-            self._scheduler.charge(row.request.tenant, input_tokens=reached - row.charged)
-            row.charged = reached
+        """Prompt tokens that will be computed, once, and before another is chosen; what a preemption computes again is not
+        the tenant's fault.
+        """
+        if not row.charged:
+            row.charged = True
+            self._scheduler.charge(row.request.tenant, input_tokens=len(row.request.prompt_ids) - row.cached)
 
     def _give(self, row: _Row, token: Sampled) -> None:
         """Append a token to its row, and its text to what was delivered; end the row if that was the last."""

@@ -477,3 +477,12 @@ def test_all_fail_when_the_engine_is_told_so(make: Any) -> None:
     bench.engine.fail_all(AdaptHubError("closed"))
     assert [str(bench.events[id][-1].error) for id in "ab"] == ["closed", "closed"]
     assert bench.leaks_nothing()
+
+
+def test_tenants_share_the_rows_of_one_step(make: Any) -> None:
+    bench = make(max_rows=4)
+    for tenant in ("many", "few"):
+        for number in range(6):
+            bench.submit(f"{tenant}{number}", "base", range(5, 25), max_new_tokens=4, tenant=tenant)
+    bench.engine.step()
+    assert sorted(id.rstrip("0123456789") for id in bench.engine._running) == ["few", "few", "many", "many"]
