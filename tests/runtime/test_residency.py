@@ -358,6 +358,7 @@ def test_what_was_ready_can_be_held_though_another_thread_begins_to_drain_it(
     ours.clock.now += PATIENCE + 0.1
     assert ours.residency.ready([ours.digests["a"]])
     ours.release("a")
+    ours.clock.now += 0.01
     assert ours.want("c") == "loading"  # out of patience; another thread's
     ours.hold("a")
     ours.release("a")
