@@ -90,7 +90,7 @@ def _check_entry(entry: os.DirEntry[str]) -> None:
         )
 
 
-def read_file(folder: Path, name: str) -> bytes:
+def read_file(folder: Path, name: str) -> bytearray:
     """All bytes of one admitted file, read once; a link or a file beyond its bound raises AdmissionError."""
     limit = MAX_BYTES.get(name, MAX_DOCUMENT_BYTES)
     try:
@@ -102,7 +102,9 @@ def read_file(folder: Path, name: str) -> bytes:
                 raise AdmissionError(f"{folder / name} is not a regular file")
             if status.st_size > limit:
                 raise AdmissionError(f"{folder / name} has more than {limit} bytes")
-            return stream.read(status.st_size)
+            data = bytearray(status.st_size)
+            del data[stream.readinto(data) :]  # shorter, if somebody truncated it meanwhile
+            return data
     except OSError as error:
         raise _unreadable(folder / name, error) from error
 

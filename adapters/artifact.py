@@ -25,7 +25,7 @@ from adapthub.adapters import admission
 from adapthub.adapters.configuration_policy import read_config
 from adapthub.adapters.errors import AdapterNotFound, AdmissionError, IntegrityError, MissingDependency
 from adapthub.adapters.files import new_directory, sha256_bytes
-from adapthub.adapters.safetensors_header import check_safetensors
+from adapthub.adapters.safetensors_header import Span, check_safetensors
 from adapthub.adapters.tasks import Task, task_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Artifact:
     files: Mapping[str, FileRecord] = field(compare=False, repr=False)
     config: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest | None = field(compare=False, repr=False)
-    _unused_weights: list[bytes] = field(compare=False, repr=False)
+    _spans: tuple[Span, ...] = field(compare=False, repr=False)
+    _unused_weights: list[bytearray] = field(compare=False, repr=False)
 
     @classmethod
     def read(cls, path: Path | str, *, expected_digest: str | None = None) -> Artifact:
@@ -77,7 +78,7 @@ class Artifact:
         folder = Path(path)
         if not folder.is_dir():
             raise AdapterNotFound(f"no adapter folder at {folder}")
-        kept: dict[str, bytes] = {}
+        kept: dict[str, bytearray] = {}
         files: dict[str, FileRecord] = {}
         for name in admission.list_files(folder):
             data = admission.read_file(folder, name)
@@ -87,13 +88,13 @@ class Artifact:
         digest = digest_of({name: record.sha256 for name, record in files.items()})
         if expected_digest is not None and digest != expected_digest:
             raise IntegrityError(f"{folder} has the digest {digest}, expected was {expected_digest}")
-        config = read_config(kept[admission.CONFIG], str(folder / admission.CONFIG))
+        config = read_config(bytes(kept[admission.CONFIG]), str(folder / admission.CONFIG))
         manifest = None
         if admission.MANIFEST in kept:
-            manifest = _read_manifest(kept[admission.MANIFEST], str(folder / admission.MANIFEST))
+            manifest = _read_manifest(bytes(kept[admission.MANIFEST]), str(folder / admission.MANIFEST))
             _check_files(folder, files, manifest.files)
-        check_safetensors(kept[admission.WEIGHTS], str(folder / admission.WEIGHTS))
-        return cls(folder, digest, files, config, manifest, [kept[admission.WEIGHTS]])
+        spans = check_safetensors(kept[admission.WEIGHTS], str(folder / admission.WEIGHTS))
+        return cls(folder, digest, files, config, manifest, spans, [kept[admission.WEIGHTS]])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by PEFT's key, on the CPU, in the file's dtypes and shapes, owned by the caller.
@@ -101,7 +102,7 @@ class Artifact:
         The first call takes the bytes that `read` verified; a later one reads the file again and raises
         IntegrityError where it is no longer the same.
         """
-        from safetensors.torch import load
+        from adapthub.adapters.tensor_views import tensor_views
 
         try:
             data = self._unused_weights.pop()
@@ -111,8 +112,7 @@ class Artifact:
                 raise IntegrityError(
                     f"{self.path / admission.WEIGHTS} changed since it was verified"
                 ) from None
-        tensors: dict[str, torch.Tensor] = load(data)
-        return tensors
+        return tensor_views(data, self._spans)
 
     @property
     def method(self) -> str:

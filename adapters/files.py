@@ -17,7 +17,7 @@ from pathlib import Path
 from adapthub.adapters.errors import Conflict, StorageError
 
 
-def sha256_bytes(data: bytes | memoryview) -> str:
+def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
     """The lower-case hex sha256 of `data`."""
     return hashlib.sha256(data).hexdigest()
 

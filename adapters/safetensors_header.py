@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from adapthub.adapters.errors import AdmissionError
 from adapthub.adapters.strict_json import parse_json_object
@@ -39,8 +40,18 @@ DTYPE_BYTES: Mapping[str, int] = {
 }
 
 
-def check_safetensors(data: bytes, where: str) -> None:
-    """Raise AdmissionError where `data` is not exactly one well-formed safetensors file."""
+class Span(NamedTuple):
+    """Where a tensor's bytes are in the file: [begin, end). `dtype` is one of DTYPE_BYTES."""
+
+    begin: int
+    end: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def check_safetensors(data: bytes | bytearray, where: str) -> tuple[Span, ...]:
+    """The tensors of `data`. Raises AdmissionError where it is not exactly one well-formed safetensors file."""
     if len(data) < 8:
         raise AdmissionError(f"{where} is truncated: {len(data)} bytes is less than a header's length field")
     length = int.from_bytes(data[:8], "little")
@@ -50,10 +61,11 @@ def check_safetensors(data: bytes, where: str) -> None:
         raise AdmissionError(f"{where} is truncated: its header has {length} bytes, the file {len(data)}")
     if data[8:9] != b"{":
         raise AdmissionError(f"{where}: the header does not begin with '{{'")
-    header = parse_json_object(data[8 : 8 + length], f"{where}: header")
+    header = parse_json_object(bytes(data[8 : 8 + length]), f"{where}: header")
     _check_metadata(header.pop("__metadata__", {}), where)
-    spans = sorted(_span(name, entry, where) for name, entry in header.items())
-    _check_coverage(spans, len(data) - 8 - length, where)
+    spans = sorted(_span(name, entry, where, 8 + length) for name, entry in header.items())
+    _check_coverage(spans, 8 + length, len(data), where)
+    return tuple(spans)
 
 
 def _check_metadata(metadata: object, where: str) -> None:
@@ -61,8 +73,8 @@ def _check_metadata(metadata: object, where: str) -> None:
         raise AdmissionError(f"{where}: __metadata__ may hold strings only")
 
 
-def _span(name: str, entry: object, where: str) -> tuple[int, int, str]:
-    """(begin, end, name) of one tensor whose dtype, shape and offsets agree."""
+def _span(name: str, entry: object, where: str, start: int) -> Span:
+    """One tensor whose dtype, shape and offsets agree; the data part begins at `start`."""
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise AdmissionError(f"{where}: tensor {name!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -82,7 +94,7 @@ def _span(name: str, entry: object, where: str) -> tuple[int, int, str]:
         raise AdmissionError(
             f"{where}: tensor {name!r} is {dtype} of shape {shape}, {needed} bytes; data_offsets give {given}"
         )
-    return offsets[0], offsets[1], name
+    return Span(start + offsets[0], start + offsets[1], name, dtype, tuple(shape))
 
 
 def _are_sizes(value: object) -> bool:
@@ -91,15 +103,18 @@ def _are_sizes(value: object) -> bool:
     return not value or (min(value) >= 0 and max(value) <= _MAX_SIZE)
 
 
-def _check_coverage(spans: list[tuple[int, int, str]], size: int, where: str) -> None:
-    expected = 0
-    for begin, end, name in spans:
-        if begin != expected:
-            what = "overlaps the tensor before it" if begin < expected else "leaves a hole before it"
+def _check_coverage(spans: list[Span], start: int, size: int, where: str) -> None:
+    expected = start
+    for span in spans:
+        if span.begin != expected:
+            what = "overlaps the tensor before it" if span.begin < expected else "leaves a hole before it"
             raise AdmissionError(
-                f"{where}: tensor {name!r} begins at byte {begin} and {what}; {expected} was due"
+                f"{where}: tensor {span.name!r} begins at byte {span.begin - start} and {what};"
+                f" {expected - start} was due"
             )
-        expected = end
+        expected = span.end
     if expected != size:
         what = "is truncated" if expected > size else "has trailing bytes"
-        raise AdmissionError(f"{where} {what}: its tensors take {expected} bytes, its data part has {size}")
+        raise AdmissionError(
+            f"{where} {what}: its tensors take {expected - start} bytes, its data part has {size - start}"
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,7 +37,7 @@ class HostCopy(Artifact):
         if device.type == "cuda":
             tensors = _pinned(tensors)
         plain = without_bytes(artifact)
-        return cls(plain.path, plain.digest, plain.files, plain.config, plain.manifest, [], held=tensors)
+        return cls(**{item.name: getattr(plain, item.name) for item in fields(plain)}, held=tensors)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return dict(self.held)
@@ -56,7 +56,7 @@ class HostCopy(Artifact):
 
 def without_bytes(artifact: Artifact) -> Artifact:
     """The same artifact, less the weights' bytes that reading a folder keeps until they are used."""
-    return Artifact(artifact.path, artifact.digest, artifact.files, artifact.config, artifact.manifest, [])
+    return replace(artifact, _unused_weights=[])
 
 
 def attach_from(copy: HostCopy, adapted: AdaptedBase) -> None:
