@@ -21,7 +21,7 @@ from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.recipe import Encoded, Recipe
-from adapthub.recipes.settings import SETTINGS, Settings
+from adapthub.recipes.settings import OTHER_NAMES, SETTINGS, Settings
 from adapthub.recipes.splits import read_splits
 
 if TYPE_CHECKING:
@@ -191,8 +191,10 @@ def _sort_out(
             options[name] = value
         else:
             known = (*of_run, *of_method, *recipe.options)
+            near = did_you_mean(OTHER_NAMES.get(name, name), known)
             raise InvalidSettings(
-                f"{name!r} is no setting of {recipe.name} with {method}", hint=did_you_mean(name, known)
+                f"{name!r} is no setting of {recipe.name} with {method}",
+                hint=near or f"There is: {', '.join(sorted(known))}.",
             )
     settings = Settings.resolve(run, recipe.defaults(method))
     options = {name: value for name, value in options.items() if value is not None}

@@ -114,7 +114,7 @@ def train(
         seed=seed,
         given=settings,
     )
-    registry = _registry(name, job, hub) if push else None
+    registry = _registry(name, job, hub, alias) if push else None
     console = None if quiet else Console(stderr=True)
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
     job = job.computing_in(precision(job.settings.precision, base.device, base.dtype))
@@ -147,14 +147,17 @@ def _resolved(base: Base) -> ResolvedBase:
     return ResolvedBase(base.ref, base.revision, base.path, base.model.config, base.fingerprint)
 
 
-def _registry(name: str | None, job: Job, hub: Registry | str | None) -> Registry:
-    """The hub to publish to, after it agreed to the name."""
+def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str | None) -> Registry:
+    """The hub to publish to, after it agreed to the name and the alias."""
     from adapthub.hub import open_hub
+    from adapthub.hub.reference import check_alias
 
     if name is None:
         raise InvalidSettings("nothing to publish under", hint="Give name='namespace/name'.")
     registry: Registry = open_hub(hub) if hub is None or isinstance(hub, str) else hub
     check_name(name, job.task, registry)
+    if alias is not None:
+        check_alias(alias)
     return registry
 
 

@@ -18,6 +18,7 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import (
     Conflict,
     InvalidData,
+    InvalidReference,
     InvalidSettings,
     OutOfMemory,
     StorageError,
@@ -387,3 +388,25 @@ def test_a_base_in_bfloat16_trains_a_float32_adapter(
     assert {tensor.dtype for tensor in result.artifact.tensors().values()} == {torch.float32}
     assert result.artifact.manifest is not None
     assert result.artifact.manifest.quantization == quantize
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lr": 1}, "'lr' is no setting of ner with lora. Did you mean 'learning_rate'"),
+        ({"colour": 1}, "'colour' is no setting of ner with lora. There is: alpha, batch_size"),
+    ],
+)
+def test_an_unknown_setting_is_answered_with_the_names_there_are(
+    given: dict[str, Any], message: str, tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSettings, match=message):
+        train_ner(tiny_base, ner_data, tmp_path / "run", **given)
+
+
+def test_an_alias_that_cannot_be_is_refused_before_the_first_step(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidReference, match="v3"):
+        train_ner(tiny_base, ner_data, tmp_path / "run", name="acme/ner", push=True, alias="v3")
+    assert not (tmp_path / "run").exists()
