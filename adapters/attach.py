@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # The adapters of one row: (weight, digest) terms; empty for the base alone.
 Selection = tuple[tuple[float, str], ...]
+# Second copies of LoRAs that run together, unless the caller says otherwise.
+STACK_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class AdaptedBase:
     token keep, to run faster (stacks.Stacks).
     """
 
-    def __init__(self, base: Base, *, stack_bytes: int = 2 << 30) -> None:
+    def __init__(self, base: Base, *, stack_bytes: int = STACK_BYTES) -> None:
         self.base = base
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank(stack_bytes)

@@ -1,4 +1,7 @@
-"""`adapt plan`, and `adapt train --dry-run`: what a run would be. `recipes.plan` finds out; here it is shown."""
+"""`adapt plan`, and `adapt train --dry-run`: what a run would be, or with --serve what serving a base would take.
+
+`recipes.plan` and `runtime.capacity` find out; here it is shown.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.output import json_option, show_json, show_record, show_table
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.cli.data import find_base
+from adapthub.cli.options import base_option, quantize_option
+from adapthub.cli.output import announce, json_option, show_json, show_record, show_table
 from adapthub.cli.quiet import quiet_libraries
 from adapthub.cli.text import one_line, size
 from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
@@ -19,9 +25,72 @@ _SPLIT_COLUMNS = ("split", "source", "rows", "targets", "supervised", "truncated
 
 
 @click.command()
+@base_option("none; it must be named")
+@quantize_option("none")
+@click.option("--kv-tokens", type=int, help="Tokens whose keys and values are kept. Default: by free memory.")
+@click.option("--max-rows", type=int, help="Requests that run at once. Default: 64.")
+@click.option("--slots", type=int, help="Adapters that are attached at once. Default: as many as fit.")
+@click.option("--rank", type=int, default=16, show_default=True, help="Of the adapters.")
+@json_option
+def plan_serve(
+    base: str | None,
+    quantize: str | None,
+    kv_tokens: int | None,
+    max_rows: int | None,
+    slots: int | None,
+    rank: int,
+    as_json: bool,
+) -> None:
+    """Show what serving a base for generation would take, before it is loaded: what adapt plan --serve runs."""
+    quiet_libraries()
+    if not base:
+        raise InvalidSettings("adapt plan --serve needs a base model", hint="Name it with --base.")
+    from adapthub.runtime.capacity import capacity
+    from adapthub.runtime.generation import Limits
+
+    limits = (
+        Limits(kv_tokens=kv_tokens) if max_rows is None else Limits(kv_tokens=kv_tokens, max_rows=max_rows)
+    )
+    quantize = None if quantize == "none" else quantize
+    found = capacity(find_base(base), quantize, limits=limits, slots=slots, rank=rank)
+    if as_json:
+        show_json(asdict(found))
+        return
+    show_record(
+        {
+            "base": f"{found.base}, {found.quantize or found.dtype} on {found.device}: {size(found.base_bytes)}",
+            "keys_and_values": f"{found.kv_tokens:,} tokens of {size(found.kv_token_bytes)}: {size(found.kv_bytes)}",
+            "longest_request": f"{found.context:,} tokens",
+            "slots": f"{found.slots:,} of {size(found.adapter_bytes)} (LoRA r{found.rank}): {size(found.slot_bytes)}",
+            "stacks": f"{size(found.stack_bytes)} at most, while many LoRAs decode together",
+            "free": f"{size(found.free)}, of which {size(max(found.left, 0))} stay",
+        }
+    )
+    if found.left < 0:
+        announce(
+            f"This does not fit: {size(-found.left)} are missing. Lower --kv-tokens or --slots, or quantize."
+        )
+
+
+class _Plan(click.Command):
+    """`plan`, whose --serve is another question with other options."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if "--serve" not in args:
+            return super().make_context(info_name, args, parent, **extra)
+        rest = [argument for argument in args if argument != "--serve"]
+        return plan_serve.make_context(f"{info_name} --serve", rest, parent, **extra)
+
+
+@click.command(cls=_Plan)
+@click.option(
+    "--serve", is_flag=True, help="Instead: what serving --base takes; see adapt plan --serve --help."
+)
 @training_options
 @json_option
-def plan(*, as_json: bool, **options: Any) -> None:
+def plan(*, serve: bool, as_json: bool, **options: Any) -> None:
     """Show what adapt train would do with the same options.
 
     The resolved run, how much of the model is trained, an estimate of the memory, why the defaults are what they
@@ -32,6 +101,7 @@ def plan(*, as_json: bool, **options: Any) -> None:
     Example:
       $ adapt plan --task ner --data train.conll --base package:minilm
       $ adapt plan --task sentiment --data reviews.csv --base package:minilm --method prefix --json
+      $ adapt plan --serve --base package:smollm2-135m --quantize nf4
     """
     quiet_libraries()
     arguments = plan_arguments(run_arguments(**options))

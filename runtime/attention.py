@@ -235,6 +235,28 @@ def serves(model: PreTrainedModel) -> Serving:
     return serving
 
 
+def look(model: PreTrainedModel) -> Serving:
+    """What `serves` would find out of the shapes, from one short pass; proves nothing, and so takes a model without weights.
+
+    Raises InvalidSettings for what cannot be served whatever its weights.
+    """
+    seen = _Seen()
+    token = _SEEN.set(seen)
+    try:
+        with torch.inference_mode():
+            _check_signature(model)
+            model.set_attn_implementation(ATTENTION)
+            ids = torch.ones(1, 2, dtype=torch.long, device=model.device)
+            # Made here: making one reads values, and there may be none.
+            mask = torch.ones(1, 1, 2, 2, dtype=torch.bool, device=model.device)
+            model(input_ids=ids, attention_mask=mask, use_cache=False)
+            return _serving(model, seen)
+    except (_NotPaged, RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+        raise InvalidSettings(f"{type(model).__name__} cannot generate here: {error}") from error
+    finally:
+        _SEEN.reset(token)
+
+
 def _check_signature(model: PreTrainedModel) -> None:
     if model.config.is_encoder_decoder:
         raise _NotPaged("it has an encoder beside its decoder")

@@ -79,7 +79,7 @@ class GenerationService:
         self.limits = limits or Limits()
         self.serving = serves(self._base.model)
         self.eos_ids = _eos_ids(self._base)
-        tokens = kv_tokens(self.serving, self._base, self.limits)
+        tokens = kv_tokens(self.serving, free_memory(self._base.device), self.limits)
         pages = Pages(tokens // PAGE_SIZE)
         self.context = min(self.serving.context or tokens, tokens)
         self.engine = Engine(
@@ -300,10 +300,9 @@ def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: E
         return
 
 
-def kv_tokens(serving: Serving, base: Base, limits: Limits) -> int:
-    """Tokens that the pool of keys and values takes. Raises OutOfMemory where those asked for do not fit."""
+def kv_tokens(serving: Serving, free: int, limits: Limits) -> int:
+    """Tokens whose keys and values are kept in `free` bytes. Raises OutOfMemory where those asked for do not fit."""
     per_token = page_bytes(serving.shapes, 1, serving.dtype)
-    free = free_memory(base.device)
     if limits.kv_tokens is not None:
         tokens = -(-limits.kv_tokens // PAGE_SIZE) * PAGE_SIZE
         if tokens * per_token > free:

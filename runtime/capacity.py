@@ -1,0 +1,123 @@
+"""What serving a base will take, before it is loaded: weights, keys and values, adapters in slots.
+
+The shapes of keys and values are learnt from one pass of the model without memory behind it. Loads no weights and measures
+nothing: activations and the allocator's slack are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from adapthub.adapters.attach import STACK_BYTES
+from adapthub.adapters.base import ResolvedBase, resolve_base
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.memory import free_memory
+from adapthub.adapters.placement import choose_device, choose_dtype, choose_quantization
+from adapthub.adapters.weights import loaded_bytes, read_headers
+from adapthub.runtime.attention import look
+from adapthub.runtime.generation import Limits, kv_tokens
+from adapthub.runtime.kv import page_bytes
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Sizes in bytes. `kv_tokens`: tokens whose keys and values fit, `kv_token_bytes` each; `context`: the longest request,
+    prefix included; `adapter_bytes`: one LoRA of `rank` under all linear layers of the backbone; `slots`: how many such fit
+    into what is left, or were asked for; `stack_bytes`: at most so much for second copies of LoRAs that decode together;
+    `left`: free memory less all that, negative where it does not fit."""
+
+    base: str
+    quantize: str | None
+    device: str
+    dtype: str
+    free: int
+    base_bytes: int
+    kv_tokens: int
+    kv_token_bytes: int
+    kv_bytes: int
+    context: int
+    max_rows: int
+    rank: int
+    adapter_bytes: int
+    slots: int
+    slot_bytes: int
+    stack_bytes: int
+    left: int
+
+
+def capacity(
+    base: str,
+    quantize: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    *,
+    limits: Limits | None = None,
+    slots: int | None = None,
+    rank: int = 16,
+) -> Capacity:
+    """What `Runtime(base, quantize, device, dtype, slots=slots, limits=limits)` will take for generation.
+
+    Raises InvalidSettings for a base that cannot generate, OutOfMemory where `limits.kv_tokens` does not fit, and what
+    resolving a base raises.
+    """
+    if rank < 1:
+        raise InvalidSettings(f"rank = {rank}", hint="Give a whole number from 1.")
+    limits = limits or Limits()
+    where = choose_device(device)
+    number = choose_dtype(dtype, where)
+    resolved = resolve_base(base)
+    weights = loaded_bytes(read_headers(resolved.path), number.itemsize, choose_quantization(quantize))
+    model = _without_memory(resolved, number)
+    serving = look(model)
+    free = free_memory(where)
+    tokens = kv_tokens(serving, free - weights, limits)
+    kv = tokens * page_bytes(serving.shapes, 1, serving.dtype)
+    adapter = _adapter_bytes(model, rank, number)
+    room = free - weights - kv
+    # Second copies take no more than the adapters in slots do.
+    count = max(0, max(room - STACK_BYTES, room // 2) // adapter) if slots is None else slots
+    stacks = min(STACK_BYTES, count * adapter)
+    return Capacity(
+        base=base,
+        quantize=quantize,
+        device=str(where),
+        dtype=str(number).removeprefix("torch."),
+        free=free,
+        base_bytes=weights,
+        kv_tokens=tokens,
+        kv_token_bytes=page_bytes(serving.shapes, 1, serving.dtype),
+        kv_bytes=kv,
+        context=min(serving.context or tokens, tokens),
+        max_rows=limits.max_rows,
+        rank=rank,
+        adapter_bytes=adapter,
+        slots=count,
+        slot_bytes=count * adapter,
+        stack_bytes=stacks,
+        left=room - count * adapter - stacks,
+    )
+
+
+def _without_memory(base: ResolvedBase, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(base.config, dtype=dtype)
+    except ValueError as error:
+        raise InvalidSettings(f"{base.ref} is no language model that can generate") from error
+    return cast(PreTrainedModel, model.eval())
+
+
+def _adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int:
+    sizes = [
+        module.in_features + module.out_features
+        if isinstance(module, torch.nn.Linear)
+        else module.nx + module.nf
+        for module in model.base_model.modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    ]
+    return sum(sizes) * rank * dtype.itemsize

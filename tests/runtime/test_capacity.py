@@ -1,0 +1,68 @@
+"""What a served base is said to take is what it takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapthub.adapters.errors import InvalidSettings, OutOfMemory
+from adapthub.runtime import Runtime
+from adapthub.runtime.capacity import capacity
+from adapthub.runtime.generation import Limits
+from tests.adapters.causal_pass import CAUSAL, write_causal_base
+from tests.adapters.peft_oracle import save_adapter
+from tests.cli.conftest import Command, cli
+from tests.runtime.generating import lora
+
+__all__ = ["cli"]  # a fixture
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_causal_base(tmp_path_factory.mktemp("base"))
+
+
+def test_sizes_are_those_of_what_is_loaded(base: Path, tmp_path: Path) -> None:
+    limits = Limits(kv_tokens=1000, max_rows=4)
+    said = capacity(str(base), limits=limits, rank=4, slots=3)
+    adapter = save_adapter(base, tmp_path / "lora", CAUSAL, lora())
+    with Runtime(str(base), limits=limits) as runtime:
+        runtime.generate([[5]], adapter, max_new_tokens=1)
+        engine = runtime._generation.engine
+        (resident,) = runtime.resident
+        parameters = {id(p): p.nbytes for p in runtime.base.model.parameters()}
+        assert said.base_bytes == sum(parameters.values())
+        assert said.kv_bytes == engine.load.pages * engine._kv.page_bytes
+        assert said.kv_tokens == 1000
+        assert said.context == runtime._generation.context == 64
+        assert said.adapter_bytes == resident.bytes
+    assert said.slot_bytes == 3 * said.adapter_bytes
+    assert said.left == said.free - said.base_bytes - said.kv_bytes - said.slot_bytes - said.stack_bytes
+
+
+def test_by_default_everything_fits(base: Path) -> None:
+    said = capacity(str(base), "nf4")
+    assert said.slots > 0
+    assert said.left >= 0
+    assert said.base_bytes < capacity(str(base)).base_bytes
+
+
+def test_what_cannot_be_served_is_refused(base: Path, tiny_base: Path) -> None:
+    with pytest.raises(InvalidSettings, match="cannot generate here"):
+        capacity(str(tiny_base))
+    with pytest.raises(OutOfMemory, match="Lower kv_tokens"):
+        capacity(str(base), limits=Limits(kv_tokens=1 << 50))
+    with pytest.raises(InvalidSettings, match="rank = 0"):
+        capacity(str(base), rank=0)
+
+
+def test_the_command_says_it_for_people_and_programs(cli: Command, base: Path) -> None:
+    shown = cli("plan", "--serve", "--base", base, "--slots", 5).fine()
+    assert "5 of" in shown
+    record = json.loads(cli("plan", "--serve", "--base", base, "--kv-tokens", 800, "--json").fine())
+    assert record["kv_tokens"] == 800
+    assert "Name it with --base" in cli("plan", "--serve").refused()
+    assert "--serve" in cli("plan", "--help").fine()
+    assert "--kv-tokens" in cli("plan", "--serve", "--help").fine()
