@@ -47,7 +47,6 @@ def run(
       $ adapt run acme/ner "Ada was born in London."
       $ adapt run acme/ner@v1 "Ada was born in London." "She works at Acme." --json
       $ adapt run "0.7*acme/ner@v1 + 0.3*acme/ner@v2" "Ada was born in London."
-      $ adapt run acme/sql "Orders of May:" --max-new-tokens 64 --set stop=";"
     """
     from adapthub.adapters.expression import parse_expression
     from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter

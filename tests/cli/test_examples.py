@@ -10,6 +10,7 @@ import click
 import pytest
 
 from adapthub.cli.main import adapt
+from tests.adapters.causal_pass import write_causal_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
 
@@ -39,11 +40,15 @@ def workplace(tmp_path: Path) -> Path:
 
 
 def test_the_examples_run_on_a_tiny_base(cli: Command, workplace: Path, tiny_base: Path) -> None:
+    tiny = {
+        "package:minilm": str(tiny_base),
+        "package:smollm2-135m": str(write_causal_base(workplace / "causal")),
+    }
     ran = 0
     for arguments in examples(adapt):
         if " ".join(arguments).startswith(REAL):
             continue
-        result = cli(*(str(tiny_base) if word == "package:minilm" else word for word in arguments))
+        result = cli(*(tiny.get(word, word) for word in arguments))
         assert result.code == 0, (arguments, result.err)
         ran += 1
     assert ran > 25

@@ -181,8 +181,8 @@ def test_what_is_pinned_stays(oracle: Oracle) -> None:
     ("prompts", "options", "message"),
     [
         ("text", {}, "a text stands where a list of prompts"),
-        ([3.5], {}, "a prompt is a text or a list of token ids, not 3.5"),
-        ([["a"]], {}, "a prompt is a text or a list"),
+        ([3.5], {}, "a prompt is a text, a list of token ids or a list of messages, not 3.5"),
+        ([["a"]], {}, "a prompt is a text, a list of"),
         ([[]], {}, "the prompt is empty"),
         ([[5]], {"max_new_tokens": 0}, "max_new_tokens = 0"),
         ([[5]], {"max_tokens": 5}, "'max_tokens' is no setting of generation. Did you mean"),
