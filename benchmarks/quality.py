@@ -3,9 +3,9 @@
     python -m benchmarks.quality [--task ner] [--way full lora lora-nf4] [--seed 0 1 2] [--table]
 
 Every way tries its learning rates with seed 0 and goes on with the one that is best on the validation split; nothing is
-chosen on the test split. Sentiment takes the rates that were best for NER. Each run is kept as `results/quality/TASK-WAY-RATE-SEED.json` with its learning curve, so the
-program can be stopped and goes on where it was. `--table` only prints what is there and writes `results/quality.json` and
-`results/quality-TASK.png`.
+chosen on the test split. Sentiment takes the rates that were best for NER. Each run is kept as
+`results/quality/TASK-WAY-RATE-SEED.json` with its learning curve, so the program can be stopped and goes on where it was.
+`--table` only prints what is there and writes `results/quality.json` and `results/quality-TASK.png`.
 
   full      every weight of the base is trained
   lora      our `train` with the recipe's LoRA adapter over the unquantised base
