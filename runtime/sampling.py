@@ -31,6 +31,9 @@ from transformers import (
 from adapthub.adapters.errors import InvalidInput, SamplingError
 
 _MOST_STOPS, _LONGEST_STOP, _MOST_STOP_IDS = 16, 256, 64
+_LARGEST_ID = 2**31 - 1
+# The likeliest token is certain long before; divided by less, logits would be no numbers.
+_LOWEST_TEMPERATURE = 1e-30
 # How many candidates a CPU row is narrowed to: beyond the k of top-k, and for top-p alone.
 _TIES, _NUCLEUS = 64, 256
 _WHOLE = {  # field: lowest, highest
@@ -128,9 +131,10 @@ class Sampling:
                 f"stop_token_ids has {len(self.stop_token_ids)} ids", hint=f"At most {_MOST_STOP_IDS}."
             )
         for token in self.stop_token_ids:
-            if not _is_whole(token) or token < 0:
+            if not _is_whole(token) or not 0 <= token <= _LARGEST_ID:
                 raise InvalidInput(
-                    f"stop_token_ids has {token!r}", hint="Token ids are whole numbers from 0."
+                    f"stop_token_ids has {token!r}",
+                    hint=f"Token ids are whole numbers from 0 to {_LARGEST_ID}.",
                 )
 
     def _check_grammar(self) -> None:
@@ -287,8 +291,8 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
             continue
         try:
             scores = sampler.scores(rows[row])
-        except SamplingError as error:
-            failed[row] = error
+        except Exception as error:  # a parser of another library, over what a stranger wrote
+            failed[row] = _as_ours(error)
             continue
         if scores is not rows[row]:
             best[row], tokens[row] = scores[0].max(dim=-1)
@@ -306,8 +310,8 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
             continue
         try:
             samplers[row].accept(token)
-        except SamplingError as error:
-            results.append(error)
+        except Exception as error:
+            results.append(_as_ours(error))
         else:
             results.append(_sampled(token, samplers[row].sampling.logprobs, logprobs.get(row)))
     return results
@@ -322,7 +326,7 @@ def _draw(scores: torch.Tensor, drawing: tuple[float, ...], uniforms: Sequence[f
     temperature, top_k, top_p, min_p = drawing
     # The likeliest at 0: a very low temperature then cannot overflow.
     scores = scores - scores.amax(dim=-1, keepdim=True)
-    scores = _processed(scores, TemperatureLogitsWarper(float(temperature)))
+    scores = _processed(scores, TemperatureLogitsWarper(max(float(temperature), _LOWEST_TEMPERATURE)))
     if scores.is_cpu and (top_k or top_p < 1):
         rows = zip(scores.split(1), uniforms, strict=True)
         return torch.cat([_draw_among_few(row, int(top_k), top_p, min_p, point) for row, point in rows])
@@ -399,6 +403,14 @@ def _unsound() -> SamplingError:
         "no token can be chosen: the logits are not finite numbers, or none is left that may come next",
         hint="Check the adapter's weights, or the grammar if one was given.",
     )
+
+
+def _as_ours(error: Exception) -> SamplingError:
+    if isinstance(error, SamplingError):
+        return error
+    failure = SamplingError(f"choosing a token failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _is_whole(value: object) -> bool:

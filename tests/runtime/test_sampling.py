@@ -128,6 +128,7 @@ class TestWhatMayBeAsked:
             {"stop": tuple(map(str, range(17)))},
             {"stop": tuple(map(str, range(5000)))},
             {"stop_token_ids": (-1,)},
+            {"stop_token_ids": (2**70,)},
             {"stop_token_ids": ("1",)},
             {"stop_token_ids": tuple(range(65))},
             {"stop_token_ids": 3},
@@ -474,3 +475,10 @@ class TestEnds:
     def test_none_before_the_minimum_length(self) -> None:
         sampling = Sampling(min_new_tokens=3, stop_token_ids=(6,))
         assert self.ended(sampling, [1, 6, 2, 6]) == ("stop", 6, 4)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_the_lowest_temperatures_take_the_likeliest(top_p: float) -> None:
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(Sampling(temperature=1e-46, top_p=top_p, seed=1), [1], NO_EOS)
+    assert token(sample(logits, [sampler])[0]) == int(logits.argmax())
