@@ -12,18 +12,21 @@ wait for anything.
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
 
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.delta import Segment
-from adapthub.adapters.errors import AdaptHubError, InvalidInput, SamplingError
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, SamplingError
 from adapthub.adapters.memory import memory_errors
 from adapthub.runtime.attention import PagedRow, paged_batch, positions
 from adapthub.runtime.kv import KV, Held, OutOfPages, Pages
@@ -34,6 +37,7 @@ from adapthub.runtime.sampling import Sampled, Sampler, sample
 from adapthub.runtime.scheduler import Scheduler, Waiting
 from adapthub.runtime.text_stream import TextStream
 
+_LOG = logging.getLogger(__name__)
 _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
 
 
@@ -144,6 +148,7 @@ class Engine:
         self.preemptions = 0
         self._inbox: deque[Callable[[], None]] = deque()
         self._known: set[str] = set()
+        self._closed: AdaptHubError | None = None
         self._lock = threading.Lock()
 
     @property
@@ -166,14 +171,17 @@ class Engine:
         """Queue a request; from any thread. Its events, refusal by a full queue included, come to `deliver`.
 
         Raises InvalidInput for a prompt that is empty, has ids outside the vocabulary or does not fit with max_new_tokens
-        into the context or the pages, and for an id that is in use.
+        into the context or the pages, for a tenant, priority or deadline that is none, and for an id that is in use; what
+        `close` was given once that was called.
         """
         self._check(request)
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             if request.id in self._known:
                 raise InvalidInput(f"a request {request.id!r} runs already", hint="Choose another id.")
             self._known.add(request.id)
-        self._inbox.append(lambda: self._enqueue(request))
+            self._inbox.append(lambda: self._enqueue(request))
 
     def cancel(self, id: str) -> None:
         """End a request within one step; from any thread. It gets its last event, "cancelled".
@@ -200,7 +208,18 @@ class Engine:
         """End every request with `error`: the engine cannot go on."""
         self._take_in()
         for id in [*self._requests, *self._running]:
-            self._end(id, "error", error)
+            try:
+                self._end(id, "error", error)
+            except (
+                Exception
+            ):  # what broke the engine may show here again; the others are to hear of it all the same
+                _LOG.exception("request %s could not be ended in order", id)
+
+    def close(self, error: AdaptHubError) -> None:
+        """End every request with `error`, and take no more; on the thread that stepped."""
+        with self._lock:
+            self._closed = error
+        self.fail_all(error)
 
     def clear_cache(self) -> None:
         """Give back the pages of cached prompts and of prefixes that no row reads."""
@@ -215,6 +234,14 @@ class Engine:
         if outside := [id for id in request.prompt_ids if not 0 <= id < self._vocabulary]:
             raise InvalidInput(f"token id {outside[0]} is outside the vocabulary of {self._vocabulary}")
         self._check_room(request, prefix=0)
+        # What the queue is sorted by: it belongs to all tenants, and must not break by one.
+        if not isinstance(request.tenant, str):
+            raise InvalidInput(f"tenant is {request.tenant!r}", hint="Give a text.")
+        if not isinstance(request.priority, int):
+            raise InvalidInput(f"priority is {request.priority!r}", hint="Give a whole number.")
+        deadline = request.deadline
+        if deadline is not None and (not isinstance(deadline, int | float) or math.isnan(deadline)):
+            raise InvalidInput(f"deadline is {deadline!r}", hint="Give a time in seconds.")
 
     def _check_room(self, request: Request, prefix: int) -> None:
         """Raise InvalidInput where the prompt and what it may grow by exceed the context, or all the pages there are."""
@@ -270,17 +297,16 @@ class Engine:
         self._fetch_ahead()
         while len(self._running) < self._max_rows:
             waiting = self._scheduler.choose(self._fits, self._is_ready)
-            if waiting is None:
+            if waiting is None or not self._start(waiting):
                 return
-            self._start(waiting)
 
     def _fetch_ahead(self) -> None:
         """Ask for the adapters of those that come next; end those whose adapter cannot be loaded."""
         for waiting in self._scheduler.upcoming(_PREFETCHED):
             try:
                 self._residency.want(waiting.digests)
-            except AdaptHubError as error:
-                self._end(waiting.id, "error", error)
+            except Exception as error:  # whatever a stranger's file can cause
+                self._end(waiting.id, "error", _as_ours(error, "an adapter cannot be loaded"))
 
     def _is_ready(self, waiting: Waiting) -> bool:
         return self._residency.ready(waiting.digests)
@@ -289,17 +315,28 @@ class Engine:
         """Whether its adapters are there, and pages for its tokens beside one more for every row."""
         if not self._is_ready(waiting):
             return False
+        lacking = self._needed(waiting) - self._pages.free
+        if lacking > 0:
+            self._reclaim(lacking)  # perhaps its own prefix
+        return self._needed(waiting) <= self._pages.free or not self._running
+
+    def _needed(self, waiting: Waiting) -> int:
+        """Pages: for its tokens, its prefix if that is not there yet, and one more for every row."""
         row = self._preempted.get(waiting.id)
         tokens = len(row.tokens) if row else waiting.cost
-        needed = self._pages_for(tokens + 1) + len(self._running)
-        if needed > self._pages.free:
-            self._reclaim(needed - self._pages.free)
-        return needed <= self._pages.free or not self._running
+        attached = self._adapted.attached if waiting.digests else {}
+        prefixes = [
+            prefix
+            for digest in waiting.digests
+            if digest not in self._prefixes and digest in attached and (prefix := attached[digest].prefix)
+        ]
+        own = sum(self._pages_for(prefix.length) for prefix in prefixes)
+        return self._pages_for(tokens + 1) + own + len(self._running)
 
-    def _start(self, waiting: Waiting) -> None:
-        """Make it a row, with what the prefix cache has of its tokens."""
+    def _start(self, waiting: Waiting) -> bool:
+        """Make it a row, with what the prefix cache has of its tokens; False if its adapters have just been evicted."""
         request = self._requests[waiting.id]
-        row = self._preempted.pop(waiting.id, None) or _Row(
+        row = self._preempted.get(waiting.id) or _Row(
             request=request,
             waiting=waiting,
             sampler=Sampler(
@@ -310,21 +347,24 @@ class Engine:
         )
         try:
             self._residency.hold(request.digests)
-        except AdaptHubError as error:
-            self._end(waiting.id, "error", error)
-            return
+        except AdapterNotFound:  # or forgotten: the next `want` says so
+            self._scheduler.put_back(waiting)
+            return False
+        self._preempted.pop(waiting.id, None)
         del self._requests[waiting.id]
         self._running[waiting.id] = row
         try:
             self._adapted.check_generation(request.selection)
             row.held = self._held(request)
-        except AdaptHubError as error:
-            self._end(waiting.id, "error", error)
-            return
+        except Exception as error:
+            self._end(waiting.id, "error", _as_ours(error, "the request could not start"))
+            return True
         row.held.pages = self._cache.match(row.root, row.tokens)
         row.held.length = len(row.held.pages) * self._kv.page_size
-        row.cached = min(max(row.cached, row.held.length), len(request.prompt_ids))
-        self._charge_input(row)
+        if not row.charged:  # after a preemption it finds what it computed itself
+            row.cached = row.held.length
+            self._charge_input(row)
+        return True
 
     def _held(self, request: Request) -> Held:
         """Holding nothing but the pages of its prefix adapter, if it has one. Raises InvalidInput where it does not fit."""
@@ -335,7 +375,11 @@ class Engine:
             self._check_room(request, prefix.length)
             if digest not in self._prefixes:
                 pages = self._take_pages(self._pages_for(prefix.length))
-                self._kv.write_prefix(prefix, pages)
+                try:
+                    self._kv.write_prefix(prefix, pages)
+                except Exception:
+                    self._pages.give_back(pages)
+                    raise
                 self._prefixes[digest] = _PrefixPages(pages, prefix.length)
             shared = self._prefixes[digest]
             shared.rows += 1
@@ -345,12 +389,12 @@ class Engine:
     # -- pages -------------------------------------------------------------------------------------------------------
 
     def _take_pages(self, count: int) -> list[int]:
-        """Pages for a prefix: rows give way to it as to a row. Raises InvalidInput where even that is not enough."""
+        """Pages for a prefix, which `_fits` found room for. Raises InvalidInput where nothing runs and all are too few."""
         while True:
             try:
                 return self._pages.take(count)
             except OutOfPages:
-                if not self._reclaim(count - self._pages.free) and not self._preempt_latest([]):
+                if not self._reclaim(count - self._pages.free):
                     raise InvalidInput(
                         f"the prefix needs {count} pages of keys and values; there are {self._pages.count}"
                     ) from None
@@ -381,11 +425,9 @@ class Engine:
             self._pages.give_back(self._prefixes.pop(digest).pages)
         return bool(idle)
 
-    def _preempt_latest(self, planned: Sequence[_Row]) -> bool:
+    def _preempt_latest(self, planned: Sequence[_Row]) -> None:
         """Send the latest row of the lowest priority back to wait, its pages freed; its tokens are computed again."""
         rows = [row for row in self._running.values() if row not in planned]
-        if not rows:
-            return False
         lowest = min(row.request.priority for row in rows)
         row = [row for row in rows if row.request.priority == lowest][-1]
         self.preemptions += 1
@@ -393,7 +435,6 @@ class Engine:
         self._requests[row.request.id] = row.request
         self._preempted[row.request.id] = row
         self._scheduler.put_back(row.waiting)
-        return True
 
     def _stop(self, row: _Row) -> None:
         """Out of the running ones: whatever it held is given back."""
@@ -412,13 +453,14 @@ class Engine:
         """What this step computes: every decoding row's token, then as much of the prompts as the budget leaves."""
         budget = self._step_tokens
         parts: list[_Part] = []
+        planned: list[_Row] = []
         for row in sorted(self._running.values(), key=lambda row: row.pending > 1):
             count = min(row.pending, budget)
             if not count:
                 break
-            planned = [part.row for part in parts]
-            if row.request.id in self._running and self._make_room(row, count, [*planned]):
+            if row.request.id in self._running and self._make_room(row, count, planned):
                 parts.append(_Part(row, count))
+                planned.append(row)
                 budget -= count
         return sorted(parts, key=lambda part: part.row.request.selection)
 
@@ -429,7 +471,7 @@ class Engine:
         except Exception as error:
             groups = {part.row.request.selection for part in parts}
             if len(groups) == 1:
-                return {part.row.request.id: _as_ours(error) for part in parts}
+                return {part.row.request.id: _as_ours(error, "the pass failed") for part in parts}
             results: dict[str, torch.Tensor | AdaptHubError] = {}
             for selection in groups:
                 results |= self._compute([part for part in parts if part.row.request.selection == selection])
@@ -460,7 +502,10 @@ class Engine:
                 use_cache=False,
                 logits_to_keep=last.to(self._device),
             ).logits[0]
-        return {part.row.request.id: row for part, row in zip(complete, logits.float(), strict=True)}
+            logits = (
+                logits.float()
+            )  # here: once the batch has ended the rows count as longer, whatever fails then
+        return {part.row.request.id: row for part, row in zip(complete, logits, strict=True)}
 
     # -- what comes of it --------------------------------------------------------------------------------------------
 
@@ -473,8 +518,6 @@ class Engine:
                 self._end(row.request.id, "error", result)
                 continue
             if result is not None:
-                if row.generated == 0:
-                    self._cache.insert(row.root, row.tokens, row.held.pages)
                 sampled.append((row, result))
         if not sampled:
             return
@@ -483,6 +526,8 @@ class Engine:
             if isinstance(token, SamplingError):
                 self._end(row.request.id, "error", token)
             else:
+                if row.generated == 0:
+                    self._cache.insert(row.root, row.tokens, row.held.pages)
                 self._scheduler.charge(row.request.tenant, output_tokens=1)
                 self._give(row, token)
 
@@ -490,9 +535,8 @@ class Engine:
         """Prompt tokens that will be computed, once, and before another is chosen; what a preemption computes again is not
         the tenant's fault.
         """
-        if not row.charged:
-            row.charged = True
-            self._scheduler.charge(row.request.tenant, input_tokens=len(row.request.prompt_ids) - row.cached)
+        row.charged = True
+        self._scheduler.charge(row.request.tenant, input_tokens=len(row.request.prompt_ids) - row.cached)
 
     def _give(self, row: _Row, token: Sampled) -> None:
         """Append a token to its row, and its text to what was delivered; end the row if that was the last."""
@@ -502,7 +546,16 @@ class Engine:
         if reason is not None:
             self._end(row.request.id, reason, text=text, tokens=(token,))
         else:
-            row.request.deliver(Event(text, (token,)))
+            self._deliver(row.request, Event(text, (token,)))
+
+    def _deliver(self, request: Request, event: Event) -> None:
+        """Nothing that a receiver does reaches the others; one that fails is taken to have left."""
+        try:
+            request.deliver(event)
+        except Exception:
+            _LOG.exception("the receiver of request %s failed", request.id)
+            if event.finish_reason is None:
+                self._inbox.append(partial(self._cancel, request.id))
 
     def _end(
         self,
@@ -516,22 +569,33 @@ class Engine:
         """The last event of a request, waiting or running; everything that it held is given back first."""
         row = self._running.get(id) or self._preempted.pop(id, None)
         request = row.request if row else self._requests[id]
-        if id in self._running:
-            assert row is not None
-            self._cache.insert(row.root, row.tokens[: row.held.length], row.held.pages)
-            self._stop(row)
-        else:
-            del self._requests[id]
-            self._scheduler.remove(id)
-        with self._lock:
-            self._known.discard(id)
-        usage = Usage(
-            prompt_tokens=len(request.prompt_ids),
-            cached_tokens=row.cached if row else 0,
-            completion_tokens=row.generated if row else 0,
-        )
-        rest = row.stream.finish() if row else ""
-        request.deliver(Event(text + rest, tokens, reason, usage, error))
+        rest = ""
+        try:
+            if id in self._running:
+                assert row is not None
+                if error is None:  # else what it computed may be broken
+                    self._cache.insert(row.root, row.tokens[: row.held.length], row.held.pages)
+                self._stop(row)
+            else:
+                del self._requests[id]
+                self._scheduler.remove(id)
+                self._unwant(request)
+            rest = row.stream.finish() if row else ""
+        finally:  # whatever fails, nobody waits for an event that never comes
+            self._running.pop(id, None)
+            with self._lock:
+                self._known.discard(id)
+            usage = Usage(
+                prompt_tokens=len(request.prompt_ids),
+                cached_tokens=row.cached if row else 0,
+                completion_tokens=row.generated if row else 0,
+            )
+            self._deliver(request, Event(text + rest, tokens, reason, usage, error))
+
+    def _unwant(self, request: Request) -> None:
+        """Nobody waits for its adapters any more, unless another request does: that keeps its place."""
+        if request.digests and all(other.digests != request.digests for other in self._requests.values()):
+            self._residency.unwant(request.digests)
 
 
 def _segments(runs: Sequence[tuple[Selection, int]]) -> list[Segment]:
@@ -547,11 +611,11 @@ def _segments(runs: Sequence[tuple[Selection, int]]) -> list[Segment]:
     return segments
 
 
-def _as_ours(error: Exception) -> AdaptHubError:
+def _as_ours(error: Exception, what: str) -> AdaptHubError:
     if isinstance(error, AdaptHubError):
         return error
     failure = AdaptHubError(
-        f"the pass failed: {type(error).__name__}: {error}",
+        f"{what}: {type(error).__name__}: {error}",
         hint="Report the base, the adapters and the request.",
     )
     failure.__cause__ = error

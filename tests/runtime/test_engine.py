@@ -13,9 +13,10 @@ import torch
 
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import AdaptHubError, InvalidInput, Overloaded
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, Overloaded
 from adapthub.runtime.attention import serves
 from adapthub.runtime.engine import Engine
+from adapthub.runtime.host_copy import HostCopy
 from adapthub.runtime.kv import KV, Pages
 from adapthub.runtime.requests import Event, Generation, Request, generation
 from adapthub.runtime.residency import Residency
@@ -486,3 +487,180 @@ def test_tenants_share_the_rows_of_one_step(make: Any) -> None:
             bench.submit(f"{tenant}{number}", "base", range(5, 25), max_new_tokens=4, tenant=tenant)
     bench.engine.step()
     assert sorted(id.rstrip("0123456789") for id in bench.engine._running) == ["few", "few", "many", "many"]
+
+
+def test_a_prefix_waits_for_pages_as_a_row_does(oracle: Oracle, make: Any) -> None:
+    bench = make(pages=13)
+    bench.submit("long", "lora", range(20, 40), max_new_tokens=28, ignore_eos=True)
+    bench.run(until=lambda: len(bench.events["long"]) >= 22)  # 11 pages
+    bench.submit("behind", "prefix-long", [20], max_new_tokens=3, ignore_eos=True)  # 3 for the prefix, and 1
+    bench.run()
+    assert bench.result("long").token_ids == oracle.greedy("lora", range(20, 40), 28)
+    assert bench.result("behind").token_ids == oracle.greedy("prefix-long", [20], 3)
+    assert bench.engine.preemptions == 0
+    assert bench.leaks_nothing()
+
+
+def test_a_callback_that_raises_ends_its_own_request(running: Bench) -> None:
+    def deliver(event: Event) -> None:
+        got.append(event)
+        raise RuntimeError("nobody listens")
+
+    got: list[Event] = []
+    running.engine.submit(Request("bad", (5, 6), (), Sampling(max_new_tokens=9, ignore_eos=True), deliver))
+    running.run(until=lambda: got and got[-1].finish_reason)
+    assert [event.finish_reason for event in got] == [None, "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"priority": "high"}, "priority is 'high'"),
+        ({"tenant": ["acme"]}, "tenant is"),
+        ({"deadline": "soon"}, "deadline is 'soon'"),
+        ({"deadline": float("nan")}, "deadline is nan"),
+    ],
+)
+def test_a_request_that_cannot_be_queued_is_refused(
+    options: dict[str, Any], message: str, running: Bench
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        running.submit("bad", "base", [5], **options)
+
+
+def test_an_adapter_whose_load_fails_unforeseen_fails_alone(
+    running: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("odd bytes")
+
+    monkeypatch.setattr(HostCopy, "load", fail)
+    running.submit("bad", "dora", [5, 6], max_new_tokens=2)
+    running.run(until=lambda: running.events["bad"])
+    error = running.events["bad"][-1].error
+    assert isinstance(error, AdaptHubError)
+    assert "odd bytes" in str(error)
+
+
+def test_sampling_that_breaks_fails_alone(running: Bench) -> None:
+    class Broken:
+        finished = False
+
+        def allowed(self) -> torch.Tensor:
+            raise ValueError("no parser state")
+
+        def advance(self, token_id: int) -> None: ...
+
+    events: list[Event] = []
+    running.engine.submit(Request("bad", (5, 6), (), Sampling(), events.append, constraint=Broken()))
+    running.run(until=lambda: events)
+    assert "no parser state" in str(events[-1].error)
+
+
+def test_a_prefix_that_cannot_be_written_fails_alone(running: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no room on the device")
+
+    monkeypatch.setattr(running.engine._kv, "write_prefix", fail)
+    running.submit("bad", "prefix-long", [5, 6], max_new_tokens=2)
+    running.run(until=lambda: running.events["bad"])
+    assert "no room on the device" in str(running.events["bad"][-1].error)
+
+
+def test_broken_keys_and_values_are_not_kept_for_others(oracle: Oracle, make: Any) -> None:
+    bench = make()
+    bench.submit("first", "wide", [9], max_new_tokens=1, ignore_eos=True)
+    bench.run()
+    update = next(iter(bench.adapted.attached[bench.digests["wide"]].updates.values()))[0]
+    sound = update.b.clone()
+    with torch.inference_mode():
+        update.b.fill_(float("nan"))
+    bench.submit("bad", "wide", range(20, 40), max_new_tokens=3)
+    bench.run()
+    assert "not finite numbers" in str(bench.events["bad"][-1].error)
+    with torch.inference_mode():
+        update.b.copy_(sound)
+    bench.submit("good", "wide", range(20, 40), max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    assert bench.result("good").token_ids == oracle.greedy("wide", range(20, 40), 3)
+
+
+def test_what_was_forgotten_while_preempted_ends_with_what_it_had(make: Any) -> None:
+    bench = make(pages=12)
+    for kind in ("lora", "wide"):
+        bench.submit(kind, kind, range(20, 40), max_new_tokens=16, ignore_eos=True)
+    bench.run(until=lambda: bench.engine.preemptions)
+    (kind,) = bench.engine._preempted
+    bench.residency.forget(bench.digests[kind])
+    bench.run()
+    last = bench.events[kind][-1]
+    assert "is not registered" in str(last.error)
+    assert last.usage is not None
+    assert last.usage.completion_tokens == sum(len(event.tokens) for event in bench.events[kind]) > 0
+    assert bench.leaks_nothing()
+
+
+def test_an_adapter_that_is_evicted_before_it_is_held_is_fetched_again(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    hold, failures = bench.residency.hold, [AdapterNotFound("it is not loaded")]
+
+    def evicted_once(digests: Sequence[str]) -> None:
+        if failures:
+            raise failures.pop()
+        hold(digests)
+
+    monkeypatch.setattr(bench.residency, "hold", evicted_once)
+    bench.submit("a", "lora", range(20, 30), max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    assert bench.result("a").token_ids == oracle.greedy("lora", range(20, 30), 3)
+
+
+def test_the_adapters_of_what_was_cancelled_are_not_loaded_before_those_that_are_needed(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(slots=1)
+    attached: list[str] = []
+    attach = bench.adapted.attach
+
+    def noted(copy: Any) -> Any:
+        attached.append(copy.digest)
+        return attach(copy)
+
+    monkeypatch.setattr(bench.adapted, "attach", noted)
+    bench.submit("runs", "lora", range(20, 30), max_new_tokens=6, ignore_eos=True)
+    bench.run(until=lambda: bench.events["runs"])
+    bench.submit("gone", "wide", [5], max_new_tokens=1)
+    bench.engine.step()
+    bench.engine.cancel("gone")
+    bench.submit("wanted", "dora", [5], max_new_tokens=1, ignore_eos=True)
+    bench.run()
+    assert attached == [bench.digests["lora"], bench.digests["dora"]]
+
+
+def test_a_closed_engine_takes_nothing_and_leaves_nobody_waiting(make: Any) -> None:
+    bench = make()
+    bench.submit("a", "base", [5, 6], max_new_tokens=9)
+    bench.engine.close(AdaptHubError("generation was closed"))
+    assert str(bench.events["a"][-1].error) == "generation was closed"
+    with pytest.raises(AdaptHubError, match="generation was closed"):
+        bench.submit("b", "base", [5, 6])
+    assert not bench.engine.busy
+
+
+def test_a_defect_while_requests_end_leaves_nobody_waiting(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    for id in "ab":
+        bench.submit(id, "base", [5, 6], max_new_tokens=9, ignore_eos=True)
+    bench.engine.step()
+
+    def fail(*_: object) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(bench.residency, "release", fail)
+    bench.engine.fail_all(AdaptHubError("the engine failed"))
+    assert [str(bench.events[id][-1].error) for id in "ab"] == ["the engine failed"] * 2
+    assert not bench.engine.busy
