@@ -52,12 +52,17 @@ _POLL = 0.05  # seconds between steps that found nothing to compute while reques
 class Limits:
     """What a service takes at once. `kv_tokens`: tokens whose keys and values fit; None for a quarter of the free memory,
     at most `max_rows` full contexts. `max_rows`: requests that run. `step_tokens`: tokens that one step computes.
-    `queue_limit`: requests that may wait."""
+    `queue_limit`: requests that may wait. Raises InvalidSettings for one that is not a whole number above 0."""
 
     kv_tokens: int | None = None
     max_rows: int = 64
     step_tokens: int = 512
     queue_limit: int = 1024
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            if value is not None and not (isinstance(value, int) and value > 0):
+                raise InvalidSettings(f"{field} is {value!r}", hint="Give a whole number above 0.")
 
 
 class GenerationService:
@@ -120,10 +125,10 @@ class GenerationService:
         """Queue a request and return its id; its events come to `deliver` on the engine's thread.
 
         `timeout`: seconds until it ends as it is, with "deadline". Compiles the grammar here, on the caller's thread.
-        Raises InvalidInput for what cannot be generated.
+        Raises InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
         """
-        if self._closing:
-            raise AdaptHubError("generation is closed")
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
+            raise InvalidInput(f"timeout is {timeout!r}", hint="Give a number of seconds.")
         request = Request(
             id=uuid4().hex,
             prompt_ids=tuple(prompt_ids),
@@ -194,11 +199,12 @@ class GenerationService:
             if not worked:
                 self._wake.wait(_POLL if self.engine.busy else None)
                 self._wake.clear()
-        self.engine.fail_all(AdaptHubError("generation was closed"))
+        self.engine.close(AdaptHubError("generation was closed"))
 
 
 class Stream:
-    """The events of one request as they come, for a caller that waits: iterate, or take the `result`.
+    """The events of one request as they come, for a caller that waits: iterate, or take the `result`. Behind the last
+    event both raise the error that the request ended with.
 
     Leaving the iteration early cancels the request, and so does leaving a `with` block.
     """
@@ -223,6 +229,8 @@ class Stream:
         with self:
             while not self._ended:
                 yield self._next()
+        if (error := self._seen[-1].error) is not None:
+            raise error
 
     def result(self) -> Generation:
         """Everything, once the request has ended. Raises the error that it ended with."""
@@ -261,7 +269,19 @@ class AsyncStream:
         """Submit, on another thread: a name may have to be pulled and loaded first."""
         stream = cls(cancel)
         deliver = partial(_put, asyncio.get_running_loop(), stream._events)
-        stream.id = await asyncio.to_thread(submit, deliver)
+        left = threading.Event()
+
+        def submit_unless_left() -> None:
+            stream.id = submit(deliver)
+            if left.is_set():
+                stream.leave()
+
+        try:
+            await asyncio.to_thread(submit_unless_left)
+        except asyncio.CancelledError:  # the thread goes on: whoever comes second sees what the first did
+            left.set()
+            stream.leave()
+            raise
         return stream
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -269,15 +289,21 @@ class AsyncStream:
             while not self._ended:
                 yield await self._next()
         finally:
-            if not self._ended:
-                with suppress(InvalidInput):  # it ended, and nobody has read so far
-                    self.cancel()
+            self.leave()
+        if (error := self._seen[-1].error) is not None:
+            raise error
 
     async def result(self) -> Generation:
         """Everything, once the request has ended. Raises the error that it ended with."""
         async for _ in self:
             pass
         return generation(self._seen)
+
+    def leave(self) -> None:
+        """Cancel the request if it has not ended: nobody reads on."""
+        if self.id and not self._ended:
+            with suppress(InvalidInput):  # it ended, and nobody has read so far
+                self.cancel()
 
     def cancel(self) -> None:
         """End the request; its last event says "cancelled". Raises InvalidInput if it has ended."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import Base, load_base
-from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, InvalidInput
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidExpression, InvalidInput
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.runtime.generation import AsyncStream, GenerationService, Limits, Prompt, Stream, Submit
@@ -84,6 +84,7 @@ class Runtime:
         self._limits = limits
         self._scheduler = scheduler
         self._service: GenerationService | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Runtime:
@@ -95,8 +96,10 @@ class Runtime:
     def close(self) -> None:
         """End its threads and detach everything; requests that still generate end with an error. Idempotent."""
         with self._lock:
-            if self._service is not None:
-                self._service.close()
+            self._closed = True
+            service = self._service
+        if service is not None:
+            service.close()
         self._residency.close()
         self._adapted.close()
 
@@ -194,19 +197,9 @@ class Runtime:
         Raises InvalidInput for a prompt or setting that cannot work, InvalidSettings for a base that cannot generate, and
         the first error that a prompt ends with; the others are then cancelled.
         """
-        if isinstance(prompts, str):
-            raise InvalidInput("a text stands where a list of prompts is wanted", hint="Write [prompt].")
-        names = _one_each(adapters, len(prompts), "prompts")
-        asked = [
-            self._ask(prompt, name, sampling, tenant, priority, timeout)
-            for prompt, name in zip(prompts, names, strict=True)
-        ]
+        asked = self._ask_all(prompts, adapters, tenant, priority, timeout, **sampling)
         with ExitStack() as streams:
-            opened = [
-                streams.enter_context(Stream(submit, self._generation.cancel))
-                for choices in asked
-                for submit in choices
-            ]
+            opened = [streams.enter_context(Stream(submit, self._generation.cancel)) for submit in asked]
             return [stream.result() for stream in opened]
 
     def stream(
@@ -229,8 +222,14 @@ class Runtime:
         adapters: Adapter | Sequence[Adapter] = None,
         **options: Any,
     ) -> list[Generation]:
-        """`generate` for an event loop, which it does not block."""
-        return await asyncio.to_thread(self.generate, prompts, adapters, **options)
+        """`generate` for an event loop, which it does not block; a task that is cancelled cancels its requests."""
+        asked = await asyncio.to_thread(self._ask_all, prompts, adapters, **options)
+        async with AsyncExitStack() as streams:
+            opened = []
+            for submit in asked:
+                opened.append(await AsyncStream.open(submit, self._generation.cancel))
+                streams.callback(opened[-1].leave)
+            return [await stream.result() for stream in opened]
 
     async def astream(
         self,
@@ -260,11 +259,32 @@ class Runtime:
     def _generation(self) -> GenerationService:
         """Made at the first use: most bases of a Runtime never generate."""
         with self._lock:
+            if self._closed:
+                raise AdaptHubError("the runtime is closed")
             if self._service is None:
                 self._service = GenerationService(
                     self._adapted, self._residency, limits=self._limits, scheduler=self._scheduler
                 )
             return self._service
+
+    def _ask_all(
+        self,
+        prompts: Sequence[Prompt],
+        adapters: Adapter | Sequence[Adapter],
+        tenant: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+        **sampling: Any,
+    ) -> list[Submit]:
+        """What submits every choice of every prompt, in order."""
+        if isinstance(prompts, str):
+            raise InvalidInput("a text stands where a list of prompts is wanted", hint="Write [prompt].")
+        names = _one_each(adapters, len(prompts), "prompts")
+        return [
+            submit
+            for prompt, name in zip(prompts, names, strict=True)
+            for submit in self._ask(prompt, name, sampling, tenant, priority, timeout)
+        ]
 
     def _ask(
         self,

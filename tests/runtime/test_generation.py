@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from adapthub.adapters.errors import (
     OutOfMemory,
 )
 from adapthub.runtime import Runtime
-from adapthub.runtime.generation import Limits
+from adapthub.runtime.generation import AsyncStream, Limits
+from adapthub.runtime.sampling import Sampling
 from tests.runtime.generating import Oracle, write_oracle
 
 LIMITS = Limits(kv_tokens=2048, max_rows=16)
@@ -227,3 +229,110 @@ def test_closing_ends_what_runs(oracle: Oracle) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("adapthub")]
     with pytest.raises(AdaptHubError, match="closed"):
         runtime.generate([[5]])
+
+
+def test_a_request_that_comes_as_generation_closes_is_refused(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(load_base(str(oracle.folder)), limits=LIMITS)
+    service = runtime._generation
+
+    def close_meanwhile(*_: Any) -> None:
+        runtime.close()
+
+    monkeypatch.setattr("adapthub.runtime.generation.compile_constraint", close_meanwhile)
+    with pytest.raises(AdaptHubError, match="closed"):
+        service.submit([5], (), Sampling(), lambda _: None)
+
+
+def test_a_closed_runtime_starts_no_thread(oracle: Oracle) -> None:
+    runtime = Runtime(load_base(str(oracle.folder)), limits=LIMITS)
+    runtime.close()
+    with pytest.raises(AdaptHubError, match="closed"):
+        runtime.generate([[5]])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("adapthub")]
+
+
+def test_a_stream_raises_what_its_request_ended_with(oracle: Oracle) -> None:
+    runtime = Runtime(load_base(str(oracle.folder)), limits=LIMITS)
+    streams = [runtime.stream([7, 8], max_new_tokens=150, ignore_eos=True) for _ in range(2)]
+    runtime.close()
+    with pytest.raises(AdaptHubError, match="closed"):
+        for _ in streams[0]:
+            pass
+    with pytest.raises(AdaptHubError, match="closed"):
+        streams[1].result()
+
+
+def test_a_task_that_is_cancelled_while_its_request_is_queued_cancels_it() -> None:
+    submitting, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
+
+    def submit(_: Any) -> str:
+        submitting.set()
+        go_on.wait()
+        return "an id"
+
+    def cancel(id: str) -> None:
+        assert id == "an id"
+        cancelled.set()
+
+    async def leave() -> None:
+        task = asyncio.create_task(AsyncStream.open(submit, cancel))
+        await asyncio.to_thread(submitting.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    asyncio.run(leave())
+    assert cancelled.wait(10)
+
+
+def test_many_calls_on_one_event_loop_share_steps(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few threads the loop has, nobody waits for another call's text."""
+
+    async def all_results() -> list[Any]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        asked = (runtime.agenerate([[5, 6]], max_new_tokens=100, ignore_eos=True) for _ in range(6))
+        return await asyncio.gather(*asked)
+
+    engine = runtime._generation.engine
+    most, step = 0, engine.step
+
+    def counted() -> bool:
+        nonlocal most
+        worked = step()
+        most = max(most, engine.load.running)
+        return worked
+
+    monkeypatch.setattr(engine, "step", counted)
+    results = asyncio.run(all_results())
+    assert len({tuple(result.token_ids) for (result,) in results}) == 1
+    assert most > 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timeout": "soon"}, "timeout is 'soon'"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"timeout": -1}, "timeout is -1"),
+        ({"priority": "high"}, "priority is 'high'"),
+        ({"tenant": ["acme"]}, "tenant is"),
+    ],
+)
+def test_what_cannot_be_queued_is_refused(
+    options: dict[str, Any], message: str, oracle: Oracle, runtime: Runtime
+) -> None:
+    digest = runtime.register(folder(oracle, "lora"))
+    with pytest.raises(InvalidInput, match=message):
+        runtime.generate([[5]], folder(oracle, "lora"), **options)
+    runtime.detach(digest)
+    with pytest.raises(KeyError):  # no use of it is left
+        runtime._names.artifact(digest)
+
+
+@pytest.mark.parametrize("field", ["max_rows", "step_tokens", "queue_limit", "kv_tokens"])
+def test_limits_that_let_nothing_run_are_refused(field: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{field} is 0"):
+        Limits(**{field: 0})
