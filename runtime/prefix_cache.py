@@ -89,14 +89,15 @@ class PrefixCache:
 
         Returns how many pages are free by it.
         """
-        freed = 0
-        for node in list(self._by_use):
-            if freed >= count:
+        leaving: dict[_Page, None] = {}  # an end of a chain before the page that it continues
+        for node in self._by_use:
+            if len(leaving) >= count:
                 break
-            if not node.below and self._pages.holders(node.page) == 1:
-                self._remove(node)
-                freed += 1
-        return freed
+            if self._pages.holders(node.page) == 1 and all(below in leaving for below in node.below.values()):
+                leaving[node] = None
+        for node in leaving:
+            self._remove(node)
+        return len(leaving)
 
     def forget(self, digest: str) -> None:
         """Give back every page that was computed with the adapter `digest`, alone or in an expression."""
