@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 import torch
@@ -38,6 +38,7 @@ from adapthub.runtime.scheduler import Scheduler, Waiting
 from adapthub.runtime.text_stream import TextStream
 
 _LOG = logging.getLogger(__name__)
+_EVICTED = 64  # the part of all pages, one in so many, that cached prompts give up at once
 _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
 
 
@@ -295,8 +296,12 @@ class Engine:
     def _admit(self) -> None:
         """Start what fits, in the scheduler's order."""
         self._fetch_ahead()
+        ready = cache(self._residency.ready)  # many wait for the same adapters
         while len(self._running) < self._max_rows:
-            waiting = self._scheduler.choose(self._fits, self._is_ready)
+            waiting = self._scheduler.choose(
+                lambda waiting: ready(waiting.digests) and self._fits(waiting),
+                lambda waiting: ready(waiting.digests),
+            )
             if waiting is None or not self._start(waiting):
                 return
 
@@ -308,13 +313,8 @@ class Engine:
             except Exception as error:  # whatever a stranger's file can cause
                 self._end(waiting.id, "error", _as_ours(error, "an adapter cannot be loaded"))
 
-    def _is_ready(self, waiting: Waiting) -> bool:
-        return self._residency.ready(waiting.digests)
-
     def _fits(self, waiting: Waiting) -> bool:
-        """Whether its adapters are there, and pages for its tokens beside one more for every row."""
-        if not self._is_ready(waiting):
-            return False
+        """Whether there are pages for its tokens beside one more for every row."""
         lacking = self._needed(waiting) - self._pages.free
         if lacking > 0:
             self._reclaim(lacking)  # perhaps its own prefix
@@ -417,7 +417,8 @@ class Engine:
 
     def _reclaim(self, count: int) -> bool:
         """Free pages that only wait to be used again; False if there are none."""
-        return self._cache.evict(count) > 0 or self._drop_idle_prefixes()
+        # Some at once: what was computed together lies together, and so does what takes its place.
+        return self._cache.evict(max(count, self._pages.count // _EVICTED)) > 0 or self._drop_idle_prefixes()
 
     def _drop_idle_prefixes(self) -> bool:
         idle = [digest for digest, prefix in self._prefixes.items() if prefix.rows == 0]

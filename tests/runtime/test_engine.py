@@ -664,3 +664,24 @@ def test_a_defect_while_requests_end_leaves_nobody_waiting(
     bench.engine.fail_all(AdaptHubError("the engine failed"))
     assert [str(bench.events[id][-1].error) for id in "ab"] == ["the engine failed"] * 2
     assert not bench.engine.busy
+
+
+def test_a_step_asks_once_whether_the_same_adapters_are_there(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(max_rows=8)
+    asked: list[tuple[str, ...]] = []
+    ready = bench.residency.ready
+
+    def noted(digests: tuple[str, ...]) -> Any:
+        asked.append(digests)
+        return ready(digests)
+
+    monkeypatch.setattr(bench.residency, "ready", noted)
+    for number in range(40):
+        bench.submit(str(number), ("lora", "wide")[number % 2], [5, 6], max_new_tokens=2, ignore_eos=True)
+    while not bench.engine.load.running:
+        asked.clear()
+        bench.engine.step()
+        bench.loaded.wait(0.02)
+    assert sorted(asked) == sorted((bench.digests[kind],) for kind in ("lora", "wide"))
