@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, PrefixTuningConfig
+from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import DynamicCache
 
@@ -38,6 +38,12 @@ CONFIGS: Mapping[str, Any] = {
     "wide": lora(r=16, target_modules=["q_proj", "v_proj"]),
     "head": lora(r=4, target_modules=["q_proj", "lm_head"]),
     "embedding": lora(r=4, target_modules=["v_proj", "embed_tokens"]),
+    "ia3": IA3Config(
+        task_type="CAUSAL_LM",
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+    ),
+    "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=6),
     "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
     "prefix-long": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=11),
 }
