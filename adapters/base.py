@@ -45,6 +45,7 @@ from adapthub.adapters.placement import (
     first_line,
     published_quantization,
 )
+from adapthub.adapters.products import quicken
 from adapthub.adapters.quiet import quiet_loading
 from adapthub.adapters.sources import locate
 from adapthub.adapters.weights import loaded_bytes, read_headers
@@ -148,6 +149,7 @@ def load_base(
     _initialise(model, uninitialised, where, number)
     if quantization or published:
         _settle(model, where)
+    quicken(model)
     return Base(
         ref=ref,
         revision=found.revision,

@@ -9,8 +9,8 @@ As loaded by transformers they do not:
   rounded
   to bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
 
-`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype. Does not
-quantise.
+`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype, on the CPU by `products.linear`.
+Does not quantise.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from typing import Any, cast
 
 import torch
 from bitsandbytes.autograd._functions import MatMul8bitFp
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
+
+from adapthub.adapters.products import linear
 
 # glibc's mallopt: keep freed blocks of up to 1 GiB instead of returning them to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -44,8 +47,21 @@ class WeightOnlyInt8(Linear8bitLt):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            weight = self.state.CB.to(x.dtype).mul_(self.state.SCB[:, None] / 127)
+            return linear(x, weight, bias)
         multiply = cast(Callable[..., torch.Tensor], MatMul8bitFp.apply)
         return multiply(x, self.weight, None, bias, self.state)
+
+
+class WeightOnlyNf4(Linear4bit):
+    """4-bit weights; activations stay as they come. [..., in] to [..., out]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return cast(torch.Tensor, super().forward(x))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return linear(x, dequantize_4bit(self.weight.data, self.weight.quant_state).to(x.dtype), bias)
 
 
 def steady(model: nn.Module) -> None:
@@ -54,8 +70,9 @@ def steady(model: nn.Module) -> None:
         if type(module) is Linear8bitLt:
             module.__class__ = WeightOnlyInt8
             cast(WeightOnlyInt8, module).settle()
-        elif isinstance(module, Linear4bit):
+        elif type(module) is Linear4bit:
             module.support_avx512bf16_for_cpu = False
+            module.__class__ = WeightOnlyNf4
 
 
 def keep_freed_memory() -> None:

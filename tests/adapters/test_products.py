@@ -1,0 +1,70 @@
+"""Products by oneDNN: the same numbers as torch's own, and torch's own wherever a gradient or another format is wanted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from adapthub.adapters import products
+from adapthub.adapters.products import linear, quicken
+
+_SHAPES = [(1, 2048, 576), (2, 1024, 1024), (7, 640, 515), (33, 576, 1536), (300, 96, 48)]
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both ways on every machine: oneDNN multiplies anywhere, it is only not always faster."""
+    monkeypatch.setattr(products, "by_onednn", lambda: request.param)
+    return bool(request.param)
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), _SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_those_of_float64(rows: int, outputs: int, inputs: int, bias: bool) -> None:
+    torch.manual_seed(rows)
+    x, weight = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    b = torch.randn(outputs) if bias else None
+    with torch.inference_mode():
+        ours = linear(x[None], weight, b)
+    exact = F.linear(x.double(), weight.double(), None if b is None else b.double())
+    assert ours.shape == (1, rows, outputs)
+    assert (ours[0].double() - exact).norm() <= 1e-6 * exact.norm()
+
+
+def test_inputs_that_are_views_are_read_as_they_lie() -> None:
+    x, weight = torch.randn(768, 64).T, torch.randn(1024, 1024)[:, ::2][:, :256]
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x[:, :256], weight), F.linear(x[:, :256], weight), atol=1e-4, rtol=1e-5)
+
+
+def test_a_gradient_passes() -> None:
+    x = torch.randn(64, 256, requires_grad=True)
+    weight = torch.randn(256, 256)
+    linear(x, weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(64, -1))
+
+
+def test_autocast_and_half_precision_keep_their_format() -> None:
+    x, weight = torch.randn(64, 256), torch.randn(256, 256)
+    with torch.inference_mode():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert linear(x, weight).dtype == torch.bfloat16
+        assert linear(x.bfloat16(), weight.bfloat16()).dtype == torch.bfloat16
+
+
+def test_quicken_changes_what_multiplies_and_nothing_else(way: bool) -> None:
+    class Other(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(256, 256), nn.Sequential(Other(256, 256), nn.LayerNorm(256)))
+    before = dict(model.state_dict())
+    x = torch.randn(64, 256)
+    with torch.inference_mode():
+        expected = model(x)
+        quicken(model)
+        torch.testing.assert_close(model(x), expected)
+    assert type(model[0]) is (products.Linear if way else nn.Linear)
+    assert type(model[1][0]) is Other
+    assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in model.state_dict().items())
