@@ -2,7 +2,7 @@
 
 torch multiplies float32 by MKL, which on AMD keeps to AVX2; oneDNN, in the same wheel, uses the AVX-512 that Zen 4 and later
 have, for the same sums in another order (benchmarks/products.py). Everywhere else, and wherever a gradient or autocast is
-wanted, a product is torch's own. Which one is a matter of the processor alone, so that results are the same in every process.
+wanted, a product is torch's own. Which one is a matter of processor and shapes alone: results are the same in every process.
 
 Does not change weights, repack them, or choose number formats.
 """
@@ -10,11 +10,14 @@ Does not change weights, repack them, or choose number formats.
 from __future__ import annotations
 
 from functools import cache
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+# What torch.compile makes of a linear layer on CPUs; without a packed weight it reads a plain one.
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # Multiplications from which a call of oneDNN, some 10 microseconds, is worth its price.
 _WORTH_CALLING = 1 << 19
 
@@ -28,21 +31,22 @@ def by_onednn() -> bool:
         and str(capabilities.get("cpu_name", "")).startswith("AMD")
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkl.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and _ONEDNN is not None
     )
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`torch.nn.functional.linear`: x [..., in], weight [out, in], bias [out] -> [..., out]."""
     if (
-        by_onednn()
+        _ONEDNN is not None
+        and by_onednn()
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() * len(weight) >= _WORTH_CALLING
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     ):
-        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+        return cast(torch.Tensor, _ONEDNN(x, weight, bias, "none", [], ""))
     return F.linear(x, weight, bias)
 
 

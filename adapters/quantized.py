@@ -9,8 +9,8 @@ As loaded by transformers they do not:
   rounded
   to bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
 
-`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype, on the CPU by `products.linear`.
-Does not quantise.
+`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype, on the CPU by
+`products.linear`. Does not quantise.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class WeightOnlyInt8(Linear8bitLt):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if x.device.type == "cpu" and not torch.is_grad_enabled():
-            weight = self.state.CB.to(x.dtype).mul_(self.state.SCB[:, None] / 127)
-            return linear(x, weight, bias)
+            stored, scales = cast(torch.Tensor, self.state.CB), cast(torch.Tensor, self.state.SCB)
+            return linear(x, stored.to(x.dtype).mul_(scales[:, None] / 127), bias)
         multiply = cast(Callable[..., torch.Tensor], MatMul8bitFp.apply)
         return multiply(x, self.weight, None, bias, self.state)
 
@@ -61,7 +61,8 @@ class WeightOnlyNf4(Linear4bit):
         if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return cast(torch.Tensor, super().forward(x))
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, dequantize_4bit(self.weight.data, self.weight.quant_state).to(x.dtype), bias)
+        weight = dequantize_4bit(self.weight.data, cast(Any, self.weight).quant_state)
+        return linear(x, weight.to(x.dtype), bias)
 
 
 def steady(model: nn.Module) -> None:

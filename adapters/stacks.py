@@ -1,7 +1,7 @@
 """Stacks: copies of the LoRAs that decoding uses, side by side, so that one batched product serves many rows.
 
 Many rows of one token each, under as many adapters, spend as long on the calls of `delta.apply_` as on its products. A stack
-holds the LoRAs of one rank under one module that such rows use, and takes three calls for all of them. From one step to the
+holds the LoRAs of one rank under one module that such rows use, and takes a few calls for all of them. From one step to the
 next few rows change, so that only what is new is copied.
 
 Does not touch rows of several tokens, sums, biases, or DoRA: `delta.apply_` does those.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional as F
 
 from adapthub.adapters.delta import LowRank, Segment, Update
 
@@ -99,7 +100,7 @@ def _only_low_rank(
 
 
 class _Stack:
-    """LoRAs of one rank, a [slots, r, in] and b [slots, r, out], both read in the order of memory; and the rows they serve.
+    """LoRAs of one rank, a [slots, in, r] and b [slots, r, out], both read in the order of memory; and the rows they serve.
 
     The first slots hold what the last plan uses, `digests` says which.
     """
@@ -123,19 +124,18 @@ class _Stack:
         for slot, digest in enumerate(self.digests):
             if digest not in kept:
                 self.digests[slot] = new = next(missing)
-                self.a[slot].copy_(uses[new].update.a)
+                self.a[slot].copy_(uses[new].update.a_t)
                 self.b[slot].copy_(uses[new].update.b_t)
         order = [uses[digest] for digest in self.digests]
         self.tokens = torch.tensor([use.segment.start for use in order], device=first.a.device)
         factors = torch.tensor([use.factor for use in order], device=first.a.device, dtype=first.a.dtype)
-        self.factors = factors[:, None, None]
+        self.factors = factors[:, None]
         return True
 
     def add_(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        count = len(self.digests)
-        chosen = x.index_select(0, self.tokens).to(self.a.dtype)[:, None]
-        shrunk = torch.bmm(chosen, self.a[:count].transpose(1, 2)).mul_(self.factors)
-        y.index_add_(0, self.tokens, torch.bmm(shrunk, self.b[:count])[:, 0].to(y.dtype))
+        chosen = x.index_select(0, self.tokens).to(self.a.dtype)
+        shrunk = _times(chosen, self.a).mul_(self.factors)
+        y.index_add_(0, self.tokens, _times(shrunk, self.b).to(y.dtype))
 
     def _grow(self, count: int, like: LowRank, budget: StackBudget) -> bool:
         slots = -(-count // 8) * 8
@@ -144,9 +144,37 @@ class _Stack:
             return False
         budget.left -= more
         with torch.inference_mode(False):  # may be written to by passes in and out of inference mode
-            a, b = like.a.new_empty(slots, *like.a.shape), like.b.new_empty(slots, *like.b_t.shape)
+            a, b = like.a.new_empty(slots, *like.a_t.shape), like.b.new_empty(slots, *like.b_t.shape)
         if self.digests:
             a[: len(self.a)].copy_(self.a)
             b[: len(self.b)].copy_(self.b)
         self.a, self.b = a, b
         return True
+
+
+def _times(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Each row times the matrix of its place: rows [n, k], the first n of matrices [slots, k, m] -> [n, m]."""
+    count, size = rows.shape
+    if matrices.device.type != "cpu" or matrices.dtype != torch.float32:
+        return torch.bmm(rows[:, None], matrices[:count])[:, 0]
+    # A weighted sum of the matrix's rows, as an embedding looks them up: at the speed of memory, unlike products of one row.
+    places = _places(count * size)
+    return F.embedding_bag(
+        places,
+        matrices.flatten(0, 1),
+        places[::size].contiguous(),
+        mode="sum",
+        per_sample_weights=rows.flatten(),
+    )
+
+
+def _places(count: int) -> torch.Tensor:
+    """0, 1, ..., below `count`: a view of one tensor that all share and that grows."""
+    global _PLACES  # noqa: PLW0603
+    if count > len(_PLACES):
+        with torch.inference_mode(False):
+            _PLACES = torch.arange(2 * count)
+    return _PLACES[:count]
+
+
+_PLACES = torch.arange(1 << 16)

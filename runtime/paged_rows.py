@@ -6,16 +6,25 @@ compute attention.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from adapthub.runtime.kv import KV, Held
 
-# Devices where a row with one token reads its keys in place, on its own: elsewhere calls cost more than copies.
+# Devices where rows with one token read their keys in place: torch samples products of float32 there.
 _IN_PLACE = ("cpu",)
 # Parts of memory that are read one by one; more of them are copied together first.
 _MOST_PARTS = 8
+
+with warnings.catch_warnings():
+    # The first sparse matrix of a process makes torch say that they are in beta.
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor(
+        torch.tensor([0, 0]), torch.tensor([], dtype=torch.long), torch.tensor([]), (1, 1)
+    )
 
 
 class Row:
@@ -51,11 +60,26 @@ class Row:
         return [pool.index_select(1, self._indices[key])]
 
 
+@dataclass(frozen=True)
+class StepKeys:
+    """The keys that the steps see, as entries of one sparse `matrix` [steps * heads, kv heads * slots].
+
+    `columns`: of every entry, a step's heads one after the other; `starts`: of every row in them. `scores` are the entries'
+    values, the matrix's own memory, and `blocks` views of it, [heads, keys] a step.
+    """
+
+    matrix: torch.Tensor
+    columns: torch.Tensor
+    starts: torch.Tensor
+    scores: torch.Tensor
+    blocks: Sequence[torch.Tensor]
+
+
 class Batch:
     """The rows of one pass over `kv`: `steps` have one token each, `chunks` are the other rows.
 
-    Steps are read in place, or where `in_place` is false all by one call, as `gathered` says. In half precision in place
-    they are chunks: torch's own attention keeps more digits than products of theirs would.
+    Steps are read in place, as `step_keys` says, or where `in_place` is false from copies, as `gathered` says. In half
+    precision in place they are chunks: torch samples no products of theirs.
     """
 
     def __init__(self, kv: KV, rows: Sequence[tuple[Held, int]]) -> None:
@@ -77,6 +101,7 @@ class Batch:
         self.step_places = torch.tensor([row.start for row in self.steps], device=device)
         self._masks: dict[tuple[int, int, int | None], torch.Tensor | None] = {}
         self._gathered: dict[int | None, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._step_keys: dict[tuple[int, int, int | None], StepKeys] = {}
 
     def mask(
         self, row: Row, low: int, high: int, window: int | None, like: torch.Tensor
@@ -88,6 +113,32 @@ class Batch:
             queries = range(row.past + low, row.past + high)
             self._masks[key] = causal_mask(queries, range(row.first(window), queries.stop), window, like)
         return self._masks[key]
+
+    def step_keys(self, heads: int, kv_heads: int, window: int | None) -> StepKeys:
+        """What the steps see in layers of so many heads and kv heads; scores of one layer overwrite those of the last."""
+        key = heads, kv_heads, window
+        if key not in self._step_keys:
+            slots = self.kv.keys[0].shape[1]
+            seen = [
+                torch.cat([torch.arange(a, b) for a, b in row.spans(row.first(window), row.past + 1)])
+                for row in self.steps
+            ]
+            of_head = torch.arange(heads)[:, None] // (heads // kv_heads) * slots
+            columns = torch.cat([(of_head + own).flatten() for own in seen])
+            counts = torch.tensor([len(own) for own in seen])
+            ends = counts.repeat_interleave(heads).cumsum(0)
+            starts = torch.cat([ends.new_zeros(1), ends])
+            matrix = torch.sparse_csr_tensor(
+                starts,
+                columns,
+                torch.zeros(len(columns)),
+                (len(ends), kv_heads * slots),
+                check_invariants=False,
+            )
+            scores = matrix.values()
+            blocks = [block.view(heads, -1) for block in scores.split((counts * heads).tolist())]
+            self._step_keys[key] = StepKeys(matrix, columns, starts[:-1], scores, blocks)
+        return self._step_keys[key]
 
     def gathered(self, window: int | None, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Slots [steps, S] of the keys that the steps see, filled up with a row's own first, and a mask [steps, 1, 1, S]."""

@@ -42,9 +42,9 @@ def attend(
         _attend_by_definition(batch, layer, query, output, scale, window, softcap, sinks)
     else:
         _attend_in_chunks(batch, layer, query, output, scale, window, (key, value))
-        if batch.steps and batch.in_place:
-            _attend_in_place(batch, layer, query, output, scale, window)
-    if batch.steps and not batch.in_place:
+    if batch.steps and batch.in_place:
+        _attend_in_place(batch, layer, query, output, scale, window, softcap, sinks)
+    elif batch.steps:
         slots, mask = batch.gathered(window, query)
         q = query[0].transpose(0, 1)[batch.step_places]  # [steps, heads, d]
         k, v = (pool[:, slots].transpose(0, 1) for pool in (keys, values))
@@ -57,25 +57,36 @@ def attend(
 
 
 def _attend_in_place(
-    batch: Batch, layer: int, query: torch.Tensor, output: torch.Tensor, scale: float, window: int | None
+    batch: Batch,
+    layer: int,
+    query: torch.Tensor,
+    output: torch.Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> None:
-    """Rows with one token, each over its keys where they are: the loop that decoding on a CPU spends its time in."""
+    """All rows with one token, in a few calls, over their keys and values where they are.
+
+    Scores are a product computed only where a row sees a key; the values' weighted sum is a lookup of embeddings. Both read
+    what is asked for and nothing else, whatever the rows' lengths and wherever their pages lie.
+    """
     keys, values = batch.kv.keys[layer], batch.kv.values[layer]
-    tokens, heads = output.shape[:2]
-    groups = len(keys), heads // len(keys)
-    # [T, kv heads, group, d]: queries of one kv head's group are rows of one product.
-    q = (query[0] * scale).transpose(0, 1).reshape(tokens, *groups, -1)
-    out = output.view(tokens, *groups, -1)
-    for row in batch.steps:
-        first, last = row.first(window), row.past + 1
-        spans = row.spans(first, last)
-        if len(spans) == 1:
-            start, stop = spans[0]
-            weights = torch.bmm(q[row.start], keys[:, start:stop].transpose(1, 2)).softmax(-1)
-            torch.bmm(weights, values[:, start:stop], out=out[row.start])
-        else:
-            k, v = row.parts(keys, first, last), row.parts(values, first, last)
-            out[row.start] = weigh(q[row.start], k, v, 1.0)
+    seen = batch.step_keys(query.shape[1], len(keys), window)
+    q = query[0].transpose(0, 1).index_select(0, batch.step_places).flatten(0, 1)
+    torch.sparse.sampled_addmm(seen.matrix, q, keys.flatten(0, 1).T, alpha=scale, beta=0.0, out=seen.matrix)
+    if softcap is not None:
+        seen.scores.div_(softcap).tanh_().mul_(softcap)
+    for block in seen.blocks:
+        if sinks is None:
+            torch.softmax(block, -1, out=block)
+        else:  # a score that takes part in the sum and has no value (gpt-oss)
+            kept = torch.sigmoid(block.logsumexp(-1) - sinks.to(block.dtype))
+            torch.softmax(block, -1, out=block).mul_(kept[:, None])
+    rows = F.embedding_bag(
+        seen.columns, values.flatten(0, 1), seen.starts, mode="sum", per_sample_weights=seen.scores
+    )
+    output.index_copy_(0, batch.step_places, rows.unflatten(0, (len(batch.steps), -1)))
 
 
 def _attend_in_chunks(
@@ -115,8 +126,8 @@ def _attend_by_definition(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> None:
-    """Any rows, where torch's own attention lacks something; a block of queries at a time bounds the scores' memory."""
-    for row in [*batch.chunks, *(batch.steps if batch.in_place else ())]:
+    """Rows with several tokens, where torch's own attention lacks something; blocks of queries bound the scores' memory."""
+    for row in batch.chunks:
         first = row.first(window)
         for low in range(0, row.new, _BLOCK):
             high = min(low + _BLOCK, row.new)

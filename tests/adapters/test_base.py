@@ -123,6 +123,8 @@ def test_a_part_without_weights_is_named_and_the_same_every_time(
     second = load_base(str(tmp_path / "bare"), quantize)
     assert first.uninitialised == second.uninitialised == ("pooler",)
     layer, again = (base.backbone.get_submodule("pooler.dense") for base in (first, second))
+    assert isinstance(layer, nn.Linear)
+    assert isinstance(again, nn.Linear)
     assert type(layer) is type(again) in PLAIN
     assert torch.equal(layer.weight, again.weight)
     assert layer.weight.std() > 0
