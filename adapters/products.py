@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 # What torch.compile makes of a linear layer on CPUs; without a packed weight it reads a plain one.
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ONEDNN = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "default", None)
 # Multiplications from which a call of oneDNN, some 10 microseconds, is worth its price.
 _WORTH_CALLING = 1 << 19
 

@@ -86,6 +86,9 @@ class GenerationService:
         self.eos_ids = _eos_ids(self._base)
         tokens = kv_tokens(self.serving, free_memory(self._base.device), self.limits)
         pages = Pages(tokens // PAGE_SIZE)
+        scheduler = scheduler or Scheduler(queue_limit=self.limits.queue_limit)
+        # Requests of one call that wait at one time: half of what may, so that other callers find room.
+        self.at_once = max(1, scheduler.queue_limit // 2)
         self.context = min(self.serving.context or tokens, tokens)
         self.engine = Engine(
             adapted,
@@ -97,7 +100,7 @@ class GenerationService:
             context=self.context,
             max_rows=self.limits.max_rows,
             step_tokens=self.limits.step_tokens,
-            scheduler=Scheduler(queue_limit=self.limits.queue_limit) if scheduler is None else scheduler,
+            scheduler=scheduler,
         )
         self._wake = threading.Event()
         self._closing = False

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -190,17 +191,23 @@ class Runtime:
         """What the base continues each prompt with, in order; with `n`, that many results a prompt, one after another.
 
         `prompts`: texts, lists of token ids, or conversations (lists of messages with "role" and "content", by the base's
-        chat template). `adapters` as for `predict`. `sampling`: the fields of Sampling
-        (max_new_tokens, temperature, top_p, stop, seed, json_schema, ...), greedy by default. `timeout`: seconds after
-        which a text ends as it is, with finish_reason "deadline".
+        chat template); as many as you like, they queue as there is room. `adapters` as for `predict`. `sampling`: the
+        fields of Sampling (max_new_tokens, temperature, top_p, stop, seed, json_schema, ...), greedy by default.
+        `timeout`: seconds after which a text ends as it is, with finish_reason "deadline".
 
         Raises InvalidInput for a prompt or setting that cannot work, InvalidSettings for a base that cannot generate, and
         the first error that a prompt ends with; the others are then cancelled.
         """
         asked = self._ask_all(prompts, adapters, tenant, priority, timeout, **sampling)
+        at_once = self._generation.at_once
+        results: list[Generation] = []
         with ExitStack() as streams:
-            opened = [streams.enter_context(Stream(submit, self._generation.cancel)) for submit in asked]
-            return [stream.result() for stream in opened]
+            opened: deque[Stream] = deque()
+            for submit in asked:
+                if len(opened) == at_once:
+                    results.append(opened.popleft().result())
+                opened.append(streams.enter_context(Stream(submit, self._generation.cancel)))
+            return results + [stream.result() for stream in opened]
 
     def stream(
         self,
@@ -224,12 +231,16 @@ class Runtime:
     ) -> list[Generation]:
         """`generate` for an event loop, which it does not block; a task that is cancelled cancels its requests."""
         asked = await asyncio.to_thread(self._ask_all, prompts, adapters, **options)
+        at_once = self._generation.at_once
+        results: list[Generation] = []
         async with AsyncExitStack() as streams:
-            opened = []
+            opened: deque[AsyncStream] = deque()
             for submit in asked:
+                if len(opened) == at_once:
+                    results.append(await opened.popleft().result())
                 opened.append(await AsyncStream.open(submit, self._generation.cancel))
                 streams.callback(opened[-1].leave)
-            return [await stream.result() for stream in opened]
+            return results + [await stream.result() for stream in opened]
 
     async def astream(
         self,

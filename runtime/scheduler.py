@@ -60,7 +60,7 @@ class Scheduler:
                 raise InvalidSettings(f"{name} is {value}", hint="Give a positive number.")
         self._input_price = input_price
         self._output_price = output_price
-        self._queue_limit = queue_limit
+        self.queue_limit = queue_limit
         self._patience = patience
         self._clock = clock
         self._queues: dict[str, dict[str, Waiting]] = {}  # by tenant, then by id; no tenant without requests
@@ -83,7 +83,7 @@ class Scheduler:
         if waiting.id in self._tenants:
             raise Conflict(f"request {waiting.id!r} is waiting already")
         count = len(self._tenants) - len(self._returned)
-        if count >= self._queue_limit:
+        if count >= self.queue_limit:
             raise Overloaded(
                 f"the queue holds {count} requests, as many as it takes",
                 hint="Send it again later, or raise queue_limit.",

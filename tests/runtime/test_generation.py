@@ -43,6 +43,16 @@ def folder(oracle: Oracle, name: str) -> str:
     return str(oracle.adapters[name])
 
 
+def test_more_prompts_than_the_queue_takes_are_answered_in_order(oracle: Oracle) -> None:
+    prompts = [list(range(5 + i, 8 + i)) for i in range(40)]
+    expected = [oracle.greedy("base", prompt, 2) for prompt in prompts]
+    with Runtime(str(oracle.folder), limits=Limits(kv_tokens=64, max_rows=1, queue_limit=4)) as runtime:
+        results = runtime.generate(prompts, max_new_tokens=2, ignore_eos=True)
+        assert [result.token_ids for result in results] == expected
+        results = asyncio.run(runtime.agenerate(prompts, max_new_tokens=2, ignore_eos=True))
+        assert [result.token_ids for result in results] == expected
+
+
 def test_rows_of_one_call_use_different_adapters(oracle: Oracle, runtime: Runtime) -> None:
     lora, wide = folder(oracle, "lora"), folder(oracle, "wide")
     prompts = [list(range(20, 30)), list(range(30, 45)), list(range(9, 20)), list(range(50, 60))]
