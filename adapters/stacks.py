@@ -134,8 +134,8 @@ class _Stack:
 
     def add_(self, x: torch.Tensor, y: torch.Tensor) -> None:
         chosen = x.index_select(0, self.tokens).to(self.a.dtype)
-        shrunk = _times(chosen, self.a).mul_(self.factors)
-        y.index_add_(0, self.tokens, _times(shrunk, self.b).to(y.dtype))
+        shrunk = times(chosen, self.a).mul_(self.factors)
+        y.index_add_(0, self.tokens, times(shrunk, self.b).to(y.dtype))
 
     def _grow(self, count: int, like: LowRank, budget: StackBudget) -> bool:
         slots = -(-count // 8) * 8
@@ -152,7 +152,7 @@ class _Stack:
         return True
 
 
-def _times(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+def times(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
     """Each row times the matrix of its place: rows [n, k], the first n of matrices [slots, k, m] -> [n, m]."""
     count, size = rows.shape
     if matrices.device.type != "cpu" or matrices.dtype != torch.float32:

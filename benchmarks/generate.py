@@ -1,6 +1,6 @@
 """Generation with 1 to 128 LoRA adapters (r16, all linear layers) in flight: ours against PEFT and transformers.
 
-    python -m benchmarks.generate [--model smollm2 random] [--quantize none nf4] [--part mixes slots registered]
+    python -m benchmarks.generate [--model smollm2 random] [--quantize none nf4] [--part mixes slots registered misses]
 
 Peers, in the same process and in turn, on one set of adapter files; every request generates NEW tokens greedily:
   base           our engine, every request on the base alone
@@ -9,9 +9,10 @@ Peers, in the same process and in turn, on one set of adapter files; every reque
   peft mixed     PEFT, `generate` on all padded prompts with `adapter_names`
   transformers   `generate_batch`, transformers' continuous batching, on the base alone
 
-`mixes`: adapters in flight, uniform and Zipf. `ceiling`: the part of base's speed that is left once the adapters' own bytes
-and products are paid for, from times of single products measured here. `slots`: fewer slots than adapters. `registered`: 5
-adapters in use of 5 and of 2,000 registered.
+`mixes`: adapters in flight, uniform and Zipf. `ceiling`: the part of base's speed that is left once the adapters' own
+products are paid for: those of one step are timed here by themselves, at their fastest, beside a step of base.
+`slots`: fewer slots than adapters. `registered`: 5 adapters in use of 5 and of 2,000 registered. `misses`: the times between
+tokens of 8 steady requests while short ones come by whose adapter is there, or must be read from disk.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
+import statistics
 import tempfile
+import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -40,8 +47,10 @@ from transformers import (
 from adapthub.adapters.base import load_base
 from adapthub.adapters.quantized import steady
 from adapthub.adapters.samples import fetch
+from adapthub.adapters.stacks import times
 from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
+from adapthub.runtime.requests import Event
 from benchmarks.common import in_turn, print_table, ratio, write_results
 
 REQUESTS, NEW = 32, 32
@@ -64,7 +73,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=["smollm2"], choices=["smollm2", "random"])
     parser.add_argument("--quantize", nargs="*", default=["none"], choices=["none", "nf4", "int8"])
     parser.add_argument("--adapters", nargs="*", type=int, default=[1, 8, 32, 128])
-    parser.add_argument("--part", nargs="*", default=["mixes", "slots", "registered"])
+    parser.add_argument("--part", nargs="*", default=["mixes", "slots", "registered", "misses"])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -72,6 +81,7 @@ def main() -> None:
         "mixes": _mixes,
         "slots": _slots,
         "registered": _registered,
+        "misses": _misses,
     }
     for model in options.model:
         with tempfile.TemporaryDirectory() as folder:
@@ -107,6 +117,7 @@ def _mixes(setting: Setting, counts: Sequence[int], rounds: int, _: Path) -> lis
                 }
                 same = _same(programs["ours"](), programs["peft in turn"]())
                 seconds = in_turn(programs, rounds)
+                step = statistics.median(seconds["base"]) / NEW
                 rows.append(
                     {
                         "quantize": setting.quantize or "none",
@@ -117,7 +128,7 @@ def _mixes(setting: Setting, counts: Sequence[int], rounds: int, _: Path) -> lis
                         "peft mixed / ours": ratio(seconds, "peft mixed", "ours"),
                         "transformers / base": ratio(seconds, "transformers", "base"),
                         "base / ours": ratio(seconds, "base", "ours"),
-                        "ceiling": _ceiling(runtime, len(set(chosen))),
+                        "ceiling": step / (step + _products(runtime, chosen)),
                         "same tokens": same,
                     }
                 )
@@ -165,6 +176,60 @@ def _registered(setting: Setting, counts: Sequence[int], rounds: int, folder: Pa
     for runtime in runtimes.values():
         runtime.close()
     return [{"quantize": setting.quantize or "none", "speed at 2,000 against 5": ratio(seconds, "5", "2000")}]
+
+
+def _misses(setting: Setting, counts: Sequence[int], rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Gaps between the tokens of 8 requests; a ninth comes after every 8 tokens and has a slot of its own.
+
+    It uses one adapter all the time, or each time another one that is on disk alone.
+    """
+    steady, tokens = 8, 192
+    guests = _copies(setting.adapters[0], folder / "guests", (rounds + 1) * tokens // 8)
+    prompts = _prompts(setting.path)
+    base = load_base(str(setting.path), setting.quantize, dtype="float32")
+    gaps: dict[str, list[float]] = {"there": [], "missing": []}
+    with Runtime(base, slots=steady + 1, host_bytes=0, limits=Limits(kv_tokens=8192, max_rows=16)) as runtime:
+        for guest in guests:
+            runtime.register(guest)
+        fresh = iter(guests)
+
+        def run(kind: str) -> list[float]:
+            ticks: list[list[float]] = [[] for _ in range(steady)]
+            due: SimpleQueue[bool] = SimpleQueue()
+
+            def note(place: int, event: Event) -> None:
+                ticks[place].append(time.perf_counter())
+                if place == 0 and (event.finish_reason or len(ticks[0]) % 8 == 0):
+                    due.put(event.finish_reason is None)
+
+            options = {"tenant": "", "priority": 0, "timeout": None, "ignore_eos": True}
+            for place in range(steady):
+                (submit,) = runtime._ask_all(
+                    [prompts[place]], setting.adapters[place], max_new_tokens=tokens, **options
+                )
+                submit(partial(note, place))
+            waiting = []
+            while due.get():
+                adapter = next(fresh) if kind == "missing" else setting.adapters[steady - 1]
+                waiting.append(runtime.stream(prompts[steady], adapter, max_new_tokens=2, ignore_eos=True))
+            for stream in waiting:
+                stream.result()
+            return [b - a for row in ticks for a, b in pairwise(row[2:])]
+
+        for counted in [False] + [True] * rounds:
+            for kind in gaps:
+                measured = run(kind)
+                if counted:
+                    gaps[kind] += measured
+    row: dict[str, Any] = {"quantize": setting.quantize or "none"}
+    for name, share in (("median", 50), ("p99", 99)):
+        there, missing = (statistics.quantiles(found, n=100)[share - 1] for found in gaps.values())
+        row |= {
+            f"{name} ms": there * 1000,
+            f"{name} ms, missing": missing * 1000,
+            f"{name} ratio": missing / there,
+        }
+    return [row]
 
 
 def _ours(runtime: Runtime, prompts: Prompts, adapters: Sequence[Path | None]) -> list[list[int]]:
@@ -230,17 +295,27 @@ def _chosen(count: int, spread: str, seed: int = 0) -> list[int]:
     return chosen
 
 
-def _ceiling(runtime: Runtime, adapters: int) -> float:
-    """Base speed left by decode's own arithmetic: the adapters' bytes beside the base's, which bound small batches."""
-    base = sum(p.numel() * p.element_size() for p in runtime.base.model.parameters())
-    config = runtime.base.model.config
-    sizes = [
-        (module.in_features + module.out_features) * RANK * 4
-        for name, module in runtime.base.model.named_modules()
-        if name.rpartition(".")[2] in LINEAR
-    ]
-    assert config.num_hidden_layers * len(LINEAR) == len(sizes)
-    return base / (base + adapters * sum(sizes))
+def _products(runtime: Runtime, chosen: Sequence[int]) -> float:
+    """Seconds that one token's LoRA products of every request take, nothing else: by the fastest way that torch has for rows
+    of one token (a lookup of embeddings) or of several (a product)."""
+    rows = Counter(chosen).values()
+    single = sum(count == 1 for count in rows)
+    layers = []
+    for name, module in runtime.base.model.named_modules():
+        if name.rpartition(".")[2] in LINEAR:
+            for size, out in ((module.in_features, RANK), (RANK, module.out_features)):
+                many = [(torch.randn(n, size), torch.randn(size, out)) for n in rows if n > 1]
+                layers.append((torch.randn(single, size), torch.randn(single, size, out), many))
+
+    def products() -> None:
+        for one, matrices, many in layers:
+            if len(one):
+                times(one, matrices)
+            for x, matrix in many:
+                torch.mm(x, matrix)
+
+    with torch.inference_mode():
+        return min(in_turn({"products": products}, 5)["products"])
 
 
 def _prompts(path: Path) -> Prompts:
