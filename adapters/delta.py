@@ -21,6 +21,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn import functional as F
 
+from adapthub.adapters.products import linear
+
+# Multiplications from which `products.linear` is worth more than a call that takes views and adds in place: of A, and of B.
+_LARGE_SHRINK, _LARGE_EXPAND = 3 << 18, 3 << 20
+
 
 class Update(Protocol):
     """What one adapter adds to one module."""
@@ -179,10 +184,11 @@ def reference(
 
 
 def _add_low_rank_(out: torch.Tensor, rows: torch.Tensor, update: LowRank, weight: float) -> None:
-    shrunk = torch.mm(rows if rows.dtype == update.a.dtype else rows.to(update.a.dtype), update.a_t)
-    if out.dtype == update.b.dtype:
-        out.addmm_(shrunk, update.b_t, alpha=weight * update.scale)
+    x = rows if rows.dtype == update.a.dtype else rows.to(update.a.dtype)
+    shrunk = linear(x, update.a) if x.numel() * len(update.a) >= _LARGE_SHRINK else torch.mm(x, update.a_t)
+    if out.dtype != update.b.dtype or shrunk.numel() * len(update.b) >= _LARGE_EXPAND:
+        out += linear(shrunk, update.b).mul_(weight * update.scale)
     else:
-        out += torch.mm(shrunk, update.b_t).mul_(weight * update.scale)
+        out.addmm_(shrunk, update.b_t, alpha=weight * update.scale)
     if update.bias is not None:
         out.add_(update.bias, alpha=weight)
