@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 RESULTS = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate", "adapthub")
@@ -39,6 +40,24 @@ def in_turn(programs: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str,
 def ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> float:
     """Median over the rounds of one program's time over another's in the same round."""
     return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+
+
+def comparable(model: nn.Module) -> None:
+    """Let a peer's quantised layers compute what ours do, by their libraries' own products.
+
+    int8 layers do not round activations; 4-bit layers do not repack themselves for AVX512-BF16, which rounds them too.
+    """
+    if getattr(model, "quantization_method", None) is None:
+        return  # and bitsandbytes need not be there
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+
+    from adapthub.adapters.quantized import steady
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+        elif isinstance(module, Linear8bitLt):
+            steady(module)
 
 
 def milliseconds(seconds: list[float]) -> float:

@@ -45,13 +45,12 @@ from transformers import (
 )
 
 from adapthub.adapters.base import load_base
-from adapthub.adapters.quantized import steady
 from adapthub.adapters.samples import fetch
 from adapthub.adapters.stacks import times
 from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.requests import Event
-from benchmarks.common import in_turn, print_table, ratio, write_results
+from benchmarks.common import comparable, in_turn, print_table, ratio, write_results
 
 REQUESTS, NEW = 32, 32
 RANK = 16
@@ -345,7 +344,7 @@ def _plain(setting: Setting) -> Any:
     if setting.quantize == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model = AutoModelForCausalLM.from_pretrained(setting.path, dtype=torch.float32, **options)
-    steady(model)
+    comparable(model)
     return model.eval()
 
 

@@ -29,8 +29,7 @@ from transformers import AutoModelForTokenClassification, BertConfig, BertModel,
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
-from adapthub.adapters.quantized import steady
-from benchmarks.common import in_turn, milliseconds, print_table, ratio, write_results
+from benchmarks.common import comparable, in_turn, milliseconds, print_table, ratio, write_results
 
 ROWS, LABELS = 32, 9
 RANKS = (8, 16, 32, 64)
@@ -167,6 +166,7 @@ def _compare(
     return {
         **{f"{name} ms": milliseconds(values) for name, values in seconds.items()},
         "ours/base": ratio(seconds, "ours", "base"),
+        "ours/base padded": ratio(seconds, "ours", "base padded"),
         "peft/ours": ratio(seconds, "peft", "ours"),
         "error": max(float((a - b[: len(a)]).abs().max() / b.abs().max()) for a, b in pairs),
     }
@@ -187,7 +187,7 @@ def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]
             load_in_8bit=True, llm_int8_skip_modules=["classifier"]
         )
     model = AutoModelForTokenClassification.from_pretrained(path, num_labels=LABELS, **options)
-    steady(model)
+    comparable(model)
     peft = PeftModel.from_pretrained(model, str(adapters[0]), adapter_name="a0")
     for index, adapter in enumerate(adapters[1:], start=1):
         peft.load_adapter(str(adapter), adapter_name=f"a{index}")
