@@ -117,7 +117,8 @@ def make(family: str, options: dict[str, Any], dtype: torch.dtype = torch.float3
     """A random model whose attention, norms and sinks matter."""
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(**options)
-    model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=dtype).eval())
+    made = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    model = cast(PreTrainedModel, made.eval())
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.1 * torch.randn_like(parameter)
