@@ -21,6 +21,7 @@ import argparse
 import random
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -93,7 +94,8 @@ def main() -> None:
                     rows += parts[part](setting, options.adapters, options.rounds, Path(folder))
                 print_table(rows)
                 results = f"generate-{part}" if model == "smollm2" else f"generate-{part}-{model}"
-                print(write_results(results, "python -m benchmarks.generate", rows, base=path.name))
+                command = " ".join(["python -m benchmarks.generate", *sys.argv[1:]])
+                print(write_results(results, command, rows, base=path.name))
 
 
 def _mixes(setting: Setting, counts: Sequence[int], rounds: int, _: Path) -> list[dict[str, Any]]:
