@@ -58,7 +58,7 @@ class Ner:
     def defaults(self, method: str) -> Defaults:
         if method == "prefix":
             return Defaults(1e-2, 1e-2, epochs=8, batch_size=32, max_length=128)
-        return Defaults(6e-4, 5e-3, epochs=5, batch_size=32, max_length=128, lora_plus_ratio=8)
+        return Defaults(2e-3, 5e-3, epochs=5, batch_size=32, max_length=128)
 
     def read(
         self,

@@ -235,7 +235,7 @@ def test_another_configuration_is_not_resumed(bench: Bench, tmp_path: Path) -> N
         bench.train("lora", tmp_path / "run", resume=True, learning_rate=2e-2)
     with pytest.raises(InvalidSettings, match=r"method was 'lora', is now 'prefix'"):
         bench.train("prefix", tmp_path / "run", resume=True)
-    with pytest.raises(InvalidSettings, match=r"settings\.lora_plus_ratio was 8, is now 4"):
+    with pytest.raises(InvalidSettings, match=r"settings\.lora_plus_ratio was 1\.0, is now 4"):
         bench.train("lora", tmp_path / "run", resume=True, lora_plus_ratio=4)
     with pytest.raises(InvalidSettings, match=r"data\.validation was .*, is now None"):
         bench.train("lora", tmp_path / "run", resume=True, validation=False)
