@@ -46,7 +46,7 @@ SECTIONS = {
     ),
     "generate-mixes": (
         "Generating under many adapters at once",
-        "SmolLM2-135M; 32 requests of 16 to 64 tokens that generate 32 each (128 requests over 128 adapters), LoRA r16 on all linear "
+        "SmolLM2-135M; 32 requests of 16 to 64 tokens that generate 32 each, LoRA r16 on all linear "
         "layers. `base` is our engine with every request on the base alone, `ours` each on its adapter; `peft in turn` PEFT's `generate`, "
         "one adapter after the other; `peft mixed` its `adapter_names`; `transformers` its own continuous batching, without adapters. "
         "`ceiling` is the part of base's speed that is left once the adapters' products are paid for, timed by themselves. `same tokens`: "
@@ -63,7 +63,7 @@ SECTIONS = {
     "generate-misses": (
         "What a miss costs the others",
         "SmolLM2-135M; the times between tokens of 8 steady requests while a short one comes by after every 8 tokens: its adapter (19.5 MB) "
-        "is loaded already, or is `missing`, on disk alone.",
+        "is loaded already, or is `missing`, on disk alone. The thread that loads needs a core of its own.",
     ),
     "decode": (
         "A decode step over pages",
