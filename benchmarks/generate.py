@@ -182,17 +182,17 @@ def _registered(setting: Setting, counts: Sequence[int], rounds: int, folder: Pa
 def _misses(setting: Setting, counts: Sequence[int], rounds: int, folder: Path) -> list[dict[str, Any]]:
     """Gaps between the tokens of 8 requests; a ninth comes after every 8 tokens and has a slot of its own.
 
-    It uses one adapter all the time, or each time another one that is on disk alone.
+    It uses one adapter all the time, or each time another one that is on disk alone; its prompt is never one seen before.
     """
     steady, tokens = 8, 192
-    guests = _copies(setting.adapters[0], folder / "guests", (rounds + 1) * tokens // 8)
+    guests = _copies(setting.adapters[0], folder / "guests", 1 + (rounds + 1) * tokens // 8)
     prompts = _prompts(setting.path)
     base = load_base(str(setting.path), setting.quantize, dtype="float32")
     gaps: dict[str, list[float]] = {"there": [], "missing": []}
     with Runtime(base, slots=steady + 1, host_bytes=0, limits=Limits(kv_tokens=8192, max_rows=16)) as runtime:
         for guest in guests:
             runtime.register(guest)
-        fresh = iter(guests)
+        fresh, first = iter(guests[1:]), iter(range(len(guests) * 2))
 
         def run(kind: str) -> list[float]:
             ticks: list[list[float]] = [[] for _ in range(steady)]
@@ -211,8 +211,9 @@ def _misses(setting: Setting, counts: Sequence[int], rounds: int, folder: Path) 
                 submit(partial(note, place))
             waiting = []
             while due.get():
-                adapter = next(fresh) if kind == "missing" else setting.adapters[steady - 1]
-                waiting.append(runtime.stream(prompts[steady], adapter, max_new_tokens=2, ignore_eos=True))
+                adapter = next(fresh) if kind == "missing" else guests[0]
+                prompt = [100 + next(first), *prompts[steady]]
+                waiting.append(runtime.stream(prompt, adapter, max_new_tokens=2, ignore_eos=True))
             for stream in waiting:
                 stream.result()
             return [b - a for row in ticks for a, b in pairwise(row[2:])]
