@@ -21,11 +21,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn import functional as F
 
-from adapthub.adapters.products import linear
-
-# Multiplications from which `products.linear` is worth more than a call that takes views and adds in place: of A, and of B.
-_LARGE_SHRINK, _LARGE_EXPAND = 3 << 18, 3 << 20
-
 
 class Update(Protocol):
     """What one adapter adds to one module."""
@@ -42,12 +37,13 @@ class LowRank:
     b: torch.Tensor
     scale: float
     bias: torch.Tensor | None = None
-    a_t: torch.Tensor = field(
-        init=False
-    )  # views, made once: a product of few tokens costs little more than one
+    # Made once: a product of few tokens costs little more than a view or a length.
+    rank: int = field(init=False)
+    a_t: torch.Tensor = field(init=False)
     b_t: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rank", len(self.a))
         object.__setattr__(self, "a_t", self.a.T)
         object.__setattr__(self, "b_t", self.b.T)
 
@@ -184,11 +180,9 @@ def reference(
 
 
 def _add_low_rank_(out: torch.Tensor, rows: torch.Tensor, update: LowRank, weight: float) -> None:
-    x = rows if rows.dtype == update.a.dtype else rows.to(update.a.dtype)
-    shrunk = linear(x, update.a) if x.numel() * len(update.a) >= _LARGE_SHRINK else torch.mm(x, update.a_t)
-    if out.dtype != update.b.dtype or shrunk.numel() * len(update.b) >= _LARGE_EXPAND:
-        out += linear(shrunk, update.b).mul_(weight * update.scale)
+    if rows.dtype == out.dtype == update.a.dtype:
+        out.addmm_(torch.mm(rows, update.a_t), update.b_t, alpha=weight * update.scale)
     else:
-        out.addmm_(shrunk, update.b_t, alpha=weight * update.scale)
+        out += torch.mm(torch.mm(rows.to(update.a.dtype), update.a_t), update.b_t).mul_(weight * update.scale)
     if update.bias is not None:
         out.add_(update.bias, alpha=weight)

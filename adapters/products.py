@@ -40,13 +40,16 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     if (
         _ONEDNN is not None
         and by_onednn()
+        and torch.backends.mkldnn.enabled
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == "cpu"
         and x.numel() * len(weight) >= _WORTH_CALLING
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
     ):
-        return cast(torch.Tensor, _ONEDNN(x, weight, bias, "none", [], ""))
+        # A bias is read as packed, whatever its strides say.
+        packed = None if bias is None else bias.contiguous()
+        return cast(torch.Tensor, _ONEDNN(x, weight, packed, "none", [], ""))
     return F.linear(x, weight, bias)
 
 

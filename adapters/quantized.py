@@ -2,12 +2,10 @@
 
 As loaded by transformers they do not:
 
-- an int8 layer rounds its activations by the largest of a row (and, by default, splits off columns where any
-  row of the
+- an int8 layer rounds its activations by the largest of a row (and, by default, splits off columns where any row of the
   batch is large), so that a neighbour changes a result; and on CPU in training it does not round them at all;
-- a 4-bit layer on a CPU with AVX512-BF16 repacks itself at the first evaluation: from then on activations are
-  rounded
-  to bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
+- a 4-bit layer on a CPU with AVX512-BF16 repacks itself at the first evaluation: from then on activations are rounded to
+  bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
 
 `steady` makes both multiply by the weights as stored, dequantised to the activations' dtype, on the CPU by
 `products.linear`. Does not quantise.
@@ -49,16 +47,20 @@ class WeightOnlyInt8(Linear8bitLt):
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             stored, scales = cast(torch.Tensor, self.state.CB), cast(torch.Tensor, self.state.SCB)
-            return linear(x, stored.to(x.dtype).mul_(scales[:, None] / 127), bias)
+            return linear(x, stored.to(x.dtype).mul_(scales[:, None].mul(1 / 127)), bias)
         multiply = cast(Callable[..., torch.Tensor], MatMul8bitFp.apply)
         return multiply(x, self.weight, None, bias, self.state)
 
 
 class WeightOnlyNf4(Linear4bit):
-    """4-bit weights; activations stay as they come. [..., in] to [..., out]."""
+    """4-bit weights; activations stay as they come, or are in the format that a checkpoint asks to compute in.
+
+    [..., in] to [..., out].
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        ours = x.device.type == "cpu" and self.compute_dtype in (None, x.dtype)
+        if not ours or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return cast(torch.Tensor, super().forward(x))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         weight = dequantize_4bit(self.weight.data, cast(Any, self.weight).quant_state)

@@ -2,7 +2,7 @@
 
 Many rows of one token each, under as many adapters, spend as long on the calls of `delta.apply_` as on its products. A stack
 holds the LoRAs of one rank under one module that such rows use, and takes a few calls for all of them. From one step to the
-next few rows change, so that only what is new is copied.
+next few rows change, and a copy keeps its slot until another needs it, so that only what is new is copied.
 
 Does not touch rows of several tokens, sums, biases, or DoRA: `delta.apply_` does those.
 """
@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import lru_cache
+from itertools import pairwise
+from typing import cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch.nn import functional as F
@@ -63,118 +66,185 @@ class Stacks:
         self._segments, self._used, self._rest = (), [], []
 
     def _plan(self, segments: tuple[Segment, ...], updates: Mapping[str, Sequence[Update]]) -> None:
-        uses: dict[int, dict[str, _Use]] = {}
-        rest: list[Segment] = []
-        for segment in segments:
-            start, stop, terms = segment
-            update = _only_low_rank(terms, updates) if stop - start == 1 else None
-            if update is not None and terms[0][1] not in (of_rank := uses.setdefault(len(update.a), {})):
-                of_rank[terms[0][1]] = _Use(segment, terms[0][0] * update.scale, update)
-            elif any(digest in updates for _, digest in terms):
-                rest.append(segment)
-        used = []
-        for rank, of_rank in uses.items():
-            stack = self._by_rank.setdefault(rank, _Stack())
-            if len(of_rank) >= _WORTH_STACKING and stack.hold(of_rank, self._budget):
+        groups, others = _grouped(segments, tuple([_kind(segment, updates) for segment in segments]))
+        used, rest = [], list(others)
+        for group in groups:
+            if group.rank not in self._by_rank:
+                self._by_rank[group.rank] = _Stack()
+            stack = self._by_rank[group.rank]
+            if stack.hold(group, updates, self._budget):
                 used.append(stack)
             else:
-                rest += [use.segment for use in of_rank.values()]
+                rest += group.segments
         self._segments, self._used, self._rest = segments, used, rest
 
 
-class _Use(NamedTuple):
-    """A segment of one token, and the one update that it gets times `factor`."""
-
-    segment: Segment
-    factor: float
-    update: LowRank
+# What a stack must know of the one LoRA that a segment of one token gets: its rank and scale. Zeros for anything else that
+# touches the module, None for nothing.
+_Kind = tuple[int, float] | None
+_OTHER = 0, 0.0
 
 
-def _only_low_rank(
-    terms: tuple[tuple[float, str], ...], updates: Mapping[str, Sequence[Update]]
-) -> LowRank | None:
-    group = updates.get(terms[0][1], ()) if len(terms) == 1 else ()
-    if len(group) == 1 and type(update := group[0]) is LowRank and update.bias is None:
-        return update
-    return None
+def _kind(segment: Segment, updates: Mapping[str, Sequence[Update]]) -> _Kind:
+    start, stop, terms = segment
+    if len(terms) != 1:
+        return _OTHER if any(digest in updates for _, digest in terms) else None
+    group = updates.get(terms[0][1])
+    if not group:
+        return None
+    alone = stop - start == 1 and len(group) == 1
+    if alone and type(update := group[0]) is LowRank and update.bias is None:
+        return update.rank, update.scale
+    return _OTHER
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Segments of one token whose LoRAs have one rank: where the tokens are, and each one's weight times scale, [n, 1]."""
+
+    rank: int
+    segments: tuple[Segment, ...]
+    digests: tuple[str, ...]
+    tokens: slice | torch.Tensor
+    factors: torch.Tensor
+
+
+@lru_cache(maxsize=16)
+def _grouped(segments: tuple[Segment, ...], kinds: tuple[_Kind, ...]) -> tuple[list[_Group], list[Segment]]:
+    """What a stack can serve of `segments`, and the others that have an update: once for all modules of one kind."""
+    of_rank: dict[int, dict[str, tuple[Segment, float]]] = {}
+    rest = []
+    for segment, kind in zip(segments, kinds, strict=True):
+        if kind is None:
+            continue
+        rank, scale = kind
+        weight, digest = segment.terms[0]
+        if rank and digest not in (found := of_rank.setdefault(rank, {})):
+            found[digest] = segment, weight * scale
+        else:
+            rest.append(segment)
+    groups = []
+    for rank, found in of_rank.items():
+        its, factors = zip(*found.values(), strict=True)
+        if len(its) < _WORTH_STACKING:
+            rest += its
+            continue
+        places = _places([segment.start for segment in its])
+        groups.append(_Group(rank, its, tuple(found), places, torch.tensor(factors)[:, None]))
+    return groups, rest
+
+
+def _places(starts: Sequence[int]) -> slice | torch.Tensor:
+    """Places as a slice where they follow each other, which reads and writes without a copy."""
+    if all(b - a == 1 for a, b in pairwise(starts)):
+        return slice(starts[0], starts[-1] + 1)
+    return torch.tensor(starts)
 
 
 class _Stack:
     """LoRAs of one rank, a [slots, in, r] and b [slots, r, out], both read in the order of memory; and the rows they serve.
 
-    The first slots hold what the last plan uses, `digests` says which.
+    `slot_of` says which slot holds whose copy, the oldest copy first.
     """
 
     def __init__(self) -> None:
-        self.digests: list[str] = []
-        self.a = self.b = self.tokens = self.factors = torch.empty(0)
+        self.slot_of: dict[str, int] = {}
+        self.a = self.b = self.factors = torch.empty(0)
+        self.tokens: slice | torch.Tensor = slice(0)
+        self.slots = Slots(())
 
     @property
     def bytes(self) -> int:
         return self.a.nbytes + self.b.nbytes
 
-    def hold(self, uses: Mapping[str, _Use], budget: StackBudget) -> bool:
-        """Make the first slots hold what `uses` needs, copying what they lack; False where the budget has no room."""
-        first = next(iter(uses.values())).update
-        if len(uses) > len(self.a) and not self._grow(len(uses), first, budget):
+    def hold(self, group: _Group, updates: Mapping[str, Sequence[Update]], budget: StackBudget) -> bool:
+        """Copy what `group` needs and no slot holds; False where the budget has no room."""
+        if len(group.digests) > len(self.a) and not self._grow(group, updates, budget):
             return False
-        kept = {digest for digest in self.digests[: len(uses)] if digest in uses}
-        missing = (digest for digest in uses if digest not in kept)
-        self.digests = self.digests[: len(uses)] + [""] * (len(uses) - len(self.digests))
-        for slot, digest in enumerate(self.digests):
-            if digest not in kept:
-                self.digests[slot] = new = next(missing)
-                self.a[slot].copy_(uses[new].update.a_t)
-                self.b[slot].copy_(uses[new].update.b_t)
-        order = [uses[digest] for digest in self.digests]
-        self.tokens = torch.tensor([use.segment.start for use in order], device=first.a.device)
-        factors = torch.tensor([use.factor for use in order], device=first.a.device, dtype=first.a.dtype)
-        self.factors = factors[:, None]
+        if missing := [digest for digest in group.digests if digest not in self.slot_of]:
+            self._copy(missing, group, updates)
+        self.slots = Slots.of(tuple([self.slot_of[digest] for digest in group.digests]))
+        self.factors = group.factors.to(self.a)
+        self.tokens = group.tokens
+        if isinstance(self.tokens, torch.Tensor):
+            self.tokens = self.tokens.to(self.a.device)
         return True
 
     def add_(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        chosen = x.index_select(0, self.tokens).to(self.a.dtype)
-        shrunk = times(chosen, self.a).mul_(self.factors)
-        y.index_add_(0, self.tokens, times(shrunk, self.b).to(y.dtype))
+        chosen = x[self.tokens].to(self.a.dtype)
+        added = times(times(chosen, self.a, self.slots).mul_(self.factors), self.b, self.slots).to(y.dtype)
+        if isinstance(self.tokens, slice):
+            y[self.tokens].add_(added)
+        else:
+            y.index_add_(0, self.tokens, added)
 
-    def _grow(self, count: int, like: LowRank, budget: StackBudget) -> bool:
-        slots = -(-count // 8) * 8
+    def _copy(self, missing: Sequence[str], group: _Group, updates: Mapping[str, Sequence[Update]]) -> None:
+        idle = iter([digest for digest in self.slot_of if digest not in group.digests])
+        for digest in missing:
+            room = len(self.slot_of) < len(self.a)
+            slot = len(self.slot_of) if room else self.slot_of.pop(next(idle))
+            self.slot_of[digest] = slot
+            update = _low_rank(digest, updates)
+            self.a[slot].copy_(update.a_t)
+            self.b[slot].copy_(update.b_t)
+
+    def _grow(self, group: _Group, updates: Mapping[str, Sequence[Update]], budget: StackBudget) -> bool:
+        slots = -(-len(group.digests) // 8) * 8
+        like = _low_rank(group.digests[0], updates)
         more = slots * (like.a.nbytes + like.b.nbytes) - self.bytes
         if more > budget.left:
             return False
         budget.left -= more
         with torch.inference_mode(False):  # may be written to by passes in and out of inference mode
             a, b = like.a.new_empty(slots, *like.a_t.shape), like.b.new_empty(slots, *like.b_t.shape)
-        if self.digests:
+        if self.slot_of:
             a[: len(self.a)].copy_(self.a)
             b[: len(self.b)].copy_(self.b)
         self.a, self.b = a, b
         return True
 
 
-def times(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Each row times the matrix of its place: rows [n, k], the first n of matrices [slots, k, m] -> [n, m]."""
-    count, size = rows.shape
+def _low_rank(digest: str, updates: Mapping[str, Sequence[Update]]) -> LowRank:
+    return cast(LowRank, updates[digest][0])
+
+
+class Slots:
+    """Which matrix of a stack each of some rows is multiplied by; modules whose stacks agree share one, and its indices."""
+
+    def __init__(self, slots: tuple[int, ...]) -> None:
+        self._slots = torch.tensor(slots, dtype=torch.int32)
+        self._lookups: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @classmethod
+    def of(cls, slots: tuple[int, ...]) -> Slots:
+        """The one for `slots`, as long as anything holds it."""
+        found = _SHARED.get(slots)
+        if found is None:
+            _SHARED[slots] = found = cls(slots)
+        return found
+
+    def on(self, device: torch.device) -> torch.Tensor:
+        """The slots, [rows]."""
+        return self._slots.to(device)
+
+    def lookup(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the `size` rows of every matrix lie among all of a stack's, [n * size], and where each one starts there."""
+        if size not in self._lookups:
+            places = self._slots[:, None] * size + torch.arange(size, dtype=torch.int32)
+            starts = torch.arange(0, places.numel(), size, dtype=torch.int32)
+            self._lookups[size] = places.flatten(), starts
+        return self._lookups[size]
+
+
+_SHARED: WeakValueDictionary[tuple[int, ...], Slots] = WeakValueDictionary()
+
+
+def times(rows: torch.Tensor, matrices: torch.Tensor, slots: Slots) -> torch.Tensor:
+    """Each row times the matrix in its slot: rows [n, k], matrices [slots, k, m] -> [n, m]."""
     if matrices.device.type != "cpu" or matrices.dtype != torch.float32:
-        return torch.bmm(rows[:, None], matrices[:count])[:, 0]
+        return torch.bmm(rows[:, None], matrices.index_select(0, slots.on(matrices.device)))[:, 0]
     # A weighted sum of the matrix's rows, as an embedding looks them up: at the speed of memory, unlike products of one row.
-    places = _places(count * size)
+    places, starts = slots.lookup(rows.shape[1])
     return F.embedding_bag(
-        places,
-        matrices.flatten(0, 1),
-        places[::size].contiguous(),
-        mode="sum",
-        per_sample_weights=rows.flatten(),
+        places, matrices.flatten(0, 1), starts, mode="sum", per_sample_weights=rows.flatten()
     )
-
-
-def _places(count: int) -> torch.Tensor:
-    """0, 1, ..., below `count`: a view of one tensor that all share and that grows."""
-    global _PLACES  # noqa: PLW0603
-    if count > len(_PLACES):
-        with torch.inference_mode(False):
-            _PLACES = torch.arange(2 * count)
-    return _PLACES[:count]
-
-
-_PLACES = torch.arange(1 << 16)

@@ -43,9 +43,10 @@ def ratio(seconds: Mapping[str, list[float]], above: str, below: str) -> float:
 
 
 def comparable(model: nn.Module) -> None:
-    """Let a peer's quantised layers compute what ours do, by their libraries' own products.
+    """Let a peer's quantised layers compute what ours do, or no outputs could be compared.
 
-    int8 layers do not round activations; 4-bit layers do not repack themselves for AVX512-BF16, which rounds them too.
+    4-bit layers do not repack themselves for AVX512-BF16, which rounds activations, and multiply by bitsandbytes. int8
+    layers do not round activations either: they become ours (`adapters.quantized`), products included.
     """
     if getattr(model, "quantization_method", None) is None:
         return  # and bitsandbytes need not be there

@@ -41,11 +41,27 @@ def test_inputs_that_are_views_are_read_as_they_lie() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "bias", [torch.randn(2048)[::2], torch.randn(1).expand(1024)], ids=["strided", "expanded"]
+)
+def test_a_bias_that_is_a_view_is_read_as_it_lies(bias: torch.Tensor) -> None:
+    x, weight = torch.randn(64, 256), torch.randn(1024, 256)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), atol=1e-4, rtol=1e-5)
+
+
+def test_onednn_is_left_alone_where_torch_was_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    x, weight = torch.randn(64, 256), torch.randn(1024, 256)
+    with torch.inference_mode():
+        assert torch.equal(linear(x, weight), F.linear(x, weight))
+
+
 def test_a_gradient_passes() -> None:
     x = torch.randn(64, 256, requires_grad=True)
     weight = torch.randn(256, 256)
     linear(x, weight).sum().backward()
-    torch.testing.assert_close(x.grad, weight.sum(0).expand(64, -1))
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(64, -1), atol=1e-4, rtol=1e-5)
 
 
 def test_autocast_and_half_precision_keep_their_format() -> None:

@@ -63,3 +63,28 @@ def test_evaluation_and_training_agree_and_gradients_pass_in_either_order(base: 
     expected = dequantised(layer).sum(0).expand_as(x)
     assert tracked.grad is not None
     assert torch.allclose(tracked.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_and_training_agree_under_autocast(base: Base) -> None:
+    layer = layer_of(base)
+    x = torch.randn(4, layer.in_features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            evaluated = layer(x)
+        trained = layer(x)
+    assert torch.equal(evaluated, trained)
+
+
+def test_the_format_that_a_checkpoint_computes_in_holds_in_training_and_evaluation(
+    base: Base, quantize: str
+) -> None:
+    if quantize != "nf4":
+        pytest.skip("an int8 checkpoint names no such format")
+    layer = cast(Linear4bit, layer_of(base))
+    layer.compute_dtype, layer.compute_type_is_set = torch.bfloat16, True
+    x = torch.randn(4, layer.in_features)
+    with torch.no_grad():
+        evaluated = layer(x)
+    assert torch.equal(evaluated, layer(x))
+    exact = nn.functional.linear(x, dequantised(layer), cast(nn.Linear, layer).bias.float())
+    assert not torch.allclose(evaluated, exact, rtol=1e-5, atol=1e-5)
