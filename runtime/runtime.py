@@ -32,8 +32,9 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.runtime.generation import AsyncStream, GenerationService, Limits, Prompt, Stream, Submit
 from adapthub.runtime.names import Names
 from adapthub.runtime.predict import Prediction, Reading, Row, Text, check_texts, predict_row, read_text
+from adapthub.runtime.registered import Resident
 from adapthub.runtime.requests import Event, Generation
-from adapthub.runtime.residency import Residency, Resident
+from adapthub.runtime.residency import Residency
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.scheduler import Scheduler
 

@@ -104,7 +104,7 @@ def test_logits_are_pefts(base: Base, make: Make, tiny_base: Path) -> None:
 
 def eventually_attached(runtime: Runtime) -> set[str]:
     """What stays attached once the loader threads have done what they were told."""
-    runtime._residency._threads.shutdown()
+    runtime._residency._loader._threads.shutdown()
     return set(runtime._adapted.attached)
 
 
