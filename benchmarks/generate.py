@@ -51,6 +51,7 @@ from adapthub.adapters.stacks import times
 from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.requests import Event
+from adapthub.runtime.sampling import Sampling
 from benchmarks.common import comparable, in_turn, print_table, ratio, write_results
 
 REQUESTS, NEW = 32, 32
@@ -192,6 +193,8 @@ def _misses(setting: Setting, counts: Sequence[int], rounds: int, folder: Path) 
     with Runtime(base, slots=steady + 1, host_bytes=0, limits=Limits(kv_tokens=8192, max_rows=16)) as runtime:
         for guest in guests:
             runtime.register(guest)
+        digests = [runtime.attach(adapter) for adapter in setting.adapters[:steady]]
+        sampling = Sampling(max_new_tokens=tokens, ignore_eos=True)
         fresh, first = iter(guests[1:]), iter(range(len(guests) * 2))
 
         def run(kind: str) -> list[float]:
@@ -203,12 +206,8 @@ def _misses(setting: Setting, counts: Sequence[int], rounds: int, folder: Path) 
                 if place == 0 and (event.finish_reason or len(ticks[0]) % 8 == 0):
                     due.put(event.finish_reason is None)
 
-            options = {"tenant": "", "priority": 0, "timeout": None, "ignore_eos": True}
-            for place in range(steady):
-                (submit,) = runtime._ask_all(
-                    [prompts[place]], setting.adapters[place], max_new_tokens=tokens, **options
-                )
-                submit(partial(note, place))
+            for place, digest in enumerate(digests):
+                runtime.generation.submit(prompts[place], ((1.0, digest),), sampling, partial(note, place))
             waiting = []
             while due.get():
                 adapter = next(fresh) if kind == "missing" else guests[0]
@@ -235,8 +234,7 @@ def _misses(setting: Setting, counts: Sequence[int], rounds: int, folder: Path) 
 
 
 def _ours(runtime: Runtime, prompts: Prompts, adapters: Sequence[Path | None]) -> list[list[int]]:
-    if runtime._service is not None:
-        runtime._service.engine.clear_cache()  # no peer keeps prompts from one round to the next
+    runtime.generation.engine.clear_cache()  # no peer keeps prompts from one round to the next
     results = runtime.generate(prompts, adapters, max_new_tokens=NEW, ignore_eos=True)
     return [result.token_ids for result in results]
 

@@ -31,7 +31,7 @@ def test_sizes_are_those_of_what_is_loaded(base: Path, tmp_path: Path) -> None:
     adapter = save_adapter(base, tmp_path / "lora", CAUSAL, lora())
     with Runtime(str(base), limits=limits) as runtime:
         runtime.generate([[5]], adapter, max_new_tokens=1)
-        service = runtime._generation
+        service = runtime.generation
         page = page_bytes(service.serving.shapes, PAGE_SIZE, service.serving.dtype)
         (resident,) = runtime.resident
         parameters = {id(p): p.nbytes for p in runtime.base.model.parameters()}
