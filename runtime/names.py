@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from adapthub.adapters.errors import AdapterNotFound
+from adapthub.adapters.errors import AdapterNotFound, InvalidInput
 from adapthub.adapters.expression import parse_expression
 from adapthub.runtime.host_copy import without_bytes
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from adapthub.adapters.attach import Selection
     from adapthub.runtime.residency import Residency
 
+# What a row runs on: a name, a PEFT folder, an expression, or None for the base alone.
+Adapter = str | Path | None
 _POLL = 0.5  # seconds after which a load is asked for again, so that it does not lapse
 
 
@@ -159,3 +161,18 @@ class Names:
     def _wake(self) -> None:
         with self._loaded:
             self._loaded.notify_all()
+
+
+def one_each(adapters: Adapter | Sequence[Adapter], rows: int, what: str) -> list[str | None]:
+    """The adapter of each row, where one is given for all or one a row."""
+    one = adapters is None or isinstance(adapters, (str, Path))
+    given = [adapters] * rows if one else list(cast(Sequence[Adapter], adapters))
+    names = [None if name is None else str(name) for name in given]
+    if len(names) == 1:
+        names *= rows
+    if len(names) != rows:
+        raise InvalidInput(
+            f"{rows} {what} and {len(names)} adapters",
+            hint=f"Give one adapter, or one for each of the {what}.",
+        )
+    return names

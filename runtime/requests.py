@@ -93,3 +93,15 @@ def generation(events: Sequence[Event]) -> Generation:
         finish_reason=last.finish_reason,
         usage=last.usage,
     )
+
+
+def as_ours(error: Exception, what: str) -> AdaptHubError:
+    """An error that a request ends with: ours as it is; another as the cause of one that says `what` went wrong."""
+    if isinstance(error, AdaptHubError):
+        return error
+    failure = AdaptHubError(
+        f"{what}: {type(error).__name__}: {error}",
+        hint="Report the base, the adapters and the request.",
+    )
+    failure.__cause__ = error
+    return failure

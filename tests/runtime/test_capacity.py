@@ -10,7 +10,8 @@ import pytest
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory
 from adapthub.runtime import Runtime
 from adapthub.runtime.capacity import capacity
-from adapthub.runtime.generation import Limits
+from adapthub.runtime.generation import PAGE_SIZE, Limits
+from adapthub.runtime.kv import page_bytes
 from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import save_adapter
 from tests.cli.conftest import Command, cli
@@ -30,13 +31,14 @@ def test_sizes_are_those_of_what_is_loaded(base: Path, tmp_path: Path) -> None:
     adapter = save_adapter(base, tmp_path / "lora", CAUSAL, lora())
     with Runtime(str(base), limits=limits) as runtime:
         runtime.generate([[5]], adapter, max_new_tokens=1)
-        engine = runtime._generation.engine
+        service = runtime.generation
+        page = page_bytes(service.serving.shapes, PAGE_SIZE, service.serving.dtype)
         (resident,) = runtime.resident
         parameters = {id(p): p.nbytes for p in runtime.base.model.parameters()}
         assert said.base_bytes == sum(parameters.values())
-        assert said.kv_bytes == engine.load.pages * engine._kv.page_bytes
+        assert said.kv_bytes == service.load.pages * page
         assert said.kv_tokens == 1000
-        assert said.context == runtime._generation.context == 64
+        assert said.context == service.context == 64
         assert said.adapter_bytes == resident.bytes
     assert said.slot_bytes == 3 * said.adapter_bytes
     assert said.left == said.free - said.base_bytes - said.kv_bytes - said.slot_bytes - said.stack_bytes

@@ -561,7 +561,7 @@ def test_a_prefix_that_cannot_be_written_fails_alone(running: Bench, monkeypatch
     def fail(*_: object) -> None:
         raise RuntimeError("no room on the device")
 
-    monkeypatch.setattr(running.engine._kv, "write_prefix", fail)
+    monkeypatch.setattr(KV, "write_prefix", fail)
     running.submit("bad", "prefix-long", [5, 6], max_new_tokens=2)
     running.run(until=lambda: running.events["bad"])
     assert "no room on the device" in str(running.events["bad"][-1].error)

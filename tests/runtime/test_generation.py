@@ -89,7 +89,7 @@ def test_leaving_a_stream_early_cancels_it(runtime: Runtime) -> None:
         break
     stream = runtime.stream([7, 8, 9], max_new_tokens=2, ignore_eos=True)
     assert stream.result().finish_reason == "length"
-    assert runtime._generation.load.running == 0
+    assert runtime.generation.load.running == 0
     with pytest.raises(InvalidInput, match="has ended"):
         stream.cancel()
 
@@ -128,7 +128,7 @@ def test_a_task_that_is_cancelled_cancels_its_request(runtime: Runtime) -> None:
 
     asyncio.run(leave())
     runtime.generate([[5]], max_new_tokens=1)
-    assert runtime._generation.load.running == 0
+    assert runtime.generation.load.running == 0
 
 
 def test_results_can_be_awaited(oracle: Oracle, runtime: Runtime) -> None:
@@ -245,7 +245,7 @@ def test_a_request_that_comes_as_generation_closes_is_refused(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = Runtime(load_base(str(oracle.folder)), limits=LIMITS)
-    service = runtime._generation
+    service = runtime.generation
 
     def close_meanwhile(*_: Any) -> None:
         runtime.close()
@@ -306,7 +306,7 @@ def test_many_calls_on_one_event_loop_share_steps(runtime: Runtime, monkeypatch:
         asked = (runtime.agenerate([[5, 6]], max_new_tokens=100, ignore_eos=True) for _ in range(6))
         return await asyncio.gather(*asked)
 
-    engine = runtime._generation.engine
+    engine = runtime.generation.engine
     most, step = 0, engine.step
 
     def counted() -> bool:

@@ -23,7 +23,7 @@ from adapthub.adapters.manifest import BaseRecord, Manifest
 from adapthub.adapters.tasks import Task
 from adapthub.hub import Registry, open_hub
 from adapthub.runtime import Runtime
-from adapthub.runtime.runtime import _Request
+from adapthub.runtime.predictor import Question
 from tests.adapters.peft_oracle import expected_logits, lora_config, prefix_config, save_adapter
 
 TOKENS, TEXT = "token-classification", "text-classification"
@@ -104,7 +104,7 @@ def test_logits_are_pefts(base: Base, make: Make, tiny_base: Path) -> None:
 
 def eventually_attached(runtime: Runtime) -> set[str]:
     """What stays attached once the loader threads have done what they were told."""
-    runtime._residency._threads.shutdown()
+    runtime._residency._loader._threads.shutdown()
     return set(runtime._adapted.attached)
 
 
@@ -127,13 +127,13 @@ def test_a_row_keeps_the_adapter_it_began_with(
     folder = str(make("one", TEXT, MOODS))
     runtime = Runtime(base)
     (expected,) = runtime.logits(["a film"], adapters=folder)
-    run = runtime._run
+    run = runtime._predictor._run
 
-    def detach_first(requests: Sequence[_Request]) -> list[torch.Tensor]:
+    def detach_first(questions: Sequence[Question]) -> list[torch.Tensor]:
         runtime.detach(folder)
-        return run(requests)
+        return run(questions)
 
-    monkeypatch.setattr(runtime, "_run", detach_first)
+    monkeypatch.setattr(runtime._predictor, "_run", detach_first)
     (kept,) = runtime.logits(["a film"], adapters=folder)
     assert torch.equal(kept, expected)
     assert runtime.attached == {}
@@ -280,6 +280,6 @@ def test_many_rows_run_in_bounded_passes_in_order(
     mood = str(make("mood", TEXT, MOODS))
     texts = [" ".join(["film"] * (1 + index % 7)) for index in range(30)]
     whole = runtime.logits(texts, adapters=mood)
-    monkeypatch.setattr("adapthub.runtime.runtime._PASS_TOKENS", 20)
+    monkeypatch.setattr("adapthub.runtime.predictor._PASS_TOKENS", 20)
     for ours, theirs in zip(runtime.logits(texts, adapters=mood), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,70 @@
+"""What the parts share: the setting that they measure, prompts, who uses which adapter, and our runtime in use.
+
+Does not measure.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from adapthub.adapters.base import load_base
+from adapthub.runtime import Runtime
+from adapthub.runtime.generation import Limits
+
+REQUESTS, NEW = 32, 32
+Prompts = list[list[int]]
+_TEXT = Path(__file__).parent.parent.parent / "README.md"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One base, how it is loaded, adapters for it on disk, and how much to measure.
+
+    `counts`: of adapters in flight. `folder`: to write more adapters into.
+    """
+
+    path: Path
+    adapters: Sequence[Path]
+    quantize: str | None
+    counts: Sequence[int]
+    rounds: int
+    folder: Path
+
+    @property
+    def loaded(self) -> str:
+        """How it is loaded, in results."""
+        return self.quantize or "none"
+
+    def runtime(self, slots: int | None = None) -> Runtime:
+        base = load_base(str(self.path), self.quantize, dtype="float32")
+        return Runtime(base, slots=slots, limits=Limits(kv_tokens=32768, max_rows=64))
+
+    def prompts(self) -> Prompts:
+        """REQUESTS pieces of 16 to 64 tokens of a real text."""
+        rng = random.Random(0)
+        tokenizer = AutoTokenizer.from_pretrained(self.path)
+        ids = tokenizer(_TEXT.read_text())["input_ids"]
+        starts = [rng.randrange(0, len(ids) - 64) for _ in range(REQUESTS)]
+        return [ids[start : start + rng.randint(16, 64)] for start in starts]
+
+
+def ours(runtime: Runtime, prompts: Prompts, adapters: Sequence[Path | None]) -> list[list[int]]:
+    """The tokens that each prompt is continued with, on its adapter."""
+    runtime.generation.engine.clear_cache()  # no peer keeps prompts from one round to the next
+    results = runtime.generate(prompts, adapters, max_new_tokens=NEW, ignore_eos=True)
+    return [result.token_ids for result in results]
+
+
+def chosen_adapters(count: int, spread: str, seed: int = 0) -> list[int]:
+    """The adapter of each request, by its place: of `count`, "uniform" or "zipf"."""
+    rng = random.Random(seed)
+    if spread == "zipf":
+        return rng.choices(range(count), weights=[1 / (rank + 1) for rank in range(count)], k=REQUESTS)
+    chosen = [index % count for index in range(REQUESTS)]
+    rng.shuffle(chosen)
+    return chosen

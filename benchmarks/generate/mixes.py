@@ -1,0 +1,91 @@
+"""Adapters in flight, uniform and Zipf: ours against the peers, in turn.
+
+  base           our engine, every request on the base alone
+  ours           our engine, each request on its adapter
+  peft in turn, peft mixed, transformers: see peers
+
+`ceiling`: the part of base's speed that is left once the adapters' own products are paid for: those of one step are timed
+here by themselves, at their fastest, beside a step of base.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from adapthub.adapters.stacks import times
+from adapthub.runtime import Runtime
+from benchmarks.common import in_turn, print_table, ratio
+from benchmarks.generate.common import NEW, REQUESTS, Setting, chosen_adapters, ours
+from benchmarks.generate.files import LINEAR, RANK
+from benchmarks.generate.peers import load_peft, load_plain, peft_in_turn, peft_mixed, transformers
+
+
+def measure(setting: Setting) -> list[dict[str, Any]]:
+    prompts = setting.prompts()
+    rows = []
+    with setting.runtime() as runtime:
+        peft = load_peft(setting)
+        plain = load_plain(setting)
+        for count in setting.counts:
+            for spread in ("uniform", "zipf") if 1 < count < REQUESTS * 4 else ("uniform",):
+                chosen = chosen_adapters(count, spread)
+                programs: dict[str, Callable[[], Any]] = {
+                    "base": partial(ours, runtime, prompts, [None] * REQUESTS),
+                    "ours": partial(ours, runtime, prompts, [setting.adapters[i] for i in chosen]),
+                    "peft in turn": partial(peft_in_turn, peft, prompts, chosen),
+                    "peft mixed": partial(peft_mixed, peft, prompts, chosen),
+                    "transformers": partial(transformers, plain, prompts),
+                }
+                same = _same(programs["ours"](), programs["peft in turn"]())
+                seconds = in_turn(programs, setting.rounds)
+                step = statistics.median(seconds["base"]) / NEW
+                rows.append(
+                    {
+                        "quantize": setting.loaded,
+                        "adapters": len(set(chosen)),
+                        "spread": spread,
+                        "tokens/s": round(REQUESTS * NEW / sorted(seconds["ours"])[setting.rounds // 2], 1),
+                        "peft in turn / ours": ratio(seconds, "peft in turn", "ours"),
+                        "peft mixed / ours": ratio(seconds, "peft mixed", "ours"),
+                        "transformers / base": ratio(seconds, "transformers", "base"),
+                        "base / ours": ratio(seconds, "base", "ours"),
+                        "ceiling": step / (step + _products(runtime, chosen)),
+                        "same tokens": same,
+                    }
+                )
+                print_table(rows[-1:])
+    return rows
+
+
+def _same(own: list[list[int]], theirs: list[list[int]]) -> float:
+    """The share of requests whose tokens are PEFT's: padded batches round differently, and a tie may fall otherwise."""
+    return sum(a == b for a, b in zip(own, theirs, strict=True)) / len(own)
+
+
+def _products(runtime: Runtime, chosen: Sequence[int]) -> float:
+    """Seconds that one token's LoRA products of every request take, nothing else: by the fastest way that torch has for rows
+    of one token (a lookup of embeddings) or of several (a product)."""
+    rows = Counter(chosen).values()
+    single = sum(count == 1 for count in rows)
+    layers = []
+    for name, module in runtime.base.model.named_modules():
+        if name.rpartition(".")[2] in LINEAR:
+            for size, out in ((module.in_features, RANK), (RANK, module.out_features)):
+                many = [(torch.randn(n, size), torch.randn(size, out)) for n in rows if n > 1]
+                layers.append((torch.randn(single, size), torch.randn(single, size, out), many))
+
+    def products() -> None:
+        for one, matrices, many in layers:
+            if len(one):
+                times(one, matrices)
+            for x, matrix in many:
+                torch.mm(x, matrix)
+
+    with torch.inference_mode():
+        return min(in_turn({"products": products}, 5)["products"])

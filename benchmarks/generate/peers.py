@@ -1,0 +1,86 @@
+"""The peers in the same process: PEFT on its adapters, and transformers on the base alone.
+
+  peft in turn   PEFT, one adapter after the other: `generate` on the padded prompts of those who use it
+  peft mixed     PEFT, `generate` on all padded prompts with `adapter_names`
+  transformers   `generate_batch`, transformers' continuous batching, on the base alone
+
+Does not time anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+
+from benchmarks.common import comparable
+from benchmarks.generate.common import NEW, Prompts, Setting
+
+
+def load_plain(setting: Setting) -> Any:
+    """The base as transformers loads it."""
+    options: dict[str, Any] = {}
+    if setting.quantize == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    if setting.quantize == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(setting.path, dtype=torch.float32, **options)
+    comparable(model)
+    return model.eval()
+
+
+def load_peft(setting: Setting) -> PeftModel:
+    """A base of its own with every adapter, "a0" and so on."""
+    model = PeftModel.from_pretrained(load_plain(setting), str(setting.adapters[0]), adapter_name="a0")
+    for index, adapter in enumerate(setting.adapters[1:], start=1):
+        model.load_adapter(str(adapter), adapter_name=f"a{index}")
+    return model.eval()
+
+
+def peft_in_turn(peft: PeftModel, prompts: Prompts, chosen: Sequence[int]) -> list[list[int]]:
+    results: dict[int, list[int]] = {}
+    for adapter in sorted(set(chosen)):
+        peft.set_adapter(f"a{adapter}")
+        places = [place for place, other in enumerate(chosen) if other == adapter]
+        results |= zip(places, _generate(peft, [prompts[place] for place in places]), strict=True)
+    return [results[place] for place in range(len(prompts))]
+
+
+def peft_mixed(peft: PeftModel, prompts: Prompts, chosen: Sequence[int]) -> list[list[int]]:
+    return _generate(peft, prompts, adapter_names=[f"a{i}" for i in chosen])
+
+
+def transformers(model: Any, prompts: Prompts) -> None:
+    model.generate_batch(
+        inputs=prompts,
+        generation_config=GenerationConfig(
+            max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, eos_token_id=-1, pad_token_id=0
+        ),
+        progress_bar=False,
+    )
+
+
+def _generate(model: Any, prompts: Prompts, **options: Any) -> list[list[int]]:
+    """Left-padded, as decoders are."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            pad_token_id=0,
+            **options,
+        )
+    return [row[longest:].tolist() for row in output]

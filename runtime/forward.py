@@ -1,0 +1,88 @@
+"""One pass of the base over parts of many rows, each on adapters of its own: tokens to logits.
+
+Does not choose the parts, take pages, or sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.delta import Segment
+from adapthub.adapters.errors import AdaptHubError
+from adapthub.adapters.memory import memory_errors
+from adapthub.runtime.attention import PagedRow, paged_batch, positions
+from adapthub.runtime.kv import KV
+from adapthub.runtime.requests import as_ours
+from adapthub.runtime.rows import Part
+
+
+class Forward:
+    """Passes of one adapted base, whose keys and values go to `kv`; the base's attention is set to it
+    (`attention.serves`)."""
+
+    def __init__(self, adapted: AdaptedBase, kv: KV) -> None:
+        self._adapted = adapted
+        self._model = adapted.base.model
+        self._device = adapted.base.device
+        self._kv = kv
+
+    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
+        """Logits [vocabulary] in float32 of every part that completes its row, by request. A failing adapter fails alone.
+
+        The parts are sorted by selection, and their rows hold pages for them.
+        """
+        try:
+            return self._pass(parts)
+        except Exception as error:
+            groups = {part.row.request.selection for part in parts}
+            if len(groups) == 1:
+                return {part.row.request.id: as_ours(error, "the pass failed") for part in parts}
+            results: dict[str, torch.Tensor | AdaptHubError] = {}
+            for selection in groups:
+                results |= self.compute([part for part in parts if part.row.request.selection == selection])
+            return results
+
+    def _pass(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
+        rows = [PagedRow(part.row.held, part.count) for part in parts]
+        ids = [
+            token
+            for part in parts
+            for token in part.row.tokens[part.row.held.length : part.row.held.length + part.count]
+        ]
+        ends = torch.tensor([part.count for part in parts]).cumsum(0) - 1
+        complete = [part for part in parts if part.completes]
+        last = ends[[part.completes for part in parts]]
+        with (
+            torch.inference_mode(),
+            memory_errors("running a step", "Lower step_tokens or max_rows."),
+            self._adapted.applying(
+                _segments([(part.row.request.selection, part.count) for part in parts]),
+                _segments([(part.row.request.selection, 1) for part in complete]),
+            ),
+            paged_batch(self._kv, rows),
+        ):
+            logits = self._model(
+                input_ids=torch.tensor([ids], device=self._device),
+                position_ids=positions(rows).to(self._device),
+                use_cache=False,
+                logits_to_keep=last.to(self._device),
+            ).logits[0]
+            # Here: once the batch has ended the rows count as longer, whatever fails then.
+            logits = logits.float()
+        return {part.row.request.id: row for part, row in zip(complete, logits, strict=True)}
+
+
+def _segments(runs: Sequence[tuple[Selection, int]]) -> list[Segment]:
+    """Neighbours with the same adapters as one segment; `runs`: (selection, tokens), sorted."""
+    segments: list[Segment] = []
+    start = 0
+    for selection, count in runs:
+        if segments and segments[-1].terms == selection:
+            segments[-1] = Segment(segments[-1].start, start + count, selection)
+        else:
+            segments.append(Segment(start, start + count, selection))
+        start += count
+    return segments
