@@ -209,6 +209,12 @@ class AdaptedBase:
         return self._positions(self.prefix_of(selection))
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Within, on this thread: no pass of another runs. For what changes how the base runs."""
+        with self._lock:
+            yield
+
+    @contextmanager
     def applying(self, segments: Sequence[Segment], kept: Sequence[Segment]) -> Iterator[None]:
         """Within: a pass of `base.model` over a flattened [1, T] input adds the adapters of `segments`. Holds the lock.
 

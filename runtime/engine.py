@@ -97,7 +97,7 @@ class Engine:
         """A snapshot; exact between steps."""
         return Load(
             running=len(self._running),
-            waiting=len(self._requests),
+            waiting=len(self._requests) + len(self._inbox),
             pages=self._pages.count,
             free_pages=self._pages.free,
             steps=self._steps,
@@ -107,6 +107,15 @@ class Engine:
     def busy(self) -> bool:
         """Whether a step would find something to do or to wait for."""
         return bool(self._inbox or self._running or self._requests)
+
+    def check_prompt(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+        """Raises InvalidInput for a prompt that is empty, has ids outside the vocabulary or does not fit with
+        max_new_tokens into the context or the pages."""
+        if not prompt_ids:
+            raise InvalidInput("the prompt is empty: there is nothing to continue")
+        if outside := [id for id in prompt_ids if not 0 <= id < self._vocabulary]:
+            raise InvalidInput(f"token id {outside[0]} is outside the vocabulary of {self._vocabulary}")
+        self._paging.check_room(len(prompt_ids), max_new_tokens)
 
     def submit(self, request: Request) -> None:
         """Queue a request; from any thread. Its events, refusal by a full queue included, come to `deliver`.
@@ -159,11 +168,7 @@ class Engine:
     # -- taking requests in ------------------------------------------------------------------------------------------
 
     def _check(self, request: Request) -> None:
-        if not request.prompt_ids:
-            raise InvalidInput("the prompt is empty: there is nothing to continue")
-        if outside := [id for id in request.prompt_ids if not 0 <= id < self._vocabulary]:
-            raise InvalidInput(f"token id {outside[0]} is outside the vocabulary of {self._vocabulary}")
-        self._paging.check_room(request)
+        self.check_prompt(request.prompt_ids, request.sampling.max_new_tokens)
         # What the queue is sorted by: it belongs to all tenants, and must not break by one.
         if not isinstance(request.tenant, str):
             raise InvalidInput(f"tenant is {request.tenant!r}", hint="Give a text.")

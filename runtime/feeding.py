@@ -1,31 +1,75 @@
-"""Feeding generation: prompts under adapters by name as requests to the service, a bounded number of them at a time.
+"""Feeding generation: prompts under adapters by name as requests to the service, as its queue has room.
 
-A name means what it means when its request is submitted, and that stays until the request ends. Does not know how text is
-generated or own a thread (generation does).
+What one call asks for is checked, and its names resolved, before any of it is submitted; what a name means then stays until
+its requests have ended. Does not know how text is generated or own a thread (generation does).
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack
-from dataclasses import fields
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Any
 
-from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.attach import Selection
+from adapthub.adapters.errors import InvalidInput, Overloaded
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.runtime.generation import AsyncStream, GenerationService, Prompt, Stream, Submit
+from adapthub.runtime.generation import AsyncStream, GenerationService, Prompt, Stream, Submit, ends_at
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.requests import Event, Generation
 from adapthub.runtime.sampling import Sampling
 
+_POLL = 0.02  # seconds after which a caller with more prompts looks for room again
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all requests of one call share. `deadline`: on the clock of time.monotonic."""
+
+    sampling: Sampling
+    tenant: str
+    priority: int
+    deadline: float | None
+
+
+class Asked:
+    """One choice of one prompt, ready to be submitted; what its name meant is kept until `release`."""
+
+    def __init__(self, service: GenerationService, ids: Sequence[int], terms: Terms, choice: int) -> None:
+        self._service, self._ids, self._terms, self._choice = service, ids, terms, choice
+        self._names: Names | None = None
+        self._selection: Selection = ()
+
+    def take(self, names: Names, name: str | None) -> None:
+        """Resolve the name. Raises what that raises."""
+        self._selection = names.take(name)
+        self._names = names
+
+    def release(self) -> None:
+        """Let go of what the name meant. Idempotent."""
+        names, self._names = self._names, None
+        if names is not None:
+            names.give_back([digest for _, digest in self._selection])
+
+    def submit(self, deliver: Callable[[Event], None]) -> str:
+        """Queue the request; returns its id. May be called again if the queue was full."""
+        terms = self._terms
+        return self._service.submit(
+            self._ids,
+            self._selection,
+            terms.sampling,
+            deliver,
+            choice=self._choice,
+            tenant=terms.tenant,
+            priority=terms.priority,
+            deadline=terms.deadline,
+        )
+
 
 class Feed:
-    """Prompts for one service, which `service` makes or finds, under the adapters that `names` knows. Thread-safe.
-
-    `ask...` check what is asked, and give what submits it; `results` submits that as there is room.
-    """
+    """Prompts for one service, which `service` makes or finds, under the adapters that `names` knows. Thread-safe."""
 
     def __init__(self, names: Names, service: Callable[[], GenerationService]) -> None:
         self._names = names
@@ -39,16 +83,22 @@ class Feed:
         priority: int = 0,
         timeout: float | None = None,
         **sampling: Any,
-    ) -> list[Submit]:
-        """What submits every choice of every prompt, in order."""
+    ) -> list[Asked]:
+        """Every choice of every prompt, in order, checked, names resolved: to be given to `results`, or released."""
         if isinstance(prompts, str):
             raise InvalidInput("a text stands where a list of prompts is wanted", hint="Write [prompt].")
         names = one_each(adapters, len(prompts), "prompts")
-        return [
-            submit
-            for prompt, name in zip(prompts, names, strict=True)
-            for submit in self._ask(prompt, name, sampling, tenant, priority, timeout)
-        ]
+        terms = _terms(sampling, tenant, priority, timeout)
+        choices = range(terms.sampling.n)
+        asked = [[self._checked(prompt, terms, choice) for choice in choices] for prompt in prompts]
+        try:
+            for name, of_prompt in zip(names, asked, strict=True):
+                for one in of_prompt:
+                    one.take(self._names, name)
+        except BaseException:
+            release([one for of_prompt in asked for one in of_prompt])
+            raise
+        return [one for of_prompt in asked for one in of_prompt]
 
     def ask_one(
         self,
@@ -59,84 +109,101 @@ class Feed:
         priority: int,
         timeout: float | None,
     ) -> Submit:
-        """What submits a prompt that has one choice."""
-        name = None if adapter is None else str(adapter)
-        choices = self._ask(prompt, name, sampling, tenant, priority, timeout)
-        if len(choices) != 1:
+        """What submits a prompt that has one choice, and holds its name from then until the last event."""
+        terms = _terms(sampling, tenant, priority, timeout)
+        if terms.sampling.n != 1:
             raise InvalidInput(
-                f"n = {len(choices)}", hint="A stream has one text: leave n out, or use generate."
+                f"n = {terms.sampling.n}", hint="A stream has one text: leave n out, or use generate."
             )
-        return choices[0]
+        one = self._checked(prompt, terms, 0)
 
-    def results(self, asked: Sequence[Submit]) -> list[Generation]:
-        """What each comes to, in order. Raises the first error that one ends with; the others are then cancelled."""
-        at_once = self._service().at_once
-        results: list[Generation] = []
-        with ExitStack() as streams:
-            opened: deque[Stream] = deque()
-            for submit in asked:
-                if len(opened) == at_once:
-                    results.append(opened.popleft().result())
-                opened.append(streams.enter_context(Stream(submit, self._service().cancel)))
-            return results + [stream.result() for stream in opened]
-
-    async def aresults(self, asked: Sequence[Submit]) -> list[Generation]:
-        """The same for an event loop, which it does not block; a task that is cancelled cancels its requests."""
-        at_once = self._service().at_once
-        results: list[Generation] = []
-        async with AsyncExitStack() as streams:
-            opened: deque[AsyncStream] = deque()
-            for submit in asked:
-                if len(opened) == at_once:
-                    results.append(await opened.popleft().result())
-                opened.append(await AsyncStream.open(submit, self._service().cancel))
-                streams.callback(opened[-1].leave)
-            return results + [await stream.result() for stream in opened]
-
-    def _ask(
-        self,
-        prompt: Prompt,
-        name: str | None,
-        sampling: Mapping[str, Any],
-        tenant: str,
-        priority: int,
-        timeout: float | None,
-    ) -> list[Submit]:
-        """What submits each choice of a prompt, once everything about it is checked."""
-        asked = _sampling(sampling)
-        service = self._service()
-        ids = service.prompt_ids(prompt)
-
-        def submit(choice: int, deliver: Callable[[Event], None]) -> str:
-            selection = self._names.take(name)
-            digests = [digest for _, digest in selection]
-
-            def deliver_and_let_go(event: Event) -> None:
+        def submit(deliver: Callable[[Event], None]) -> str:
+            def deliver_and_release(event: Event) -> None:
                 if event.finish_reason is not None:
-                    self._names.give_back(digests)
+                    one.release()
                 deliver(event)
 
+            one.take(self._names, None if adapter is None else str(adapter))
             try:
-                return service.submit(
-                    ids,
-                    selection,
-                    asked,
-                    deliver_and_let_go,
-                    choice=choice,
-                    tenant=tenant,
-                    priority=priority,
-                    timeout=timeout,
-                )
+                return one.submit(deliver_and_release)
             except BaseException:
-                self._names.give_back(digests)
+                one.release()
                 raise
 
-        return [partial(submit, choice) for choice in range(asked.n)]
+        return submit
+
+    def results(self, asked: Sequence[Asked]) -> list[Generation]:
+        """What each comes to, in order. Raises the first error that one ends with; the others are then cancelled."""
+        waiting = deque(asked)
+        opened: deque[tuple[Asked, Stream]] = deque()
+        results: list[Generation] = []
+        try:
+            while waiting or opened:
+                service = self._service()
+                while waiting and (not opened or service.has_room):
+                    opened.append((waiting[0], Stream(waiting[0].submit, service.cancel)))
+                    waiting.popleft()
+                one, stream = opened[0]
+                if not stream.ended_within(_POLL if waiting else None):
+                    continue
+                try:
+                    results.append(stream.result())
+                except Overloaded:  # others filled the queue first
+                    time.sleep(_POLL)
+                    opened[0] = one, Stream(one.submit, service.cancel)
+                    continue
+                opened.popleft()
+                one.release()
+            return results
+        finally:
+            for _, stream in opened:
+                stream.leave()
+            release(asked)
+
+    async def aresults(self, asked: Sequence[Asked]) -> list[Generation]:
+        """The same for an event loop, which it does not block; a task that is cancelled cancels its requests."""
+        waiting = deque(asked)
+        opened: deque[tuple[Asked, AsyncStream]] = deque()
+        results: list[Generation] = []
+        try:
+            while waiting or opened:
+                service = self._service()
+                while waiting and (not opened or service.has_room):
+                    opened.append((waiting[0], await AsyncStream.open(waiting[0].submit, service.cancel)))
+                    waiting.popleft()
+                one, stream = opened[0]
+                if not await stream.ended_within(_POLL if waiting else None):
+                    continue
+                try:
+                    results.append(await stream.result())
+                except Overloaded:
+                    await asyncio.sleep(_POLL)
+                    opened[0] = one, await AsyncStream.open(one.submit, service.cancel)
+                    continue
+                opened.popleft()
+                one.release()
+            return results
+        finally:
+            for _, stream in opened:
+                stream.leave()
+            release(asked)
+
+    def _checked(self, prompt: Prompt, terms: Terms, choice: int) -> Asked:
+        service = self._service()
+        ids = service.prompt_ids(prompt)
+        service.engine.check_prompt(ids, terms.sampling.max_new_tokens)
+        return Asked(service, ids, terms, choice)
 
 
-def _sampling(given: Mapping[str, Any]) -> Sampling:
+def release(asked: Sequence[Asked]) -> None:
+    """Let go of what their names meant."""
+    for one in asked:
+        one.release()
+
+
+def _terms(given: Mapping[str, Any], tenant: str, priority: int, timeout: float | None) -> Terms:
     known = [field.name for field in fields(Sampling)]
     for name in given:
         if name not in known:
             raise InvalidInput(f"{name!r} is no setting of generation", hint=did_you_mean(name, known))
-    return Sampling(**given)
+    return Terms(Sampling(**given), tenant, priority, ends_at(timeout))

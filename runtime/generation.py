@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
@@ -82,13 +82,14 @@ class GenerationService:
         self._base = adapted.base
         self.tokenizer = _tokenizer(self._base)
         self.limits = limits or Limits()
-        self.serving = serves(self._base.model)
+        with adapted.alone():  # what it tries sets the model's attention
+            self.serving = serves(self._base.model)
         self.eos_ids = _eos_ids(self._base)
         tokens = kv_tokens(self.serving, free_memory(self._base.device), self.limits)
         pages = Pages(tokens // PAGE_SIZE)
-        scheduler = scheduler or Scheduler(queue_limit=self.limits.queue_limit)
-        # Requests of one call that wait at one time: half of what may, so that other callers find room.
-        self.at_once = max(1, scheduler.queue_limit // 2)
+        if scheduler is None:  # an empty one is false
+            scheduler = Scheduler(queue_limit=self.limits.queue_limit)
+        self._many = max(1, scheduler.queue_limit // 2)
         self.context = min(self.serving.context or tokens, tokens)
         self.engine = Engine(
             adapted,
@@ -113,6 +114,11 @@ class GenerationService:
         """How busy the engine is."""
         return self.engine.load
 
+    @property
+    def has_room(self) -> bool:
+        """Whether less than half of what may wait does: who has many prompts leaves the rest of the queue to others."""
+        return self.load.waiting < self._many
+
     def submit(
         self,
         prompt_ids: Sequence[int],
@@ -123,15 +129,13 @@ class GenerationService:
         choice: int = 0,
         tenant: str = "",
         priority: int = 0,
-        timeout: float | None = None,
+        deadline: float | None = None,
     ) -> str:
         """Queue a request and return its id; its events come to `deliver` on the engine's thread.
 
-        `timeout`: seconds until it ends as it is, with "deadline". Compiles the grammar here, on the caller's thread.
-        Raises InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
+        `deadline`: when it ends as it is, as `ends_at` says. Compiles the grammar here, on the caller's thread. Raises
+        InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
         """
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout >= 0):
-            raise InvalidInput(f"timeout is {timeout!r}", hint="Give a number of seconds.")
         request = Request(
             id=uuid4().hex,
             prompt_ids=tuple(prompt_ids),
@@ -142,7 +146,7 @@ class GenerationService:
             choice=choice,
             tenant=tenant,
             priority=priority,
-            deadline=None if timeout is None else time.monotonic() + timeout,
+            deadline=deadline,
         )
         self.engine.submit(request)
         self._wake.set()
@@ -205,6 +209,15 @@ class GenerationService:
         self.engine.close(AdaptHubError("generation was closed"))
 
 
+def ends_at(timeout: float | None) -> float | None:
+    """The deadline, on the clock of time.monotonic, of what may take `timeout` seconds. Raises InvalidInput for none."""
+    if timeout is None:
+        return None
+    if not (isinstance(timeout, int | float) and timeout >= 0):
+        raise InvalidInput(f"timeout is {timeout!r}", hint="Give a number of seconds.")
+    return time.monotonic() + timeout
+
+
 class Stream:
     """The events of one request as they come, for a caller that waits: iterate, or take the `result`. Behind the last
     event both raise the error that the request ended with.
@@ -224,9 +237,7 @@ class Stream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._ended:
-            with suppress(InvalidInput):  # it ended, and nobody has read so far
-                self.cancel()
+        self.leave()
 
     def __iter__(self) -> Iterator[Event]:
         with self:
@@ -237,9 +248,25 @@ class Stream:
 
     def result(self) -> Generation:
         """Everything, once the request has ended. Raises the error that it ended with."""
-        while not self._ended:
-            self._next()
+        self.ended_within(None)
         return generation(self._seen)
+
+    def ended_within(self, seconds: float | None) -> bool:
+        """Whether the request has ended; waits for that, at most so long where a time is given."""
+        last = None if seconds is None else time.monotonic() + seconds
+        while not self._ended:
+            try:
+                left = None if last is None else max(0.0, last - time.monotonic())
+                self._seen.append(self._events.get(timeout=left))
+            except Empty:
+                return False
+        return True
+
+    def leave(self) -> None:
+        """Cancel the request if it has not ended: nobody reads on."""
+        if not self._ended:
+            with suppress(InvalidInput):  # it ended, and nobody has read so far
+                self.cancel()
 
     def cancel(self) -> None:
         """End the request; its last event says "cancelled". Raises InvalidInput if it has ended."""
@@ -301,6 +328,16 @@ class AsyncStream:
         async for _ in self:
             pass
         return generation(self._seen)
+
+    async def ended_within(self, seconds: float | None) -> bool:
+        """Whether the request has ended; waits for that, at most so long where a time is given."""
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._ended:
+                    await self._next()
+        except TimeoutError:
+            return False
+        return True
 
     def leave(self) -> None:
         """Cancel the request if it has not ended: nobody reads on."""

@@ -43,9 +43,8 @@ class Paging:
         self._cache = PrefixCache(pages, kv.page_size)
         self._prefixes: dict[str, _PrefixPages] = {}
 
-    def check_room(self, request: Request, prefix: int = 0) -> None:
-        """Raise InvalidInput where the prompt and what it may grow by exceed the context, or all the pages there are."""
-        count, new = len(request.prompt_ids), request.sampling.max_new_tokens
+    def check_room(self, count: int, new: int, prefix: int = 0) -> None:
+        """Raise InvalidInput where a prompt of `count` tokens and `new` ones exceed the context, or all the pages."""
         pool = (self._pages.count - self._pages_for(prefix)) * self._kv.page_size
         room = min(self._context - prefix, pool)
         if count + new > room:
@@ -68,7 +67,7 @@ class Paging:
             prefix = self._adapted.attached[digest].prefix
             if prefix is None:
                 continue
-            self.check_room(request, prefix.length)
+            self.check_room(len(request.prompt_ids), request.sampling.max_new_tokens, prefix.length)
             if digest not in self._prefixes:
                 pages = self._take_pages(self._pages_for(prefix.length))
                 try:

@@ -24,7 +24,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
-from adapthub.runtime.feeding import Feed
+from adapthub.runtime.feeding import Asked, Feed, release
 from adapthub.runtime.generation import AsyncStream, GenerationService, Limits, Prompt, Stream
 from adapthub.runtime.names import Adapter, Names
 from adapthub.runtime.predict import Prediction, Text
@@ -200,7 +200,12 @@ class Runtime:
         **options: Any,
     ) -> list[Generation]:
         """`generate` for an event loop, which it does not block; a task that is cancelled cancels its requests."""
-        asked = await asyncio.to_thread(self._feed.ask_all, prompts, adapters, **options)
+        asking = asyncio.ensure_future(asyncio.to_thread(self._feed.ask_all, prompts, adapters, **options))
+        try:
+            asked = await asyncio.shield(asking)
+        except asyncio.CancelledError:  # the thread goes on
+            asking.add_done_callback(_release)
+            raise
         return await self._feed.aresults(asked)
 
     async def astream(
@@ -242,3 +247,8 @@ class Runtime:
 
             self._hub = open_hub()
         return self._hub.pull(ref)
+
+
+def _release(asking: asyncio.Future[list[Asked]]) -> None:
+    if not asking.cancelled() and asking.exception() is None:
+        release(asking.result())

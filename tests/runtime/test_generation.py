@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedModel
 
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import (
@@ -20,9 +22,11 @@ from adapthub.adapters.errors import (
     InvalidSettings,
     OutOfMemory,
 )
-from adapthub.runtime import Runtime
+from adapthub.runtime import Runtime, generation
+from adapthub.runtime.attention import Serving, serves
 from adapthub.runtime.generation import AsyncStream, Limits
 from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.scheduler import Scheduler
 from tests.runtime.generating import Oracle, write_oracle
 
 LIMITS = Limits(kv_tokens=2048, max_rows=16)
@@ -43,6 +47,14 @@ def folder(oracle: Oracle, name: str) -> str:
     return str(oracle.adapters[name])
 
 
+def eventually(true: Callable[[], bool]) -> None:
+    """What goes on a loader's thread takes a moment."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_more_prompts_than_the_queue_takes_are_answered_in_order(oracle: Oracle) -> None:
     prompts = [list(range(5 + i, 8 + i)) for i in range(40)]
     expected = [oracle.greedy("base", prompt, 2) for prompt in prompts]
@@ -51,6 +63,109 @@ def test_more_prompts_than_the_queue_takes_are_answered_in_order(oracle: Oracle)
         assert [result.token_ids for result in results] == expected
         results = asyncio.run(runtime.agenerate(prompts, max_new_tokens=2, ignore_eos=True))
         assert [result.token_ids for result in results] == expected
+
+
+def test_the_batch_is_full_however_short_the_queue(oracle: Oracle) -> None:
+    limits = Limits(kv_tokens=1024, max_rows=8, queue_limit=2)
+    with Runtime(str(oracle.folder), limits=limits) as runtime:
+        most = 0
+        step = runtime.generation.engine.step
+
+        def watched() -> bool:
+            nonlocal most
+            worked = step()
+            most = max(most, runtime.generation.load.running)
+            time.sleep(0.03)  # as long as a base of some size takes
+            return worked
+
+        runtime.generation.engine.step = watched  # type: ignore[method-assign]
+        runtime.generate([[5, 6]] * 24, max_new_tokens=24, ignore_eos=True)
+    assert most == 8
+
+
+def test_many_callers_with_more_than_the_queue_takes_are_all_answered(oracle: Oracle) -> None:
+    expected = oracle.greedy("base", [5, 6, 7], 2)
+    limits = Limits(kv_tokens=64, max_rows=1, queue_limit=1)
+    with Runtime(str(oracle.folder), limits=limits) as runtime, ThreadPoolExecutor(6) as threads:
+        runtime.generation  # noqa: B018 made here, not by six at once
+        calls = [
+            threads.submit(runtime.generate, [[5, 6, 7]] * 6, max_new_tokens=2, ignore_eos=True)
+            for _ in range(6)
+        ]
+        for call in calls:
+            assert [result.token_ids for result in call.result()] == [expected] * 6
+
+
+def test_nothing_asked_is_nothing_answered_and_nothing_made(oracle: Oracle) -> None:
+    with Runtime(str(oracle.folder), limits=LIMITS) as runtime:
+        assert runtime.generate([]) == []
+        assert asyncio.run(runtime.agenerate([])) == []
+        assert "adapthub-engine" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_name_means_one_version_in_all_of_a_call(oracle: Oracle, tmp_path: Path) -> None:
+    """Whatever it comes to mean while the call goes on."""
+    name = tmp_path / "changing"
+    shutil.copytree(oracle.adapters["lora"], name)
+    prompts = [[20 + i, 21, 22] for i in range(30)]
+    with Runtime(str(oracle.folder), limits=Limits(kv_tokens=128, max_rows=1, queue_limit=2)) as runtime:
+        first = runtime.attach(name)
+        expected = [result.token_ids for result in runtime.generate(prompts, name, max_new_tokens=4)]
+        with ThreadPoolExecutor(1) as threads:
+            call = threads.submit(runtime.generate, prompts, name, max_new_tokens=4)
+            while runtime.generation.load.running == 0 and not call.done():
+                time.sleep(0.001)
+            shutil.rmtree(name)
+            shutil.copytree(oracle.adapters["wide"], name)
+            assert runtime.attach(name) != first
+            assert [result.token_ids for result in call.result()] == expected
+        eventually(lambda: first not in {adapter.digest for adapter in runtime.resident})
+
+
+@pytest.mark.parametrize("bad", ["prompt", "adapter"])
+def test_what_cannot_work_is_said_before_anything_runs(oracle: Oracle, tmp_path: Path, bad: str) -> None:
+    lora, missing = folder(oracle, "lora"), tmp_path / "missing"
+    missing.mkdir()
+    prompts = [[5, 6]] * 20 + [[5] * 1000 if bad == "prompt" else [5, 6]]
+    adapters = [lora] * 20 + [str(missing) if bad == "adapter" else lora]
+    with Runtime(str(oracle.folder), limits=Limits(kv_tokens=128, max_rows=1, queue_limit=2)) as runtime:
+        runtime.attach(lora)
+        with pytest.raises(AdaptHubError, match="1000 tokens" if bad == "prompt" else "missing"):
+            runtime.generate(prompts, adapters, max_new_tokens=2)
+        assert runtime.generation.load.steps == 0
+        runtime.detach(lora)
+        eventually(lambda: not runtime.resident)  # the call holds nothing of it any more
+
+
+def test_a_timeout_bounds_the_call_however_many_its_prompts(oracle: Oracle) -> None:
+    with Runtime(str(oracle.folder), limits=Limits(kv_tokens=256, max_rows=1, queue_limit=2)) as runtime:
+        runtime.generate([[5, 6]], max_new_tokens=1)
+        results = runtime.generate([[5, 6]] * 40, timeout=0.02, max_new_tokens=100, ignore_eos=True)
+        assert results[-1].finish_reason == "deadline"
+        assert results[-1].token_ids == []
+
+
+def test_a_scheduler_of_ones_own_is_used(oracle: Oracle) -> None:
+    own = Scheduler(queue_limit=7, weights={"paying": 5})
+    with Runtime(str(oracle.folder), limits=LIMITS, scheduler=own) as runtime:
+        runtime.generate([[5, 6]], tenant="paying", max_new_tokens=5, ignore_eos=True)
+    assert own.counters["paying"] == (2 + 2 * 5) / 5
+
+
+def test_no_other_pass_runs_while_the_base_is_tried(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying sets the base's attention, and under another one the rows of a flat pass would see each other."""
+    with Runtime(str(oracle.folder), limits=LIMITS) as runtime, ThreadPoolExecutor(1) as threads:
+        passes = []
+
+        def watched(model: PreTrainedModel) -> Serving:
+            passes.append(threads.submit(runtime.logits, ["ada was born"]))
+            with pytest.raises(TimeoutError):
+                passes[0].result(0.3)
+            return serves(model)
+
+        monkeypatch.setattr(generation, "serves", watched)
+        runtime.generation  # noqa: B018 made here
+        passes[0].result()
 
 
 def test_rows_of_one_call_use_different_adapters(oracle: Oracle, runtime: Runtime) -> None:

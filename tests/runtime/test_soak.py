@@ -38,7 +38,7 @@ class _Soak:
         base = load_base(str(oracle.folder))
         self.adapted = AdaptedBase(base)
         self.residency = Residency(self.adapted, slots=4, slot_bytes=None, host_bytes=1 << 18)
-        self.pages = Pages(120)
+        self.pages = Pages(70)
         self.steps = 0
         serving, tokenizer = serves(base.model), base.tokenizer
         assert tokenizer is not None
@@ -137,6 +137,8 @@ def _soak(oracle: Oracle, count: int, folder: Path) -> _Soak:
 def _check(soak: _Soak, count: int) -> None:
     assert soak.ended.total() == count
     assert {"length", "stop", "cancelled", "deadline"} <= set(soak.ended)
+    assert soak.ended["error"] < count / 20, "only receivers that fail, and adapters that went"
+    assert soak.engine.preemptions > 0
     soak.engine.clear_cache()
     assert soak.pages.free == soak.pages.count
     assert all(resident.holders == 0 for resident in soak.residency.snapshot())
