@@ -9,7 +9,8 @@ Peers, in the same process and in turn, on one set of adapter files and one base
   peft         PEFT's `adapter_names` on the padded batch
 
 Rows are real CoNLL-2003 sentences (unlike lengths), and rows of 32 tokens (nothing to gain from padding). On CUDA, where
-nothing is fetched, a random BERT-large and random rows stand in. Each result is checked against PEFT's logits.
+nothing is fetched, a random BERT-large and random rows stand in. Every round has rows of its own, as in use: libraries that
+prepare themselves for a shape gain nothing from its return. Each result is checked against PEFT's logits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import argparse
 import random
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForTokenClassification, BertConfig, BertModel, BitsAndBytesConfig
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import Base, load_base
 from benchmarks.common import comparable, in_turn, milliseconds, print_table, ratio, write_results
 
@@ -35,6 +37,7 @@ ROWS, LABELS = 32, 9
 RANKS = (8, 16, 32, 64)
 COUNTS = (1, 8, 32)
 LINEAR = ["query", "key", "value", "dense"]
+Rows = list[list[int]]
 
 
 def main() -> None:
@@ -46,7 +49,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        path, batches = _inputs(options.device, Path(folder))
+        path, batches = _inputs(options.device, Path(folder), options.rounds + 2)
         adapters = _adapters(path, Path(folder), max(COUNTS))
         for name in options.quantize:
             quantize = None if name == "none" else name
@@ -55,8 +58,8 @@ def main() -> None:
     print(write_results("mixed_predict", "python -m benchmarks.mixed_predict", results, base=path.name))
 
 
-def _inputs(device: str, folder: Path) -> tuple[Path, dict[str, list[list[int]]]]:
-    """The base's folder, and 32 rows of token ids by name."""
+def _inputs(device: str, folder: Path, batches: int) -> tuple[Path, dict[str, list[Rows]]]:
+    """The base's folder, and `batches` times 32 rows of token ids by name."""
     generator = random.Random(0)
     if device != "cpu":
         torch.manual_seed(0)
@@ -65,9 +68,10 @@ def _inputs(device: str, folder: Path) -> tuple[Path, dict[str, list[list[int]]]
         )
         BertModel(config).save_pretrained(folder / "bert-large-random")
         ids = range(1000, 30000)
-        lengths = {"unlike": [generator.randint(8, 96) for _ in range(ROWS)], "equal": [64] * ROWS}
+        lengths = {"unlike": lambda: generator.randint(8, 96), "equal": lambda: 64}
         return folder / "bert-large-random", {
-            name: [generator.choices(ids, k=n) for n in values] for name, values in lengths.items()
+            name: [[generator.choices(ids, k=length()) for _ in range(ROWS)] for _ in range(batches)]
+            for name, length in lengths.items()
         }
     from transformers import AutoTokenizer
 
@@ -77,15 +81,18 @@ def _inputs(device: str, folder: Path) -> tuple[Path, dict[str, list[list[int]]]
     path = fetch("minilm")
     tokenizer = AutoTokenizer.from_pretrained(path)
     sentences = [e.fields["tokens"] for e in read_conll(fetch("conll2003") / "test.conll", encoding="utf-8")]
-    chosen = generator.sample(sentences, ROWS)
+    chosen = generator.sample(sentences, ROWS * batches)
     real = [tokenizer(words, is_split_into_words=True)["input_ids"] for words in chosen]
     text = [
         i
         for words in sentences
         for i in tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]
     ]
-    equal = [[101, *text[30 * i : 30 * i + 30], 102] for i in range(ROWS)]
-    return path, {"CoNLL sentences": real, "32 tokens each": equal}
+    equal = [[101, *text[30 * i : 30 * i + 30], 102] for i in range(ROWS * batches)]
+    return path, {
+        name: [rows[start : start + ROWS] for start in range(0, len(rows), ROWS)]
+        for name, rows in {"CoNLL sentences": real, "32 tokens each": equal}.items()
+    }
 
 
 def _adapters(base: Path, folder: Path, count: int) -> list[Path]:
@@ -115,7 +122,7 @@ def _measure(
     quantize: str | None,
     device: str,
     adapters: Sequence[Path],
-    batches: dict[str, list[list[int]]],
+    batches: dict[str, list[Rows]],
     rounds: int,
 ) -> list[dict[str, Any]]:
     base = load_base(
@@ -125,10 +132,10 @@ def _measure(
     digests = [adapted.attach(Artifact.read(adapter)) for adapter in adapters]
     peft = _peft(path, quantize, base, adapters)
     results = []
-    for name, rows in batches.items():
-        for count in COUNTS:
-            row = {"quantize": quantize or "none", "rows": name, "adapters": count}
-            results.append(row | _compare(adapted, digests, peft, rows, count, rounds))
+    for name, of_name in batches.items():
+        for used in COUNTS:
+            row = {"quantize": quantize or "none", "rows": name, "adapters": used}
+            results.append(row | _compare(adapted, digests, peft, of_name, used, rounds))
             print_table(results[-1:])
     adapted.close()
     return results
@@ -138,31 +145,35 @@ def _compare(
     adapted: AdaptedBase,
     digests: Sequence[str],
     peft: PeftModel,
-    rows: list[list[int]],
-    count: int,
+    batches: list[Rows],
+    adapters: int,
     rounds: int,
 ) -> dict[str, Any]:
-    places = [index * count // ROWS for index in range(ROWS)]
+    places = [index * adapters // ROWS for index in range(ROWS)]
     random.Random(1).shuffle(places)
     selections = [((1.0, digests[place]),) for place in places]
     names = [f"a{place}" for place in places]
-    features = [{"input_ids": row} for row in rows]
-    ids, mask = _padded(rows, adapted.base.device)
+    features = [[{"input_ids": row} for row in rows] for rows in batches]
+    padded = [_padded(rows, adapted.base.device) for rows in batches]
 
-    def mixed_peft() -> torch.Tensor:
+    def ours(batch: int, chosen: Sequence[Selection]) -> list[torch.Tensor]:
+        return adapted.logits(features[batch], chosen)
+
+    def mixed_peft(batch: int) -> torch.Tensor:
+        ids, mask = padded[batch]
         with torch.inference_mode():
             return peft(input_ids=ids, attention_mask=mask, adapter_names=names).logits
 
     seconds = in_turn(
         {
-            "base": lambda: adapted.logits(features, [()] * ROWS),
-            "base padded": lambda: _plain(peft, ids, mask),
-            "ours": lambda: adapted.logits(features, selections),
-            "peft": mixed_peft,
+            "base": _each_batch(lambda batch: ours(batch, [()] * ROWS)),
+            "base padded": _each_batch(lambda batch: _plain(peft, *padded[batch])),
+            "ours": _each_batch(lambda batch: ours(batch, selections)),
+            "peft": _each_batch(mixed_peft),
         },
         rounds,
     )
-    pairs = zip(adapted.logits(features, selections), mixed_peft().float().cpu(), strict=True)
+    pairs = zip(ours(-1, selections), mixed_peft(-1).float().cpu(), strict=True)
     return {
         **{f"{name} ms": milliseconds(values) for name, values in seconds.items()},
         "ours/base": ratio(seconds, "ours", "base"),
@@ -170,6 +181,12 @@ def _compare(
         "peft/ours": ratio(seconds, "peft", "ours"),
         "error": max(float((a - b[: len(a)]).abs().max() / b.abs().max()) for a, b in pairs),
     }
+
+
+def _each_batch(program: Callable[[int], Any]) -> Callable[[], Any]:
+    """The program, on the next batch each time it is called."""
+    batches = count()
+    return lambda: program(next(batches))
 
 
 def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]) -> PeftModel:

@@ -20,7 +20,7 @@ _IN_PLACE = ("cpu",)
 _MOST_PARTS = 8
 
 with warnings.catch_warnings():
-    # The first sparse matrix of a process makes torch say that they are in beta.
+    # The first sparse matrix of a process, and only that, makes torch say that they are in beta: said to nobody here.
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor(
         torch.tensor([0, 0]), torch.tensor([], dtype=torch.long), torch.tensor([]), (1, 1)

@@ -50,7 +50,9 @@ def main() -> None:
                         Setting(path, adapters, quantize, options.adapters, options.rounds, Path(folder))
                     )
                 print_table(rows)
-                results = f"generate-{part}" if model == "smollm2" else f"generate-{part}-{model}"
+                quantized = [name for name in options.quantize if name != "none"]
+                unusual = [*([] if model == "smollm2" else [model]), *quantized]
+                results = "-".join(["generate", part, *unusual])
                 command = " ".join(["python -m benchmarks.generate", *sys.argv[1:]])
                 print(write_results(results, command, rows, base=path.name))
 

@@ -17,6 +17,7 @@ from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
 
 REQUESTS, NEW = 32, 32
+KV_TOKENS, MAX_ROWS, STEP_TOKENS = 32768, 64, 512
 Prompts = list[list[int]]
 _TEXT = Path(__file__).parent.parent.parent / "README.md"
 
@@ -42,7 +43,8 @@ class Setting:
 
     def runtime(self, slots: int | None = None) -> Runtime:
         base = load_base(str(self.path), self.quantize, dtype="float32")
-        return Runtime(base, slots=slots, limits=Limits(kv_tokens=32768, max_rows=64))
+        limits = Limits(kv_tokens=KV_TOKENS, max_rows=MAX_ROWS, step_tokens=STEP_TOKENS)
+        return Runtime(base, slots=slots, limits=limits)
 
     def prompts(self) -> Prompts:
         """REQUESTS pieces of 16 to 64 tokens of a real text."""

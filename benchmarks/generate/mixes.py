@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from adapthub.adapters.stacks import times
+from adapthub.adapters.stacks import Slots, times
 from adapthub.runtime import Runtime
 from benchmarks.common import in_turn, print_table, ratio
 from benchmarks.generate.common import NEW, REQUESTS, Setting, chosen_adapters, ours
@@ -79,11 +79,12 @@ def _products(runtime: Runtime, chosen: Sequence[int]) -> float:
             for size, out in ((module.in_features, RANK), (RANK, module.out_features)):
                 many = [(torch.randn(n, size), torch.randn(size, out)) for n in rows if n > 1]
                 layers.append((torch.randn(single, size), torch.randn(single, size, out), many))
+    slots = Slots(tuple(range(single)))
 
     def products() -> None:
         for one, matrices, many in layers:
             if len(one):
-                times(one, matrices)
+                times(one, matrices, slots)
             for x, matrix in many:
                 torch.mm(x, matrix)
 

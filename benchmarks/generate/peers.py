@@ -2,7 +2,8 @@
 
   peft in turn   PEFT, one adapter after the other: `generate` on the padded prompts of those who use it
   peft mixed     PEFT, `generate` on all padded prompts with `adapter_names`
-  transformers   `generate_batch`, transformers' continuous batching, on the base alone
+  transformers   `generate_batch`, transformers' continuous batching, on the base alone; its manager is kept, as our engine
+                 is, with as many tokens of keys and values, a step and a batch
 
 Does not time anything.
 """
@@ -14,10 +15,17 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+)
 
 from benchmarks.common import comparable
-from benchmarks.generate.common import NEW, Prompts, Setting
+from benchmarks.generate.common import KV_TOKENS, MAX_ROWS, NEW, STEP_TOKENS, Prompts, Setting
+
+_PAGE = 256  # tokens: its default
 
 
 def load_plain(setting: Setting) -> Any:
@@ -64,6 +72,14 @@ def transformers(model: Any, prompts: Prompts) -> None:
         generation_config=GenerationConfig(
             max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, eos_token_id=-1, pad_token_id=0
         ),
+        continuous_batching_config=ContinuousBatchingConfig(
+            page_size=_PAGE,
+            num_blocks=KV_TOKENS // _PAGE,
+            max_batch_tokens=STEP_TOKENS,
+            max_requests_per_batch=MAX_ROWS,
+            allow_block_sharing=False,  # no peer keeps prompts from one round to the next
+        ),
+        persistent_manager=True,
         progress_bar=False,
     )
 
