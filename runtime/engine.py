@@ -233,10 +233,9 @@ class Engine:
 
     def _fits(self, waiting: Waiting) -> bool:
         """Whether there are pages for its tokens beside one more for every row; always, where none runs."""
-        row = self._preempted.get(waiting.id)
-        tokens = len(row.tokens) if row else waiting.cost
-        fits = self._paging.fits(waiting.digests, tokens, spare=len(self._running))
-        return fits or not self._running
+        request, row = self._requests[waiting.id], self._preempted.get(waiting.id)
+        tokens = row.tokens if row else request.prompt_ids
+        return self._paging.fits(request, tokens, spare=len(self._running)) or not self._running
 
     def _start(self, waiting: Waiting) -> bool:
         """Make it a row, with what the prefix cache has of its tokens; False if its adapters have just been evicted."""

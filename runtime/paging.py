@@ -54,12 +54,17 @@ class Paging:
                 hint="Shorten the prompt or lower max_new_tokens.",
             )
 
-    def fits(self, digests: Sequence[str], tokens: int, spare: int) -> bool:
-        """Whether there are pages for so many tokens on these adapters and `spare` more; makes room as far as it can."""
-        lacking = self._needed(digests, tokens) + spare - self._pages.free
-        if lacking > 0:
-            self._reclaim(lacking)  # perhaps its own prefix
-        return self._needed(digests, tokens) + spare <= self._pages.free
+    def fits(self, request: Request, tokens: Sequence[int], spare: int) -> bool:
+        """Whether there are pages for those of its tokens that are not cached, and `spare` more; makes what room it can."""
+        # Held meanwhile: making room might drop just these.
+        cached = self._cache.match(_root(request), tokens)
+        try:
+            lacking = self._needed(request, len(tokens)) - len(cached) + spare - self._pages.free
+            if lacking > 0:
+                self._reclaim(lacking)  # perhaps its own prefix
+            return self._needed(request, len(tokens)) - len(cached) + spare <= self._pages.free
+        finally:
+            self._pages.give_back(cached)
 
     def open(self, request: Request) -> Held:
         """Holding nothing but the pages of its prefix adapter, if it has one. Raises InvalidInput where it does not fit."""
@@ -116,12 +121,12 @@ class Paging:
         self._cache.evict(self._pages.count)
         self._drop_idle_prefixes()
 
-    def _needed(self, digests: Sequence[str], tokens: int) -> int:
+    def _needed(self, request: Request, tokens: int) -> int:
         """Pages for so many tokens and the one that follows, and for prefixes that are not there yet."""
-        attached = self._adapted.attached if digests else {}
+        attached = self._adapted.attached if request.digests else {}
         prefixes = [
             prefix
-            for digest in digests
+            for digest in request.digests
             if digest not in self._prefixes and digest in attached and (prefix := attached[digest].prefix)
         ]
         return self._pages_for(tokens + 1) + sum(self._pages_for(prefix.length) for prefix in prefixes)

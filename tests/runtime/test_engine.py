@@ -365,6 +365,8 @@ def test_an_end_token_and_stop_strings_end_the_text(oracle: Oracle, make: Any) -
 def running(oracle: Oracle, make: Any) -> Iterator[Bench]:
     """A bench with two rows in the middle of their text; their text is checked in the end."""
     bench: Bench = make()
+    while bench.residency.want([bench.digests["lora"], bench.digests["prefix"]]) == "loading":
+        bench.loaded.wait(0.02)  # or the first may have ended before the second's adapter is there
     for id, kind in (("one", "lora"), ("two", "prefix")):
         bench.submit(id, kind, range(20, 40), max_new_tokens=12, ignore_eos=True)
     bench.run(until=lambda: bench.engine.load.running == 2)
@@ -397,6 +399,23 @@ def test_a_prompt_that_fits_only_without_its_prefix_fails_alone(running: Bench) 
     error = running.events["bad"][-1].error
     assert isinstance(error, InvalidInput)
     assert "together at most 149 fit behind a prefix of 11" in str(error)
+
+
+def test_a_cached_prompt_needs_no_pages_of_its_own(oracle: Oracle, make: Any) -> None:
+    """Two requests with one long prompt run together where pages for two such prompts are not there."""
+    bench = make(pages=14)
+    text = range(20, 20 + 9 * PAGE + 1)
+    bench.submit("first", "lora", text, max_new_tokens=8, ignore_eos=True)
+    bench.run(until=lambda: bench.events["first"])
+    bench.submit("second", "lora", text, max_new_tokens=4, ignore_eos=True)
+    bench.run(until=lambda: bench.engine.load.running == 2)
+    assert bench.engine.load.running == 2
+    bench.run()
+    for id, count in (("first", 8), ("second", 4)):
+        assert bench.result(id).token_ids == oracle.greedy("lora", text, count)
+    assert bench.result("second").usage.cached_tokens == 9 * PAGE
+    assert bench.engine.preemptions == 0
+    assert bench.leaks_nothing()
 
 
 def test_an_id_that_runs_is_not_taken_again(running: Bench) -> None:
