@@ -19,10 +19,10 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from adapthub.runtime.attention import PagedRow, Serving, paged_batch, positions, serves
+from adapthub.runtime.generation import PAGE_SIZE
 from adapthub.runtime.kv import KV, Held, Pages
 from benchmarks.common import in_turn, milliseconds, print_table, ratio, write_results
 
-PAGE_SIZE = 8
 ROUNDS = 9
 
 

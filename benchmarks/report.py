@@ -65,6 +65,10 @@ SECTIONS = {
         "SmolLM2-135M; the times between tokens of 8 steady requests while a short one comes by after every 8 tokens: its adapter (19.5 MB) "
         "is loaded already, or is `missing`, on disk alone. The thread that loads needs a core of its own.",
     ),
+    "generate-pages": (
+        "Pages and the tokens in them",
+        "SmolLM2-135M; 32 requests of 16 to 64 tokens that generate 32 each, counted after every step in which all run.",
+    ),
     "decode": (
         "A decode step over pages",
         "A random Llama of 4 layers. `paged` is our attention over pages that were taken together, `scattered` over pages that all lie "

@@ -41,9 +41,11 @@ _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
 
 @dataclass(frozen=True)
 class Load:
-    """How busy the engine is: requests, pages (used ones include cached prompts), and steps so far."""
+    """How busy the engine is: requests, tokens whose keys and values the running ones hold, pages (used ones include cached
+    prompts), and steps so far."""
 
     running: int
+    tokens: int
     waiting: int
     pages: int
     free_pages: int
@@ -97,6 +99,7 @@ class Engine:
         """A snapshot; exact between steps."""
         return Load(
             running=len(self._running),
+            tokens=sum(row.held.length for row in list(self._running.values())),
             waiting=len(self._requests) + len(self._inbox),
             pages=self._pages.count,
             free_pages=self._pages.free,

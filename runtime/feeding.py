@@ -54,7 +54,7 @@ class Asked:
             names.give_back([digest for _, digest in self._selection])
 
     def submit(self, deliver: Callable[[Event], None]) -> str:
-        """Queue the request; returns its id. May be called again if the queue was full."""
+        """Queue the request, without waking an idle engine; returns its id. May be called again if the queue was full."""
         terms = self._terms
         return self._service.submit(
             self._ids,
@@ -65,6 +65,7 @@ class Asked:
             tenant=terms.tenant,
             priority=terms.priority,
             deadline=terms.deadline,
+            wake=False,
         )
 
 
@@ -125,10 +126,12 @@ class Feed:
 
             one.take(self._names, None if adapter is None else str(adapter))
             try:
-                return one.submit(deliver_and_release)
+                id = one.submit(deliver_and_release)
             except BaseException:
                 one.release()
                 raise
+            self._service().wake()
+            return id
 
         return submit
 
@@ -143,6 +146,7 @@ class Feed:
                 while waiting and (not opened or service.has_room):
                     opened.append((waiting[0], Stream(waiting[0].submit, service.cancel)))
                     waiting.popleft()
+                service.wake()
                 one, stream = opened[0]
                 if not stream.ended_within(_POLL if waiting else None):
                     continue
@@ -171,6 +175,7 @@ class Feed:
                 while waiting and (not opened or service.has_room):
                     opened.append((waiting[0], await AsyncStream.open(waiting[0].submit, service.cancel)))
                     waiting.popleft()
+                service.wake()
                 one, stream = opened[0]
                 if not await stream.ended_within(_POLL if waiting else None):
                     continue

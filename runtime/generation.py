@@ -43,7 +43,9 @@ _LOG = logging.getLogger(__name__)
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 # Queues a request whose events go to what is given, and returns its id.
 Submit = Callable[[Callable[[Event], None]], str]
-PAGE_SIZE = 8  # tokens; the last page of a request is half empty on average
+PAGE_SIZE = (
+    4  # tokens; the last page of a request is half empty on average, and runs of pages are read as one
+)
 _KV_SHARE = 0.25  # of the free memory, unless kv_tokens says otherwise
 _POLL = 0.05  # seconds between steps that found nothing to compute while requests wait
 
@@ -130,11 +132,13 @@ class GenerationService:
         tenant: str = "",
         priority: int = 0,
         deadline: float | None = None,
+        wake: bool = True,
     ) -> str:
         """Queue a request and return its id; its events come to `deliver` on the engine's thread.
 
-        `deadline`: when it ends as it is, as `ends_at` says. Compiles the grammar here, on the caller's thread. Raises
-        InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
+        `deadline`: when it ends as it is, as `ends_at` says. `wake`: whether an idle engine begins with it now, or with
+        the next, or on `wake()`: requests that come together begin together. Compiles the grammar here, on the caller's
+        thread. Raises InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
         """
         request = Request(
             id=uuid4().hex,
@@ -149,8 +153,13 @@ class GenerationService:
             deadline=deadline,
         )
         self.engine.submit(request)
-        self._wake.set()
+        if wake:
+            self._wake.set()
         return request.id
+
+    def wake(self) -> None:
+        """Let an idle engine begin with what was submitted."""
+        self._wake.set()
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """A prompt as token ids; a conversation by the base's chat template, up to where the assistant speaks.

@@ -16,7 +16,7 @@ from typing import Any
 from adapthub.adapters.samples import fetch
 from benchmarks import generate
 from benchmarks.common import print_table, write_results
-from benchmarks.generate import misses, mixes, registered, slots
+from benchmarks.generate import misses, mixes, pages, registered, slots
 from benchmarks.generate.common import Setting
 from benchmarks.generate.files import random_adapters, random_base
 
@@ -25,6 +25,7 @@ PARTS: Mapping[str, Callable[[Setting], list[dict[str, Any]]]] = {
     "slots": slots.measure,
     "registered": registered.measure,
     "misses": misses.measure,
+    "pages": pages.measure,
 }
 
 
