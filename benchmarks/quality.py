@@ -68,7 +68,7 @@ TASKS = {
         suffix="conll",
         metric="f1",
         budget={"epochs": 5, "batch_size": 32, "eval_steps": 220, "eval_rows": 500, "patience": 0},
-        rates={"full": (1e-4, 5e-5, 2e-4), "lora": (2e-3,)},
+        rates={"full": (1e-4, 5e-5, 2e-4), "lora": (1e-3, 2e-3, 3e-3)},
     ),
     "sentiment": Task(
         recipe="sentiment",
@@ -76,7 +76,22 @@ TASKS = {
         suffix="csv",
         metric="accuracy",
         budget={"epochs": 3, "batch_size": 32, "eval_steps": 80, "eval_rows": 500, "patience": 0},
-        rates={"full": (1e-4,), "lora": (6e-4, 3e-4)},
+        rates={"full": (1e-4, 5e-5, 2e-4), "lora": (1e-3, 2e-3, 3e-3)},
+    ),
+    "topics": Task(
+        recipe="sentiment",
+        sample="r8",
+        suffix="csv",
+        metric="accuracy",
+        budget={
+            "epochs": 3,
+            "batch_size": 32,
+            "max_length": 64,
+            "eval_steps": 70,
+            "eval_rows": 500,
+            "patience": 0,
+        },
+        rates={"full": (1e-4,), "lora": (5e-4, 1e-3, 2e-3)},
     ),
 }
 

@@ -51,7 +51,7 @@ class Sentiment:
     def defaults(self, method: str) -> Defaults:
         if method == "prefix":
             return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=256)
-        return Defaults(6e-4, 5e-3, epochs=3, batch_size=32, max_length=256, lora_plus_ratio=8)
+        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256)
 
     def read(
         self,

@@ -51,8 +51,7 @@ def model(method: str, labels: int = 3) -> Any:
     config.num_labels = labels
     auto: Any = AutoModelForTokenClassification
     base = auto.from_config(config)
-    with pytest.warns(FutureWarning, match="is_gradient_checkpointing"):
-        return peft.get_peft_model(base, CONFIGS[method]())
+    return peft.get_peft_model(base, CONFIGS[method]())
 
 
 def encoded(rows: int, supervised: int, targets: int, truncated: int) -> Encoded:

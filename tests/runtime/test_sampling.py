@@ -328,7 +328,7 @@ class TestSeeds:
 
 class TestLogprobs:
     def test_they_are_of_the_models_own_distribution(self) -> None:
-        logits = torch.randn(3, 30, generator=torch.Generator().manual_seed(2)) * 3
+        logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(2)) * 3
         plain = logits.log_softmax(-1)
         penalised = Sampler(
             Sampling(temperature=1.0, top_k=3, repetition_penalty=3.0, seed=0, logprobs=5), PROMPT, NO_EOS
