@@ -29,6 +29,9 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.mixed_predict
 	$(RUN) $(BIN)/python -m benchmarks.attach
 	$(RUN) $(BIN)/python -m benchmarks.delta
+	$(RUN) $(BIN)/python -m benchmarks.products
+	$(RUN) $(BIN)/python -m benchmarks.decode
+	$(RUN) $(BIN)/python -m benchmarks.generate --adapters 32
 
 bench-gpu:
 	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.mixed_predict --device cuda

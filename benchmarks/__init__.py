@@ -1,1 +1,6 @@
-"""Benchmarks: each a program that runs ours and the peer in one process, in turn, and prints ratios."""
+"""Programs that measure: `python -m benchmarks.NAME`. One thread each, unless OMP_NUM_THREADS says otherwise: with more,
+loops of small operators stall on cores that others share."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
