@@ -158,6 +158,7 @@ class Engine:
                 Exception
             ):  # what broke the engine may show here again; the others are to hear of it all the same
                 _LOG.exception("request %s could not be ended in order", id)
+        self.clear_cache()  # it may hold what was not computed
 
     def close(self, error: AdaptHubError) -> None:
         """End every request with `error`, and take no more; on the thread that stepped."""
@@ -266,9 +267,9 @@ class Engine:
         except Exception as error:
             self._end(waiting.id, "error", as_ours(error, "the request could not start"))
             return True
-        self._paging.reuse(request, row.tokens, row.held)
+        gained = self._paging.reuse(request, row.tokens, row.held)
         if not row.charged:  # after a preemption it finds what it computed itself
-            row.cached = row.held.length
+            row.cached = gained
             self._charge_input(row)
         return True
 
@@ -280,13 +281,19 @@ class Engine:
         parts: list[Part] = []
         planned: list[Row] = []
         for row in sorted(self._running.values(), key=lambda row: row.pending > 1):
+            if row.request.id not in self._running:  # preempted for one before it
+                continue
+            if not row.generated and budget:  # others may be computing the same prompt
+                row.cached += self._paging.reuse(row.request, row.tokens, row.held)
             count = min(row.pending, budget)
             if not count:
                 break
-            if row.request.id in self._running and self._make_room(row, count, planned):
+            if self._make_room(row, count, planned):
                 parts.append(Part(row, count))
                 planned.append(row)
                 budget -= count
+                if not row.generated:
+                    self._paging.keep(row.request, row.tokens, row.held, ahead=count)
         return sorted(parts, key=lambda part: part.row.request.selection)
 
     def _make_room(self, row: Row, count: int, planned: Sequence[Row]) -> bool:
@@ -334,8 +341,6 @@ class Engine:
             if isinstance(token, SamplingError):
                 self._end(row.request.id, "error", token)
             else:
-                if row.generated == 0:
-                    self._paging.keep(row.request, row.tokens, row.held)
                 self._scheduler.charge(row.request.tenant, output_tokens=1)
                 self._give(row, token)
 
@@ -381,8 +386,10 @@ class Engine:
         try:
             if id in self._running:
                 assert row is not None
-                if error is None:  # else what it computed may be broken
+                if error is None:
                     self._paging.keep(row.request, row.tokens, row.held)
+                else:  # what it computed may be broken
+                    self._paging.distrust(row.request)
                 self._stop(row)
             else:
                 del self._requests[id]

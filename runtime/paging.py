@@ -32,7 +32,7 @@ class Paging:
     """The `pages` of one pool `kv`, for requests on one adapted base whose context is at most `context` tokens, prefix
     included. Not thread-safe, but for `check_room`.
 
-    A request's life: `open`, `reuse`, `grow` before each of its passes, `keep` once others may profit, `close`.
+    A request's life: `open`; before each of its passes `reuse` and `grow`; `keep` once others may profit; `close`.
     """
 
     def __init__(self, adapted: AdaptedBase, kv: KV, pages: Pages, context: int) -> None:
@@ -86,10 +86,19 @@ class Paging:
             return Held(prefix_pages=shared.pages, prefix_length=shared.length)
         return Held()
 
-    def reuse(self, request: Request, tokens: Sequence[int], held: Held) -> None:
-        """Let a request that was just opened begin with what is cached of its tokens."""
-        held.pages = self._cache.match(_root(request), tokens)
-        held.length = len(held.pages) * self._kv.page_size
+    def reuse(self, request: Request, tokens: Sequence[int], held: Held) -> int:
+        """Let a request go on from what others computed, or compute in this pass, of its tokens; returns how many it gains.
+
+        Only where its last page is full: a page that it writes itself is never exchanged.
+        """
+        if held.length < len(held.pages) * self._kv.page_size:
+            return 0
+        cached = self._cache.match(_root(request), tokens)
+        known, new = cached[: len(held.pages)], cached[len(held.pages) :]
+        self._pages.give_back(known)
+        held.pages += new
+        held.length += len(new) * self._kv.page_size
+        return len(new) * self._kv.page_size
 
     def grow(self, held: Held, count: int) -> bool:
         """Pages for the next `count` tokens; False, and nothing taken, where none are left to free but those that others
@@ -104,9 +113,14 @@ class Paging:
                     return False
         return True
 
-    def keep(self, request: Request, tokens: Sequence[int], held: Held) -> None:
-        """Cache what is computed of its tokens, for requests of the same tenant on the same adapters."""
-        self._cache.insert(_root(request), tokens[: held.length], held.pages)
+    def keep(self, request: Request, tokens: Sequence[int], held: Held, ahead: int = 0) -> None:
+        """Cache what is computed of its tokens, for requests of the same tenant on the same adapters; and the `ahead` next
+        ones, which this pass computes: every layer writes the keys of all its rows before any is read."""
+        self._cache.insert(_root(request), tokens[: held.length + ahead], held.pages)
+
+    def distrust(self, request: Request) -> None:
+        """Cache nothing of what its tenant computed on its adapters: some of it may be broken."""
+        self._cache.forget_root(_root(request))
 
     def close(self, request: Request, held: Held) -> None:
         """Give back all that it held; pages that are cached or shared stay with their other holders."""

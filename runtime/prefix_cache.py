@@ -99,14 +99,14 @@ class PrefixCache:
             self._remove(node)
         return len(leaving)
 
-    def forget(self, digest: str) -> None:
-        """Give back every page that was computed with the adapter `digest`, alone or in an expression."""
-        for root in [root for root in self._roots if any(used == digest for _, used in root[1])]:
-            todo = list(self._roots.pop(root).below.values())
-            while todo:
-                node = todo.pop()
-                todo += node.below.values()
-                self._release(node)
+    def forget_root(self, root: Root) -> None:
+        """Give back every page under `root`."""
+        start = self._roots.pop(root, None)
+        todo = list(start.below.values()) if start else []
+        while todo:
+            node = todo.pop()
+            todo += node.below.values()
+            self._release(node)
 
     def _find(self, root: Root, tokens: Sequence[int], most: int) -> list[_Page]:
         node: _Page | _Start | None = self._roots.get(root)

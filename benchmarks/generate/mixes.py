@@ -4,8 +4,8 @@
   ours           our engine, each request on its adapter
   peft in turn, peft mixed, transformers: see peers
 
-`ceiling`: the part of base's speed that is left once the adapters' own products are paid for: those of one step are timed
-here by themselves, at their fastest, beside a step of base.
+`ceiling`: the part of base's speed that is left once the adapters' own products are paid for: those of the prompts and those
+of a step are timed here by themselves, at their fastest.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
                 }
                 same = _same(programs["ours"](), programs["peft in turn"]())
                 seconds = in_turn(programs, setting.rounds)
-                step = statistics.median(seconds["base"]) / NEW
+                alone = statistics.median(seconds["base"])
+                filling, step = _products(runtime, chosen, [len(prompt) for prompt in prompts])
                 rows.append(
                     {
                         "quantize": setting.loaded,
@@ -55,7 +56,7 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
                         "peft mixed / ours": ratio(seconds, "peft mixed", "ours"),
                         "transformers / base": ratio(seconds, "transformers", "base"),
                         "base / ours": ratio(seconds, "base", "ours"),
-                        "ceiling": step / (step + _products(runtime, chosen)),
+                        "ceiling": alone / (alone + filling + (NEW - 1) * step),
                         "same tokens": same,
                     }
                 )
@@ -68,25 +69,44 @@ def _same(own: list[list[int]], theirs: list[list[int]]) -> float:
     return sum(a == b for a, b in zip(own, theirs, strict=True)) / len(own)
 
 
-def _products(runtime: Runtime, chosen: Sequence[int]) -> float:
-    """Seconds that one token's LoRA products of every request take, nothing else: by the fastest way that torch has for rows
-    of one token (a lookup of embeddings) or of several (a product)."""
-    rows = Counter(chosen).values()
+def _products(runtime: Runtime, chosen: Sequence[int], lengths: Sequence[int]) -> tuple[float, float]:
+    """Seconds that the LoRA products of all prompts take, and those of one more token of every request; nothing else, and by
+    the fastest way that torch has for rows of one token (a lookup of embeddings) or of several (a product)."""
+    tokens: Counter[int] = Counter()
+    for adapter, length in zip(chosen, lengths, strict=True):
+        tokens[adapter] += length
+    modules = [
+        module for name, module in runtime.base.model.named_modules() if name.rpartition(".")[2] in LINEAR
+    ]
+    sizes = [size for m in modules for size in ((m.in_features, RANK), (RANK, m.out_features))]
+    programs = {
+        "prompts": _program(sizes, list(tokens.values())),
+        "step": _program(sizes, list(Counter(chosen).values())),
+    }
+    with torch.inference_mode():
+        seconds = in_turn(programs, 5)
+    return min(seconds["prompts"]), min(seconds["step"])
+
+
+def _program(sizes: Sequence[tuple[int, int]], rows: Sequence[int]) -> Callable[[], None]:
+    """Products of `rows` tokens, an adapter each, with matrices of all `sizes`, none read twice."""
     single = sum(count == 1 for count in rows)
-    layers = []
-    for name, module in runtime.base.model.named_modules():
-        if name.rpartition(".")[2] in LINEAR:
-            for size, out in ((module.in_features, RANK), (RANK, module.out_features)):
-                many = [(torch.randn(n, size), torch.randn(size, out)) for n in rows if n > 1]
-                layers.append((torch.randn(single, size), torch.randn(single, size, out), many))
+    several = [count for count in rows if count > 1]
     slots = Slots(tuple(range(single)))
+    layers = [
+        (
+            torch.randn(single, size),
+            torch.randn(single, size, out),
+            [(torch.randn(count, size), torch.randn(size, out)) for count in several],
+        )
+        for size, out in sizes
+    ]
 
     def products() -> None:
         for one, matrices, many in layers:
-            if len(one):
+            if single:
                 times(one, matrices, slots)
             for x, matrix in many:
                 torch.mm(x, matrix)
 
-    with torch.inference_mode():
-        return min(in_turn({"products": products}, 5)["products"])
+    return products

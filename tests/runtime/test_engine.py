@@ -20,6 +20,7 @@ from adapthub.runtime.host_copy import HostCopy
 from adapthub.runtime.kv import KV, Pages
 from adapthub.runtime.requests import Event, Generation, Request, generation
 from adapthub.runtime.residency import Residency
+from adapthub.runtime.rows import Part
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.text_stream import TextStream
@@ -399,6 +400,57 @@ def test_a_prompt_that_fits_only_without_its_prefix_fails_alone(running: Bench) 
     error = running.events["bad"][-1].error
     assert isinstance(error, InvalidInput)
     assert "together at most 149 fit behind a prefix of 11" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["base", "lora", "prefix"])
+@pytest.mark.parametrize("step_tokens", [512, 3 * PAGE + 1])
+def test_equal_prompts_that_come_together_are_computed_once(
+    kind: str, step_tokens: int, oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(step_tokens=step_tokens)
+    computed: list[int] = []
+    compute = bench.engine._forward.compute
+
+    def counted(parts: Sequence[Part]) -> Any:
+        computed.extend(part.count for part in parts)
+        return compute(parts)
+
+    monkeypatch.setattr(bench.engine._forward, "compute", counted)
+    text = range(20, 20 + 8 * PAGE + 2)
+    for number in range(4):
+        bench.submit(str(number), kind, text, max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    expected = oracle.greedy(kind, text, 3)
+    for number in range(4):
+        assert bench.result(str(number)).token_ids == expected
+    # Each computes its unfinished last page and two tokens more; a chunk may end in the middle of a page.
+    assert sum(computed) <= len(text) + 4 * (PAGE + 2) + (PAGE if step_tokens < 512 else 0)
+    assert sum(bench.result(str(number)).usage.cached_tokens for number in range(4)) >= 3 * 7 * PAGE
+    assert bench.leaks_nothing()
+
+
+def test_a_pass_that_fails_leaves_nothing_in_the_cache(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    text = range(20, 20 + 8 * PAGE + 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.engine._forward, "_pass", raising(RuntimeError("broken")))
+        bench.submit("first", "lora", text, max_new_tokens=3)
+        bench.run()
+    assert bench.events["first"][-1].error is not None
+    bench.submit("second", "lora", text, max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    assert bench.result("second").token_ids == oracle.greedy("lora", text, 3)
+    assert bench.result("second").usage.cached_tokens == 0
+    assert bench.leaks_nothing()
+
+
+def raising(error: Exception) -> Any:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    return fail
 
 
 def test_a_cached_prompt_needs_no_pages_of_its_own(oracle: Oracle, make: Any) -> None:

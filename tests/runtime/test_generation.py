@@ -187,7 +187,8 @@ def test_rows_of_one_call_use_different_adapters(oracle: Oracle, runtime: Runtim
 def test_texts_are_tokenised_as_the_bases_tokenizer_does(oracle: Oracle, runtime: Runtime) -> None:
     ids = list(runtime.base.tokenizer("ada was born")["input_ids"])  # type: ignore[misc]
     text, tokens = runtime.generate(["ada was born", ids], max_new_tokens=4, ignore_eos=True)
-    assert text == tokens
+    assert text.text == tokens.text
+    assert text.tokens == tokens.tokens
     assert text.token_ids == oracle.greedy("base", ids, 4)
 
 

@@ -77,14 +77,10 @@ class CacheAgainstDictionary(RuleBasedStateMachine):
             freed += 1
         assert self.cache.evict(count) == freed
 
-    @rule(digest=st.sampled_from(["a", "b", "c"]))
-    def forget(self, digest: str) -> None:
-        self.cache.forget(digest)
-        self.known = {
-            (root, tokens): kept
-            for (root, tokens), kept in self.known.items()
-            if digest not in [used for _, used in root[1]]
-        }
+    @rule(root=st.sampled_from(ROOTS))
+    def forget(self, root: Root) -> None:
+        self.cache.forget_root(root)
+        self.known = {beginning: kept for beginning, kept in self.known.items() if beginning[0] != root}
 
     def naive_match(self, root: Root, tokens: Sequence[int]) -> list[int]:
         self.time += 1
