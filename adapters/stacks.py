@@ -66,6 +66,8 @@ class Stacks:
         self._segments, self._used, self._rest = (), [], []
 
     def _plan(self, segments: tuple[Segment, ...], updates: Mapping[str, Sequence[Update]]) -> None:
+        # What is half made when something fails below must serve nobody.
+        self._segments, self._used, self._rest = (), [], []
         groups, others = _grouped(segments, tuple([_kind(segment, updates) for segment in segments]))
         used, rest = [], list(others)
         for group in groups:
@@ -109,7 +111,7 @@ class _Group:
     factors: torch.Tensor
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=1024)  # more than a base has modules, which may all differ
 def _grouped(segments: tuple[Segment, ...], kinds: tuple[_Kind, ...]) -> tuple[list[_Group], list[Segment]]:
     """What a stack can serve of `segments`, and the others that have an update: once for all modules of one kind."""
     of_rank: dict[int, dict[str, tuple[Segment, float]]] = {}
@@ -144,11 +146,12 @@ def _places(starts: Sequence[int]) -> slice | torch.Tensor:
 class _Stack:
     """LoRAs of one rank, a [slots, in, r] and b [slots, r, out], both read in the order of memory; and the rows they serve.
 
-    `slot_of` says which slot holds whose copy, the oldest copy first.
+    `slot_of` says which slot holds whose copy, the oldest copy first; `free` are the others.
     """
 
     def __init__(self) -> None:
         self.slot_of: dict[str, int] = {}
+        self.free: list[int] = []
         self.a = self.b = self.factors = torch.empty(0)
         self.tokens: slice | torch.Tensor = slice(0)
         self.slots = Slots(())
@@ -181,12 +184,12 @@ class _Stack:
     def _copy(self, missing: Sequence[str], group: _Group, updates: Mapping[str, Sequence[Update]]) -> None:
         idle = iter([digest for digest in self.slot_of if digest not in group.digests])
         for digest in missing:
-            room = len(self.slot_of) < len(self.a)
-            slot = len(self.slot_of) if room else self.slot_of.pop(next(idle))
-            self.slot_of[digest] = slot
-            update = _low_rank(digest, updates)
+            if not self.free:
+                self.free.append(self.slot_of.pop(next(idle)))
+            slot, update = self.free[-1], _low_rank(digest, updates)
             self.a[slot].copy_(update.a_t)
             self.b[slot].copy_(update.b_t)
+            self.slot_of[digest] = self.free.pop()
 
     def _grow(self, group: _Group, updates: Mapping[str, Sequence[Update]], budget: StackBudget) -> bool:
         slots = -(-len(group.digests) // 8) * 8
@@ -194,12 +197,13 @@ class _Stack:
         more = slots * (like.a.nbytes + like.b.nbytes) - self.bytes
         if more > budget.left:
             return False
-        budget.left -= more
         with torch.inference_mode(False):  # may be written to by passes in and out of inference mode
             a, b = like.a.new_empty(slots, *like.a_t.shape), like.b.new_empty(slots, *like.b_t.shape)
         if self.slot_of:
             a[: len(self.a)].copy_(self.a)
             b[: len(self.b)].copy_(self.b)
+        budget.left -= more
+        self.free += range(len(self.a), slots)
         self.a, self.b = a, b
         return True
 
@@ -213,6 +217,8 @@ class Slots:
 
     def __init__(self, slots: tuple[int, ...]) -> None:
         self._slots = torch.tensor(slots, dtype=torch.int32)
+        self._follow = all(b - a == 1 for a, b in pairwise(slots))
+        self._on: dict[torch.device, torch.Tensor] = {}
         self._lookups: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     @classmethod
@@ -223,9 +229,14 @@ class Slots:
             _SHARED[slots] = found = cls(slots)
         return found
 
-    def on(self, device: torch.device) -> torch.Tensor:
-        """The slots, [rows]."""
-        return self._slots.to(device)
+    def of_stack(self, matrices: torch.Tensor) -> torch.Tensor:
+        """The matrices in these slots, [n, k, m]: a view where the slots follow each other."""
+        if self._follow and len(self._slots):
+            first = int(self._slots[0])
+            return matrices[first : first + len(self._slots)]
+        if matrices.device not in self._on:
+            self._on[matrices.device] = self._slots.to(matrices.device)
+        return matrices.index_select(0, self._on[matrices.device])
 
     def lookup(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Where the `size` rows of every matrix lie among all of a stack's, [n * size], and where each one starts there."""
@@ -242,7 +253,7 @@ _SHARED: WeakValueDictionary[tuple[int, ...], Slots] = WeakValueDictionary()
 def times(rows: torch.Tensor, matrices: torch.Tensor, slots: Slots) -> torch.Tensor:
     """Each row times the matrix in its slot: rows [n, k], matrices [slots, k, m] -> [n, m]."""
     if matrices.device.type != "cpu" or matrices.dtype != torch.float32:
-        return torch.bmm(rows[:, None], matrices.index_select(0, slots.on(matrices.device)))[:, 0]
+        return torch.bmm(rows[:, None], slots.of_stack(matrices))[:, 0]
     # A weighted sum of the matrix's rows, as an embedding looks them up: at the speed of memory, unlike products of one row.
     places, starts = slots.lookup(rows.shape[1])
     return F.embedding_bag(

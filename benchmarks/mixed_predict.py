@@ -96,25 +96,23 @@ def _inputs(device: str, folder: Path, batches: int) -> tuple[Path, dict[str, li
 
 
 def _adapters(base: Path, folder: Path, count: int) -> list[Path]:
-    paths = []
-    for index in range(count):
-        rank = RANKS[index % len(RANKS)]
-        torch.manual_seed(index)
-        model = AutoModelForTokenClassification.from_pretrained(base, num_labels=LABELS)
-        config = LoraConfig(
-            task_type="TOKEN_CLS",
-            r=rank,
-            lora_alpha=rank,
-            target_modules=LINEAR,
-            init_lora_weights="gaussian",
+    paths: dict[int, Path] = {}
+    for rank in RANKS[:count]:
+        config = LoraConfig(task_type="TOKEN_CLS", r=rank, lora_alpha=rank, target_modules=LINEAR)
+        model = get_peft_model(
+            AutoModelForTokenClassification.from_pretrained(base, num_labels=LABELS), config
         )
-        peft_model = get_peft_model(model, config)
-        for name, parameter in peft_model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.02)
-        peft_model.save_pretrained(str(folder / f"adapter-{index}"))
-        paths.append(folder / f"adapter-{index}")
-    return paths
+        for index in range(RANKS.index(rank), count, len(RANKS)):
+            generator = torch.Generator().manual_seed(index)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if "lora_A" in name:
+                        parameter.normal_(std=1 / rank, generator=generator)
+                    elif "lora_B" in name or "modules_to_save" in name:
+                        parameter.normal_(std=0.02, generator=generator)
+            paths[index] = folder / f"adapter-{index}"
+            model.save_pretrained(str(paths[index]))
+    return [paths[index] for index in range(count)]
 
 
 def _measure(
@@ -207,7 +205,7 @@ def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]
     comparable(model)
     peft = PeftModel.from_pretrained(model, str(adapters[0]), adapter_name="a0")
     for index, adapter in enumerate(adapters[1:], start=1):
-        peft.load_adapter(str(adapter), adapter_name=f"a{index}")
+        peft.load_adapter(str(adapter), adapter_name=f"a{index}", low_cpu_mem_usage=True)
     return peft.eval()
 
 

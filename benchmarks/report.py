@@ -39,7 +39,7 @@ SECTIONS = {
         "with seed 0, further rows are other settings that were run with several seeds, and the results file lists all that were tried. "
         "`mean` is over as many seeds as the column says, on the test split; `spread` is the largest less the smallest; `minutes` are "
         "processor minutes a run, evaluation included. The curves below are on validation. The recipes' defaults are 2e-3 for NER and 1e-3 "
-        "for the classification of texts, where 2e-3 is too fast for R8. With twice the steps (NER, batches of 16, same epochs; "
+        "for the classification of texts. With twice the steps (NER, batches of 16, same epochs; "
         "`results/quality-batch-16`) full fine-tuning gains more than LoRA does: .876 with one seed, against .856 with three.",
     ),
     "precision": (

@@ -200,6 +200,9 @@ class Engine:
             deadline=request.deadline,
         )
         self._requests[request.id] = request
+        if request.deadline is not None and request.deadline <= waiting.arrived:
+            self._end(request.id, "deadline")
+            return
         try:
             self._scheduler.submit(waiting)
         except AdaptHubError as error:
@@ -268,7 +271,7 @@ class Engine:
             self._end(waiting.id, "error", as_ours(error, "the request could not start"))
             return True
         gained = self._paging.reuse(request, row.tokens, row.held)
-        if not row.charged:  # after a preemption it finds what it computed itself
+        if not row.restarted:  # else it finds what it computed itself
             row.cached = gained
             self._charge_input(row)
         return True
@@ -284,7 +287,7 @@ class Engine:
             if row.request.id not in self._running:  # preempted for one before it
                 continue
             if not row.generated and budget:  # others may be computing the same prompt
-                row.cached += self._paging.reuse(row.request, row.tokens, row.held)
+                self._go_on_from_others(row)
             count = min(row.pending, budget)
             if not count:
                 break
@@ -295,6 +298,12 @@ class Engine:
                 if not row.generated:
                     self._paging.keep(row.request, row.tokens, row.held, ahead=count)
         return sorted(parts, key=lambda part: part.row.request.selection)
+
+    def _go_on_from_others(self, row: Row) -> None:
+        gained = self._paging.reuse(row.request, row.tokens, row.held)
+        if gained and not row.restarted:
+            row.cached += gained
+            self._scheduler.charge(row.request.tenant, input_tokens=-gained)  # its tenant paid for all of it
 
     def _make_room(self, row: Row, count: int, planned: Sequence[Row]) -> bool:
         """Pages for the row's next `count` tokens; False if the row itself had to be preempted."""
@@ -310,6 +319,7 @@ class Engine:
         lowest = min(row.request.priority for row in rows)
         row = [row for row in rows if row.request.priority == lowest][-1]
         self.preemptions += 1
+        row.restarted = True
         self._stop(row)
         self._requests[row.request.id] = row.request
         self._preempted[row.request.id] = row
@@ -348,7 +358,6 @@ class Engine:
         """Prompt tokens that will be computed, once, and before another is chosen; what a preemption computes again is not
         the tenant's fault.
         """
-        row.charged = True
         self._scheduler.charge(row.request.tenant, input_tokens=len(row.request.prompt_ids) - row.cached)
 
     def _give(self, row: Row, token: Sampled) -> None:
@@ -388,7 +397,7 @@ class Engine:
                 assert row is not None
                 if error is None:
                     self._paging.keep(row.request, row.tokens, row.held)
-                else:  # what it computed may be broken
+                elif row.held.pages:  # what it computed may be broken
                     self._paging.distrust(row.request)
                 self._stop(row)
             else:

@@ -1,7 +1,8 @@
 """Feeding generation: prompts under adapters by name as requests to the service, as its queue has room.
 
-What one call asks for is checked, and its names resolved, before any of it is submitted; what a name means then stays until
-its requests have ended. Does not know how text is generated or own a thread (generation does).
+Prompts and settings of one call are checked, and its names resolved, before any of it is submitted; what a name means then
+stays until its requests have ended. Whether an adapter can generate, and its prefix fits, shows when a request starts. Does
+not know how text is generated or own a thread (generation does).
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
 from adapthub.adapters.attach import Selection
 from adapthub.adapters.errors import InvalidInput, Overloaded
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.runtime.generation import AsyncStream, GenerationService, Prompt, Stream, Submit, ends_at
+from adapthub.runtime.generation import GenerationService, Prompt, ends_at
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.requests import Event, Generation
 from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.streams import AsyncStream, Stream, Submit
 
 _POLL = 0.02  # seconds after which a caller with more prompts looks for room again
 
@@ -39,19 +42,19 @@ class Asked:
 
     def __init__(self, service: GenerationService, ids: Sequence[int], terms: Terms, choice: int) -> None:
         self._service, self._ids, self._terms, self._choice = service, ids, terms, choice
-        self._names: Names | None = None
+        self._holding: list[Names] = []  # one, until it is released
         self._selection: Selection = ()
 
-    def take(self, names: Names, name: str | None) -> None:
-        """Resolve the name. Raises what that raises."""
-        self._selection = names.take(name)
-        self._names = names
+    def hold(self, names: Names, selection: Selection) -> None:
+        """Run on `selection`, which somebody took from `names`, and keep it from now on."""
+        names.share(selection)
+        self._selection = selection
+        self._holding.append(names)
 
     def release(self) -> None:
-        """Let go of what the name meant. Idempotent."""
-        names, self._names = self._names, None
-        if names is not None:
-            names.give_back([digest for _, digest in self._selection])
+        """Let go of what the name meant. Idempotent; from any thread."""
+        with suppress(IndexError):
+            self._holding.pop().give_back([digest for _, digest in self._selection])
 
     def submit(self, deliver: Callable[[Event], None]) -> str:
         """Queue the request, without waking an idle engine; returns its id. May be called again if the queue was full."""
@@ -90,16 +93,18 @@ class Feed:
             raise InvalidInput("a text stands where a list of prompts is wanted", hint="Write [prompt].")
         names = one_each(adapters, len(prompts), "prompts")
         terms = _terms(sampling, tenant, priority, timeout)
-        choices = range(terms.sampling.n)
-        asked = [[self._checked(prompt, terms, choice) for choice in choices] for prompt in prompts]
+        asked = [self._checked(prompt, terms) for prompt in prompts]
+        taken: dict[str | None, Selection] = {}
         try:
-            for name, of_prompt in zip(names, asked, strict=True):
-                for one in of_prompt:
-                    one.take(self._names, name)
-        except BaseException:
-            release([one for of_prompt in asked for one in of_prompt])
-            raise
-        return [one for of_prompt in asked for one in of_prompt]
+            for name in names:
+                if name not in taken:
+                    taken[name] = self._names.take(name)
+            for name, choices in zip(names, asked, strict=True):
+                for one in choices:
+                    one.hold(self._names, taken[name])
+        finally:
+            self._names.give_back([digest for selection in taken.values() for _, digest in selection])
+        return [one for choices in asked for one in choices]
 
     def ask_one(
         self,
@@ -116,7 +121,7 @@ class Feed:
             raise InvalidInput(
                 f"n = {terms.sampling.n}", hint="A stream has one text: leave n out, or use generate."
             )
-        one = self._checked(prompt, terms, 0)
+        (one,) = self._checked(prompt, terms)
 
         def submit(deliver: Callable[[Event], None]) -> str:
             def deliver_and_release(event: Event) -> None:
@@ -124,12 +129,15 @@ class Feed:
                     one.release()
                 deliver(event)
 
-            one.take(self._names, None if adapter is None else str(adapter))
+            selection = self._names.take(None if adapter is None else str(adapter))
             try:
+                one.hold(self._names, selection)
                 id = one.submit(deliver_and_release)
             except BaseException:
                 one.release()
                 raise
+            finally:
+                self._names.give_back([digest for _, digest in selection])
             self._service().wake()
             return id
 
@@ -193,11 +201,12 @@ class Feed:
                 stream.leave()
             release(asked)
 
-    def _checked(self, prompt: Prompt, terms: Terms, choice: int) -> Asked:
+    def _checked(self, prompt: Prompt, terms: Terms) -> list[Asked]:
+        """Every choice of one prompt."""
         service = self._service()
         ids = service.prompt_ids(prompt)
         service.engine.check_prompt(ids, terms.sampling.max_new_tokens)
-        return Asked(service, ids, terms, choice)
+        return [Asked(service, ids, terms, choice) for choice in range(terms.sampling.n)]
 
 
 def release(asked: Sequence[Asked]) -> None:

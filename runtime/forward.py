@@ -37,12 +37,15 @@ class Forward:
         try:
             return self._pass(parts)
         except Exception as error:
-            groups = {part.row.request.selection for part in parts}
+            # Rows that may read each other's pages, written in this very pass, stay together.
+            groups: dict[Selection, list[Part]] = {}
+            for part in parts:
+                groups.setdefault(part.row.request.adapters, []).append(part)
             if len(groups) == 1:
                 return {part.row.request.id: as_ours(error, "the pass failed") for part in parts}
             results: dict[str, torch.Tensor | AdaptHubError] = {}
-            for selection in groups:
-                results |= self.compute([part for part in parts if part.row.request.selection == selection])
+            for together in groups.values():
+                results |= self.compute(together)
             return results
 
     def _pass(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:

@@ -1,4 +1,4 @@
-"""Generation as a service: a thread that steps the engine, and requests to it as results, streams and awaitables.
+"""Generation as a service: a thread that steps the engine, and what may be asked of it.
 
 `GenerationService` finds out whether a base can generate, sizes the pool of keys and values, and owns the thread. Does not
 resolve names or schedule (the engine does).
@@ -6,15 +6,11 @@ resolve names or schedule (the engine does).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
@@ -26,7 +22,7 @@ from adapthub.runtime.attention import Serving, serves
 from adapthub.runtime.constraints import compile_constraint
 from adapthub.runtime.engine import Engine, Load
 from adapthub.runtime.kv import KV, Pages, page_bytes
-from adapthub.runtime.requests import Event, Generation, Request, generation
+from adapthub.runtime.requests import Event, Request
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.text_stream import TextStream
@@ -41,11 +37,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # A text, the ids of its tokens, or a conversation: messages with "role" and "content".
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-# Queues a request whose events go to what is given, and returns its id.
-Submit = Callable[[Callable[[Event], None]], str]
-PAGE_SIZE = (
-    4  # tokens; the last page of a request is half empty on average, and runs of pages are read as one
-)
+# Tokens; the last page of a request is half empty on average, and runs of pages are read as one.
+PAGE_SIZE = 4
 _KV_SHARE = 0.25  # of the free memory, unless kv_tokens says otherwise
 _POLL = 0.05  # seconds between steps that found nothing to compute while requests wait
 
@@ -225,154 +218,6 @@ def ends_at(timeout: float | None) -> float | None:
     if not (isinstance(timeout, int | float) and timeout >= 0):
         raise InvalidInput(f"timeout is {timeout!r}", hint="Give a number of seconds.")
     return time.monotonic() + timeout
-
-
-class Stream:
-    """The events of one request as they come, for a caller that waits: iterate, or take the `result`. Behind the last
-    event both raise the error that the request ended with.
-
-    Leaving the iteration early cancels the request, and so does leaving a `with` block.
-    """
-
-    def __init__(
-        self, submit: Callable[[Callable[[Event], None]], str], cancel: Callable[[str], None]
-    ) -> None:
-        self._events: SimpleQueue[Event] = SimpleQueue()
-        self._cancel = cancel
-        self._seen: list[Event] = []
-        self.id = submit(self._events.put)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-
-    def __iter__(self) -> Iterator[Event]:
-        with self:
-            while not self._ended:
-                yield self._next()
-        if (error := self._seen[-1].error) is not None:
-            raise error
-
-    def result(self) -> Generation:
-        """Everything, once the request has ended. Raises the error that it ended with."""
-        self.ended_within(None)
-        return generation(self._seen)
-
-    def ended_within(self, seconds: float | None) -> bool:
-        """Whether the request has ended; waits for that, at most so long where a time is given."""
-        last = None if seconds is None else time.monotonic() + seconds
-        while not self._ended:
-            try:
-                left = None if last is None else max(0.0, last - time.monotonic())
-                self._seen.append(self._events.get(timeout=left))
-            except Empty:
-                return False
-        return True
-
-    def leave(self) -> None:
-        """Cancel the request if it has not ended: nobody reads on."""
-        if not self._ended:
-            with suppress(InvalidInput):  # it ended, and nobody has read so far
-                self.cancel()
-
-    def cancel(self) -> None:
-        """End the request; its last event says "cancelled". Raises InvalidInput if it has ended."""
-        self._cancel(self.id)
-
-    @property
-    def _ended(self) -> bool:
-        return bool(self._seen) and self._seen[-1].finish_reason is not None
-
-    def _next(self) -> Event:
-        event = self._events.get()
-        self._seen.append(event)
-        return event
-
-
-class AsyncStream:
-    """The same on an event loop: `async for event in stream`, or `await stream.result()`.
-
-    A task that is cancelled while it waits cancels the request. Made by `open`.
-    """
-
-    def __init__(self, cancel: Callable[[str], None]) -> None:
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._cancel = cancel
-        self._seen: list[Event] = []
-        self.id = ""
-
-    @classmethod
-    async def open(cls, submit: Submit, cancel: Callable[[str], None]) -> AsyncStream:
-        """Submit, on another thread: a name may have to be pulled and loaded first."""
-        stream = cls(cancel)
-        deliver = partial(_put, asyncio.get_running_loop(), stream._events)
-        left = threading.Event()
-
-        def submit_unless_left() -> None:
-            stream.id = submit(deliver)
-            if left.is_set():
-                stream.leave()
-
-        try:
-            await asyncio.to_thread(submit_unless_left)
-        except asyncio.CancelledError:  # the thread goes on: whoever comes second sees what the first did
-            left.set()
-            stream.leave()
-            raise
-        return stream
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        try:
-            while not self._ended:
-                yield await self._next()
-        finally:
-            self.leave()
-        if (error := self._seen[-1].error) is not None:
-            raise error
-
-    async def result(self) -> Generation:
-        """Everything, once the request has ended. Raises the error that it ended with."""
-        async for _ in self:
-            pass
-        return generation(self._seen)
-
-    async def ended_within(self, seconds: float | None) -> bool:
-        """Whether the request has ended; waits for that, at most so long where a time is given."""
-        try:
-            async with asyncio.timeout(seconds):
-                while not self._ended:
-                    await self._next()
-        except TimeoutError:
-            return False
-        return True
-
-    def leave(self) -> None:
-        """Cancel the request if it has not ended: nobody reads on."""
-        if self.id and not self._ended:
-            with suppress(InvalidInput):  # it ended, and nobody has read so far
-                self.cancel()
-
-    def cancel(self) -> None:
-        """End the request; its last event says "cancelled". Raises InvalidInput if it has ended."""
-        self._cancel(self.id)
-
-    @property
-    def _ended(self) -> bool:
-        return bool(self._seen) and self._seen[-1].finish_reason is not None
-
-    async def _next(self) -> Event:
-        event = await self._events.get()
-        self._seen.append(event)
-        return event
-
-
-def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
-    try:
-        loop.call_soon_threadsafe(events.put_nowait, event)
-    except RuntimeError:  # the loop was closed: nobody listens any more
-        return
 
 
 def kv_tokens(serving: Serving, free: int, limits: Limits) -> int:

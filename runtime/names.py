@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -99,6 +99,11 @@ class Names:
             raise
         return tuple(taken)
 
+    def share(self, selection: Selection) -> None:
+        """What was taken is used once more."""
+        with self._lock:
+            self._uses.update(digest for _, digest in selection)
+
     def give_back(self, digests: Sequence[str]) -> None:
         """Digests that were taken; what nobody needs any more is forgotten."""
         with self._lock:
@@ -151,7 +156,8 @@ class Names:
         for digest in {*digests} - set(self._meanings.values()):
             if self._uses[digest] == 0 and digest in self._artifacts:
                 del self._uses[digest], self._artifacts[digest]
-                self._residency.forget(digest)
+                with suppress(AdapterNotFound):  # it was closed meanwhile
+                    self._residency.forget(digest)
 
     def _wait(self, digests: Sequence[str]) -> None:
         with self._loaded:

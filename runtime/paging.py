@@ -59,10 +59,13 @@ class Paging:
         # Held meanwhile: making room might drop just these.
         cached = self._cache.match(_root(request), tokens)
         try:
-            lacking = self._needed(request, len(tokens)) - len(cached) + spare - self._pages.free
-            if lacking > 0:
-                self._reclaim(lacking)  # perhaps its own prefix
-            return self._needed(request, len(tokens)) - len(cached) + spare <= self._pages.free
+            while (
+                lacking := self._needed(request, len(tokens)) - len(cached) + spare - self._pages.free
+            ) > 0:
+                # Nothing is dropped for what would not fit all the same. Its own prefix may go, and is then needed anew.
+                if lacking > self._reclaimable() or not self._reclaim(lacking):
+                    return False
+            return True
         finally:
             self._pages.give_back(cached)
 
@@ -164,6 +167,11 @@ class Paging:
         # Some at once: what was computed together lies together, and so does what takes its place.
         return self._cache.evict(max(count, self._pages.count // _EVICTED)) > 0 or self._drop_idle_prefixes()
 
+    def _reclaimable(self) -> int:
+        """At most so many pages `_reclaim` can free."""
+        idle = (len(prefix.pages) for prefix in self._prefixes.values() if prefix.readers == 0)
+        return len(self._cache) + sum(idle)
+
     def _drop_idle_prefixes(self) -> bool:
         idle = [digest for digest, prefix in self._prefixes.items() if prefix.readers == 0]
         for digest in idle:
@@ -173,4 +181,4 @@ class Paging:
 
 def _root(request: Request) -> Root:
     """What its pages may be shared with: the same tenant, adapters and weights."""
-    return request.tenant, tuple(sorted(request.selection, key=lambda term: term[1]))
+    return request.tenant, request.adapters

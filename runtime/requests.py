@@ -61,6 +61,11 @@ class Request:
     deadline: float | None = None
 
     @property
+    def adapters(self) -> Selection:
+        """Its adapters and weights, the same for every order in which they were named."""
+        return tuple(sorted(self.selection, key=lambda term: term[1]))
+
+    @property
     def digests(self) -> tuple[str, ...]:
         """The adapters that it runs on."""
         return tuple(digest for _, digest in self.selection)

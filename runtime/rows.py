@@ -17,7 +17,7 @@ from adapthub.runtime.text_stream import TextStream
 @dataclass(eq=False)
 class Row:
     """A request that runs. `tokens`: prompt and generated; `held.length` of them have keys and values. `cached`: of the
-    prompt's, those that were found computed; `charged`: whether its tenant paid for the others."""
+    prompt's, those that others computed; `restarted`: whether it was preempted before."""
 
     request: Request
     waiting: Waiting
@@ -26,7 +26,7 @@ class Row:
     tokens: list[int]
     held: Held = field(default_factory=Held)
     cached: int = 0
-    charged: bool = False
+    restarted: bool = False
 
     @property
     def pending(self) -> int:

@@ -25,7 +25,7 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
 from adapthub.runtime.feeding import Asked, Feed, release
-from adapthub.runtime.generation import AsyncStream, GenerationService, Limits, Prompt, Stream
+from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.names import Adapter, Names
 from adapthub.runtime.predict import Prediction, Text
 from adapthub.runtime.predictor import Predictor
@@ -33,6 +33,7 @@ from adapthub.runtime.registered import Resident
 from adapthub.runtime.requests import Generation
 from adapthub.runtime.residency import Residency
 from adapthub.runtime.scheduler import Scheduler
+from adapthub.runtime.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Registry
@@ -200,11 +201,19 @@ class Runtime:
         **options: Any,
     ) -> list[Generation]:
         """`generate` for an event loop, which it does not block; a task that is cancelled cancels its requests."""
-        asking = asyncio.ensure_future(asyncio.to_thread(self._feed.ask_all, prompts, adapters, **options))
+        asked: list[Asked] = []
+        left = threading.Event()
+
+        def ask() -> None:
+            asked.extend(self._feed.ask_all(prompts, adapters, **options))
+            if left.is_set():
+                release(asked)
+
         try:
-            asked = await asyncio.shield(asking)
-        except asyncio.CancelledError:  # the thread goes on
-            asking.add_done_callback(_release)
+            await asyncio.to_thread(ask)
+        except asyncio.CancelledError:  # the thread goes on: whoever comes second sees what the first did
+            left.set()
+            release(asked)
             raise
         return await self._feed.aresults(asked)
 
@@ -247,8 +256,3 @@ class Runtime:
 
             self._hub = open_hub()
         return self._hub.pull(ref)
-
-
-def _release(asking: asyncio.Future[list[Asked]]) -> None:
-    if not asking.cancelled() and asking.exception() is None:
-        release(asking.result())

@@ -24,9 +24,10 @@ from adapthub.adapters.errors import (
 )
 from adapthub.runtime import Runtime, generation
 from adapthub.runtime.attention import Serving, serves
-from adapthub.runtime.generation import AsyncStream, Limits
+from adapthub.runtime.generation import Limits
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.scheduler import Scheduler
+from adapthub.runtime.streams import AsyncStream
 from tests.runtime.generating import Oracle, write_oracle
 
 LIMITS = Limits(kv_tokens=2048, max_rows=16)
