@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # One thread a process: with more, small-operator loops stall on shared cores (see docs/benchmarks.md).
+# Uninstalled, by whatever Python has the libraries: GPU images bring their own.
+ON_GPU := ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:.:$(PYTHONPATH) $(or $(wildcard $(BIN)/python),$(PYTHON))
 RUN := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test test-all test-gpu bench bench-gpu lint docs clean
@@ -23,7 +25,8 @@ test-all: $(STAMP) lint
 	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu:
-	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m pytest -m gpu tests/adapters tests/runtime
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu tests/adapters tests/runtime
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/runtime/test_graphs.py tests/runtime/test_engine.py
 
 bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.mixed_predict
@@ -34,7 +37,9 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.generate --adapters 32
 
 bench-gpu:
-	ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.mixed_predict --device cuda
+	$(ON_GPU) -m benchmarks.mixed_predict --device cuda --rounds 3
+	$(ON_GPU) -m benchmarks.generate --device cuda --model qwen2.5-0.5b --adapters 32 --spread uniform --part mixes --rounds 1
+	$(ON_GPU) -m benchmarks.generate --device cuda --model qwen2.5-0.5b --adapters 32 --spread uniform --part mixes --rounds 1 --quantize nf4
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

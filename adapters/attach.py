@@ -30,10 +30,11 @@ from adapthub.adapters.bank import Bank
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.binding import bind
 from adapthub.adapters.delta import Segment
+from adapthub.adapters.entries import TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
-from adapthub.adapters.passes import Hook, NotByToken, by_token, not_by_token, running
+from adapthub.adapters.passes import Hook, NotByToken, by_token, not_by_token, running, running_told
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -229,6 +230,25 @@ class AdaptedBase:
                     self._bank.get(digest)
             with running(self, segments, (1, segments[-1].stop), kept):
                 yield
+
+    @contextmanager
+    def applying_told(self, entries: TokenEntries, paths: Sequence[str]) -> Iterator[None]:
+        """Within: a pass of `base.model` over [1, T] adds what `entries` say, by kernels, under the modules at `paths`.
+
+        Holds the lock. The caller runs the pass, in this thread, or captures it.
+        """
+        modules = {path: self._modules[path] for path in paths}
+        with self._lock, running_told(self, entries, modules, self._output):
+            yield
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Paths of the modules that some attached adapter touches."""
+        return frozenset(self._hooks)
+
+    def binding(self, digest: str) -> Binding:
+        """The one attached as `digest`. Raises AdapterNotFound."""
+        return self._bank.get(digest)
 
     def logits(
         self, features: Sequence[Mapping[str, Sequence[int]]], selections: Sequence[Selection]

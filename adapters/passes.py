@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from adapthub.adapters.delta import Segment, Update, apply_
+from adapthub.adapters.entries import TokenEntries
 from adapthub.adapters.errors import UnsupportedAdapter
 from adapthub.adapters.stacks import Stacks
 
 # Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
 _PROBE_TOKENS = 19
 
-_RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
+_RUNNING: ContextVar[_Running | _Told | None] = ContextVar("adapthub_running", default=None)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class _Running:
     only: tuple[tuple[float, str], ...] | None
 
 
+@dataclass(frozen=True)
+class _Told:
+    """A pass whose adapters the GPU's kernels are told."""
+
+    owner: object
+    entries: TokenEntries
+
+
 class NotByToken(Exception):
     """A module's input is not the batch's tokens (relative positions, attention heads): its rows cannot be told apart."""
 
@@ -77,6 +86,33 @@ def running(
         _RUNNING.reset(token)
 
 
+@contextmanager
+def running_told(
+    owner: object, entries: TokenEntries, modules: Mapping[str, nn.Module], output: str | None
+) -> Iterator[None]:
+    """Within: `owner`'s hooks see the tokens that `entries` are of, and so do its `modules` before they run.
+
+    `output` is which of them are the output embeddings.
+    """
+    told = _Told(owner, entries)
+    begins = [
+        module.register_forward_pre_hook(partial(_begin, told, path, path == output))
+        for path, module in modules.items()
+    ]
+    token = _RUNNING.set(told)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(token)
+        for begin in begins:
+            begin.remove()
+
+
+def _begin(told: _Told, path: str, is_output: bool, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+    if _RUNNING.get() is told:  # another thread may run the model for a prompt that it binds
+        told.entries.begin(path, args[0].reshape(-1, args[0].shape[-1]), is_output)
+
+
 @dataclass(frozen=True, eq=False)
 class Hook:
     """A forward hook on the module at `path`, which adds `updates`; `is_output` says that it is the output embeddings."""
@@ -93,6 +129,9 @@ class Hook:
             return
         x, y = args[0], output.view(-1, output.shape[-1])
         x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        if isinstance(pass_, _Told):
+            pass_.entries.end_(self.path, y, self.is_output)
+            return
         seen = pass_.kept if self.is_output and pass_.kept is not None else pass_.tokens
         if not seen.segments:  # every row is in the middle of its prompt
             return

@@ -61,6 +61,13 @@ def comparable(model: nn.Module) -> None:
             steady(module)
 
 
+def in_dtype(peft: nn.Module, dtype: torch.dtype) -> None:
+    """Let PEFT's adapters be of the base's dtype, as ours are: it keeps them in float32, and casts for each product."""
+    for name, parameter in peft.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            parameter.data = parameter.data.to(dtype)
+
+
 def milliseconds(seconds: list[float]) -> float:
     """The median in milliseconds."""
     return round(statistics.median(seconds) * 1000, 3)

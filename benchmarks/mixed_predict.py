@@ -9,14 +9,15 @@ Peers, in the same process and in turn, on one set of adapter files and one base
   peft         PEFT's `adapter_names` on the padded batch
 
 Rows are real CoNLL-2003 sentences (unlike lengths), and rows of 32 tokens (nothing to gain from padding). On CUDA, where
-nothing is fetched, a random BERT-large and random rows stand in. Every round has rows of its own, as in use: libraries that
-prepare themselves for a shape gain nothing from its return. Each result is checked against PEFT's logits.
+nothing is fetched, a random BERT of 12 layers of 1024 and random rows stand in. Every round has rows of its own, as in use:
+libraries that prepare themselves for a shape gain nothing from its return. Each result is checked against PEFT's logits.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from transformers import AutoModelForTokenClassification, BertConfig, BertModel,
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.base import Base, load_base
-from benchmarks.common import comparable, in_turn, milliseconds, print_table, ratio, write_results
+from benchmarks.common import comparable, in_dtype, in_turn, milliseconds, print_table, ratio, write_results
 
 ROWS, LABELS = 32, 9
 RANKS = (8, 16, 32, 64)
@@ -54,8 +55,9 @@ def main() -> None:
         for name in options.quantize:
             quantize = None if name == "none" else name
             results += _measure(path, quantize, options.device, adapters, batches, options.rounds)
+            command = " ".join(["python -m benchmarks.mixed_predict", *sys.argv[1:]])
+            print(write_results("mixed_predict", command, results, base=path.name))
     print_table(results)
-    print(write_results("mixed_predict", "python -m benchmarks.mixed_predict", results, base=path.name))
 
 
 def _inputs(device: str, folder: Path, batches: int) -> tuple[Path, dict[str, list[Rows]]]:
@@ -64,12 +66,12 @@ def _inputs(device: str, folder: Path, batches: int) -> tuple[Path, dict[str, li
     if device != "cpu":
         torch.manual_seed(0)
         config = BertConfig(
-            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+            hidden_size=1024, num_hidden_layers=12, num_attention_heads=16, intermediate_size=4096
         )
-        BertModel(config).save_pretrained(folder / "bert-large-random")
+        BertModel(config).save_pretrained(folder / "bert-12x1024-random")
         ids = range(1000, 30000)
         lengths = {"unlike": lambda: generator.randint(8, 96), "equal": lambda: 64}
-        return folder / "bert-large-random", {
+        return folder / "bert-12x1024-random", {
             name: [[generator.choices(ids, k=length()) for _ in range(ROWS)] for _ in range(batches)]
             for name, length in lengths.items()
         }
@@ -206,6 +208,7 @@ def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]
     peft = PeftModel.from_pretrained(model, str(adapters[0]), adapter_name="a0")
     for index, adapter in enumerate(adapters[1:], start=1):
         peft.load_adapter(str(adapter), adapter_name=f"a{index}", low_cpu_mem_usage=True)
+    in_dtype(peft, base.dtype)
     return peft.eval()
 
 

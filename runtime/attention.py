@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -62,11 +63,8 @@ def paged_batch(kv: KV, rows: Sequence[PagedRow]) -> Iterator[None]:
     T is the sum of the rows' `new`. Each row's pages must have room for them. On leaving without an error each row's
     `held.length` has grown by `new`; after an error nothing counts as written.
     """
-    token = _BATCH.set(Batch(kv, [(row.held, row.new) for row in rows]))
-    try:
+    with attending(partial(attend, Batch(kv, [(row.held, row.new) for row in rows]))):
         yield
-    finally:
-        _BATCH.reset(token)
     for row in rows:
         row.held.length += row.new
 
@@ -77,7 +75,34 @@ def positions(rows: Sequence[PagedRow]) -> torch.Tensor:
     return torch.tensor([[place for start, new in starts for place in range(start, start + new)]])
 
 
-_BATCH: ContextVar[Batch | None] = ContextVar("adapthub_paged_batch", default=None)
+class Attend(Protocol):
+    """One layer's attention of a pass, keys and values written."""
+
+    def __call__(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """query [1, heads, T, d], key [1, kv heads, T, d], value [1, kv heads, T, dv] -> [T, heads, dv]."""
+
+
+@contextmanager
+def attending(attend: Attend) -> Iterator[None]:
+    """Within: models set to `adapthub_paged` attend by `attend`."""
+    token = _ATTEND.set(attend)
+    try:
+        yield
+    finally:
+        _ATTEND.reset(token)
+
+
+_ATTEND: ContextVar[Attend | None] = ContextVar("adapthub_paged_attend", default=None)
 
 
 @dataclass
@@ -136,9 +161,9 @@ def _attention(
     """query [1, heads, T, d], key [1, kv heads, T, d] and value [1, kv heads, T, dv] -> [1, T, heads, dv]."""
     if (seen := _SEEN.get()) is not None:
         _look(seen, module, key, value, is_causal, sliding_window, other)
-    batch = _BATCH.get()
+    attend_here = _ATTEND.get()
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
-    if batch is None:
+    if attend_here is None:
         if softcap is None and s_aux is None:
             return cast(
                 tuple[torch.Tensor, None],
@@ -157,7 +182,7 @@ def _attention(
             )
         return _plain(query, key, value, attention_mask, scale, softcap, s_aux).transpose(1, 2), None
     layer = cast(int, module.layer_idx)
-    output = attend(batch, layer, query, key, value, scale, sliding_window, softcap, s_aux)
+    output = attend_here(layer, query, key, value, scale, sliding_window, softcap, s_aux)
     return output[None], None
 
 
@@ -183,7 +208,7 @@ def _plain(
 def _attention_mask(*args: Any, **kwargs: Any) -> Any:
     if (seen := _SEEN.get()) is not None and kwargs.get("local_size") is not None:
         seen.masked_windows.add(int(kwargs["local_size"]))
-    if _BATCH.get() is not None:
+    if _ATTEND.get() is not None:
         return None
     return ALL_MASK_ATTENTION_FUNCTIONS[flat.ATTENTION](*args, **kwargs)
 

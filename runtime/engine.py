@@ -25,6 +25,7 @@ import torch
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, SamplingError
 from adapthub.runtime.forward import Forward
+from adapthub.runtime.graphs import graphs_for
 from adapthub.runtime.inbox import Inbox
 from adapthub.runtime.kv import KV, Held, Pages
 from adapthub.runtime.paging import Paging
@@ -80,7 +81,8 @@ class Engine:
         self._vocabulary = cast(torch.nn.Embedding, adapted.base.model.get_input_embeddings()).num_embeddings
         self._pages = pages
         self._paging = Paging(adapted, kv, pages, context)
-        self._forward = Forward(adapted, kv)
+        graphs = graphs_for(adapted, kv, context=context, max_rows=max_rows, max_tokens=step_tokens)
+        self._forward = Forward(adapted, kv, graphs)
         self._stream = stream
         self._eos_ids = eos_ids
         self._max_rows = max_rows

@@ -5,35 +5,67 @@ Does not choose the parts, take pages, or sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 
 from adapthub.adapters.attach import AdaptedBase, Selection
 from adapthub.adapters.delta import Segment
-from adapthub.adapters.errors import AdaptHubError
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
 from adapthub.adapters.memory import memory_errors
 from adapthub.runtime.attention import PagedRow, paged_batch, positions
+from adapthub.runtime.graphs import PassGraphs
 from adapthub.runtime.kv import KV
 from adapthub.runtime.requests import as_ours
 from adapthub.runtime.rows import Part
+
+_LOG = logging.getLogger(__name__)
 
 
 class Forward:
     """Passes of one adapted base, whose keys and values go to `kv`; the base's attention is set to it
     (`attention.serves`)."""
 
-    def __init__(self, adapted: AdaptedBase, kv: KV) -> None:
+    def __init__(self, adapted: AdaptedBase, kv: KV, graphs: PassGraphs | None) -> None:
         self._adapted = adapted
         self._model = adapted.base.model
         self._device = adapted.base.device
         self._kv = kv
+        self._graphs = graphs
 
     def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         """Logits [vocabulary] in float32 of every part that completes its row, by request. A failing adapter fails alone.
 
         The parts are sorted by selection, and their rows hold pages for them.
         """
+        # Rows that may read each other's pages, written in this very pass, have the same adapters.
+        told = [part for part in parts if self._has_graph(part)]
+        if self._graphs is None or not told or not self._graphs.fits(told):
+            return self._compute(parts)
+        others = [part for part in parts if part not in told]
+        return {**(self._compute(others) if others else {}), **self._replay(self._graphs, told)}
+
+    def _has_graph(self, part: Part) -> bool:
+        if self._graphs is None:
+            return False
+        with suppress(AdapterNotFound):  # said where it is computed
+            return self._graphs.serves(part.row.request.selection)
+        return False
+
+    def _replay(
+        self, graphs: PassGraphs, parts: Sequence[Part]
+    ) -> Mapping[str, torch.Tensor | AdaptHubError]:
+        try:
+            return graphs.compute(parts)
+        except Exception:
+            # Not every model can be captured. Nothing is lost but speed: no row counts as computed.
+            _LOG.warning("passes go on without CUDA graphs", exc_info=True)
+            self._graphs = None
+            return self._compute(parts)
+
+    def _compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         try:
             return self._pass(parts)
         except Exception as error:
@@ -45,7 +77,7 @@ class Forward:
                 return {part.row.request.id: as_ours(error, "the pass failed") for part in parts}
             results: dict[str, torch.Tensor | AdaptHubError] = {}
             for together in groups.values():
-                results |= self.compute(together)
+                results |= self._compute(together)
             return results
 
     def _pass(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:

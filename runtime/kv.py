@@ -181,7 +181,7 @@ class LayerShape:
 
 
 class KV:
-    """One pool of keys [kv heads, pages * page_size, head size] a layer, and one of values alike.
+    """One pool of keys [kv heads, slots + 1, head size] a layer, and one of values alike; `slots` is pages * page_size.
 
     A token's slot is page * page_size + its place in the page. `page_bytes` is what a page takes over all layers.
     """
@@ -196,7 +196,10 @@ class KV:
     ) -> None:
         self.page_size = page_size
         self.page_bytes = page_bytes(shapes, page_size, dtype)
-        slots = pages * page_size
+        self.slots = pages * page_size
+        # Behind all pages: where a captured pass writes what nobody reads.
+        self.spare = self.slots
+        slots = self.slots + 1
         self.keys = [torch.empty(s.heads, slots, s.size, device=device, dtype=dtype) for s in shapes]
         self.values = [torch.empty(s.heads, slots, s.value_size, device=device, dtype=dtype) for s in shapes]
 

@@ -11,7 +11,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Before any kernel is imported: without a GPU Triton's interpreter runs them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # No timed asserts: a deadline measures the machine, not the code.
 settings.register_profile("adapthub", deadline=None)
@@ -92,7 +97,6 @@ def write_tokenizer(folder: Path) -> None:
 
 def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 64) -> Path:
     """A random 2-layer BERT with a pooler (weights of usable size, dropout 0.1) and its tokenizer."""
-    import torch
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(seed)

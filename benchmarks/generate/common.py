@@ -9,30 +9,33 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from transformers import AutoTokenizer
 
-from adapthub.adapters.base import load_base
+from adapthub.adapters.base import Base, load_base
 from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
+from benchmarks.generate.files import TEXT
 
 REQUESTS, NEW = 32, 32
 KV_TOKENS, MAX_ROWS, STEP_TOKENS = 32768, 64, 512
 Prompts = list[list[int]]
-_TEXT = Path(__file__).parent.parent.parent / "README.md"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One base, how it is loaded, adapters for it on disk, and how much to measure.
+    """One base, how it is loaded and where, adapters for it on disk, and how much to measure.
 
-    `counts`: of adapters in flight. `folder`: to write more adapters into.
+    `counts`: of adapters in flight, by `spreads`. `folder`: to write more adapters into.
     """
 
     path: Path
     adapters: Sequence[Path]
     quantize: str | None
+    device: str
     counts: Sequence[int]
+    spreads: Sequence[str]
     rounds: int
     folder: Path
 
@@ -41,16 +44,23 @@ class Setting:
         """How it is loaded, in results."""
         return self.quantize or "none"
 
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """What everybody computes in."""
+        return "float32" if self.device == "cpu" else "bfloat16"
+
+    def base(self) -> Base:
+        return load_base(str(self.path), self.quantize, self.device, self.dtype)
+
     def runtime(self, slots: int | None = None) -> Runtime:
-        base = load_base(str(self.path), self.quantize, dtype="float32")
         limits = Limits(kv_tokens=KV_TOKENS, max_rows=MAX_ROWS, step_tokens=STEP_TOKENS)
-        return Runtime(base, slots=slots, limits=limits)
+        return Runtime(self.base(), slots=slots, limits=limits)
 
     def prompts(self) -> Prompts:
         """REQUESTS pieces of 16 to 64 tokens of a real text."""
         rng = random.Random(0)
         tokenizer = AutoTokenizer.from_pretrained(self.path)
-        ids = tokenizer(_TEXT.read_text())["input_ids"]
+        ids = tokenizer(TEXT.read_text())["input_ids"]
         starts = [rng.randrange(0, len(ids) - 64) for _ in range(REQUESTS)]
         return [ids[start : start + rng.randint(16, 64)] for start in starts]
 

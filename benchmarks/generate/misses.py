@@ -14,7 +14,6 @@ from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any
 
-from adapthub.adapters.base import load_base
 from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.requests import Event
@@ -40,11 +39,15 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
 
 def _gaps(setting: Setting) -> dict[str, list[float]]:
     """Seconds between tokens, with guests whose adapter is "there" or "missing", all rounds but the first together."""
-    guests = copies(setting.adapters[0], setting.folder / "guests", 1 + (setting.rounds + 1) * TOKENS // 8)
+    guests = copies(
+        setting.adapters[0],
+        setting.folder / f"guests-{setting.loaded}",
+        1 + (setting.rounds + 1) * TOKENS // 8,
+    )
     prompts = setting.prompts()
-    base = load_base(str(setting.path), setting.quantize, dtype="float32")
     gaps: dict[str, list[float]] = {"there": [], "missing": []}
-    with Runtime(base, slots=STEADY + 1, host_bytes=0, limits=Limits(kv_tokens=8192, max_rows=16)) as runtime:
+    limits = Limits(kv_tokens=8192, max_rows=16)
+    with Runtime(setting.base(), slots=STEADY + 1, host_bytes=0, limits=limits) as runtime:
         for guest in guests:
             runtime.register(guest)
         digests = [runtime.attach(setting.adapters[place]) for place in range(STEADY)]

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from adapthub.adapters.base import Base
 from adapthub.adapters.stacks import Slots, times
 from adapthub.runtime import Runtime
 from benchmarks.common import in_turn, print_table, ratio
@@ -33,8 +34,9 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
         peft = load_peft(setting)
         plain = load_plain(setting)
         for count in setting.counts:
-            for spread in ("uniform", "zipf") if 1 < count < REQUESTS * 4 else ("uniform",):
+            for spread in setting.spreads if 1 < count < REQUESTS * 4 else ("uniform",):
                 chosen = chosen_adapters(count, spread)
+                tokens: dict[str, list[list[int]]] = {}
                 programs: dict[str, Callable[[], Any]] = {
                     "base": partial(ours, runtime, prompts, [None] * REQUESTS),
                     "ours": partial(ours, runtime, prompts, [setting.adapters[i] for i in chosen]),
@@ -42,7 +44,8 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
                     "peft mixed": partial(peft_mixed, peft, prompts, chosen),
                     "transformers": partial(transformers, plain, prompts),
                 }
-                same = _same(programs["ours"](), programs["peft in turn"]())
+                for name in ("ours", "peft in turn"):
+                    programs[name] = partial(_keep, tokens, name, programs[name])
                 seconds = in_turn(programs, setting.rounds)
                 alone = statistics.median(seconds["base"])
                 filling, step = _products(runtime, chosen, [len(prompt) for prompt in prompts])
@@ -57,11 +60,15 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
                         "transformers / base": ratio(seconds, "transformers", "base"),
                         "base / ours": ratio(seconds, "base", "ours"),
                         "ceiling": alone / (alone + filling + (NEW - 1) * step),
-                        "same tokens": same,
+                        "same tokens": _same(tokens["ours"], tokens["peft in turn"]),
                     }
                 )
                 print_table(rows[-1:])
     return rows
+
+
+def _keep(kept: dict[str, list[list[int]]], name: str, program: Callable[[], list[list[int]]]) -> None:
+    kept[name] = program()
 
 
 def _same(own: list[list[int]], theirs: list[list[int]]) -> float:
@@ -80,24 +87,25 @@ def _products(runtime: Runtime, chosen: Sequence[int], lengths: Sequence[int]) -
     ]
     sizes = [size for m in modules for size in ((m.in_features, RANK), (RANK, m.out_features))]
     programs = {
-        "prompts": _program(sizes, list(tokens.values())),
-        "step": _program(sizes, list(Counter(chosen).values())),
+        "prompts": _program(sizes, list(tokens.values()), runtime.base),
+        "step": _program(sizes, list(Counter(chosen).values()), runtime.base),
     }
     with torch.inference_mode():
         seconds = in_turn(programs, 5)
     return min(seconds["prompts"]), min(seconds["step"])
 
 
-def _program(sizes: Sequence[tuple[int, int]], rows: Sequence[int]) -> Callable[[], None]:
+def _program(sizes: Sequence[tuple[int, int]], rows: Sequence[int], base: Base) -> Callable[[], None]:
     """Products of `rows` tokens, an adapter each, with matrices of all `sizes`, none read twice."""
     single = sum(count == 1 for count in rows)
     several = [count for count in rows if count > 1]
     slots = Slots(tuple(range(single)))
+    random = partial(torch.randn, device=base.device, dtype=base.dtype)
     layers = [
         (
-            torch.randn(single, size),
-            torch.randn(single, size, out),
-            [(torch.randn(count, size), torch.randn(size, out)) for count in several],
+            random(single, size),
+            random(single, size, out),
+            [(random(count, size), random(size, out)) for count in several],
         )
         for size, out in sizes
     ]

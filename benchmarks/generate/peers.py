@@ -22,7 +22,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from benchmarks.common import comparable
+from benchmarks.common import comparable, in_dtype
 from benchmarks.generate.common import KV_TOKENS, MAX_ROWS, NEW, STEP_TOKENS, Prompts, Setting
 
 _PAGE = 256  # tokens: its default
@@ -30,17 +30,18 @@ _PAGE = 256  # tokens: its default
 
 def load_plain(setting: Setting) -> Any:
     """The base as transformers loads it."""
-    options: dict[str, Any] = {}
+    dtype = getattr(torch, setting.dtype)
+    options: dict[str, Any] = {"device_map": {"": setting.device}, "dtype": dtype}
     if setting.quantize == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
+            bnb_4bit_compute_dtype=dtype,
         )
     if setting.quantize == "int8":
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    model = AutoModelForCausalLM.from_pretrained(setting.path, dtype=torch.float32, **options)
+    model = AutoModelForCausalLM.from_pretrained(setting.path, **options)
     comparable(model)
     return model.eval()
 
@@ -49,7 +50,8 @@ def load_peft(setting: Setting) -> PeftModel:
     """A base of its own with every adapter, "a0" and so on."""
     model = PeftModel.from_pretrained(load_plain(setting), str(setting.adapters[0]), adapter_name="a0")
     for index, adapter in enumerate(setting.adapters[1:], start=1):
-        model.load_adapter(str(adapter), adapter_name=f"a{index}")
+        model.load_adapter(str(adapter), adapter_name=f"a{index}", low_cpu_mem_usage=True)
+    in_dtype(model, getattr(torch, setting.dtype))
     return model.eval()
 
 
@@ -87,12 +89,13 @@ def transformers(model: Any, prompts: Prompts) -> None:
 def _generate(model: Any, prompts: Prompts, **options: Any) -> list[list[int]]:
     """Left-padded, as decoders are."""
     longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    paddings = [longest - len(prompt) for prompt in prompts]
+    ids = [[0] * padding + prompt for padding, prompt in zip(paddings, prompts, strict=True)]
+    mask = [[0] * padding + [1] * (longest - padding) for padding in paddings]
     with torch.inference_mode():
         output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             max_new_tokens=NEW,
             min_new_tokens=NEW,
             do_sample=False,

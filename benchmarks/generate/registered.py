@@ -16,7 +16,7 @@ from benchmarks.generate.files import copies
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
     prompts = setting.prompts()
-    many = copies(setting.adapters[0], setting.folder / "many", 2000)
+    many = copies(setting.adapters[0], setting.folder / f"many-{setting.loaded}", 2000)
     used = [many[i % 5] for i in range(REQUESTS)]
     programs: dict[str, Callable[[], Any]] = {}
     runtimes = []

@@ -130,7 +130,8 @@ def expected_logits(
                 inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             with torch.inference_mode():
-                logits = model(**inputs).logits[0]
+                logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
+            logits = logits[0].float().cpu()  # bitsandbytes puts its own on a GPU
             # Prompt tuning answers for its virtual tokens too.
             results.append(logits[-len(row["input_ids"]) :] if task == "text-generation" else logits)
     return results

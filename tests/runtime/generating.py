@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Oracle:
             model = load_plain(self.folder, CAUSAL, 0, quantize=self.quantize)
         else:
             model = self._load(kind)
-        return lambda tokens: model(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0, -1]
+        return partial(_last_logits, model)
 
     def _load(self, name: str) -> Any:
         with warnings.catch_warnings():
@@ -133,17 +133,24 @@ class Oracle:
         def logits(tokens: Sequence[int]) -> torch.Tensor:
             cache = DynamicCache()
             for layer in range(layers):
-                cache.update(parts[2 * layer], parts[2 * layer + 1], layer)
-            result = model(
-                input_ids=torch.tensor([list(tokens)]),
+                cache.update(parts[2 * layer].to(model.device), parts[2 * layer + 1].to(model.device), layer)
+            return _last_logits(
+                model,
+                tokens,
+                use_cache=True,
                 past_key_values=cache,
-                position_ids=torch.arange(length, length + len(tokens))[None],
-                attention_mask=torch.ones(1, length + len(tokens), dtype=torch.long),
-            ).logits[0, -1]
-            assert isinstance(result, torch.Tensor)
-            return result
+                position_ids=torch.arange(length, length + len(tokens), device=model.device)[None],
+                attention_mask=torch.ones(1, length + len(tokens), dtype=torch.long, device=model.device),
+            )
 
         return logits
+
+
+def _last_logits(model: Any, tokens: Sequence[int], **options: Any) -> torch.Tensor:
+    """Computed where the model is: bitsandbytes puts its own on a GPU where there is one."""
+    ids = torch.tensor([list(tokens)], device=model.device)
+    logits: torch.Tensor = model(input_ids=ids, **({"use_cache": False} | options)).logits[0, -1]
+    return logits.float().cpu()
 
 
 def write_oracle(folder: Path) -> Oracle:

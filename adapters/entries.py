@@ -1,0 +1,167 @@
+"""What the GPU's kernels are told of adapters: for every adapted module and row, the addresses of the row's matrices.
+
+`Entries` is a set of tensors whose place never changes, for passes of up to so many rows: a captured CUDA graph reads them,
+and serves other adapters once they have been `set` anew. LoRA with its bias and DoRA can be told; `addresses` says so
+of each adapter. Whoever runs a pass keeps its adapters attached until it has ended.
+
+Does not capture or run anything, and does not know which rows there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from adapthub.adapters.binder import Binding
+from adapthub.adapters.delta import Dora, LowRank, Update
+
+# As kernels.low_rank has them, which cannot be imported where there is no Triton.
+_COLUMNS, _FACTORS = 6, 2
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """One adapter's: int64 [modules, 6] and its scales, float32 [modules]; `rank` is the highest."""
+
+    table: torch.Tensor
+    scales: torch.Tensor
+    rank: int
+
+
+def addresses(binding: Binding, paths: Sequence[str], dtype: torch.dtype) -> Addresses | None:
+    """Those of an adapter over the modules at `paths`, all that it touches among them.
+
+    None where the kernels do not compute what it adds: another kind of update, several under one module, another dtype.
+    """
+    table, scales = torch.zeros(len(paths), _COLUMNS, dtype=torch.int64), torch.zeros(len(paths))
+    found: dict[str, tuple[tuple[int, ...], float]] = {}
+    for path, updates in binding.updates.items():
+        row = _row(updates[0], dtype) if len(updates) == 1 else None
+        if row is None:
+            return None
+        found[path] = row
+    for place, path in enumerate(paths):
+        if path in found:
+            table[place] = torch.tensor(found[path][0])
+            scales[place] = found[path][1]
+    return Addresses(table, scales, max((row[-1] for row, _ in found.values()), default=0))
+
+
+def _row(update: Update, dtype: torch.dtype) -> tuple[tuple[int, ...], float] | None:
+    gain = base_bias = None
+    if isinstance(update, Dora):
+        gain, base_bias, update = update.gain, update.base_bias, update.low_rank
+    if not isinstance(update, LowRank):
+        return None
+    tensors = update.a, update.b, update.bias, gain, base_bias
+    for tensor in tensors:
+        if tensor is not None and (tensor.dtype != dtype or not tensor.is_contiguous()):
+            return None
+    starts = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return (*starts, update.rank), update.scale
+
+
+class Entries:
+    """For passes of at most `rows` rows, each under at most `terms` adapters, over the modules at `paths`.
+
+    `rank`, a power of two, is the highest.
+    """
+
+    def __init__(self, paths: Sequence[str], rows: int, terms: int, rank: int, device: torch.device) -> None:
+        self.paths = tuple(paths)
+        self._place = {path: place for place, path in enumerate(paths)}
+        self._rank = rank
+        self._table = torch.zeros(len(paths), _COLUMNS, terms, rows, dtype=torch.int64, device=device)
+        self._factors = torch.zeros(len(paths), _FACTORS, terms, rows, device=device)
+        self._told: tuple[tuple[tuple[float, Addresses], ...], ...] = ()
+
+    def set(self, rows: Sequence[Sequence[tuple[float, Addresses]]]) -> None:
+        """Tell each row's (weight, adapter) terms; rows beyond those given have none."""
+        told = tuple([tuple(row) for row in rows])
+        if len(told) == len(self._told) and all(map(_same, told, self._told)):
+            return
+        table, factors = torch.zeros(self._table.shape, dtype=torch.int64), torch.zeros(self._factors.shape)
+        for place, terms in enumerate(told):
+            for term, (weight, adapter) in enumerate(terms):
+                table[:, :, term, place] = adapter.table
+                factors[:, 0, term, place] = adapter.scales * weight
+                factors[:, 1, term, place] = weight
+        self._told = ()
+        self._table.copy_(table)
+        self._factors.copy_(factors)
+        self._told = told
+
+    def of(self, row_of: torch.Tensor, kept: torch.Tensor) -> TokenEntries:
+        """Those of a pass's tokens, whose rows are `row_of` [T], `kept` [K] of which reach the output embeddings."""
+        return TokenEntries(
+            self._place,
+            self._rank,
+            (self._table.index_select(3, row_of), self._factors.index_select(3, row_of)),
+            (self._table.index_select(3, row_of[kept]), self._factors.index_select(3, row_of[kept])),
+        )
+
+
+class TokenEntries:
+    """Entries by token, for one pass. Adds in two halves: the first as soon as a module's input is there.
+
+    On a GPU the first half runs on a stream of its own, beside the base's product.
+    """
+
+    def __init__(
+        self,
+        place: Mapping[str, int],
+        rank: int,
+        tokens: tuple[torch.Tensor, torch.Tensor],
+        kept: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        self._place = place
+        self._rank = rank
+        self._tokens, self._kept = tokens, kept
+        device = tokens[0].device
+        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # With the input that it is made of: another stream reads that, unknown to the allocator.
+        self._low: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def begin(self, path: str, x: torch.Tensor, is_output: bool) -> None:
+        """The module at `path` is about to run on x [tokens, in], or [kept, in] if it is the output embeddings."""
+        if path not in self._place:  # of adapters that no row here uses
+            return
+        from adapthub.kernels import low_rank
+
+        table, factors = self._of(path, is_output)
+        if len(x) != table.shape[-1]:
+            raise ValueError(f"{path!r} sees {len(x)} tokens, not {table.shape[-1]}")
+        x = x.contiguous()
+        if self._beside is None:
+            self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
+            return
+        self._beside.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(self._beside):
+            self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
+
+    def end_(self, path: str, y: torch.Tensor, is_output: bool) -> None:
+        """Add to its output y [tokens, out], or [kept, out], what the tokens' adapters add."""
+        begun = self._low.pop(path, None)
+        if begun is None:
+            return
+        from adapthub.kernels import low_rank
+
+        if self._beside is not None:
+            torch.cuda.current_stream(y.device).wait_stream(self._beside)
+        low_rank.expand_(y, begun[0], *self._of(path, is_output))
+
+    def _of(self, path: str, is_output: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        table, factors = self._kept if is_output else self._tokens
+        return table[self._place[path]], factors[self._place[path]]
+
+
+def _same(new: Sequence[tuple[float, Addresses]], old: Sequence[tuple[float, Addresses]]) -> bool:
+    return len(new) == len(old) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(new, old, strict=True))
+
+
+def needed(rows: Sequence[Sequence[tuple[float, Addresses]]]) -> tuple[int, int]:
+    """(terms, rank) that entries must have for `rows`."""
+    terms = max(map(len, rows), default=0)
+    return terms, max((adapter.rank for row in rows for _, adapter in row), default=0)

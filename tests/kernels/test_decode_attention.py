@@ -1,0 +1,54 @@
+"""The attention kernel against float64: on a GPU where there is one, else under Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adapthub.kernels import decode_attention
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+TOLERANCES = {torch.float32: 1e-6, torch.float16: 2e-3}
+if CUDA:
+    TOLERANCES[torch.bfloat16] = 1e-2  # Triton's interpreter multiplies its bits
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize(
+    ("window", "softcap"), [(None, None), (1, None), (50, None), (None, 2.0), (65, 30.0)]
+)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "size", "value_size"), [(6, 2, 24, 40), (4, 4, 64, 64), (7, 1, 16, 16)]
+)
+def test_each_row_sees_its_own_keys(
+    heads: int,
+    kv_heads: int,
+    size: int,
+    value_size: int,
+    window: int | None,
+    softcap: float | None,
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(heads)
+    slots = 700
+    lengths = torch.tensor([1, 300, 65, 64, 130])
+    lanes = torch.tensor([3, 1, 6, 0, 1])
+    # The heads' dimension is not where the memory is laid out by: a model gives a transposed view.
+    query = torch.randn(heads, len(lanes), size).to(DEVICE, dtype).transpose(0, 1)
+    keys = torch.randn(kv_heads, slots, size).to(DEVICE, dtype)
+    values = torch.randn(kv_heads, slots, value_size).to(DEVICE, dtype)
+    table = torch.stack([torch.randperm(slots)[:300] for _ in range(7)]).int()
+    output = decode_attention.attend(
+        query, keys, values, table.to(DEVICE), lanes.to(DEVICE), lengths.to(DEVICE), 0.3, window, softcap
+    )
+    expected = torch.empty(output.shape, dtype=torch.float64, device=DEVICE)
+    for row, (lane, length) in enumerate(zip(lanes, lengths, strict=True)):
+        seen = table[lane, :length].long().to(DEVICE)[-(window or slots) :]
+        for head in range(heads):
+            kv_head = head // (heads // kv_heads)
+            scores = 0.3 * keys[kv_head, seen].double() @ query[row, head].double()
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            expected[row, head] = scores.softmax(0) @ values[kv_head, seen].double()
+    assert (output.double() - expected).norm() <= TOLERANCES[dtype] * expected.norm()
