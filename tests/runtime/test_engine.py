@@ -64,6 +64,7 @@ class Bench:
         for kind in kinds:
             while self.residency.want([digest for _, digest in self.selection(kind)]) == "loading":
                 self.loaded.wait(0.02)
+                self.loaded.clear()
 
     def run(self, until: Any = None) -> None:
         """Step until nothing is left to do, or `until` says so."""
