@@ -203,7 +203,7 @@ class _Stack:
             a[: len(self.a)].copy_(self.a)
             b[: len(self.b)].copy_(self.b)
         budget.left -= more
-        self.free += range(len(self.a), slots)
+        self.free += reversed(range(len(self.a), slots))  # taken from the end: slots that follow each other
         self.a, self.b = a, b
         return True
 

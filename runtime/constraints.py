@@ -34,7 +34,8 @@ _LOCK = threading.Lock()
 
 
 class GrammarConstraint:
-    """One choice's place in its grammar. Not shared between choices: compile one each."""
+    """One choice's place in its grammar. Not shared between choices: compile one each. Nor copied: a copy of a matcher
+    shares its lexer, whose states are bounded, so that one text would use up another's."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher

@@ -21,7 +21,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.runtime.generation import GenerationService, Prompt, ends_at
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.requests import Event, Generation
-from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.sampling import Constraint, Sampling
 from adapthub.runtime.streams import AsyncStream, Stream, Submit
 
 _POLL = 0.02  # seconds after which a caller with more prompts looks for room again
@@ -44,6 +44,7 @@ class Asked:
         self._service, self._ids, self._terms, self._choice = service, ids, terms, choice
         self._holding: list[Names] = []  # one, until it is released
         self._selection: Selection = ()
+        self._constraint: Constraint | None = None
 
     def hold(self, names: Names, selection: Selection) -> None:
         """Run on `selection`, which somebody took from `names`, and keep it from now on."""
@@ -53,12 +54,15 @@ class Asked:
 
     def release(self) -> None:
         """Let go of what the name meant. Idempotent; from any thread."""
+        self._constraint = None  # it may be large, and a call of many prompts goes on
         with suppress(IndexError):
             self._holding.pop().give_back([digest for _, digest in self._selection])
 
     def submit(self, deliver: Callable[[Event], None]) -> str:
         """Queue the request, without waking an idle engine; returns its id. May be called again if the queue was full."""
         terms = self._terms
+        if self._constraint is None:  # else compiled for a queue that was full, and still at its beginning
+            self._constraint = self._service.compiled(terms.sampling)
         return self._service.submit(
             self._ids,
             self._selection,
@@ -68,6 +72,7 @@ class Asked:
             tenant=terms.tenant,
             priority=terms.priority,
             deadline=terms.deadline,
+            constraint=self._constraint,
             wake=False,
         )
 

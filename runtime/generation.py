@@ -23,7 +23,7 @@ from adapthub.runtime.constraints import compile_constraint
 from adapthub.runtime.engine import Engine, Load
 from adapthub.runtime.kv import KV, Pages, page_bytes
 from adapthub.runtime.requests import Event, Request
-from adapthub.runtime.sampling import Sampling
+from adapthub.runtime.sampling import Constraint, Sampling
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.text_stream import TextStream
 
@@ -125,13 +125,15 @@ class GenerationService:
         tenant: str = "",
         priority: int = 0,
         deadline: float | None = None,
+        constraint: Constraint | None = None,
         wake: bool = True,
     ) -> str:
         """Queue a request and return its id; its events come to `deliver` on the engine's thread.
 
-        `deadline`: when it ends as it is, as `ends_at` says. `wake`: whether an idle engine begins with it now, or with
-        the next, or on `wake()`: requests that come together begin together. Compiles the grammar here, on the caller's
-        thread. Raises InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
+        `deadline`: when it ends as it is, as `ends_at` says. `constraint`: what `compiled` made of `sampling`, for this
+        request alone; without it the grammar is compiled here, on the caller's thread. `wake`: whether an idle engine
+        begins with it now, or with the next, or on `wake()`: requests that come together begin together. Raises
+        InvalidInput for what cannot be generated, AdaptHubError once generation was closed.
         """
         request = Request(
             id=uuid4().hex,
@@ -139,7 +141,7 @@ class GenerationService:
             selection=selection,
             sampling=sampling,
             deliver=deliver,
-            constraint=compile_constraint(sampling, self.tokenizer, self.eos_ids),
+            constraint=constraint or self.compiled(sampling),
             choice=choice,
             tenant=tenant,
             priority=priority,
@@ -149,6 +151,10 @@ class GenerationService:
         if wake:
             self._wake.set()
         return request.id
+
+    def compiled(self, sampling: Sampling) -> Constraint | None:
+        """The grammar of one request, compiled, which may take a second; None where it has none. Raises InvalidInput."""
+        return compile_constraint(sampling, self.tokenizer, self.eos_ids)
 
     def wake(self) -> None:
         """Let an idle engine begin with what was submitted."""

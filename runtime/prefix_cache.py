@@ -53,6 +53,11 @@ class PrefixCache:
         """Pages that it holds."""
         return len(self._by_use)
 
+    @property
+    def unshared(self) -> int:
+        """Pages that nobody else holds: `evict` gives back no more than these."""
+        return sum(self._pages.holders(node.page) == 1 for node in self._by_use)
+
     def match(self, root: Root, tokens: Sequence[int]) -> list[int]:
         """The longest run of cached pages that `tokens` begin with, each with one more holder: the caller.
 

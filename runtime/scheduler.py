@@ -40,7 +40,7 @@ class Scheduler:
     `weights`: a tenant's share, 1 where it is not named. `queue_limit`: requests that may wait, put-back ones not
     counted. `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded.
 
-    Raises InvalidSettings for a weight or price that is not a positive number.
+    Raises InvalidSettings for a weight or price that is not a positive number, and for a queue that takes nothing.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class Scheduler:
         for name, value in (named | {"input_price": input_price, "output_price": output_price}).items():
             if not (value > 0 and math.isfinite(value)):
                 raise InvalidSettings(f"{name} is {value}", hint="Give a positive number.")
+        if not (isinstance(queue_limit, int) and queue_limit > 0):  # a caller would try again for ever
+            raise InvalidSettings(f"queue_limit is {queue_limit!r}", hint="Give a whole number above 0.")
         self._input_price = input_price
         self._output_price = output_price
         self.queue_limit = queue_limit

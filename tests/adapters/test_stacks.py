@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.delta import LowRank, Segment, Update, apply_, reference
-from adapthub.adapters.stacks import StackBudget, Stacks
+from adapthub.adapters.stacks import StackBudget, Stacks, _grouped
 from tests.adapters.test_delta import IN, OUT, updates
 
 RANKS = (2, 3)
@@ -102,3 +104,137 @@ def test_stacks_serve_passes_in_and_out_of_inference_mode(many: dict[str, tuple[
                 expected = reference(segments, many, x, y)
                 run(stacks, segments, many, x, y)
                 torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def loras(ranks: Mapping[str, int], seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """A random plain LoRA of each rank; `seed` is the module under which they lie."""
+    generator = torch.Generator().manual_seed(seed)
+    result = {}
+    for name, rank in ranks.items():
+        a, b = (torch.randn(size, generator=generator, dtype=dtype) for size in ((rank, IN), (OUT, rank)))
+        result[name] = (LowRank(a, b, 0.5 + 0.25 * rank + seed),)
+    return result
+
+
+def decoding(names: Sequence[str]) -> list[Segment]:
+    return [Segment(row, row + 1, ((1.0, name),)) for row, name in enumerate(names)]
+
+
+def check(stacks: Stacks, names: Sequence[str], updates: Mapping[str, Sequence[Update]]) -> None:
+    """One step of a row under each of `names` adds what the naive loop adds."""
+    generator = torch.Generator().manual_seed(len(names))
+    x, y = (torch.randn(len(names), size, generator=generator) for size in (IN, OUT))
+    expected = reference(decoding(names), updates, x, y)
+    run(stacks, decoding(names), updates, x, y)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_modules_whose_ranks_differ_plan_once_a_kind_and_each_adds_its_own() -> None:
+    """As under a rank_pattern, where one adapter has another rank in another module."""
+    kinds, names = 20, [f"lora {index}" for index in range(12)]
+    modules = []
+    for module in range(2 * kinds):
+        ranks = {name: 2 + (module % kinds >> index & 1) for index, name in enumerate(names)}
+        # Of another scale too; what modules of one kind share must fit both.
+        module_updates = loras(ranks, seed=module % kinds)
+        modules.append((Stacks(StackBudget(1 << 20)), module_updates))
+    _grouped.cache_clear()
+    for step in range(3):
+        rows_ = names[step:] + names[: step // 2]
+        for stacks, updates_ in modules:
+            check(stacks, rows_, updates_)
+        assert _grouped.cache_info().misses == kinds * (step + 1)
+
+
+RANK_2, RANK_3 = ([f"{rank}-{index}" for index in range(16)] for rank in (2, 3))
+BOTH_RANKS = {name: rank for rank, names in ((2, RANK_2), (3, RANK_3)) for name in names}
+
+
+@pytest.mark.parametrize("after", ["the same rows", "the rows before"])
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [
+        pytest.param(RANK_2[:4] + RANK_3[:4], RANK_2[:9] + RANK_3[:9], id="grows"),
+        pytest.param(RANK_2[:8] + RANK_3[:8], RANK_2[8:] + RANK_3[8:], id="evicts"),
+    ],
+)
+def test_what_a_copy_that_failed_left_behind_serves_nobody(
+    before: list[str], then: list[str], after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, failures = loras(BOTH_RANKS), 0
+    copy_ = torch.Tensor.copy_
+    while True:  # at every copy in turn, until there is none left to fail
+        budget = StackBudget(1 << 20)
+        stacks, left = Stacks(budget), failures
+        check(stacks, before, known)
+
+        def failing(target: torch.Tensor, *args: Any) -> torch.Tensor:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise torch.OutOfMemoryError("no room")
+            return copy_(target, *args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "copy_", failing)
+            try:
+                run(stacks, decoding(then), known, torch.ones(len(then), IN), torch.zeros(len(then), OUT))
+            except torch.OutOfMemoryError:
+                failures += 1
+            else:
+                break
+        check(stacks, then if after == "the same rows" else before, known)
+        stacks.drop()
+        assert budget.left == 1 << 20
+    assert failures >= 2 * len({*then} - {*before})
+
+
+def test_a_growth_that_finds_no_memory_takes_nothing_of_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, budget = loras(BOTH_RANKS), StackBudget(1 << 20)
+    stacks = Stacks(budget)
+    check(stacks, RANK_2[:4], known)
+    left, new_empty = budget.left, torch.Tensor.new_empty
+
+    def failing(like: torch.Tensor, *size: int) -> torch.Tensor:
+        if size[-1] == OUT:  # the second of the two
+            raise torch.OutOfMemoryError("no room")
+        return new_empty(like, *size)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "new_empty", failing)
+        for names in (RANK_2, RANK_3):
+            with pytest.raises(torch.OutOfMemoryError):
+                check(stacks, names, known)
+    assert budget.left == left
+    check(stacks, RANK_2, known)
+    check(stacks, RANK_3, known)
+    stacks.drop()
+    assert budget.left == 1 << 20
+
+
+def test_copies_made_together_are_read_where_they_are() -> None:
+    """Those of a batch that grows, in its order; a product that takes a view saves copying every matrix at every step."""
+    stacks, known = Stacks(StackBudget(1 << 20)), loras(BOTH_RANKS)
+    for count in (5, 8, 13):
+        check(stacks, RANK_2[:count], known)
+        (stack,) = stacks._used
+        assert stack.slots.of_stack(stack.a).data_ptr() == stack.a.data_ptr()
+
+
+def test_stacks_in_bfloat16_are_the_naive_loop_but_for_its_rounding() -> None:
+    """Products of another kind than in float32, over copies that lie side by side and over any others."""
+    known = loras(dict.fromkeys(RANK_2, 4), dtype=torch.bfloat16)
+    exact = {
+        name: (replace(update, a=update.a.float(), b=update.b.float()),) for name, (update,) in known.items()
+    }
+    stacks = Stacks(StackBudget(1 << 20))
+    generator = torch.Generator().manual_seed(1)
+    for names in (RANK_2[:8], RANK_2[3:7], [*RANK_2[5:2:-1], RANK_2[9], RANK_2[0]], RANK_2):
+        segments = decoding([*names, "elsewhere"])
+        x, y = (
+            torch.randn(len(segments), size, generator=generator, dtype=torch.bfloat16) for size in (IN, OUT)
+        )
+        expected = reference(segments, exact, x.float(), y.float())
+        run(stacks, segments, known, x, y)
+        # Numbers up to 64, summed and rounded to 8 bits twice.
+        torch.testing.assert_close(y.float(), expected, rtol=0, atol=2 * 64 * 2**-8)

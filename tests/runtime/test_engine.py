@@ -64,6 +64,7 @@ class Bench:
         for kind in kinds:
             while self.residency.want([digest for _, digest in self.selection(kind)]) == "loading":
                 self.loaded.wait(0.02)
+                self.loaded.clear()
 
     def run(self, until: Any = None) -> None:
         """Step until nothing is left to do, or `until` says so."""
@@ -181,6 +182,7 @@ def test_a_random_mix_of_64_requests_is_plain_pefts_request_by_request(
 @pytest.mark.parametrize("kind", KINDS)
 def test_logprobs_are_plain_pefts_in_a_batch_of_all_kinds(kind: str, oracle: Oracle, make: Any) -> None:
     bench = make()
+    bench.load(*KINDS)
     for other in KINDS:
         bench.submit(other, other, range(30, 50), max_new_tokens=2, logprobs=20, ignore_eos=True)
     bench.run()
@@ -201,6 +203,7 @@ def test_on_a_quantised_base_tokens_are_those_of_peft_on_the_same_base(
     quantised = Oracle(oracle.folder, oracle.adapters, quantize)
     bench = make(quantize=quantize)
     kinds = [kind for kind in KINDS if kind not in ("sum", "difference")]
+    bench.load(*kinds)
     for kind in kinds:
         bench.submit(kind, kind, range(40, 55), max_new_tokens=4, ignore_eos=True)
     bench.run()
@@ -288,6 +291,40 @@ def test_cached_prompts_give_way_to_rows(oracle: Oracle, make: Any) -> None:
     assert bench.leaks_nothing()
 
 
+def test_cached_prompts_do_not_give_way_to_what_would_not_fit_all_the_same(make: Any) -> None:
+    bench = make(pages=40)
+    cached = range(50, 50 + 8 * PAGE + 1)
+    bench.submit("before", "base", cached, max_new_tokens=1, tenant="acme", ignore_eos=True)
+    bench.run()
+    bench.submit("runs", "base", range(20, 40), max_new_tokens=100, ignore_eos=True)
+    bench.run(until=lambda: len(bench.events["runs"]) >= 40)  # 15 pages; with 8 cached ones 17 are free
+    bench.submit(
+        "large", "base", range(20, 140), max_new_tokens=8, ignore_eos=True
+    )  # 31, of which it shares 5
+    for _ in range(3):
+        bench.engine.step()
+    assert bench.events["large"] == []
+    bench.engine.cancel("large")
+    bench.submit("after", "base", cached, max_new_tokens=1, tenant="acme", ignore_eos=True)
+    bench.run()
+    assert bench.result("after").usage.cached_tokens == 8 * PAGE
+    assert bench.engine.preemptions == 0
+    assert bench.leaks_nothing()
+
+
+def test_cached_prompts_and_an_idle_prefix_give_way_at_once(make: Any) -> None:
+    bench = make(pages=12)
+    bench.submit("prefix", "prefix-long", [20], max_new_tokens=1, ignore_eos=True)  # 3 pages stay
+    bench.run()
+    bench.submit("cached", "base", range(20, 36), max_new_tokens=1, ignore_eos=True)  # 4 pages stay
+    bench.run()
+    assert bench.pages.free == 5
+    tokens = tuple(range(50, 50 + 11 * PAGE))
+    large = Request("large", tokens, (), Sampling(max_new_tokens=1), lambda _: None)
+    assert bench.engine._paging.fits(large, tokens, spare=0)
+    assert bench.pages.free == 12
+
+
 def test_a_prefix_adapters_pages_are_shared_by_its_rows(make: Any) -> None:
     bench = make()
     for id in "abc":
@@ -306,6 +343,7 @@ def test_cancelling_frees_everything_within_one_step_and_leaves_the_others_alone
     oracle: Oracle, make: Any
 ) -> None:
     bench = make()
+    bench.load("lora", "dora")
     bench.submit("kept", "lora", range(20, 30), max_new_tokens=10, ignore_eos=True)
     bench.submit("gone", "dora", range(20, 60), max_new_tokens=50, ignore_eos=True)
     bench.run(until=lambda: len(bench.events["gone"]) >= 3)
@@ -373,7 +411,7 @@ def test_an_end_token_and_stop_strings_end_the_text(oracle: Oracle, make: Any) -
 def running(oracle: Oracle, make: Any) -> Iterator[Bench]:
     """A bench with two rows in the middle of their text; their text is checked in the end."""
     bench: Bench = make()
-    bench.load("lora", "prefix", "wide")
+    bench.load("lora", "prefix", "wide", "prefix-long")
     for id, kind in (("one", "lora"), ("two", "prefix")):
         bench.submit(id, kind, range(20, 40), max_new_tokens=12, ignore_eos=True)
     bench.run(until=lambda: bench.engine.load.running == 2)
@@ -408,12 +446,8 @@ def test_a_prompt_that_fits_only_without_its_prefix_fails_alone(running: Bench) 
     assert "together at most 149 fit behind a prefix of 11" in str(error)
 
 
-@pytest.mark.parametrize("kind", ["base", "lora", "prefix"])
-@pytest.mark.parametrize("step_tokens", [512, 3 * PAGE + 1])
-def test_equal_prompts_that_come_together_are_computed_once(
-    kind: str, step_tokens: int, oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = make(step_tokens=step_tokens)
+def count_tokens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The tokens of every part that is computed from now on."""
     computed: list[int] = []
     compute = bench.engine._forward.compute
 
@@ -422,6 +456,16 @@ def test_equal_prompts_that_come_together_are_computed_once(
         return compute(parts)
 
     monkeypatch.setattr(bench.engine._forward, "compute", counted)
+    return computed
+
+
+@pytest.mark.parametrize("kind", ["base", "lora", "prefix"])
+@pytest.mark.parametrize("step_tokens", [512, 3 * PAGE + 1])
+def test_equal_prompts_that_come_together_are_computed_once(
+    kind: str, step_tokens: int, oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(step_tokens=step_tokens)
+    computed = count_tokens(bench, monkeypatch)
     text = range(20, 20 + 8 * PAGE + 2)
     for number in range(4):
         bench.submit(str(number), kind, text, max_new_tokens=3, ignore_eos=True)
@@ -432,6 +476,52 @@ def test_equal_prompts_that_come_together_are_computed_once(
     # Each computes its unfinished last page and two tokens more; a chunk may end in the middle of a page.
     assert sum(computed) <= len(text) + 4 * (PAGE + 2) + (PAGE if step_tokens < 512 else 0)
     assert sum(bench.result(str(number)).usage.cached_tokens for number in range(4)) >= 3 * 7 * PAGE
+    assert bench.leaks_nothing()
+
+
+@pytest.mark.parametrize("step_tokens", [512, 3 * PAGE + 1])
+def test_a_tenant_pays_once_for_equal_prompts_that_come_together(
+    step_tokens: int, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(step_tokens=step_tokens)
+    computed = count_tokens(bench, monkeypatch)
+    text = range(20, 20 + 8 * PAGE + 2)
+    for number in range(4):
+        bench.submit(str(number), "base", text, max_new_tokens=3, tenant="acme", ignore_eos=True)
+    bench.run()
+    usage = [bench.result(str(number)).usage for number in range(4)]
+    if step_tokens == 512:
+        assert [one.cached_tokens for one in usage] == [0, *[8 * PAGE] * 3]
+    # Two of the three new tokens of each are computed too, and not as input.
+    assert sum(one.prompt_tokens - one.cached_tokens for one in usage) == sum(computed) - 4 * 2
+    assert bench.engine._scheduler.counters["acme"] == sum(computed) - 4 * 2 + 2.0 * 4 * 3
+
+
+def test_what_a_preempted_row_finds_of_its_own_is_no_gain(make: Any) -> None:
+    bench = make(pages=12)
+    for id, prompt in (("a", range(20, 40)), ("b", range(50, 70))):
+        bench.submit(id, "base", prompt, max_new_tokens=16, tenant="acme", ignore_eos=True)
+    bench.run()
+    assert bench.engine.preemptions > 0
+    assert [bench.result(id).usage.cached_tokens for id in "ab"] == [0, 0]
+    assert bench.engine._scheduler.counters["acme"] == 2 * 20 + 2.0 * 2 * 16
+
+
+def test_a_row_preempted_in_its_prompt_keeps_its_price_whatever_others_compute_of_it_then(make: Any) -> None:
+    """Else its tenant would get back more than it paid: what the row computed before was served too."""
+    bench = make(step_tokens=3 * PAGE)
+    text = range(20, 20 + 8 * PAGE + 2)
+    for id, priority in (("low", 0), ("high", 1)):
+        bench.submit(id, "base", text, max_new_tokens=3, tenant="acme", priority=priority, ignore_eos=True)
+        bench.engine.step()
+    bench.engine._preempt_latest(())
+    assert list(bench.engine._preempted) == ["low"]
+    bench.engine.clear_cache()  # as other rows may
+    bench.run()
+    used = {id: bench.result(id).usage.cached_tokens for id in ("low", "high")}
+    assert used["low"] == 0
+    assert 0 < used["high"] <= 8 * PAGE
+    assert bench.engine._scheduler.counters["acme"] == 2 * len(text) - used["high"] + 2.0 * 2 * 3
     assert bench.leaks_nothing()
 
 
@@ -450,6 +540,39 @@ def test_a_pass_that_fails_leaves_nothing_in_the_cache(
     bench.run()
     assert bench.result("second").token_ids == oracle.greedy("lora", text, 3)
     assert bench.result("second").usage.cached_tokens == 0
+    assert bench.leaks_nothing()
+
+
+def test_rows_that_share_pages_stay_together_when_a_mixed_pass_fails(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sum in either order is one to the prefix cache: the second row reads what the pass computes for the first."""
+    bench = make()
+    bench.load("sum", "dora")
+    for pool in (*bench.engine._forward._kv.keys, *bench.engine._forward._kv.values):
+        pool.fill_(9.0)  # what nobody wrote changes the text of who reads it
+    run, passes = bench.engine._forward._pass, []
+
+    def one_at_a_time(parts: Sequence[Part]) -> Any:
+        if len({part.row.request.adapters for part in parts}) > 1:
+            raise RuntimeError("a mixed pass is too large")
+        passes.append({part.row.request.id for part in parts})
+        return run(parts)
+
+    monkeypatch.setattr(bench.engine._forward, "_pass", one_at_a_time)
+    text = range(20, 20 + 4 * PAGE + 2)
+    terms = bench.selection("sum")
+    orders = {"first": terms, "second": terms[::-1]}
+    for id, selection in orders.items():
+        events = bench.events.setdefault(id, [])
+        sampling = Sampling(max_new_tokens=4, ignore_eos=True)
+        bench.engine.submit(Request(id, tuple(text), selection, sampling, events.append))
+    bench.submit("other", "dora", text, max_new_tokens=4, ignore_eos=True)
+    bench.run()
+    assert {"first", "second"} in passes
+    for id, kind in (("first", "sum"), ("second", "sum"), ("other", "dora")):
+        assert bench.result(id).token_ids == oracle.greedy(kind, text, 4)
+    assert [bench.result(id).usage.cached_tokens for id in orders] == [0, 4 * PAGE]
     assert bench.leaks_nothing()
 
 
@@ -570,6 +693,7 @@ def test_tenants_share_the_rows_of_one_step(make: Any) -> None:
 
 def test_a_prefix_waits_for_pages_as_a_row_does(oracle: Oracle, make: Any) -> None:
     bench = make(pages=13)
+    bench.load("lora", "prefix-long")
     bench.submit("long", "lora", range(20, 40), max_new_tokens=28, ignore_eos=True)
     bench.run(until=lambda: len(bench.events["long"]) >= 22)  # 11 pages
     bench.submit("behind", "prefix-long", [20], max_new_tokens=3, ignore_eos=True)  # 3 for the prefix, and 1

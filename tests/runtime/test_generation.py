@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import shutil
 import threading
 import time
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel
 
+from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import (
     AdapterNotFound,
@@ -21,14 +24,18 @@ from adapthub.adapters.errors import (
     InvalidInput,
     InvalidSettings,
     OutOfMemory,
+    Overloaded,
 )
 from adapthub.runtime import Runtime, generation
 from adapthub.runtime.attention import Serving, serves
+from adapthub.runtime.constraints import compile_constraint
 from adapthub.runtime.generation import Limits
+from adapthub.runtime.requests import Generation
 from adapthub.runtime.sampling import Sampling
-from adapthub.runtime.scheduler import Scheduler
+from adapthub.runtime.scheduler import Scheduler, Waiting
 from adapthub.runtime.streams import AsyncStream
 from tests.runtime.generating import Oracle, write_oracle
+from tests.runtime.test_text_stream import tokenizer
 
 LIMITS = Limits(kv_tokens=2048, max_rows=16)
 
@@ -48,12 +55,25 @@ def folder(oracle: Oracle, name: str) -> str:
     return str(oracle.adapters[name])
 
 
+def replace_by(name: Path, folder: Path) -> None:
+    shutil.rmtree(name)
+    shutil.copytree(folder, name)
+
+
 def eventually(true: Callable[[], bool]) -> None:
     """What goes on a loader's thread takes a moment."""
     end = time.monotonic() + 10
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+Generate = Callable[..., list[Generation]]
+
+
+def awaited(runtime: Runtime, *args: Any, **options: Any) -> list[Generation]:
+    """`generate` as an event loop calls it."""
+    return asyncio.run(runtime.agenerate(*args, **options))
 
 
 def test_more_prompts_than_the_queue_takes_are_answered_in_order(oracle: Oracle) -> None:
@@ -101,7 +121,7 @@ def test_nothing_asked_is_nothing_answered_and_nothing_made(oracle: Oracle) -> N
     with Runtime(str(oracle.folder), limits=LIMITS) as runtime:
         assert runtime.generate([]) == []
         assert asyncio.run(runtime.agenerate([])) == []
-        assert "adapthub-engine" not in {thread.name for thread in threading.enumerate()}
+        assert runtime._service is None
 
 
 def test_a_name_means_one_version_in_all_of_a_call(oracle: Oracle, tmp_path: Path) -> None:
@@ -116,11 +136,62 @@ def test_a_name_means_one_version_in_all_of_a_call(oracle: Oracle, tmp_path: Pat
             call = threads.submit(runtime.generate, prompts, name, max_new_tokens=4)
             while runtime.generation.load.running == 0 and not call.done():
                 time.sleep(0.001)
-            shutil.rmtree(name)
-            shutil.copytree(oracle.adapters["wide"], name)
+            replace_by(name, oracle.adapters["wide"])
             assert runtime.attach(name) != first
             assert [result.token_ids for result in call.result()] == expected
         eventually(lambda: first not in {adapter.digest for adapter in runtime.resident})
+
+
+@pytest.mark.parametrize("generate", [Runtime.generate, awaited])
+def test_a_name_that_changes_while_the_others_of_a_call_are_pulled_means_one_version(
+    generate: Generate, oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, other = tmp_path / "changing", tmp_path / "other"
+    shutil.copytree(oracle.adapters["lora"], changing)
+    shutil.copytree(oracle.adapters["rslora"], other)
+    prompts = [[20, 21, 22], [30, 31], [40, 41, 42]]
+    with Runtime(str(oracle.folder), limits=LIMITS) as runtime:
+        first, fetch = runtime.attach(changing), runtime._names._fetch
+
+        def fetch_slowly(ref: str | Path) -> Artifact:
+            if str(ref) == str(other):
+                replace_by(changing, oracle.adapters["wide"])
+                runtime.attach(changing)
+            return fetch(ref)
+
+        monkeypatch.setattr(runtime._names, "_fetch", fetch_slowly)
+        results = generate(runtime, prompts, [changing, other, changing], max_new_tokens=5, ignore_eos=True)
+        assert runtime.attached[str(changing)] != first
+        assert [result.token_ids for result in results] == [
+            oracle.greedy(kind, prompt, 5)
+            for kind, prompt in zip(("lora", "rslora", "lora"), prompts, strict=True)
+        ]
+        eventually(lambda: first not in {adapter.digest for adapter in runtime.resident})
+
+
+def test_a_call_that_is_cancelled_while_its_names_are_pulled_keeps_none(
+    oracle: Oracle, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event loop ends with it, and the thread that pulls goes on."""
+    name, fetch = folder(oracle, "lora"), runtime._names._fetch
+    fetching, go_on = threading.Event(), threading.Event()
+
+    def fetch_slowly(ref: str | Path) -> Artifact:
+        fetching.set()
+        go_on.wait()
+        return fetch(ref)
+
+    async def leave() -> None:
+        call = asyncio.create_task(runtime.agenerate([[5], [6]], name))
+        await asyncio.to_thread(fetching.wait)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(call, 0.01)
+        go_on.set()
+
+    monkeypatch.setattr(runtime._names, "_fetch", fetch_slowly)
+    asyncio.run(leave())
+    runtime.detach(name)
+    eventually(lambda: not runtime.resident)
 
 
 @pytest.mark.parametrize("bad", ["prompt", "adapter"])
@@ -144,6 +215,62 @@ def test_a_timeout_bounds_the_call_however_many_its_prompts(oracle: Oracle) -> N
         results = runtime.generate([[5, 6]] * 40, timeout=0.02, max_new_tokens=100, ignore_eos=True)
         assert results[-1].finish_reason == "deadline"
         assert results[-1].token_ids == []
+
+
+class Busy(Scheduler):
+    """A queue that others fill, in time for `first` requests to find it full."""
+
+    def __init__(self, first: float) -> None:
+        super().__init__()
+        self.first = first
+
+    def submit(self, waiting: Waiting) -> None:
+        if self.first > 0:
+            self.first -= 1
+            raise Overloaded("the queue is full")
+        super().submit(waiting)
+
+
+@pytest.mark.parametrize("generate", [Runtime.generate, awaited])
+def test_a_timeout_bounds_a_call_that_others_never_let_in(generate: Generate, oracle: Oracle) -> None:
+    # The runtime is closed before the thread is waited for: a call that goes on for ever then ends, with an error.
+    with (
+        ThreadPoolExecutor(1) as threads,
+        Runtime(str(oracle.folder), limits=LIMITS, scheduler=Busy(math.inf)) as runtime,
+    ):
+        call = threads.submit(generate, runtime, [[5, 6]] * 2, timeout=0.05, max_new_tokens=3)
+        results = call.result(30)
+    assert [result.finish_reason for result in results] == ["deadline"] * 2
+    assert [result.token_ids for result in results] == [[], []]
+
+
+@pytest.mark.parametrize("generate", [Runtime.generate, awaited])
+def test_a_grammar_is_compiled_once_a_text_however_often_the_queue_is_full(
+    generate: Generate, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Sampling] = []
+
+    def counted(sampling: Sampling, *args: Any) -> Any:
+        compiled.append(sampling)
+        return compile_constraint(sampling, *args)
+
+    monkeypatch.setattr(generation, "compile_constraint", counted)
+    options: dict[str, Any] = {
+        "n": 2,
+        "temperature": 1.5,
+        "seed": 3,
+        "regex": "[a-z]{3,9}",
+        "max_new_tokens": 12,
+    }
+    base = load_base(str(oracle.folder))
+    base.tokenizer = tokenizer("byte-level")  # its own cannot follow a grammar
+    with Runtime(base, limits=LIMITS, scheduler=Busy(7)) as runtime:
+        results = generate(runtime, [[5, 6], [7, 8]], **options)
+        assert len(compiled) == 4
+        assert [result.finish_reason for result in results] == ["stop"] * 4
+        assert all(re.fullmatch("[a-z]{3,9}", result.text) for result in results)
+        # The same as when nothing was refused.
+        assert results == runtime.generate([[5, 6], [7, 8]], **options)
 
 
 def test_a_scheduler_of_ones_own_is_used(oracle: Oracle) -> None:
@@ -264,8 +391,7 @@ def test_a_request_finishes_on_the_version_it_began_with(
     stream = runtime.stream(list(range(20, 40)), name, max_new_tokens=60, ignore_eos=True)
     events = iter(stream)
     next(events)
-    shutil.rmtree(name)
-    shutil.copytree(oracle.adapters["wide"], name)
+    replace_by(name, oracle.adapters["wide"])
     second = runtime.attach(name)
     (after,) = runtime.generate([list(range(20, 40))], name, max_new_tokens=5, ignore_eos=True)
     for _ in events:
@@ -273,7 +399,7 @@ def test_a_request_finishes_on_the_version_it_began_with(
     assert stream.result().token_ids == oracle.greedy("lora", range(20, 40), 60)
     assert after.token_ids == oracle.greedy("wide", range(20, 40), 5)
     assert runtime.attached == {str(name): second}
-    assert first not in {resident.digest for resident in runtime.resident}
+    eventually(lambda: first not in {adapter.digest for adapter in runtime.resident})
 
 
 def test_more_adapters_than_slots_take_turns(oracle: Oracle) -> None:
@@ -370,6 +496,15 @@ def test_a_request_that_comes_as_generation_closes_is_refused(
     monkeypatch.setattr("adapthub.runtime.generation.compile_constraint", close_meanwhile)
     with pytest.raises(AdaptHubError, match="closed"):
         service.submit([5], (), Sampling(), lambda _: None)
+
+
+def test_a_call_that_closing_overtakes_says_so_though_its_name_went_too(oracle: Oracle) -> None:
+    runtime = Runtime(load_base(str(oracle.folder)), limits=LIMITS)
+    asked = runtime._feed.ask_all([[5], [6]], folder(oracle, "lora"))
+    runtime.detach(folder(oracle, "lora"))
+    runtime.close()
+    with pytest.raises(AdaptHubError, match="the runtime is closed"):
+        runtime._feed.results(asked)
 
 
 def test_a_closed_runtime_starts_no_thread(oracle: Oracle) -> None:

@@ -7,6 +7,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -260,6 +261,13 @@ def test_weights_and_prices_are_positive_numbers(value: float) -> None:
         Scheduler(weights={"acme": value})
     with pytest.raises(InvalidSettings, match="output_price"):
         Scheduler(output_price=value)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 0.5])
+def test_a_queue_takes_one_request_at_least(limit: Any) -> None:
+    with pytest.raises(InvalidSettings, match=f"queue_limit is {limit}") as refused:
+        Scheduler(queue_limit=limit)
+    assert refused.value.hint == "Give a whole number above 0."
 
 
 # The paper's bound, on an engine that keeps `room` tokens and gives every running request one token a step.
