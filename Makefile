@@ -36,10 +36,10 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.decode
 	$(RUN) $(BIN)/python -m benchmarks.generate --adapters 32
 
+# Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 bench-gpu:
+	$(ON_GPU) -m benchmarks.graphs
 	$(ON_GPU) -m benchmarks.mixed_predict --device cuda --rounds 3
-	$(ON_GPU) -m benchmarks.generate --device cuda --model qwen2.5-0.5b --adapters 32 --spread uniform --part mixes --rounds 1
-	$(ON_GPU) -m benchmarks.generate --device cuda --model qwen2.5-0.5b --adapters 32 --spread uniform --part mixes --rounds 1 --quantize nf4
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

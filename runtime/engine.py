@@ -82,7 +82,7 @@ class Engine:
         self._pages = pages
         self._paging = Paging(adapted, kv, pages, context)
         graphs = graphs_for(adapted, kv, context=context, max_rows=max_rows, max_tokens=step_tokens)
-        self._forward = Forward(adapted, kv, graphs)
+        self.forward = Forward(adapted, kv, graphs)
         self._stream = stream
         self._eos_ids = eos_ids
         self._max_rows = max_rows
@@ -146,7 +146,7 @@ class Engine:
         self._admit()
         parts = self._plan()
         if parts:
-            self._finish_parts(parts, self._forward.compute(parts))
+            self._finish_parts(parts, self.forward.compute(parts))
             self._steps += 1
         return bool(parts)
 

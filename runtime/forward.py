@@ -26,14 +26,14 @@ _LOG = logging.getLogger(__name__)
 
 class Forward:
     """Passes of one adapted base, whose keys and values go to `kv`; the base's attention is set to it
-    (`attention.serves`)."""
+    (`attention.serves`). `graphs` serve what they can, None of them nothing."""
 
     def __init__(self, adapted: AdaptedBase, kv: KV, graphs: PassGraphs | None) -> None:
         self._adapted = adapted
         self._model = adapted.base.model
         self._device = adapted.base.device
         self._kv = kv
-        self._graphs = graphs
+        self.graphs = graphs
 
     def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         """Logits [vocabulary] in float32 of every part that completes its row, by request. A failing adapter fails alone.
@@ -42,16 +42,16 @@ class Forward:
         """
         # Rows that may read each other's pages, written in this very pass, have the same adapters.
         told = [part for part in parts if self._has_graph(part)]
-        if self._graphs is None or not told or not self._graphs.fits(told):
+        if self.graphs is None or not told or not self.graphs.fits(told):
             return self._compute(parts)
         others = [part for part in parts if part not in told]
-        return {**(self._compute(others) if others else {}), **self._replay(self._graphs, told)}
+        return {**(self._compute(others) if others else {}), **self._replay(self.graphs, told)}
 
     def _has_graph(self, part: Part) -> bool:
-        if self._graphs is None:
+        if self.graphs is None:
             return False
         with suppress(AdapterNotFound):  # said where it is computed
-            return self._graphs.serves(part.row.request.selection)
+            return self.graphs.serves(part.row.request.selection)
         return False
 
     def _replay(
@@ -62,7 +62,7 @@ class Forward:
         except Exception:
             # Not every model can be captured. Nothing is lost but speed: no row counts as computed.
             _LOG.warning("passes go on without CUDA graphs", exc_info=True)
-            self._graphs = None
+            self.graphs = None
             return self._compute(parts)
 
     def _compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:

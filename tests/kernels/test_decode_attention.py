@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adapthub.kernels import decode_attention
+from tests.kernels.triton_here import interpreted_or_on_a_gpu
+
+interpreted_or_on_a_gpu()
+
+from adapthub.kernels import decode_attention  # noqa: E402  # Triton may not be there
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

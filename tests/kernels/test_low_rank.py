@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adapthub.kernels import low_rank
+from tests.kernels.triton_here import interpreted_or_on_a_gpu
+
+interpreted_or_on_a_gpu()
+
+from adapthub.kernels import low_rank  # noqa: E402  # Triton may not be there
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCES = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}

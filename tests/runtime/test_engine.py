@@ -449,13 +449,13 @@ def test_a_prompt_that_fits_only_without_its_prefix_fails_alone(running: Bench) 
 def count_tokens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The tokens of every part that is computed from now on."""
     computed: list[int] = []
-    compute = bench.engine._forward.compute
+    compute = bench.engine.forward.compute
 
     def counted(parts: Sequence[Part]) -> Any:
         computed.extend(part.count for part in parts)
         return compute(parts)
 
-    monkeypatch.setattr(bench.engine._forward, "compute", counted)
+    monkeypatch.setattr(bench.engine.forward, "compute", counted)
     return computed
 
 
@@ -531,8 +531,8 @@ def test_a_pass_that_fails_leaves_nothing_in_the_cache(
     bench = make()
     text = range(20, 20 + 8 * PAGE + 2)
     with monkeypatch.context() as patched:
-        patched.setattr(bench.engine._forward, "_pass", raising(RuntimeError("broken")))
-        patched.setattr(bench.engine._forward, "_graphs", None)
+        patched.setattr(bench.engine.forward, "_pass", raising(RuntimeError("broken")))
+        patched.setattr(bench.engine.forward, "graphs", None)
         bench.submit("first", "lora", text, max_new_tokens=3)
         bench.run()
     assert bench.events["first"][-1].error is not None
@@ -549,9 +549,9 @@ def test_rows_that_share_pages_stay_together_when_a_mixed_pass_fails(
     """One sum in either order is one to the prefix cache: the second row reads what the pass computes for the first."""
     bench = make()
     bench.load("sum", "dora")
-    for pool in (*bench.engine._forward._kv.keys, *bench.engine._forward._kv.values):
+    for pool in (*bench.engine.forward._kv.keys, *bench.engine.forward._kv.values):
         pool.fill_(9.0)  # what nobody wrote changes the text of who reads it
-    run, passes = bench.engine._forward._pass, []
+    run, passes = bench.engine.forward._pass, []
 
     def one_at_a_time(parts: Sequence[Part]) -> Any:
         if len({part.row.request.adapters for part in parts}) > 1:
@@ -559,7 +559,7 @@ def test_rows_that_share_pages_stay_together_when_a_mixed_pass_fails(
         passes.append({part.row.request.id for part in parts})
         return run(parts)
 
-    monkeypatch.setattr(bench.engine._forward, "_pass", one_at_a_time)
+    monkeypatch.setattr(bench.engine.forward, "_pass", one_at_a_time)
     text = range(20, 20 + 4 * PAGE + 2)
     terms = bench.selection("sum")
     orders = {"first": terms, "second": terms[::-1]}
@@ -633,7 +633,7 @@ def test_a_module_that_fails_fails_its_own_rows(running: Bench) -> None:
     running.submit("bad", "wide", [5, 6], max_new_tokens=8, ignore_eos=True)
     running.run(until=lambda: running.engine.load.running == 3)
     updates = next(iter(running.adapted.attached[digest].updates.values()))
-    running.engine._forward._graphs = None  # the kernels read addresses, whatever the shapes
+    running.engine.forward.graphs = None  # the kernels read addresses, whatever the shapes
     object.__setattr__(updates[0], "a_t", torch.zeros(3, 3))  # no product of these shapes exists
     running.run(until=lambda: running.events["bad"][-1].finish_reason)
     error = running.events["bad"][-1].error

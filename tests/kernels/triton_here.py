@@ -1,0 +1,14 @@
+"""Where kernels can be tested: on a GPU, or under Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+def interpreted_or_on_a_gpu() -> None:
+    """Skip the module that calls this before it imports a kernel, where there is neither."""
+    if not torch.cuda.is_available():
+        pytest.importorskip(
+            "triton", minversion="3.7", reason="Triton 3.6's interpreter does not take numpy 2.4"
+        )
