@@ -334,7 +334,7 @@ def test_any_schedule_computes_the_same(
     model, serving = served_llama
     torch.manual_seed(0)
     prefix = Prefix(tuple(torch.randn(2, 2, 7, 8) for _ in serving.shapes))
-    engine = Engine(model, serving, pages=96, page_size=page_size)
+    engine = Engine(model, serving, pages=7 + 2 * sum(lengths), page_size=page_size)
     shared = engine.prefixed(prefix)
 
     def fresh(i: int) -> Held:
