@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,11 +30,12 @@ from adapthub.adapters.bank import Bank
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.binding import bind
 from adapthub.adapters.delta import Segment
-from adapthub.adapters.entries import TokenEntries
+from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
 from adapthub.adapters.passes import Hook, NotByToken, by_token, not_by_token, running, running_told
+from adapthub.adapters.telling import Telling
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -74,6 +75,7 @@ class AdaptedBase:
         self.base = base
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank(stack_bytes)
+        self.telling = Telling(base, self._bank)
         self._lock = threading.RLock()
         output = base.model.get_output_embeddings()
         self._output = next((name for name, module in self._modules.items() if module is output), None)
@@ -132,6 +134,7 @@ class AdaptedBase:
         with self._lock:
             for path in self._bank.remove(digest):
                 self._hooks.pop(path).remove()
+            self.telling.forget(digest)
             self._summed = {
                 selection: head
                 for selection, head in self._summed.items()
@@ -232,12 +235,12 @@ class AdaptedBase:
                 yield
 
     @contextmanager
-    def applying_told(self, entries: TokenEntries, paths: Sequence[str]) -> Iterator[None]:
-        """Within: a pass of `base.model` over [1, T] adds what `entries` say, by kernels, under the modules at `paths`.
+    def applying_told(self, entries: TokenEntries) -> Iterator[None]:
+        """Within: a pass of `base.model` over [1, T] adds what `entries` say, by kernels.
 
         Holds the lock. The caller runs the pass, in this thread, or captures it.
         """
-        modules = {path: self._modules[path] for path in paths}
+        modules = {path: self._modules[path] for path in entries.paths}
         with self._lock, running_told(self, entries, modules, self._output):
             yield
 
@@ -245,10 +248,6 @@ class AdaptedBase:
     def touched(self) -> frozenset[str]:
         """Paths of the modules that some attached adapter touches."""
         return frozenset(self._hooks)
-
-    def binding(self, digest: str) -> Binding:
-        """The one attached as `digest`. Raises AdapterNotFound."""
-        return self._bank.get(digest)
 
     def logits(
         self, features: Sequence[Mapping[str, Sequence[int]]], selections: Sequence[Selection]
@@ -297,6 +296,9 @@ class AdaptedBase:
         try:
             hidden = self._run_flat(rows) if self.layout == "flat" else self._run_padded(rows)
             return self._apply_heads(rows, hidden)
+        except NotTold:
+            self.telling.works = False  # a base that computes in several dtypes
+            return self._run(rows)
         except NotByToken:
             groups = [rows[start:stop] for start, stop in _runs([row.selection for row in rows])]
             return {place: result for group in groups for place, result in self._run(group).items()}
@@ -312,9 +314,15 @@ class AdaptedBase:
         if self._accepts_types(rows):
             types = [t for row in rows for t in (row.token_types or [0] * row.length)]
             inputs["token_type_ids"] = torch.tensor([types], device=device)
-        with running(self, _segments(rows, lengths), (1, sum(lengths))), flat_batch(lengths, prefixes):
+        with self._adding(rows, lengths), flat_batch(lengths, prefixes):
             hidden = self._backbone(**inputs, **self._no_cache())[0][0]
         return list(hidden.split(lengths))
+
+    def _adding(self, rows: Sequence[_Row], lengths: Sequence[int]) -> AbstractContextManager[None]:
+        """Within: a flattened pass adds the rows' adapters; where they are many, on a GPU, by kernels."""
+        segments = _segments(rows, lengths)
+        entries = self.telling.entries(segments)
+        return running(self, segments, (1, sum(lengths))) if entries is None else self.applying_told(entries)
 
     def _run_padded(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
         """The same from a right-padded [B, L] pass, for families that cannot run flattened."""

@@ -63,14 +63,26 @@ def _row(update: Update, dtype: torch.dtype) -> tuple[tuple[int, ...], float] | 
     return (*starts, update.rank), update.scale
 
 
+class NotTold(Exception):
+    """A module of this pass is not what the kernels were told: its tokens or their dtype are others."""
+
+
 class Entries:
     """For passes of at most `rows` rows, each under at most `terms` adapters, over the modules at `paths`.
 
-    `rank`, a power of two, is the highest.
+    `rank`, a power of two, is the highest; `dtype` that of all matrices.
     """
 
-    def __init__(self, paths: Sequence[str], rows: int, terms: int, rank: int, device: torch.device) -> None:
-        self.paths = tuple(paths)
+    def __init__(
+        self,
+        paths: Sequence[str],
+        rows: int,
+        terms: int,
+        rank: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self._dtype = dtype
         self._place = {path: place for place, path in enumerate(paths)}
         self._rank = rank
         self._table = torch.zeros(len(paths), _COLUMNS, terms, rows, dtype=torch.int64, device=device)
@@ -98,6 +110,7 @@ class Entries:
         return TokenEntries(
             self._place,
             self._rank,
+            self._dtype,
             (self._table.index_select(3, row_of), self._factors.index_select(3, row_of)),
             (self._table.index_select(3, row_of[kept]), self._factors.index_select(3, row_of[kept])),
         )
@@ -113,11 +126,14 @@ class TokenEntries:
         self,
         place: Mapping[str, int],
         rank: int,
+        dtype: torch.dtype,
         tokens: tuple[torch.Tensor, torch.Tensor],
         kept: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
+        self.paths = tuple(place)
         self._place = place
         self._rank = rank
+        self._dtype = dtype
         self._tokens, self._kept = tokens, kept
         device = tokens[0].device
         self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -131,8 +147,10 @@ class TokenEntries:
         from adapthub.kernels import low_rank
 
         table, factors = self._of(path, is_output)
-        if len(x) != table.shape[-1]:
-            raise ValueError(f"{path!r} sees {len(x)} tokens, not {table.shape[-1]}")
+        if len(x) != table.shape[-1] or x.dtype != self._dtype:
+            raise NotTold(
+                f"{path!r} sees {len(x)} tokens of {x.dtype}, not {table.shape[-1]} of {self._dtype}"
+            )
         x = x.contiguous()
         if self._beside is None:
             self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
@@ -146,6 +164,8 @@ class TokenEntries:
         begun = self._low.pop(path, None)
         if begun is None:
             return
+        if y.dtype != self._dtype:
+            raise NotTold(f"{path!r} gives {y.dtype}, not {self._dtype}")
         from adapthub.kernels import low_rank
 
         if self._beside is not None:
@@ -162,6 +182,11 @@ def _same(new: Sequence[tuple[float, Addresses]], old: Sequence[tuple[float, Add
 
 
 def needed(rows: Sequence[Sequence[tuple[float, Addresses]]]) -> tuple[int, int]:
-    """(terms, rank) that entries must have for `rows`."""
+    """(terms, rank) that entries must have for `rows`, each rounded up to a power of two; none at all, if no row has any."""
     terms = max(map(len, rows), default=0)
-    return terms, max((adapter.rank for row in rows for _, adapter in row), default=0)
+    rank = max((adapter.rank for row in rows for _, adapter in row), default=0)
+    return _power(terms), _power(rank) if terms else 0
+
+
+def _power(number: int) -> int:
+    return 1 << (number - 1).bit_length() if number else 0

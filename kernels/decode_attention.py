@@ -37,7 +37,8 @@ def attend(
     """
     rows, heads, size = query.shape
     kv_heads, value_size = len(keys), values.shape[-1]
-    parts = max(1, min(_MOST_PARTS, _PROGRAMS // (rows * kv_heads)))
+    # A power of two: every number of parts is a kernel of its own to compile.
+    parts = 1 << max(1, min(_MOST_PARTS, _PROGRAMS // (rows * kv_heads))).bit_length() - 1
     sums = query.new_empty(rows, heads, parts, value_size, dtype=torch.float32)
     stats = query.new_empty(2, rows, heads, parts, dtype=torch.float32)
     output = query.new_empty(rows, heads, value_size)
@@ -86,7 +87,7 @@ def attend(
     return output
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stats_size"])
 def _attend(
     query,
     keys,
@@ -176,7 +177,7 @@ def _attend(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stats_size"])
 def _join(
     sums,
     stats,

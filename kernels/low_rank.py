@@ -71,7 +71,7 @@ def expand_(y: torch.Tensor, low: torch.Tensor, entries: torch.Tensor, factors: 
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "tokens"])
 def _shrink(
     x,
     entries,
@@ -110,7 +110,7 @@ def _shrink(
         tl.store(low + place * MOST + ranks, result, mask=ranks < rank)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "tokens"])
 def _expand(
     y,
     entries,

@@ -15,16 +15,15 @@ tests.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from adapthub.adapters.attach import AdaptedBase, Selection
-from adapthub.adapters.binder import Binding
-from adapthub.adapters.entries import Addresses, Entries, addresses, needed
+from adapthub.adapters.entries import Entries, needed
+from adapthub.adapters.telling import Told
 from adapthub.runtime.attention import attending
 from adapthub.runtime.kv import KV, Held
 from adapthub.runtime.rows import Part
@@ -39,7 +38,7 @@ def graphs_for(
     adapted: AdaptedBase, kv: KV, *, context: int, max_rows: int, max_tokens: int
 ) -> PassGraphs | None:
     """Graphs for a base on a GPU; None elsewhere, or without Triton."""
-    if adapted.base.device.type != "cuda" or find_spec("triton") is None:
+    if not adapted.telling.works:
         return None
     return PassGraphs(adapted, kv, context=context, max_rows=max_rows, max_tokens=max_tokens)
 
@@ -55,14 +54,14 @@ class PassGraphs:
         self._max_rows = max_rows
         self._lanes = _Lanes(kv, max_rows, min(context, kv.slots), self._device)
         self._buckets = _buckets(max(max_rows, max_tokens))
-        self._paths: tuple[str, ...] = ()
-        self._told: dict[str, tuple[Binding, Addresses | None]] = {}
+        self._paths = adapted.telling.paths  # of the graphs
         self._graphs: OrderedDict[_Key, _Graph] = OrderedDict()
         self._pool: Any = None
 
     def serves(self, selection: Selection) -> bool:
         """Whether rows of `selection` can be computed here. Raises AdapterNotFound."""
-        return all(self._addresses(digest) is not None for _, digest in selection)
+        with self._adapted.alone():
+            return self._adapted.telling.rows([selection]) is not None
 
     def fits(self, parts: Sequence[Part]) -> bool:
         """Whether so many tokens and scores can be computed in one pass here."""
@@ -79,13 +78,14 @@ class PassGraphs:
         raises; then no row counts as computed.
         """
         with self._adapted.alone(), torch.inference_mode():
-            rows = [self._terms(part.row.request.selection) for part in parts]
+            rows = self._told(parts)
             tokens = sum(part.count for part in parts)
             key = self._key(tokens, rows)
-            if key not in self._graphs and not self._adapted.touched.issuperset(self._paths):
+            telling, touched = self._adapted.telling, self._adapted.touched
+            if key not in self._graphs and not touched.issuperset(telling.paths):
                 # A capture sees the modules that are adapted now; what it does not see it would not serve later.
-                self._cover(self._adapted.touched.intersection(self._paths))
-                rows = [self._terms(part.row.request.selection) for part in parts]
+                telling.cover(touched.intersection(telling.paths))
+                rows = self._told(parts)
             graph = self._graph(key)
             graph.entries.set(rows)
             complete = [part for part in parts if part.completes]
@@ -96,26 +96,14 @@ class PassGraphs:
             part.row.held.length += part.count
         return {part.row.request.id: row for part, row in zip(complete, logits, strict=False)}
 
-    def _terms(self, selection: Selection) -> list[tuple[float, Addresses]]:
-        terms = [(weight, self._addresses(digest)) for weight, digest in selection]
-        return [(weight, told) for weight, told in terms if told is not None]
-
-    def _addresses(self, digest: str) -> Addresses | None:
-        binding = self._adapted.binding(digest)
-        known = self._told.get(digest)
-        if known is None or known[0] is not binding:
-            told = addresses(binding, self._paths, self._adapted.base.dtype)
-            if told is not None and not binding.updates.keys() <= set(self._paths):
-                self._cover(self._adapted.touched.intersection({*self._paths, *binding.updates}))
-                told = addresses(binding, self._paths, self._adapted.base.dtype)
-            self._told[digest] = known = binding, told
-        return known[1]
-
-    def _cover(self, paths: Iterable[str]) -> None:
-        """Let graphs serve adapters under the modules at `paths`, and no others: all are captured anew."""
-        self._paths = tuple(sorted(paths))
-        self._told.clear()
-        self._graphs.clear()
+    def _told(self, parts: Sequence[Part]) -> list[Told]:
+        rows = self._adapted.telling.rows([part.row.request.selection for part in parts])
+        if self._paths != self._adapted.telling.paths:  # what was captured knows other modules
+            self._paths = self._adapted.telling.paths
+            self._graphs.clear()
+        if rows is None:
+            raise ValueError("a row was given whose adapters are not served")
+        return rows
 
     def _inputs(self, parts: Sequence[Part], tokens: int) -> torch.Tensor:
         """What a graph reads, int64 [6, tokens]; tokens beyond the parts' write to a slot that nobody reads."""
@@ -136,10 +124,9 @@ class PassGraphs:
         filled = [[*column, *[filler] * missing] for column, filler in zip(columns, fillers, strict=True)]
         return torch.tensor(filled, dtype=torch.int64)
 
-    def _key(self, tokens: int, rows: Sequence[Sequence[tuple[float, Addresses]]]) -> _Key:
+    def _key(self, tokens: int, rows: Sequence[Told]) -> _Key:
         bucket = next(bucket for bucket in self._buckets if bucket >= tokens)
-        terms, rank = needed(rows)
-        return bucket, _power(terms), _power(rank) if terms else 0
+        return bucket, *needed(rows)
 
     def _graph(self, key: _Key) -> _Graph:
         if key not in self._graphs:
@@ -151,7 +138,8 @@ class PassGraphs:
 
     def _capture(self, tokens: int, terms: int, rank: int) -> _Graph:
         rows = min(tokens, self._max_rows)
-        entries = Entries(self._paths if terms else (), rows, terms, rank, self._device)
+        paths, dtype = self._paths if terms else (), self._adapted.base.dtype
+        entries = Entries(paths, rows, terms, rank, self._device, dtype)
         inputs = self._inputs((), tokens).to(self._device)
         kept = torch.zeros(rows, dtype=torch.int64, device=self._device)
 
@@ -183,7 +171,7 @@ class PassGraphs:
         slots, lanes, lengths, row_of = (inputs[place] for place in (_SLOTS, _LANES, _LENGTHS, _ROWS))
         self._lanes.table[lanes, lengths - 1] = slots.int()
         attention = _Attention(self._kv, self._lanes.table, slots, lanes, lengths)
-        with self._adapted.applying_told(entries.of(row_of, kept), entries.paths), attending(attention):
+        with self._adapted.applying_told(entries.of(row_of, kept)), attending(attention):
             logits: torch.Tensor = self._model(
                 input_ids=inputs[_IDS : _IDS + 1],
                 position_ids=inputs[_POSITIONS : _POSITIONS + 1],
@@ -298,8 +286,3 @@ def _buckets(most: int) -> list[int]:
         steps += [size, size * 3 // 2]
         size *= 2
     return [*[step for step in steps if step < most], most]
-
-
-def _power(number: int) -> int:
-    """The next power of two; 0 for 0."""
-    return 1 << (number - 1).bit_length() if number else 0

@@ -27,6 +27,8 @@ class Pages:
 
     def __init__(self, count: int) -> None:
         self._holders = [0] * count
+        self._kept = bytearray(count)
+        self._idle = 0
         # Runs of free pages, [start, stop), by either end; no two of them touch.
         self._stop_of: dict[int, int] = {}
         self._start_of: dict[int, int] = {}
@@ -45,6 +47,11 @@ class Pages:
     def free(self) -> int:
         """Pages that nobody holds."""
         return self._free
+
+    @property
+    def idle(self) -> int:
+        """Pages that nobody holds but the cache that keeps them."""
+        return self._idle
 
     def holders(self, page: int) -> int:
         """How many hold `page`."""
@@ -74,7 +81,19 @@ class Pages:
         if any(self._holders[page] == 0 for page in pages):
             raise ValueError("a free page cannot be shared")
         for page in pages:
+            self._idle -= self._kept[page] and self._holders[page] == 1
             self._holders[page] += 1
+
+    def keep(self, page: int) -> None:
+        """One more holder of `page`, which somebody holds: a cache, at most once."""
+        self.share([page])
+        self._kept[page] = True
+
+    def drop(self, page: int) -> None:
+        """The cache's hold on `page` is given back."""
+        self._idle -= self._holders[page] == 1
+        self._kept[page] = False
+        self.give_back([page])
 
     def give_back(self, pages: Sequence[int]) -> None:
         """One holder less of each page; a page that nobody holds any more is free."""
@@ -83,6 +102,7 @@ class Pages:
             if self._holders[page] == 0:
                 raise ValueError(f"page {page} is given back more often than it was taken")
             self._holders[page] -= 1
+            self._idle += self._kept[page] and self._holders[page] == 1
             if self._holders[page] == 0:
                 freed.append(page)
         for start, length in _runs(sorted(freed)):

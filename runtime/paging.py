@@ -170,7 +170,7 @@ class Paging:
     def _reclaimable(self) -> int:
         """At most so many pages `_reclaim` can free."""
         idle = (len(prefix.pages) for prefix in self._prefixes.values() if prefix.readers == 0)
-        return self._cache.unshared + sum(idle)
+        return self._pages.idle + sum(idle)
 
     def _drop_idle_prefixes(self) -> bool:
         idle = [digest for digest, prefix in self._prefixes.items() if prefix.readers == 0]

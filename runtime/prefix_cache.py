@@ -53,11 +53,6 @@ class PrefixCache:
         """Pages that it holds."""
         return len(self._by_use)
 
-    @property
-    def unshared(self) -> int:
-        """Pages that nobody else holds: `evict` gives back no more than these."""
-        return sum(self._pages.holders(node.page) == 1 for node in self._by_use)
-
     def match(self, root: Root, tokens: Sequence[int]) -> list[int]:
         """The longest run of cached pages that `tokens` begin with, each with one more holder: the caller.
 
@@ -83,7 +78,7 @@ class PrefixCache:
         chain = []
         for key, page in zip(keys, pages, strict=False):
             if key not in node.below:
-                self._pages.share([page])
+                self._pages.keep(page)
                 node.below[key] = _Page(page, key, node)
             node = node.below[key]
             chain.append(node)
@@ -140,4 +135,4 @@ class PrefixCache:
 
     def _release(self, node: _Page) -> None:
         del self._by_use[node]
-        self._pages.give_back([node.page])
+        self._pages.drop(node.page)

@@ -118,11 +118,11 @@ def test_another_threads_pass_is_none_of_a_captured_ones(oracle: Oracle, make: A
             return logits
 
     expected = plain()
-    entries = Entries(graphs._paths, 1, 1, 4, ids.device)
+    entries = Entries(graphs._paths, 1, 1, 4, ids.device, torch.float32)
     row_of = torch.zeros(4, dtype=torch.int64, device=ids.device)
     with (
         ThreadPoolExecutor(1) as thread,
-        bench.adapted.applying_told(entries.of(row_of, row_of), entries.paths),
+        bench.adapted.applying_told(entries.of(row_of, row_of)),
     ):
         assert torch.equal(thread.submit(plain).result(), expected)
 

@@ -107,6 +107,7 @@ class CacheAgainstDictionary(RuleBasedStateMachine):
         assert [self.pages.holders(page) for page in range(COUNT)] == [
             holders.count(page) for page in range(COUNT)
         ]
+        assert self.pages.idle == sum(holders.count(page) == 1 for page, _ in self.known.values())
 
     def teardown(self) -> None:
         for pages in self.held:

@@ -1,0 +1,126 @@
+"""Batches whose adapters are added by the kernels, under Triton's interpreter or on a GPU, against plain PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.base import load_base
+from adapthub.adapters.entries import TokenEntries
+from tests.adapters.peft_oracle import expected_logits, ia3_config, lora_config, prefix_config, save_adapter
+from tests.kernels.triton_here import interpreted_or_on_a_gpu
+
+interpreted_or_on_a_gpu()
+TASK = "token-classification"
+ROWS = [{"input_ids": [2, *range(5, 5 + n), 3]} for n in (4, 2, 5, 3, 1, 2)]
+CONFIGS = {
+    "lora": lora_config(TASK),
+    "narrow": lora_config(TASK, target_modules=["query", "value"], r=8),
+    "dora": lora_config(TASK, use_dora=True, r=2),
+    "bias": lora_config(TASK, lora_bias=True, r=3),
+    "prefix": prefix_config(TASK),
+    "ia3": ia3_config(TASK),
+}
+
+
+@pytest.fixture
+def adapted(tiny_base: Path) -> Iterator[AdaptedBase]:
+    made = AdaptedBase(load_base(str(tiny_base), dtype="float32"))
+    made.telling.works = True
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modules whose adapters were added by kernels."""
+    paths: list[str] = []
+    end_: Callable[..., None] = TokenEntries.end_
+
+    def noted(self: TokenEntries, path: str, *args: Any) -> None:
+        paths.append(path)
+        end_(self, path, *args)
+
+    monkeypatch.setattr(TokenEntries, "end_", noted)
+    return paths
+
+
+def saved(base: Path, folder: Path, name: str) -> Path:
+    return save_adapter(base, folder / name, TASK, CONFIGS[name], seed=len(name))
+
+
+def test_a_mixed_batch_is_plain_pefts(
+    adapted: AdaptedBase, used: list[str], tiny_base: Path, tmp_path: Path
+) -> None:
+    names = ["lora", "narrow", "dora", "bias", "prefix"]
+    paths = [saved(tiny_base, tmp_path, name) for name in names]
+    selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
+    ours = adapted.logits(ROWS, [*selections, ()])
+    assert used
+    for row, path, logits in zip(ROWS, paths, ours, strict=False):
+        torch.testing.assert_close(
+            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
+        )
+    adapted.telling.works = False
+    for with_kernels, without in zip(ours, adapted.logits(ROWS, [*selections, ()]), strict=True):
+        torch.testing.assert_close(with_kernels, without, rtol=1e-4, atol=1e-5)
+
+
+def test_what_left_and_came_back_is_found_where_it_is_now(
+    adapted: AdaptedBase, tiny_base: Path, tmp_path: Path
+) -> None:
+    artifacts = {
+        name: Artifact.read(saved(tiny_base, tmp_path, name)) for name in ("lora", "narrow", "dora", "bias")
+    }
+
+    def logits() -> list[torch.Tensor]:
+        selections: list[Selection] = [((1.0, adapted.attach(artifact)),) for artifact in artifacts.values()]
+        return adapted.logits(ROWS[:4], selections)
+
+    before = logits()
+    adapted.detach(artifacts["lora"].digest)
+    junk = [torch.full((4, 64), float("nan")) for _ in range(64)]  # where its matrices were, as likely as not
+    assert all(torch.equal(a, b) for a, b in zip(logits(), before, strict=True))
+    del junk
+
+
+def test_a_batch_with_what_no_kernel_computes_goes_without(
+    adapted: AdaptedBase, used: list[str], tiny_base: Path, tmp_path: Path
+) -> None:
+    names = ["lora", "narrow", "dora", "ia3"]
+    paths = [saved(tiny_base, tmp_path, name) for name in names]
+    selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
+    ours = adapted.logits(ROWS[:4], selections)
+    assert not used
+    for row, path, logits in zip(ROWS, paths, ours, strict=False):
+        torch.testing.assert_close(
+            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_base_of_several_dtypes_goes_without_from_then_on(
+    adapted: AdaptedBase, used: list[str], tiny_base: Path, tmp_path: Path
+) -> None:
+    names = ["lora", "narrow", "dora", "bias"]
+    paths = [saved(tiny_base, tmp_path, name) for name in names]
+    selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
+    module = adapted.base.model.get_submodule("encoder.layer.1.output.dense")
+    upcast = module.register_forward_pre_hook(lambda _, args: args[0].double(), prepend=True)
+    module.double()
+    back = module.register_forward_hook(lambda *args: args[2].float())
+    ours = adapted.logits(ROWS[:4], selections)
+    assert not adapted.telling.works
+    assert used  # as far as it came
+    upcast.remove()
+    back.remove()
+    module.float()
+    for row, path, logits in zip(ROWS, paths, ours, strict=False):
+        torch.testing.assert_close(
+            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
+        )
