@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -73,9 +73,14 @@ class AdaptedBase:
 
     def __init__(self, base: Base, *, stack_bytes: int = STACK_BYTES) -> None:
         self.base = base
+        if base.device.type == "cuda":
+            # It prepares itself for every length that it meets: over a second for the first 32 unlike rows on an H200, which
+            # took 20 ms afterwards. In use lengths are new. The setting is the process's.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank(stack_bytes)
         self.telling = Telling(base, self._bank)
+        self._tells = True
         self._lock = threading.RLock()
         output = base.model.get_output_embeddings()
         self._output = next((name for name, module in self._modules.items() if module is output), None)
@@ -116,6 +121,8 @@ class AdaptedBase:
                 f"the prefix of {artifact.path.name} leaves {self.base.ref} no positions for a text"
             )
         with self._lock:
+            if binding.digest in self._bank.bindings:  # attached meanwhile, and perhaps in use
+                return binding.digest
             self._bank.add(binding)
             for path in binding.updates:
                 if path not in self._hooks:
@@ -235,19 +242,14 @@ class AdaptedBase:
                 yield
 
     @contextmanager
-    def applying_told(self, entries: TokenEntries) -> Iterator[None]:
-        """Within: a pass of `base.model` over [1, T] adds what `entries` say, by kernels.
+    def applying_told(self, entries: TokenEntries, paths: Iterable[str]) -> Iterator[None]:
+        """Within: a pass of `base.model` over [1, T] adds what `entries` say under the modules at `paths`, by kernels.
 
         Holds the lock. The caller runs the pass, in this thread, or captures it.
         """
-        modules = {path: self._modules[path] for path in entries.paths}
-        with self._lock, running_told(self, entries, modules, self._output):
+        modules = {path: self._modules[path] for path in paths}
+        with self._lock, running_told(entries, modules, self._output):
             yield
-
-    @property
-    def touched(self) -> frozenset[str]:
-        """Paths of the modules that some attached adapter touches."""
-        return frozenset(self._hooks)
 
     def logits(
         self, features: Sequence[Mapping[str, Sequence[int]]], selections: Sequence[Selection]
@@ -297,7 +299,7 @@ class AdaptedBase:
             hidden = self._run_flat(rows) if self.layout == "flat" else self._run_padded(rows)
             return self._apply_heads(rows, hidden)
         except NotTold:
-            self.telling.works = False  # a base that computes in several dtypes
+            self._tells = False  # this base computes in several dtypes, or some module sees no tokens
             return self._run(rows)
         except NotByToken:
             groups = [rows[start:stop] for start, stop in _runs([row.selection for row in rows])]
@@ -321,8 +323,12 @@ class AdaptedBase:
     def _adding(self, rows: Sequence[_Row], lengths: Sequence[int]) -> AbstractContextManager[None]:
         """Within: a flattened pass adds the rows' adapters; where they are many, on a GPU, by kernels."""
         segments = _segments(rows, lengths)
-        entries = self.telling.entries(segments)
-        return running(self, segments, (1, sum(lengths))) if entries is None else self.applying_told(entries)
+        entries = self.telling.entries(segments) if self._tells else None
+        if entries is None:
+            return running(self, segments, (1, sum(lengths)))
+        used = {digest for segment in segments for _, digest in segment.terms}
+        paths = {path for digest in used for path in self._bank.get(digest).updates}
+        return self.applying_told(entries, paths)
 
     def _run_padded(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
         """The same from a right-padded [B, L] pass, for families that cannot run flattened."""

@@ -19,15 +19,19 @@ from adapthub.adapters.delta import Dora, LowRank, Update
 
 # As kernels.low_rank has them, which cannot be imported where there is no Triton.
 _COLUMNS, _FACTORS = 6, 2
+# A row's adapters at their weights.
+Told = Sequence[tuple[float, "Addresses"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Addresses:
-    """One adapter's: int64 [modules, 6] and its scales, float32 [modules]; `rank` is the highest."""
+    """One adapter's: int64 [modules, 6] and its scales, float32 [modules], over all modules that are told of; `rank` is the
+    highest, `touched` the paths of its own."""
 
     table: torch.Tensor
     scales: torch.Tensor
     rank: int
+    touched: frozenset[str]
 
 
 def addresses(binding: Binding, paths: Sequence[str], dtype: torch.dtype) -> Addresses | None:
@@ -46,7 +50,7 @@ def addresses(binding: Binding, paths: Sequence[str], dtype: torch.dtype) -> Add
         if path in found:
             table[place] = torch.tensor(found[path][0])
             scales[place] = found[path][1]
-    return Addresses(table, scales, max((row[-1] for row, _ in found.values()), default=0))
+    return Addresses(table, scales, max((row[-1] for row, _ in found.values()), default=0), frozenset(found))
 
 
 def _row(update: Update, dtype: torch.dtype) -> tuple[tuple[int, ...], float] | None:
@@ -70,7 +74,7 @@ class NotTold(Exception):
 class Entries:
     """For passes of at most `rows` rows, each under at most `terms` adapters, over the modules at `paths`.
 
-    `rank`, a power of two, is the highest; `dtype` that of all matrices.
+    `rank` is the highest; `dtype` that of all matrices. On a GPU half of the work is done on the stream `beside`.
     """
 
     def __init__(
@@ -81,38 +85,44 @@ class Entries:
         rank: int,
         device: torch.device,
         dtype: torch.dtype,
+        beside: torch.cuda.Stream | None = None,
     ) -> None:
-        self._dtype = dtype
-        self._place = {path: place for place, path in enumerate(paths)}
-        self._rank = rank
-        self._table = torch.zeros(len(paths), _COLUMNS, terms, rows, dtype=torch.int64, device=device)
-        self._factors = torch.zeros(len(paths), _FACTORS, terms, rows, device=device)
-        self._told: tuple[tuple[tuple[float, Addresses], ...], ...] = ()
+        self._places = {path: place for place, path in enumerate(paths)}
+        self._terms, self._rank, self._dtype, self._beside = terms, rank, dtype, beside
+        self._table = torch.zeros(rows, terms, len(paths), _COLUMNS, dtype=torch.int64, device=device)
+        self._factors = torch.zeros(rows, terms, len(paths), _FACTORS, device=device)
+        self._told: list[Told] = [()] * rows
 
-    def set(self, rows: Sequence[Sequence[tuple[float, Addresses]]]) -> None:
+    def set(self, rows: Sequence[Told]) -> None:
         """Tell each row's (weight, adapter) terms; rows beyond those given have none."""
-        told = tuple([tuple(row) for row in rows])
-        if len(told) == len(self._told) and all(map(_same, told, self._told)):
+        told = [*rows, *[()] * (len(self._told) - len(rows))]
+        changed = [
+            row for row, (new, old) in enumerate(zip(told, self._told, strict=True)) if not _same(new, old)
+        ]
+        if not changed:
             return
-        table, factors = torch.zeros(self._table.shape, dtype=torch.int64), torch.zeros(self._factors.shape)
-        for place, terms in enumerate(told):
-            for term, (weight, adapter) in enumerate(terms):
-                table[:, :, term, place] = adapter.table
-                factors[:, 0, term, place] = adapter.scales * weight
-                factors[:, 1, term, place] = weight
-        self._told = ()
-        self._table.copy_(table)
-        self._factors.copy_(factors)
+        table = torch.zeros(len(changed), *self._table.shape[1:], dtype=torch.int64)
+        factors = torch.zeros(len(changed), *self._factors.shape[1:])
+        for place, row in enumerate(changed):
+            for term, (weight, adapter) in enumerate(told[row]):
+                table[place, term] = adapter.table
+                factors[place, term, :, 0] = adapter.scales * weight
+                factors[place, term, :, 1] = weight
+        places = torch.tensor(changed, device=self._table.device)
+        self._told = [()] * len(told)  # should what follows fail, nothing is taken to be there
+        self._table.index_copy_(0, places, table.to(places.device))
+        self._factors.index_copy_(0, places, factors.to(places.device))
         self._told = told
 
     def of(self, row_of: torch.Tensor, kept: torch.Tensor) -> TokenEntries:
         """Those of a pass's tokens, whose rows are `row_of` [T], `kept` [K] of which reach the output embeddings."""
         return TokenEntries(
-            self._place,
+            self._places,
             self._rank,
             self._dtype,
-            (self._table.index_select(3, row_of), self._factors.index_select(3, row_of)),
-            (self._table.index_select(3, row_of[kept]), self._factors.index_select(3, row_of[kept])),
+            self._beside,
+            (self._table.index_select(0, row_of), self._factors.index_select(0, row_of)),
+            (self._table.index_select(0, row_of[kept]), self._factors.index_select(0, row_of[kept])),
         )
 
 
@@ -124,33 +134,29 @@ class TokenEntries:
 
     def __init__(
         self,
-        place: Mapping[str, int],
+        places: Mapping[str, int],
         rank: int,
         dtype: torch.dtype,
+        beside: torch.cuda.Stream | None,
         tokens: tuple[torch.Tensor, torch.Tensor],
         kept: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
-        self.paths = tuple(place)
-        self._place = place
-        self._rank = rank
-        self._dtype = dtype
+        self.paths = tuple(places)
+        self._places, self._rank, self._dtype, self._beside = places, rank, dtype, beside
         self._tokens, self._kept = tokens, kept
-        device = tokens[0].device
-        self._beside = torch.cuda.Stream(device) if device.type == "cuda" else None
         # With the input that it is made of: another stream reads that, unknown to the allocator.
         self._low: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def begin(self, path: str, x: torch.Tensor, is_output: bool) -> None:
-        """The module at `path` is about to run on x [tokens, in], or [kept, in] if it is the output embeddings."""
-        if path not in self._place:  # of adapters that no row here uses
-            return
-        from adapthub.kernels import low_rank
+        """The module at `path` is about to run on x [tokens, in], or [kept, in] if it is the output embeddings.
+
+        Raises NotTold.
+        """
+        from adapthub.adapters.kernels import low_rank
 
         table, factors = self._of(path, is_output)
-        if len(x) != table.shape[-1] or x.dtype != self._dtype:
-            raise NotTold(
-                f"{path!r} sees {len(x)} tokens of {x.dtype}, not {table.shape[-1]} of {self._dtype}"
-            )
+        if len(x) != len(table) or x.dtype != self._dtype:
+            raise NotTold(f"{path!r} sees {len(x)} tokens of {x.dtype}, not {len(table)} of {self._dtype}")
         x = x.contiguous()
         if self._beside is None:
             self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
@@ -160,33 +166,30 @@ class TokenEntries:
             self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
 
     def end_(self, path: str, y: torch.Tensor, is_output: bool) -> None:
-        """Add to its output y [tokens, out], or [kept, out], what the tokens' adapters add."""
-        begun = self._low.pop(path, None)
-        if begun is None:
-            return
-        if y.dtype != self._dtype:
-            raise NotTold(f"{path!r} gives {y.dtype}, not {self._dtype}")
-        from adapthub.kernels import low_rank
+        """Add to its output y [tokens, out], or [kept, out], what the tokens' adapters add. Raises NotTold."""
+        from adapthub.adapters.kernels import low_rank
 
+        low, _ = self._low.pop(path)
         if self._beside is not None:
             torch.cuda.current_stream(y.device).wait_stream(self._beside)
-        low_rank.expand_(y, begun[0], *self._of(path, is_output))
+        if y.dtype != self._dtype:
+            raise NotTold(f"{path!r} gives {y.dtype}, not {self._dtype}")
+        low_rank.expand_(y, low, *self._of(path, is_output))
 
     def _of(self, path: str, is_output: bool) -> tuple[torch.Tensor, torch.Tensor]:
         table, factors = self._kept if is_output else self._tokens
-        return table[self._place[path]], factors[self._place[path]]
+        return table[:, :, self._places[path]], factors[:, :, self._places[path]]
 
 
-def _same(new: Sequence[tuple[float, Addresses]], old: Sequence[tuple[float, Addresses]]) -> bool:
+def _same(new: Told, old: Told) -> bool:
     return len(new) == len(old) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(new, old, strict=True))
 
 
-def needed(rows: Sequence[Sequence[tuple[float, Addresses]]]) -> tuple[int, int]:
-    """(terms, rank) that entries must have for `rows`, each rounded up to a power of two; none at all, if no row has any."""
+def needed(rows: Sequence[Told]) -> tuple[int, int]:
+    """(terms, rank) that entries must have for `rows`, rounded up to few: a power of two, and 16, 64, 256 and so on."""
     terms = max(map(len, rows), default=0)
-    rank = max((adapter.rank for row in rows for _, adapter in row), default=0)
-    return _power(terms), _power(rank) if terms else 0
-
-
-def _power(number: int) -> int:
-    return 1 << (number - 1).bit_length() if number else 0
+    most = max((adapter.rank for row in rows for _, adapter in row), default=0)
+    rank = 16
+    while rank < most:
+        rank *= 4
+    return (1 << (terms - 1).bit_length(), rank) if terms else (0, 0)

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -58,23 +57,9 @@ def flat_batch(lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Ite
     """Within: models set to `adapthub_flat` read their [1, T] input as rows of `lengths` with `prefixes`."""
     token = _ROWS.set(_Rows(tuple(lengths), tuple(prefixes)))
     try:
-        with without_cudnn():
-            yield
+        yield
     finally:
         _ROWS.reset(token)
-
-
-@contextmanager
-def without_cudnn() -> Iterator[None]:
-    """Within: torch's attention on CUDA does not choose cuDNN, which prepares itself anew for every length it meets.
-
-    A batch of 32 unlike lengths took over a second on an H200 when they were new, and 20 ms afterwards. In use they are new.
-    """
-    if not torch.cuda.is_initialized():
-        yield
-        return
-    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
 
 
 def positions(lengths: Sequence[int], prefixes: Sequence[Prefix | None], offset: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ from adapthub.adapters.stacks import Stacks
 # Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
 _PROBE_TOKENS = 19
 
-_RUNNING: ContextVar[_Running | _Told | None] = ContextVar("adapthub_running", default=None)
+_RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,6 @@ class _Running:
     tokens: _Seen
     kept: _Seen | None
     only: tuple[tuple[float, str], ...] | None
-
-
-@dataclass(frozen=True)
-class _Told:
-    """A pass whose adapters the GPU's kernels are told."""
-
-    owner: object
-    entries: TokenEntries
 
 
 class NotByToken(Exception):
@@ -88,29 +80,29 @@ def running(
 
 @contextmanager
 def running_told(
-    owner: object, entries: TokenEntries, modules: Mapping[str, nn.Module], output: str | None
+    entries: TokenEntries, modules: Mapping[str, nn.Module], output: str | None
 ) -> Iterator[None]:
-    """Within: `owner`'s hooks see the tokens that `entries` are of, and so do its `modules` before they run.
+    """Within: passes of this thread add what `entries` say under `modules`, by path; `output` is the output embeddings'.
 
-    `output` is which of them are the output embeddings.
+    The modules have hooks of their own for it, whichever adapters are attached: a captured pass serves those to come.
     """
-    told = _Told(owner, entries)
-    begins = [
-        module.register_forward_pre_hook(partial(_begin, told, path, path == output))
-        for path, module in modules.items()
-    ]
-    token = _RUNNING.set(told)
+    here = threading.get_ident()  # another thread may run the model, for a prompt that it binds
+
+    def begin(path: str, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if threading.get_ident() == here:
+            entries.begin(path, args[0].reshape(-1, args[0].shape[-1]), path == output)
+
+    def end(path: str, _: nn.Module, __: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
+        if threading.get_ident() == here:
+            entries.end_(path, y.view(-1, y.shape[-1]), path == output)
+
+    hooks = [module.register_forward_pre_hook(partial(begin, path)) for path, module in modules.items()]
+    hooks += [module.register_forward_hook(partial(end, path)) for path, module in modules.items()]
     try:
         yield
     finally:
-        _RUNNING.reset(token)
-        for begin in begins:
-            begin.remove()
-
-
-def _begin(told: _Told, path: str, is_output: bool, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-    if _RUNNING.get() is told:  # another thread may run the model for a prompt that it binds
-        told.entries.begin(path, args[0].reshape(-1, args[0].shape[-1]), is_output)
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +121,6 @@ class Hook:
             return
         x, y = args[0], output.view(-1, output.shape[-1])
         x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
-        if isinstance(pass_, _Told):
-            pass_.entries.end_(self.path, y, self.is_output)
-            return
         seen = pass_.kept if self.is_output and pass_.kept is not None else pass_.tokens
         if not seen.segments:  # every row is in the middle of its prompt
             return

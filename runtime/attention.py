@@ -63,7 +63,7 @@ def paged_batch(kv: KV, rows: Sequence[PagedRow]) -> Iterator[None]:
     T is the sum of the rows' `new`. Each row's pages must have room for them. On leaving without an error each row's
     `held.length` has grown by `new`; after an error nothing counts as written.
     """
-    with attending(partial(attend, Batch(kv, [(row.held, row.new) for row in rows]))), flat.without_cudnn():
+    with attending(partial(attend, Batch(kv, [(row.held, row.new) for row in rows]))):
         yield
     for row in rows:
         row.held.length += row.new

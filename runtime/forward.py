@@ -5,8 +5,7 @@ Does not choose the parts, take pages, or sample.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -20,8 +19,6 @@ from adapthub.runtime.graphs import PassGraphs
 from adapthub.runtime.kv import KV
 from adapthub.runtime.requests import as_ours
 from adapthub.runtime.rows import Part
-
-_LOG = logging.getLogger(__name__)
 
 
 class Forward:
@@ -40,30 +37,23 @@ class Forward:
 
         The parts are sorted by selection, and their rows hold pages for them.
         """
-        # Rows that may read each other's pages, written in this very pass, have the same adapters.
-        told = [part for part in parts if self._has_graph(part)]
-        if self.graphs is None or not told or not self.graphs.fits(told):
-            return self._compute(parts)
-        others = [part for part in parts if part not in told]
-        return {**(self._compute(others) if others else {}), **self._replay(self.graphs, told)}
-
-    def _has_graph(self, part: Part) -> bool:
         if self.graphs is None:
-            return False
-        with suppress(AdapterNotFound):  # said where it is computed
-            return self.graphs.serves(part.row.request.selection)
-        return False
-
-    def _replay(
-        self, graphs: PassGraphs, parts: Sequence[Part]
-    ) -> Mapping[str, torch.Tensor | AdaptHubError]:
-        try:
-            return graphs.compute(parts)
-        except Exception:
-            # Not every model can be captured. Nothing is lost but speed: no row counts as computed.
-            _LOG.warning("passes go on without CUDA graphs", exc_info=True)
-            self.graphs = None
             return self._compute(parts)
+        # Rows that may read each other's pages, written in this very pass, have the same adapters.
+        told: list[Part] = []
+        others: list[Part] = []
+        for part in parts:
+            (told if self._has_graph(self.graphs, part) else others).append(part)
+        if not told or not self.graphs.fits(told):
+            return self._compute(parts)
+        results = self._compute(others) if others else {}
+        replayed = self.graphs.compute(told)
+        return {**results, **(self._compute(told) if replayed is None else replayed)}
+
+    def _has_graph(self, graphs: PassGraphs, part: Part) -> bool:
+        with suppress(AdapterNotFound):  # said where it is computed
+            return graphs.serves(part.row.request.selection)
+        return False
 
     def _compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         try:

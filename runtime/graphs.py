@@ -1,10 +1,10 @@
 """Passes as CUDA graphs: one replay computes tokens of many rows, prompts and decoding mixed, each on adapters of its own.
 
 A pass through a model is thousands of small launches, which cost the host several times what they cost the GPU. It is
-captured once for every number of tokens (rounded up), number of terms and rank. Tokens, positions, slots and the addresses
-of adapters lie in tensors that change in place, so a graph serves whatever rows and adapters come. Attention and adapters'
-additions are kernels (`adapthub.kernels`), to which every token is one of its own: it names its row's adapters, and attends
-to the keys up to its own.
+captured once for every number of tokens, number of terms and rank, each rounded up. Tokens, positions, slots and the
+addresses of adapters lie in tensors that change in place, so a graph serves whatever rows and adapters come. Attention and
+adapters' additions are kernels (`adapters.kernels`), to which every token is one of its own: it names its row's adapters,
+and attends to the keys up to its own.
 
 Serves rows whose adapters the kernels can be told of (LoRA, DoRA, prefixes, sums of them), up to a bound of scores a pass:
 long prompts are few launches anyway, and want a kernel that reads keys for many tokens at once. Does not choose rows or
@@ -14,24 +14,29 @@ tests.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from adapthub.adapters.attach import AdaptedBase, Selection
-from adapthub.adapters.entries import Entries, needed
-from adapthub.adapters.telling import Told
+from adapthub.adapters.entries import Entries, Told, needed
+from adapthub.adapters.errors import OutOfMemory
+from adapthub.adapters.memory import memory_errors
 from adapthub.runtime.attention import attending
 from adapthub.runtime.kv import KV, Held
 from adapthub.runtime.rows import Part
 
+_LOG = logging.getLogger(__name__)
 _WARM_UPS = 2  # passes before a capture: kernels are compiled and libraries set up
-_MOST_GRAPHS = 64
+_MOST_GRAPHS = 128
+_MOST_FAILURES = 3  # one after the other, and no more are captured
 _MOST_SCORES = 1 << 20  # query-key pairs of one head
-_INPUTS = _IDS, _POSITIONS, _SLOTS, _LANES, _LENGTHS, _ROWS = range(6)
+# What a pass reads, int64 [7, tokens]: `_KEPT` are places of tokens, of the first `max_rows` at most.
+_INPUTS = _IDS, _POSITIONS, _SLOTS, _LANES, _LENGTHS, _ROWS, _KEPT = range(7)
 
 
 def graphs_for(
@@ -56,7 +61,10 @@ class PassGraphs:
         self._buckets = _buckets(max(max_rows, max_tokens))
         self._paths = adapted.telling.paths  # of the graphs
         self._graphs: OrderedDict[_Key, _Graph] = OrderedDict()
-        self._pool: Any = None
+        self._refused: set[_Key] = set()
+        self._failures = 0
+        self._logits: torch.Tensor | None = None  # of all graphs, [max_rows, vocabulary]
+        self._captures = _Captures(self._device) if self._device.type == "cuda" else None
 
     def serves(self, selection: Selection) -> bool:
         """Whether rows of `selection` can be computed here. Raises AdapterNotFound."""
@@ -71,44 +79,33 @@ class PassGraphs:
         scores = sum((held.prefix_length + held.length + count) * count for held, count in helds)
         return scores <= _MOST_SCORES
 
-    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor]:
+    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor] | None:
         """Logits [vocabulary] in float32 of every part that completes its row, by request: overwritten by the next call.
 
-        All are served and fit, and hold pages for their tokens. Raises AdapterNotFound, and whatever capturing the model
-        raises; then no row counts as computed.
+        All are served and fit, and hold pages for their tokens. None where such a pass could not be captured, now or
+        before: no row counts as computed, and the log says why. Raises AdapterNotFound.
         """
         with self._adapted.alone(), torch.inference_mode():
-            rows = self._told(parts)
-            tokens = sum(part.count for part in parts)
-            key = self._key(tokens, rows)
-            telling, touched = self._adapted.telling, self._adapted.touched
-            if key not in self._graphs and not touched.issuperset(telling.paths):
-                # A capture sees the modules that are adapted now; what it does not see it would not serve later.
-                telling.cover(touched.intersection(telling.paths))
-                rows = self._told(parts)
-            graph = self._graph(key)
+            rows = self._adapted.telling.rows([part.row.request.selection for part in parts])
+            if rows is None:
+                raise ValueError("a row was given whose adapters are not served")
+            if self._paths != self._adapted.telling.paths:  # what was captured knows other modules
+                self._drop()
+            graph = self._graph(self._key(sum(part.count for part in parts), rows))
+            if graph is None:
+                return None
             graph.entries.set(rows)
-            complete = [part for part in parts if part.completes]
             graph.inputs.copy_(self._inputs(parts, graph.inputs.shape[1]))
-            graph.kept.copy_(_kept(parts, len(graph.kept)))
             logits = graph.run()
+        complete = [part.row.request.id for part in parts if part.completes]
         for part in parts:
             part.row.held.length += part.count
-        return {part.row.request.id: row for part, row in zip(complete, logits, strict=False)}
-
-    def _told(self, parts: Sequence[Part]) -> list[Told]:
-        rows = self._adapted.telling.rows([part.row.request.selection for part in parts])
-        if self._paths != self._adapted.telling.paths:  # what was captured knows other modules
-            self._paths = self._adapted.telling.paths
-            self._graphs.clear()
-        if rows is None:
-            raise ValueError("a row was given whose adapters are not served")
-        return rows
+        return dict(zip(complete, logits, strict=False))
 
     def _inputs(self, parts: Sequence[Part], tokens: int) -> torch.Tensor:
-        """What a graph reads, int64 [6, tokens]; tokens beyond the parts' write to a slot that nobody reads."""
+        """What a graph reads; tokens beyond the parts' write to a slot that nobody reads."""
         columns: list[list[int]] = [[] for _ in _INPUTS]
-        ids, positions, slots, lanes, lengths, rows = columns
+        ids, positions, slots, lanes, lengths, rows, kept = columns
         for place, part in enumerate(parts):
             held, count = part.row.held, part.count
             past = held.prefix_length + held.length
@@ -119,66 +116,93 @@ class PassGraphs:
             lanes += [lane] * count
             lengths += range(past + 1, past + count + 1)
             rows += [place] * count
-        fillers = 0, 0, self._kv.spare, self._lanes.spare, 1, 0
-        missing = tokens - len(ids)
-        filled = [[*column, *[filler] * missing] for column, filler in zip(columns, fillers, strict=True)]
+            if part.completes:
+                kept.append(len(ids) - 1)
+        fillers = 0, 0, self._kv.spare, self._lanes.spare, 1, 0, 0
+        filled = [
+            [*column, *[filler] * (tokens - len(column))]
+            for column, filler in zip(columns, fillers, strict=True)
+        ]
         return torch.tensor(filled, dtype=torch.int64)
 
     def _key(self, tokens: int, rows: Sequence[Told]) -> _Key:
+        """The pass to capture; one that is captured, of as many tokens and with more room for adapters, will do."""
         bucket = next(bucket for bucket in self._buckets if bucket >= tokens)
-        return bucket, *needed(rows)
+        terms, rank = needed(rows)
+        if terms:
+            roomy = [(t, r) for b, t, r in self._graphs if b == bucket and t >= terms and r >= rank]
+            terms, rank = min(roomy, default=(terms, rank))
+        return bucket, terms, rank
 
-    def _graph(self, key: _Key) -> _Graph:
+    def _graph(self, key: _Key) -> _Graph | None:
         if key not in self._graphs:
+            if key in self._refused or self._failures >= _MOST_FAILURES:
+                return None
             while len(self._graphs) >= _MOST_GRAPHS:
                 self._graphs.popitem(last=False)
-            self._graphs[key] = self._capture(*key)
+            failure: type[Exception] | None = None
+            try:
+                with memory_errors("capturing a pass", "Lower kv_tokens, step_tokens or max_rows."):
+                    self._graphs[key] = self._capture(*key)
+            except Exception as error:
+                _LOG.warning("passes of %d tokens go without a CUDA graph", key[0], exc_info=True)
+                failure = type(error)
+            # Here, behind the handler: what was made for the capture is not held any more.
+            self._failures = self._failures + 1 if failure else 0
+            if failure is OutOfMemory:
+                self._drop()
+            elif failure:
+                self._refused.add(key)
+            if failure:
+                return None
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
+    def _drop(self) -> None:
+        """Forget all graphs, and give their memory back."""
+        self._paths = self._adapted.telling.paths
+        self._graphs.clear()
+        self._refused.clear()
+        if self._captures is not None:
+            self._captures.begin_anew()
+
     def _capture(self, tokens: int, terms: int, rank: int) -> _Graph:
-        rows = min(tokens, self._max_rows)
-        paths, dtype = self._paths if terms else (), self._adapted.base.dtype
-        entries = Entries(paths, rows, terms, rank, self._device, dtype)
+        entries = self._adapted.telling.empty(min(tokens, self._max_rows), terms, rank)
         inputs = self._inputs((), tokens).to(self._device)
-        kept = torch.zeros(rows, dtype=torch.int64, device=self._device)
 
         def run() -> torch.Tensor:
-            return self._pass(inputs, kept, entries)
+            return self._pass(inputs, entries)
 
-        if self._device.type != "cuda":
-            return _Graph(inputs, kept, entries, run)
-        stream = torch.cuda.Stream(self._device)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                run()
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads load adapters meanwhile: what they do is no part of the graph, and allowed.
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
-            logits = run()
-        self._pool = graph.pool()
+        if self._captures is None:
+            return _Graph(inputs, entries, run)
+        graph = self._captures.of(run)
+        logits = self._logits
+        assert logits is not None
 
         def replay() -> torch.Tensor:
             graph.replay()
             return logits
 
-        return _Graph(inputs, kept, entries, replay)
+        return _Graph(inputs, entries, replay)
 
-    def _pass(self, inputs: torch.Tensor, kept: torch.Tensor, entries: Entries) -> torch.Tensor:
-        """The model over [1, tokens]: logits [kept, vocabulary]."""
+    def _pass(self, inputs: torch.Tensor, entries: Entries) -> torch.Tensor:
+        """The model over [1, tokens]: logits [max_rows, vocabulary], of which the first are the kept tokens'."""
         slots, lanes, lengths, row_of = (inputs[place] for place in (_SLOTS, _LANES, _LENGTHS, _ROWS))
+        kept = inputs[_KEPT, : self._max_rows]
         self._lanes.table[lanes, lengths - 1] = slots.int()
+        told = entries.of(row_of, kept)
         attention = _Attention(self._kv, self._lanes.table, slots, lanes, lengths)
-        with self._adapted.applying_told(entries.of(row_of, kept)), attending(attention):
+        with self._adapted.applying_told(told, told.paths), attending(attention):
             logits: torch.Tensor = self._model(
                 input_ids=inputs[_IDS : _IDS + 1],
                 position_ids=inputs[_POSITIONS : _POSITIONS + 1],
                 use_cache=False,
                 logits_to_keep=kept,
             ).logits[0]
-            return logits.float()
+        if self._logits is None:
+            self._logits = logits.new_empty(self._max_rows, logits.shape[1], dtype=torch.float32)
+        self._logits[: len(logits)].copy_(logits)
+        return self._logits
 
 
 # Tokens of a pass, terms of a row, rank: each rounded up.
@@ -190,9 +214,51 @@ class _Graph:
     """One captured pass: what it reads, and what runs it."""
 
     inputs: torch.Tensor
-    kept: torch.Tensor
     entries: Entries
     run: Callable[[], torch.Tensor]
+
+
+class _Captures:
+    """Captures on one stream and, until `begin_anew`, into one pool of memory, so that graphs use each other's."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        # Of a priority of its own, and so of a pool of streams that no loader takes one from.
+        self._stream = torch.cuda.Stream(device, priority=-1)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """The graphs so far are gone: their pool too."""
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def of(self, run: Callable[[], object]) -> torch.cuda.CUDAGraph:
+        """`run`, warmed up and captured. Raises what it raises, and RuntimeError for what cannot be captured."""
+        graph = torch.cuda.CUDAGraph()
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        # Not torch.cuda.graph, which leaves its stream and its pool open where a capture fails.
+        with torch.cuda.stream(self._stream):
+            for _ in range(_WARM_UPS):
+                run()
+            self._stream.synchronize()
+            # Other threads load adapters meanwhile: what they do is no part of the graph, and allowed.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                run()
+                graph.capture_end()
+            except BaseException:
+                self._close(graph)
+                raise
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return graph
+
+    def _close(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a capture that failed."""
+        try:
+            graph.capture_end()
+        except RuntimeError:
+            # It did not come to its last act, without which the allocator takes a capture to be under way for ever.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
 
 
 class _Lanes:
@@ -223,7 +289,11 @@ class _Lanes:
         return lane, self._slots(held, past, past + new)
 
     def _slots(self, held: Held, first: int, last: int) -> list[int]:
-        return [slot for a, b in held.spans(first, last, self._page_size) for slot in range(a, b)]
+        """Of its tokens [first, last), counted from the prefix's first."""
+        size, prefix = self._page_size, held.prefix_length
+        slots = [held.prefix_pages[i // size] * size + i % size for i in range(first, min(last, prefix))]
+        own = range(max(first - prefix, 0), max(last - prefix, 0))
+        return slots + [held.pages[i // size] * size + i % size for i in own]
 
 
 @dataclass(frozen=True)
@@ -248,7 +318,7 @@ class _Attention:
         sinks: torch.Tensor | None,
     ) -> torch.Tensor:
         """query [1, heads, T, d], key [1, kv heads, T, d] and value [1, kv heads, T, dv] -> [T, heads, dv]."""
-        from adapthub.kernels import decode_attention
+        from adapthub.adapters.kernels import decode_attention
 
         if sinks is not None:
             raise NotImplementedError("attention sinks are not computed by the kernel")
@@ -268,18 +338,8 @@ class _Attention:
         )
 
 
-def _kept(parts: Sequence[Part], rows: int) -> torch.Tensor:
-    """Places [rows] of the tokens behind which the parts that complete their rows go on; any others after them."""
-    ends, end = [], 0
-    for part in parts:
-        end += part.count
-        if part.completes:
-            ends.append(end - 1)
-    return torch.tensor(ends + [0] * (rows - len(ends)), dtype=torch.int64)
-
-
 def _buckets(most: int) -> list[int]:
-    """Numbers of tokens that passes are captured for: small ones exactly enough, of large ones two in each doubling."""
+    """Numbers of tokens that passes are captured for: 1, 2, 4, every eighth up to 64, and two in each doubling behind."""
     steps = [1, 2, 4, *range(8, 64, 8)]
     size = 64
     while size < most:

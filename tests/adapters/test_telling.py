@@ -72,22 +72,41 @@ def test_a_mixed_batch_is_plain_pefts(
         torch.testing.assert_close(with_kernels, without, rtol=1e-4, atol=1e-5)
 
 
-def test_what_left_and_came_back_is_found_where_it_is_now(
+def test_what_left_and_came_back_is_told_where_it_is_now(
     adapted: AdaptedBase, tiny_base: Path, tmp_path: Path
 ) -> None:
-    artifacts = {
-        name: Artifact.read(saved(tiny_base, tmp_path, name)) for name in ("lora", "narrow", "dora", "bias")
-    }
+    artifacts = [
+        Artifact.read(saved(tiny_base, tmp_path, name)) for name in ("lora", "narrow", "dora", "bias")
+    ]
 
     def logits() -> list[torch.Tensor]:
-        selections: list[Selection] = [((1.0, adapted.attach(artifact)),) for artifact in artifacts.values()]
+        selections: list[Selection] = [((1.0, adapted.attach(artifact)),) for artifact in artifacts]
         return adapted.logits(ROWS[:4], selections)
 
     before = logits()
-    adapted.detach(artifacts["lora"].digest)
-    junk = [torch.full((4, 64), float("nan")) for _ in range(64)]  # where its matrices were, as likely as not
+    digest = artifacts[0].digest
+    kept = adapted.attached[digest]  # or the next one might be given the same place
+    adapted.detach(digest)
     assert all(torch.equal(a, b) for a, b in zip(logits(), before, strict=True))
-    del junk
+    rows = adapted.telling.rows([((1.0, digest),)])
+    assert rows is not None
+    ((_, told),) = rows[0]
+    for path, (update,) in adapted.attached[digest].updates.items():
+        a = told.table[adapted.telling.paths.index(path), 0]
+        assert a == update.a.data_ptr() != kept.updates[path][0].a.data_ptr()  # type: ignore[attr-defined]
+
+
+def test_many_runs_that_touch_no_module(adapted: AdaptedBase, tiny_base: Path, tmp_path: Path) -> None:
+    adapted.attach(Artifact.read(saved(tiny_base, tmp_path, "lora")))
+    paths = [
+        save_adapter(tiny_base, tmp_path / str(seed), TASK, CONFIGS["prefix"], seed=seed) for seed in range(3)
+    ]
+    selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
+    ours = adapted.logits(ROWS[:4], [*selections, ()])
+    for row, path, logits in zip(ROWS, paths, ours, strict=False):
+        torch.testing.assert_close(
+            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
+        )
 
 
 def test_a_batch_with_what_no_kernel_computes_goes_without(
@@ -115,7 +134,7 @@ def test_a_base_of_several_dtypes_goes_without_from_then_on(
     module.double()
     back = module.register_forward_hook(lambda *args: args[2].float())
     ours = adapted.logits(ROWS[:4], selections)
-    assert not adapted.telling.works
+    assert not adapted._tells
     assert used  # as far as it came
     upcast.remove()
     back.remove()

@@ -9,7 +9,7 @@ from tests.kernels.triton_here import interpreted_or_on_a_gpu
 
 interpreted_or_on_a_gpu()
 
-from adapthub.kernels import decode_attention  # noqa: E402  # Triton may not be there
+from adapthub.adapters.kernels import decode_attention  # noqa: E402  # Triton may not be there
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

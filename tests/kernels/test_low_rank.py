@@ -9,7 +9,7 @@ from tests.kernels.triton_here import interpreted_or_on_a_gpu
 
 interpreted_or_on_a_gpu()
 
-from adapthub.kernels import low_rank  # noqa: E402  # Triton may not be there
+from adapthub.adapters.kernels import low_rank  # noqa: E402  # Triton may not be there
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCES = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
@@ -27,8 +27,9 @@ def test_tokens_get_what_their_rows_adapters_add(dtype: torch.dtype, size: int, 
     rows = 5
     x = made(len(row_of), size, dtype=dtype, generator=generator)
     y = made(len(row_of), out, dtype=dtype, generator=generator)
-    entries = torch.zeros(6, terms, rows, dtype=torch.int64)
-    factors = torch.zeros(2, terms, rows)
+    # Of two modules side by side, as they are told; this is the second.
+    entries = torch.zeros(rows, terms, 2, 6, dtype=torch.int64)
+    factors = torch.zeros(rows, terms, 2, 2)
     expected = y.double()
     alive = []  # the entries hold addresses alone
     for row in range(rows):
@@ -52,8 +53,8 @@ def test_tokens_get_what_their_rows_adapters_add(dtype: torch.dtype, size: int, 
                     (base_bias, with_gain and with_base_bias),
                 )
             ]
-            entries[:, term, row] = torch.tensor([*starts, rank])
-            factors[:, term, row] = torch.tensor([weight * scale, weight])
+            entries[row, term, 1] = torch.tensor([*starts, rank])
+            factors[row, term, 1] = torch.tensor([weight * scale, weight])
             for token in (row_of == row).nonzero()[:, 0]:
                 added = scale * (x[token].double() @ a.double().T) @ b.double().T
                 if with_bias:
@@ -62,7 +63,7 @@ def test_tokens_get_what_their_rows_adapters_add(dtype: torch.dtype, size: int, 
                     weighted = y[token].double() - (base_bias.double() if with_base_bias else 0)
                     added = (gain.double() - 1) * weighted + gain.double() * added
                 expected[token] += weight * added
-    told = entries.to(DEVICE)[:, :, row_of], factors.to(DEVICE)[:, :, row_of]
+    told = entries.to(DEVICE)[row_of][:, :, 1], factors.to(DEVICE)[row_of][:, :, 1]
     low_rank.expand_(y, low_rank.shrink(x, *told, 64), *told)
     assert (y.double() - expected).norm() <= TOLERANCES[dtype] * expected.norm()
 
@@ -71,6 +72,6 @@ def test_rows_without_an_adapter_keep_their_bits() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = (made(3, 16, dtype=torch.float32, generator=generator) for _ in range(2))
     before = y.clone()
-    told = torch.zeros(6, 1, 3, dtype=torch.int64, device=DEVICE), torch.zeros(2, 1, 3, device=DEVICE)
+    told = torch.zeros(3, 1, 6, dtype=torch.int64, device=DEVICE), torch.zeros(3, 1, 2, device=DEVICE)
     low_rank.expand_(y, low_rank.shrink(x, *told, 16), *told)
     assert torch.equal(y, before)

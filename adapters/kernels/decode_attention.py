@@ -1,7 +1,7 @@
-"""Attention of rows with one token each over keys and values that lie anywhere in a pool: two launches a layer.
+"""Attention of single tokens, decoding or of a prompt, over keys and values anywhere in a pool: two launches a layer.
 
-Each row's keys are cut into parts that programs of their own read, and the parts are put together by their sums of
-exponentials (Dao et al. 2023, Flash-Decoding). Rows' lengths and slots are read on the device, so a captured CUDA graph
+Each token's keys are cut into parts that programs of their own read, and the parts are put together by their sums of
+exponentials (Dao et al. 2023, Flash-Decoding). Lengths and slots are read on the device, so a captured CUDA graph
 serves other rows once those have changed in place.
 
 Does not write keys, or choose slots.

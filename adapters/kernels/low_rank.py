@@ -1,5 +1,4 @@
-"""What adapters add to one module's output, for tokens of rows that each use another adapter: two launches whatever their
-number.
+"""What adapters add to one module's output, for tokens that each use another adapter: two launches whatever their number.
 
 A token names its adapter's matrices by their addresses, so nothing is copied or padded, ranks differ freely, and a captured
 CUDA graph serves other adapters once the addresses have changed in place. A token without an adapter keeps its bits.
@@ -22,37 +21,38 @@ FACTORS = PRODUCT, WEIGHT = range(2)
 
 
 def shrink(x: torch.Tensor, entries: torch.Tensor, factors: torch.Tensor, most: int) -> torch.Tensor:
-    """The first half of `expand_`, which wants x alone: float32 [terms, t, most].
+    """The first half of `expand_`, which wants x alone: float32 [t, terms, most].
 
-    x [t, in], entries int64 [6, terms, t], factors float32 [2, terms, t]; no rank is above `most`, a power of two.
+    x [t, in], entries int64 [t, terms, 6], factors float32 [t, terms, 2], of which the last dimension alone need be
+    contiguous; no rank is above `most`.
     """
-    _, terms, tokens = entries.shape
+    tokens, terms, _ = entries.shape
     size = x.shape[1]
-    low = torch.empty(terms, tokens, most, dtype=torch.float32, device=x.device)
-    block_rank = min(4, most)
-    _shrink[(tokens, terms, triton.cdiv(most, block_rank))](
+    low = torch.empty(tokens, terms, most, dtype=torch.float32, device=x.device)
+    _shrink[(tokens, terms, triton.cdiv(most, _SHRUNK))](
         x,
         entries,
         factors,
         low,
         x.stride(0),
-        terms * tokens,
-        tokens,
+        *entries.stride()[:2],
+        *factors.stride()[:2],
+        most,
         IN=size,
-        MOST=most,
-        BLOCK_RANK=block_rank,
+        TERMS=terms,
+        BLOCK_RANK=_SHRUNK,
         BLOCK_IN=min(512, triton.next_power_of_2(size)),
     )
     return low
 
 
 def expand_(y: torch.Tensor, low: torch.Tensor, entries: torch.Tensor, factors: torch.Tensor) -> None:
-    """Add to token t of y what the entries [:, :, t] say, given `low` by `shrink`, and y as it was.
+    """Add to token t of y what the entries [t] say, given `low` by `shrink`, and y as it was.
 
     y [t, out] of x's dtype, which is that of all matrices; tokens and matrices contiguous. A rank of 0 without a gain or
     bias adds nothing. The terms' sum is rounded once.
     """
-    terms, tokens, most = low.shape
+    tokens, terms, most = low.shape
     out = y.shape[1]
     block_out = min(128, triton.next_power_of_2(out))
     _expand[(tokens, triton.cdiv(out, block_out))](
@@ -61,37 +61,46 @@ def expand_(y: torch.Tensor, low: torch.Tensor, entries: torch.Tensor, factors: 
         factors,
         low,
         y.stride(0),
-        terms * tokens,
-        tokens,
+        *entries.stride()[:2],
+        *factors.stride()[:2],
+        most,
         OUT=out,
-        MOST=most,
         TERMS=terms,
-        BLOCK_RANK=min(16, triton.next_power_of_2(most)),
+        BLOCK_RANK=_EXPANDED,
         BLOCK_OUT=block_out,
     )
 
 
-@triton.jit(do_not_specialize=["count", "tokens"])
+# Ranks that a program computes, and reads at a time.
+_SHRUNK, _EXPANDED = 4, 16
+# Sizes that change from pass to pass: none is worth a kernel of its own.
+_ANY = ["entry_token", "entry_term", "factor_token", "factor_term", "most"]
+
+
+@triton.jit(do_not_specialize=_ANY)
 def _shrink(
     x,
     entries,
     factors,
     low,
     x_stride,
-    count,
-    tokens,
+    entry_token,
+    entry_term,
+    factor_token,
+    factor_term,
+    most,
     IN: tl.constexpr,
-    MOST: tl.constexpr,
+    TERMS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """low[term, token] = factor * a x, some ranks of one token's term a program."""
+    """low[token, term] = factor * a x, some ranks of one token's term a program."""
     token, term, block = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    place = term * tokens + token
+    entry = entries + token * entry_token + term * entry_term
     # What depends on nothing is loaded together, before what depends on it.
-    rank = tl.load(entries + 5 * count + place).to(tl.int32)
-    a = tl.load(entries + place).to(tl.pointer_type(x.dtype.element_ty))
-    factor = tl.load(factors + place)
+    rank = tl.load(entry + 5).to(tl.int32)
+    a = tl.load(entry).to(tl.pointer_type(x.dtype.element_ty))
+    factor = tl.load(factors + token * factor_token + term * factor_term)
     ranks = block * BLOCK_RANK + tl.arange(0, BLOCK_RANK)
     if block * BLOCK_RANK < rank:
         source = x + token * x_stride
@@ -107,20 +116,22 @@ def _shrink(
             )
             sums += matrix.to(tl.float32) * values[None, :]
         result = tl.sum(sums, axis=1) * factor
-        tl.store(low + place * MOST + ranks, result, mask=ranks < rank)
+        tl.store(low + (token * TERMS + term) * most + ranks, result, mask=ranks < rank)
 
 
-@triton.jit(do_not_specialize=["count", "tokens"])
+@triton.jit(do_not_specialize=_ANY)
 def _expand(
     y,
     entries,
     factors,
     low,
     y_stride,
-    count,
-    tokens,
+    entry_token,
+    entry_term,
+    factor_token,
+    factor_term,
+    most,
     OUT: tl.constexpr,
-    MOST: tl.constexpr,
     TERMS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
@@ -134,17 +145,17 @@ def _expand(
     before = tl.load(target, mask=inside, other=0.0).to(tl.float32)
     total = before
     for term in tl.static_range(TERMS):
-        place = term * tokens + token
-        rank = tl.load(entries + 5 * count + place).to(tl.int32)
-        b = tl.load(entries + count + place).to(kind)
-        bias = tl.load(entries + 2 * count + place)
-        gains = tl.load(entries + 3 * count + place)
-        base_bias = tl.load(entries + 4 * count + place)
-        weight = tl.load(factors + count + place)
+        entry = entries + token * entry_token + term * entry_term
+        b = tl.load(entry + 1).to(kind)
+        bias = tl.load(entry + 2)
+        gains = tl.load(entry + 3)
+        base_bias = tl.load(entry + 4)
+        rank = tl.load(entry + 5).to(tl.int32)
+        weight = tl.load(factors + token * factor_token + term * factor_term + 1)
         added = tl.zeros([BLOCK_OUT], dtype=tl.float32)
         for start in range(0, rank, BLOCK_RANK):
             ranks = start + tl.arange(0, BLOCK_RANK)
-            values = tl.load(low + place * MOST + ranks, mask=ranks < rank, other=0.0)
+            values = tl.load(low + (token * TERMS + term) * most + ranks, mask=ranks < rank, other=0.0)
             matrix = tl.load(
                 b + outputs[:, None] * rank + ranks[None, :],
                 mask=inside[:, None] & (ranks < rank)[None, :],
