@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One thread a process: with more, small-operator loops stall on shared cores (see docs/benchmarks.md).
 # Uninstalled, by whatever Python has the libraries: GPU images bring their own.
 ON_GPU := ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:.:$(PYTHONPATH) $(or $(wildcard $(BIN)/python),$(PYTHON))
+# One thread a process: with more, small-operator loops stall on shared cores (see docs/benchmarks.md).
 RUN := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
 .PHONY: demo test test-all test-gpu bench bench-gpu lint docs clean
@@ -26,7 +26,7 @@ test-all: $(STAMP) lint
 
 test-gpu:
 	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu tests/adapters tests/runtime
-	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/runtime/test_graphs.py tests/runtime/test_engine.py
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_telling.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
 
 bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.mixed_predict
