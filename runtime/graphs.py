@@ -153,6 +153,8 @@ class PassGraphs:
                 self._drop()
             elif failure:
                 self._refused.add(key)
+                if self._captures is not None and not self._graphs:  # a pool that nobody uses is none
+                    self._captures.begin_anew()
             if failure:
                 return None
         self._graphs.move_to_end(key)
