@@ -322,8 +322,6 @@ class _Attention:
         """query [1, heads, T, d], key [1, kv heads, T, d] and value [1, kv heads, T, dv] -> [T, heads, dv]."""
         from adapthub.adapters.kernels import decode_attention
 
-        if sinks is not None:
-            raise NotImplementedError("attention sinks are not computed by the kernel")
         keys, values = self.kv.keys[layer], self.kv.values[layer]
         keys.index_copy_(1, self.slots, key[0])
         values.index_copy_(1, self.slots, value[0])
@@ -337,6 +335,7 @@ class _Attention:
             scale,
             window,
             softcap,
+            None if sinks is None else sinks.contiguous(),
         )
 
 

@@ -28,11 +28,13 @@ def attend(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """query [n, heads, d], keys [kv heads, slots, d], values [kv heads, slots, dv] -> [n, heads, dv].
 
     Row i sees the last `window` (or all) of the keys in slots table[lanes[i], :lengths[i]]; table int32 [lanes, width],
-    lanes and lengths int64 [n], no length 0. Scores are capped as softcap * tanh(score / softcap). Sums are float32; strides
+    lanes and lengths int64 [n], no length 0. Scores are capped as softcap * tanh(score / softcap); `sinks`
+    [heads], contiguous, are scores that take part in the softmax and have no value. Sums are float32; strides
     of the last dimensions are 1.
     """
     rows, heads, size = query.shape
@@ -78,7 +80,10 @@ def attend(
         sums,
         stats,
         output,
+        output if sinks is None else sinks,
         rows * heads * parts,
+        SINKS=sinks is not None,
+        HEADS=heads,
         PARTS=parts,
         BLOCK_PARTS=triton.next_power_of_2(parts),
         VALUE_SIZE=value_size,
@@ -153,7 +158,9 @@ def _attend(
         )
         scores = tl.dot(q, tl.trans(key), input_precision="ieee") * scale
         if CAPPED:
-            scores = softcap * (2.0 * tl.sigmoid(2.0 * scores / softcap) - 1.0)
+            shrunk = tl.exp(-2.0 * tl.abs(scores) / softcap)  # tanh; by way of a sigmoid it loses more
+            capped = softcap * (1.0 - shrunk) / (1.0 + shrunk)
+            scores = tl.where(scores < 0, -capped, capped)
         scores = tl.where(seen[None, :], scores, float("-inf"))
         higher = tl.maximum(highest, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
@@ -182,7 +189,10 @@ def _join(
     sums,
     stats,
     output,
+    sinks,
     stats_size,
+    SINKS: tl.constexpr,
+    HEADS: tl.constexpr,
     PARTS: tl.constexpr,
     BLOCK_PARTS: tl.constexpr,
     VALUE_SIZE: tl.constexpr,
@@ -194,11 +204,18 @@ def _join(
     there, inside = parts < PARTS, sizes < VALUE_SIZE
     highest = tl.load(stats + head * PARTS + parts, mask=there, other=float("-inf"))
     totals = tl.load(stats + stats_size + head * PARTS + parts, mask=there, other=0.0)
-    weights = tl.exp(highest - tl.max(highest, axis=0))
+    top = tl.max(highest, axis=0)
+    total = 0.0
+    if SINKS:
+        sink = tl.load(sinks + head % HEADS).to(tl.float32)
+        top = tl.maximum(top, sink)
+        total = tl.exp(sink - top)
+    weights = tl.exp(highest - top)
+    total += tl.sum(totals * weights, axis=0)
     rows = tl.load(
         sums + (head * PARTS + parts)[:, None] * VALUE_SIZE + sizes[None, :],
         mask=there[:, None] & inside[None, :],
         other=0.0,
     )
-    result = tl.sum(rows * weights[:, None], axis=0) / tl.sum(totals * weights, axis=0)
+    result = tl.sum(rows * weights[:, None], axis=0) / total
     tl.store(output + head * VALUE_SIZE + sizes, result.to(output.dtype.element_ty), mask=inside)

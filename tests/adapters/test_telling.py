@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,12 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
+def assert_plain_pefts(base: Path, paths: Sequence[Path], ours: Sequence[torch.Tensor]) -> None:
+    for row, path, logits in zip(ROWS, paths, ours, strict=False):
+        expected = expected_logits(base, path, TASK, [row])[0]
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+
+
 def saved(base: Path, folder: Path, name: str) -> Path:
     return save_adapter(base, folder / name, TASK, CONFIGS[name], seed=len(name))
 
@@ -63,10 +69,7 @@ def test_a_mixed_batch_is_plain_pefts(
     selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
     ours = adapted.logits(ROWS, [*selections, ()])
     assert used
-    for row, path, logits in zip(ROWS, paths, ours, strict=False):
-        torch.testing.assert_close(
-            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
-        )
+    assert_plain_pefts(tiny_base, paths, ours)
     adapted.telling.works = False
     for with_kernels, without in zip(ours, adapted.logits(ROWS, [*selections, ()]), strict=True):
         torch.testing.assert_close(with_kernels, without, rtol=1e-4, atol=1e-5)
@@ -103,10 +106,7 @@ def test_many_runs_that_touch_no_module(adapted: AdaptedBase, tiny_base: Path, t
     ]
     selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
     ours = adapted.logits(ROWS[:4], [*selections, ()])
-    for row, path, logits in zip(ROWS, paths, ours, strict=False):
-        torch.testing.assert_close(
-            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
-        )
+    assert_plain_pefts(tiny_base, paths, ours)
 
 
 def test_a_batch_with_what_no_kernel_computes_goes_without(
@@ -117,10 +117,7 @@ def test_a_batch_with_what_no_kernel_computes_goes_without(
     selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]
     ours = adapted.logits(ROWS[:4], selections)
     assert not used
-    for row, path, logits in zip(ROWS, paths, ours, strict=False):
-        torch.testing.assert_close(
-            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
-        )
+    assert_plain_pefts(tiny_base, paths, ours)
 
 
 def test_a_base_of_several_dtypes_goes_without_from_then_on(
@@ -139,7 +136,4 @@ def test_a_base_of_several_dtypes_goes_without_from_then_on(
     upcast.remove()
     back.remove()
     module.float()
-    for row, path, logits in zip(ROWS, paths, ours, strict=False):
-        torch.testing.assert_close(
-            logits, expected_logits(tiny_base, path, TASK, [row])[0], rtol=1e-4, atol=1e-5
-        )
+    assert_plain_pefts(tiny_base, paths, ours)

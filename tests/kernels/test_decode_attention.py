@@ -20,7 +20,15 @@ if CUDA:
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(
-    ("window", "softcap"), [(None, None), (1, None), (50, None), (None, 2.0), (65, 30.0)]
+    ("window", "softcap", "sunk"),
+    [
+        (None, None, False),
+        (1, None, True),
+        (50, None, False),
+        (None, 2.0, False),
+        (65, 30.0, True),
+        (None, None, True),
+    ],
 )
 @pytest.mark.parametrize(
     ("heads", "kv_heads", "size", "value_size"), [(6, 2, 24, 40), (4, 4, 64, 64), (7, 1, 16, 16)]
@@ -32,6 +40,7 @@ def test_each_row_sees_its_own_keys(
     value_size: int,
     window: int | None,
     softcap: float | None,
+    sunk: bool,
     dtype: torch.dtype,
 ) -> None:
     torch.manual_seed(heads)
@@ -43,9 +52,9 @@ def test_each_row_sees_its_own_keys(
     keys = torch.randn(kv_heads, slots, size).to(DEVICE, dtype)
     values = torch.randn(kv_heads, slots, value_size).to(DEVICE, dtype)
     table = torch.stack([torch.randperm(slots)[:300] for _ in range(7)]).int()
-    output = decode_attention.attend(
-        query, keys, values, table.to(DEVICE), lanes.to(DEVICE), lengths.to(DEVICE), 0.3, window, softcap
-    )
+    sinks = torch.linspace(-2, 9, heads).to(DEVICE, dtype) if sunk else None
+    places = table.to(DEVICE), lanes.to(DEVICE), lengths.to(DEVICE)
+    output = decode_attention.attend(query, keys, values, *places, 0.3, window, softcap, sinks)
     expected = torch.empty(output.shape, dtype=torch.float64, device=DEVICE)
     for row, (lane, length) in enumerate(zip(lanes, lengths, strict=True)):
         seen = table[lane, :length].long().to(DEVICE)[-(window or slots) :]
@@ -54,5 +63,7 @@ def test_each_row_sees_its_own_keys(
             scores = 0.3 * keys[kv_head, seen].double() @ query[row, head].double()
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            expected[row, head] = scores.softmax(0) @ values[kv_head, seen].double()
+            if sinks is not None:
+                scores = torch.cat([scores, sinks[head : head + 1].double()])
+            expected[row, head] = scores.softmax(0)[: len(seen)] @ values[kv_head, seen].double()
     assert (output.double() - expected).norm() <= TOLERANCES[dtype] * expected.norm()
