@@ -47,7 +47,10 @@ class Forward:
         if not told or not self.graphs.fits(told):
             return self._compute(parts)
         results = self._compute(others) if others else {}
-        replayed = self.graphs.compute(told)
+        try:
+            replayed = self.graphs.compute(told)
+        except Exception as error:  # out of memory, say; the others' results stand
+            return results | {part.row.request.id: as_ours(error, "the pass failed") for part in told}
         return {**results, **(self._compute(told) if replayed is None else replayed)}
 
     def _has_graph(self, graphs: PassGraphs, part: Part) -> bool:

@@ -60,7 +60,7 @@ class PassGraphs:
         self._lanes = _Lanes(kv, max_rows, min(context, kv.slots), self._device)
         self._buckets = _buckets(max(max_rows, max_tokens))
         self._paths = adapted.telling.paths  # of the graphs
-        self._graphs: OrderedDict[_Key, _Graph] = OrderedDict()
+        self._graphs: dict[_Key, _Graph] = {}
         self._refused: set[_Key] = set()
         self._failures = 0
         self._logits: torch.Tensor | None = None  # of all graphs, [max_rows, vocabulary]
@@ -90,6 +90,8 @@ class PassGraphs:
             if rows is None:
                 raise ValueError("a row was given whose adapters are not served")
             if self._paths != self._adapted.telling.paths:  # what was captured knows other modules
+                self._paths = self._adapted.telling.paths
+                self._refused.clear()
                 self._drop()
             graph = self._graph(self._key(sum(part.count for part in parts), rows))
             if graph is None:
@@ -138,8 +140,8 @@ class PassGraphs:
         if key not in self._graphs:
             if key in self._refused or self._failures >= _MOST_FAILURES:
                 return None
-            while len(self._graphs) >= _MOST_GRAPHS:
-                self._graphs.popitem(last=False)
+            if len(self._graphs) >= _MOST_GRAPHS:
+                self._drop()
             failure: type[Exception] | None = None
             try:
                 with memory_errors("capturing a pass", "Lower kv_tokens, step_tokens or max_rows."):
@@ -149,22 +151,16 @@ class PassGraphs:
                 failure = type(error)
             # Here, behind the handler: what was made for the capture is not held any more.
             self._failures = self._failures + 1 if failure else 0
-            if failure is OutOfMemory:
-                self._drop()
-            elif failure:
-                self._refused.add(key)
-                if self._captures is not None and not self._graphs:  # a pool that nobody uses is none
-                    self._captures.begin_anew()
             if failure:
+                if failure is not OutOfMemory:
+                    self._refused.add(key)
+                self._drop()
                 return None
-        self._graphs.move_to_end(key)
         return self._graphs[key]
 
     def _drop(self) -> None:
-        """Forget all graphs, and give their memory back."""
-        self._paths = self._adapted.telling.paths
+        """Forget all graphs: never a single one, since with it goes the workspace of their products, which they share."""
         self._graphs.clear()
-        self._refused.clear()
         if self._captures is not None:
             self._captures.begin_anew()
 
@@ -237,24 +233,31 @@ class _Captures:
         """`run`, warmed up and captured. Raises what it raises, and RuntimeError for what cannot be captured."""
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        # Not torch.cuda.graph, which leaves its stream and its pool open where a capture fails.
-        with torch.cuda.stream(self._stream):
-            for _ in range(_WARM_UPS):
-                run()
-            self._stream.synchronize()
-            # Other threads load adapters meanwhile: what they do is no part of the graph, and allowed.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                run()
-                graph.capture_end()
-            except BaseException:
-                self._close(graph)
-                raise
+        try:
+            with torch.cuda.stream(self._stream):
+                for _ in range(_WARM_UPS):
+                    run()
+                self._stream.synchronize()
+                self._record(graph, run)
+        except BaseException:
+            torch.cuda.synchronize(self._device)  # what was begun may read what is freed now
+            raise
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         return graph
 
+    def _record(self, graph: torch.cuda.CUDAGraph, run: Callable[[], object]) -> None:
+        # Not torch.cuda.graph, which leaves its stream and its pool open where a capture fails. Other threads load adapters
+        # meanwhile: what they do is no part of the graph, and allowed.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            run()
+            graph.capture_end()
+        except BaseException:
+            self._close(graph)
+            raise
+
     def _close(self, graph: torch.cuda.CUDAGraph) -> None:
-        """End a capture that failed."""
+        """End a capture that failed. One that CUDA does not end keeps its pool's memory: torch counts it as in use."""
         try:
             graph.capture_end()
         except RuntimeError:
@@ -284,6 +287,7 @@ class _Lanes:
             lane = self._free.pop() if self._free else self._rows.popitem(last=False)[1][1]
             known = held, lane, 0
         _, lane, filled = known
+        self._rows[id(held)] = known  # whatever fails below, the lane is this row's
         if filled < past:
             missing = torch.tensor(self._slots(held, filled, past), dtype=torch.int32)
             self.table[lane, filled:past] = missing.to(self.table.device)

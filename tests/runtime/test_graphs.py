@@ -15,7 +15,7 @@ from adapthub.runtime.graphs import PassGraphs, _buckets
 from adapthub.runtime.rows import Part
 from tests.kernels.triton_here import interpreted_or_on_a_gpu
 from tests.runtime.generating import Oracle
-from tests.runtime.test_engine import Bench, make, oracle, prompt
+from tests.runtime.test_engine import Bench, make, oracle, prompt, raising
 
 interpreted_or_on_a_gpu()
 __all__ = ["make", "oracle"]  # fixtures
@@ -188,7 +188,7 @@ def test_memory_that_is_short_for_a_moment_costs_the_graphs_and_no_more(oracle: 
     run(bench, oracle, "a")
     assert len(graphs._graphs) == 2
     errors += [torch.OutOfMemoryError("CUDA out of memory")]
-    graphs._graphs.popitem(last=False)
+    del graphs._graphs[next(iter(graphs._graphs))]
     run(bench, oracle, "b")  # the prompt eagerly, the step captured anew
     run(bench, oracle, "c")
     assert graphs.computed == ["a", "a", "b", "c", "c"]
@@ -212,6 +212,21 @@ def test_a_model_that_cannot_be_captured_at_all_is_left_alone(oracle: Oracle, fa
     assert errors == []
     assert graphs._failures == 3
     assert graphs.computed.count("e") == 0
+
+
+def test_a_replay_that_fails_fails_its_own_rows(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    graphs = with_graphs(bench)
+    bench.load("lora", "ia3")
+    monkeypatch.setattr(graphs._lanes, "place", raising(torch.OutOfMemoryError("no room")))
+    for kind in ("lora", "ia3"):
+        bench.submit(kind, kind, range(20, 24), max_new_tokens=2, ignore_eos=True)
+    bench.run()
+    assert "no room" in str(bench.events["lora"][-1].error)
+    assert bench.result("ia3").token_ids == oracle.greedy("ia3", range(20, 24), 2)
+    assert bench.leaks_nothing()
 
 
 def test_a_graph_with_room_for_more_adapters_serves_fewer(
