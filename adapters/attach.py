@@ -34,7 +34,10 @@ from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
-from adapthub.adapters.passes import Hook, NotByToken, by_token, not_by_token, running, running_told
+from adapthub.adapters.memory import free_memory
+from adapthub.adapters.passes import Hook, NotByToken, running, running_told
+from adapthub.adapters.products import pack
+from adapthub.adapters.selections import Selection, Selections
 from adapthub.adapters.telling import Telling
 
 if TYPE_CHECKING:
@@ -42,10 +45,10 @@ if TYPE_CHECKING:
     from adapthub.adapters.base import Base
 
 
-# The adapters of one row: (weight, digest) terms; empty for the base alone.
-Selection = tuple[tuple[float, str], ...]
 # Second copies of LoRAs that run together, unless the caller says otherwise.
 STACK_BYTES = 2 << 30
+# Of what is free once a base is loaded: at most so much for second copies of its weights, on a CPU that is faster with them.
+PACKED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class AdaptedBase:
     """One base and the adapters attached to it.
 
     Rows run flattened and unpadded where the base's family allows (found by trying it once, here), else padded.
-    `layout` says which: "flat" or "padded". `stack_bytes` bounds the second copies of LoRAs that passes of many rows of one
-    token keep, to run faster (stacks.Stacks).
+    `layout` says which: "flat" or "padded"; `selections` what a row may use. `stack_bytes` bounds the second copies of LoRAs
+    that passes of many rows of one token keep, to run faster (stacks.Stacks).
     """
 
     def __init__(self, base: Base, *, stack_bytes: int = STACK_BYTES) -> None:
@@ -77,6 +80,7 @@ class AdaptedBase:
             # It prepares itself for every length that it meets: over a second for the first 32 unlike rows on an H200, which
             # took 20 ms afterwards. In use lengths are new. The setting is the process's.
             torch.backends.cuda.enable_cudnn_sdp(False)
+        pack(base.model, room=int(PACKED_SHARE * free_memory(base.device)))
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank(stack_bytes)
         self.telling = Telling(base, self._bank)
@@ -84,7 +88,6 @@ class AdaptedBase:
         self._lock = threading.RLock()
         output = base.model.get_output_embeddings()
         self._output = next((name for name, module in self._modules.items() if module is output), None)
-        self._by_token: frozenset[str] | None = None
         self._heads = Heads(base)
         self._summed: dict[Selection, Head] = {}
         self._hooks: dict[str, Any] = {}
@@ -95,6 +98,7 @@ class AdaptedBase:
         flat = "position_ids" in self._accepts
         offset = exact_offset(base.backbone, base.model.config.vocab_size) if flat else None
         self._offset = offset
+        self.selections = Selections(base, self._bank, self._lock, self._modules, offset or 0)
         self.layout = "padded" if offset is None else "flat"
 
     @property
@@ -115,7 +119,7 @@ class AdaptedBase:
             raise UnsupportedAdapter(
                 f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
             )
-        positions = self._positions(binding.prefix)
+        positions = self.selections.room(binding.prefix)
         if positions is not None and positions < 1:
             raise UnsupportedAdapter(
                 f"the prefix of {artifact.path.name} leaves {self.base.ref} no positions for a text"
@@ -152,72 +156,6 @@ class AdaptedBase:
         """Detach everything and leave the base without a hook."""
         for digest in self.attached:
             self.detach(digest)
-
-    def task_of(self, selection: Selection) -> str | None:
-        """The task that a selection's adapters share; None for the base. Raises AdapterNotFound, InvalidExpression."""
-        bindings = [self._bank.get(digest) for _, digest in selection]
-        tasks = {binding.task for binding in bindings}
-        if "text-generation" in tasks:
-            tasks.discard(None)  # a plain PEFT folder need not say its task; without a head it has no other
-        if len(tasks) > 1:
-            raise InvalidExpression(
-                f"adapters of unlike tasks cannot be summed: {', '.join(sorted(map(str, tasks)))}"
-            )
-        return next(iter(tasks), None)
-
-    def check_generation(self, selection: Selection) -> None:
-        """Whether rows of `selection` can generate, in one pass with rows of any others.
-
-        Raises AdapterNotFound, InvalidExpression (a sum that has no meaning) or UnsupportedAdapter (an adapter with a
-        head, or under a module whose input is not the batch's tokens).
-        """
-        self.task_of(selection)
-        self.prefix_of(selection)
-        for _, digest in selection:
-            binding = self._bank.get(digest)
-            if binding.head is not None:
-                raise UnsupportedAdapter(
-                    f"an adapter for {binding.task} has a head and does not generate",
-                    hint="Use it with predict.",
-                )
-            for path in binding.updates:
-                if path not in self._modules_by_token():
-                    raise not_by_token(path)
-
-    def prefix_of(self, selection: Selection) -> Prefix | None:
-        """The keys and values that stand before a row of `selection`; None for adapters that have none.
-
-        One prefix adapter of weight 1 may go with any others: they add to modules, it adds positions. Raises
-        AdapterNotFound; InvalidExpression for two prefixes or another weight, whose attention no weighted sum describes.
-        """
-        found = [
-            (weight, binding) for weight, digest in selection if (binding := self._bank.get(digest)).prefix
-        ]
-        if not found:
-            return None
-        if len(selection) > 1 and any(binding.alone for _, binding in found):
-            raise InvalidExpression(
-                "a prompt-tuning adapter cannot be summed with others: they would change what its tokens mean",
-                hint="Use it alone.",
-            )
-        if len(found) > 1:
-            raise InvalidExpression(
-                f"{len(found)} prefix adapters cannot be summed",
-                hint="Use one, with any others that have none.",
-            )
-        weight, binding = found[0]
-        if weight != 1:
-            raise InvalidExpression(
-                f"a prefix adapter cannot be weighted, here by {weight:g}", hint="Give it the weight 1."
-            )
-        return binding.prefix
-
-    def longest(self, selection: Selection) -> int | None:
-        """The most tokens a row may have: the base's positions less a prefix's; None where nothing bounds them.
-
-        Raises AdapterNotFound, InvalidExpression.
-        """
-        return self._positions(self.prefix_of(selection))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -274,18 +212,13 @@ class AdaptedBase:
             results = self._run(rows)
         return [results[place].float().cpu() for place in range(len(rows))]
 
-    def _positions(self, prefix: Prefix | None) -> int | None:
-        positions = getattr(self.base.model.config, "max_position_embeddings", None)
-        taken = (self._offset or 0) + (prefix.length if prefix else 0)
-        return None if positions is None else positions - taken
-
     def _row(self, place: int, feature: Mapping[str, Sequence[int]], selection: Selection) -> _Row:
-        task = self.task_of(selection)
+        task = self.selections.task_of(selection)
         if selection and task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
             raise UnsupportedAdapter(f"an adapter for {task or 'an unknown task'} has no head to give logits")
-        prefix = self.prefix_of(selection)
+        prefix = self.selections.prefix_of(selection)
         ids = feature["input_ids"]
-        longest = self._positions(prefix)
+        longest = self.selections.room(prefix)
         if not ids or (longest is not None and len(ids) > longest):
             raise InvalidInput(
                 f"row {place} has {len(ids)} tokens; this base takes 1 to {longest or 'any number'}",
@@ -399,13 +332,6 @@ class AdaptedBase:
 
     def _no_cache(self) -> dict[str, bool]:
         return {"use_cache": False} if "use_cache" in self._accepts else {}
-
-    def _modules_by_token(self) -> frozenset[str]:
-        """The modules that see the tokens of a [1, T] pass as such, one row each: found by running one, once."""
-        with self._lock:
-            if self._by_token is None:
-                self._by_token = by_token(self.base.model, self._modules, self.base.device)
-            return self._by_token
 
 
 def _runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:

@@ -30,8 +30,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForTokenClassification, BertConfig, BertModel, BitsAndBytesConfig
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
+from adapthub.adapters.selections import Selection
 from benchmarks.common import comparable, in_dtype, in_turn, milliseconds, print_table, ratio, write_results
 
 ROWS, LABELS = 32, 9

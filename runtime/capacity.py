@@ -13,11 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapthub.adapters.attach import STACK_BYTES
+from adapthub.adapters.attach import PACKED_SHARE, STACK_BYTES
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.memory import free_memory
 from adapthub.adapters.placement import choose_device, choose_dtype, choose_quantization
+from adapthub.adapters.products import packed_bytes
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.runtime.attention import look
 from adapthub.runtime.generation import Limits, kv_tokens
@@ -26,7 +27,8 @@ from adapthub.runtime.kv import page_bytes
 
 @dataclass(frozen=True)
 class Capacity:
-    """Sizes in bytes. `kv_tokens`: tokens whose keys and values fit, `kv_token_bytes` each; `context`: the longest request,
+    """Sizes in bytes. `packed_bytes`: second copies of weights in the order in which this processor multiplies fastest.
+    `kv_tokens`: tokens whose keys and values fit, `kv_token_bytes` each; `context`: the longest request,
     prefix included; `adapter_bytes`: one LoRA of `rank` under all linear layers of the backbone; `slots`: how many such fit
     into what is left, or were asked for; `stack_bytes`: at most so much for second copies of LoRAs that decode together;
     `left`: free memory less all that, negative where it does not fit."""
@@ -37,6 +39,7 @@ class Capacity:
     dtype: str
     free: int
     base_bytes: int
+    packed_bytes: int
     kv_tokens: int
     kv_token_bytes: int
     kv_bytes: int
@@ -75,10 +78,13 @@ def capacity(
     model = _without_memory(resolved, number)
     serving = look(model)
     free = free_memory(where)
-    tokens = kv_tokens(serving, free - weights, limits)
+    packed = _packed_bytes(model, where, quantize) if number == torch.float32 else 0
+    if packed > PACKED_SHARE * (free - weights):
+        packed = 0
+    tokens = kv_tokens(serving, free - weights - packed, limits)
     kv = tokens * page_bytes(serving.shapes, 1, serving.dtype)
     adapter = _adapter_bytes(model, rank, number)
-    room = free - weights - kv
+    room = free - weights - packed - kv
     # Second copies take no more than the adapters in slots do.
     count = max(0, max(room - STACK_BYTES, room // 2) // adapter) if slots is None else slots
     stacks = min(STACK_BYTES, count * adapter)
@@ -89,6 +95,7 @@ def capacity(
         dtype=str(number).removeprefix("torch."),
         free=free,
         base_bytes=weights,
+        packed_bytes=packed,
         kv_tokens=tokens,
         kv_token_bytes=page_bytes(serving.shapes, 1, serving.dtype),
         kv_bytes=kv,
@@ -110,6 +117,17 @@ def _without_memory(base: ResolvedBase, dtype: torch.dtype) -> PreTrainedModel:
     except ValueError as error:
         raise InvalidSettings(f"{base.ref} is no language model that can generate") from error
     return cast(PreTrainedModel, model.eval())
+
+
+def _packed_bytes(model: PreTrainedModel, device: torch.device, quantize: str | None) -> int:
+    """What `AdaptedBase` packs: of a quantised base only the output embeddings."""
+    output = model.get_output_embeddings()
+    layers = [
+        module
+        for module in model.modules()
+        if type(module) is torch.nn.Linear and (quantize is None or module is output)
+    ]
+    return packed_bytes(layers) if device.type == "cpu" else 0
 
 
 def _adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int:

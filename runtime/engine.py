@@ -267,7 +267,7 @@ class Engine:
         del self._requests[waiting.id]
         self._running[waiting.id] = row
         try:
-            self._adapted.check_generation(request.selection)
+            self._adapted.selections.check_generation(request.selection)
             row.held = self._paging.open(request)
         except Exception as error:
             self._end(waiting.id, "error", as_ours(error, "the request could not start"))

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
-from adapthub.adapters.attach import Selection
 from adapthub.adapters.errors import InvalidInput, Overloaded
+from adapthub.adapters.selections import Selection
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.runtime.generation import GenerationService, Prompt, ends_at
 from adapthub.runtime.names import Adapter, Names, one_each

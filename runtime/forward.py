@@ -10,10 +10,11 @@ from contextlib import suppress
 
 import torch
 
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import PagedRow, paged_batch, positions
 from adapthub.runtime.graphs import PassGraphs
 from adapthub.runtime.kv import KV

@@ -30,8 +30,9 @@ from adapthub.runtime.text_stream import TextStream
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from adapthub.adapters.attach import AdaptedBase, Selection
+    from adapthub.adapters.attach import AdaptedBase
     from adapthub.adapters.base import Base
+    from adapthub.adapters.selections import Selection
     from adapthub.runtime.residency import Residency
 
 _LOG = logging.getLogger(__name__)

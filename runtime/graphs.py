@@ -22,10 +22,11 @@ from dataclasses import dataclass
 
 import torch
 
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.entries import Entries, Told, needed
 from adapthub.adapters.errors import OutOfMemory
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import attending
 from adapthub.runtime.kv import KV, Held
 from adapthub.runtime.rows import Part

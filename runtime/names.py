@@ -21,7 +21,7 @@ from adapthub.runtime.host_copy import without_bytes
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
-    from adapthub.adapters.attach import Selection
+    from adapthub.adapters.selections import Selection
     from adapthub.runtime.residency import Residency
 
 # What a row runs on: a name, a PEFT folder, an expression, or None for the base alone.

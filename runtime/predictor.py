@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.errors import InvalidExpression
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.selections import Selection
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.predict import Prediction, Reading, Row, Text, check_texts, predict_row, read_text
 
@@ -66,7 +67,7 @@ class Predictor:
                 questions = []
                 for place, (text, name) in enumerate(zip(texts, names, strict=True)):
                     selection, reading = selections[name], readings[name]
-                    longest = self._adapted.longest(selection)
+                    longest = self._adapted.selections.longest(selection)
                     row = read_text(text, reading, self._adapted.base, longest, place)
                     questions.append(Question(place, row, name, selection, reading))
                 return [Answer(*pair) for pair in zip(questions, self._run(questions), strict=True)]
@@ -86,7 +87,7 @@ class Predictor:
         """How the adapters of an expression, which are loaded, read text."""
         if not selection:
             return _BASE_READING
-        self._adapted.task_of(selection)
+        self._adapted.selections.task_of(selection)
         attached = self._adapted.attached
         readings = {_reading(self._names.artifact(digest), attached[digest].head) for _, digest in selection}
         if len(readings) > 1:

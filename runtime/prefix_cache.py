@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from adapthub.adapters.attach import Selection
+from adapthub.adapters.selections import Selection
 from adapthub.runtime.kv import Pages
 
 # Who asked, and with which adapters at which weights (sorted by digest).

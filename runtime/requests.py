@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adapthub.adapters.attach import Selection
 from adapthub.adapters.errors import AdaptHubError
+from adapthub.adapters.selections import Selection
 from adapthub.runtime.sampling import Constraint, Sampled, Sampling
 
 # Why a request ended. "stop": an end token, a stop string or id, or a grammar that is complete; "length": max_new_tokens or

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.flat import flat_batch, positions
+from adapthub.adapters.selections import Selection
 from tests.conftest import write_tokenizer
 
 CAUSAL = "text-generation"
@@ -41,7 +42,7 @@ def causal_logits(
     adapted: AdaptedBase, rows: Sequence[Sequence[int]], selections: Sequence[Selection], last: bool = False
 ) -> list[torch.Tensor]:
     """Every row's logits [T, vocabulary], or [1, vocabulary] of its `last` token, from one pass for all."""
-    prefixes = [adapted.prefix_of(selection) for selection in selections]
+    prefixes = [adapted.selections.prefix_of(selection) for selection in selections]
     lengths = [len(row) for row in rows]
     segments = _segments(lengths, selections)
     kept = _segments([1] * len(rows), selections) if last else segments

@@ -14,10 +14,11 @@ from peft.tuners.lora import LoraLayer
 from transformers import Qwen3Config
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, UnsupportedAdapter
+from adapthub.adapters.selections import Selection
 from tests.adapters.causal_pass import CAUSAL, SIZES, causal_logits, write_causal_base
 from tests.adapters.peft_oracle import (
     expected_logits,
@@ -76,7 +77,7 @@ def test_alone_equals_peft(
     adapted: AdaptedBase, causal_base: Path, saved: Mapping[str, Path], name: str
 ) -> None:
     selection = ((1.0, adapted.attach(Artifact.read(saved[name]))),)
-    adapted.check_generation(selection)
+    adapted.selections.check_generation(selection)
     expected = expected_logits(causal_base, saved[name], CAUSAL, FEATURES, quantize=adapted.base.quantization)
     for row, theirs in zip(ROWS, expected, strict=True):
         close(causal_logits(adapted, [row], [selection])[0], theirs)
@@ -152,7 +153,7 @@ def test_an_adapter_that_is_not_attached_is_named_before_the_pass(adapted: Adapt
     with pytest.raises(AdapterNotFound, match="sha256:0123"), adapted.applying([segment], []):
         raise AssertionError("entered")
     with pytest.raises(AdapterNotFound):
-        adapted.check_generation(((1.0, "sha256:0123"),))
+        adapted.selections.check_generation(((1.0, "sha256:0123"),))
 
 
 def test_selections_that_cannot_generate(
@@ -167,15 +168,15 @@ def test_selections_that_cannot_generate(
         Artifact.read(save_adapter(causal_base, tmp_path / "p", CAUSAL, prefix_config(CAUSAL, 3), seed=9))
     )
     with pytest.raises(UnsupportedAdapter, match="token-classification has a head and does not generate"):
-        adapted.check_generation(((1.0, head),))
+        adapted.selections.check_generation(((1.0, head),))
     with pytest.raises(InvalidExpression, match="unlike tasks"):
-        adapted.check_generation(((1.0, head), (1.0, lora)))
+        adapted.selections.check_generation(((1.0, head), (1.0, lora)))
     with pytest.raises(InvalidExpression, match="2 prefix adapters cannot be summed"):
-        adapted.check_generation(((1.0, prefix), (1.0, other)))
+        adapted.selections.check_generation(((1.0, prefix), (1.0, other)))
     with pytest.raises(InvalidExpression, match=r"cannot be weighted, here by 0\.5"):
-        adapted.check_generation(((0.5, prefix), (1.0, lora)))
-    adapted.check_generation(((1.0, prefix), (0.5, lora)))
-    adapted.check_generation(())
+        adapted.selections.check_generation(((0.5, prefix), (1.0, lora)))
+    adapted.selections.check_generation(((1.0, prefix), (0.5, lora)))
+    adapted.selections.check_generation(())
 
 
 def test_an_adapter_under_attention_heads_is_named(tmp_path: Path) -> None:
@@ -191,4 +192,4 @@ def test_an_adapter_under_attention_heads_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedAdapter, match=message):
         causal_logits(adapted, ROWS[:2], [selection, ()])
     with pytest.raises(UnsupportedAdapter, match=message):
-        adapted.check_generation(selection)
+        adapted.selections.check_generation(selection)

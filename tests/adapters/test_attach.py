@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import (
     AdapterNotFound,
@@ -26,6 +26,7 @@ from adapthub.adapters.errors import (
     TensorMismatch,
     UnsupportedAdapter,
 )
+from adapthub.adapters.selections import Selection
 from tests.adapters.peft_oracle import (
     combined_logits,
     expected_logits,
@@ -322,7 +323,7 @@ def test_a_prefix_must_have_the_bases_shape_and_leave_room(tiny_base: Path, tmp_
     path = save_adapter(tiny_base, tmp_path / "p", TOKENS, prefix_config(TOKENS))
     fields = json.loads((path / "adapter_config.json").read_text())
     digest = adapted.attach(Artifact.read(path))
-    assert adapted.longest(((1.0, digest),)) == 64 - 5
+    assert adapted.selections.longest(((1.0, digest),)) == 64 - 5
     with pytest.raises(InvalidInput, match="row 0 has 60 tokens; this base takes 1 to 59"):
         adapted.logits([{"input_ids": [5] * 60}], [((1.0, digest),)])
     (path / "adapter_config.json").write_text(json.dumps(fields | {"num_attention_heads": 8}))

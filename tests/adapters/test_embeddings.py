@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import UnsupportedAdapter
+from adapthub.adapters.selections import Selection
 from tests.adapters.causal_pass import CAUSAL, causal_logits, write_causal_base
 from tests.adapters.peft_oracle import expected_logits, lora_config, save_adapter
 from tests.adapters.test_attach import close
@@ -46,7 +47,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Mapping[bool, Path]:
 def attached(base: Path, path: Path, quantize: str | None = None) -> tuple[AdaptedBase, Selection]:
     adapted = AdaptedBase(load_base(str(base), quantize=quantize, device="cpu"))
     selection = ((1.0, adapted.attach(Artifact.read(path))),)
-    adapted.check_generation(selection)
+    adapted.selections.check_generation(selection)
     return adapted, selection
 
 

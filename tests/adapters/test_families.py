@@ -203,7 +203,7 @@ def test_positions_are_found_where_hidden_states_hardly_move_with_them(tmp_path:
     write_tokenizer(tmp_path / "base")
     adapted = AdaptedBase(load_base(str(tmp_path / "base"), device="cpu", dtype="bfloat16"))
     assert adapted.layout == "flat"
-    assert adapted.longest(()) == model.config.max_position_embeddings - 2
+    assert adapted.selections.longest(()) == model.config.max_position_embeddings - 2
 
 
 @pytest.mark.parametrize("name", ["roberta", "llama", "gpt2"])

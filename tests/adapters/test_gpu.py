@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
+from adapthub.adapters.selections import Selection
 from tests.adapters.peft_oracle import expected_logits, lora_config, prefix_config, save_adapter
 from tests.conftest import write_tiny_base
 

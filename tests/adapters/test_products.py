@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adapthub.adapters import products
-from adapthub.adapters.products import linear, quicken
+from adapthub.adapters.products import linear, pack, packed_bytes, quicken
 
 _SHAPES = [(1, 2048, 576), (2, 1024, 1024), (7, 640, 515), (33, 576, 1536), (300, 96, 48)]
 
@@ -87,3 +87,60 @@ def test_quicken_changes_what_multiplies_and_nothing_else(way: bool) -> None:
     assert type(plain) is (products.Linear if way else nn.Linear)
     assert type(other) is Other
     assert all(tensor.data_ptr() == before[name].data_ptr() for name, tensor in model.state_dict().items())
+
+
+@pytest.fixture
+def layer(way: bool) -> nn.Linear:
+    """Quickened where `way` says so, and packed."""
+    torch.manual_seed(0)
+    layer = nn.Linear(384, 256).requires_grad_(False)
+    quicken(layer)
+    pack(layer, room=1 << 30)
+    return layer
+
+
+def _exact(layer: nn.Linear, x: torch.Tensor) -> None:
+    expected = F.linear(x.double(), layer.weight.double(), layer.bias.double())
+    torch.testing.assert_close(layer(x).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 33, 300])
+def test_a_packed_layer_computes_the_same(layer: nn.Linear, rows: int, way: bool) -> None:
+    assert (getattr(layer, "packed", None) is not None) == way
+    with torch.inference_mode():
+        _exact(layer, torch.randn(1, rows, 384))
+        _exact(layer, torch.randn(384, rows).T)
+
+
+def test_a_copy_that_is_no_longer_the_weights_is_not_used(layer: nn.Linear) -> None:
+    x = torch.randn(4, 384)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+        _exact(layer, x)
+        layer.weight = nn.Parameter(torch.randn(256, 384), requires_grad=False)
+        _exact(layer, x)
+        own = {"weight": torch.randn(256, 384), "bias": torch.randn(256)}
+        expected = F.linear(x, own["weight"], own["bias"])
+        torch.testing.assert_close(
+            torch.func.functional_call(layer, own, (x,)), expected, atol=1e-4, rtol=1e-5
+        )
+
+
+def test_a_gradient_passes_a_packed_layer(layer: nn.Linear) -> None:
+    x = torch.randn(4, 384, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, -1), atol=1e-4, rtol=1e-5)
+
+
+def test_layers_are_packed_once_and_only_where_all_fit(way: bool) -> None:
+    model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 512), nn.Linear(8, 8)).requires_grad_(False)
+    bytes = packed_bytes([layer for layer in model if isinstance(layer, nn.Linear)])
+    assert bytes == (4 * 256 * 768 if way else 0)
+    quicken(model)
+    pack(model, room=bytes - 1)
+    assert all(getattr(layer, "packed", None) is None for layer in model)
+    pack(model, room=bytes)
+    first = [getattr(layer, "packed", None) for layer in model]
+    assert [packed is not None for packed in first] == [way, way, False]
+    pack(model, room=bytes)
+    assert all(getattr(layer, "packed", None) is packed for layer, packed in zip(model, first, strict=True))

@@ -36,8 +36,8 @@ def test_equal_to_peft_beside_the_base(family: str, tmp_path: Path) -> None:
     path = save_adapter(base, tmp_path / "a", CAUSAL, prompt_config(CAUSAL, 8))
     adapted = AdaptedBase(load_base(str(base), device="cpu"))
     selection = ((1.0, adapted.attach(Artifact.read(path))),)
-    adapted.check_generation(selection)
-    assert adapted.longest(selection) == (adapted.longest(()) or 0) - 8
+    adapted.selections.check_generation(selection)
+    assert adapted.selections.longest(selection) == (adapted.selections.longest(()) or 0) - 8
     expected = expected_logits(base, path, CAUSAL, FEATURES)
     mixed = causal_logits(adapted, [ROWS[0], ROWS[1], ROWS[1]], [selection, (), selection])
     close(mixed[0], expected[0])
@@ -57,9 +57,9 @@ def test_a_prompt_is_not_summed(llama: Path, tmp_path: Path) -> None:
         for i, config in enumerate((prompt_config(CAUSAL), lora_config(CAUSAL, target_modules=["q_proj"])))
     )
     with pytest.raises(InvalidExpression, match="prompt-tuning adapter cannot be summed with others"):
-        adapted.check_generation(((1.0, prompt), (0.5, lora)))
+        adapted.selections.check_generation(((1.0, prompt), (0.5, lora)))
     with pytest.raises(InvalidExpression, match=r"cannot be weighted, here by 0\.5"):
-        adapted.check_generation(((0.5, prompt),))
+        adapted.selections.check_generation(((0.5, prompt),))
 
 
 def test_a_prompt_is_not_run_on_an_encoder(tiny_base: Path, llama: Path, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.entries import TokenEntries
+from adapthub.adapters.selections import Selection
 from tests.adapters.peft_oracle import expected_logits, ia3_config, lora_config, prefix_config, save_adapter
 from tests.kernels.triton_here import interpreted_or_on_a_gpu
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from adapthub.adapters import products
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory
 from adapthub.runtime import Runtime
 from adapthub.runtime.capacity import capacity
@@ -41,7 +44,21 @@ def test_sizes_are_those_of_what_is_loaded(base: Path, tmp_path: Path) -> None:
         assert said.context == service.context == 64
         assert said.adapter_bytes == resident.bytes
     assert said.slot_bytes == 3 * said.adapter_bytes
-    assert said.left == said.free - said.base_bytes - said.kv_bytes - said.slot_bytes - said.stack_bytes
+    taken = said.base_bytes + said.packed_bytes + said.kv_bytes + said.slot_bytes + said.stack_bytes
+    assert said.left == said.free - taken
+
+
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+def test_second_copies_of_weights_are_counted(
+    base: Path, quantize: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "by_onednn", lambda: True)
+    monkeypatch.setattr(products, "_WORTH_PACKING", 1)
+    said = capacity(str(base), quantize, limits=Limits(kv_tokens=1000), slots=1)
+    layers = list(AdaptedBase(load_base(str(base), quantize)).base.model.modules())
+    copies = [layer.packed.copy for layer in layers if isinstance(layer, products.Linear) and layer.packed]
+    assert said.packed_bytes == sum(4 * copy.numel() for copy in copies) > 0
+    assert (len(copies) == 1) == (quantize is not None)
 
 
 def test_by_default_everything_fits(base: Path) -> None:

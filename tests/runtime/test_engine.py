@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from adapthub.adapters.attach import AdaptedBase, Selection
+from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, Overloaded
+from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import serves
 from adapthub.runtime.engine import Engine
 from adapthub.runtime.host_copy import HostCopy
