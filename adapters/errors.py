@@ -19,6 +19,10 @@
     │   └── UnsupportedAdapter                a method or field that this runtime does not compute
     ├── OutOfMemory (MemoryError)             device or host memory: says what to change
     ├── Overloaded (RuntimeError)             more requests than the queue takes: try again later
+    ├── Unauthorized (PermissionError)        no key, or one that is unknown, expired or revoked
+    ├── Forbidden (PermissionError)           a known caller that may not do this
+    ├── RateLimited (RuntimeError)            a tenant's requests or tokens a minute: says when to try again
+    │   └── QuotaExceeded                     a tenant's tokens a month
     ├── StorageError (OSError)                disk full, read-only, unreachable: nothing was half-written
     ├── SamplingError (RuntimeError)          logits or a grammar that leave no token to choose
     ├── TrainingError (RuntimeError)          a run that cannot work or went wrong (no gradient, NaN loss)
@@ -114,6 +118,26 @@ class OutOfMemory(AdaptHubError, MemoryError):
 
 class Overloaded(AdaptHubError, RuntimeError):
     """More requests wait than the queue takes; the same request may be sent again later."""
+
+
+class Unauthorized(AdaptHubError, PermissionError):
+    """No key, or one that is unknown, expired or revoked."""
+
+
+class Forbidden(AdaptHubError, PermissionError):
+    """A known caller that may not do this."""
+
+
+class RateLimited(AdaptHubError, RuntimeError):
+    """A tenant asked for more than its share; `retry_after`: seconds until the same request may pass."""
+
+    def __init__(self, message: str, *, retry_after: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(RateLimited):
+    """A tenant used all tokens of this month."""
 
 
 class StorageError(AdaptHubError, OSError):

@@ -150,6 +150,11 @@ class AsyncStream:
         self._cancel(self.id)
 
     @property
+    def last(self) -> Event | None:
+        """The latest event that was read."""
+        return self._seen[-1] if self._seen else None
+
+    @property
     def _ended(self) -> bool:
         return bool(self._seen) and self._seen[-1].finish_reason is not None
 

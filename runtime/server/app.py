@@ -1,0 +1,76 @@
+"""The HTTP application over one Serving: routers, keys, errors, bounds on bodies.
+
+Answers `/health` (the process lives) and `/ready` (it takes requests) itself, without a key; everything else is in a router
+of its own. Does not load a base or listen (lifecycle does).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from adapthub.adapters.errors import AdaptHubError
+from adapthub.runtime.server import openai_models
+from adapthub.runtime.server.bodies import BoundedBodies
+from adapthub.runtime.server.errors import body_of, error_body, headers_of, status_of
+from adapthub.runtime.server.serving import Serving
+
+_LOG = logging.getLogger(__name__)
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """The application; its routes' order is that of the document at /openapi.json."""
+    app = FastAPI(title="AdaptHub", version="1", docs_url=None, redoc_url=None)
+    app.state.serving = serving
+    app.add_middleware(BoundedBodies, limits=serving.limits)
+    _handle_errors(app)
+    app.include_router(openai_models.router)
+
+    @app.get("/health", tags=["health"])
+    async def health() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @app.get("/ready", tags=["health"], responses={503: {"description": "Loading, or shutting down."}})
+    async def ready(response: Response) -> dict[str, str]:
+        """Whether requests are taken."""
+        if serving.ready and not serving.draining:
+            return {"status": "ready"}
+        response.status_code = 503
+        return {"status": "draining" if serving.draining else "loading"}
+
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(AdaptHubError)
+    async def ours(_: Request, error: AdaptHubError) -> JSONResponse:
+        if status_of(error) == 500:
+            _LOG.error("a request failed", exc_info=error)
+        return JSONResponse(body_of(error), status_of(error), dict(headers_of(error)))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first: dict[str, Any] = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        if first["type"] == "extra_forbidden":
+            message = f"Unrecognized request argument supplied: {where}"
+        else:
+            message = f"{where}: {first['msg']}" if where else str(first["msg"])
+        return JSONResponse(error_body(message, "invalid_request_error", param=where), 400)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(
+            error_body(message, "invalid_request_error"), error.status_code, dict(error.headers or {})
+        )
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(f"the server failed: {type(error).__name__}", "server_error"), 500)

@@ -1,0 +1,42 @@
+"""What endpoints depend on: the server's state, and who asks.
+
+Does not define any endpoint.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from adapthub.adapters.errors import Forbidden
+from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.tenants.caller import Caller
+
+_BEARER = HTTPBearer(auto_error=False, description="A tenant's key, or none where no tenant is configured.")
+
+
+def serving_of(request: Request) -> Serving:
+    """The server's state, for endpoints."""
+    serving: Serving = request.app.state.serving
+    return serving
+
+
+def caller_of(
+    request: Request, key: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
+) -> Caller:
+    """Who asks, by the key in the Authorization header. Raises Unauthorized."""
+    return serving_of(request).gate.authenticate(key.credentials if key else None)
+
+
+def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
+    """The same for administrators. Raises Unauthorized, Forbidden."""
+    if not caller.admin:
+        raise Forbidden("this needs an administrator's key")
+    return caller
+
+
+TheServing = Annotated[Serving, Depends(serving_of)]
+TheCaller = Annotated[Caller, Depends(caller_of)]
+TheAdmin = Annotated[Caller, Depends(admin_of)]

@@ -1,0 +1,73 @@
+"""Errors as HTTP: which status an error of ours has, and its body in the shape of OpenAI's API.
+
+Does not log or register handlers (app does).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from adapthub.adapters.errors import (
+    AdaptHubError,
+    ArtifactError,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    OutOfMemory,
+    Overloaded,
+    QuotaExceeded,
+    RateLimited,
+    Unauthorized,
+)
+
+# The first that an error is one of: status, OpenAI's type, and its code.
+_KINDS: tuple[tuple[type[AdaptHubError], int, str, str | None], ...] = (
+    (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+    (Forbidden, 403, "permission_error", "forbidden"),
+    (QuotaExceeded, 429, "insufficient_quota", "insufficient_quota"),
+    (RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
+    (Overloaded, 503, "server_error", "overloaded"),
+    (OutOfMemory, 503, "server_error", "out_of_memory"),
+    (NotFound, 404, "invalid_request_error", "model_not_found"),
+    (Conflict, 409, "invalid_request_error", "conflict"),
+    (InvalidInput, 400, "invalid_request_error", None),
+    (ArtifactError, 400, "invalid_request_error", "adapter_unusable"),
+    (AdaptHubError, 500, "server_error", "internal_error"),
+)
+_RETRY_AFTER = 1  # seconds, where an error does not say
+
+
+def status_of(error: AdaptHubError) -> int:
+    """The HTTP status of an error."""
+    return _kind(error)[1]
+
+
+def body_of(error: AdaptHubError, *, param: str | None = None) -> dict[str, Any]:
+    """The JSON body: OpenAI's error object."""
+    _, _, type_, code = _kind(error)
+    return error_body(str(error), type_, code=code, param=param)
+
+
+def headers_of(error: AdaptHubError) -> Mapping[str, str]:
+    """Retry-After where trying again helps, WWW-Authenticate where a key is missing."""
+    if isinstance(error, RateLimited):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    if isinstance(error, Overloaded | OutOfMemory):
+        return {"Retry-After": str(_RETRY_AFTER)}
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    return {}
+
+
+def error_body(
+    message: str, type_: str, *, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+def _kind(error: AdaptHubError) -> tuple[type[AdaptHubError], int, str, str | None]:
+    return next(kind for kind in _KINDS if isinstance(error, kind[0]))

@@ -1,0 +1,77 @@
+"""What every endpoint of one server shares: the runtime, who may use what of it, and whether new requests are taken.
+
+Does not know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+
+from adapthub.adapters.errors import Overloaded
+from adapthub.hub.registry import Registry
+from adapthub.runtime.runtime import Runtime
+from adapthub.runtime.server.catalog import Catalog
+from adapthub.runtime.tenants.gate import Gate
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """What one request may be. `body_bytes`: of its body; `body_seconds`: for its headers, and again for its body, to come;
+    `drain_seconds`: that requests in flight get to end when the server stops."""
+
+    body_bytes: int = 16 << 20
+    body_seconds: float = 30.0
+    drain_seconds: float = 30.0
+
+
+@dataclass
+class Serving:
+    """One server's state. `catalog`: the models; `gate`: the tenants; `in_flight`: requests that are being answered.
+
+    Belongs to one event loop.
+    """
+
+    runtime: Runtime
+    hub: Registry
+    catalog: Catalog
+    gate: Gate
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    ready: bool = False
+    draining: bool = False
+    in_flight: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """A request is being answered from now on, and draining waits for it. Raises Overloaded once the server drains."""
+        if self.draining:
+            raise Overloaded("the server is shutting down", hint="Send it to another one, or later.")
+        self.in_flight += 1
+        self._idle.clear()
+
+    def end(self) -> None:
+        """A request that began is answered, and what it used is written down."""
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._idle.set()
+
+    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do `work` to its end, also where the request that asks for it is cancelled meanwhile."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def drain(self) -> bool:
+        """Take no more requests; whether all in flight ended within `limits.drain_seconds`."""
+        self.draining = True
+        if not self.in_flight:
+            return True
+        try:
+            async with asyncio.timeout(self.limits.drain_seconds):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,77 @@
+"""The gate of the server: who a key belongs to, whether a request may pass now, and what it used.
+
+`Gate` is the contract. `OpenGate` is the one of a server without tenants: everybody is the local user, and nothing is
+limited. Does not know HTTP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from adapthub.runtime.tenants.caller import LOCAL, Caller
+
+
+@dataclass(frozen=True)
+class UsageRecord:
+    """What one finished request used. `id`: the request's, as the client saw it; `adapter`: what it ran on, with the
+    version that was resolved at admission ("acme/sql@v3", an expression of such, or "" for the base); `outcome`: why it
+    ended ("stop", "length", "cancelled", "deadline", "error")."""
+
+    id: str
+    when: datetime  # UTC, when it ended
+    tenant: str
+    kind: str  # "chat", "completion", "embedding", or a task's name
+    adapter: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    outcome: str
+
+
+class Gate(Protocol):
+    """What the server asks of tenants."""
+
+    @property
+    def open(self) -> bool:
+        """Whether there are no tenants, so that no key is asked for."""
+        ...
+
+    def authenticate(self, key: str | None) -> Caller:
+        """Whose key it is. Raises Unauthorized for none, an unknown, an expired or a revoked one."""
+        ...
+
+    def admit(self, caller: Caller, tokens: int) -> None:
+        """Let a request of about `tokens` tokens (prompt and at most generated) pass, or raise RateLimited with the
+        seconds after which it may, or QuotaExceeded."""
+        ...
+
+    async def record(self, usage: UsageRecord, admitted: int) -> None:
+        """Write down what a request used; it is on disk when this returns. `admitted`: the tokens that `admit` was told,
+        of which the unused ones are given back to the tenant's limit. Raises StorageError."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left and let go of files. Idempotent."""
+        ...
+
+
+class OpenGate:
+    """A server without tenants."""
+
+    @property
+    def open(self) -> bool:
+        return True
+
+    def authenticate(self, key: str | None) -> Caller:
+        return LOCAL
+
+    def admit(self, caller: Caller, tokens: int) -> None:
+        return None
+
+    async def record(self, usage: UsageRecord, admitted: int) -> None:
+        return None
+
+    def close(self) -> None:
+        return None

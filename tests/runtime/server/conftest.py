@@ -1,0 +1,37 @@
+"""One server for the tests that only ask it; what changes a server starts one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from adapthub.hub.registry import Registry
+from adapthub.runtime.server.lifecycle import Running
+from tests.runtime.server.live import live, settings_for, write_base, write_hub
+
+
+@pytest.fixture(scope="session")
+def served_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_base(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="session")
+def served_hub(served_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Do not push to it or move its aliases."""
+    return write_hub(served_base, tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(scope="session")
+def server(served_base: Path, served_hub: Registry) -> Iterator[Running]:
+    """Without tenants. Do not load, unload or stop it."""
+    with live(settings_for(served_base), served_hub) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
+        yield client

@@ -1,0 +1,75 @@
+"""A real server on loopback, in a thread of its own, over a tiny causal base with adapters in a hub of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.hub import open_hub
+from adapthub.hub.registry import Registry
+from adapthub.runtime.generation import Limits
+from adapthub.runtime.server.lifecycle import Running, ServerSettings, serve
+from adapthub.runtime.tenants.gate import Gate
+from tests.adapters.causal_pass import CAUSAL, write_causal_base
+from tests.adapters.peft_oracle import save_adapter
+from tests.runtime.generating import lora
+
+BASE_CONTEXT = 512
+# Roles as words that the tiny tokenizer knows, one after another.
+_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }} : {{ message.content }} . {% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+def write_base(folder: Path) -> Path:
+    """A tiny Llama of 512 positions whose tokenizer has a chat template."""
+    write_causal_base(folder, max_position_embeddings=BASE_CONTEXT)
+    (folder / "chat_template.jinja").write_text(_TEMPLATE)
+    return folder
+
+
+def write_hub(base: Path, folder: Path) -> Registry:
+    """acme/sql (v1, v2; prod means v1), acme/tone and zeta/own: random LoRAs that differ."""
+    hub = open_hub(folder / "hub")
+    for index, (name, alias) in enumerate(
+        [("acme/sql", "prod"), ("acme/sql", None), ("acme/tone", "prod"), ("zeta/own", None)]
+    ):
+        adapter = save_adapter(base, folder / f"adapter-{index}", CAUSAL, lora(r=2 + index), seed=index)
+        hub.push(Artifact.read(adapter), name, alias=alias)
+    return hub
+
+
+@contextmanager
+def live(settings: ServerSettings, hub: Registry, gate: Gate | None = None) -> Iterator[Running]:
+    """Within: the server runs, with its own event loop on a thread of its own."""
+    started: queue.Queue[Running | BaseException] = queue.Queue()
+
+    def run() -> None:
+        try:
+            serve(settings, hub=hub, gate=gate, announce=started.put)
+        except BaseException as error:
+            started.put(error)
+
+    thread = threading.Thread(target=run, name="server")
+    thread.start()
+    running = started.get(timeout=120)
+    if isinstance(running, BaseException):
+        thread.join()
+        raise running
+    try:
+        yield running
+    finally:
+        running.stop()
+        thread.join(timeout=60)
+        assert not thread.is_alive(), "the server did not end"
+
+
+def settings_for(base: Path, **options: object) -> ServerSettings:
+    """Small and on any free port."""
+    given: dict[str, object] = {"port": 0, "limits": Limits(kv_tokens=8192, max_rows=16)}
+    return ServerSettings(base=str(base), **(given | options))  # type: ignore[arg-type]
