@@ -49,8 +49,8 @@ SECTIONS = {
     ),
     "generate-mixes": (
         "Generating under many adapters at once",
-        "SmolLM2-135M; 32 requests of 16 to 64 tokens that generate 32 each, LoRA r16 on all linear "
-        "layers. `base` is our engine with every request on the base alone, `ours` each on its adapter; `peft in turn` PEFT's `generate`, "
+        "SmolLM2-135M, or the random base that the command names; requests of 16 to 64 tokens that generate 32 each, at most 64 at once, "
+        "LoRA r16 on all linear layers. `base` is our engine with every request on the base alone, `ours` each on its adapter; `peft in turn` PEFT's `generate`, "
         "one adapter after the other; `peft mixed` its `adapter_names`; `transformers` its own continuous batching with its manager "
         "kept, without adapters. `ceiling` is the part of base's speed that is left once the adapters' products are paid for, timed by themselves. `same tokens`: "
         "the share of requests that give PEFT's tokens; padded batches round differently, and a tie may fall otherwise.",

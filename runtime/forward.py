@@ -12,7 +12,7 @@ import torch
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.delta import Segment
-from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, OutOfMemory
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import PagedRow, paged_batch, positions
@@ -68,11 +68,38 @@ class Forward:
             for part in parts:
                 groups.setdefault(part.row.request.adapters, []).append(part)
             if len(groups) == 1:
-                return {part.row.request.id: as_ours(error, "the pass failed") for part in parts}
+                return self._by_halves(parts, as_ours(error, "the pass failed"))
             results: dict[str, torch.Tensor | AdaptHubError] = {}
             for together in groups.values():
                 results |= self._compute(together)
             return results
+
+    def _by_halves(
+        self, parts: Sequence[Part], error: AdaptHubError
+    ) -> dict[str, torch.Tensor | AdaptHubError]:
+        """Of rows on one adapter that are too many at once, those that fit; the others end with `error`, and so does any
+        other failure.
+
+        A row reads only pages of rows that stand before it, where all have one selection: what these would have written
+        it must not read.
+        """
+        selections = {part.row.request.selection for part in parts}
+        if not isinstance(error, OutOfMemory) or len(parts) == 1 or len(selections) > 1:
+            return {part.row.request.id: error for part in parts}
+        half = len(parts) // 2
+        results = self._compute(parts[:half])
+        failed = [
+            part for part in parts[:half] if isinstance(results.get(part.row.request.id), AdaptHubError)
+        ]
+        unwritten = {
+            page
+            for held in (part.row.held for part in failed)
+            for page in held.pages[held.length // self._kv.page_size :]
+        }
+        readers = [part for part in parts[half:] if not unwritten.isdisjoint(part.row.held.pages)]
+        results |= {part.row.request.id: error for part in readers}
+        rest = [part for part in parts[half:] if part not in readers]
+        return results | (self._compute(rest) if rest else {})
 
     def _pass(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         rows = [PagedRow(part.row.held, part.count) for part in parts]

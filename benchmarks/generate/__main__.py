@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import generate
 from benchmarks.common import print_table, write_results
 from benchmarks.generate import misses, mixes, pages, registered, slots
-from benchmarks.generate.common import Setting
+from benchmarks.generate.common import REQUESTS, Setting
 from benchmarks.generate.files import SHAPES, random_adapters, random_base
 
 PARTS: Mapping[str, Callable[[Setting], list[dict[str, Any]]]] = {
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=["smollm2"], choices=["smollm2", *SHAPES])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--quantize", nargs="*", default=["none"], choices=["none", "nf4", "int8"])
-    parser.add_argument("--adapters", nargs="*", type=int, default=[1, 8, 32, 128])
+    parser.add_argument("--adapters", nargs="*", type=int, default=[REQUESTS])
     parser.add_argument("--spread", nargs="*", default=["uniform", "zipf"], choices=["uniform", "zipf"])
     parser.add_argument("--part", nargs="*", default=[*PARTS])
     parser.add_argument("--rounds", type=int, default=3)
@@ -62,7 +62,8 @@ def main() -> None:
                     )
                 print_table(rows)
                 quantized = [name for name in options.quantize if name != "none"]
-                unusual = [*([] if model == "smollm2" else [model]), *quantized]
+                counts = [] if options.adapters == [REQUESTS] else map(str, options.adapters)
+                unusual = [*([] if model == "smollm2" else [model]), *quantized, *counts]
                 results = "-".join(["generate", part, *unusual])
                 command = " ".join(["python -m benchmarks.generate", *sys.argv[1:]])
                 print(write_results(results, command, rows, base=path.name))

@@ -56,12 +56,12 @@ class Setting:
         limits = Limits(kv_tokens=KV_TOKENS, max_rows=MAX_ROWS, step_tokens=STEP_TOKENS)
         return Runtime(self.base(), slots=slots, limits=limits)
 
-    def prompts(self) -> Prompts:
-        """REQUESTS pieces of 16 to 64 tokens of a real text."""
+    def prompts(self, count: int = REQUESTS) -> Prompts:
+        """Pieces of 16 to 64 tokens of a real text."""
         rng = random.Random(0)
         tokenizer = AutoTokenizer.from_pretrained(self.path)
         ids = tokenizer(TEXT.read_text())["input_ids"]
-        starts = [rng.randrange(0, len(ids) - 64) for _ in range(REQUESTS)]
+        starts = [rng.randrange(0, len(ids) - 64) for _ in range(count)]
         return [ids[start : start + rng.randint(16, 64)] for start in starts]
 
 
@@ -72,11 +72,11 @@ def ours(runtime: Runtime, prompts: Prompts, adapters: Sequence[Path | None]) ->
     return [result.token_ids for result in results]
 
 
-def chosen_adapters(count: int, spread: str, seed: int = 0) -> list[int]:
+def chosen_adapters(count: int, spread: str, requests: int = REQUESTS, seed: int = 0) -> list[int]:
     """The adapter of each request, by its place: of `count`, "uniform" or "zipf"."""
     rng = random.Random(seed)
     if spread == "zipf":
-        return rng.choices(range(count), weights=[1 / (rank + 1) for rank in range(count)], k=REQUESTS)
-    chosen = [index % count for index in range(REQUESTS)]
+        return rng.choices(range(count), weights=[1 / (rank + 1) for rank in range(count)], k=requests)
+    chosen = [index % count for index in range(requests)]
     rng.shuffle(chosen)
     return chosen

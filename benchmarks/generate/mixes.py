@@ -28,17 +28,18 @@ from benchmarks.generate.peers import load_peft, load_plain, peft_in_turn, peft_
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
-    prompts = setting.prompts()
     rows = []
     with setting.runtime() as runtime:
         peft = load_peft(setting)
         plain = load_plain(setting)
         for count in setting.counts:
-            for spread in setting.spreads if 1 < count < REQUESTS * 4 else ("uniform",):
-                chosen = chosen_adapters(count, spread)
+            requests = max(REQUESTS, count)
+            prompts = setting.prompts(requests)
+            for spread in setting.spreads if count > 1 else ("uniform",):
+                chosen = chosen_adapters(count, spread, requests)
                 tokens: dict[str, list[list[int]]] = {}
                 programs: dict[str, Callable[[], Any]] = {
-                    "base": partial(ours, runtime, prompts, [None] * REQUESTS),
+                    "base": partial(ours, runtime, prompts, [None] * requests),
                     "ours": partial(ours, runtime, prompts, [setting.adapters[i] for i in chosen]),
                     "peft in turn": partial(peft_in_turn, peft, prompts, chosen),
                     "peft mixed": partial(peft_mixed, peft, prompts, chosen),
@@ -52,9 +53,10 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
                 rows.append(
                     {
                         "quantize": setting.loaded,
+                        "requests": requests,
                         "adapters": len(set(chosen)),
                         "spread": spread,
-                        "tokens/s": round(REQUESTS * NEW / sorted(seconds["ours"])[setting.rounds // 2], 1),
+                        "tokens/s": round(requests * NEW / sorted(seconds["ours"])[setting.rounds // 2], 1),
                         "peft in turn / ours": ratio(seconds, "peft in turn", "ours"),
                         "peft mixed / ours": ratio(seconds, "peft mixed", "ours"),
                         "transformers / base": ratio(seconds, "transformers", "base"),

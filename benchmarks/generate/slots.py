@@ -15,7 +15,7 @@ from benchmarks.generate.common import Setting, chosen_adapters, ours
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
     prompts = setting.prompts() * 4
-    chosen = [i for seed in range(4) for i in chosen_adapters(32, "zipf", seed)]
+    chosen = [i for seed in range(4) for i in chosen_adapters(32, "zipf", seed=seed)]
     adapters = [setting.adapters[i] for i in chosen]
     programs: dict[str, Callable[[], Any]] = {}
     runtimes = [(slots, setting.runtime(slots)) for slots in (32, 24, 16, 8)]

@@ -13,7 +13,7 @@ import torch
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, Overloaded
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, OutOfMemory, Overloaded
 from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import serves
 from adapthub.runtime.engine import Engine
@@ -574,6 +574,39 @@ def test_rows_that_share_pages_stay_together_when_a_mixed_pass_fails(
     for id, kind in (("first", "sum"), ("second", "sum"), ("other", "dora")):
         assert bench.result(id).token_ids == oracle.greedy(kind, text, 4)
     assert [bench.result(id).usage.cached_tokens for id in orders] == [0, 4 * PAGE]
+    assert bench.leaks_nothing()
+
+
+def test_rows_of_one_adapter_that_do_not_fit_together_are_computed_apart(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in order: each row but the first reads what the first wrote in the same step."""
+    bench = make()
+    bench.load("lora")
+    for pool in (*bench.engine.forward._kv.keys, *bench.engine.forward._kv.values):
+        pool.fill_(9.0)
+    run, passes = bench.engine.forward._pass, []
+
+    def two_rows_at_most(parts: Sequence[Part]) -> Any:
+        if len(parts) > 2 or any(part.count > 40 for part in parts):
+            raise OutOfMemory("too much")
+        passes.append([part.row.request.id for part in parts])
+        return run(parts)
+
+    monkeypatch.setattr(bench.engine.forward, "_pass", two_rows_at_most)
+    monkeypatch.setattr(bench.engine.forward, "graphs", None)
+    text = range(20, 20 + 4 * PAGE + 2)
+    for id in "abcd":
+        bench.submit(id, "lora", text, max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    assert passes[:2] == [["a", "b"], ["c", "d"]]
+    assert all(bench.result(id).token_ids == oracle.greedy("lora", text, 3) for id in "abcd")
+    bench.submit("e", "lora", range(5, 50), max_new_tokens=2)
+    bench.submit("f", "lora", text, max_new_tokens=2, ignore_eos=True)
+    bench.run()
+    with pytest.raises(OutOfMemory, match="too much"):
+        bench.result("e")
+    assert bench.result("f").token_ids == oracle.greedy("lora", text, 2)
     assert bench.leaks_nothing()
 
 
