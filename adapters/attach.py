@@ -34,9 +34,7 @@ from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
-from adapthub.adapters.memory import free_memory
 from adapthub.adapters.passes import Hook, NotByToken, running, running_told
-from adapthub.adapters.products import pack
 from adapthub.adapters.selections import Selection, Selections
 from adapthub.adapters.telling import Telling
 
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
 
 # Second copies of LoRAs that run together, unless the caller says otherwise.
 STACK_BYTES = 2 << 30
-# Of what is free once a base is loaded: at most so much for second copies of its weights, on a CPU that is faster with them.
-PACKED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,6 @@ class AdaptedBase:
             # It prepares itself for every length that it meets: over a second for the first 32 unlike rows on an H200, which
             # took 20 ms afterwards. In use lengths are new. The setting is the process's.
             torch.backends.cuda.enable_cudnn_sdp(False)
-        pack(base.model, room=int(PACKED_SHARE * free_memory(base.device)))
         self._modules = {name: module for name, module in base.model.named_modules() if name}
         self._bank = Bank(stack_bytes)
         self.telling = Telling(base, self._bank)

@@ -2,7 +2,7 @@
 
 torch multiplies float32 by MKL, which on AMD keeps to AVX2; oneDNN, in the same wheel, uses the AVX-512 that Zen 4 and later
 have, for the same sums in another order (benchmarks/products.py). Everywhere else, and wherever a gradient or autocast is
-wanted, a product is torch's own. Which one is a matter of processor and shapes alone: results are the same in every process.
+wanted, a product is torch's own. Which one is a matter of processor, shapes and whether weights are packed, never of values.
 
 oneDNN reads a weight fastest in an order of its own: `pack` gives layers a second copy in it, with which products of up to
 some 32 rows take half to four fifths of the time.
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+_Layer = TypeVar("_Layer", bound=nn.Linear)
 # What torch.compile makes of a linear layer on CPUs; without a packed weight it reads a plain one.
 _ONEDNN = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "default", None)
 # Multiplications from which a call of oneDNN, some 10 microseconds, is worth its price.
@@ -74,17 +75,23 @@ class _Packed(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, multiplied by `linear`, or with the copy that `pack` made while it is the weight's."""
+    """torch's linear layer, multiplied by `linear`, or with the copy that `pack` made of its weight.
+
+    The copy is left alone once the weight was replaced or changed in place. A change through `weight.data`, as PEFT's
+    merging makes it, is not noticed: `unpack` first. Copies of the layer, pickled ones too, are not packed.
+    """
 
     packed: _Packed | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in] to [..., out]."""
         weight, packed = self.weight, self.packed
-        # Heads put weights of their own into copies of a layer, and somebody may train or merge.
         if packed and packed.weight is weight and packed.version == weight._version and _suits(x):
             return _by_onednn(x, packed.copy, self.bias)
         return linear(x, weight, self.bias)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "packed"}
 
 
 def quicken(model: nn.Module) -> None:
@@ -100,18 +107,22 @@ def quicken(model: nn.Module) -> None:
 
 
 def pack(model: nn.Module, room: int) -> None:
-    """Pack the weights of every layer that `quicken` changed, once; none if that would take more than `room` bytes."""
-    layers = [
-        module for module in model.modules() if type(module) is Linear and module.weight.device.type == "cpu"
-    ]
+    """Pack the weights of the layers that `quicken` changed, where that pays; none if it would take more than `room` bytes."""
+    layers = _worth_packing(module for module in model.modules() if type(module) is Linear)
     if packed_bytes(layers) > room:
         return
-    for layer in _worth_packing(layers):
+    for layer in layers:
         weight = layer.weight
-        if isinstance(layer, Linear) and layer.packed is None:
-            with torch.inference_mode():
-                copy = torch.ops.mkldnn._reorder_linear_weight(weight)
-            layer.packed = _Packed(copy, weight, weight._version)
+        with torch.inference_mode():
+            copy = torch.ops.mkldnn._reorder_linear_weight(weight)
+        layer.packed = _Packed(copy, weight, weight._version)
+
+
+def unpack(model: nn.Module) -> None:
+    """Give the memory of packed weights back."""
+    for module in model.modules():
+        if type(module) is Linear:
+            module.packed = None
 
 
 def packed_bytes(layers: Iterable[nn.Linear]) -> int:
@@ -119,11 +130,13 @@ def packed_bytes(layers: Iterable[nn.Linear]) -> int:
     return sum(4 * layer.weight.numel() for layer in _worth_packing(layers))
 
 
-def _worth_packing(layers: Iterable[nn.Linear]) -> list[nn.Linear]:
+def _worth_packing(layers: Iterable[_Layer]) -> list[_Layer]:
     if not by_onednn():
         return []
     return [
         layer
         for layer in layers
-        if layer.weight.dtype == torch.float32 and layer.weight.numel() >= _WORTH_PACKING
+        if layer.weight.dtype == torch.float32
+        and layer.weight.device.type in ("cpu", "meta")
+        and layer.weight.numel() >= _WORTH_PACKING
     ]

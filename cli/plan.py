@@ -56,10 +56,19 @@ def plan_serve(
     if as_json:
         show_json(asdict(found))
         return
+    second_copies = (
+        {"second_copies": f"{size(found.packed_bytes)} of weights, to multiply faster"}
+        if found.packed_bytes
+        else {}
+    )
     show_record(
         {
             "base": f"{found.base}, {found.quantize or found.dtype} on {found.device}: {size(found.base_bytes)}",
-            "second_copies": f"{size(found.packed_bytes)} of weights, to multiply faster",
+            **(
+                {"second_copies": f"{size(found.packed_bytes)} of weights, to multiply faster"}
+                if found.packed_bytes
+                else {}
+            ),
             "keys_and_values": f"{found.kv_tokens:,} tokens of {size(found.kv_token_bytes)}: {size(found.kv_bytes)}",
             "longest_request": f"{found.context:,} tokens",
             "slots": f"{found.slots:,} of {size(found.adapter_bytes)} (LoRA r{found.rank}): {size(found.slot_bytes)}",

@@ -13,16 +13,22 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapthub.adapters.attach import PACKED_SHARE, STACK_BYTES
+from adapthub.adapters.attach import STACK_BYTES
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.memory import free_memory
-from adapthub.adapters.placement import choose_device, choose_dtype, choose_quantization
+from adapthub.adapters.placement import (
+    choose_device,
+    choose_dtype,
+    choose_quantization,
+    published_quantization,
+)
 from adapthub.adapters.products import packed_bytes
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.runtime.attention import look
 from adapthub.runtime.generation import Limits, kv_tokens
 from adapthub.runtime.kv import page_bytes
+from adapthub.runtime.runtime import PACKED_SHARE
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,11 @@ def capacity(
     model = _without_memory(resolved, number)
     serving = look(model)
     free = free_memory(where)
-    packed = _packed_bytes(model, where, quantize) if number == torch.float32 else 0
+    packed = (
+        _packed_bytes(model, where, quantize or published_quantization(resolved.config, base))
+        if number == torch.float32
+        else 0
+    )
     if packed > PACKED_SHARE * (free - weights):
         packed = 0
     tokens = kv_tokens(serving, free - weights - packed, limits)
@@ -120,7 +130,7 @@ def _without_memory(base: ResolvedBase, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _packed_bytes(model: PreTrainedModel, device: torch.device, quantize: str | None) -> int:
-    """What `AdaptedBase` packs: of a quantised base only the output embeddings."""
+    """What `Runtime` packs: of a quantised base only the output embeddings."""
     output = model.get_output_embeddings()
     layers = [
         module

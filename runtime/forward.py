@@ -5,6 +5,7 @@ Does not choose the parts, take pages, or sample.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -63,6 +64,7 @@ class Forward:
         try:
             return self._pass(parts)
         except Exception as error:
+            _let_go(error)
             # Rows that may read each other's pages, written in this very pass, stay together.
             groups: dict[Selection, list[Part]] = {}
             for part in parts:
@@ -77,11 +79,10 @@ class Forward:
     def _by_halves(
         self, parts: Sequence[Part], error: AdaptHubError
     ) -> dict[str, torch.Tensor | AdaptHubError]:
-        """Of rows on one adapter that are too many at once, those that fit; the others end with `error`, and so does any
-        other failure.
+        """Of rows on one adapter that are too many at once, those that fit. A row that fails alone ends with its own error;
+        one that reads what such a row should have written in this pass, with `error`. Any other failure is everybody's.
 
-        A row reads only pages of rows that stand before it, where all have one selection: what these would have written
-        it must not read.
+        A row reads only pages of rows that stand before it, where all have one selection.
         """
         selections = {part.row.request.selection for part in parts}
         if not isinstance(error, OutOfMemory) or len(parts) == 1 or len(selections) > 1:
@@ -96,9 +97,8 @@ class Forward:
             for held in (part.row.held for part in failed)
             for page in held.pages[held.length // self._kv.page_size :]
         }
-        readers = [part for part in parts[half:] if not unwritten.isdisjoint(part.row.held.pages)]
-        results |= {part.row.request.id: error for part in readers}
-        rest = [part for part in parts[half:] if part not in readers]
+        rest = [part for part in parts[half:] if unwritten.isdisjoint(part.row.held.pages)]
+        results |= {part.row.request.id: error for part in parts[half:] if part not in rest}
         return results | (self._compute(rest) if rest else {})
 
     def _pass(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
@@ -129,6 +129,13 @@ class Forward:
             # Here: once the batch has ended the rows count as longer, whatever fails then.
             logits = logits.float()
         return {part.row.request.id: row for part, row in zip(complete, logits, strict=True)}
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what the frames of a failed pass still hold: its activations, which may be why it failed."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _segments(runs: Sequence[tuple[Selection, int]]) -> list[Segment]:

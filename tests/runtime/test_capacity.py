@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
+import torch
 
 from adapthub.adapters import products
-from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory
 from adapthub.runtime import Runtime
@@ -19,6 +20,9 @@ from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import save_adapter
 from tests.cli.conftest import Command, cli
 from tests.runtime.generating import lora
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["cli"]  # a fixture
 
@@ -48,17 +52,50 @@ def test_sizes_are_those_of_what_is_loaded(base: Path, tmp_path: Path) -> None:
     assert said.left == said.free - taken
 
 
-@pytest.mark.parametrize("quantize", [None, "nf4"])
-def test_second_copies_of_weights_are_counted(
-    base: Path, quantize: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that is faster with packed weights, however small they are."""
     monkeypatch.setattr(products, "by_onednn", lambda: True)
     monkeypatch.setattr(products, "_WORTH_PACKING", 1)
-    said = capacity(str(base), quantize, limits=Limits(kv_tokens=1000), slots=1)
-    layers = list(AdaptedBase(load_base(str(base), quantize)).base.model.modules())
-    copies = [layer.packed.copy for layer in layers if isinstance(layer, products.Linear) and layer.packed]
-    assert said.packed_bytes == sum(4 * copy.numel() for copy in copies) > 0
-    assert (len(copies) == 1) == (quantize is not None)
+
+
+def packed(runtime: Runtime) -> list[torch.Tensor]:
+    layers = [layer for layer in runtime.base.model.modules() if isinstance(layer, products.Linear)]
+    return [layer.packed.copy for layer in layers if layer.packed]
+
+
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+@pytest.mark.parametrize("published", [False, True])
+def test_second_copies_of_weights_are_counted(
+    base: Path, quantize: str | None, published: bool, packs: None, tmp_path: Path
+) -> None:
+    where, asked = str(base), quantize
+    if published:
+        where, asked = str(tmp_path), None
+        loaded = load_base(str(base), quantize, "cpu")
+        loaded.model.save_pretrained(where)
+        cast("PreTrainedTokenizerBase", loaded.tokenizer).save_pretrained(where)
+    said = capacity(where, asked, "cpu", limits=Limits(kv_tokens=1000), slots=1)
+    with Runtime(where, asked, "cpu") as runtime:
+        copies = packed(runtime)
+        assert said.packed_bytes == sum(4 * copy.numel() for copy in copies) > 0
+        assert (len(copies) == 1) == (quantize is not None)
+    assert not packed(runtime)
+
+
+def test_second_copies_leave_room_for_keys_and_values(
+    base: Path, packs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(max_rows=1 << 30)
+    plenty = capacity(str(base), device="cpu", limits=limits, slots=1)
+    copies, each = plenty.packed_bytes, plenty.kv_token_bytes
+    for free, expected in ((2 * copies, copies), (2 * copies - 4, 0)):
+        monkeypatch.setattr(
+            "adapthub.runtime.capacity.free_memory", lambda _, free=free: plenty.base_bytes + free
+        )
+        said = capacity(str(base), device="cpu", limits=limits, slots=1)
+        assert said.packed_bytes == expected
+        assert 0 <= (free - expected) / 4 - said.kv_tokens * each < PAGE_SIZE * each
 
 
 def test_by_default_everything_fits(base: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -608,6 +609,82 @@ def test_rows_of_one_adapter_that_do_not_fit_together_are_computed_apart(
         bench.result("e")
     assert bench.result("f").token_ids == oracle.greedy("lora", text, 2)
     assert bench.leaks_nothing()
+
+
+def test_rows_that_read_what_a_failed_row_should_have_written_fail_with_it(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    bench.load("lora")
+    for pool in (*bench.engine.forward._kv.keys, *bench.engine.forward._kv.values):
+        pool.fill_(9.0)
+    run = bench.engine.forward._pass
+
+    def without_a(parts: Sequence[Part]) -> Any:
+        if len(parts) > 2 or any(part.row.request.id == "a" for part in parts):
+            raise OutOfMemory("too much")
+        return run(parts)
+
+    monkeypatch.setattr(bench.engine.forward, "_pass", without_a)
+    monkeypatch.setattr(bench.engine.forward, "graphs", None)
+    text, other = range(20, 20 + 4 * PAGE + 2), range(60, 60 + 4 * PAGE + 2)
+    longer = [*text, *range(90, 90 + PAGE)]
+    for id, prompt in {"a": text, "b": text, "c": other, "d": other, "e": longer}.items():
+        bench.submit(id, "lora", prompt, max_new_tokens=3, ignore_eos=True)
+    bench.run()
+    for id in "abe":
+        with pytest.raises(OutOfMemory, match="too much"):
+            bench.result(id)
+    assert [bench.result(id).token_ids for id in "cd"] == [oracle.greedy("lora", other, 3)] * 2
+    assert bench.leaks_nothing()
+
+
+def test_other_failures_of_rows_on_one_adapter_are_everybodys(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    passes = []
+
+    def broken(parts: Sequence[Part]) -> Any:
+        passes.append(len(parts))
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(bench.engine.forward, "_pass", broken)
+    monkeypatch.setattr(bench.engine.forward, "graphs", None)
+    for id in "ab":
+        bench.submit(id, "base", range(5, 10), max_new_tokens=3)
+    bench.run()
+    assert passes == [2]
+    assert all(bench.events[id][-1].error is not None for id in "ab")
+
+
+def test_a_failed_pass_holds_no_memory_when_its_rows_are_computed_apart(
+    oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    bench.load("lora")
+    monkeypatch.setattr(bench.engine.forward, "graphs", None)
+    (mlp,) = (
+        module
+        for name, module in bench.engine._adapted.base.model.named_modules()
+        if name.endswith("layers.1.mlp")
+    )
+    run, activations = mlp.forward, []
+
+    def with_room_for_40(x: torch.Tensor) -> torch.Tensor:
+        activation = torch.ones(x.shape[1])
+        activations.append(weakref.ref(activation))
+        alive = sum(other.numel() for one in activations if (other := one()) is not None)
+        if alive > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cast(torch.Tensor, run(x))
+
+    monkeypatch.setattr(mlp, "forward", with_room_for_40)
+    for id in range(8):
+        bench.submit(str(id), "lora", range(20 + id, 32 + id), max_new_tokens=2, ignore_eos=True)
+    bench.run()
+    for id in range(8):
+        assert bench.result(str(id)).token_ids == oracle.greedy("lora", range(20 + id, 32 + id), 2)
 
 
 def raising(error: Exception) -> Any:
