@@ -107,7 +107,7 @@ def quicken(model: nn.Module) -> None:
 
 
 def pack(model: nn.Module, room: int) -> None:
-    """Pack the weights of the layers that `quicken` changed, where that pays; none if it would take more than `room` bytes."""
+    """Pack the weights of the layers that `quicken` changed, where that pays; none if they would take over `room` bytes."""
     layers = _worth_packing(module for module in model.modules() if type(module) is Linear)
     if packed_bytes(layers) > room:
         return

@@ -64,11 +64,7 @@ def plan_serve(
     show_record(
         {
             "base": f"{found.base}, {found.quantize or found.dtype} on {found.device}: {size(found.base_bytes)}",
-            **(
-                {"second_copies": f"{size(found.packed_bytes)} of weights, to multiply faster"}
-                if found.packed_bytes
-                else {}
-            ),
+            **second_copies,
             "keys_and_values": f"{found.kv_tokens:,} tokens of {size(found.kv_token_bytes)}: {size(found.kv_bytes)}",
             "longest_request": f"{found.context:,} tokens",
             "slots": f"{found.slots:,} of {size(found.adapter_bytes)} (LoRA r{found.rank}): {size(found.slot_bytes)}",
