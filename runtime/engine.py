@@ -43,7 +43,7 @@ _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
 @dataclass(frozen=True)
 class Load:
     """How busy the engine is: requests, tokens whose keys and values the running ones hold, pages (used ones include cached
-    prompts), and steps so far."""
+    prompts), and so far: steps, and rows that had to make room for others."""
 
     running: int
     tokens: int
@@ -51,6 +51,7 @@ class Load:
     pages: int
     free_pages: int
     steps: int
+    preemptions: int
 
 
 class Engine:
@@ -106,6 +107,7 @@ class Engine:
             pages=self._pages.count,
             free_pages=self._pages.free,
             steps=self._steps,
+            preemptions=self.preemptions,
         )
 
     @property
@@ -261,6 +263,7 @@ class Engine:
             ),
             stream=self._stream(request),
             tokens=list(request.prompt_ids),
+            started=self._clock(),
         )
         try:
             self._residency.hold(request.digests)
@@ -419,7 +422,8 @@ class Engine:
                 cached_tokens=row.cached if row else 0,
                 completion_tokens=row.generated if row else 0,
             )
-            self._deliver(request, Event(text + rest, tokens, reason, usage, error))
+            started = row.started if row else None
+            self._deliver(request, Event(text + rest, tokens, reason, usage, error, started))
 
     def _unwant(self, request: Request) -> None:
         """Nobody waits for its adapters any more, unless another request does: that keeps its place."""

@@ -5,6 +5,7 @@ Does as it is told, and says what came of it. Does not decide what is loaded or 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,7 +25,7 @@ class Loader:
 
     `read`, `attach`, `detach` and `close` return at once; whoever calls them does so one at a time. What came of a job is
     told on its thread: `was_read` (the copy, or None where that failed), `was_attached` (and its bytes), `was_detached`, and
-    behind those of one job `ended`, with what it raised.
+    behind those of one job `ended`, with what it raised and the seconds that it took.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Loader:
         was_read: Callable[[Registered, HostCopy | None], None],
         was_attached: Callable[[Registered, int], None],
         was_detached: Callable[[Registered], None],
-        ended: Callable[[Registered, Exception | None], None],
+        ended: Callable[[Registered, Exception | None, float], None],
     ) -> None:
         self._adapted = adapted
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="adapthub-loader")
@@ -69,12 +70,13 @@ class Loader:
 
     def _run(self, job: Callable[..., None], adapter: Registered, *args: object) -> None:
         failure: Exception | None = None
+        begun = time.perf_counter()
         try:
             with memory_errors(f"loading adapter {adapter.digest[:19]}", "Give the runtime fewer slots."):
                 job(adapter, *args)
         except Exception as error:  # whatever a stranger's file can cause
             failure = error
-        self._ended(adapter, failure)
+        self._ended(adapter, failure, time.perf_counter() - begun)
 
     def _read(self, adapter: Registered) -> None:
         copy = None

@@ -5,8 +5,9 @@ Plain data. Does not validate prompts, resolve names or know how any of it is co
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from adapthub.adapters.errors import AdaptHubError
@@ -31,7 +32,9 @@ class Usage:
 class Event:
     """Something new of one request: text, the tokens behind it, and in the last event why it ended.
 
-    `text` may lag behind `tokens`: what may be the beginning of a stop string, or half a character, is held back.
+    `text` may lag behind `tokens`: what may be the beginning of a stop string, or half a character, is held back. `at`: when
+    it came about; `started`, in the last event: when the request first ran, if it did. Both in seconds of the engine's
+    clock, time.monotonic.
     """
 
     text: str
@@ -39,6 +42,8 @@ class Event:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: AdaptHubError | None = None
+    started: float | None = None
+    at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from adapthub.adapters.admission import WEIGHTS
@@ -35,6 +36,17 @@ from adapthub.runtime.slots import Slots
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.attach import AdaptedBase
+
+
+@dataclass
+class Moves:
+    """What was moved so far. `loads`: adapters put into a slot; `swaps`: adapters taken out of one for another; `failures`:
+    reads and loads that raised; `seconds`: that threads spent reading, attaching and detaching."""
+
+    loads: int = 0
+    swaps: int = 0
+    failures: int = 0
+    seconds: float = 0.0
 
 
 class Residency:
@@ -75,6 +87,7 @@ class Residency:
             ended=self._load_ended,
         )
         self._callbacks: list[Callable[[], None]] = []
+        self._moves = Moves()
 
     def register(self, artifact: Artifact) -> str:
         """Make an adapter known; returns its digest. Reads nothing, and forgets that loading it failed."""
@@ -202,6 +215,12 @@ class Residency:
         with self._lock:
             return tuple(adapter.resident() for adapter in self._adapters.values())
 
+    @property
+    def moves(self) -> Moves:
+        """What was loaded and evicted so far: a snapshot."""
+        with self._lock:
+            return replace(self._moves)
+
     def close(self) -> None:
         """End the loader threads and detach what was attached here; what is running must have ended. Idempotent."""
         with self._lock:
@@ -238,6 +257,7 @@ class Residency:
         for adapter in self._host.reads(self._asks.missing):
             self._loader.read(adapter)
         for adapter, leaving in self._slots.loads(now, may_drain=may_drain):
+            self._moves.swaps += len(leaving)
             self._loader.attach(adapter, leaving)
 
     def _leave(self, adapter: Registered) -> None:
@@ -264,6 +284,7 @@ class Residency:
 
     def _was_attached(self, adapter: Registered, size: int) -> None:
         with self._lock:
+            self._moves.loads += 1
             fits = self._slots.was_attached(adapter, size)
             self._host.use(adapter)
             if not fits:  # again, now that its size is known
@@ -274,10 +295,12 @@ class Residency:
             self._slots.was_detached(adapter)
             self._leave_if_forgotten(adapter)
 
-    def _load_ended(self, adapter: Registered, failure: Exception | None) -> None:
+    def _load_ended(self, adapter: Registered, failure: Exception | None, seconds: float) -> None:
         """Keep what a job raised, for the wants of its adapter; go on with the asks, and tell the engine."""
         with self._lock:
+            self._moves.seconds += seconds
             if failure is not None:
+                self._moves.failures += 1
                 adapter.failure, adapter.failed = failure, self._clock()
                 self._slots.was_detached(adapter)
                 self._asks.drop_all_with(adapter)

@@ -17,13 +17,14 @@ from adapthub.runtime.text_stream import TextStream
 @dataclass(eq=False)
 class Row:
     """A request that runs. `tokens`: prompt and generated; `held.length` of them have keys and values. `cached`: of the
-    prompt's, those that others computed; `restarted`: whether it was preempted before."""
+    prompt's, those that others computed; `started`: when it first ran; `restarted`: whether it was preempted before."""
 
     request: Request
     waiting: Waiting
     sampler: Sampler
     stream: TextStream
     tokens: list[int]
+    started: float
     held: Held = field(default_factory=Held)
     cached: int = 0
     restarted: bool = False

@@ -26,6 +26,7 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
 from adapthub.adapters.memory import free_memory
 from adapthub.adapters.products import pack, unpack
+from adapthub.runtime.engine import Load
 from adapthub.runtime.feeding import Asked, Feed, release
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.names import Adapter, Names
@@ -33,7 +34,7 @@ from adapthub.runtime.predict import Prediction, Text
 from adapthub.runtime.predictor import Predictor
 from adapthub.runtime.registered import Resident
 from adapthub.runtime.requests import Generation
-from adapthub.runtime.residency import Residency
+from adapthub.runtime.residency import Moves, Residency
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.streams import AsyncStream, Stream
 
@@ -106,6 +107,16 @@ class Runtime:
     def resident(self) -> tuple[Resident, ...]:
         """Which adapters are in slots, in host memory or on disk only: a snapshot."""
         return self._residency.snapshot()
+
+    @property
+    def moves(self) -> Moves:
+        """How many adapters were loaded and evicted so far."""
+        return self._residency.moves
+
+    @property
+    def load(self) -> Load | None:
+        """How busy generation is; None where nothing has asked for it yet, or the base does not generate."""
+        return None if self._service is None else self._service.load
 
     def attach(self, ref: str | Path) -> str:
         """Make an adapter ready: pull and verify a reference, or read a PEFT folder. Returns its digest.

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from types import TracebackType
 from uuid import uuid4
 
 from adapthub.runtime.requests import Event, Usage
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.streams import AsyncStream
 from adapthub.runtime.tenants.caller import Caller
@@ -105,6 +108,10 @@ class Answer:
         self._admitted = admitted
         self._choices_each = choices
         self._last: list[Event | None] = [None] * self.choices
+        self._begun = time.monotonic()
+        self._times: list[list[float]] = [
+            [] for _ in range(self.choices)
+        ]  # when a choice's tokens were there
         self._pumps: list[asyncio.Task[None]] = []
         self._settled: asyncio.Task[None] | None = None
 
@@ -140,6 +147,9 @@ class Answer:
         """The same, all that is ready at a time."""
         async for batch in self._merged():
             for choice, event in batch:
+                if event.tokens:
+                    self._times[choice] += [event.at] * len(event.tokens)
+                    self._serving.count(self._caller.tenant, self._target, len(event.tokens))
                 if event.finish_reason is not None:
                     self._last[choice] = event
                     if event.error is not None:
@@ -183,12 +193,36 @@ class Answer:
                 self.streams[choice].leave()
             for choice in running:
                 self._last[choice] = await _last_event(self.streams[choice])
-            await self._serving.gate.record(self._record(), self._admitted)
+            record = self._record()
+            await self._serving.gate.record(record, self._admitted)
+            unseen = record.completion_tokens - sum(map(len, self._times))  # generated, and nobody read on
+            self._serving.count(self._caller.tenant, self._target, max(0, unseen))
+            self._serving.observe(self._observation(record.outcome))
         except Exception:
             _LOG.exception("what request %s used could not be written down", self.id)
             raise
         finally:
             self._serving.end()
+
+    def _observation(self, outcome: str) -> Observation:
+        since = time.time() - time.monotonic()
+        ended = [event for event in self._last if event is not None]
+        started = [event.started for event in ended if event.started is not None]
+        first = [times[0] for times in self._times if times]
+        return Observation(
+            id=self.id,
+            kind=self._kind,
+            tenant=self._caller.tenant,
+            target=self._target,
+            outcome=outcome,
+            usage=self.usage,
+            queued=since + self._begun,
+            started=since + min(started) if started else None,
+            first=since + min(first) if first else None,
+            last=since + time.monotonic(),
+            gaps=[after - before for times in self._times for before, after in pairwise(times)],
+            error=next((event.error for event in ended if event.error is not None), None),
+        )
 
     def _record(self) -> UsageRecord:
         reasons = [event.finish_reason for event in self._last if event is not None and event.finish_reason]

@@ -16,11 +16,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from adapthub.adapters.errors import AdaptHubError
-from adapthub.runtime.server import openai_chat, openai_completions, openai_models
+from adapthub.runtime.server import (
+    metrics,
+    openai_chat,
+    openai_completions,
+    openai_models,
+    page,
+    page_api,
+)
 from adapthub.runtime.server.bodies import BoundedBodies
 from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
+from adapthub.runtime.server.groups import Groups
+from adapthub.runtime.server.metrics import CountedResponses, Metrics
+from adapthub.runtime.server.recent import Recent
 from adapthub.runtime.server.request_ids import HEADER, RequestIds
 from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.server.traces import TraceContext, open_traces
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,8 +42,11 @@ def create_app(serving: Serving) -> FastAPI:
     app.state.serving = serving
     app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RequestIds)
+    _observe(app, serving)
     _handle_errors(app)
     for router in (openai_models.router, openai_chat.router, openai_completions.router):
+        app.include_router(router)
+    for router in (metrics.router, page_api.router, page.router):
         app.include_router(router)
 
     @app.get("/health", tags=["health"])
@@ -49,6 +63,21 @@ def create_app(serving: Serving) -> FastAPI:
         return {"status": "draining" if serving.draining else "loading"}
 
     return app
+
+
+def _observe(app: FastAPI, serving: Serving) -> None:
+    """Let everything that counts requests see them."""
+    groups = Groups()
+    app.state.metrics = Metrics(serving, groups)
+    app.state.recent = Recent(groups)
+    for one in (app.state.metrics, app.state.recent):
+        serving.observers.append(one.observe)
+        serving.counters.append(one.count)
+    app.add_middleware(CountedResponses, metrics=app.state.metrics)
+    app.state.traces = open_traces(serving.catalog.base_name)
+    if app.state.traces is not None:
+        serving.observers.append(app.state.traces.observe)
+        app.add_middleware(TraceContext)
 
 
 def _handle_errors(app: FastAPI) -> None:

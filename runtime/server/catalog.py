@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,9 +49,8 @@ class Catalog:
         self._served = tuple(served)
         self._folders: dict[str, str] = {}  # names that an administrator loaded, and their digests
         self._resolved: dict[Reference, tuple[float, Version]] = {}
-        self._known: OrderedDict[str, None] = (
-            OrderedDict()
-        )  # names with digests, registered; the last used last
+        # Names with digests, registered, and what they are for people; the last used last.
+        self._known: OrderedDict[str, str] = OrderedDict()
         self._registering: dict[str, asyncio.Task[str]] = {}
 
     async def find(self, model: str, caller: Caller) -> Target:
@@ -104,6 +103,17 @@ class Catalog:
         if path not in self._folders.values():
             await asyncio.to_thread(self._runtime.detach, path)
 
+    @property
+    def labels(self) -> Mapping[str, list[str]]:
+        """What each registered digest is called, by people and clients."""
+        labels: defaultdict[str, list[str]] = defaultdict(list)
+        meanings = self._runtime.attached
+        known = ((label, name) for name, label in self._known.items())
+        for label, adapter in (*self._folders.items(), *known):
+            if adapter in meanings:
+                labels[meanings[adapter]].append(label)
+        return labels
+
     def forget_resolved(self) -> None:
         """An alias moved: ask the hub again."""
         self._resolved.clear()
@@ -133,10 +143,11 @@ class Catalog:
             raise self._absent(name)
         version = await self.resolve(reference)
         pinned = f"{full}@{version.digest.removeprefix('sha256:')}"
-        await self._register(pinned)
-        return pinned, f"{full}@v{version.number}"
+        label = f"{full}@v{version.number}"
+        await self._register(pinned, label)
+        return pinned, label
 
-    async def _register(self, pinned: str) -> None:
+    async def _register(self, pinned: str, label: str) -> None:
         """Make one version known to the runtime, once however many ask; those that nobody asked for longest go."""
         if pinned in self._known:
             self._known.move_to_end(pinned)
@@ -147,7 +158,7 @@ class Catalog:
             self._registering[pinned] = task
             task.add_done_callback(lambda _: self._registering.pop(pinned, None))
         await asyncio.shield(task)
-        self._known[pinned] = None
+        self._known[pinned] = label
         while len(self._known) > _KNOWN:
             oldest, _ = self._known.popitem(last=False)
             await asyncio.to_thread(self._runtime.detach, oldest)

@@ -122,6 +122,8 @@ async def _run(serving: Serving, settings: ServerSettings, announce: Callable[[R
         port = server.servers[0].sockets[0].getsockname()[1]
         announce(Running(serving, f"http://{settings.host}:{port}", stop))
     await task
+    if app.state.traces is not None:
+        await asyncio.to_thread(app.state.traces.close)
 
 
 @asynccontextmanager

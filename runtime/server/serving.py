@@ -6,14 +6,18 @@ Does not know HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from adapthub.adapters.errors import Overloaded
 from adapthub.hub.registry import Registry
 from adapthub.runtime.runtime import Runtime
-from adapthub.runtime.server.catalog import Catalog
+from adapthub.runtime.server.catalog import Catalog, Target
+from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.tenants.gate import Gate
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class ServerLimits:
 class Serving:
     """One server's state. `catalog`: the models; `gate`: the tenants; `in_flight`: requests that are being answered.
 
+    `observers` are told of every request that ended, once it is written down; `counters` of generated tokens as they come:
+    the tenant, what they were generated with, and how many. Both are called on the event loop and must be quick.
+
     Belongs to one event loop.
     """
 
@@ -42,6 +49,8 @@ class Serving:
     ready: bool = False
     draining: bool = False
     in_flight: int = 0
+    observers: list[Callable[[Observation], None]] = field(default_factory=list)
+    counters: list[Callable[[str, Target, int], None]] = field(default_factory=list)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -57,6 +66,19 @@ class Serving:
         self.in_flight -= 1
         if not self.in_flight:
             self._idle.set()
+
+    def count(self, tenant: str, target: Target, tokens: int) -> None:
+        """Tokens were generated."""
+        for counter in self.counters:
+            counter(tenant, target, tokens)
+
+    def observe(self, observation: Observation) -> None:
+        """A request ended. An observer that fails keeps nobody from anything."""
+        for observer in self.observers:
+            try:
+                observer(observation)
+            except Exception:
+                _LOG.exception("request %s could not be observed", observation.id)
 
     def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """Do `work` to its end, also where the request that asks for it is cancelled meanwhile."""
