@@ -27,6 +27,7 @@ COMMANDS = {
     "search": "browse:search",
     "show": "browse:show",
     "run": "run:run",
+    "serve": "serve:serve",
     "recipes": "catalogue:recipes",
     "methods": "catalogue:methods",
     "samples": "samples:samples",

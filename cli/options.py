@@ -83,3 +83,29 @@ def quantize_option(default: str) -> Callable[[Command], Command]:
         type=click.Choice(["nf4", "int8", "none"]),
         help=f"How to hold the base in memory. Default: {default}.",
     )
+
+
+def room_options(command: Command) -> Command:
+    """`--kv-tokens`, `--max-rows`, `--slots`: what a server holds at once."""
+    for option in (
+        click.option(
+            "--slots",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="Adapters that are attached at once. Default: as many as fit.",
+        ),
+        click.option(
+            "--max-rows",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="Requests that run at once. Default: 64.",
+        ),
+        click.option(
+            "--kv-tokens",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="Tokens whose keys and values are kept. Default: by free memory.",
+        ),
+    ):
+        command = option(command)
+    return command

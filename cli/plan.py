@@ -12,7 +12,7 @@ import click
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import find_base
-from adapthub.cli.options import base_option, quantize_option
+from adapthub.cli.options import base_option, quantize_option, room_options
 from adapthub.cli.output import announce, json_option, show_json, show_record, show_table
 from adapthub.cli.quiet import quiet_libraries
 from adapthub.cli.text import one_line, size
@@ -27,9 +27,7 @@ _SPLIT_COLUMNS = ("split", "source", "rows", "targets", "supervised", "truncated
 @click.command()
 @base_option("none; it must be named")
 @quantize_option("none")
-@click.option("--kv-tokens", type=int, help="Tokens whose keys and values are kept. Default: by free memory.")
-@click.option("--max-rows", type=int, help="Requests that run at once. Default: 64.")
-@click.option("--slots", type=int, help="Adapters that are attached at once. Default: as many as fit.")
+@room_options
 @click.option("--rank", type=int, default=16, show_default=True, help="Of the adapters.")
 @json_option
 def plan_serve(

@@ -80,6 +80,7 @@ class Names:
             self.give_back([digest])
             raise
         self._mean(ref, digest)
+        self._residency.unwant([digest])  # it is ready: nobody waits for it, and others may
         return digest
 
     def detach(self, ref: str | Path) -> None:

@@ -24,6 +24,7 @@ from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.server.shadow import Shadow
 from adapthub.runtime.streams import AsyncStream
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.tenants.gate import UsageRecord
@@ -73,9 +74,12 @@ async def begin(
                     **vars(sampling),
                 )
                 answer.streams.append(stream)
-    except BaseException:
+    except BaseException as error:
+        answer.error = error
         await answer.settle()
         raise
+    if target.shadow is not None and serving.runtime.generation.has_room:
+        answer.shadow = Shadow(serving, target.shadow, prompts[0], samplings[0], timeout)
     return answer
 
 
@@ -101,6 +105,8 @@ class Answer:
         self.id = id
         self.choices = prompts * choices
         self.streams: list[AsyncStream] = []
+        self.error: BaseException | None = None  # what it ended with
+        self.shadow: Shadow | None = None
         self._serving = serving
         self._caller = caller
         self._target = target
@@ -150,9 +156,12 @@ class Answer:
                 if event.tokens:
                     self._times[choice] += [event.at] * len(event.tokens)
                     self._serving.count(self._caller.tenant, self._target, len(event.tokens))
+                if self.shadow is not None and choice == 0:
+                    self.shadow.heard(event)
                 if event.finish_reason is not None:
                     self._last[choice] = event
                     if event.error is not None:
+                        self.error = event.error
                         raise event.error
             if all(self._last):
                 await self.settle()
@@ -202,6 +211,8 @@ class Answer:
             _LOG.exception("what request %s used could not be written down", self.id)
             raise
         finally:
+            if self.shadow is not None:
+                self.shadow.compare(self.id)
             self._serving.end()
 
     def _observation(self, outcome: str) -> Observation:
@@ -221,7 +232,7 @@ class Answer:
             first=since + min(first) if first else None,
             last=since + time.monotonic(),
             gaps=[after - before for times in self._times for before, after in pairwise(times)],
-            error=next((event.error for event in ended if event.error is not None), None),
+            error=self.error or next((event.error for event in ended if event.error is not None), None),
         )
 
     def _record(self) -> UsageRecord:

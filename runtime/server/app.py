@@ -17,16 +17,19 @@ from starlette.requests import ClientDisconnect
 
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.runtime.server import (
+    administration,
     metrics,
     openai_chat,
     openai_completions,
     openai_models,
     page,
     page_api,
+    release_admin,
 )
 from adapthub.runtime.server.bodies import BoundedBodies
 from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
 from adapthub.runtime.server.groups import Groups
+from adapthub.runtime.server.logs import RequestLines
 from adapthub.runtime.server.metrics import CountedResponses, Metrics
 from adapthub.runtime.server.recent import Recent
 from adapthub.runtime.server.request_ids import HEADER, RequestIds
@@ -43,8 +46,11 @@ def create_app(serving: Serving) -> FastAPI:
     app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RequestIds)
     _observe(app, serving)
+    app.add_middleware(RequestLines)  # the outermost: what others refuse has a line too
     _handle_errors(app)
     for router in (openai_models.router, openai_chat.router, openai_completions.router):
+        app.include_router(router)
+    for router in (administration.router, release_admin.router):
         app.include_router(router)
     for router in (metrics.router, page_api.router, page.router):
         app.include_router(router)

@@ -113,9 +113,10 @@ def headers_of(error: AdaptHubError) -> Mapping[str, str]:
 
 
 def error_body(
-    message: str, type_: str, *, code: str | None = None, param: str | None = None
+    message: str, type_: str, *, code: str | int | None = None, param: str | None = None
 ) -> dict[str, Any]:
-    """OpenAI's error object. What is no Unicode in a message, which may quote the client, is replaced."""
+    """OpenAI's error object; vLLM has a status as its code. What is no Unicode in a message, which may quote the client, is
+    replaced."""
     message = message.encode(errors="replace").decode()
     return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 

@@ -1,41 +1,51 @@
-"""A server from its settings to its end: the base loaded, adapters registered, requests answered, and drained on a signal.
+"""A server from its settings to its end: its port taken, the base and adapters loaded, requests answered, and drained on a
+signal; a second signal ends it at once.
 
-Does not define endpoints.
+Does not define endpoints or configure logging.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
 import uvicorn
-from fastapi import FastAPI
 
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.errors import Conflict, InvalidSettings
+from adapthub.adapters.home import home
 from adapthub.hub import open_hub
 from adapthub.hub.registry import Registry
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.runtime import Runtime
+from adapthub.runtime.server import logs, release_watch
 from adapthub.runtime.server.app import create_app
 from adapthub.runtime.server.catalog import Catalog
 from adapthub.runtime.server.protocol import BoundedProtocol
+from adapthub.runtime.server.releases import Releases
 from adapthub.runtime.server.serving import ServerLimits, Serving
 from adapthub.runtime.tenants.gate import Gate, OpenGate
 
 _LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
+_BACKLOG = 2048
+_TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """What is served where. `adapters`: patterns of names ("acme/*"); those without a wildcard are loaded before the server
-    is ready. `slots` and `limits` as for Runtime. `port` 0: any free one."""
+    """What is served where. `adapters`: patterns of names ("acme/*"); those without a wildcard, which may have a revision
+    ("acme/sql@prod"), are loaded before the server is ready. `slots` and `limits` as for Runtime. `port` 0: any free one."""
 
     base: str
     quantize: str | None = None
@@ -67,7 +77,8 @@ def serve(
 ) -> None:
     """Serve until a signal to end, then drain. `announce` is called once requests are taken.
 
-    Raises InvalidSettings for a server without tenants that others than this machine could reach, and what loading raises.
+    Raises InvalidSettings for a server without tenants that others than this machine could reach, Conflict for a port that
+    is taken, and what loading the base and the adapters raises.
     """
     gate = gate or OpenGate()
     if gate.open and settings.host not in _LOOPBACK:
@@ -76,65 +87,146 @@ def serve(
             hint="Add one with adapt tenant add, or serve on 127.0.0.1.",
         )
     hub = hub or open_hub()
-    with Runtime(
-        settings.base,
-        settings.quantize,
-        settings.device,
-        settings.dtype,
-        hub=hub,
-        slots=settings.slots,
-        limits=settings.limits,
-    ) as runtime:
-        catalog = Catalog(runtime, hub, settings.base, settings.adapters)
-        serving = Serving(runtime, hub, catalog, gate, settings.server)
+    with (
+        _listener(settings) as listener,
+        Runtime(
+            settings.base,
+            settings.quantize,
+            settings.device,
+            settings.dtype,
+            hub=hub,
+            slots=settings.slots,
+            limits=settings.limits,
+        ) as runtime,
+    ):
+        serving = assemble(runtime, hub, settings, gate)
         try:
-            asyncio.run(_run(serving, settings, announce))
+            asyncio.run(_run(serving, listener, announce))
         finally:
             gate.close()
 
 
-async def _run(serving: Serving, settings: ServerSettings, announce: Callable[[Running], None]) -> None:
+def assemble(runtime: Runtime, hub: Registry, settings: ServerSettings, gate: Gate) -> Serving:
+    """What endpoints share, over a runtime that is loaded. Raises StorageError for releases that cannot be read."""
+    fingerprint = runtime.base.fingerprint.digest.removeprefix("sha256:")
+    releases = Releases(home() / "releases" / f"{fingerprint[:16]}.json")
+    catalog = Catalog(runtime, hub, settings.base, settings.adapters, releases)
+    serving = Serving(runtime, hub, catalog, gate, settings.server)
+    serving.observers.append(logs.observe)
+    release_watch.watch(serving)
+    return serving
+
+
+async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Running], None]) -> None:
+    await asyncio.to_thread(_warm, serving)
+    await serving.catalog.preload()
     app = create_app(serving)
-    app.router.lifespan_context = _lifespan
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
+            lifespan="off",
             http=cast(
-                "type[asyncio.Protocol]", partial(BoundedProtocol, seconds=settings.server.body_seconds)
+                "type[asyncio.Protocol]", partial(BoundedProtocol, seconds=serving.limits.body_seconds)
             ),
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(settings.server.drain_seconds) + 5,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_TAILS,
         )
     )
+    loop = asyncio.get_running_loop()
+
+    ending: list[asyncio.Task[None]] = []
+
+    def end() -> None:
+        if not ending:
+            ending.append(serving.spawn(_end(serving, server)))
 
     def stop() -> None:
-        server.should_exit = True
+        with suppress(RuntimeError):  # the loop is closed: the server has ended
+            loop.call_soon_threadsafe(end)
 
-    task = asyncio.create_task(server.serve())
-    while not server.started and not task.done():
-        await asyncio.sleep(_POLL)
-    if server.started:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        announce(Running(serving, f"http://{settings.host}:{port}", stop))
-    await task
+    with _signals(loop, end):
+        serving.ready = True
+        task = asyncio.create_task(server.serve([listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(_POLL)
+        if server.started:
+            announce(Running(serving, _address(listener), stop))
+        await task
     if app.state.traces is not None:
         await asyncio.to_thread(app.state.traces.close)
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    serving: Serving = app.state.serving
-    await asyncio.to_thread(_warm, serving)
-    serving.ready = True
-    yield
-    serving.ready = False
+async def _end(serving: Serving, server: uvicorn.Server) -> None:
+    """Let what runs end, while others hear that this server takes nothing more; then let it stop listening."""
     if not await serving.drain():
         _LOG.warning("%d requests were still running when the server ended", serving.in_flight)
+    server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its signals: it would not drain, and end by the signal once more when it is done."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _signals(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> Iterator[None]:
+    """Within: the first signal to end calls `end`, a second one ends the process. Only on the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def first() -> None:
+        for number in before:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        end()
+
+    for number in before:
+        loop.add_signal_handler(number, first)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def _listener(settings: ServerSettings) -> socket.socket:
+    """The port, before anything is loaded; nobody can connect yet.
+
+    Raises Conflict where it is taken, InvalidSettings for a host that is none.
+    """
+    where = f"port {settings.port} of {settings.host}"
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, OverflowError) as error:
+        raise InvalidSettings(f"{where} cannot be served: {error}") from error
+    listener = socket.socket(family, kind)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(f"{where} is in use", hint="Choose another port; 0 is any free one.") from error
+        raise InvalidSettings(f"{where} cannot be served: {error.strerror or error}") from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _warm(serving: Serving) -> None:

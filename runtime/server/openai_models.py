@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1", tags=["models"])
 
 @router.get("/models")
 async def models(serving: TheServing, caller: TheCaller) -> dict[str, Any]:
-    """The base, folders that an administrator loaded, and adapters of the hub that fit; newest versions."""
+    """The base, adapters that an administrator loaded, and adapters of the hub that fit; newest versions."""
     entries = await serving.catalog.entries(caller)
     found = [_model(serving.catalog.base_name, 0, None)]
     found += [

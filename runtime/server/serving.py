@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
@@ -33,7 +34,8 @@ class ServerLimits:
 
 @dataclass
 class Serving:
-    """One server's state. `catalog`: the models; `gate`: the tenants; `in_flight`: requests that are being answered.
+    """One server's state. `catalog`: the models; `gate`: the tenants; `in_flight`: requests that are being answered;
+    `begun`: when the server was, on the clock of time.monotonic.
 
     `observers` are told of every request that ended, once it is written down; `counters` of generated tokens as they come:
     the tenant, what they were generated with, and how many. Both are called on the event loop and must be quick.
@@ -49,6 +51,7 @@ class Serving:
     ready: bool = False
     draining: bool = False
     in_flight: int = 0
+    begun: float = field(default_factory=time.monotonic)
     observers: list[Callable[[Observation], None]] = field(default_factory=list)
     counters: list[Callable[[str, Target, int], None]] = field(default_factory=list)
     _idle: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,0 +1,305 @@
+"""Releases: who answers, who is compared, when a candidate is given up, and what a restart leaves of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from adapthub.adapters.errors import (
+    AdaptHubError,
+    InvalidInput,
+    Overloaded,
+    RateLimited,
+    StorageError,
+    TensorMismatch,
+)
+from adapthub.hub.registry import Registry, Version
+from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
+from tests.runtime.server.assembled import Assembled, RecordingGate, assembled
+from tests.runtime.server.live import live, settings_for, write_hub
+
+RELEASE = {"name": "acme/sql", "candidate": "acme/sql@v2"}
+FINE = Sample(failed=False, ttft=0.01, seconds=0.1)
+
+
+@pytest.fixture
+def hub(served_base: Path, tmp_path: Path) -> Registry:
+    """prod of acme/sql means v1."""
+    return write_hub(served_base, tmp_path)
+
+
+def version(number: int = 2) -> Version:
+    return Version("acme/sql", number, f"sha256:{number:064x}", datetime.now(UTC), "", 1)
+
+
+def started(weight: float = 0.5, path: Path | None = None, **rule: Any) -> tuple[Releases, str]:
+    releases = Releases(path)
+    return releases, releases.start(version(), "prod", "canary", weight, Rule(**rule)).id
+
+
+def test_a_user_stays_on_one_side_and_the_share_is_the_weight() -> None:
+    releases, id = started(0.2)
+    release = releases.get(id)
+    users = [f"user-{number}" for number in range(20_000)]
+    taken = [user for user in users if release.takes(user)]
+    assert taken == [user for user in users if release.takes(user)]
+    assert abs(len(taken) / len(users) - 0.2) < 0.01  # 3.5 standard deviations
+    assert set(taken) < {user for user in users if releases.reweigh(id, 0.4).takes(user)}
+    assert not any(releases.reweigh(id, 0.0).takes(user) for user in users)
+    assert all(releases.reweigh(id, 1.0).takes(user) for user in users)
+
+
+@pytest.mark.parametrize(
+    ("rule", "bad", "allowed", "words"),
+    [
+        ({"max_error_rate": 0.05}, Sample(True, None, 0.1), 5, "error rate"),
+        ({"max_error_rate": 0}, Sample(True, None, 0.1), 0, "error rate"),
+        ({"max_p95_ttft_ms": 50}, Sample(False, 0.06, 0.1), 5, "time to first token"),
+        ({"max_p95_ms": 150}, Sample(False, 0.01, 0.2), 5, "latency"),
+    ],
+)
+def test_a_rule_is_broken_by_the_first_answer_too_many(
+    rule: dict[str, Any], bad: Sample, allowed: int, words: str
+) -> None:
+    releases, id = started(**rule, window=100)
+    for _ in range(allowed):
+        assert releases.count(id, bad) is None
+        assert releases.count(id, FINE) is None
+    ended = releases.count(id, bad)
+    assert ended is not None
+    assert ended.state == "rolled_back"
+    assert ended.reason.startswith(words)
+    assert releases.running("acme/sql", "prod") is None
+
+
+def test_answers_beyond_the_window_are_forgotten() -> None:
+    releases, id = started(max_error_rate=0.1, window=10)
+    for _ in range(20):  # one in ten
+        assert releases.count(id, Sample(True, None, 0.1)) is None
+        for _ in range(9):
+            assert releases.count(id, FINE) is None
+    assert releases.tally(id).failed == 20
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (None, False),
+        (InvalidInput("the prompt is empty"), False),
+        (Overloaded("the queue is full"), False),
+        (RateLimited("too many", retry_after=1.0), False),
+        (TensorMismatch("a tensor is missing"), True),
+        (AdaptHubError("the engine failed"), True),
+        (ValueError("a defect"), True),
+        (asyncio.CancelledError(), False),
+    ],
+)
+def test_what_a_client_or_others_did_is_not_the_candidates_fault(
+    error: BaseException | None, fault: bool
+) -> None:
+    assert is_fault(error) is fault
+
+
+def test_releases_survive_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "releases" / "base.json"
+    releases, id = started(0.3, path, max_error_rate=0.1)
+    releases.save()
+    again = Releases(path)
+    assert again.get(id) == releases.get(id)
+    again.end(id, "stopped", "enough")
+    again.save()
+    assert Releases(path).get(id).reason == "enough"
+    path.write_text('[{"id": 3}]')
+    with pytest.raises(StorageError, match="does not hold releases"):
+        Releases(path)
+
+
+# -- with a server ------------------------------------------------------------------------------------------------------
+
+
+def texts(server: Assembled) -> dict[str, str]:
+    """The greedy text of each version: they differ, so a text says who answered."""
+    found = {
+        f"acme/sql@v{number}": server.serving.runtime.generate(
+            ["ada was born"], f"acme/sql@v{number}", max_new_tokens=8, ignore_eos=True
+        )[0].text
+        for number in (1, 2)
+    }
+    assert len({*found.values()}) == 2
+    return found
+
+
+def test_a_canary_answers_its_users_and_nobody_else(served_base: Path, hub: Registry) -> None:
+    async def scenario() -> None:
+        gate = RecordingGate()
+        async with assembled(served_base, hub, gate=gate) as server:
+            expected = texts(server)
+            release = await server.post("/admin/releases", **RELEASE, weight=0.5)
+            seen: dict[str, set[str]] = {}
+            for _ in range(3):
+                for user in map(str, range(12)):
+                    target, text = await server.ask("acme/sql@prod", user=user)
+                    assert text == expected[target.label]
+                    seen.setdefault(user, set()).add(target.label)
+            assert all(len(labels) == 1 for labels in seen.values())
+            assert {label for labels in seen.values() for label in labels} == {*expected}
+            assert {record.adapter for record in gate.records} == {*expected}
+            for name in ("acme/sql@v1", "acme/sql", "0.5*acme/sql@prod + 0.5*acme/tone"):
+                target, _ = await server.ask(name, user=min(seen))
+                assert target.release is None
+            found = (await server.admin.get(f"/admin/releases/{release['id']}")).json()
+            on_candidate = sum(labels == {"acme/sql@v2"} for labels in seen.values())
+            assert (found["answers"], found["failed"]) == (3 * on_candidate, 0)
+            finished = await server.post(f"/admin/releases/{release['id']}/finish")
+            assert finished["state"] == "finished"
+            assert hub.resolve("acme/sql@prod").number == 2
+            target, text = await server.ask("acme/sql@prod", user=min(seen))
+            assert (target.release, text) == (None, expected["acme/sql@v2"])
+
+    asyncio.run(scenario())
+
+
+def test_a_candidate_that_fails_is_rolled_back_and_nobody_else_is_harmed(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            expected = texts(server)
+            rule = {"max_error_rate": 0.2, "window": 10}
+            release = await server.post("/admin/releases", **RELEASE, weight=1, rule=rule)
+            real = server.serving.runtime.astream
+
+            async def failing(prompt: Any, adapter: str, **options: Any) -> Any:
+                if adapter.endswith(release["digest"].removeprefix("sha256:")):
+                    raise TensorMismatch("a tensor is missing")
+                return await real(prompt, adapter, **options)
+
+            monkeypatch.setattr(server.serving.runtime, "astream", failing)
+            for _ in range(3):
+                with pytest.raises(TensorMismatch):
+                    await server.ask("acme/sql@prod")
+            target, text = await server.ask("acme/sql@prod")
+            assert (target.label, text) == ("acme/sql@v1", expected["acme/sql@v1"])
+            found = (await server.admin.get("/admin/releases")).json()["releases"][0]
+            assert found["state"] == "rolled_back"
+            assert "3 of the last 3 answers failed" in found["reason"]
+
+    asyncio.run(scenario())
+
+
+def test_a_clients_mistakes_do_not_roll_back(served_base: Path, hub: Registry) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            rule = {"max_error_rate": 0, "window": 1}
+            await server.post("/admin/releases", **RELEASE, weight=1, rule=rule)
+            with pytest.raises(InvalidInput):
+                await server.ask("acme/sql@prod", max_new_tokens=100_000)
+            target, _ = await server.ask("acme/sql@prod")
+            assert target.label == "acme/sql@v2"
+
+    asyncio.run(scenario())
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    """Until what was spawned came that far."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_a_shadow_is_compared_and_never_heard_or_billed(served_base: Path, hub: Registry) -> None:
+    async def scenario() -> None:
+        gate = RecordingGate()
+        async with assembled(served_base, hub, gate=gate) as server:
+            expected = texts(server)
+            release = await server.post("/admin/releases", **RELEASE, kind="shadow")
+            tally = server.serving.catalog.releases.tally(release["id"])
+            answers = await asyncio.gather(*(server.ask("acme/sql@prod") for _ in range(4)))
+            assert {(target.label, text) for target, text in answers} == {
+                ("acme/sql@v1", expected["acme/sql@v1"])
+            }
+            await settled(lambda: tally.compared == 4)
+            assert (tally.equal, tally.tokens, tally.candidate_tokens) == (0, 32, 32)
+            assert [record.adapter for record in gate.records] == ["acme/sql@v1"] * 4
+            assert len(server.seen) == 4
+            # One token is where the two agree or not: the same text from both is counted as such.
+            same = {text[0] for text in (t.split() for t in expected.values())}
+            await server.ask("acme/sql@prod", max_new_tokens=1)
+            await settled(lambda: tally.compared == 5)
+            assert tally.equal == (len(same) == 1)
+            await server.admin.delete(f"/admin/releases/{release['id']}")
+            target, _ = await server.ask("acme/sql@prod")
+            assert target.shadow is None
+
+    asyncio.run(scenario())
+
+
+def test_a_shadow_that_fails_is_rolled_back_unheard(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            expected = texts(server)
+            rule = {"max_error_rate": 0, "window": 1}
+            release = await server.post("/admin/releases", **RELEASE, kind="shadow", rule=rule)
+            real = server.serving.runtime.astream
+
+            async def failing(prompt: Any, adapter: str, **options: Any) -> Any:
+                if options.get("priority"):
+                    raise TensorMismatch("a tensor is missing")
+                return await real(prompt, adapter, **options)
+
+            monkeypatch.setattr(server.serving.runtime, "astream", failing)
+            target, text = await server.ask("acme/sql@prod")
+            assert (target.label, text) == ("acme/sql@v1", expected["acme/sql@v1"])
+            releases = server.serving.catalog.releases
+            await settled(lambda: releases.get(release["id"]).state == "rolled_back")
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def http(served_base: Path, hub: Registry) -> Iterator[httpx2.Client]:
+    with live(settings_for(served_base), hub) as running, httpx2.Client(base_url=running.address) as client:
+        yield client
+
+
+def test_bad_releases_are_refused_and_a_good_one_outlives_the_server(
+    http: httpx2.Client, hub: Registry, served_base: Path
+) -> None:
+    def refused(status: int, words: str, **fields: Any) -> None:
+        answer = http.post("/admin/releases", json={**RELEASE, **fields})
+        assert answer.status_code == status, answer.text
+        assert words in answer.json()["error"]["message"]
+
+    refused(400, "less than or equal to 1", weight=1.1)
+    refused(400, "greater than or equal to 0", weight=-0.1)
+    refused(400, "weight", weight="NaN")
+    refused(400, "is no version of acme/sql", candidate="acme/tone@v1")
+    refused(404, "v9", candidate="acme/sql@v9")
+    refused(409, "means v1 already", candidate="acme/sql@v1")
+    refused(404, "staging", alias="staging")
+    refused(400, "kind", kind="ab")
+    refused(400, "rule.window", rule={"window": 0})
+    refused(400, "rule.max_errors", rule={"max_errors": 3})
+    created = http.post("/admin/releases", json={**RELEASE, "weight": 0.25})
+    assert created.status_code == 201
+    id = created.json()["id"]
+    refused(409, "is running")
+    assert http.patch(f"/admin/releases/{id}", json={"weight": 0.5}).json()["weight"] == 0.5
+    assert http.get("/admin/releases/none").status_code == 404
+    with (
+        live(settings_for(served_base), hub) as again,
+        httpx2.Client(base_url=again.address) as restarted,
+    ):
+        found = restarted.get(f"/admin/releases/{id}").json()
+        assert (found["state"], found["weight"], found["candidate"]) == ("running", 0.5, "acme/sql@v2")
+        assert restarted.delete(f"/admin/releases/{id}").json()["state"] == "stopped"
+        assert restarted.delete(f"/admin/releases/{id}").status_code == 409
+        assert restarted.post(f"/admin/releases/{id}/finish").status_code == 409
