@@ -44,7 +44,7 @@ from adapthub.adapters.errors import (
 )
 from adapthub.runtime.host_copy import HostCopy
 from adapthub.runtime.registered import Resident
-from adapthub.runtime.residency import Residency
+from adapthub.runtime.residency import Moves, Residency
 from adapthub.runtime.tier import Tier
 from tests.conftest import write_tokenizer
 
@@ -501,6 +501,22 @@ def test_a_failed_load_is_raised_and_remembered_for_a_while(
     assert len(loads) == 4
 
 
+def test_loads_swaps_and_failures_are_counted(make: Callable[..., Ours]) -> None:
+    ours = make(slots=1)
+    assert ours.residency.moves == Moves()
+    for name in ("a", "b", "a"):
+        ours.use(name)
+        ours.later()
+    moves = ours.residency.moves
+    assert (moves.loads, moves.swaps, moves.failures) == (3, 2, 0)
+    assert moves.seconds > 0
+    ours.residency.forget(ours.digests["a"])  # leaves, but for nobody
+    with pytest.raises(TensorMismatch):
+        ours.load("broken")
+    moves = ours.residency.moves
+    assert (moves.loads, moves.swaps, moves.failures) == (3, 2, 1)
+
+
 def test_registering_anew_takes_the_new_folder(
     make: Callable[..., Ours], folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -622,8 +638,10 @@ def test_prefetching_fills_host_memory_and_no_more(make: Callable[..., Ours]) ->
 
 def test_closing_joins_threads_and_detaches(make: Callable[..., Ours], adapted: AdaptedBase) -> None:
     def loaders() -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread.name.startswith("adapthub-loader")]
+        running = {*threading.enumerate()} - others
+        return [thread for thread in running if thread.name.startswith("adapthub-loader")]
 
+    others = {*threading.enumerate()}  # a server's of other tests, say
     ours = make()
     ours.load("a b")
     ours.want("c d")
