@@ -31,6 +31,7 @@ COMMANDS = {
     "recipes": "catalogue:recipes",
     "methods": "catalogue:methods",
     "samples": "samples:samples",
+    "feedback": "feedback:feedback",
     "doctor": "doctor:doctor",
     "demo": "demo:demo",
     "completion": "completion:completion",

@@ -50,6 +50,13 @@ _RANK = 16  # of the adapters that the ready message counts in
 @click.option(
     "--drain", type=click.FloatRange(min=0), help="Seconds that running requests get at the end. Default: 30."
 )
+@click.option(
+    "--log-requests", is_flag=True, help="Write down prompts and answers, masked, for adapt feedback export."
+)
+@click.option("--redact", metavar="REGEX", multiple=True, help="Mask what this matches too. May be repeated.")
+@click.option(
+    "--redact-with", metavar="MODULE:FUNCTION", help="Mask texts with a function that keeps their length, too."
+)
 @json_option
 @click.pass_context
 def serve(
@@ -67,6 +74,9 @@ def serve(
     slots: int | None,
     queue: int | None,
     drain: float | None,
+    log_requests: bool,
+    redact: tuple[str, ...],
+    redact_with: str | None,
     as_json: bool,
 ) -> None:
     """Serve a base model and many adapters over it, by HTTP.
@@ -111,6 +121,9 @@ def serve(
         port=port,
         slots=room.get("slots", slots),
         limits=limits,
+        log_requests=log_requests,
+        redact=redact,
+        redact_with=redact_with,
         server=ServerLimits() if drain is None else ServerLimits(drain_seconds=drain),
     )
     with logs.shown(sys.stderr):

@@ -19,6 +19,7 @@ from itertools import pairwise
 from types import TracebackType
 from uuid import uuid4
 
+from adapthub.runtime.feedback import Logged
 from adapthub.runtime.requests import Event, Usage
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.catalog import Target
@@ -61,7 +62,7 @@ async def begin(
     except BaseException:
         serving.end()
         raise
-    answer = Answer(serving, caller, target, kind, admitted, len(prompts), len(samplings), id or uuid4().hex)
+    answer = Answer(serving, caller, target, kind, admitted, prompts, len(samplings), id or uuid4().hex)
     try:
         for prompt_ids in prompts:
             for sampling in samplings:
@@ -98,12 +99,12 @@ class Answer:
         target: Target,
         kind: str,
         admitted: int,
-        prompts: int,
+        prompts: Sequence[Sequence[int]],
         choices: int,
         id: str,
     ) -> None:
         self.id = id
-        self.choices = prompts * choices
+        self.choices = len(prompts) * choices
         self.streams: list[AsyncStream] = []
         self.error: BaseException | None = None  # what it ended with
         self.shadow: Shadow | None = None
@@ -111,9 +112,11 @@ class Answer:
         self._caller = caller
         self._target = target
         self._kind = kind
+        self._prompts = prompts
         self._admitted = admitted
         self._choices_each = choices
         self._last: list[Event | None] = [None] * self.choices
+        self._texts: list[list[str]] = [[] for _ in range(self.choices)]
         self._begun = time.monotonic()
         self._times: list[list[float]] = [
             [] for _ in range(self.choices)
@@ -153,6 +156,7 @@ class Answer:
         """The same, all that is ready at a time."""
         async for batch in self._merged():
             for choice, event in batch:
+                self._texts[choice].append(event.text)
                 if event.tokens:
                     self._times[choice] += [event.at] * len(event.tokens)
                     self._serving.count(self._caller.tenant, self._target, len(event.tokens))
@@ -207,6 +211,8 @@ class Answer:
             unseen = record.completion_tokens - sum(map(len, self._times))  # generated, and nobody read on
             self._serving.count(self._caller.tenant, self._target, max(0, unseen))
             self._serving.observe(self._observation(record.outcome))
+            if self._serving.feedback.logging:
+                await self._serving.feedback.log(self._logged())
         except Exception:
             _LOG.exception("what request %s used could not be written down", self.id)
             raise
@@ -233,6 +239,17 @@ class Answer:
             last=since + time.monotonic(),
             gaps=[after - before for times in self._times for before, after in pairwise(times)],
             error=self.error or next((event.error for event in ended if event.error is not None), None),
+        )
+
+    def _logged(self) -> Logged:
+        decode = self._serving.runtime.generation.tokenizer.decode
+        return Logged(
+            request_id=self.id,
+            tenant=self._caller.tenant,
+            kind=self._kind,
+            adapter=self._target.label,
+            input="\n".join(decode([*prompt_ids]) for prompt_ids in self._prompts),
+            output=["".join(texts) for texts in self._texts],
         )
 
     def _record(self) -> UsageRecord:

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.runtime.server import (
     administration,
+    feedback_api,
     metrics,
     openai_chat,
     openai_completions,
@@ -52,7 +53,7 @@ def create_app(serving: Serving) -> FastAPI:
         app.include_router(router)
     for router in (administration.router, release_admin.router):
         app.include_router(router)
-    for router in (metrics.router, page_api.router, page.router):
+    for router in (feedback_api.router, metrics.router, page_api.router, page.router):
         app.include_router(router)
 
     @app.get("/health", tags=["health"])
@@ -79,6 +80,7 @@ def _observe(app: FastAPI, serving: Serving) -> None:
     for one in (app.state.metrics, app.state.recent):
         serving.observers.append(one.observe)
         serving.counters.append(one.count)
+    serving.observers.append(serving.feedback.observe)
     app.add_middleware(CountedResponses, metrics=app.state.metrics)
     app.state.traces = open_traces(serving.catalog.base_name)
     if app.state.traces is not None:

@@ -25,11 +25,14 @@ from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.adapters.home import home
 from adapthub.hub import open_hub
 from adapthub.hub.registry import Registry
+from adapthub.runtime.feedback import FeedbackStore
 from adapthub.runtime.generation import Limits
+from adapthub.runtime.redaction import Redaction
 from adapthub.runtime.runtime import Runtime
 from adapthub.runtime.server import logs, release_watch
 from adapthub.runtime.server.app import create_app
 from adapthub.runtime.server.catalog import Catalog
+from adapthub.runtime.server.feedback_log import FeedbackLog
 from adapthub.runtime.server.protocol import BoundedProtocol
 from adapthub.runtime.server.releases import Releases
 from adapthub.runtime.server.serving import ServerLimits, Serving
@@ -45,7 +48,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @dataclass(frozen=True)
 class ServerSettings:
     """What is served where. `adapters`: patterns of names ("acme/*"); those without a wildcard, which may have a revision
-    ("acme/sql@prod"), are loaded before the server is ready. `slots` and `limits` as for Runtime. `port` 0: any free one."""
+    ("acme/sql@prod"), are loaded before the server is ready. `slots` and `limits` as for Runtime. `port` 0: any free one.
+    `log_requests`: whether prompts and answers are written down, for feedback; `redact` and `redact_with`: what masks them
+    first, as Redaction takes it."""
 
     base: str
     quantize: str | None = None
@@ -56,6 +61,9 @@ class ServerSettings:
     port: int = 8000
     slots: int | None = None
     limits: Limits | None = None
+    log_requests: bool = False
+    redact: Sequence[str] = ()
+    redact_with: str | None = None
     server: ServerLimits = field(default_factory=ServerLimits)
 
 
@@ -112,6 +120,8 @@ def assemble(runtime: Runtime, hub: Registry, settings: ServerSettings, gate: Ga
     releases = Releases(home() / "releases" / f"{fingerprint[:16]}.json")
     catalog = Catalog(runtime, hub, settings.base, settings.adapters, releases)
     serving = Serving(runtime, hub, catalog, gate, settings.server)
+    redaction = Redaction(settings.redact, settings.redact_with)
+    serving.feedback = FeedbackLog(FeedbackStore(), redaction if settings.log_requests else None)
     serving.observers.append(logs.observe)
     release_watch.watch(serving)
     return serving

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 from adapthub.adapters.errors import Overloaded
 from adapthub.hub.registry import Registry
+from adapthub.runtime.feedback import FeedbackStore
 from adapthub.runtime.runtime import Runtime
 from adapthub.runtime.server.catalog import Catalog, Target
+from adapthub.runtime.server.feedback_log import FeedbackLog
 from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.tenants.gate import Gate
 
@@ -35,7 +37,8 @@ class ServerLimits:
 @dataclass
 class Serving:
     """One server's state. `catalog`: the models; `gate`: the tenants; `in_flight`: requests that are being answered;
-    `begun`: when the server was, on the clock of time.monotonic.
+    `feedback`: what users said of answers, and the log of requests; `begun`: when the server was, on the clock of
+    time.monotonic.
 
     `observers` are told of every request that ended, once it is written down; `counters` of generated tokens as they come:
     the tenant, what they were generated with, and how many. Both are called on the event loop and must be quick.
@@ -48,6 +51,7 @@ class Serving:
     catalog: Catalog
     gate: Gate
     limits: ServerLimits = field(default_factory=ServerLimits)
+    feedback: FeedbackLog = field(default_factory=lambda: FeedbackLog(FeedbackStore()))
     ready: bool = False
     draining: bool = False
     in_flight: int = 0

@@ -134,6 +134,8 @@ def test_two_models_answer_side_by_side(page: Page, client: openai.OpenAI) -> No
         card = page.get_by_role("article", name=f"Answer of {model}")
         text = client.completions.create(model=model, prompt="alice visited", max_tokens=12, temperature=0)
         assert card.locator(".text").text_content() == f"alice visited{text.choices[0].text}"
+        card.get_by_role("button", name="Good").click()
+        expect(card.locator(".rating")).to_contain_text("noted")
     left, right = (page.get_by_role("article").nth(side).bounding_box() for side in (0, 1))
     assert left is not None
     assert right is not None

@@ -1,0 +1,215 @@
+"""Feedback over HTTP, what is kept of it with and without the log of requests, and that as data that recipes read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import openai
+import pytest
+from click.testing import CliRunner
+
+from adapthub.cli.main import adapt
+from adapthub.hub.registry import Registry
+from adapthub.recipes.catalog import find_recipe
+from adapthub.runtime.feedback import FeedbackStore, Logged
+from adapthub.runtime.server.lifecycle import Running
+from tests.runtime.server.keyed import KeyedGate
+from tests.runtime.server.live import live, settings_for
+
+SECRET = "alice visited london bob@example.org"
+TEXT = "Ada met Bob in London"
+NER = [
+    {"entity_group": "PER", "word": "Ada", "start": 0, "end": 3, "score": 0.9},
+    {"entity_group": "LOC", "word": "London", "start": 15, "end": 21, "score": 0.8},
+]
+CLASSES = [[{"label": "good", "score": 0.7}, {"label": "bad", "score": 0.3}]]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """AdaptHub's home for the servers of this module."""
+    home = tmp_path_factory.mktemp("feedback")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTHUB_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def silent(served_base: Path, served_hub: Registry, kept: Path) -> Iterator[Running]:
+    """With tenants, and without a log of requests."""
+    with live(settings_for(served_base), served_hub, KeyedGate()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def logged(
+    served_base: Path, served_hub: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Running, Path]]:
+    """With a log of requests, in a home of its own."""
+    home = tmp_path_factory.mktemp("logged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTHUB_HOME", str(home))
+        with live(settings_for(served_base, log_requests=True), served_hub, KeyedGate()) as running:
+            yield running, home / "feedback.sqlite"
+
+
+def answer_of(running: Running, key: str, prompt: str = "a b", stream: bool = False) -> tuple[str, str]:
+    """The id and text of an answer."""
+    with openai.OpenAI(base_url=f"{running.address}/v1", api_key=key, max_retries=0) as client:
+        if not stream:
+            whole = client.completions.create(model="acme/tone", prompt=prompt, max_tokens=4)
+            return whole.id, whole.choices[0].text
+        parts = list(client.completions.create(model="acme/tone", prompt=prompt, max_tokens=4, stream=True))
+        return parts[0].id, "".join(choice.text for part in parts for choice in part.choices)
+
+
+def rate(running: Running, key: str | None, **body: Any) -> tuple[int, dict[str, Any]]:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = Request(f"{running.address}/v1/feedback", json.dumps(body).encode(), headers)
+    try:
+        with urlopen(request) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def log(running: Running, request: Logged) -> None:
+    """As an endpoint of a task does."""
+    import asyncio
+
+    asyncio.run(running.serving.feedback.log(request))
+
+
+def test_without_the_log_a_rating_stands_alone(silent: Running, kept: Path) -> None:
+    id, text = answer_of(silent, "acme-key", SECRET)
+    assert rate(silent, "acme-key", request_id=id, rating="up", correction="alice left", comment="fine") == (
+        200,
+        {"object": "feedback", "request_id": id, "rating": 1.0, "kept": "rating"},
+    )
+    [one] = [one for one in FeedbackStore(kept / "feedback.sqlite").all() if one.rating.request_id in id]
+    assert (one.rating.rating, one.rating.tenant) == (1.0, "acme")
+    assert (one.request, one.rating.correction, one.rating.comment) == (None, None, None)
+    written = b"".join(file.read_bytes() for file in kept.glob("feedback.sqlite*"))
+    assert not [word for word in ("alice", "bob", "fine", text) if word.encode() in written]
+
+
+def test_a_later_rating_replaces_an_earlier_one(silent: Running, kept: Path) -> None:
+    id, _ = answer_of(silent, "acme-key")
+    for rating in ("up", -0.5):
+        assert rate(silent, "acme-key", request_id=id, rating=rating)[0] == 200
+    ratings = [one.rating for one in FeedbackStore(kept / "feedback.sqlite").all()]
+    assert [rating.rating for rating in ratings if rating.request_id in id] == [-0.5]
+
+
+def test_only_the_tenant_of_a_request_rates_it(silent: Running) -> None:
+    id, _ = answer_of(silent, "acme-key")
+    assert rate(silent, None, request_id=id, rating="up")[0] == 401
+    foreign = rate(silent, "zeta-key", request_id=id, rating="up")
+    absent = rate(silent, "zeta-key", request_id=id[:-1] + "-", rating="up")
+    assert foreign[0] == absent[0] == 404
+    assert foreign[1]["error"]["type"] == absent[1]["error"]["type"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rating": "great"},
+        {"rating": 1.5},
+        {"rating": True},
+        {"rating": None},
+        {"rating": "up", "correction": {"a": 1}},
+        {"rating": "up", "correction": [{"start": -1, "end": 2, "label": "X"}]},
+        {"rating": "up", "comment": "x" * 10_001},
+        {"rating": "up", "tenant": "zeta"},
+        {"rating": "up", "request_id": ""},
+    ],
+)
+def test_what_is_no_feedback_is_refused(silent: Running, wrong: dict[str, Any]) -> None:
+    status, body = rate(silent, "acme-key", **({"request_id": "0"} | wrong))
+    assert (status, body["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_the_log_keeps_prompts_and_answers_masked(logged: tuple[Running, Path]) -> None:
+    running, file = logged
+    for stream in (False, True):
+        id, text = answer_of(running, "acme-key", SECRET, stream)
+        request = FeedbackStore(file).request(id.rpartition("-")[2])
+        assert request is not None
+        assert (request.tenant, request.kind, request.adapter) == ("acme", "completion", "acme/tone@v1")
+        assert "alice visited london" in request.input
+        assert request.output == [text]
+    assert rate(running, "zeta-key", request_id=id, rating="up")[0] == 404
+    status, body = rate(
+        running, "acme-key", request_id=id, rating="down", correction="ask 0123 4567 89", comment="a@b.org"
+    )
+    assert (status, body["kept"]) == (200, "everything")
+    one = FeedbackStore(file).all()[-1]
+    assert (one.rating.correction, one.rating.comment) == ("ask 0000 0000 00", "x@x.xxx")
+
+
+def test_entities_outside_the_text_are_refused(logged: tuple[Running, Path]) -> None:
+    running, _ = logged
+    log(running, Logged("outside", "acme", "token-classification", "acme/ner@v1", TEXT, NER))
+    for start, end in ((0, len(TEXT) + 1), (4, 4), (5, 4)):
+        entities = [{"start": start, "end": end, "label": "PER"}]
+        status, body = rate(running, "acme-key", request_id="outside", rating="down", correction=entities)
+        assert status == 400
+        assert f"{start} to {end}" in body["error"]["message"]
+
+
+def test_feedback_is_exported_as_the_recipes_read_it(
+    logged: tuple[Running, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, file = logged
+    everybody = "mail ada@example.org in London"
+    place = {"start": everybody.index("London"), "end": len(everybody), "label": "LOC"}
+    said: list[tuple[str, str, str, Any, dict[str, Any]]] = [
+        ("n1", "token-classification", TEXT, NER, {"rating": "up"}),
+        ("n2", "token-classification", TEXT, NER, {"rating": "down"}),
+        ("n3", "token-classification", everybody, [], {"rating": "down", "correction": [place]}),
+        ("n4", "token-classification", "Nobody is here", NER, {"rating": "down", "correction": []}),
+        ("c1", "text-classification", "a fine film", CLASSES, {"rating": 0.5}),
+        ("c2", "text-classification", 'dull, "long"', CLASSES, {"rating": "down", "correction": "bad"}),
+        ("c3", "text-classification", "so so", CLASSES, {"rating": "down"}),
+    ]
+    for id, kind, text, output, rating in said:
+        log(
+            running, Logged(id, "acme", kind, "acme/ner@v1" if id[0] == "n" else "acme/mood@v1", text, output)
+        )
+        assert rate(running, "acme-key", request_id=id, **rating)[0] == 200
+    monkeypatch.setenv("ADAPTHUB_HOME", str(file.parent))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(adapt, ["feedback", *arguments], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    report = run("export", "--task", "ner", "--out", "ner.jsonl", "--json")
+    assert json.loads(report) == {"path": "ner.jsonl", "examples": 3}
+    examples = find_recipe("ner").read(tmp_path / "ner.jsonl").examples
+    assert [(one.fields["tokens"], one.fields["labels"]) for one in examples] == [
+        (["Ada", "met", "Bob", "in", "London"], ["B-PER", "O", "O", "O", "B-LOC"]),
+        (["mail", "xxx", "@", "xxxxxxx", ".", "xxx", "in", "London"], [*"OOOOOOO", "B-LOC"]),
+        (["Nobody", "is", "here"], ["O", "O", "O"]),
+    ]
+    for name in ("mood.jsonl", "mood.csv"):
+        run("export", "--task", "sentiment", "--out", name, "--adapter", "acme/mood")
+        read = find_recipe("sentiment").read(tmp_path / name).examples
+        assert [(one.fields["text"], one.fields["label"]) for one in read] == [
+            ("a fine film", "good"),
+            ('dull, "long"', "bad"),
+        ]
+    listed = json.loads(run("list", "--adapter", "acme/ner@v1", "--json"))
+    assert [(one["request_id"], one["rating"], one["input"]) for one in listed] == [
+        ("n1", 1.0, TEXT),
+        ("n2", -1.0, TEXT),
+        ("n3", -1.0, "mail xxx@xxxxxxx.xxx in London"),
+        ("n4", -1.0, "Nobody is here"),
+    ]
