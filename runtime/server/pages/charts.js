@@ -5,6 +5,8 @@ import { count, seconds as duration } from "./numbers.js";
 
 export const HUES = 6; // colours of the style sheet; what comes after them shares the last, grey
 
+const LETTER = 6.7; // pixels of one letter of a name
+
 export const hue = (colour) => `hue-${colour}`;
 
 /** Stacked columns, one a second, the latest at the right. `series`: [{ name, values, colour }], the first lowest. */
@@ -58,7 +60,8 @@ export function ranges(place, series) {
   const bottom = height - 24;
   const low = 10 ** Math.floor(Math.log10(Math.min(...shown.map((one) => one.range.p50)) * 0.8));
   const high = 10 ** Math.ceil(Math.log10(Math.max(...shown.map((one) => one.range.p95)) * 1.1));
-  const left = Math.min(150, width * 0.4);
+  const longest = Math.max(...shown.map((one) => one.name.length));
+  const left = Math.min(longest * LETTER + 14, width * 0.45);
   const right = width - 14;
   const x = (value) => left + ((right - left) * Math.log(value / low)) / Math.log(high / low);
   const words = shown.map(({ name, range }) => `${name} ${duration(range.p50)} to ${duration(range.p95)}`);
@@ -71,7 +74,7 @@ export function ranges(place, series) {
   drawn.append(line(left, bottom, right, bottom, "axis"));
   shown.forEach(({ name, range, colour }, at) => {
     const y = 4 + row * at + row / 2;
-    const fits = Math.floor((left - 12) / 6.6);
+    const fits = Math.floor((left - 12) / LETTER);
     const label = text(left - 12, y + 4, name.length > fits ? `${name.slice(0, fits - 1)}…` : name, "end name");
     label.append(svg("title", {}, name));
     drawn.append(label);

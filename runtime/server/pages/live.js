@@ -38,7 +38,7 @@ function draw(live) {
   byId("base-name").textContent = live.base.name;
   figures(live);
   const by = document.querySelector("input[name=group]:checked").value;
-  throughput(grouped(live.traffic, by));
+  throughput(grouped(live.traffic, by), by);
   latency(live.traffic, by);
   adapters(live);
 }
@@ -98,13 +98,14 @@ function coloured(series) {
   return series.map((one) => ({ ...one, colour: places.get(one.name) }));
 }
 
-function throughput(series) {
+function throughput(series, by) {
   const length = series[0]?.values.length ?? 60;
   columns(byId("throughput"), series, length);
   const sum = (values) => values.reduce((total, value) => total + value, 0);
   const lines = series.map(({ name, values, colour }) => [
     [swatch(colour), name], rate(sum(values.slice(-NOW)) / NOW), rate(sum(values) / length),
   ]);
+  byId("throughput-table").tHead.rows[0].cells[0].textContent = by === "tenant" ? "Tenant" : "Adapter";
   rows(byId("throughput-table"), lines, "nothing in the last minute");
 }
 
