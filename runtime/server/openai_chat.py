@@ -25,6 +25,7 @@ from adapthub.runtime.server.openai_answers import (
     stream_of,
     token_text,
     usage_of,
+    version_headers,
 )
 from adapthub.runtime.server.openai_prompts import chat_ids, new_tokens
 from adapthub.runtime.server.openai_requests import ChatRequest
@@ -79,7 +80,9 @@ async def _answer(body: ChatRequest, serving: Serving, caller: Caller, id: str) 
     choices = [
         _choice(choice, deltas, tokenizer if body.logprobs else None) for choice, deltas in enumerate(texts)
     ]
-    return JSONResponse({**head, "choices": choices, "usage": usage_of(answer)})
+    return JSONResponse(
+        {**head, "choices": choices, "usage": usage_of(answer)}, headers=version_headers(answer)
+    )
 
 
 def _callable(body: ChatRequest) -> tuple[Sequence[Tool], Sequence[Tool]]:

@@ -23,6 +23,7 @@ from adapthub.runtime.server.openai_answers import (
     stream_of,
     token_text,
     usage_of,
+    version_headers,
 )
 from adapthub.runtime.server.openai_prompts import new_tokens, text_ids
 from adapthub.runtime.server.openai_requests import CompletionRequest
@@ -86,7 +87,9 @@ async def _answer(body: CompletionRequest, serving: Serving, caller: Caller, id:
     for choice, text in enumerate(echoed):
         texts[choice].insert(0, Delta(text, ()))
     choices = [writer.written(deltas) for writer, deltas in zip(writers, texts, strict=True)]
-    return JSONResponse({**head, "choices": choices, "usage": usage_of(answer)})
+    return JSONResponse(
+        {**head, "choices": choices, "usage": usage_of(answer)}, headers=version_headers(answer)
+    )
 
 
 def _echoed(body: CompletionRequest, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -104,7 +104,8 @@ class Tally:
 
 
 class Releases:
-    """All releases of one server, in `path` so that they survive it; None keeps them in memory.
+    """All releases of one server, in `path` so that they survive it; None keeps them in memory. Servers that share a path
+    see each other's when they start, and the last to write wins.
 
     Raises StorageError for a file that cannot be read.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from adapthub.adapters.errors import (
@@ -193,6 +194,25 @@ def test_a_candidate_that_fails_is_rolled_back_and_nobody_else_is_harmed(
     asyncio.run(scenario())
 
 
+def test_a_candidate_that_is_not_to_be_had_fails_nobody(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            await server.post("/admin/releases", **RELEASE, weight=1)
+            await server.post("/admin/adapters/unload", model="acme/sql@v2")
+
+            def unreachable(ref: str) -> str:
+                raise StorageError(f"cannot read {ref}")
+
+            await server.ask("acme/sql@v1")
+            monkeypatch.setattr(server.serving.runtime, "register", unreachable)
+            target, _ = await server.ask("acme/sql@prod")
+            assert target.label == "acme/sql@v1"
+
+    asyncio.run(scenario())
+
+
 def test_a_clients_mistakes_do_not_roll_back(served_base: Path, hub: Registry) -> None:
     async def scenario() -> None:
         async with assembled(served_base, hub) as server:
@@ -268,6 +288,32 @@ def test_a_shadow_that_fails_is_rolled_back_unheard(
 def http(served_base: Path, hub: Registry) -> Iterator[httpx2.Client]:
     with live(settings_for(served_base), hub) as running, httpx2.Client(base_url=running.address) as client:
         yield client
+
+
+def test_openais_user_stays_on_one_side_and_the_header_says_which(http: httpx2.Client) -> None:
+    def ask(model: str, user: str, stream: bool = False) -> tuple[str, str]:
+        """The version by the header, and the text."""
+        with openai.OpenAI(base_url=f"{http.base_url}/v1", api_key="none", max_retries=0) as client:
+            raw = client.completions.with_raw_response.create(
+                model=model,
+                prompt="ada was born",
+                max_tokens=8,
+                temperature=0,
+                user=user,
+                stream=stream,
+                extra_body={"ignore_eos": True},
+            )
+            parsed: Any = raw.parse()
+            chunks = [*parsed] if stream else [parsed]
+            return raw.headers["x-adapter-version"], "".join(chunk.choices[0].text for chunk in chunks)
+
+    expected = dict(ask(f"acme/sql@v{number}", "") for number in (1, 2))
+    assert len({*expected.values()}) == 2
+    http.post("/admin/releases", json={**RELEASE, "weight": 0.5}).raise_for_status()
+    answers = {user: ask("acme/sql@prod", user) for user in map(str, range(16))}
+    assert dict(answers.values()) == expected  # both answer, each with its own text
+    for user, answer in answers.items():
+        assert ask("acme/sql@prod", user, stream=True) == answer
 
 
 def test_bad_releases_are_refused_and_a_good_one_outlives_the_server(
