@@ -55,7 +55,9 @@ _RANK = 16  # of the adapters that the ready message counts in
 )
 @click.option("--redact", metavar="REGEX", multiple=True, help="Mask what this matches too. May be repeated.")
 @click.option(
-    "--redact-with", metavar="MODULE:FUNCTION", help="Mask texts with a function that keeps their length, too."
+    "--redact-with",
+    metavar="MODULE:FUNCTION",
+    help="Mask texts with a function that keeps their length, too.",
 )
 @json_option
 @click.pass_context

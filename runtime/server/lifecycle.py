@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +41,7 @@ from adapthub.runtime.tenants.gate import Gate, OpenGate
 
 _LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
+_THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, grammars compiled
 _BACKLOG = 2048
 _TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -128,6 +130,8 @@ def assemble(runtime: Runtime, hub: Registry, settings: ServerSettings, gate: Ga
 
 
 async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Running], None]) -> None:
+    # asyncio's own pool is a few threads: as many slow downloads of adapters would hold up everybody's prompts.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server-work"))
     await asyncio.to_thread(_warm, serving)
     await serving.catalog.preload()
     app = create_app(serving)
