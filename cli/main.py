@@ -31,6 +31,7 @@ COMMANDS = {
     "methods": "catalogue:methods",
     "samples": "samples:samples",
     "doctor": "doctor:doctor",
+    "tenant": "tenant:tenant",
     "demo": "demo:demo",
     "completion": "completion:completion",
 }
