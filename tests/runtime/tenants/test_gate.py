@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 
 from adapthub.adapters.errors import Conflict, QuotaExceeded, RateLimited, StorageError, Unauthorized
 from adapthub.hub.storage.database import Database
-from adapthub.runtime.scheduler import Scheduler, Waiting
+from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.tenants.caller import LOCAL, Caller
 from adapthub.runtime.tenants.gate import Gate
 from adapthub.runtime.tenants.keys import new_key
@@ -352,12 +352,3 @@ def test_a_ledger_beside_a_gate_writes_to_the_same_file(
     settled(gates(), used(), 15)
     with ledger_at(tmp_path / "tenants.sqlite") as ledger:
         assert ledger.record(used()).result() == 30
-
-
-def test_a_live_mapping_that_is_empty_at_first_is_not_forgotten() -> None:
-    weights: dict[str, float] = {}
-    scheduler = Scheduler(weights=weights)
-    weights["paying"] = 5.0
-    scheduler.submit(Waiting("a", "paying", (), 10, 0.0))
-    scheduler.charge("paying", input_tokens=10)
-    assert scheduler.counters == {"paying": 2}

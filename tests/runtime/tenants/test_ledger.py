@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, event, select
+from sqlalchemy import Engine, event, select, text
 
 from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.hub.storage.database import Database
@@ -66,6 +66,13 @@ def test_a_record_is_there_when_it_is_acknowledged(path: Path) -> None:
         assert ledger.record(second).result() == 15
         assert ledger.record(used(prompt=1, completion=1)).result() == 17
     assert recorded(path)[1] == second
+
+
+def test_a_commit_is_on_the_disk_and_not_on_its_way(path: Path) -> None:
+    """What no test can show by killing a process: that a commit waits for the disk itself."""
+    with Database(path, SCHEMA, kept=True).writing() as session:
+        assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert session.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
 
 
 def test_awaiting_a_record_is_leaving_the_loop_alone(path: Path) -> None:
