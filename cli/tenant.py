@@ -88,9 +88,9 @@ def add(
     from adapthub.runtime.tenants.tenant import Tenant
 
     now = datetime.now(UTC)
+    made = Tenant(name, patterns, now, **settings)
     store = TenantStore.open()
     first = not store.tenants()
-    made = Tenant(name, patterns, now, **settings)
     new = store.add(made, lifetime=expires)
     if as_json:
         ends = key_record(new.key, now)["expires"]
@@ -167,14 +167,19 @@ def allow(name: str, patterns: tuple[str, ...], admin: bool | None, as_json: boo
 @tenant.command()
 @click.argument("name", shell_complete=complete_tenants)
 @click.option("--weight", type=float, help="Its share of the engine.")
-@click.option("--requests-per-minute", type=limit_or_none, metavar="N|none", help="None for no limit.")
+@click.option(
+    "--requests-per-minute",
+    type=limit_or_none,
+    metavar="N|none",
+    help="Changes at once; none takes a limit away.",
+)
 @click.option("--tokens-per-minute", type=limit_or_none, metavar="N|none", help="Of prompts and answers.")
 @click.option("--tokens-per-month", type=limit_or_none, metavar="N|none", help="A calendar month in UTC.")
 @json_option
 def limit(name: str, as_json: bool, **limits: float | str | None) -> None:
     """Change limits of the tenant NAME.
 
-    Those that are given change; the value none takes one away. What was used already counts.
+    Those that are given change, and the others stay. What was used this month already counts.
 
     \b
     Example:

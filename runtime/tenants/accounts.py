@@ -142,7 +142,7 @@ def _check_fits(tenant: Tenant, tokens: int) -> None:
         if limit is not None and tokens > limit:
             raise InvalidSettings(
                 f"this request may use {tokens:,} tokens, prompt and answer, and {tenant.name} has {limit:,} a {period}",
-                hint="It can never pass: ask for a shorter answer, or send a shorter prompt.",
+                hint="It can never pass: ask for a shorter answer (max_tokens), or send a shorter prompt.",
             )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound
 from adapthub.adapters.suggest import did_you_mean
@@ -135,7 +135,7 @@ class TenantStore:
             revision = session.scalars(select(StateRow.revision)).one()
             if revision == known.revision:
                 return known
-            rows = session.scalars(select(TenantRow)).all()
+            rows = session.scalars(select(TenantRow).options(selectinload(TenantRow.keys))).all()
             return Directory(
                 revision,
                 {row.name: _tenant(row) for row in rows},
