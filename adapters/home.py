@@ -1,7 +1,8 @@
 """Where AdaptHub keeps its own files: `$ADAPTHUB_HOME`, else the user's data folder.
 
 Inside: `hub/` (the embedded hub), `cache/` (pulled adapters by digest), `samples/` (fetched models and data),
-`bases/` (fingerprints of bases whose own folder is read-only). Training runs go to `./runs`, not here.
+`bases/` (fingerprints of bases whose own folder is read-only), `tenants.sqlite` (who uses the server, and what they used).
+Training runs go to `./runs`, not here.
 Does not create anything: whoever writes a folder makes it.
 """
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "samples": "samples:samples",
     "feedback": "feedback:feedback",
     "doctor": "doctor:doctor",
+    "tenant": "tenant:tenant",
     "demo": "demo:demo",
     "completion": "completion:completion",
 }

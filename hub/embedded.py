@@ -40,7 +40,7 @@ from adapthub.hub.reference import Reference, check_alias, parse_name
 from adapthub.hub.registry import Details, Entry, Facts, StoredFile, Version
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
-from adapthub.hub.storage.tables import AdapterRow, VersionRow
+from adapthub.hub.storage.tables import HUB, AdapterRow, VersionRow
 
 
 class EmbeddedHub:
@@ -54,7 +54,7 @@ class EmbeddedHub:
         root = home() / "hub" if root is None else root
         self.root = root
         self._blobs = Blobs(root / "blobs")
-        self._database = Database(root / "hub.sqlite3")
+        self._database = Database(root / "hub.sqlite3", HUB)
         self._cache = Cache(home() / "cache" if cache is None else cache)
 
     def push(self, artifact: Artifact, name: str, *, message: str = "", alias: str | None = None) -> Version:

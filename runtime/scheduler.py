@@ -37,8 +37,9 @@ class Waiting:
 class Scheduler:
     """The queue of one engine. Not thread-safe.
 
-    `weights`: a tenant's share, 1 where it is not named. `queue_limit`: requests that may wait, put-back ones not
-    counted. `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded.
+    `weights`: a tenant's share, 1 where it is not named; looked up whenever it is needed, so that shares change with the
+    mapping, whose owner keeps to positive numbers. `queue_limit`: requests that may wait, put-back ones not counted.
+    `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded.
 
     Raises InvalidSettings for a weight or price that is not a positive number, and for a queue that takes nothing.
     """
@@ -53,7 +54,7 @@ class Scheduler:
         patience: float = 2.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._weights = dict(weights or {})
+        self._weights: Mapping[str, float] = {} if weights is None else weights
         named = {f"the weight of tenant {tenant!r}": weight for tenant, weight in self._weights.items()}
         for name, value in (named | {"input_price": input_price, "output_price": output_price}).items():
             if not (value > 0 and math.isfinite(value)):

@@ -1,8 +1,10 @@
-"""The database of an embedded hub: opened, checked, and used in transactions that happen whole or not at all.
+"""A SQLite database of ours: opened, checked, and used in transactions that happen whole or not at all.
 
 SQLite in WAL mode, so readers never wait for a writer; writers queue for up to 30 s. A commit is on the disk
-when it returns (synchronous=FULL). Every call opens its own connection, so a hub may be used from threads and
-across forks. Not for network file systems, which lack the shared memory that WAL needs. Knows no queries.
+when it returns (synchronous=FULL). Every call opens its own connection, so a database may be used from threads and
+across forks; one that is `kept` holds connections open instead, until `close`, which saves a server that writes all the
+time the clean-up behind every last one. Not for network file systems, which lack the shared memory that WAL needs. Knows
+no tables and no queries.
 """
 
 from __future__ import annotations
@@ -10,29 +12,53 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, create_engine, event, inspect, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+)
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from adapthub.adapters.errors import AdaptHubError, StorageError
 from adapthub.adapters.home import unusable
-from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
 
 BUSY_SECONDS = 30.0
 _TRY_AGAIN = "Check free space and permissions, then try again."
 _UNOPENED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)  # reading writes too: WAL's shared memory
 
 
-class Database:
-    """The tables of one hub. Raises StorageError when the file cannot be used or is of another schema."""
+@dataclass(frozen=True)
+class Schema:
+    """The tables of one kind of database. `what` it is of, in a word ("hub"); `versions`: its table of one row whose column
+    `version` is the `number` of these tables."""
 
-    def __init__(self, path: Path) -> None:
+    what: str
+    metadata: MetaData
+    versions: Table
+    number: int
+
+
+class Database:
+    """The tables of one `schema` in one file. Raises StorageError when the file cannot be used or is of another schema."""
+
+    def __init__(self, path: Path, schema: Schema, *, kept: bool = False) -> None:
         self.path = path
+        self._schema = schema
         url = URL.create("sqlite+pysqlite", database=str(path))
-        self._engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
+        self._engine = create_engine(
+            url, poolclass=QueuePool if kept else NullPool, connect_args={"timeout": BUSY_SECONDS}
+        )
         self._writer = self._engine.execution_options(writes=True)
         event.listen(self._engine, "connect", _configure)
         event.listen(self._engine, "begin", _begin)
@@ -56,6 +82,10 @@ class Database:
         ):
             yield session
 
+    def close(self) -> None:
+        """Let go of connections that are kept. Idempotent."""
+        self._engine.dispose()
+
     def _is_ready(self) -> bool:
         if not self.path.exists():
             return False
@@ -63,12 +93,15 @@ class Database:
             tables = inspect(connection).get_table_names()
             if not tables:
                 return False
-            if SchemaRow.__tablename__ not in tables:
-                raise StorageError(f"{self.path} is a database, but not of an adapter hub")
-            found = connection.scalar(select(SchemaRow.version))
-        if found != SCHEMA:
+            if self._schema.versions.name not in tables:
+                raise StorageError(
+                    f"{self.path} is a database, but not AdaptHub's {self._schema.what} database"
+                )
+            found = connection.scalar(select(self._schema.versions.c.version))
+        if found != self._schema.number:
             raise StorageError(
-                f"{self.path} has hub schema {found}, and this version of AdaptHub reads schema {SCHEMA}",
+                f"{self.path} has {self._schema.what} schema {found}, and this version of AdaptHub reads schema"
+                f" {self._schema.number}",
                 hint="Use the version of AdaptHub that wrote it, or another ADAPTHUB_HOME.",
             )
         return True
@@ -83,8 +116,8 @@ class Database:
             with self._engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA journal_mode = WAL")  # in no transaction
             with self._writer.begin() as connection:
-                Base.metadata.create_all(connection)
-                connection.execute(SchemaRow.__table__.insert().values(version=SCHEMA))  # type: ignore[attr-defined]
+                self._schema.metadata.create_all(connection)
+                connection.execute(insert(self._schema.versions).values(version=self._schema.number))
 
     @contextmanager
     def _storage_errors(self, hint: str) -> Iterator[None]:
@@ -97,7 +130,9 @@ class Database:
             # The low byte is the primary code; an error that sqlite3 itself raises has none.
             if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _UNOPENED:
                 raise unusable(self.path.parent, OSError(str(cause))) from error
-            raise StorageError(f"the hub's database {self.path} failed: {cause}", hint=hint) from error
+            raise StorageError(
+                f"the {self._schema.what} database {self.path} failed: {cause}", hint=hint
+            ) from error
         except OSError as error:
             if isinstance(error, AdaptHubError):  # of which some are OSErrors too
                 raise

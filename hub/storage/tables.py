@@ -28,6 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from adapthub.hub.storage.database import Schema
+
 SCHEMA = 1
 """The version of these tables, stored in `hub_schema` and raised with every change to them."""
 
@@ -183,3 +185,5 @@ def _create_text_index(_metadata: MetaData, connection: Connection, **_options: 
 
 
 event.listen(Base.metadata, "after_create", _create_text_index)
+
+HUB = Schema("hub", Base.metadata, Base.metadata.tables[SchemaRow.__tablename__], SCHEMA)

@@ -6,6 +6,7 @@ limited. Does not know HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -29,6 +30,11 @@ class UsageRecord:
     completion_tokens: int
     outcome: str
 
+    @property
+    def tokens(self) -> int:
+        """What counts against limits: of the prompt, computed anew or not, and of the answer."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Gate(Protocol):
     """What the server asks of tenants."""
@@ -38,13 +44,19 @@ class Gate(Protocol):
         """Whether there are no tenants, so that no key is asked for."""
         ...
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Each tenant's share of the engine, for its scheduler: changes as tenants do, and is read without waiting."""
+        ...
+
     def authenticate(self, key: str | None) -> Caller:
         """Whose key it is. Raises Unauthorized for none, an unknown, an expired or a revoked one."""
         ...
 
     def admit(self, caller: Caller, tokens: int) -> None:
         """Let a request of about `tokens` tokens (prompt and at most generated) pass, or raise RateLimited with the
-        seconds after which it may, or QuotaExceeded."""
+        seconds after which it may, QuotaExceeded, or InvalidSettings for one that never may. What is let pass is recorded
+        once, however it ends: until then it counts as using all of `tokens`."""
         ...
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
@@ -63,6 +75,10 @@ class OpenGate:
     @property
     def open(self) -> bool:
         return True
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {}
 
     def authenticate(self, key: str | None) -> Caller:
         return LOCAL

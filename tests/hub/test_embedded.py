@@ -88,7 +88,7 @@ def test_another_schema_is_named_and_left_alone(hub: EmbeddedHub, found: int) ->
 def test_a_database_of_something_else(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "hub.sqlite3")) as connection:
         connection.execute("CREATE TABLE recipes (name)")
-    with pytest.raises(StorageError, match="not of an adapter hub"):
+    with pytest.raises(StorageError, match="not AdaptHub's hub database"):
         EmbeddedHub(tmp_path)
 
 

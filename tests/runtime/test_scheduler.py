@@ -85,6 +85,29 @@ def test_a_weight_is_a_share() -> None:
     assert served == {"paying": 30, "free": 10}
 
 
+def test_a_weight_that_changes_changes_the_share_from_then_on() -> None:
+    weights: dict[str, float] = {}  # an empty one too
+    scheduler = Scheduler(weights=weights, clock=Clock())
+    for i in range(40):
+        for tenant in ("first", "second"):
+            scheduler.submit(request(f"{tenant}{i}", tenant, cost=5))
+
+    def served(count: int) -> Counter[str]:
+        tenants = []
+        for _ in range(count):
+            chosen = scheduler.choose(always, always)
+            assert chosen
+            scheduler.charge(chosen.tenant, input_tokens=5)
+            tenants.append(chosen.tenant)
+        return Counter(tenants)
+
+    assert served(10) == {"first": 5, "second": 5}
+    weights["second"] = 4.0
+    assert served(20) == {"first": 4, "second": 16}
+    del weights["second"]
+    assert served(10) == {"first": 5, "second": 5}
+
+
 def test_prices_and_weights_make_the_counter() -> None:
     scheduler = Scheduler(weights={"t": 4.0}, input_price=3.0, output_price=5.0)
     scheduler.charge("t", input_tokens=2, output_tokens=6)
@@ -517,6 +540,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         if chosen:
             self.running[chosen.id] = self.naive.take(chosen.id)
             self.charge(chosen.tenant, chosen.cost, 0)
+
+    @rule(tenant=st.sampled_from("abc"), weight=st.sampled_from([0.5, 1.0, 2.0, 8.0]))
+    def weigh(self, tenant: str, weight: float) -> None:
+        self.naive.weights[tenant] = weight  # the mapping that the scheduler looks at too
 
     @rule(tenant=st.sampled_from("abc"), tokens=st.integers(0, 9))
     def generate(self, tenant: str, tokens: int) -> None:

@@ -1,0 +1,129 @@
+"""The gate of a server with tenants: keys from the store, limits from the accounts, usage into the ledger.
+
+What other processes change in the store is seen within a second: not the keys of a request are looked up then, but once a
+second whether anything changed at all, however many requests come and whatever keys they bring. Does not know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import Lock
+
+from adapthub.adapters.errors import Unauthorized
+from adapthub.hub.storage.database import Database
+from adapthub.runtime.tenants.accounts import Accounts, month_of
+from adapthub.runtime.tenants.caller import Caller
+from adapthub.runtime.tenants.gate import Gate, OpenGate, UsageRecord
+from adapthub.runtime.tenants.keys import fits, prefix_of
+from adapthub.runtime.tenants.ledger import Ledger
+from adapthub.runtime.tenants.store import TenantStore
+from adapthub.runtime.tenants.tables import SCHEMA, default_path
+from adapthub.runtime.tenants.tenant import Directory
+from adapthub.runtime.tenants.usage import month_totals
+
+_FRESH = 1.0  # seconds for which the store is not asked again
+_ASK = "Ask whoever runs this server for a key."
+
+
+def open_gate(path: Path | None = None) -> Gate:
+    """The gate for the tenants at `path` (default: in AdaptHub's home): open to everybody where there are none.
+
+    Which of the two it is stays so: a server that began with tenants refuses everybody when the last one is removed, and
+    one that began without asks for keys when it is started again. Raises StorageError.
+    """
+    path = path or default_path()
+    if path.exists() and TenantStore.open(path).tenants():
+        return TenantGate(path)
+    return OpenGate()
+
+
+class TenantGate:
+    """A `Gate`; any thread may use it. `clock`: seconds; `now`: the time in UTC. Raises StorageError."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._clock = clock
+        self._now = now
+        self._database = Database(path, SCHEMA, kept=True)
+        self._store = TenantStore(self._database)
+        self._accounts = Accounts(clock=clock, now=now)
+        self._directory = Directory()
+        self._weights: dict[str, float] = {}
+        self._refreshing = Lock()
+        self._read_at = clock()
+        self._refresh()
+        self._ledger = Ledger(self._database)
+
+    @property
+    def open(self) -> bool:
+        return False
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return self._weights
+
+    def authenticate(self, key: str | None) -> Caller:
+        if not key:
+            raise Unauthorized("no key was given", hint="Send one as Authorization: Bearer ah_...")
+        directory = self._current()
+        prefix = prefix_of(key)
+        found = directory.keys.get(prefix) if prefix else None
+        if found is None or not fits(key, found.hash):
+            raise Unauthorized("the key is not one of this server's", hint=_ASK)
+        if (state := found.state(self._now())) != "works":
+            was = "was revoked" if state == "revoked" else f"expired on {found.expires:%Y-%m-%d %H:%M} UTC"
+            raise Unauthorized(f"the key {prefix} {was}", hint=_ASK)
+        tenant = directory.tenants[found.tenant]
+        return Caller(tenant.name, tenant.allow, tenant.admin)
+
+    def admit(self, caller: Caller, tokens: int) -> None:
+        tenant = self._directory.tenants.get(caller.tenant)
+        if tenant is None:
+            raise Unauthorized(f"{caller.tenant} is no tenant of this server any more", hint=_ASK)
+        self._accounts.admit(tenant, tokens)
+
+    async def record(self, usage: UsageRecord, admitted: int) -> None:
+        written = self._ledger.record(usage)
+        # On the ledger's thread: what was admitted stops to count when what was used does, whether anybody awaits it or not.
+        written.add_done_callback(partial(self._settle, usage, admitted))
+        await asyncio.wrap_future(written)
+
+    def close(self) -> None:
+        self._ledger.close()
+        self._database.close()
+
+    def _settle(self, usage: UsageRecord, admitted: int, written: Future[int]) -> None:
+        if written.exception() is None:
+            self._accounts.see(month_of(usage.when), {usage.tenant: written.result()})
+        self._accounts.settle(usage.tenant, admitted, usage.tokens)
+
+    def _current(self) -> Directory:
+        """The tenants and keys; read again by the first who asks when they are old, while others go on with what was."""
+        if self._clock() - self._read_at >= _FRESH and self._refreshing.acquire(blocking=False):
+            try:
+                self._refresh()
+            finally:
+                self._refreshing.release()
+        return self._directory
+
+    def _refresh(self) -> None:
+        began = self._clock()
+        month = month_of(self._now())
+        self._accounts.see(month, month_totals(self._database, month))
+        directory = self._store.directory(self._directory)
+        for name in self._weights.keys() - directory.tenants.keys():
+            del self._weights[name]
+        self._weights.update({tenant.name: tenant.weight for tenant in directory.tenants.values()})
+        self._directory = directory
+        self._read_at = began
