@@ -99,9 +99,12 @@ def serve(
         raise InvalidSettings("adapt serve needs a base model", hint="Name it with --base.")
     if adapters is not None and any_adapter:
         raise InvalidSettings("--adapters and --any exclude each other", hint="Give one of them.")
+    if (redact or redact_with) and not log_requests:
+        raise InvalidSettings("there is no log of requests to mask", hint="Add --log-requests.")
     quiet_libraries()
 
     from adapthub.runtime.generation import Limits
+    from adapthub.runtime.redaction import Redaction
     from adapthub.runtime.server import logs
     from adapthub.runtime.server.lifecycle import ServerSettings
     from adapthub.runtime.server.lifecycle import serve as serve_until_signal
@@ -123,9 +126,7 @@ def serve(
         port=port,
         slots=room.get("slots", slots),
         limits=limits,
-        log_requests=log_requests,
-        redact=redact,
-        redact_with=redact_with,
+        request_log=Redaction(redact, redact_with) if log_requests else None,
         server=ServerLimits() if drain is None else ServerLimits(drain_seconds=drain),
     )
     with logs.shown(sys.stderr):

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import pairwise
 from types import TracebackType
+from typing import cast
 from uuid import uuid4
 
 from adapthub.runtime.feedback import Logged
@@ -247,13 +248,13 @@ class Answer:
         )
 
     def _logged(self) -> Logged:
-        decode = self._serving.runtime.generation.tokenizer.decode
+        tokenizer = self._serving.runtime.generation.tokenizer
         return Logged(
             request_id=self.id,
             tenant=self._caller.tenant,
             kind=self._kind,
             adapter=self._target.label,
-            input="\n".join(decode([*prompt_ids]) for prompt_ids in self._prompts),
+            input="\n".join(cast(str, tokenizer.decode([*prompt_ids])) for prompt_ids in self._prompts),
             output=["".join(texts) for texts in self._texts],
         )
 

@@ -51,8 +51,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ServerSettings:
     """What is served where. `adapters`: patterns of names ("acme/*"); those without a wildcard, which may have a revision
     ("acme/sql@prod"), are loaded before the server is ready. `slots` and `limits` as for Runtime. `port` 0: any free one.
-    `log_requests`: whether prompts and answers are written down, for feedback; `redact` and `redact_with`: what masks them
-    first, as Redaction takes it."""
+    `request_log`: what masks prompts and answers before they are written down, for feedback; None to write none down."""
 
     base: str
     quantize: str | None = None
@@ -63,9 +62,7 @@ class ServerSettings:
     port: int = 8000
     slots: int | None = None
     limits: Limits | None = None
-    log_requests: bool = False
-    redact: Sequence[str] = ()
-    redact_with: str | None = None
+    request_log: Redaction | None = None
     server: ServerLimits = field(default_factory=ServerLimits)
 
 
@@ -122,8 +119,7 @@ def assemble(runtime: Runtime, hub: Registry, settings: ServerSettings, gate: Ga
     releases = Releases(home() / "releases" / f"{fingerprint[:16]}.json")
     catalog = Catalog(runtime, hub, settings.base, settings.adapters, releases)
     serving = Serving(runtime, hub, catalog, gate, settings.server)
-    redaction = Redaction(settings.redact, settings.redact_with)
-    serving.feedback = FeedbackLog(FeedbackStore(), redaction if settings.log_requests else None)
+    serving.feedback = FeedbackLog(FeedbackStore(), settings.request_log)
     serving.observers.append(logs.observe)
     release_watch.watch(serving)
     return serving

@@ -17,6 +17,7 @@ from adapthub.cli.main import adapt
 from adapthub.hub.registry import Registry
 from adapthub.recipes.catalog import find_recipe
 from adapthub.runtime.feedback import FeedbackStore, Logged
+from adapthub.runtime.redaction import Redaction
 from adapthub.runtime.server.lifecycle import Running
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live, settings_for
@@ -54,7 +55,7 @@ def logged(
     home = tmp_path_factory.mktemp("logged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTHUB_HOME", str(home))
-        with live(settings_for(served_base, log_requests=True), served_hub, KeyedGate()) as running:
+        with live(settings_for(served_base, request_log=Redaction()), served_hub, KeyedGate()) as running:
             yield running, home / "feedback.sqlite"
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -19,7 +20,7 @@ from tests.runtime.server.live import live, settings_for
 from tests.runtime.server.scraping import get, scrape
 
 DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "adapthub.json"
-MESSAGES = [{"role": "user", "content": "alice visited london in paris and was good"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "alice visited london in paris and was good"}]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def client_of(running: Running, key: str) -> openai.OpenAI:
 def test_a_request_counts_as_its_client_was_told(counted: Running) -> None:
     labels = {"tenant": "acme", "adapter": "acme/sql@v1"}
     with client_of(counted, "acme-key") as client:
-        usages = []
+        usages: list[Any] = []
         for _ in range(2):
             answer = client.chat.completions.create(
                 model="acme/sql@prod", messages=MESSAGES, max_tokens=5, temperature=0

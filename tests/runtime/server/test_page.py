@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -111,7 +112,7 @@ def test_an_answer_appears_as_it_comes_and_can_be_stopped(page: Page, server: Ru
 
 
 def test_a_text_is_what_the_api_answers_and_a_conversation_goes_on(page: Page, client: openai.OpenAI) -> None:
-    messages = [{"role": "user", "content": "alice visited london"}]
+    messages: list[Any] = [{"role": "user", "content": "alice visited london"}]
     for text in ("alice visited london", "in paris"):
         ask(page, text, "acme/sql@v2", tokens=8)
         expect(page.get_by_label("Text", exact=True)).to_have_value("")
