@@ -19,9 +19,11 @@ from adapthub.adapters.errors import AdaptHubError
 from adapthub.runtime.server import (
     administration,
     feedback_api,
+    inference,
     metrics,
     openai_chat,
     openai_completions,
+    openai_embeddings,
     openai_models,
     page,
     page_api,
@@ -49,12 +51,9 @@ def create_app(serving: Serving) -> FastAPI:
     _observe(app, serving)
     app.add_middleware(RequestLines)  # the outermost: what others refuse has a line too
     _handle_errors(app)
-    for router in (openai_models.router, openai_chat.router, openai_completions.router):
-        app.include_router(router)
-    for router in (administration.router, release_admin.router):
-        app.include_router(router)
-    for router in (feedback_api.router, metrics.router, page_api.router, page.router):
-        app.include_router(router)
+    apis = (openai_models, openai_chat, openai_completions, openai_embeddings, inference)
+    for module in (*apis, feedback_api, administration, release_admin, metrics, page_api, page):
+        app.include_router(module.router)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
