@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.runtime.feedback import Logged
 from adapthub.runtime.predict import Pair, Text, word_labels
 from adapthub.runtime.predictor import Answer
 from adapthub.runtime.server.catalog import Target
@@ -126,6 +127,8 @@ async def token_classification(asked: Asked) -> Response:
     grouped = body.parameters.aggregation_strategy != "none"
     ignored = body.parameters.ignore_labels
     found = [_groups(answer, ignored) if grouped else _words(answer, ignored) for answer in predicted.answers]
+    if grouped and isinstance(body.inputs, str):
+        await _log(asked, TOKEN_CLASSIFICATION, body.inputs, found[0])
     return await _written(found if isinstance(body.inputs, list) else found[0], predicted)
 
 
@@ -133,7 +136,10 @@ async def text_classification(asked: Asked) -> Response:
     """Labels with scores, the highest first; a list for each text."""
     body = parsed(_TextBody, asked.body)
     predicted = await _predict(asked, TEXT_CLASSIFICATION, _listed(body.inputs))
-    return await _written([_scores(answer, body.parameters) for answer in predicted.answers], predicted)
+    found = [_scores(answer, body.parameters) for answer in predicted.answers]
+    if isinstance(body.inputs, str):
+        await _log(asked, TEXT_CLASSIFICATION, body.inputs, found[0])
+    return await _written(found, predicted)
 
 
 async def zero_shot_classification(asked: Asked) -> Response:
@@ -195,6 +201,12 @@ def entailment(labels: Sequence[str]) -> int | None:
 async def _predict(asked: Asked, task: str, texts: Sequence[Text | Pair], *, whole: bool = True) -> Predicted:
     check = partial(has_features, whole=whole) if task in (FEATURES, SIMILARITY) else lambda _: None
     return await predict(asked.serving, asked.caller, asked.target, task, texts, id=asked.id, check=check)
+
+
+async def _log(asked: Asked, task: str, text: str, output: list[dict[str, Any]]) -> None:
+    """Write down what was asked and answered, where the server does: of one text, which feedback can be of."""
+    target, tenant = asked.target, asked.caller.tenant
+    await asked.serving.feedback.log(Logged(asked.id, tenant, task, target.label, text, output))
 
 
 def _listed(inputs: str | list[str]) -> list[str]:

@@ -9,6 +9,7 @@ any API's format.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,9 @@ from adapthub.adapters.errors import InvalidInput
 from adapthub.runtime.batcher import Job
 from adapthub.runtime.predict import Pair, Text, TokenIds
 from adapthub.runtime.predictor import Answer, Question
+from adapthub.runtime.requests import Usage
 from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.tenants.gate import UsageRecord
@@ -61,6 +64,7 @@ async def predict(
     admitted: int | None = None
     job: Job | None = None
     outcome = "error"
+    queued, begun = time.time(), time.monotonic()
 
     async def settle(admitted: int) -> None:
         try:
@@ -68,6 +72,10 @@ async def predict(
             now = datetime.now(UTC)
             record = UsageRecord(id, now, caller.tenant, kind, target.label, used, 0, 0, outcome)
             await serving.gate.record(record, admitted)
+            usage, last = Usage(used, 0, 0), queued + time.monotonic() - begun
+            serving.observe(
+                Observation(id, kind, caller.tenant, target, outcome, usage, queued, None, None, last)
+            )
         finally:
             serving.end()
 

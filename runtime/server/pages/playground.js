@@ -188,18 +188,20 @@ function bar(share, best) {
 async function entities(card, input, signal) {
   const { answer: found, id } = await ask(card, input, signal);
   const spans = [...found].sort((a, b) => a.start - b.start);
+  const signs = Array.from(input); // the server counts characters, JavaScript's strings halves of some
+  const part = (start, end) => signs.slice(start, end).join("");
   card.querySelector(".facts").textContent = `${spans.length} ${spans.length === 1 ? "entity" : "entities"}`;
   const text = element("p", { class: "text entities" });
   let at = 0;
   for (const span of spans) {
     if (span.start < at) continue;
     const label = span.entity_group ?? span.entity;
-    text.append(input.slice(at, span.start),
+    text.append(part(at, span.start),
       element("mark", { class: hue(colourOf(label)), title: `${label}, ${span.score.toFixed(3)}` },
-        input.slice(span.start, span.end), element("span", { class: "label" }, label)));
+        part(span.start, span.end), element("span", { class: "label" }, label)));
     at = span.end;
   }
-  text.append(input.slice(at));
+  text.append(part(at));
   card.querySelector(".body").append(text, ...rating(id));
 }
 

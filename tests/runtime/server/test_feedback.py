@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from adapthub.cli.main import adapt
 from adapthub.hub.registry import Registry
 from adapthub.recipes.catalog import find_recipe
+from adapthub.runtime.examples import examples
 from adapthub.runtime.feedback import FeedbackStore, Logged
 from adapthub.runtime.redaction import Redaction
 from adapthub.runtime.server.lifecycle import Running
@@ -214,3 +215,25 @@ def test_feedback_is_exported_as_the_recipes_read_it(
         ("n3", -1.0, "mail xxx@xxxxxxx.xxx in London"),
         ("n4", -1.0, "Nobody is here"),
     ]
+
+
+def test_answers_of_tasks_are_logged_and_rated_by_the_id_in_their_header(
+    encoder: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADAPTHUB_HOME", str(tmp_path))
+    serving = encoder.serving
+    settings = settings_for(Path(serving.catalog.base_name), request_log=Redaction())
+    with live(settings, serving.hub) as running:
+        for name, text in (("acme/ner", "ada met bob"), ("acme/mood", "a fine film")):
+            body = json.dumps({"inputs": text}).encode()
+            headers = {"Content-Type": "application/json"}
+            with urlopen(Request(f"{running.address}/models/{name}", body, headers)) as response:
+                found, id = json.load(response), response.headers["X-Request-Id"]
+            assert rate(running, None, request_id=id, rating="up")[1]["kept"] == "everything"
+            one = FeedbackStore(tmp_path / "feedback.sqlite").all()[-1]
+            assert one.request is not None
+            assert (one.request.input, one.request.adapter) == (text, f"{name}@v1")
+            assert one.request.output == (found if name == "acme/ner" else found[0])
+        tasks = ("token-classification", "text-classification")
+        kept = FeedbackStore(tmp_path / "feedback.sqlite").all()
+        assert [len(examples(kept, task)) for task in tasks] == [1, 1]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import openai
 import pytest
@@ -137,6 +138,21 @@ def test_with_tenants_only_administrators_read_metrics(
     counted: Running, key: str | None, status: int
 ) -> None:
     assert get(counted, "/metrics", key)[0] == status
+
+
+def test_single_passes_are_counted_too(encoder: Running) -> None:
+    labels = {"adapter": "acme/ner@v1", "kind": "token-classification", "outcome": "stop"}
+    before = scrape(encoder)
+    body = json.dumps({"inputs": "ada met bob"}).encode()
+    request = Request(f"{encoder.address}/models/acme/ner", body, {"Content-Type": "application/json"})
+    with urlopen(request) as response:
+        assert response.status == 200
+    seen = scrape(encoder)
+    assert seen("requests_total", **labels) - before("requests_total", **labels) == 1
+    assert seen("prompt_tokens_total", adapter="acme/ner@v1") > before(
+        "prompt_tokens_total", adapter="acme/ner@v1"
+    )
+    assert seen("time_to_first_token_seconds_count", adapter="acme/ner@v1") == 0
 
 
 def test_two_servers_of_a_process_count_apart(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, expect
 
 from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
@@ -143,42 +142,52 @@ def test_two_models_answer_side_by_side(page: Page, client: openai.OpenAI) -> No
     assert left["x"] + left["width"] < right["x"]
 
 
-def test_entities_are_highlighted_where_they_are(page: Page) -> None:
-    text = "Ada met <b>Bob</b> in London"
-    spans = [("Ada", "PER"), ("Bob", "PER"), ("London", "LOC")]
-
-    def answer(route: Route) -> None:
-        assert json.loads(route.request.post_data or "") == {"inputs": text}
-        starts = {word: text.index(word) for word, _ in spans}
-        found = [
-            {"entity_group": label, "start": starts[word], "end": starts[word] + len(word), "score": 0.9}
-            for word, label in spans
-        ]
-        route.fulfill(json=found)
-
-    page.route("**/models/acme/ner*", answer)
-    choose(page, "Entities")
-    ask(page, text, "acme/ner@prod")
-    marks = page.locator("mark")
-    marks.nth(2).wait_for()
-    assert marks.all_text_contents() == ["AdaPER", "BobPER", "LondonLOC"]
-    whole = page.locator(".entities").text_content() or ""
-    assert whole == "AdaPER met <b>BobPER</b> in LondonLOC"
-    colours = [mark.evaluate("mark => getComputedStyle(mark).borderBottomColor") for mark in marks.all()]
-    assert colours[0] == colours[1] != colours[2]
+def test_entities_are_highlighted_where_they_are(browser: Browser, encoder: Running) -> None:
+    text = "\U0001f642 ada met <b>bob</b> in london, and bob was born"
+    (prediction,) = encoder.serving.runtime.predict([text], "acme/ner")
+    assert len(prediction.entities) > 1
+    with browsing(browser, encoder.address) as seen:
+        choose(seen.page, "Entities")
+        ask(seen.page, text, "acme/ner@prod")
+        marks = seen.page.locator("mark")
+        expect(marks).to_have_text([f"{one.text}{one.label}" for one in prediction.entities])
+        seen.page.locator("mark .label").evaluate_all("labels => labels.forEach(label => label.remove())")
+        assert seen.page.locator(".entities").text_content() == text
+        seen.page.get_by_role("button", name="Good").click()
+        expect(seen.page.locator(".rating")).to_contain_text("noted")
+        assert seen.complaints == []
 
 
-def test_classes_are_bars_as_long_as_their_scores(page: Page) -> None:
-    scores = [{"label": "bad", "score": 0.25}, {"label": "good", "score": 0.75}]
-    page.route("**/models/acme/mood", lambda route: route.fulfill(json=[scores]))
-    choose(page, "Classify")
-    ask(page, "a fine film", "acme/mood")
-    page.locator(".scores tr").first.wait_for()
-    assert page.locator(".scores th").all_text_contents() == ["good", "bad"]
-    widths = [
-        bar.evaluate("bar => bar.getBoundingClientRect().width") for bar in page.locator(".bar-of").all()
+def test_kinds_of_entities_have_colours_of_their_own(page: Page) -> None:
+    found = [
+        {"entity_group": label, "start": at, "end": at + 1, "score": 0.9} for at, label in enumerate("XYX")
     ]
-    assert widths[0] == pytest.approx(3 * widths[1], rel=0.02)
+    page.route("**/models/acme/ner", lambda route: route.fulfill(json=found))
+    choose(page, "Entities")
+    ask(page, "abc", "acme/ner")
+    marks = page.locator("mark")
+    expect(marks).to_have_count(3)
+    x, y, z = (mark.evaluate("mark => getComputedStyle(mark).borderBottomColor") for mark in marks.all())
+    assert x == z != y
+
+
+def test_classes_are_bars_as_long_as_their_scores(browser: Browser, encoder: Running) -> None:
+    (prediction,) = encoder.serving.runtime.predict(["a fine film"], "acme/mood")
+    with browsing(browser, encoder.address) as seen:
+        choose(seen.page, "Classify")
+        ask(seen.page, "a fine film", "acme/mood")
+        expect(seen.page.locator(".scores tr")).to_have_count(3)
+        assert seen.page.locator(".scores th").first.text_content() == prediction.label
+        widths = [
+            bar.evaluate("bar => bar.getBoundingClientRect().width")
+            for bar in seen.page.locator(".bar-of").all()
+        ]
+        scores = [float(one) for one in seen.page.locator(".scores td:last-child").all_text_contents()]
+        assert scores == sorted(scores, reverse=True)
+        assert [one / widths[0] for one in widths] == pytest.approx(
+            [one / scores[0] for one in scores], rel=0.02
+        )
+        assert seen.complaints == []
 
 
 def test_what_goes_wrong_is_said_and_is_no_markup(seen: Seen) -> None:
