@@ -8,7 +8,7 @@ ON_GPU := ADAPTHUB_HOME=$(or $(ADAPTHUB_HOME),/tmp/adapthub) PYTHONPATH=.src:.:$
 # One thread a process: with more, small-operator loops stall on shared cores (see docs/benchmarks.md).
 RUN := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: demo test test-all test-gpu bench bench-gpu lint docs clean
+.PHONY: demo test test-all test-gpu bench bench-gpu lint docs screenshots clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,9 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m adapthub.cli.reference docs/cli.md
 	$(BIN)/python -m benchmarks.report docs/benchmarks.md
+
+screenshots: $(STAMP)
+	$(RUN) $(BIN)/python -m docs.screenshots
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,8 +1,9 @@
 """The pictures of the web page in docs/screenshots: a real server over SmolLM2-135M with tenants' traffic, in Chromium.
 
+    adapt demo                    # trains demo/ner and demo/sentiment, which the pictures of tasks show
     python -m docs.screenshots
 
-The adapters are random and weak: what is shown is the page. Fetches the model if it is not there.
+The other adapters are random and weak: what is shown is the page. Fetches the model if it is not there.
 """
 
 from __future__ import annotations
@@ -50,12 +51,38 @@ TRAFFIC = (
     ("beta", "beta/notes", 32, 3.0),
     ("operations", BASE, 16, 4.0),
 )
+SCREEN: Any = {"width": 1120, "height": 800}
+ENTITIES = (
+    "Ada Lovelace was born in London and wrote to Charles Babbage; Reuters reports that Germany beat Brazil."
+)
+OPINION = "The story is thin, but the performances carry it."
 PROMPT = "The sun rose over the quiet village, and"
 
 
 def main() -> None:
     """Take them all."""
     OUT.mkdir(exist_ok=True)
+    generating()
+    tasks()
+
+
+def tasks() -> None:
+    """Entities and classes, by the adapters of the demo."""
+    settings = ServerSettings("package:minilm", quantize="nf4", port=0, adapters=["demo/*"])
+    with live(settings, open_hub()) as running, chromium() as browser:
+        for name, text, task, models in (
+            ("entities-light", ENTITIES, "Entities", ("demo/ner",)),
+            ("classes-dark", OPINION, "Classify", ("demo/sentiment@v1", "demo/sentiment@v2")),
+        ):
+            scheme = name.rpartition("-")[2]
+            with browsing(browser, running.address, color_scheme=scheme, viewport=SCREEN) as seen:
+                _fill(seen.page, task, text, *models)
+                expect(seen.page.locator(".rating")).to_have_count(len(models), timeout=60_000)
+                _take(seen.page, name)
+
+
+def generating() -> None:
+    """What runs, and two answers side by side."""
     with tempfile.TemporaryDirectory() as folder:
         hub = _hub(Path(folder))
         limits = Limits(kv_tokens=16384, max_rows=16)
@@ -120,9 +147,7 @@ def _traffic(running: Running) -> Iterator[None]:
 
 @contextmanager
 def _opened(browser: Any, running: Running, **options: Any) -> Iterator[Page]:
-    with browsing(
-        browser, running.address, **({"viewport": {"width": 1120, "height": 800}} | options)
-    ) as seen:
+    with browsing(browser, running.address, **({"viewport": SCREEN} | options)) as seen:
         seen.page.get_by_role("button", name="Key").click()
         seen.page.get_by_role("textbox", name="Key").fill("operations")
         seen.page.keyboard.press("Enter")
@@ -131,14 +156,18 @@ def _opened(browser: Any, running: Running, **options: Any) -> Iterator[Page]:
 
 
 def _ask(page: Page) -> None:
-    page.get_by_role("link", name="Playground").click()
-    page.get_by_role("radio", name="Continue").check()
-    page.get_by_role("combobox", name="Model").fill("acme/sql@v1")
-    page.get_by_label("Compare with").fill("0.5*acme/sql@v2 + 0.5*acme/tone")
-    page.locator("#max-tokens").fill("48")
-    page.get_by_label("Text", exact=True).fill(PROMPT)
-    page.keyboard.press("Control+Enter")
+    page.locator("#max-tokens").evaluate("field => { field.value = 48; }")
+    _fill(page, "Continue", PROMPT, "acme/sql@v1", "0.5*acme/sql@v2 + 0.5*acme/tone")
     expect(page.locator(".rating")).to_have_count(2, timeout=60_000)
+
+
+def _fill(page: Page, task: str, text: str, model: str, other: str = "") -> None:
+    page.get_by_role("link", name="Playground").click()
+    page.get_by_role("radio", name=task).check()
+    page.get_by_role("combobox", name="Model").fill(model)
+    page.get_by_label("Compare with").fill(other)
+    page.get_by_label("Text", exact=True).fill(text)
+    page.keyboard.press("Control+Enter")
 
 
 def _take(page: Page, name: str, *, full_page: bool = True) -> None:
