@@ -27,6 +27,10 @@ class KeyedGate:
     def open(self) -> bool:
         return False
 
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {}
+
     def authenticate(self, key: str | None) -> Caller:
         if key is None or key not in self._callers:
             raise Unauthorized("no such key", hint="Send one of the test's.")
