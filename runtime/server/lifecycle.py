@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from adapthub.runtime.feedback import FeedbackStore
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.redaction import Redaction
 from adapthub.runtime.runtime import Runtime
+from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.server import logs, release_watch
 from adapthub.runtime.server.app import create_app
 from adapthub.runtime.server.catalog import Catalog
@@ -37,12 +39,15 @@ from adapthub.runtime.server.feedback_log import FeedbackLog
 from adapthub.runtime.server.protocol import BoundedProtocol
 from adapthub.runtime.server.releases import Releases
 from adapthub.runtime.server.serving import ServerLimits, Serving
-from adapthub.runtime.tenants.gate import Gate, OpenGate
+from adapthub.runtime.server.shadow import NOBODY
+from adapthub.runtime.tenants.gate import Gate
+from adapthub.runtime.tenants.tenant_gate import open_gate
 
 _LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
 _THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, grammars compiled
 _BACKLOG = 2048
+_SHADOWS = 0.01  # the weight of shadows: tenants that wait go first
 _TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -87,13 +92,14 @@ def serve(
     Raises InvalidSettings for a server without tenants that others than this machine could reach, Conflict for a port that
     is taken, and what loading the base and the adapters raises.
     """
-    gate = gate or OpenGate()
+    gate = gate or open_gate()
     if gate.open and settings.host not in _LOOPBACK:
         raise InvalidSettings(
             f"without tenants everybody who reaches {settings.host} is an administrator",
             hint="Add one with adapt tenant add, or serve on 127.0.0.1.",
         )
     hub = hub or open_hub()
+    limits = settings.limits or Limits()
     with (
         _listener(settings) as listener,
         Runtime(
@@ -103,7 +109,11 @@ def serve(
             settings.dtype,
             hub=hub,
             slots=settings.slots,
-            limits=settings.limits,
+            limits=limits,
+            scheduler=Scheduler(
+                weights=ChainMap({NOBODY: _SHADOWS}, gate.weights),  # type: ignore[arg-type]  # read only
+                queue_limit=limits.queue_limit,
+            ),
         ) as runtime,
     ):
         serving = assemble(runtime, hub, settings, gate)

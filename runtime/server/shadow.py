@@ -19,7 +19,7 @@ from adapthub.runtime.server.releases import Sample, is_fault
 from adapthub.runtime.server.serving import Serving
 
 _LOG = logging.getLogger(__name__)
-_NOBODY = ""  # the tenant
+NOBODY = ""  # the tenant; of a server without tenants the user too
 _LAST = -1  # the priority
 _COMPARABLE = ("stop", "length")
 
@@ -61,7 +61,7 @@ class Shadow:
             stream = await self._serving.runtime.astream(
                 [*prompt_ids],
                 self._target.adapter,
-                tenant=_NOBODY,
+                tenant=NOBODY,
                 priority=_LAST,
                 timeout=timeout,
                 **vars(sampling),

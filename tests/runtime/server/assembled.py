@@ -20,18 +20,8 @@ from adapthub.runtime.server.lifecycle import assemble
 from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import LOCAL
-from adapthub.runtime.tenants.gate import Gate, OpenGate, UsageRecord
+from adapthub.runtime.tenants.gate import Gate, OpenGate
 from tests.runtime.server.live import settings_for
-
-
-class RecordingGate(OpenGate):
-    """No tenants, and every record of usage kept."""
-
-    def __init__(self) -> None:
-        self.records: list[UsageRecord] = []
-
-    async def record(self, usage: UsageRecord, admitted: int) -> None:
-        self.records.append(usage)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -27,6 +27,10 @@ class RecordingGate:
     @property
     def open(self) -> bool:
         return True
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {}
 
     def authenticate(self, key: str | None) -> Caller:
         return LOCAL

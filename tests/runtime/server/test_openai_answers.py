@@ -38,6 +38,7 @@ class Batches:
     """An answer that comes in these batches, the last of which may be an error."""
 
     usage = Usage(3, 2, 4)
+    version = "acme/sql@v1"
 
     def __init__(self, *batches: list[Event] | SamplingError) -> None:
         self._batches = batches

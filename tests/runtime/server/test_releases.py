@@ -22,8 +22,9 @@ from adapthub.adapters.errors import (
 )
 from adapthub.hub.registry import Registry, Version
 from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
-from tests.runtime.server.assembled import Assembled, RecordingGate, assembled
+from tests.runtime.server.assembled import Assembled, assembled
 from tests.runtime.server.live import live, settings_for, write_hub
+from tests.runtime.server.recording import RecordingGate
 
 RELEASE = {"name": "acme/sql", "candidate": "acme/sql@v2"}
 FINE = Sample(failed=False, ttft=0.01, seconds=0.1)

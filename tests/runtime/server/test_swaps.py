@@ -14,7 +14,8 @@ from adapthub.hub.registry import Registry
 from tests.adapters.causal_pass import CAUSAL
 from tests.adapters.peft_oracle import save_adapter
 from tests.runtime.generating import lora
-from tests.runtime.server.assembled import Assembled, RecordingGate, assembled
+from tests.runtime.server.assembled import Assembled, assembled
+from tests.runtime.server.recording import RecordingGate
 
 NAMES = ("acme/sql", "acme/tone", "zeta/own")
 VERSIONS = 3
