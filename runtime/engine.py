@@ -113,6 +113,10 @@ class Engine:
         """Whether a step would find something to do or to wait for."""
         return bool(self._inbox or self._running or self._requests)
 
+    def room(self, prefix: int = 0) -> int:
+        """Tokens that one request may have, prompt and generated, behind a prefix adapter of so many."""
+        return self._paging.room(prefix)
+
     def check_prompt(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
         """Raises InvalidInput for a prompt that is empty, has ids outside the vocabulary or does not fit with
         max_new_tokens into the context or the pages."""

@@ -161,8 +161,16 @@ class GenerationService:
         """Let an idle engine begin with what was submitted."""
         self._wake.set()
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+    def chat_template(self, tools: bool = False) -> str | None:
+        """The base's chat template, where it has several the one for tools or that without; None where it has none."""
+        if self.tokenizer.chat_template is None:
+            return None
+        return cast(str, self.tokenizer.get_chat_template(tools=[] if tools else None))
+
+    def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """A prompt as token ids; a conversation by the base's chat template, up to where the assistant speaks.
+
+        `tools`: functions that the assistant of a conversation may call, each described by a JSON schema.
 
         Raises InvalidInput for anything else, and for a conversation that the template refuses.
         """
@@ -171,21 +179,26 @@ class GenerationService:
         if isinstance(prompt, Sequence) and all(type(token) is int for token in prompt):
             return cast("list[int]", [*prompt])
         if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
-            return self._conversation_ids(cast("Sequence[Mapping[str, Any]]", prompt))
+            return self._conversation_ids(cast("Sequence[Mapping[str, Any]]", prompt), tools)
         raise InvalidInput(
             f"a prompt is a text, a list of token ids or a list of messages, not {prompt!r:.80}"
         )
 
-    def _conversation_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _conversation_ids(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+    ) -> list[int]:
         if self.tokenizer.chat_template is None:
             raise InvalidInput(
                 f"{self._base.ref} has no chat template", hint="Send a text instead of messages."
             )
         try:
             encoded: Any = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], add_generation_prompt=True, return_dict=True
+                [dict(message) for message in messages],
+                tools=None if tools is None else [dict(tool) for tool in tools],
+                add_generation_prompt=True,
+                return_dict=True,
             )
-        except (TemplateError, KeyError, TypeError, ValueError) as error:
+        except (TemplateError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise InvalidInput(f"the chat template refuses these messages: {error}") from error
         return cast("list[int]", encoded["input_ids"])
 

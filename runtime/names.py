@@ -53,6 +53,15 @@ class Names:
         with self._lock:
             return self._artifacts[digest]
 
+    def prefix_length(self, expression: str | None) -> int:
+        """Virtual tokens of the prefix adapter in an expression; 0 where there is none, or none that is attached."""
+        if expression is None:
+            return 0
+        names = [term.name for term in parse_expression(expression).terms]
+        with self._lock:
+            known = [self._artifacts[self._meanings[name]] for name in names if name in self._meanings]
+        return max((int(artifact.config.get("num_virtual_tokens") or 0) for artifact in known), default=0)
+
     def register(self, ref: str | Path) -> str:
         """Resolve a name anew and load nothing; returns the digest. Raises what pulling and reading raise."""
         digest = self._register(ref)

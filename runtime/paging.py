@@ -43,10 +43,14 @@ class Paging:
         self._cache = PrefixCache(pages, kv.page_size)
         self._prefixes: dict[str, _PrefixPages] = {}
 
+    def room(self, prefix: int = 0) -> int:
+        """Tokens that one request may have, prompt and generated, behind a prefix of so many."""
+        pool = (self._pages.count - self._pages_for(prefix)) * self._kv.page_size
+        return min(self._context - prefix, pool)
+
     def check_room(self, count: int, new: int, prefix: int = 0) -> None:
         """Raise InvalidInput where a prompt of `count` tokens and `new` ones exceed the context, or all the pages."""
-        pool = (self._pages.count - self._pages_for(prefix)) * self._kv.page_size
-        room = min(self._context - prefix, pool)
+        room = self.room(prefix)
         if count + new > room:
             behind = f" behind a prefix of {prefix}" if prefix else ""
             raise InvalidInput(

@@ -241,6 +241,13 @@ class Runtime:
         )
         return await AsyncStream.open(submit, self.generation.cancel)
 
+    def room(self, adapter: str | None = None) -> int:
+        """Tokens that one request may have, prompt and generated: what a prefix of `adapter` leaves of the context.
+
+        Raises what `generation` does.
+        """
+        return self.generation.engine.room(self._names.prefix_length(adapter))
+
     @property
     def generation(self) -> GenerationService:
         """The service behind `generate`, made at the first use: most bases of a Runtime never generate.

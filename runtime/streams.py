@@ -123,6 +123,16 @@ class AsyncStream:
         if (error := self._seen[-1].error) is not None:
             raise error
 
+    async def batch(self) -> list[Event]:
+        """What has come since the last event that was read, at least one: waits for it. Not to be called after the last.
+
+        Does not raise the error that the request ended with, nor cancel the request if the caller is cancelled.
+        """
+        events = [await self._next()]
+        while not self._events.empty():
+            events.append(await self._next())
+        return events
+
     async def result(self) -> Generation:
         """Everything, once the request has ended. Raises the error that it ended with."""
         async for _ in self:

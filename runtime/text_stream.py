@@ -59,7 +59,7 @@ class TextStream:
             self.stopped = True
             self._held = ""
             return self._give(text[: min(found)[1]])
-        kept = _beginning(text, self._stop)
+        kept = beginning(text, self._stop)
         self._held = text[len(text) - kept :]
         return self._give(text[: len(text) - kept])
 
@@ -109,7 +109,7 @@ class _Decoder:
         return cast(str, self._tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _beginning(text: str, stops: Sequence[str]) -> int:
+def beginning(text: str, stops: Sequence[str]) -> int:
     """How many characters at the end of `text` are the longest beginning of a stop string."""
     longest = min(max(map(len, stops)) - 1, len(text))
     return next(

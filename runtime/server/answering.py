@@ -1,6 +1,6 @@
 """One request that generates, from admission to the written record of what it used: every API goes through here.
 
-    async with await begin(serving, caller, target, "chat", prompt_ids, samplings) as answer:
+    async with await begin(serving, caller, target, "chat", [prompt_ids], samplings) as answer:
         async for choice, event in answer: ...
 
 Whoever leaves the block early, as a client that went away does, cancels what still runs. What was used is on disk before the
@@ -12,13 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
 from uuid import uuid4
 
-from adapthub.adapters.errors import AdaptHubError
 from adapthub.runtime.requests import Event, Usage
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.catalog import Target
@@ -29,7 +27,7 @@ from adapthub.runtime.tenants.gate import UsageRecord
 
 _LOG = logging.getLogger(__name__)
 # Why a request ended, where its choices ended differently: the first of these that one has.
-_WORST = ("error", "cancelled", "deadline", "length", "stop", None)
+_WORST = ("error", "cancelled", "deadline", "length", "stop")
 _SETTLING = 10.0  # seconds that cancelled choices get to end: a step of the engine and no more
 
 
@@ -38,25 +36,40 @@ async def begin(
     caller: Caller,
     target: Target,
     kind: str,
-    prompt_ids: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
     *,
+    id: str | None = None,
+    priority: int = 0,
     timeout: float | None = None,
 ) -> Answer:
-    """Admit a request and start its choices, one for each of `samplings` (with n = 1). To be entered at once.
+    """Admit a request and start its choices: one for each of `samplings` (with n = 1), for every prompt. To be entered
+    at once.
 
-    Raises RateLimited and QuotaExceeded by the caller's limits, Overloaded by the server's, and what Runtime.astream does.
+    `id`: what names it, where it has a name already. Raises RateLimited and QuotaExceeded by the caller's limits, Overloaded
+    by the server's, and what Runtime.astream does.
     """
-    admitted = len(prompt_ids) + sum(sampling.max_new_tokens for sampling in samplings)
-    serving.gate.admit(caller, admitted)
+    new_tokens = sum(sampling.max_new_tokens for sampling in samplings)
+    admitted = sum(len(prompt_ids) + new_tokens for prompt_ids in prompts)
     serving.begin()
-    answer = Answer(serving, caller, target, kind, admitted, len(samplings))
     try:
-        for sampling in samplings:
-            stream = await serving.runtime.astream(
-                [*prompt_ids], target.adapter, tenant=caller.tenant, timeout=timeout, **vars(sampling)
-            )
-            answer.streams.append(stream)
+        serving.gate.admit(caller, admitted)
+    except BaseException:
+        serving.end()
+        raise
+    answer = Answer(serving, caller, target, kind, admitted, len(prompts), len(samplings), id or uuid4().hex)
+    try:
+        for prompt_ids in prompts:
+            for sampling in samplings:
+                stream = await serving.runtime.astream(
+                    [*prompt_ids],
+                    target.adapter,
+                    tenant=caller.tenant,
+                    priority=priority,
+                    timeout=timeout,
+                    **vars(sampling),
+                )
+                answer.streams.append(stream)
     except BaseException:
         await answer.settle()
         raise
@@ -64,23 +77,35 @@ async def begin(
 
 
 class Answer:
-    """The texts that one prompt is continued with as they come: iterate, once, over (choice, event) pairs.
+    """The texts that prompts are continued with as they come: iterate, once, over (choice, event) pairs. The choices of the
+    first prompt come first, then those of the second.
 
     Raises the error that a choice ended with, and `usage` is complete behind the last event. `id` names the request to the
     client, in logs and in the record of usage.
     """
 
     def __init__(
-        self, serving: Serving, caller: Caller, target: Target, kind: str, admitted: int, choices: int
+        self,
+        serving: Serving,
+        caller: Caller,
+        target: Target,
+        kind: str,
+        admitted: int,
+        prompts: int,
+        choices: int,
+        id: str,
     ) -> None:
-        self.id = uuid4().hex
+        self.id = id
+        self.choices = prompts * choices
         self.streams: list[AsyncStream] = []
         self._serving = serving
         self._caller = caller
         self._target = target
         self._kind = kind
         self._admitted = admitted
-        self._last: list[Event | None] = [None] * choices
+        self._choices_each = choices
+        self._last: list[Event | None] = [None] * self.choices
+        self._pumps: list[asyncio.Task[None]] = []
         self._settled: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Answer:
@@ -93,78 +118,100 @@ class Answer:
 
     @property
     def usage(self) -> Usage:
-        """Of all choices that have ended; the prompt, which they share, counts once."""
-        ended = [event.usage for event in self._last if event is not None and event.usage is not None]
-        return Usage(
-            prompt_tokens=max((usage.prompt_tokens for usage in ended), default=0),
-            cached_tokens=max((usage.cached_tokens for usage in ended), default=0),
-            completion_tokens=sum(usage.completion_tokens for usage in ended),
-        )
+        """Of all choices that have ended. A prompt counts once for all its choices; cached is what each of them found."""
+        prompt_tokens = cached_tokens = completion_tokens = 0
+        for first in range(0, self.choices, self._choices_each):
+            ended = [
+                event.usage
+                for event in self._last[first : first + self._choices_each]
+                if event is not None and event.usage is not None
+            ]
+            prompt_tokens += max((usage.prompt_tokens for usage in ended), default=0)
+            cached_tokens += min((usage.cached_tokens for usage in ended), default=0)
+            completion_tokens += sum(usage.completion_tokens for usage in ended)
+        return Usage(prompt_tokens, cached_tokens, completion_tokens)
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        async for choice, event in self._merged():
-            if event.finish_reason is not None:
-                self._last[choice] = event
-                if event.error is not None:
-                    raise event.error
-                if all(self._last):
-                    await self.settle()
-            yield choice, event
+        async for batch in self.batches():
+            for pair in batch:
+                yield pair
+
+    async def batches(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """The same, all that is ready at a time."""
+        async for batch in self._merged():
+            for choice, event in batch:
+                if event.finish_reason is not None:
+                    self._last[choice] = event
+                    if event.error is not None:
+                        raise event.error
+            if all(self._last):
+                await self.settle()
+            yield batch
 
     async def settle(self) -> None:
-        """Cancel what still runs, and write down what was used: once, and to the end also if the caller is cancelled."""
+        """Cancel what still runs, and write down what was used: once, and to the end also if the caller is cancelled.
+
+        Raises what writing it down raises.
+        """
         if self._settled is None:
             self._settled = self._serving.spawn(self._settle())
         await asyncio.shield(self._settled)
 
-    async def _merged(self) -> AsyncIterator[tuple[int, Event]]:
+    async def _merged(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """The events of all choices as they come."""
         if len(self.streams) == 1:
-            async for event in _events(self.streams[0]):
-                yield 0, event
+            while not all(self._last):
+                yield [(0, event) for event in await self.streams[0].batch()]
             return
         queue: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-
-        async def pump(choice: int, stream: AsyncStream) -> None:
-            async for event in _events(stream):
-                queue.put_nowait((choice, event))
-
-        pumps = [asyncio.create_task(pump(*pair)) for pair in enumerate(self.streams)]
-        try:
-            while not all(self._last):
-                yield await queue.get()
-        finally:
-            for task in pumps:
-                task.cancel()
+        self._pumps = [
+            asyncio.create_task(_pump(choice, stream, queue)) for choice, stream in enumerate(self.streams)
+        ]
+        while not all(self._last):
+            batch = [await queue.get()]
+            while not queue.empty():
+                batch.append(queue.get_nowait())
+            yield batch
 
     async def _settle(self) -> None:
         try:
-            for choice, stream in enumerate(self.streams):
-                if self._last[choice] is None:
-                    stream.leave()
-                    self._last[choice] = await _last_event(stream)
+            for pump in self._pumps:  # else they would take the events that are waited for here
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+            running = [choice for choice in range(len(self.streams)) if self._last[choice] is None]
+            for choice in running:
+                self.streams[choice].leave()
+            for choice in running:
+                self._last[choice] = await _last_event(self.streams[choice])
             await self._serving.gate.record(self._record(), self._admitted)
+        except Exception:
+            _LOG.exception("what request %s used could not be written down", self.id)
+            raise
         finally:
             self._serving.end()
 
     def _record(self) -> UsageRecord:
-        reasons = [event.finish_reason for event in self._last if event is not None]
+        reasons = [event.finish_reason for event in self._last if event is not None and event.finish_reason]
+        if len(reasons) < self.choices:  # some never began, or never ended
+            reasons.append("error")
         return UsageRecord(
             id=self.id,
             when=datetime.now(UTC),
             tenant=self._caller.tenant,
             kind=self._kind,
             adapter=self._target.label,
-            outcome=min(reasons, key=_WORST.index, default="error") or "error",
+            outcome=min(reasons, key=_WORST.index),
             **asdict(self.usage),
         )
 
 
-async def _events(stream: AsyncStream) -> AsyncIterator[Event]:
-    """The last one has the error that the request ended with, if any: it is not raised here."""
-    with suppress(AdaptHubError):
-        async for event in stream:
-            yield event
+async def _pump(choice: int, stream: AsyncStream, queue: asyncio.Queue[tuple[int, Event]]) -> None:
+    """One choice's events into the queue of all, to the last."""
+    ended = False
+    while not ended:
+        for event in await stream.batch():
+            queue.put_nowait((choice, event))
+            ended = event.finish_reason is not None
 
 
 async def _last_event(stream: AsyncStream) -> Event | None:

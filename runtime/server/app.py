@@ -13,11 +13,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from adapthub.adapters.errors import AdaptHubError
-from adapthub.runtime.server import openai_models
+from adapthub.runtime.server import openai_chat, openai_completions, openai_models
 from adapthub.runtime.server.bodies import BoundedBodies
 from adapthub.runtime.server.errors import body_of, error_body, headers_of, status_of
+from adapthub.runtime.server.request_ids import HEADER, RequestIds
 from adapthub.runtime.server.serving import Serving
 
 _LOG = logging.getLogger(__name__)
@@ -28,8 +30,10 @@ def create_app(serving: Serving) -> FastAPI:
     app = FastAPI(title="AdaptHub", version="1", docs_url=None, redoc_url=None)
     app.state.serving = serving
     app.add_middleware(BoundedBodies, limits=serving.limits)
+    app.add_middleware(RequestIds)
     _handle_errors(app)
-    app.include_router(openai_models.router)
+    for router in (openai_models.router, openai_chat.router, openai_completions.router):
+        app.include_router(router)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
@@ -71,6 +75,13 @@ def _handle_errors(app: FastAPI) -> None:
             error_body(message, "invalid_request_error"), error.status_code, dict(error.headers or {})
         )
 
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # which nobody reads
+
     @app.exception_handler(Exception)
-    async def defect(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(f"the server failed: {type(error).__name__}", "server_error"), 500)
+    async def defect(request: Request, error: Exception) -> JSONResponse:
+        # Outside all middleware: the id is not there yet.
+        id = {HEADER: request.scope["state"]["request_id"]}
+        body = error_body(f"the server failed: {type(error).__name__}", "server_error", code="internal_error")
+        return JSONResponse(body, 500, id)

@@ -30,6 +30,12 @@ def caller_of(
     return serving_of(request).gate.authenticate(key.credentials if key else None)
 
 
+def request_id_of(request: Request) -> str:
+    """What names the request in its answer's header X-Request-Id."""
+    id: str = request.scope["state"]["request_id"]
+    return id
+
+
 def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
     """The same for administrators. Raises Unauthorized, Forbidden."""
     if not caller.admin:
@@ -38,5 +44,6 @@ def admin_of(caller: Annotated[Caller, Depends(caller_of)]) -> Caller:
 
 
 TheServing = Annotated[Serving, Depends(serving_of)]
+TheRequestId = Annotated[str, Depends(request_id_of)]
 TheCaller = Annotated[Caller, Depends(caller_of)]
 TheAdmin = Annotated[Caller, Depends(admin_of)]

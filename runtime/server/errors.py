@@ -23,6 +23,18 @@ from adapthub.adapters.errors import (
     Unauthorized,
 )
 
+
+class RefusedRequest(InvalidInput):
+    """A field of a request, `param`, that cannot be what it is; `code` as OpenAI's clients know it."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        self.code = code
+
+
 # The first that an error is one of: status, OpenAI's type, and its code.
 _KINDS: tuple[tuple[type[AdaptHubError], int, str, str | None], ...] = (
     (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
@@ -37,6 +49,39 @@ _KINDS: tuple[tuple[type[AdaptHubError], int, str, str | None], ...] = (
     (ArtifactError, 400, "invalid_request_error", "adapter_unusable"),
     (AdaptHubError, 500, "server_error", "internal_error"),
 )
+_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+# What routes say of errors in the document at /openapi.json.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"description": text, "content": {"application/json": {"schema": _SCHEMA}}}
+    for code, text in {
+        400: "What was sent cannot be used; `param` names the field.",
+        401: "No key, or one that is unknown, expired or revoked.",
+        403: "The key may not do this.",
+        404: "No such model.",
+        408: "The body took too long to come.",
+        409: "In conflict with what is there.",
+        413: "The body is too large.",
+        429: "Over a limit or a quota: Retry-After says when to come back.",
+        500: "The server failed.",
+        503: "Overloaded, out of memory or shutting down: Retry-After says when to come back.",
+        "4XX": "The request was refused.",
+    }.items()
+}
 _RETRY_AFTER = 1  # seconds, where an error does not say
 
 
@@ -48,6 +93,8 @@ def status_of(error: AdaptHubError) -> int:
 def body_of(error: AdaptHubError, *, param: str | None = None) -> dict[str, Any]:
     """The JSON body: OpenAI's error object."""
     _, _, type_, code = _kind(error)
+    if isinstance(error, RefusedRequest):
+        param, code = error.param, error.code
     return error_body(str(error), type_, code=code, param=param)
 
 
@@ -65,7 +112,8 @@ def headers_of(error: AdaptHubError) -> Mapping[str, str]:
 def error_body(
     message: str, type_: str, *, code: str | None = None, param: str | None = None
 ) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """OpenAI's error object. What is no Unicode in a message, which may quote the client, is replaced."""
+    message = message.encode(errors="replace").decode()
     return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
 

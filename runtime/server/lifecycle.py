@@ -10,6 +10,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,6 +23,7 @@ from adapthub.runtime.generation import Limits
 from adapthub.runtime.runtime import Runtime
 from adapthub.runtime.server.app import create_app
 from adapthub.runtime.server.catalog import Catalog
+from adapthub.runtime.server.protocol import BoundedProtocol
 from adapthub.runtime.server.serving import ServerLimits, Serving
 from adapthub.runtime.tenants.gate import Gate, OpenGate
 
@@ -98,6 +101,10 @@ async def _run(serving: Serving, settings: ServerSettings, announce: Callable[[R
             app,
             host=settings.host,
             port=settings.port,
+            http=cast(
+                "type[asyncio.Protocol]", partial(BoundedProtocol, seconds=settings.server.body_seconds)
+            ),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -18,7 +18,8 @@ from adapthub.runtime.tenants.gate import Gate
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What one request may be. `body_bytes`: of its body; `body_seconds`: for its headers, and again for its body, to come;
+    """What one request may be. `body_bytes`: of its body; `body_seconds`: for its headers, and again for its body, to come,
+    and again for its answer to be read where the client lets it lie;
     `drain_seconds`: that requests in flight get to end when the server stops."""
 
     body_bytes: int = 16 << 20

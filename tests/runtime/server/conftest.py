@@ -8,9 +8,10 @@ from pathlib import Path
 import openai
 import pytest
 
+from adapthub.hub import open_hub
 from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
-from tests.runtime.server.live import live, settings_for, write_base, write_hub
+from tests.runtime.server.live import live, settings_for, write_base, write_hub, write_spelling_base
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,22 @@ def server(served_base: Path, served_hub: Registry) -> Iterator[Running]:
     """Without tenants. Do not load, unload or stop it."""
     with live(settings_for(served_base), served_hub) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def spelling_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Its tokenizer can follow grammars, and its chat template has tools. Without adapters. Do not stop it."""
+    base = write_spelling_base(tmp_path_factory.mktemp("spelling"))
+    with live(settings_for(base), open_hub(tmp_path_factory.mktemp("empty") / "hub")) as running:
+        yield running
+
+
+@pytest.fixture
+def speller(spelling_server: Running) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{spelling_server.address}/v1", api_key="none", max_retries=0
+    ) as client:
+        yield client
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from adapthub.runtime.tenants.gate import Gate
 from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import save_adapter
 from tests.runtime.generating import lora
+from tests.runtime.test_text_stream import tokenizer
 
 BASE_CONTEXT = 512
 # Roles as words that the tiny tokenizer knows, one after another.
@@ -24,12 +25,29 @@ _TEMPLATE = (
     "{% for message in messages %}{{ message.role }} : {{ message.content }} . {% endfor %}"
     "{% if add_generation_prompt %}assistant : {% endif %}"
 )
+_TOOLS_TEMPLATE = (
+    "{% if tools %}tools: {{ tools | tojson }}\n{% endif %}"
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
 
 
 def write_base(folder: Path) -> Path:
     """A tiny Llama of 512 positions whose tokenizer has a chat template."""
     write_causal_base(folder, max_position_embeddings=BASE_CONTEXT)
     (folder / "chat_template.jinja").write_text(_TEMPLATE)
+    return folder
+
+
+def write_spelling_base(folder: Path) -> Path:
+    """The same with a byte-level tokenizer, which can follow grammars, and a template that has tools, as Qwen's."""
+    made = tokenizer("byte-level")
+    write_causal_base(
+        folder, max_position_embeddings=BASE_CONTEXT, vocab_size=len(made), eos_token_id=made.eos_token_id
+    )
+    made.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(_TOOLS_TEMPLATE)
     return folder
 
 

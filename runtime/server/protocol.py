@@ -1,0 +1,97 @@
+"""HTTP as uvicorn speaks it, bounded where uvicorn is not: in the size of headers, and in the time that a client may take to
+send them and to read what is sent to it.
+
+Bodies are bounded by the application (bodies). Refusals have the shape of every other error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from adapthub.runtime.server.errors import error_body
+
+_HEADER_BYTES = 64 << 10  # of one request's line and headers
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection. A request's headers must have come `seconds` after the connection was made, or after the answer
+    before; a client that does not read is cut off after as long."""
+
+    def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._seconds = seconds
+        self._coming: asyncio.TimerHandle | None = None  # until the headers are there
+        self._reading: asyncio.TimerHandle | None = None  # until the client has read
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by the event loop."""
+        super().connection_made(transport)
+        self._coming = self.loop.call_later(self._seconds, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop."""
+        super().connection_lost(exc)
+        for timer in (self._coming, self._reading):
+            if timer is not None:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the event loop."""
+        if self._coming is None and not self._answering:
+            self._coming = self.loop.call_later(self._seconds, self._too_slow)
+        if self._coming is not None:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._coming is not None and self._header_bytes > _HEADER_BYTES:
+            self._refuse(431, f"the headers are larger than {_HEADER_BYTES:,} bytes")
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        if self._coming is not None:
+            self._coming.cancel()
+            self._coming = None
+        self._header_bytes = 0
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """Called by the event loop."""
+        super().pause_writing()
+        self._reading = self.loop.call_later(self._seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Called by the event loop."""
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what is no HTTP."""
+        self._refuse(400, msg)
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _too_slow(self) -> None:
+        self._coming = None
+        if not self._answering:  # else it has sent the next request ahead of its turn
+            self._refuse(408, f"the request's headers took longer than {self._seconds:g} s")
+
+    def _refuse(self, status: int, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = json.dumps(error_body(message, "invalid_request_error")).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        if not self._answering:  # what goes out now would be taken for a part of that answer
+            self.transport.write(head.encode() + body)
+        self.transport.close()
