@@ -175,7 +175,10 @@ class GenerationService:
         Raises InvalidInput for anything else, and for a conversation that the template refuses.
         """
         if isinstance(prompt, str):
-            return cast("list[int]", self.tokenizer(prompt)["input_ids"])
+            try:
+                return cast("list[int]", self.tokenizer(prompt)["input_ids"])
+            except (TypeError, UnicodeError) as error:  # half a character, as JSON can spell it
+                raise InvalidInput(f"the prompt cannot be tokenised: {error}") from error
         if isinstance(prompt, Sequence) and all(type(token) is int for token in prompt):
             return cast("list[int]", [*prompt])
         if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):

@@ -122,13 +122,19 @@ class _Writer:
             return None
         offsets = []
         for token in tokens:
-            offsets.append(len(self._spelled.text))
-            self._spelled.push(token.token_id)
+            before = len(self._spelled.text)
+            new = self._spelled.push(token.token_id)
+            own, _ = token_text(self._tokenizer, token.token_id)
+            # Half a character may have waited for this token's text.
+            offsets.append(len(self._spelled.text) - len(own) if new.endswith(own) else before)
         return {
             "tokens": [token_text(self._tokenizer, token.token_id)[0] for token in tokens],
             "token_logprobs": [finite(token.logprob) for token in tokens],
             "top_logprobs": [
-                {token_text(self._tokenizer, id)[0]: finite(logprob) for id, logprob in token.alternatives}
+                {
+                    token_text(self._tokenizer, id)[0]: finite(logprob)
+                    for id, logprob in (*token.alternatives, (token.token_id, token.logprob))
+                }
                 for token in tokens
             ],
             "text_offset": offsets,

@@ -49,7 +49,8 @@ async def text_ids(serving: Serving, prompts: Sequence[str | list[int]]) -> list
     """Prompts of a completion, each a text or token ids already. Raises RefusedRequest."""
     service = serving.runtime.generation
     for prompt in prompts:
-        _check_length(serving, len(prompt), "prompt")
+        if isinstance(prompt, str):
+            _check_length(serving, len(prompt), "prompt")
     ids = await asyncio.to_thread(lambda: [service.prompt_ids(prompt) for prompt in prompts])
     if not all(ids):
         raise RefusedRequest(

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.errors import RefusedRequest
@@ -21,6 +21,15 @@ from adapthub.runtime.server.tool_calls import Tool, ToolChoice
 _INT64 = 2**63
 _MOST_MESSAGES = 10_000
 _MOST_PROMPTS = 128  # texts of one request, all choices of all prompts together
+
+
+def _unicode(text: str) -> str:
+    """JSON can spell halves of characters. Raises UnicodeEncodeError, a ValueError."""
+    text.encode()
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_unicode)]
 
 
 class _Body(BaseModel):
@@ -100,7 +109,7 @@ class StructuredOutputs(_Body):
 class _Generating(_Body):
     """What both APIs have in common."""
 
-    model: str = Field(max_length=2048)
+    model: _Text = Field(max_length=2048)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
@@ -108,12 +117,12 @@ class _Generating(_Body):
     n: int | None = Field(None, ge=1, le=128)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: _Text | Annotated[list[_Text], Field(max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=100)
     top_p: float | None = Field(None, gt=0, le=1)
-    user: str | None = None
+    user: _Text | None = None
 
     # vLLM's
     ignore_eos: bool | None = None
@@ -232,8 +241,8 @@ class ChatRequest(_Generating):
 
 _Ids = Annotated[list[int], Field(fail_fast=True)]
 _Prompt = Annotated[
-    str
-    | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=_MOST_PROMPTS)]
+    _Text
+    | Annotated[list[_Text], Field(fail_fast=True, min_length=1, max_length=_MOST_PROMPTS)]
     | Annotated[_Ids, Field(min_length=1)]
     | Annotated[list[_Ids], Field(fail_fast=True, min_length=1, max_length=_MOST_PROMPTS)],
     Field(

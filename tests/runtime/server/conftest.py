@@ -42,9 +42,7 @@ def spelling_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
 
 @pytest.fixture
 def speller(spelling_server: Running) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{spelling_server.address}/v1", api_key="none", max_retries=0
-    ) as client:
+    with openai.OpenAI(base_url=f"{spelling_server.address}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
