@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.runtime.server import openai_chat, openai_completions, openai_models
 from adapthub.runtime.server.bodies import BoundedBodies
-from adapthub.runtime.server.errors import body_of, error_body, headers_of, status_of
+from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
 from adapthub.runtime.server.request_ids import HEADER, RequestIds
 from adapthub.runtime.server.serving import Serving
 
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 def create_app(serving: Serving) -> FastAPI:
     """The application; its routes' order is that of the document at /openapi.json."""
-    app = FastAPI(title="AdaptHub", version="1", docs_url=None, redoc_url=None)
+    app = FastAPI(title="AdaptHub", version="1", docs_url=None, redoc_url=None, responses=ERRORS)
     app.state.serving = serving
     app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RequestIds)

@@ -20,6 +20,7 @@ from adapthub.adapters.errors import (
     Overloaded,
     QuotaExceeded,
     RateLimited,
+    SamplingError,
     Unauthorized,
 )
 
@@ -47,6 +48,7 @@ _KINDS: tuple[tuple[type[AdaptHubError], int, str, str | None], ...] = (
     (Conflict, 409, "invalid_request_error", "conflict"),
     (InvalidInput, 400, "invalid_request_error", None),
     (ArtifactError, 400, "invalid_request_error", "adapter_unusable"),
+    (SamplingError, 400, "invalid_request_error", "sampling_failed"),  # by settings, a grammar, or an adapter
     (AdaptHubError, 500, "server_error", "internal_error"),
 )
 _SCHEMA = {
@@ -65,7 +67,7 @@ _SCHEMA = {
         }
     },
 }
-# What routes say of errors in the document at /openapi.json.
+# What every route says of errors in the document at /openapi.json.
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"description": text, "content": {"application/json": {"schema": _SCHEMA}}}
     for code, text in {

@@ -15,7 +15,7 @@ from adapthub.runtime.sampling import Sampled
 from adapthub.runtime.server.answering import begin
 from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing
 from adapthub.runtime.server.disconnects import while_connected
-from adapthub.runtime.server.errors import ERRORS, RefusedRequest
+from adapthub.runtime.server.errors import RefusedRequest
 from adapthub.runtime.server.openai_answers import (
     Delta,
     Reader,
@@ -42,7 +42,6 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
             "text/event-stream": {"schema": {"type": "string"}},
         },
     },
-    **ERRORS,
 }
 
 
