@@ -165,7 +165,7 @@ class GenerationService:
         """The base's chat template, where it has several the one for tools or that without; None where it has none."""
         if self.tokenizer.chat_template is None:
             return None
-        return cast(str, self.tokenizer.get_chat_template(tools=[] if tools else None))
+        return self.tokenizer.get_chat_template(tools=[] if tools else None)
 
     def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """A prompt as token ids; a conversation by the base's chat template, up to where the assistant speaks.

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
+from weakref import WeakKeyDictionary, ref
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.runtime.requests import Event, Generation, generation
@@ -98,7 +100,7 @@ class AsyncStream:
     async def open(cls, submit: Submit, cancel: Callable[[str], None]) -> AsyncStream:
         """Submit, on another thread: a name may have to be pulled and loaded first."""
         stream = cls(cancel)
-        deliver = partial(_put, asyncio.get_running_loop(), stream._events)
+        deliver = partial(_delivery(asyncio.get_running_loop()).put, stream._events)
         left = threading.Event()
 
         def submit_unless_left() -> None:
@@ -174,8 +176,37 @@ class AsyncStream:
         return event
 
 
-def _put(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
-    try:
-        loop.call_soon_threadsafe(events.put_nowait, event)
-    except RuntimeError:  # the loop was closed: nobody listens any more
-        return
+class _Delivery:
+    """Events for all streams of one event loop: those of one step of the engine wake it once, not once each."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._woken = False
+
+    def put(self, events: asyncio.Queue[Event], event: Event) -> None:
+        """From any thread. An event is there before it is looked whether the loop was woken, and that is forgotten before
+        the events are taken: none is left behind."""
+        self._events.append((events, event))
+        loop = self._loop()
+        if self._woken or loop is None:
+            return
+        self._woken = True
+        with suppress(RuntimeError):  # the loop was closed: nobody listens any more
+            loop.call_soon_threadsafe(self._hand_out)
+
+    def _hand_out(self) -> None:
+        self._woken = False
+        while self._events:
+            events, event = self._events.popleft()
+            events.put_nowait(event)
+
+
+_DELIVERIES: WeakKeyDictionary[asyncio.AbstractEventLoop, _Delivery] = WeakKeyDictionary()
+
+
+def _delivery(loop: asyncio.AbstractEventLoop) -> _Delivery:
+    """That of a loop, which asks for it itself."""
+    if loop not in _DELIVERIES:
+        _DELIVERIES[loop] = _Delivery(loop)
+    return _DELIVERIES[loop]

@@ -32,7 +32,8 @@ class BoundedBodies:
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         limit = self._limits.body_bytes
-        too_large = HTTPException(413, f"the body is larger than {limit:,} bytes", _CLOSE)
+        # The connection stays: a client that sends before it reads would not see why it was closed.
+        too_large = HTTPException(413, f"the body is larger than {limit:,} bytes")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         received = 0
         complete = False

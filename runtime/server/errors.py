@@ -68,21 +68,22 @@ _SCHEMA = {
     },
 }
 # What every route says of errors in the document at /openapi.json.
+_REFUSALS: dict[int | str, str] = {
+    400: "What was sent cannot be used; `param` names the field.",
+    401: "No key, or one that is unknown, expired or revoked.",
+    403: "The key may not do this.",
+    404: "No such model.",
+    408: "The body took too long to come.",
+    409: "In conflict with what is there.",
+    413: "The body is too large.",
+    429: "Over a limit or a quota: Retry-After says when to come back.",
+    500: "The server failed.",
+    503: "Overloaded, out of memory or shutting down: Retry-After says when to come back.",
+    "4XX": "The request was refused.",
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, "content": {"application/json": {"schema": _SCHEMA}}}
-    for code, text in {
-        400: "What was sent cannot be used; `param` names the field.",
-        401: "No key, or one that is unknown, expired or revoked.",
-        403: "The key may not do this.",
-        404: "No such model.",
-        408: "The body took too long to come.",
-        409: "In conflict with what is there.",
-        413: "The body is too large.",
-        429: "Over a limit or a quota: Retry-After says when to come back.",
-        500: "The server failed.",
-        503: "Overloaded, out of memory or shutting down: Retry-After says when to come back.",
-        "4XX": "The request was refused.",
-    }.items()
+    status: {"description": text, "content": {"application/json": {"schema": _SCHEMA}}}
+    for status, text in _REFUSALS.items()
 }
 _RETRY_AFTER = 1  # seconds, where an error does not say
 

@@ -265,9 +265,8 @@ class CompletionRequest(_Generating):
         """The prompts, each a text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]  # type: ignore[list-item]
-        return self.prompt  # type: ignore[return-value]
+        ids = [id for id in self.prompt if isinstance(id, int)]
+        return [ids] if ids else [prompt for prompt in self.prompt if not isinstance(prompt, int)]
 
     def check(self) -> None:
         super().check()

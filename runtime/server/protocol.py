@@ -19,8 +19,9 @@ _HEADER_BYTES = 64 << 10  # of one request's line and headers
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. A request's headers must have come `seconds` after the connection was made, or after the answer
-    before; a client that does not read is cut off after as long."""
+    """One connection. A request's headers must have come `seconds` after the connection was made, or after the first bytes
+    behind the answer before, the rest of a body that nobody wanted included. A client that does not read is cut off after
+    as long."""
 
     def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -28,6 +29,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._coming: asyncio.TimerHandle | None = None  # until the headers are there
         self._reading: asyncio.TimerHandle | None = None  # until the client has read
         self._header_bytes = 0
+        self._in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the event loop."""
@@ -45,10 +47,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Called by the event loop."""
         if self._coming is None and not self._answering:
             self._coming = self.loop.call_later(self._seconds, self._too_slow)
-        if self._coming is not None:
+        if not self._in_body:
             self._header_bytes += len(data)
         super().data_received(data)
-        if self._coming is not None and self._header_bytes > _HEADER_BYTES:
+        if not self._in_body and self._header_bytes > _HEADER_BYTES:
             self._refuse(431, f"the headers are larger than {_HEADER_BYTES:,} bytes")
 
     def on_headers_complete(self) -> None:
@@ -57,7 +59,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._coming.cancel()
             self._coming = None
         self._header_bytes = 0
+        self._in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        self._in_body = False
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """Called by the event loop."""
@@ -92,6 +100,6 @@ class BoundedProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        if not self._answering:  # what goes out now would be taken for a part of that answer
+        if not (self._answering or self._in_body):  # else there is or was another answer
             self.transport.write(head.encode() + body)
         self.transport.close()

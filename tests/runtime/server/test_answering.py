@@ -157,22 +157,22 @@ def test_whoever_leaves_early_cancels_all_choices(
 def test_an_error_of_one_choice_ends_all(
     run: Callable[[Any], Any], gate: RecordingGate, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its receiver is told of an error that the engine would give it."""
+    """The second's sampler breaks while all run."""
     engine = runtime.generation.engine
     submit, requests = engine.submit, []
 
-    def failing(request: Any) -> None:
+    def remember(request: Any) -> None:
         requests.append(request)
         submit(request)
 
-    monkeypatch.setattr(engine, "submit", failing)
+    monkeypatch.setattr(engine, "submit", remember)
 
     async def fail(serving: Serving) -> None:
         async with await started(serving, LONG, LONG, LONG) as answer:
             async for _, event in answer:
                 row = engine._running.get(requests[1].id)
                 if event.tokens and row is not None:
-                    row.sampler.accept = broken  # type: ignore[method-assign]
+                    monkeypatch.setattr(row.sampler, "accept", broken)
 
     def broken(token: int) -> None:
         raise ValueError("broken")
@@ -285,7 +285,7 @@ class TestOverHttp:
         assert record.completion_tokens < n * 400
 
     def test_an_error_within_a_stream_is_its_last_event(
-        self, recorded: tuple[Running, RecordingGate]
+        self, recorded: tuple[Running, RecordingGate], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server, gate = recorded
         gate.records.clear()
@@ -299,7 +299,7 @@ class TestOverHttp:
             for _ in range(3):
                 next(stream)
             (row,) = server.serving.runtime.generation.engine._running.values()
-            row.sampler.accept = _broken  # type: ignore[method-assign]
+            monkeypatch.setattr(row.sampler, "accept", _broken)
             with pytest.raises(openai.APIError, match="broke in the middle"):
                 list(stream)
         idle(server)

@@ -351,7 +351,7 @@ class TestTools:
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "content": "fine", "tool_call_id": "call_1"},
         ]
-        prompt = spelling_server.serving.runtime.generation.tokenizer.apply_chat_template(
+        prompt: Any = spelling_server.serving.runtime.generation.tokenizer.apply_chat_template(
             [
                 *MESSAGES,
                 {

@@ -17,18 +17,14 @@ def test_prompts_of_every_kind_are_continued(client: openai.OpenAI, server: Runn
     runtime = server.serving.runtime
     ids = [runtime.generation.prompt_ids(prompt) for prompt in PROMPTS]
     wanted = runtime.generate(PROMPTS, "acme/sql", max_new_tokens=7)
-    for prompt, texts in [
+    cases: list[tuple[Any, list[str]]] = [
         (PROMPTS[0], [wanted[0].text]),
         (PROMPTS, [one.text for one in wanted]),
         (ids[1], [wanted[1].text]),
         (ids, [one.text for one in wanted]),
-    ]:
-        answer = client.completions.create(
-            model="acme/sql",
-            prompt=prompt,
-            max_tokens=7,
-            temperature=0,  # type: ignore[arg-type]
-        )
+    ]
+    for prompt, texts in cases:
+        answer = client.completions.create(model="acme/sql", prompt=prompt, max_tokens=7, temperature=0)
         assert [choice.text for choice in answer.choices] == texts
         assert [choice.index for choice in answer.choices] == list(range(len(texts)))
         assert answer.object == "text_completion"
