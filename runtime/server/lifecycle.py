@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from adapthub.runtime.tenants.gate import Gate, OpenGate
 
 _LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
+_THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, grammars compiled
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -94,6 +96,8 @@ def serve(
 
 
 async def _run(serving: Serving, settings: ServerSettings, announce: Callable[[Running], None]) -> None:
+    # asyncio's own pool is a few threads: as many slow downloads of adapters would hold up everybody's prompts.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server-work"))
     app = create_app(serving)
     app.router.lifespan_context = _lifespan
     server = uvicorn.Server(

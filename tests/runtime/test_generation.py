@@ -473,6 +473,24 @@ def test_keys_and_values_that_do_not_fit_are_refused(oracle: Oracle) -> None:
         runtime.generate([[5]])
 
 
+@pytest.mark.parametrize(
+    ("kind", "length"), [("base", 0), ("lora", 0), ("prefix", 5), ("prefix and lora", 5)]
+)
+def test_a_prefix_takes_of_the_room(oracle: Oracle, kind: str, length: int) -> None:
+    """What is said to fit does, and one token more does not."""
+    expression = " + ".join(folder(oracle, name) for _, name in oracle.terms(kind)) or None
+    with Runtime(load_base(str(oracle.folder)), limits=LIMITS) as runtime:
+        if expression is not None:
+            for name in expression.split(" + "):
+                runtime.attach(name)
+        room = runtime.room(expression)
+        assert runtime.room() - length - 4 < room <= runtime.room() - length
+        (whole,) = runtime.generate([[7, 8]], expression, max_new_tokens=room - 2, ignore_eos=True)
+        assert len(whole.tokens) == room - 2
+        with pytest.raises(InvalidInput, match="fit"):
+            runtime.generate([[7, 8]], expression, max_new_tokens=room - 1)
+
+
 def engine_threads() -> set[threading.Thread]:
     """Those of runtimes that other tests share are among them."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("adapthub")}

@@ -227,6 +227,26 @@ class TestLongPrompts:
         assert error["code"] == "context_length_exceeded"
 
 
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("method", "path", "status"), [("GET", "/v1/chat/completions", 405), ("POST", "/v1/nothing", 404)]
+    )
+    def test_there_is_no_such_route(self, strict: Running, method: str, path: str, status: int) -> None:
+        error = error_of(httpx.request(method, strict.address + path), status)
+        assert error["type"] == "invalid_request_error"
+
+    @pytest.mark.parametrize("stream", [True, False])
+    def test_a_defect_is_500_without_its_words(
+        self, strict: Running, monkeypatch: pytest.MonkeyPatch, stream: bool
+    ) -> None:
+        def defective(*_: Any) -> None:
+            raise ValueError("a secret")
+
+        monkeypatch.setattr(strict.serving.runtime, "room", defective)
+        error = error_of(post(strict, chat(strict, stream=stream)), 500)
+        assert error["message"] == "the server failed: ValueError"
+
+
 @pytest.mark.usefixtures("neighbour")
 class TestConnections:
     def test_headers_that_come_too_slowly(self, strict: Running) -> None:
