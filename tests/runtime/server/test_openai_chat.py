@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from adapthub.runtime.requests import Generation
 from adapthub.runtime.server.lifecycle import Running
@@ -283,6 +284,37 @@ class TestFormats:
             extra_body={"structured_outputs": structured},
         )
         assert answer.choices[0].message.content in texts
+
+
+class Place(BaseModel):
+    city: Literal["Paris", "Berlin"]
+    size: Literal[1, 2]
+
+
+class TestHelpers:
+    """What the client builds on top of the API."""
+
+    def test_parsed_answers(self, speller: openai.OpenAI, spelling_server: Running) -> None:
+        answer = speller.chat.completions.parse(
+            model=base_of(spelling_server), messages=MESSAGES, temperature=0, response_format=Place
+        )
+        place = answer.choices[0].message.parsed
+        assert isinstance(place, Place)
+
+    def test_accumulated_streams(self, speller: openai.OpenAI, spelling_server: Running) -> None:
+        options: Any = {"model": base_of(spelling_server), "messages": MESSAGES, "temperature": 0}
+        tool = openai.pydantic_function_tool(Place)
+        choice: Any = {"type": "function", "function": {"name": "Place"}}
+        with speller.chat.completions.stream(**options, tools=[tool], tool_choice=choice) as stream:
+            answer = stream.get_final_completion()
+        (call,) = answer.choices[0].message.tool_calls or ()
+        assert isinstance(call.function.parsed_arguments, Place)
+        options |= {"logprobs": True, "extra_body": {"structured_outputs": {"regex": "(ab){3}"}}}
+        with speller.chat.completions.stream(**options) as plain:
+            streamed = plain.get_final_completion().choices[0]
+        whole = speller.chat.completions.create(**options).choices[0]
+        assert streamed.message.content == whole.message.content == "ababab"
+        assert streamed.logprobs == whole.logprobs
 
 
 class TestTools:
