@@ -271,6 +271,15 @@ class TestConnections:
                 stopped.set()
                 thread.join()
 
+    def test_many_in_silence_keep_nobody_out(self, strict: Running) -> None:
+        silent = [connected(strict) for _ in range(200)]
+        try:
+            assert httpx.get(f"{strict.address}/health").status_code == 200
+            assert all(read_all(client).startswith(b"HTTP/1.1 408 ") for client in silent)
+        finally:
+            for client in silent:
+                client.close()
+
     def test_a_second_request_gets_its_time_anew(self, strict: Running) -> None:
         with connected(strict) as client:
             for _ in range(2):
