@@ -39,12 +39,12 @@ _FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def head_of(
-    serving: Serving, answer: Answer, prefix: Literal["chatcmpl", "cmpl"], kind: str, model: str
+    serving: Serving, id: str, prefix: Literal["chatcmpl", "cmpl"], kind: str, model: str
 ) -> dict[str, Any]:
     """The first fields of an answer, and of every chunk of it."""
     fingerprint = serving.runtime.base.fingerprint.digest.removeprefix("sha256:")
     return {
-        "id": f"{prefix}-{answer.id}",
+        "id": f"{prefix}-{id}",
         "object": kind,
         "created": int(time.time()),
         "model": model,

@@ -63,23 +63,20 @@ async def _answer(body: ChatRequest, serving: Serving, caller: Caller, id: str) 
     ids = await chat_ids(serving, body.messages, tools)
     most = new_tokens(serving, target, len(ids), body.asked_tokens, "messages")
     samplings = body.samplings(most, body.alternatives, constraint)
-    answer = await begin(serving, caller, target, "chat", [ids], samplings, id=id, priority=-body.priority)
     readers = _readers(body, serving, tools, bool(forced))
-    tokenizer = serving.runtime.generation.tokenizer
+    tokenizer = serving.runtime.generation.tokenizer if body.logprobs else None
+    kind = "chat.completion.chunk" if body.stream else "chat.completion"
+    head = head_of(serving, id, "chatcmpl", kind, body.model)
+    answer = await begin(serving, caller, target, "chat", [ids], samplings, id=id, priority=-body.priority)
     if body.stream:
-        head = head_of(serving, answer, "chatcmpl", "chat.completion.chunk", body.model)
         opening = [_chunk(choice, {"role": "assistant", "content": ""}) for choice in range(body.choices)]
-        with_logprobs = bool(body.logprobs)
 
         def chunks(choice: int, event: Event) -> list[dict[str, Any]]:
-            return _chunks(choice, readers[choice].read(event), tokenizer if with_logprobs else None)
+            return _chunks(choice, readers[choice].read(event), tokenizer)
 
         return await stream_of(answer, head, opening, chunks, body.include_usage)
-    head = head_of(serving, answer, "chatcmpl", "chat.completion", body.model)
     texts = await read_whole(answer, readers)
-    choices = [
-        _choice(choice, deltas, tokenizer if body.logprobs else None) for choice, deltas in enumerate(texts)
-    ]
+    choices = [_choice(choice, deltas, tokenizer) for choice, deltas in enumerate(texts)]
     return JSONResponse(
         {**head, "choices": choices, "usage": usage_of(answer)}, headers=version_headers(answer)
     )

@@ -61,18 +61,18 @@ async def _answer(body: CompletionRequest, serving: Serving, caller: Caller, id:
     longest = max(map(len, prompts))
     most = new_tokens(serving, target, longest, body.max_tokens, "prompt", _DEFAULT_NEW_TOKENS)
     samplings = body.samplings(most, body.logprobs, constraint)
+    service = serving.runtime.generation
+    ends = (frozenset() if body.ignore_eos else service.eos_ids) | frozenset(body.stop_token_ids or ())
+    choices = range(len(prompts) * body.choices)
+    readers = [Reader(ends) for _ in choices]
+    writers = [
+        _Writer(choice, service.tokenizer if body.logprobs is not None else None) for choice in choices
+    ]
+    echoed = _echoed(body, service.tokenizer)
+    head = head_of(serving, id, "cmpl", "text_completion", body.model)
     answer = await begin(
         serving, caller, target, "completion", prompts, samplings, id=id, priority=-body.priority
     )
-    service = serving.runtime.generation
-    ends = (frozenset() if body.ignore_eos else service.eos_ids) | frozenset(body.stop_token_ids or ())
-    readers = [Reader(ends) for _ in range(answer.choices)]
-    writers = [
-        _Writer(choice, service.tokenizer if body.logprobs is not None else None)
-        for choice in range(answer.choices)
-    ]
-    echoed = _echoed(body, service.tokenizer)
-    head = head_of(serving, answer, "cmpl", "text_completion", body.model)
     if body.stream:
         opening = [writers[choice].written([Delta(text, ())]) for choice, text in enumerate(echoed)]
 

@@ -307,7 +307,8 @@ class TestHelpers:
         choice: Any = {"type": "function", "function": {"name": "Place"}}
         with speller.chat.completions.stream(**options, tools=[tool], tool_choice=choice) as stream:
             answer = stream.get_final_completion()
-        (call,) = answer.choices[0].message.tool_calls or ()
+        assert answer.choices[0].message.tool_calls is not None
+        (call,) = answer.choices[0].message.tool_calls
         assert isinstance(call.function.parsed_arguments, Place)
         options |= {"logprobs": True, "extra_body": {"structured_outputs": {"regex": "(ab){3}"}}}
         with speller.chat.completions.stream(**options) as plain:
