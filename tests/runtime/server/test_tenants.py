@@ -169,7 +169,7 @@ def test_what_tenants_use_is_limited_weighed_and_written_down(
             async def ask(caller: Caller, model: str, prompt: int, new: int) -> None:
                 target = await catalog.find(model, caller)
                 samplings = [Sampling(max_new_tokens=new, ignore_eos=True)]
-                async with await begin(serving, caller, target, "chat", [7] * prompt, samplings) as answer:
+                async with await begin(serving, caller, target, "chat", [[7] * prompt], samplings) as answer:
                     async for _ in answer:
                         pass
 
