@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from adapthub.runtime.server.lifecycle import Running
-from adapthub.runtime.tenants.caller import LOCAL, Caller
-from adapthub.runtime.tenants.gate import UsageRecord
+from adapthub.runtime.tenants.caller import Caller
+from adapthub.runtime.tenants.gate import OpenGate, UsageRecord
 
 
 @dataclass
-class RecordingGate:
+class RecordingGate(OpenGate):
     """Lets everybody in. `refusing`: an error that it answers the next admission with."""
 
     records: list[UsageRecord] = field(default_factory=list)
@@ -23,17 +23,6 @@ class RecordingGate:
     given_back: list[int] = field(default_factory=list)
     refusing: Exception | None = None
     failing: Exception | None = None  # what recording raises
-
-    @property
-    def open(self) -> bool:
-        return True
-
-    @property
-    def weights(self) -> Mapping[str, float]:
-        return {}
-
-    def authenticate(self, key: str | None) -> Caller:
-        return LOCAL
 
     def admit(self, caller: Caller, tokens: int) -> None:
         if self.refusing is not None:
@@ -46,9 +35,6 @@ class RecordingGate:
             raise self.failing
         self.records.append(usage)
         self.given_back.append(admitted)
-
-    def close(self) -> None:
-        return None
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
