@@ -33,7 +33,7 @@ from adapthub.adapters.delta import Segment
 from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
-from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, Head, Heads, without_modules
+from adapthub.adapters.heads import TOKEN_CLASSIFICATION, Head, Heads, without_modules
 from adapthub.adapters.passes import Hook, NotByToken, running, running_told
 from adapthub.adapters.selections import Selection, Selections
 from adapthub.adapters.telling import Telling
@@ -111,9 +111,7 @@ class AdaptedBase:
             return artifact.digest
         binding = bind(artifact, self.base, self._modules, self._heads)
         if binding.prefix is not None and binding.head is not None and self.layout != "flat":
-            raise UnsupportedAdapter(
-                f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
-            )
+            raise self._no_prefix()
         positions = self.selections.room(binding.prefix)
         if positions is not None and positions < 1:
             raise UnsupportedAdapter(
@@ -191,11 +189,11 @@ class AdaptedBase:
 
         `features`: one tokenizer output a row (input_ids, and token_type_ids where the family has them), no padding.
         `selections`: the row's (weight, digest) terms. Results: [T, labels] for token classification, [labels] for text
-        classification, the last hidden state [T, hidden] for a row on the base alone. A row's result does not depend on
-        its neighbours beyond floating-point order.
+        classification, the last hidden state [T, hidden] for a row whose adapters have no head, and on the base alone. A
+        row's result does not depend on its neighbours beyond floating-point order.
 
         Raises AdapterNotFound for a digest that is not attached, InvalidExpression for a sum that has no meaning,
-        InvalidInput for an empty row or one that is too long.
+        InvalidInput for an empty row or one that is too long, UnsupportedAdapter for a prefix that cannot run here.
         """
         if len(features) != len(selections):
             raise InvalidInput(f"{len(features)} rows and {len(selections)} selections")
@@ -208,10 +206,10 @@ class AdaptedBase:
         return [results[place].float().cpu() for place in range(len(rows))]
 
     def _row(self, place: int, feature: Mapping[str, Sequence[int]], selection: Selection) -> _Row:
-        task = self.selections.task_of(selection)
-        if selection and task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
-            raise UnsupportedAdapter(f"an adapter for {task or 'an unknown task'} has no head to give logits")
+        self.selections.task_of(selection)
         prefix = self.selections.prefix_of(selection)
+        if prefix is not None and self.layout != "flat":
+            raise self._no_prefix()
         ids = feature["input_ids"]
         longest = self.selections.room(prefix)
         if not ids or (longest is not None and len(ids) > longest):
@@ -275,11 +273,10 @@ class AdaptedBase:
         pooled = self._pool(rows, hidden)
         for start, stop in _runs([row.selection for row in rows]):
             group = range(start, stop)
-            selection = rows[start].selection
-            if not selection:
+            head = self._head(rows[start].selection)
+            if head is None:
                 results |= {rows[i].place: hidden[i] for i in group}
                 continue
-            head = self._head(selection)
             if head.task == TOKEN_CLASSIFICATION:
                 logits = head.tokens(torch.cat([hidden[i] for i in group]))
                 parts = logits.split([rows[i].length for i in group])
@@ -296,7 +293,7 @@ class AdaptedBase:
 
     def _pool(self, rows: Sequence[_Row], hidden: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
         """The backbone's pooler [hidden] for each row whose head reads it, by index; adapters reach it as elsewhere."""
-        wanted = [i for i, row in enumerate(rows) if row.selection and self._head(row.selection).uses_pooler]
+        wanted = [i for i, row in enumerate(rows) if (head := self._head(row.selection)) and head.uses_pooler]
         if not wanted:
             return {}
         first = pad_sequence([hidden[i] for i in wanted], batch_first=True)
@@ -304,15 +301,22 @@ class AdaptedBase:
             pooled = cast(nn.Module, self.base.backbone.pooler)(first)
         return dict(zip(wanted, pooled, strict=True))
 
-    def _head(self, selection: Selection) -> Head:
-        """A selection's head: one adapter's own, or the weighted mean of several whose heads agree."""
+    def _head(self, selection: Selection) -> Head | None:
+        """A selection's head: one adapter's own, the weighted mean of several whose heads agree, or none."""
         bindings = [self._bank.get(digest) for _, digest in selection]
-        heads = [cast(Head, binding.head) for binding in bindings]
+        heads = [binding.head for binding in bindings if binding.head is not None]
+        if not heads:
+            return None
         if len(heads) == 1:
             return heads[0]
         if selection not in self._summed:
             self._summed[selection] = _mean_head(self._heads, selection, bindings, heads)
         return self._summed[selection]
+
+    def _no_prefix(self) -> UnsupportedAdapter:
+        return UnsupportedAdapter(
+            f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
+        )
 
     def _padded_inputs(self, rows: Sequence[_Row], padding: int) -> dict[str, torch.Tensor]:
         ids = pad_sequence(

@@ -130,7 +130,7 @@ class Binder:
 
     def _task_name(self, path: str) -> str:
         """The reverse of `_path` under a task model: `encoder.layer.0` becomes `bert.encoder.layer.0`."""
-        if self.inside or self.artifact.task is None:
+        if self.inside or self.artifact.task in (None, "feature-extraction"):
             return path
         return f"{self.prefix}.{path}"
 

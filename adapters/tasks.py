@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-Task = Literal["token-classification", "text-classification", "text-generation"]
+Task = Literal["token-classification", "text-classification", "text-generation", "feature-extraction"]
 
 PEFT_TASK_TYPES: Mapping[Task, str] = {
     "token-classification": "TOKEN_CLS",
     "text-classification": "SEQ_CLS",
     "text-generation": "CAUSAL_LM",
+    "feature-extraction": "FEATURE_EXTRACTION",
 }
 
 
