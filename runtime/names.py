@@ -8,10 +8,12 @@ Does not run anything, and knows no tasks.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -40,6 +42,7 @@ class Names:
         self._uses: Counter[str] = Counter()  # of digests, by requests in flight
         self._lock = threading.Lock()
         self._loaded = threading.Condition()
+        self._waiting: set[Callable[[], object]] = set()  # what wakes those that wait on an event loop
         residency.when_ready(self._wake)
 
     @property
@@ -134,6 +137,36 @@ class Names:
         finally:
             self._residency.release(digests)
 
+    @contextmanager
+    def held(self, digests: Sequence[str]) -> Iterator[None]:
+        """The same without waiting. Raises AdapterNotFound where one of them is not in a slot."""
+        self._residency.hold(digests)
+        try:
+            yield
+        finally:
+            self._residency.release(digests)
+
+    async def until_loaded(self, digests: Sequence[str]) -> None:
+        """Wait, on an event loop, for all of these to be in slots; they may leave again. Raises what loading them raises."""
+        woken = asyncio.Event()
+        wake = partial(asyncio.get_running_loop().call_soon_threadsafe, woken.set)
+        with self._lock:
+            self._waiting.add(wake)
+        try:
+            while True:
+                woken.clear()
+                if self._residency.want(digests) == "ready":
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL):
+                        await woken.wait()
+        except asyncio.CancelledError:
+            self._residency.unwant(digests)
+            raise
+        finally:
+            with self._lock:
+                self._waiting.discard(wake)
+
     def _register(self, ref: str | Path) -> str:
         """Fetch what a name means now, used once more."""
         artifact = self._fetch(ref)
@@ -176,6 +209,11 @@ class Names:
     def _wake(self) -> None:
         with self._loaded:
             self._loaded.notify_all()
+        with self._lock:
+            waiting = [*self._waiting]
+        for wake in waiting:
+            with suppress(RuntimeError):  # its loop was closed
+                wake()
 
 
 def one_each(adapters: Adapter | Sequence[Adapter], rows: int, what: str) -> list[str | None]:

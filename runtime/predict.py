@@ -7,19 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
 
 from adapthub.adapters.errors import InvalidInput, InvalidSettings
-from adapthub.adapters.heads import TOKEN_CLASSIFICATION
+from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.adapters.words import LabelToken, encode_words, split_words
 from adapthub.runtime.entities import decode_entities
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from adapthub.adapters.base import Base
 
 Text = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """A text that the caller has tokenised already, special tokens included where the base wants them."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts that are read as one row, such as a premise and a hypothesis; where they are too long, the first is cut."""
+
+    first: str
+    second: str
 
 
 @dataclass(frozen=True)
@@ -37,8 +55,9 @@ class Entity:
 class Prediction:
     """What one row came to. `adapter` is as the caller named it, `digests` what it meant; both empty for the base alone.
 
-    Token classification fills `entities`; text classification `label`, `score` and `scores` (a probability a label); the
-    base alone `features`, the last hidden state [T, hidden]. `truncated`: the end of the text was not read.
+    Token classification fills `entities`; text classification `label`, `score` and `scores` (a probability a label);
+    adapters without a head and the base alone `features`, the last hidden state [T, hidden]. `truncated`: the end of the
+    text was not read.
     """
 
     adapter: str | None
@@ -81,15 +100,33 @@ def check_texts(texts: object) -> None:
         raise InvalidInput(f"{_kind(texts)} stands where a list of texts is wanted", hint="Write [text].")
 
 
-def read_text(text: Text, reading: Reading, base: Base, longest: int | None, place: int) -> Row:
-    """Tokenise one text, or one list of words for token classification, up to `longest` tokens.
+@dataclass(frozen=True)
+class WordLabel:
+    """The likeliest label of one word, `text[start:end]` of the row, and its probability. `index`: of its sub-token."""
 
-    Raises InvalidInput, naming the text's `place`, for what is no text or has no token.
+    label: str
+    score: float
+    start: int
+    end: int
+    index: int
+
+
+def read_text(
+    text: Text | Pair | TokenIds, reading: Reading, base: Base, longest: int | None, place: int
+) -> Row:
+    """Tokenise one text, a pair, or one list of words for token classification, up to `longest` tokens.
+
+    Raises InvalidInput, naming the text's `place`, for what is no text or has no token, and for token ids that the base
+    does not have or that are more than `longest`.
     """
-    _check_text(text, place)
+    if isinstance(text, TokenIds):
+        return _given(text.ids, base, longest, place)
     tokenizer = base.tokenizer
     if tokenizer is None:
         raise InvalidSettings(f"{base.ref} has no tokenizer, so it cannot read text")
+    if isinstance(text, Pair):
+        return _read_pair(text, tokenizer, _limit(reading, tokenizer.model_max_length, longest), place)
+    _check_text(text, place)
     limit = _limit(reading, tokenizer.model_max_length, longest)
     if reading.task == TOKEN_CLASSIFICATION:
         text, words, spans = _words(text)
@@ -110,17 +147,57 @@ def predict_row(
     row: Row, logits: torch.Tensor, reading: Reading, adapter: str | None, digests: tuple[str, ...]
 ) -> Prediction:
     """Turn one row's raw outputs into what the task means."""
-    if not digests:
-        return Prediction(None, (), None, row.truncated, features=logits)
-    probabilities = logits.softmax(-1)
+    if reading.task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
+        return Prediction(adapter, digests, reading.task, row.truncated, features=logits)
     if reading.task == TOKEN_CLASSIFICATION:
-        entities = _entities(row, probabilities, reading.labels)
+        entities = _entities(row, word_labels(row, logits, reading.labels), reading.labels)
         return Prediction(adapter, digests, reading.task, row.truncated, entities=entities)
-    scores = dict(zip(reading.labels, probabilities.tolist(), strict=True))
+    scores = dict(zip(reading.labels, logits.softmax(-1).tolist(), strict=True))
     label = max(scores, key=scores.__getitem__)
     return Prediction(
         adapter, digests, reading.task, row.truncated, label=label, score=scores[label], scores=scores
     )
+
+
+def word_labels(row: Row, logits: torch.Tensor, labels: Sequence[str]) -> list[WordLabel]:
+    """The likeliest label of every word of `row` that was read, in order; `logits` [T, labels]."""
+    read = [
+        (position, span) for position, span in zip(row.positions, row.spans, strict=True) if position >= 0
+    ]
+    scores, best = logits[[position for position, _ in read]].softmax(-1).max(-1)
+    return [
+        WordLabel(labels[label], score, start, end, position)
+        for (position, (start, end)), label, score in zip(read, best.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _given(ids: Sequence[int], base: Base, longest: int | None, place: int) -> Row:
+    """Token ids as they are; what is too long is not cut, as nobody knows which tokens matter."""
+    size = base.model.config.get_text_config().vocab_size
+    wrong = next((id for id in ids if not 0 <= id < size), None)
+    if wrong is not None:
+        raise InvalidInput(f"input {place} has the token id {wrong}", hint=f"This base has 0 to {size - 1}.")
+    if not ids or (longest is not None and len(ids) > longest):
+        raise InvalidInput(
+            f"input {place} has {len(ids)} tokens", hint=f"This model takes 1 to {longest or 'any number'}."
+        )
+    return Row("", {"input_ids": ids}, truncated=False)
+
+
+def _read_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, limit: int | None, place: int) -> Row:
+    for text in (pair.first, pair.second):
+        _check_text(text, place)
+        if not text.strip():
+            raise InvalidInput(f"text {place} is empty", hint="Leave it out.")
+    batch = tokenizer(
+        pair.first,
+        pair.second,
+        truncation="only_first" if limit is not None else False,
+        max_length=limit,
+        return_attention_mask=False,
+    )
+    truncated = bool(batch.encodings and batch.encodings[0].overflowing)
+    return Row(pair.first, dict(batch), truncated)
 
 
 def _check_text(text: object, place: int) -> None:
@@ -176,14 +253,10 @@ def _words(text: Text) -> tuple[str, list[str], list[tuple[int, int]]]:
     return " ".join(text), list(text), spans
 
 
-def _entities(row: Row, probabilities: torch.Tensor, labels: Sequence[str]) -> tuple[Entity, ...]:
-    read = [
-        (position, span) for position, span in zip(row.positions, row.spans, strict=True) if position >= 0
-    ]
-    scores, best = probabilities[[position for position, _ in read]].max(-1)
+def _entities(row: Row, words: Sequence[WordLabel], labels: Sequence[str]) -> tuple[Entity, ...]:
     entities = []
-    for first, stop, kind in decode_entities([labels[index] for index in best.tolist()], labels):
-        start, end = read[first][1][0], read[stop - 1][1][1]
-        score = float(scores[first:stop].mean())
+    for first, stop, kind in decode_entities([word.label for word in words], labels):
+        start, end = words[first].start, words[stop - 1].end
+        score = fmean(word.score for word in words[first:stop])
         entities.append(Entity(row.text[start:end], kind, start, end, score))
     return tuple(entities)

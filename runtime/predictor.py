@@ -5,7 +5,7 @@ Does not say what an adapter's outputs mean or how text is read (predict does), 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,19 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.errors import InvalidExpression
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
+from adapthub.adapters.tasks import Task
 from adapthub.runtime.names import Adapter, Names, one_each
-from adapthub.runtime.predict import Prediction, Reading, Row, Text, check_texts, predict_row, read_text
+from adapthub.runtime.predict import (
+    Pair,
+    Prediction,
+    Reading,
+    Row,
+    Text,
+    TokenIds,
+    check_texts,
+    predict_row,
+    read_text,
+)
 
 # Tokens of one pass. Bounds memory; more would not be faster.
 _PASS_TOKENS = 8192
@@ -33,6 +44,11 @@ class Question:
     name: str | None
     selection: Selection
     reading: Reading
+
+    @property
+    def tokens(self) -> int:
+        """How many it has, special ones included."""
+        return len(self.row.features["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -63,14 +79,53 @@ class Predictor:
         with self._taken(dict.fromkeys(names)) as selections:
             digests = sorted({digest for selection in selections.values() for _, digest in selection})
             with self._names.loaded(digests):
-                readings = {name: self._reading(name, selection) for name, selection in selections.items()}
-                questions = []
-                for place, (text, name) in enumerate(zip(texts, names, strict=True)):
-                    selection, reading = selections[name], readings[name]
-                    longest = self._adapted.selections.longest(selection)
-                    row = read_text(text, reading, self._adapted.base, longest, place)
-                    questions.append(Question(place, row, name, selection, reading))
-                return [Answer(*pair) for pair in zip(questions, self._run(questions), strict=True)]
+                read = {name: self.reader(name, selection) for name, selection in selections.items()}
+                questions = [
+                    read[name](text, place)
+                    for place, (text, name) in enumerate(zip(texts, names, strict=True))
+                ]
+                return [Answer(*pair) for pair in zip(questions, self.compute(questions), strict=True)]
+
+    def task(self, name: str | None) -> tuple[Task | None, tuple[str, ...]]:
+        """What the adapters of an expression are for, and their labels as far as their manifests name them; (None, ()) for
+        the base alone. Raises InvalidExpression for adapters of unlike tasks."""
+        with self._taken([name]) as selections:
+            artifacts = [self._names.artifact(digest) for _, digest in selections[name]]
+        tasks = {artifact.task for artifact in artifacts}
+        if "text-generation" in tasks:
+            tasks.discard(None)  # as for generation: a plain PEFT folder need not say its task
+        if len(tasks) > 1:
+            raise InvalidExpression(
+                f"the adapters of {name!r} are for unlike tasks", hint="Sum adapters of one kind."
+            )
+        return next(iter(tasks), None), next((a.labels for a in artifacts if a.labels), ())
+
+    def reader(
+        self, name: str | None, selection: Selection
+    ) -> Callable[[Text | Pair | TokenIds, int], Question]:
+        """How the adapters of an expression, which are loaded, read a text at a place. Raises InvalidExpression."""
+        reading = self._reading(name, selection)
+        longest = self._adapted.selections.longest(selection)
+
+        def read(text: Text | Pair | TokenIds, place: int) -> Question:
+            row = read_text(text, reading, self._adapted.base, longest, place)
+            return Question(place, row, name, selection, reading)
+
+        return read
+
+    def compute(self, questions: Sequence[Question]) -> list[torch.Tensor]:
+        """Raw outputs in order, of adapters that are loaded; passes of bounded size, rows of one adapter and of like length
+        together."""
+        order = sorted(range(len(questions)), key=lambda i: (questions[i].selection, questions[i].tokens))
+        results: dict[int, torch.Tensor] = {}
+        with memory_errors(
+            "running a batch", "Send fewer or shorter texts, or load the base with quantize='nf4'."
+        ):
+            for batch in _batches(order, [question.tokens for question in questions]):
+                rows = [questions[i] for i in batch]
+                outputs = self._adapted.logits([q.row.features for q in rows], [q.selection for q in rows])
+                results |= dict(zip(batch, outputs, strict=True))
+        return [results[i] for i in range(len(questions))]
 
     @contextmanager
     def _taken(self, names: Iterable[str | None]) -> Iterator[dict[str | None, Selection]]:
@@ -97,31 +152,16 @@ class Predictor:
             )
         return next(iter(readings))
 
-    def _run(self, questions: Sequence[Question]) -> list[torch.Tensor]:
-        """Logits in order; passes of bounded size, rows of one adapter and of like length together."""
-        order = sorted(
-            questions, key=lambda question: (question.selection, len(question.row.features["input_ids"]))
-        )
-        results: dict[int, torch.Tensor] = {}
-        with memory_errors(
-            "running a batch", "Send fewer or shorter texts, or load the base with quantize='nf4'."
-        ):
-            for batch in _batches(order):
-                outputs = self._adapted.logits([q.row.features for q in batch], [q.selection for q in batch])
-                results |= {question.place: output for question, output in zip(batch, outputs, strict=True)}
-        return [results[place] for place in range(len(questions))]
 
-
-def _batches(questions: Sequence[Question]) -> list[list[Question]]:
-    batches: list[list[Question]] = []
+def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    batches: list[list[int]] = []
     tokens = _PASS_TOKENS
-    for question in questions:
-        length = len(question.row.features["input_ids"])
-        if tokens + length > _PASS_TOKENS:
+    for index in order:
+        if tokens + lengths[index] > _PASS_TOKENS:
             batches.append([])
             tokens = 0
-        batches[-1].append(question)
-        tokens += length
+        batches[-1].append(index)
+        tokens += lengths[index]
     return batches
 
 

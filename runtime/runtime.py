@@ -23,9 +23,11 @@ import torch
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
-from adapthub.adapters.errors import AdapterNotFound, AdaptHubError
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidSettings
 from adapthub.adapters.memory import free_memory
 from adapthub.adapters.products import pack, unpack
+from adapthub.adapters.tasks import Task
+from adapthub.runtime.batcher import Batcher
 from adapthub.runtime.feeding import Asked, Feed, release
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.names import Adapter, Names
@@ -77,6 +79,8 @@ class Runtime:
         self._limits = limits
         self._scheduler = scheduler
         self._service: GenerationService | None = None
+        self._cannot_generate: InvalidSettings | None = None
+        self._batcher: Batcher | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -90,8 +94,8 @@ class Runtime:
         """End its threads and detach everything; requests that still generate end with an error. Idempotent."""
         with self._lock:
             self._closed = True
-            service = self._service
-        if service is not None:
+            services = [service for service in (self._service, self._batcher) if service is not None]
+        for service in services:
             service.close()
         self._residency.close()
         self._adapted.close()
@@ -257,11 +261,46 @@ class Runtime:
         with self._lock:
             if self._closed:
                 raise AdaptHubError("the runtime is closed")
+            if self._cannot_generate is not None:
+                raise self._cannot_generate.with_traceback(None)
             if self._service is None:
-                self._service = GenerationService(
-                    self._adapted, self._residency, limits=self._limits, scheduler=self._scheduler
-                )
+                try:
+                    self._service = GenerationService(
+                        self._adapted, self._residency, limits=self._limits, scheduler=self._scheduler
+                    )
+                except InvalidSettings as error:
+                    self._cannot_generate = error
+                    raise
             return self._service
+
+    @property
+    def generates(self) -> bool:
+        """Whether the base can generate; found out at the first use."""
+        try:
+            return self.generation is not None
+        except InvalidSettings:
+            return False
+
+    @property
+    def batcher(self) -> Batcher:
+        """What runs texts of many callers of an event loop in one pass, made at the first use.
+
+        Raises AdaptHubError once the runtime was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise AdaptHubError("the runtime is closed")
+            if self._batcher is None:
+                self._batcher = Batcher(self._predictor, self._names, self._residency)
+            return self._batcher
+
+    def task(self, adapter: Adapter) -> tuple[Task | None, tuple[str, ...]]:
+        """What an adapter, or the adapters of an expression, are for, and their labels as far as manifests name them.
+
+        (None, ()) for the base alone, and for plain PEFT folders that do not say. What is not attached yet is attached.
+        Raises InvalidExpression for adapters of unlike tasks.
+        """
+        return self._predictor.task(None if adapter is None else str(adapter))
 
     def _fetch(self, ref: str | Path) -> Artifact:
         if isinstance(ref, Path) or Path(ref).is_dir():

@@ -127,13 +127,13 @@ def test_a_row_keeps_the_adapter_it_began_with(
     folder = str(make("one", TEXT, MOODS))
     runtime = Runtime(base)
     (expected,) = runtime.logits(["a film"], adapters=folder)
-    run = runtime._predictor._run
+    run = runtime._predictor.compute
 
     def detach_first(questions: Sequence[Question]) -> list[torch.Tensor]:
         runtime.detach(folder)
         return run(questions)
 
-    monkeypatch.setattr(runtime._predictor, "_run", detach_first)
+    monkeypatch.setattr(runtime._predictor, "compute", detach_first)
     (kept,) = runtime.logits(["a film"], adapters=folder)
     assert torch.equal(kept, expected)
     assert runtime.attached == {}

@@ -1,0 +1,310 @@
+"""Single-pass rows of many callers at once, on an event loop: what comes while one pass runs goes together in the next.
+
+    async with batcher.reading(texts, "acme/ner@prod") as questions:
+        answers = await batcher.submit(questions, tenant="acme").answers()
+
+An idle batcher starts at once; nothing waits for more to come. Tenants take turns, row by row, so that whoever sends
+thousands slows down itself; rows whose adapters are still loading let others pass. A row that cannot run fails its own
+caller. Does not say what outputs mean (predict does), and admits nobody (the server does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, suppress
+
+import torch
+
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, Overloaded
+from adapthub.adapters.selections import Selection
+from adapthub.runtime.names import Names
+from adapthub.runtime.predict import Pair, Text, TokenIds
+from adapthub.runtime.predictor import Answer, Predictor, Question
+from adapthub.runtime.requests import as_ours
+from adapthub.runtime.residency import Residency
+
+_LOG = logging.getLogger(__name__)
+# Tokens of one pass, about. Whoever comes next waits for one, and so does a step of generation.
+_PASS_TOKENS = 2048
+_READERS = 2  # threads that tokenise
+_POLL = 0.5  # seconds after which a load is asked for again, so that it does not lapse
+
+
+class Job:
+    """The rows of one caller. `tokens`: of its rows that a pass took. To be awaited once."""
+
+    def __init__(self, batcher: Batcher, tenant: str, questions: Sequence[Question]) -> None:
+        self.tenant = tenant
+        self.tokens = 0
+        self.waiting = deque(questions)
+        self.digests = _digests(questions[0].selection) if questions else []
+        self._batcher = batcher
+        self._left = len(questions)
+        self._answers: dict[int, Answer] = {}
+        self._loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[list[Answer]] = self._loop.create_future()
+        if not questions:
+            self._done.set_result([])
+
+    async def answers(self) -> list[Answer]:
+        """One a row, in order. Raises what the first row that failed did; a caller that is cancelled leaves the queue."""
+        try:
+            return await self._done
+        except asyncio.CancelledError:
+            self._batcher.drop(self)
+            raise
+
+    def give(self, question: Question, output: torch.Tensor | AdaptHubError) -> None:
+        """A row's outcome, on the batcher's thread."""
+        if isinstance(output, AdaptHubError):
+            self.fail(output)
+            return
+        self._answers[question.place] = Answer(question, output)
+        self._left -= 1
+        if self._left == 0:
+            answers = [self._answers[place] for place in sorted(self._answers)]
+            self._tell(lambda: self._done.set_result(answers))
+
+    def fail(self, error: AdaptHubError) -> None:
+        """The whole job ends with `error`."""
+        self._tell(lambda: self._done.set_exception(error))
+
+    def _tell(self, settle: Callable[[], None]) -> None:
+        def unless_done() -> None:
+            if not self._done.done():
+                settle()
+
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            self._loop.call_soon_threadsafe(unless_done)
+
+
+class Batcher:
+    """One thread that runs passes over what waits.
+
+    `queue_limit`: rows that may wait, of one tenant half of them; a request that finds nothing of its tenant waiting is
+    taken whatever its size is.
+    """
+
+    def __init__(
+        self, predictor: Predictor, names: Names, residency: Residency, *, queue_limit: int = 8192
+    ) -> None:
+        self._predictor = predictor
+        self._names = names
+        self._residency = residency
+        self._queue_limit = queue_limit
+        # By tenant, whose turn it is first; no tenant without jobs, no job without rows.
+        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._rows: Counter[str] = Counter()  # that wait, by tenant
+        self._closing = False
+        self._changed = threading.Condition()
+        self._readers = ThreadPoolExecutor(_READERS, "adapthub-reader")
+        residency.when_ready(self._wake)
+        self._thread = threading.Thread(target=self._run, name="adapthub-batcher", daemon=True)
+        self._thread.start()
+
+    @asynccontextmanager
+    async def reading(
+        self, texts: Sequence[Text | Pair | TokenIds], adapter: str | None
+    ) -> AsyncIterator[list[Question]]:
+        """Within: the texts as `adapter` reads them, for `submit`; it stays what it meant at the beginning.
+
+        Waits until the adapter is loaded. Raises what pulling and loading raise, and InvalidInput for a text that cannot
+        be read.
+        """
+        selection = await self._take(adapter)
+        digests = _digests(selection)
+        try:
+            yield await self._read(texts, adapter, selection, digests)
+        finally:
+            self._names.give_back(digests)
+
+    def submit(self, questions: Sequence[Question], tenant: str = "") -> Job:
+        """Queue rows that one `reading` gave. On an event loop; does not wait. Raises Overloaded."""
+        job = Job(self, tenant, questions)
+        with self._changed:
+            if self._closing:
+                raise AdaptHubError("the runtime is closed")
+            self._check_room(tenant, len(questions))
+            if questions:
+                self._queues.setdefault(tenant, deque()).append(job)
+                self._rows[tenant] += len(questions)
+                self._changed.notify_all()
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Nobody waits for a job any more: what of it does not run yet never will."""
+        with self._changed:
+            self._remove(job)
+        self._residency.unwant(job.digests)
+
+    def close(self) -> None:
+        """End the thread after the pass that runs; whoever still waits gets an error. Idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._readers.shutdown()
+        self._fail_all(AdaptHubError("the runtime was closed"))
+
+    async def _take(self, adapter: str | None) -> Selection:
+        """On a thread, as a name that nobody registered has to be pulled; given back where the caller has left."""
+        taking = asyncio.ensure_future(asyncio.to_thread(self._names.take, adapter))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(self._give_back)
+            raise
+
+    def _give_back(self, taken: asyncio.Future[Selection]) -> None:
+        if not taken.cancelled() and taken.exception() is None:
+            self._names.give_back(_digests(taken.result()))
+
+    async def _read(
+        self,
+        texts: Sequence[Text | Pair | TokenIds],
+        adapter: str | None,
+        selection: Selection,
+        digests: Sequence[str],
+    ) -> list[Question]:
+        def read() -> list[Question]:
+            with self._names.held(digests):
+                read_one = self._predictor.reader(adapter, selection)
+                return [read_one(text, place) for place, text in enumerate(texts)]
+
+        while True:
+            await self._names.until_loaded(digests)
+            with suppress(AdapterNotFound):  # evicted since; what is not registered makes the wait raise
+                return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+
+    def _run(self) -> None:
+        while not self._closing:
+            batch: list[tuple[Job, Question]] = []
+            try:
+                batch = self._next()
+                self._compute(batch)
+            except Exception as error:  # a defect; nobody shall wait for an answer that never comes
+                _LOG.exception("a pass of many callers' texts failed")
+                failure = as_ours(error, "running texts failed")
+                for job, _ in batch:
+                    job.fail(failure)
+                self._fail_all(failure)
+
+    def _fail_all(self, error: AdaptHubError) -> None:
+        with self._changed:
+            jobs = [job for jobs in self._queues.values() for job in jobs]
+            self._queues.clear()
+            self._rows.clear()
+        for job in jobs:
+            job.fail(error)
+
+    def _next(self) -> list[tuple[Job, Question]]:
+        """The rows of the next pass, their adapters held; none once the batcher closes."""
+        with self._changed:
+            while not self._closing:
+                if batch := self._choose():
+                    return batch
+                self._changed.wait(_POLL if self._queues else None)
+        return []
+
+    def _choose(self) -> list[tuple[Job, Question]]:
+        """Rows whose adapters are in slots, one of each tenant in turn. The caller has the lock."""
+        ready = self._ready()
+        chosen: list[tuple[Job, Question]] = []
+        held: set[Job] = set()
+        turns = deque(tenant for tenant in self._queues if ready[tenant])
+        room = _PASS_TOKENS
+        while turns and room > 0:
+            tenant = turns.popleft()
+            self._queues.move_to_end(tenant)
+            job = ready[tenant][0]
+            if job not in held:
+                self._residency.hold(job.digests)
+                held.add(job)
+            question = job.waiting.popleft()
+            job.tokens += question.tokens
+            self._rows[tenant] -= 1
+            room -= question.tokens
+            chosen.append((job, question))
+            if not job.waiting:
+                ready[tenant].popleft()
+                self._remove(job)
+            if ready[tenant]:
+                turns.append(tenant)
+        return chosen
+
+    def _ready(self) -> dict[str, deque[Job]]:
+        """The jobs of each tenant whose adapters are in slots; loads begin for the others, and what cannot load fails."""
+        known: dict[tuple[str, ...], bool | AdaptHubError] = {(): True}
+        ready: dict[str, deque[Job]] = {}
+        for tenant, jobs in [*self._queues.items()]:
+            ready[tenant] = deque()
+            for job in [*jobs]:
+                key = tuple(job.digests)
+                if key not in known:
+                    known[key] = self._is_loaded(job.digests)
+                state = known[key]
+                if isinstance(state, AdaptHubError):
+                    self._remove(job)
+                    job.fail(state)
+                elif state:
+                    ready[tenant].append(job)
+        return ready
+
+    def _is_loaded(self, digests: Sequence[str]) -> bool | AdaptHubError:
+        try:
+            return self._residency.want(digests) == "ready"
+        except AdaptHubError as error:
+            return error
+
+    def _compute(self, batch: Sequence[tuple[Job, Question]]) -> None:
+        with ExitStack() as held:
+            for job in dict.fromkeys(job for job, _ in batch):
+                held.callback(self._residency.release, job.digests)
+            outputs = self._outputs([question for _, question in batch])
+        for (job, question), output in zip(batch, outputs, strict=True):
+            if isinstance(output, AdaptHubError):
+                with self._changed:
+                    self._remove(job)
+            job.give(question, output)
+
+    def _outputs(self, questions: Sequence[Question]) -> list[torch.Tensor | AdaptHubError]:
+        """From one pass, or where that fails from one for each half, until the row that fails stands alone."""
+        try:
+            return [*self._predictor.compute(questions)]
+        except Exception as error:
+            if len(questions) == 1:
+                return [as_ours(error, "running a text failed")]
+        half = len(questions) // 2
+        return self._outputs(questions[:half]) + self._outputs(questions[half:])
+
+    def _check_room(self, tenant: str, rows: int) -> None:
+        own, others = self._rows[tenant], self._rows.total() - self._rows[tenant]
+        if own and (own + rows > self._queue_limit // 2 or own + others + rows > self._queue_limit):
+            raise Overloaded(
+                f"{own:,} texts of this caller wait already", hint="Send more once they are answered."
+            )
+        if others >= self._queue_limit:
+            raise Overloaded(f"{others:,} texts wait already", hint="Send it again later.")
+
+    def _remove(self, job: Job) -> None:
+        """Take a job out of its queue; nothing where it has left it. The caller has the lock."""
+        jobs = self._queues.get(job.tenant)
+        if jobs is None or job not in jobs:
+            return
+        self._rows[job.tenant] -= len(job.waiting)
+        jobs.remove(job)
+        if not jobs:
+            del self._queues[job.tenant], self._rows[job.tenant]
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+def _digests(selection: Selection) -> list[str]:
+    return sorted({digest for _, digest in selection})
