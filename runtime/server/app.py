@@ -16,7 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from adapthub.adapters.errors import AdaptHubError
-from adapthub.runtime.server import openai_chat, openai_completions, openai_models
+from adapthub.runtime.server import (
+    inference,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_models,
+)
 from adapthub.runtime.server.bodies import BoundedBodies
 from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
 from adapthub.runtime.server.request_ids import HEADER, RequestIds
@@ -32,8 +38,9 @@ def create_app(serving: Serving) -> FastAPI:
     app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RequestIds)
     _handle_errors(app)
-    for router in (openai_models.router, openai_chat.router, openai_completions.router):
-        app.include_router(router)
+    apis = (openai_models, openai_chat, openai_completions, openai_embeddings, inference)
+    for api in apis:
+        app.include_router(api.router)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:

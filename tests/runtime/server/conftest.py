@@ -11,6 +11,7 @@ import pytest
 from adapthub.hub import open_hub
 from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
+from tests.runtime.server.encoders import write_encoder_hub
 from tests.runtime.server.live import live, settings_for, write_base, write_hub, write_spelling_base
 
 
@@ -44,6 +45,14 @@ def spelling_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
 def speller(spelling_server: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{spelling_server.address}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server over an encoder, without tenants, with the adapters of `write_encoder_hub`. Do not change it."""
+    hub = write_encoder_hub(tiny_base, tmp_path_factory.mktemp("encoder-hub"))
+    with live(settings_for(tiny_base), hub) as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,0 +1,226 @@
+"""Hugging Face's Inference API: the addresses that `huggingface_hub.InferenceClient` builds, for models of this server.
+
+    InferenceClient(model="http://host/models/acme/ner").token_classification("Ada was born in London.")
+
+A path may name the task (`/models/acme/ner/pipeline/feature-extraction`); else the body's shape tells it, else it is what
+the model is for. Errors have the shape that this client reads. Does not compute any task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from adapthub.adapters.errors import AdaptHubError, AdmissionError, InvalidInput, Overloaded
+from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.adapters.strict_json import parse_json_object
+from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
+from adapthub.runtime.server.disconnects import while_connected
+from adapthub.runtime.server.errors import ERRORS, headers_of, status_of
+from adapthub.runtime.server.inference_tasks import (
+    FEATURES,
+    SIMILARITY,
+    SINGLE_PASS,
+    ZERO_SHOT,
+    Asked,
+    entailment,
+)
+from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.server.text_generation import TASK as TEXT_GENERATION
+from adapthub.runtime.server.text_generation import text_generation
+from adapthub.runtime.tenants.caller import Caller
+
+_LOG = logging.getLogger(__name__)
+_ANSWERS = {**SINGLE_PASS, TEXT_GENERATION: text_generation}
+# Other names of tasks, and what tells a task that the path does not name: a key of the inputs, the parameters or the body.
+_ALIASES = {"ner": TOKEN_CLASSIFICATION, "sentiment-analysis": TEXT_CLASSIFICATION, "embeddings": FEATURES}
+_BY_INPUTS = {"question": "question-answering", "source_sentence": SIMILARITY}
+_BY_PARAMETERS = {"candidate_labels": ZERO_SHOT, "src_lang": "translation", "tgt_lang": "translation"}
+_BY_BODY = dict.fromkeys(("normalize", "truncate", "truncation_direction", "prompt_name"), FEATURES)
+
+
+class _Route(APIRoute):
+    """Answers errors as this API does: {"error": text, "error_type": TGI's word for it}."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler, with errors answered."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except AdaptHubError as error:
+                if status_of(error) == 500:
+                    _LOG.error("a request failed", exc_info=error)
+                return _refusal(str(error), _kind(error), status_of(error), headers_of(error))
+            except RequestValidationError as error:
+                return _refusal(str(error.errors()[0]["msg"]), "validation", 400)
+            except HTTPException as error:
+                return _refusal(str(error.detail), "validation", error.status_code, error.headers)
+
+        return handler
+
+
+_REFUSAL = {
+    "type": "object",
+    "required": ["error", "error_type"],
+    "properties": {
+        "error": {"type": "string"},
+        "error_type": {"enum": ["validation", "overloaded", "generation"]},
+    },
+}
+router = APIRouter(
+    tags=["inference"],
+    route_class=_Route,
+    responses={
+        status: {**told, "content": {"application/json": {"schema": _REFUSAL}}}
+        for status, told in ERRORS.items()
+    },
+)
+_ANY: dict[str, Any] = {"schema": {}}
+_POST: dict[str, Any] = {
+    "responses": {
+        200: {
+            "description": "What the task answers; a text as events where `stream` is true.",
+            "content": {"application/json": _ANY, "text/event-stream": _ANY},
+        }
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"type": "object", "required": ["inputs"]}}},
+        }
+    },
+}
+
+
+@router.get("/models/{model:path}/health")
+async def model_health(model: str, serving: TheServing, caller: TheCaller) -> dict[str, str]:
+    """The model is there."""
+    await serving.catalog.find(model, caller)
+    return {"status": "ok"}
+
+
+@router.get("/models/{model:path}/info")
+async def model_info(model: str, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
+    """What the model is, in TGI's words."""
+    target = await serving.catalog.find(model, caller)
+    tasks = await asyncio.to_thread(_tasks, serving, target)
+    base = serving.runtime.base
+    return {
+        "model_id": target.label or target.model,
+        "model_dtype": str(base.dtype),
+        "model_device_type": base.device.type,
+        "model_pipeline_tag": tasks[0],
+        "tasks": tasks,
+        "base_model": serving.catalog.base_name,
+    }
+
+
+@router.post("/models/{model:path}/pipeline/{task}", **_POST)
+@router.post("/hf-inference/models/{model:path}/pipeline/{task}", **_POST)
+@router.post("/pipeline/{task}/{model:path}", **_POST)
+async def task_of_model(
+    model: str, task: str, request: Request, serving: TheServing, caller: TheCaller
+) -> Response:
+    """One task of a model."""
+    return await _answer(model, task, request, serving, caller)
+
+
+@router.post("/models/{model:path}", **_POST)
+@router.post("/hf-inference/models/{model:path}", **_POST)
+async def own_task(model: str, request: Request, serving: TheServing, caller: TheCaller) -> Response:
+    """The task that the body shows, or that the model is for."""
+    return await _answer(model, None, request, serving, caller)
+
+
+@router.post("/", **_POST)
+async def base_task(request: Request, serving: TheServing, caller: TheCaller) -> Response:
+    """The same for the base, as a TGI server has it at its address; `parameters.adapter_id` names an adapter."""
+    return await _answer(serving.catalog.base_name, None, request, serving, caller)
+
+
+async def _answer(
+    model: str, task: str | None, request: Request, serving: Serving, caller: Caller
+) -> Response:
+    target = await serving.catalog.find(model, caller)
+    body = _json(await request.body(), request.headers.get("content-type"))
+    named = _part(body, "parameters").get("adapter_id")
+    if target.adapter is None and isinstance(named, str):
+        target = await serving.catalog.find(named, caller)
+    elif named is not None:
+        raise InvalidInput(f"adapter_id = {named!r:.80}", hint="The address names the adapter already.")
+    tasks = await asyncio.to_thread(_tasks, serving, target)
+    if body is None:
+        sent = request.headers.get("content-type", "such a body")
+        raise InvalidInput(
+            f"{target.model} takes no {sent:.80}; it has {', '.join(tasks)}", hint="Send JSON."
+        )
+    wanted = _ALIASES.get(task, task) if task is not None else _shown(body) or tasks[0]
+    if wanted not in tasks:
+        raise InvalidInput(
+            f"{target.model} does not have the task {wanted:.80}", hint=f"It has {', '.join(tasks)}."
+        )
+    asked = Asked(request_id_of(request), serving, caller, target, body)
+    return await while_connected(request, _ANSWERS[wanted](asked))
+
+
+def _tasks(serving: Serving, target: Target) -> list[str]:
+    """What a model can be asked for, first what it is for."""
+    task, labels = serving.runtime.task(target.adapter)
+    if task == TOKEN_CLASSIFICATION:
+        return [task]
+    if task == TEXT_CLASSIFICATION:
+        return [task] if entailment(labels) is None else [task, ZERO_SHOT]
+    if task != FEATURES and serving.runtime.generates:
+        return [TEXT_GENERATION, FEATURES, SIMILARITY]
+    return [FEATURES, SIMILARITY]
+
+
+def _shown(body: Mapping[str, Any]) -> str | None:
+    """The task that a body is made for, where its shape tells."""
+    for told, keys in (
+        (_BY_INPUTS, _part(body, "inputs")),
+        (_BY_PARAMETERS, _part(body, "parameters")),
+        (_BY_BODY, body),
+    ):
+        if task := next((task for key, task in told.items() if key in keys), None):
+            return task
+    return None
+
+
+def _part(body: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
+    part = (body or {}).get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _json(body: bytes, type: str | None) -> dict[str, object] | None:
+    """The object that a body is; None for one of another type, as images and sounds come. Raises InvalidInput."""
+    if type is not None and type.partition(";")[0].strip() != "application/json":
+        return None
+    try:
+        return parse_json_object(body, "the body")
+    except AdmissionError as error:
+        if type is None:  # the client says none for bytes that it was given
+            return None
+        raise InvalidInput(error.message, hint="Send a JSON object.") from None
+
+
+def _kind(error: AdaptHubError) -> str:
+    if isinstance(error, Overloaded):
+        return "overloaded"
+    return "generation" if status_of(error) == 500 else "validation"
+
+
+def _refusal(text: str, kind: str, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    text = text.encode(errors="replace").decode()  # it may quote the client
+    return JSONResponse({"error": text, "error_type": kind}, status, dict(headers or {}))

@@ -1,0 +1,257 @@
+"""Hugging Face's Inference API, tasks of a single pass: what each takes, and what it answers.
+
+The shapes are those that `huggingface_hub.InferenceClient` sends and reads. Does not route, find models, or generate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from fastapi import Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.runtime.predict import Pair, Text, word_labels
+from adapthub.runtime.predictor import Answer
+from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.pooling import has_features, pooled
+from adapthub.runtime.server.predicting import Predicted, predict
+from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.tenants.caller import Caller
+
+ZERO_SHOT = "zero-shot-classification"
+FEATURES = "feature-extraction"
+SIMILARITY = "sentence-similarity"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: who asks what of which model; `body` is the whole JSON object, `id` what names the request."""
+
+    id: str
+    serving: Serving
+    caller: Caller
+    target: Target
+    body: Mapping[str, Any]
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """No field that is not named, no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Texts = str | Annotated[list[str], Field(fail_fast=True)]
+
+
+class _TokenParameters(Strict):
+    aggregation_strategy: Literal["none", "simple", "first"] = "simple"
+    ignore_labels: list[str] = ["O"]
+
+
+class _TokenBody(Strict):
+    inputs: Texts
+    parameters: _TokenParameters = _TokenParameters()
+
+
+class _TextParameters(Strict):
+    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+
+
+class _TextBody(Strict):
+    inputs: Texts
+    parameters: _TextParameters = _TextParameters()
+
+
+class _ZeroShotParameters(Strict):
+    candidate_labels: Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    hypothesis_template: str = "This example is {}."
+    multi_label: bool = False
+
+
+class _ZeroShotBody(Strict):
+    inputs: str
+    parameters: _ZeroShotParameters
+
+
+class _FeaturesBody(Strict):
+    inputs: Texts
+    normalize: bool = True
+    truncate: bool = False
+    truncation_direction: Literal["right"] = "right"
+    dimensions: int | None = None
+    encoding_format: Literal["float"] = "float"
+
+
+class _Sentences(Strict):
+    source_sentence: str
+    sentences: Annotated[list[str], Field(min_length=1, fail_fast=True)]
+
+
+class _SimilarityBody(Strict):
+    inputs: _Sentences
+    parameters: Annotated[dict[str, Any], Field(max_length=0)] = {}
+
+
+def parsed(model: type[Body], body: Mapping[str, Any]) -> Body:
+    """`body` as `model` has it. Raises InvalidInput, naming the field that is unknown, missing or of the wrong kind."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise InvalidInput(f"{where!r} is not taken here", hint="Leave it out.") from None
+        raise InvalidInput(f"{where}: {first['msg']}") from None
+
+
+async def token_classification(asked: Asked) -> Response:
+    """Entities, or with "none" every word's label: `word`, `start`, `end` (in characters) and `score`.
+
+    "simple" and "first" are one here: a word's label is that of one of its sub-tokens, the one it was trained on.
+    """
+    body = parsed(_TokenBody, asked.body)
+    predicted = await _predict(asked, TOKEN_CLASSIFICATION, _listed(body.inputs))
+    grouped = body.parameters.aggregation_strategy != "none"
+    ignored = body.parameters.ignore_labels
+    found = [_groups(answer, ignored) if grouped else _words(answer, ignored) for answer in predicted.answers]
+    return await _written(found if isinstance(body.inputs, list) else found[0], predicted)
+
+
+async def text_classification(asked: Asked) -> Response:
+    """Labels with scores, the highest first; a list for each text."""
+    body = parsed(_TextBody, asked.body)
+    predicted = await _predict(asked, TEXT_CLASSIFICATION, _listed(body.inputs))
+    return await _written([_scores(answer, body.parameters) for answer in predicted.answers], predicted)
+
+
+async def zero_shot_classification(asked: Asked) -> Response:
+    """Labels that the adapter was not trained on: how far the text entails a sentence with each."""
+    body = parsed(_ZeroShotBody, asked.body)
+    labels, template = body.parameters.candidate_labels, body.parameters.hypothesis_template
+    if "{}" not in template:
+        raise InvalidInput(f"hypothesis_template is {template!r}", hint="Write {} where the label goes.")
+    pairs = [Pair(body.inputs, template.replace("{}", label)) for label in labels]
+    predicted = await _predict(asked, ZERO_SHOT, pairs)
+    entails = entailment(predicted.answers[0].question.reading.labels)
+    assert entails is not None, "the adapter has the task"
+    logits = torch.stack([answer.logits for answer in predicted.answers])
+    if body.parameters.multi_label or len(labels) == 1:
+        # As in transformers' pipeline: against contradiction alone, which is the first label or the last.
+        scores = logits[:, [-1 if entails == 0 else 0, entails]].softmax(-1)[:, 1]
+    else:
+        scores = logits[:, entails].softmax(0)
+    return await _written(_sorted(labels, scores), predicted)
+
+
+async def feature_extraction(asked: Asked) -> Response:
+    """A vector for one text, or one for each of a list: the mean of its last hidden states."""
+    body = parsed(_FeaturesBody, asked.body)
+    hidden = asked.serving.runtime.base.model.config.get_text_config().hidden_size
+    if body.dimensions not in (None, hidden):
+        raise InvalidInput(
+            f"dimensions = {body.dimensions}",
+            hint=f"This model's vectors have {hidden} and are not shortened.",
+        )
+    predicted = await _predict(asked, FEATURES, _listed(body.inputs), whole=not body.truncate)
+    vectors = pooled(predicted, normalise=body.normalize)
+    return await _written(vectors if isinstance(body.inputs, list) else vectors[0], predicted)
+
+
+async def sentence_similarity(asked: Asked) -> Response:
+    """The cosine of each sentence's vector with the source's."""
+    sentences = parsed(_SimilarityBody, asked.body).inputs
+    predicted = await _predict(asked, SIMILARITY, [sentences.source_sentence, *sentences.sentences])
+    vectors = pooled(predicted)
+    return await _written(vectors[1:] @ vectors[0], predicted)
+
+
+# By name: what answers a task in one pass.
+SINGLE_PASS: Mapping[str, Callable[[Asked], Coroutine[Any, Any, Response]]] = {
+    TOKEN_CLASSIFICATION: token_classification,
+    TEXT_CLASSIFICATION: text_classification,
+    ZERO_SHOT: zero_shot_classification,
+    FEATURES: feature_extraction,
+    SIMILARITY: sentence_similarity,
+}
+
+
+def entailment(labels: Sequence[str]) -> int | None:
+    """The label that says that a premise entails a hypothesis, where there is one."""
+    return next((i for i, label in enumerate(labels) if label.lower().startswith("entail")), None)
+
+
+async def _predict(asked: Asked, task: str, texts: Sequence[Text | Pair], *, whole: bool = True) -> Predicted:
+    check = partial(has_features, whole=whole) if task in (FEATURES, SIMILARITY) else lambda _: None
+    return await predict(asked.serving, asked.caller, asked.target, task, texts, id=asked.id, check=check)
+
+
+def _listed(inputs: str | list[str]) -> list[str]:
+    return [inputs] if isinstance(inputs, str) else inputs
+
+
+def _groups(answer: Answer, ignored: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "entity_group": entity.label,
+            "score": entity.score,
+            "word": entity.text,
+            "start": entity.start,
+            "end": entity.end,
+        }
+        for entity in answer.prediction.entities
+        if entity.label not in ignored
+    ]
+
+
+def _words(answer: Answer, ignored: Sequence[str]) -> list[dict[str, Any]]:
+    asked = answer.question
+    return [
+        {
+            "entity": word.label,
+            "score": word.score,
+            "index": word.index,
+            "word": asked.row.text[word.start : word.end],
+            "start": word.start,
+            "end": word.end,
+        }
+        for word in word_labels(asked.row, answer.logits, asked.reading.labels)
+        if word.label not in ignored
+    ]
+
+
+def _scores(answer: Answer, parameters: _TextParameters) -> list[dict[str, Any]]:
+    labels = answer.question.reading.labels
+    function = parameters.function_to_apply or ("sigmoid" if len(labels) == 1 else "softmax")
+    if function == "softmax":
+        scores = answer.logits.softmax(-1)
+    else:
+        scores = answer.logits.sigmoid() if function == "sigmoid" else answer.logits
+    return _sorted(labels, scores)[: parameters.top_k]
+
+
+def _sorted(labels: Sequence[str], scores: torch.Tensor) -> list[dict[str, Any]]:
+    found = [{"label": label, "score": score} for label, score in zip(labels, scores.tolist(), strict=True)]
+    return sorted(found, key=lambda one: -one["score"])
+
+
+async def _written(content: Any, predicted: Predicted) -> Response:
+    """As JSON, on a thread: many vectors take a while. `X-Truncated`: how many texts were not read to their end."""
+
+    def written() -> Response:
+        value = content.tolist() if isinstance(content, torch.Tensor) else content
+        headers = {"x-truncated": str(predicted.truncated)} if predicted.truncated else None
+        return JSONResponse(value, headers=headers)
+
+    return await asyncio.to_thread(written)

@@ -1,0 +1,35 @@
+"""One vector a text: the mean of its last hidden states, as sentence-transformers pools.
+
+Does not run anything, and knows no API.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.runtime.predictor import Question
+from adapthub.runtime.server.predicting import Predicted
+
+
+def has_features(question: Question, *, whole: bool = True) -> None:
+    """Raises InvalidInput for a text under adapters with a head, which give no features, and where `whole`, for one that
+    is longer than the model reads."""
+    task = question.reading.task
+    if task in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
+        raise InvalidInput(
+            f"the model has a head for {task} and gives no features",
+            hint="Use the base model, or an adapter without a head.",
+        )
+    if whole and question.row.truncated:
+        raise InvalidInput(
+            f"input {question.place} is longer than the {question.tokens:,} tokens that the model reads",
+            hint="Shorten or split it.",
+        )
+
+
+def pooled(predicted: Predicted, *, normalise: bool = True) -> torch.Tensor:
+    """A float32 vector [texts, hidden] of every text; of length 1 where `normalise`."""
+    vectors = torch.stack([answer.logits.mean(0) for answer in predicted.answers])
+    return torch.nn.functional.normalize(vectors, dim=-1) if normalise else vectors

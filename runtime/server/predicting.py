@@ -1,0 +1,116 @@
+"""One request of single-pass texts, from admission to the written record of what it used: the counterpart of answering.
+
+    predicted = await predict(serving, caller, target, "embedding", texts, id=id, check=has_features)
+
+What was used is on disk before the answers are given out, also where the client has left meanwhile. Does not know HTTP or
+any API's format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from adapthub.adapters.errors import InvalidInput
+from adapthub.runtime.batcher import Job
+from adapthub.runtime.predict import Pair, Text, TokenIds
+from adapthub.runtime.predictor import Answer, Question
+from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.tenants.caller import Caller
+from adapthub.runtime.tenants.gate import UsageRecord
+
+# What one request may hold: as many texts and tokens as OpenAI takes, and no text of which most would be cut off.
+_MOST_TEXTS, _MOST_TOKENS, _MOST_CHARACTERS = 2048, 300_000, 2_000_000
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one request came to: an answer a text, in order, and the tokens that were read."""
+
+    answers: Sequence[Answer]
+    tokens: int
+
+    @property
+    def truncated(self) -> int:
+        """Texts whose end was not read."""
+        return sum(answer.question.row.truncated for answer in self.answers)
+
+
+async def predict(
+    serving: Serving,
+    caller: Caller,
+    target: Target,
+    kind: str,
+    texts: Sequence[Text | Pair | TokenIds],
+    *,
+    id: str,
+    check: Callable[[Question], None] = lambda _: None,
+) -> Predicted:
+    """Read, admit and run texts under one adapter. `id` names the request; `check` may refuse a text that was read, before
+    it counts.
+
+    Raises InvalidInput for texts that cannot be read or are too many, RateLimited and QuotaExceeded by the caller's limits,
+    Overloaded by the server's, and what loading the adapter raises. A caller that is cancelled leaves the queue.
+    """
+    _check_size(texts)
+    serving.begin()
+    batcher = serving.runtime.batcher
+    admitted: int | None = None
+    job: Job | None = None
+    outcome = "error"
+
+    async def settle(admitted: int) -> None:
+        try:
+            used = job.tokens if job else 0
+            now = datetime.now(UTC)
+            record = UsageRecord(id, now, caller.tenant, kind, target.label, used, 0, 0, outcome)
+            await serving.gate.record(record, admitted)
+        finally:
+            serving.end()
+
+    try:
+        async with batcher.reading(texts, target.adapter) as questions:
+            for question in questions:
+                check(question)
+            tokens = _tokens(questions)
+            serving.gate.admit(caller, tokens)
+            admitted = tokens
+            job = batcher.submit(questions, caller.tenant)
+            answers = await job.answers()
+            outcome = "stop"
+            return Predicted(answers, tokens)
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    finally:
+        if admitted is None:
+            serving.end()
+        else:
+            await asyncio.shield(serving.spawn(settle(admitted)))
+
+
+def _check_size(texts: Sequence[Text | Pair | TokenIds]) -> None:
+    if not texts:
+        raise InvalidInput("there is no text", hint="Send one or more.")
+    if len(texts) > _MOST_TEXTS:
+        raise InvalidInput(
+            f"{len(texts):,} texts in one request", hint=f"Send at most {_MOST_TEXTS:,} at once."
+        )
+    characters = sum(len(text) for text in texts if isinstance(text, str))
+    characters += sum(len(text.first) + len(text.second) for text in texts if isinstance(text, Pair))
+    if characters > _MOST_CHARACTERS:
+        raise InvalidInput(
+            f"the texts have {characters:,} characters", hint=f"Send at most {_MOST_CHARACTERS:,} at once."
+        )
+
+
+def _tokens(questions: Sequence[Question]) -> int:
+    tokens = sum(question.tokens for question in questions)
+    if tokens > _MOST_TOKENS:
+        raise InvalidInput(
+            f"the texts have {tokens:,} tokens", hint=f"Send at most {_MOST_TOKENS:,} at once."
+        )
+    return tokens
