@@ -86,12 +86,14 @@ router = APIRouter(
         for status, told in ERRORS.items()
     },
 )
-_ANY: dict[str, Any] = {"schema": {}}
 _POST: dict[str, Any] = {
     "responses": {
         200: {
             "description": "What the task answers; a text as events where `stream` is true.",
-            "content": {"application/json": _ANY, "text/event-stream": _ANY},
+            "content": {
+                "application/json": {"schema": {}},
+                "text/event-stream": {"schema": {"type": "string"}},
+            },
         }
     },
     "openapi_extra": {
@@ -126,9 +128,9 @@ async def model_info(model: str, serving: TheServing, caller: TheCaller) -> dict
     }
 
 
-@router.post("/models/{model:path}/pipeline/{task}", **_POST)
-@router.post("/hf-inference/models/{model:path}/pipeline/{task}", **_POST)
-@router.post("/pipeline/{task}/{model:path}", **_POST)
+@router.post("/models/{model:path}/pipeline/{task}", response_class=Response, **_POST)
+@router.post("/hf-inference/models/{model:path}/pipeline/{task}", response_class=Response, **_POST)
+@router.post("/pipeline/{task}/{model:path}", response_class=Response, **_POST)
 async def task_of_model(
     model: str, task: str, request: Request, serving: TheServing, caller: TheCaller
 ) -> Response:
@@ -136,14 +138,14 @@ async def task_of_model(
     return await _answer(model, task, request, serving, caller)
 
 
-@router.post("/models/{model:path}", **_POST)
-@router.post("/hf-inference/models/{model:path}", **_POST)
+@router.post("/models/{model:path}", response_class=Response, **_POST)
+@router.post("/hf-inference/models/{model:path}", response_class=Response, **_POST)
 async def own_task(model: str, request: Request, serving: TheServing, caller: TheCaller) -> Response:
     """The task that the body shows, or that the model is for."""
     return await _answer(model, None, request, serving, caller)
 
 
-@router.post("/", **_POST)
+@router.post("/", response_class=Response, **_POST)
 async def base_task(request: Request, serving: TheServing, caller: TheCaller) -> Response:
     """The same for the base, as a TGI server has it at its address; `parameters.adapter_id` names an adapter."""
     return await _answer(serving.catalog.base_name, None, request, serving, caller)

@@ -56,7 +56,7 @@ class EmbeddingRequest(BaseModel):
     user: str | None = None
 
 
-@router.post("/embeddings")
+@router.post("/embeddings", response_class=JSONResponse)
 async def embeddings(
     body: EmbeddingRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
