@@ -78,13 +78,18 @@ _REFUSAL = {
         "error_type": {"enum": ["validation", "overloaded", "generation"]},
     },
 }
+
+
+def _told(openai: Mapping[str, Any]) -> dict[str, Any]:
+    """How an error is documented: as above, or as OpenAI's where no route is found, as for a name with a line break."""
+    theirs = openai["content"]["application/json"]["schema"]
+    return {**openai, "content": {"application/json": {"schema": {"anyOf": [_REFUSAL, theirs]}}}}
+
+
 router = APIRouter(
     tags=["inference"],
     route_class=_Route,
-    responses={
-        status: {**told, "content": {"application/json": {"schema": _REFUSAL}}}
-        for status, told in ERRORS.items()
-    },
+    responses={status: _told(openai) for status, openai in ERRORS.items()},
 )
 _POST: dict[str, Any] = {
     "responses": {
