@@ -4,8 +4,8 @@
         answers = await batcher.submit(questions, tenant="acme").answers()
 
 An idle batcher starts at once; nothing waits for more to come. Tenants take turns, row by row, so that whoever sends
-thousands slows down itself; rows whose adapters are still loading let others pass. A row that cannot run fails its own
-caller. Does not say what outputs mean (predict does), and admits nobody (the server does).
+thousands slows down itself, while they are read too; rows whose adapters are still loading let others pass. A row that
+cannot run fails its own caller. Does not say what outputs mean (predict does), and admits nobody (the server does).
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import asyncio
 import logging
 import threading
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -31,7 +32,7 @@ from adapthub.runtime.residency import Residency
 _LOG = logging.getLogger(__name__)
 # Tokens of one pass, about. Whoever comes next waits for one, and so does a step of generation.
 _PASS_TOKENS = 2048
-_READERS = 2  # threads that tokenise
+_READERS, _READERS_EACH = 4, 2  # threads that tokenise, and of these for one tenant at once
 _POLL = 0.5  # seconds after which a load is asked for again, so that it does not lapse
 
 
@@ -86,8 +87,8 @@ class Job:
 class Batcher:
     """One thread that runs passes over what waits.
 
-    `queue_limit`: rows that may wait, of one tenant half of them; a request that finds nothing of its tenant waiting is
-    taken whatever its size is.
+    `queue_limit`: rows that may be read or wait, of one tenant half of them; a request that finds nothing of its tenant
+    there is taken whatever its size is.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class Batcher:
         # By tenant, whose turn it is first; no tenant without jobs, no job without rows.
         self._queues: OrderedDict[str, deque[Job]] = OrderedDict()
         self._rows: Counter[str] = Counter()  # that wait, by tenant
+        self._read_now: Counter[str] = Counter()  # that are being read
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._closing = False
         self._changed = threading.Condition()
         self._readers = ThreadPoolExecutor(_READERS, "adapthub-reader")
@@ -109,17 +112,23 @@ class Batcher:
 
     @asynccontextmanager
     async def reading(
-        self, texts: Sequence[Text | Pair | TokenIds], adapter: str | None
+        self, texts: Sequence[Text | Pair | TokenIds], adapter: str | None, tenant: str = ""
     ) -> AsyncIterator[list[Question]]:
         """Within: the texts as `adapter` reads them, for `submit`; it stays what it meant at the beginning.
 
-        Waits until the adapter is loaded. Raises what pulling and loading raise, and InvalidInput for a text that cannot
-        be read.
+        Waits until the adapter is loaded. Raises Overloaded, what pulling and loading raise, and InvalidInput for a text
+        that cannot be read.
         """
-        selection = await self._take(adapter)
-        digests = _digests(selection)
+        with self._counted(tenant, len(texts)):
+            selection = await self._take(adapter)
+            digests = _digests(selection)
+            try:
+                questions = await self._read(texts, adapter, tenant, selection)
+            except BaseException:
+                self._names.give_back(digests)
+                raise
         try:
-            yield await self._read(texts, adapter, selection, digests)
+            yield questions
         finally:
             self._names.give_back(digests)
 
@@ -151,6 +160,19 @@ class Batcher:
         self._readers.shutdown()
         self._fail_all(AdaptHubError("the runtime was closed"))
 
+    @contextmanager
+    def _counted(self, tenant: str, rows: int) -> Iterator[None]:
+        """Within: these rows count as being read. Raises Overloaded."""
+        with self._changed:
+            self._check_room(tenant, rows)
+            self._read_now[tenant] += rows
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._read_now[tenant] -= rows
+                self._read_now += Counter()  # forget tenants at zero
+
     async def _take(self, adapter: str | None) -> Selection:
         """On a thread, as a name that nobody registered has to be pulled; given back where the caller has left."""
         taking = asyncio.ensure_future(asyncio.to_thread(self._names.take, adapter))
@@ -168,9 +190,13 @@ class Batcher:
         self,
         texts: Sequence[Text | Pair | TokenIds],
         adapter: str | None,
+        tenant: str,
         selection: Selection,
-        digests: Sequence[str],
     ) -> list[Question]:
+        """On the readers' threads, which have so few of each tenant that tenants take turns."""
+        digests = _digests(selection)
+        turn = self._turns.setdefault(tenant, asyncio.Semaphore(_READERS_EACH))
+
         def read() -> list[Question]:
             with self._names.held(digests):
                 read_one = self._predictor.reader(adapter, selection)
@@ -178,8 +204,9 @@ class Batcher:
 
         while True:
             await self._names.until_loaded(digests)
-            with suppress(AdapterNotFound):  # evicted since; what is not registered makes the wait raise
-                return await asyncio.get_running_loop().run_in_executor(self._readers, read)
+            async with turn:
+                with suppress(AdapterNotFound):  # evicted since; what is not registered makes the wait raise
+                    return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     def _run(self) -> None:
         while not self._closing:
@@ -283,7 +310,8 @@ class Batcher:
         return self._outputs(questions[:half]) + self._outputs(questions[half:])
 
     def _check_room(self, tenant: str, rows: int) -> None:
-        own, others = self._rows[tenant], self._rows.total() - self._rows[tenant]
+        own = self._rows[tenant] + self._read_now[tenant]
+        others = self._rows.total() + self._read_now.total() - own
         if own and (own + rows > self._queue_limit // 2 or own + others + rows > self._queue_limit):
             raise Overloaded(
                 f"{own:,} texts of this caller wait already", hint="Send more once they are answered."

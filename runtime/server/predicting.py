@@ -72,7 +72,7 @@ async def predict(
             serving.end()
 
     try:
-        async with batcher.reading(texts, target.adapter) as questions:
+        async with batcher.reading(texts, target.adapter, caller.tenant) as questions:
             for question in questions:
                 check(question)
             tokens = _tokens(questions)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ class Passes:
 async def ask(
     batcher: Batcher, texts: Sequence[str | TokenIds | Pair], adapter: str | None, tenant: str = ""
 ) -> list[Answer]:
-    async with batcher.reading(texts, adapter) as questions:
+    async with batcher.reading(texts, adapter, tenant) as questions:
         return await batcher.submit(questions, tenant).answers()
 
 
@@ -280,3 +281,40 @@ def test_whoever_waits_when_the_runtime_closes_is_told(
     asyncio.run(run())
     with pytest.raises(AdaptHubError, match="closed"):
         _ = runtime.batcher
+
+
+def test_a_flood_that_is_read_is_bounded_and_lets_others_read(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading takes threads too: one tenant's long texts must not hold all of them."""
+    go, reading = threading.Event(), []
+    reader = runtime._predictor.reader
+
+    def slow(*asked: Any) -> Callable[[Any, int], Question]:
+        read = reader(*asked)
+
+        def one(text: Any, place: int) -> Question:
+            reading.append(text)
+            assert text != "bad film" or go.wait(60)
+            return read(text, place)
+
+        return one
+
+    monkeypatch.setattr(runtime._predictor, "reader", slow)
+    batcher = Batcher(runtime._predictor, runtime._names, runtime._residency, queue_limit=40)
+
+    async def run() -> None:
+        flood = [asyncio.create_task(ask(batcher, ["bad film"] * 2, None, "loud")) for _ in range(10)]
+        await until(lambda: reading.count("bad film") == 2)
+        with pytest.raises(Overloaded, match="20 texts of this caller"):
+            await ask(batcher, ["bad film"], None, "loud")
+        assert len(await ask(batcher, ["a fine film"], None, "quiet")) == 1
+        go.set()
+        await asyncio.gather(*flood)
+        assert not batcher._read_now
+        assert not batcher._turns
+
+    try:
+        asyncio.run(run())
+    finally:
+        batcher.close()

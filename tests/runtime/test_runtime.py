@@ -17,6 +17,7 @@ from adapthub.adapters.errors import (
     BaseMismatch,
     InvalidExpression,
     InvalidInput,
+    InvalidSettings,
     TensorMismatch,
 )
 from adapthub.adapters.manifest import BaseRecord, Manifest
@@ -283,3 +284,31 @@ def test_many_rows_run_in_bounded_passes_in_order(
     monkeypatch.setattr("adapthub.runtime.predictor._PASS_TOKENS", 20)
     for ours, theirs in zip(runtime.logits(texts, adapters=mood), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_whether_a_base_generates_is_tried_once(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[object] = []
+
+    def serves(model: object) -> None:
+        tried.append(model)
+        raise InvalidSettings("no language model")
+
+    monkeypatch.setattr("adapthub.runtime.generation.serves", serves)
+    with Runtime(base) as runtime:
+        assert not runtime.generates
+        assert not runtime.generates
+        with pytest.raises(InvalidSettings, match="no language model"):
+            runtime.generate(["ada"])
+    assert len(tried) == 1
+
+
+def test_what_adapters_are_for(base: Base, make: Make, tiny_base: Path, tmp_path: Path) -> None:
+    ner, mood = make("ner", TOKENS, TAGS), make("mood", TEXT, MOODS)
+    plain = save_adapter(tiny_base, tmp_path / "plain", TEXT, lora_config(TEXT), labels=4)
+    with Runtime(base) as runtime:
+        assert runtime.task(None) == (None, ())
+        assert runtime.task(ner) == (TOKENS, TAGS)
+        assert runtime.task(f"0.5*{mood}") == (TEXT, MOODS)
+        assert runtime.task(plain) == (TEXT, ())
+        with pytest.raises(InvalidExpression, match="unlike tasks"):
+            runtime.task(f"0.5*{mood} + 0.5*{ner}")

@@ -136,7 +136,7 @@ def test_a_full_queue_is_503(counted: Running, ledger: Ledger, monkeypatch: pyte
     def full(*_: object) -> None:
         raise Overloaded("9 texts wait already")
 
-    monkeypatch.setattr(counted.serving.runtime.batcher, "_check_room", full)
+    monkeypatch.setattr(counted.serving.runtime.batcher, "submit", full)
     with pytest.raises(HfHubHTTPError, match="9 texts wait") as caught:
         ask(counted, "acme/mood").text_classification("ada")
     assert caught.value.response.status_code == 503
