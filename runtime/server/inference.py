@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -42,7 +41,7 @@ from adapthub.runtime.tenants.caller import Caller
 _LOG = logging.getLogger(__name__)
 _ANSWERS = {**SINGLE_PASS, TEXT_GENERATION: text_generation}
 # Other names of tasks, and what tells a task that the path does not name: a key of the inputs, the parameters or the body.
-_ALIASES = {"ner": TOKEN_CLASSIFICATION, "sentiment-analysis": TEXT_CLASSIFICATION, "embeddings": FEATURES}
+_ALIASES = {"ner": TOKEN_CLASSIFICATION, "sentiment-analysis": TEXT_CLASSIFICATION}
 _BY_INPUTS = {"question": "question-answering", "source_sentence": SIMILARITY}
 _BY_PARAMETERS = {"candidate_labels": ZERO_SHOT, "src_lang": "translation", "tgt_lang": "translation"}
 _BY_BODY = dict.fromkeys(("normalize", "truncate", "truncation_direction", "prompt_name"), FEATURES)
@@ -62,8 +61,6 @@ class _Route(APIRoute):
                 if status_of(error) == 500:
                     _LOG.error("a request failed", exc_info=error)
                 return _refusal(str(error), _kind(error), status_of(error), headers_of(error))
-            except RequestValidationError as error:
-                return _refusal(str(error.errors()[0]["msg"]), "validation", 400)
             except HTTPException as error:
                 return _refusal(str(error.detail), "validation", error.status_code, error.headers)
 
