@@ -86,9 +86,9 @@ async def _answer(body: CompletionRequest, serving: Serving, caller: Caller, id:
     texts = await read_whole(answer, readers)
     for choice, text in enumerate(echoed):
         texts[choice].insert(0, Delta(text, ()))
-    choices = [writer.written(deltas) for writer, deltas in zip(writers, texts, strict=True)]
+    written = [writer.written(deltas) for writer, deltas in zip(writers, texts, strict=True)]
     return JSONResponse(
-        {**head, "choices": choices, "usage": usage_of(answer)}, headers=version_headers(answer)
+        {**head, "choices": written, "usage": usage_of(answer)}, headers=version_headers(answer)
     )
 
 
