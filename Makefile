@@ -49,6 +49,7 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python -m adapthub.cli.reference docs/cli.md
+	$(BIN)/python -m adapthub.runtime.server.reference docs/http.md
 	$(BIN)/python -m benchmarks.report docs/benchmarks.md
 
 screenshots: $(STAMP)

@@ -30,6 +30,7 @@ from adapthub.runtime.server import (
     release_admin,
 )
 from adapthub.runtime.server.bodies import BoundedBodies
+from adapthub.runtime.server.dependencies import TheServing
 from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
 from adapthub.runtime.server.groups import Groups
 from adapthub.runtime.server.logs import RequestLines
@@ -51,6 +52,12 @@ def create_app(serving: Serving) -> FastAPI:
     _observe(app, serving)
     app.add_middleware(RequestLines)  # the outermost: what others refuse has a line too
     _handle_errors(app)
+    add_routes(app)
+    return app
+
+
+def add_routes(app: FastAPI) -> None:
+    """All endpoints; they find the server's state in `app.state`, once they are asked."""
     apis = (openai_models, openai_chat, openai_completions, openai_embeddings, inference)
     for module in (*apis, feedback_api, administration, release_admin, metrics, page_api, page):
         app.include_router(module.router)
@@ -61,14 +68,12 @@ def create_app(serving: Serving) -> FastAPI:
         return {"status": "ok"}
 
     @app.get("/ready", tags=["health"], responses={503: {"description": "Loading, or shutting down."}})
-    async def ready(response: Response) -> dict[str, str]:
+    async def ready(serving: TheServing, response: Response) -> dict[str, str]:
         """Whether requests are taken."""
         if serving.ready and not serving.draining:
             return {"status": "ready"}
         response.status_code = 503
         return {"status": "draining" if serving.draining else "loading"}
-
-    return app
 
 
 def _observe(app: FastAPI, serving: Serving) -> None:
