@@ -62,7 +62,6 @@ def export(task: str, out: Path, adapter: str | None, as_json: bool) -> None:
     \b
     Example:
       $ adapt feedback export --task ner --out feedback.jsonl
-      $ adapt train --task ner --data feedback.jsonl --base org/base --name acme/ner
     """
     from adapthub.adapters.errors import InvalidData
     from adapthub.recipes.catalog import find_recipe

@@ -162,7 +162,8 @@ class Answer:
         """The same, all that is ready at a time."""
         async for batch in self._merged():
             for choice, event in batch:
-                self._texts[choice].append(event.text)
+                if self._serving.feedback.logging:
+                    self._texts[choice].append(event.text)
                 if event.tokens:
                     self._times[choice] += [event.at] * len(event.tokens)
                     self._serving.count(self._caller.tenant, self._target, len(event.tokens))

@@ -10,6 +10,7 @@ import click
 import pytest
 
 from adapthub.cli.main import adapt
+from adapthub.runtime.feedback import FeedbackStore, Logged, Rating
 from tests.adapters.causal_pass import write_causal_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
@@ -33,10 +34,13 @@ def examples(command: click.Command, parent: click.Context | None = None) -> Ite
 
 @pytest.fixture
 def workplace(tmp_path: Path) -> Path:
-    """The files that the examples name."""
+    """The files that the examples name, and feedback to export."""
     write_conll(tmp_path / "train.conll")
     write_conll(tmp_path / "test.conll", copies=2)
     write_reviews(tmp_path / "reviews.csv")
+    store = FeedbackStore()
+    store.log(Logged("1", "acme", "token-classification", "acme/ner@v1", "Ada slept", []))
+    store.rate(Rating("1", "acme", 1.0))
     return tmp_path
 
 
