@@ -131,7 +131,7 @@ class Forbidden(AdaptHubError, PermissionError):
 class RateLimited(AdaptHubError, RuntimeError):
     """A tenant asked for more than its share; `retry_after`: seconds until the same request may pass."""
 
-    def __init__(self, message: str, *, retry_after: float, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
 

@@ -60,7 +60,7 @@ def test_list_and_search_show_what_is_known_and_dashes(cli: Command, published: 
     assert [record["name"] for record in records] == ["acme/ner"]
     assert records[0]["versions"] == 2
     assert records[0]["aliases"] == {"prod": "v1"}
-    assert records[0]["task"] is None
+    assert records[0]["task"] == "feature-extraction"
     table = cli("list", "acme").fine().splitlines()
     assert table[0].split() == [
         "name",
@@ -73,7 +73,7 @@ def test_list_and_search_show_what_is_known_and_dashes(cli: Command, published: 
         "size",
         "created",
     ]
-    assert table[1].split()[:6] == ["acme/ner", "v2", "-", "-", "org/tiny", "lora"]
+    assert table[1].split()[:6] == ["acme/ner", "v2", "feature-extraction", "-", "org/tiny", "lora"]
     assert read(cli, "search", "second", "--base", "org/tiny", "--method", "lora") == records
     assert read(cli, "search", "third") == []
     assert "adapt list" in cli("search", "third").fine()
