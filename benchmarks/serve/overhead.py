@@ -1,6 +1,6 @@
 """What HTTP costs the engine: the same requests through `Runtime.generate` in its process, and through the server over it.
 
-  engine   32 prompts at once, each on an adapter of its own, by `Runtime.generate`
+  engine   96 prompts, of which 32 run at a time, each on an adapter of its own, by `Runtime.generate`
   server   the same over HTTP, streamed to clients in another process, by the same Runtime
 
 In turn; the ratio is the median of the rounds'.
@@ -19,15 +19,15 @@ from adapthub.runtime.generation import Limits
 from adapthub.runtime.server.lifecycle import Running, ServerSettings, serve
 from benchmarks.common import in_turn, print_table, ratio
 from benchmarks.serve.plan import NEW, at_once
-from benchmarks.serve.servers import KV_TOKENS, MAX_ROWS, STEP_TOKENS, Server
+from benchmarks.serve.servers import KV_TOKENS, STEP_TOKENS, Server
 from benchmarks.serve.setting import Setting
 
-REQUESTS = 32
+REQUESTS, ROWS = 96, 32
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    limits = Limits(kv_tokens=KV_TOKENS, max_rows=MAX_ROWS, step_tokens=STEP_TOKENS)
+    limits = Limits(kv_tokens=KV_TOKENS, max_rows=ROWS, step_tokens=STEP_TOKENS)
     settings = ServerSettings(str(setting.base), port=0, limits=limits)
     started: SimpleQueue[Running] = SimpleQueue()
     thread = threading.Thread(
@@ -51,7 +51,8 @@ def _measure(setting: Setting, running: Running) -> list[dict[str, Any]]:
 
     def engine() -> None:
         runtime.generation.engine.clear_cache()
-        runtime.generate([ask.prompt for ask in asks], models, max_new_tokens=NEW, ignore_eos=True)
+        prompts, adapters = [ask.prompt for ask in asks], [ask.model for ask in asks]
+        runtime.generate(prompts, adapters, max_new_tokens=NEW, ignore_eos=True)
 
     def over_http() -> None:
         runtime.generation.engine.clear_cache()

@@ -218,6 +218,7 @@ def test_everything_can_be_done_with_the_keyboard(page: Page) -> None:
     assert page.evaluate("document.activeElement.className") == "skip"
     tab_to("[data-view=playground]")
     page.keyboard.press("Enter")
+    page.locator("#view-playground").wait_for()
     tab_to("#theme-button")
     tab_to("input[name=task]")
     page.keyboard.press("ArrowRight")
