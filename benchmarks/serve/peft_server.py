@@ -1,5 +1,8 @@
 """The peer that people write first: PEFT behind FastAPI, one request at a time, its adapter switched on before each.
 
+An adapter is loaded when it is first asked for, and of 25 the one that was asked for longest ago goes: what PEFT takes to load
+one grows with those that are loaded (benchmarks.attach).
+
     python -m benchmarks.serve.peft_server BASE PORT ADAPTER ...
 
 Models are "acme/a0", "acme/a1" and so on, in the order given. OpenAI's completions, streaming. For measurements only.
@@ -10,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +24,8 @@ from fastapi.responses import StreamingResponse
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
+_SLOTS = 25
+
 
 def _app(base: str, adapters: list[str]) -> FastAPI:
     torch.set_num_threads(1)
@@ -27,8 +33,17 @@ def _app(base: str, adapters: list[str]) -> FastAPI:
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapters[0], adapter_name="a0"
     )
-    for index, adapter in enumerate(adapters[1:], start=1):
-        model.load_adapter(adapter, adapter_name=f"a{index}", low_cpu_mem_usage=True)
+    loaded: OrderedDict[str, None] = OrderedDict(a0=None)
+
+    def switch_to(name: str) -> None:
+        if name not in loaded:
+            model.load_adapter(adapters[int(name[1:])], adapter_name=name, low_cpu_mem_usage=True)
+        loaded[name] = None
+        loaded.move_to_end(name)
+        model.set_adapter(name)
+        if len(loaded) > _SLOTS:
+            model.delete_adapter(loaded.popitem(last=False)[0])
+
     model.eval()
     one = threading.Lock()
     app = FastAPI()
@@ -37,7 +52,7 @@ def _app(base: str, adapters: list[str]) -> FastAPI:
     def completions(body: dict[str, Any]) -> StreamingResponse:
         def stream() -> Iterator[str]:
             with one:
-                model.set_adapter(body["model"].removeprefix("acme/"))
+                switch_to(body["model"].removeprefix("acme/"))
                 texts = TextIteratorStreamer(tokenizer, skip_prompt=True)
                 inputs = tokenizer(body["prompt"], return_tensors="pt")
                 count = body["max_tokens"]

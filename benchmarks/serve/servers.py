@@ -97,7 +97,10 @@ def peft(base: Path, adapters: Sequence[Path]) -> Iterator[Server]:
 @contextmanager
 def _running(command: Sequence[str], health: str, environment: Mapping[str, str]) -> Iterator[None]:
     process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, stderr=subprocess.DEVNULL
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         _wait(process, health)
