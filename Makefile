@@ -34,7 +34,8 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.delta
 	$(RUN) $(BIN)/python -m benchmarks.products
 	$(RUN) $(BIN)/python -m benchmarks.decode
-	$(RUN) $(BIN)/python -m benchmarks.generate --adapters 32
+	$(RUN) $(BIN)/python -m benchmarks.generate
+	$(RUN) $(BIN)/python -m benchmarks.serve
 
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 bench-gpu:

@@ -72,6 +72,22 @@ SECTIONS = {
         "Pages and the tokens in them",
         "SmolLM2-135M; 32 requests of 16 to 64 tokens that generate 32 each, counted after every step in which all run.",
     ),
+    "serve-overhead": (
+        "What HTTP costs",
+        "SmolLM2-135M; 96 requests of 16 to 64 tokens that generate 32 each, 32 at a time, each on an adapter of its own (LoRA r16): by "
+        "`Runtime.generate`, and streamed by a server over the same Runtime to clients in another process.",
+    ),
+    "serve-load": (
+        "A server under open load",
+        "SmolLM2-135M on one thread; requests come by a Poisson process whether earlier ones have ended or not, of 20 tenants, on 200 adapters "
+        "by Zipf's law, 16 to 64 tokens each that generate 32. `transformers` is `transformers serve --continuous-batching` on the base alone; "
+        "`PEFT` one request at a time behind FastAPI, its adapter loaded when asked for and kept among 25. `goodput/s`: requests a second whose first text came "
+        "within 2 s of when they were due and the others within 0.25 s each on average; times are in milliseconds.",
+    ),
+    "serve-flood": (
+        "One tenant floods",
+        "The same server; `steady` asks every two seconds, `flooder` as often, then 20 times as often. `p99 against calm` is what `steady` notices.",
+    ),
     "decode": (
         "A decode step over pages",
         "A random Llama of 4 layers. `paged` is our attention over pages that were taken together, `scattered` over pages that all lie "
