@@ -1,7 +1,7 @@
 """The peer that people write first: PEFT behind FastAPI, one request at a time, its adapter switched on before each.
 
-An adapter is loaded when it is first asked for, and of 25 the one that was asked for longest ago goes: what PEFT takes to load
-one grows with those that are loaded (benchmarks.attach).
+An adapter is loaded when it is first asked for, and of 25 the one that was asked for longest ago goes: what PEFT takes to
+load one grows with those that are loaded (benchmarks.attach).
 
     python -m benchmarks.serve.peft_server BASE PORT ADAPTER ...
 
