@@ -25,7 +25,7 @@ test-all: $(STAMP) lint
 	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu:
-	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu tests/adapters tests/runtime
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu --ignore=tests/runtime/server --ignore=tests/runtime/tenants tests/adapters tests/runtime
 	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_telling.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
 
 bench: $(STAMP)
