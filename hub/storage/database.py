@@ -1,8 +1,8 @@
 """A SQLite database of ours: opened, checked, and used in transactions that happen whole or not at all.
 
-SQLite in WAL mode, so readers never wait for a writer; writers queue for up to 30 s. A commit is on the disk
-when it returns (synchronous=FULL). Every call opens its own connection, so a database may be used from threads and
-across forks; one that is `kept` holds connections open instead, until `close`, which saves a server that writes all the
+SQLite in WAL mode, so readers never wait for a writer; writers queue for up to 30 s, or as long as the opener says. A commit
+is on the disk when it returns (synchronous=FULL). Every call opens its own connection, so a database may be used from threads
+and across forks; one that is `kept` holds connections open instead, until `close`, which saves a server that writes all the
 time the clean-up behind every last one. Not for network file systems, which lack the shared memory that WAL needs. Knows
 no tables and no queries.
 """
@@ -50,14 +50,20 @@ class Schema:
 
 
 class Database:
-    """The tables of one `schema` in one file. Raises StorageError when the file cannot be used or is of another schema."""
+    """The tables of one `schema` in one file. `busy_seconds`: that a writer waits for others, 30 if None.
 
-    def __init__(self, path: Path, schema: Schema, *, kept: bool = False) -> None:
+    Raises StorageError when the file cannot be used or is of another schema.
+    """
+
+    def __init__(
+        self, path: Path, schema: Schema, *, kept: bool = False, busy_seconds: float | None = None
+    ) -> None:
         self.path = path
         self._schema = schema
         url = URL.create("sqlite+pysqlite", database=str(path))
+        seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
         self._engine = create_engine(
-            url, poolclass=QueuePool if kept else NullPool, connect_args={"timeout": BUSY_SECONDS}
+            url, poolclass=QueuePool if kept else NullPool, connect_args={"timeout": seconds}
         )
         self._writer = self._engine.execution_options(writes=True)
         event.listen(self._engine, "connect", _configure)

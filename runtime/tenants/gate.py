@@ -55,13 +55,14 @@ class Gate(Protocol):
 
     def admit(self, caller: Caller, tokens: int) -> None:
         """Let a request of about `tokens` tokens (prompt and at most generated) pass, or raise RateLimited with the
-        seconds after which it may, QuotaExceeded, or InvalidSettings for one that never may. What is let pass is recorded
-        once, however it ends: until then it counts as using all of `tokens`."""
+        seconds after which it may, QuotaExceeded, InvalidSettings for one that never may, or Overloaded while usage cannot
+        be written. What is let pass is recorded once, however it ends: until then it counts as using all of `tokens`."""
         ...
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
         """Write down what a request used; it is on disk when this returns. `admitted`: the tokens that `admit` was told,
-        of which the unused ones are given back to the tenant's limit. Raises StorageError."""
+        of which the unused ones are given back to the tenant's limit. Raises Overloaded where it takes too long, though it
+        is still going to be written, and StorageError where it will never be."""
         ...
 
     def close(self) -> None:

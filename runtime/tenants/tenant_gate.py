@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from adapthub.adapters.errors import Unauthorized
+from adapthub.adapters.errors import Overloaded, Unauthorized
 from adapthub.hub.storage.database import Database
 from adapthub.runtime.tenants.accounts import Accounts, month_of
 from adapthub.runtime.tenants.caller import Caller
@@ -28,6 +28,8 @@ from adapthub.runtime.tenants.tenant import Directory
 from adapthub.runtime.tenants.usage import month_totals
 
 _FRESH = 1.0  # seconds for which the store is not asked again
+_BUSY = 5.0  # seconds that a writer waits for others, before it is said that usage cannot be written
+_PATIENCE = 10.0  # seconds that an answer waits for the record of what it used
 _ASK = "Ask whoever runs this server for a key."
 
 
@@ -55,7 +57,7 @@ class TenantGate:
     ) -> None:
         self._clock = clock
         self._now = now
-        self._database = Database(path, SCHEMA, kept=True)
+        self._database = Database(path, SCHEMA, kept=True, busy_seconds=_BUSY)
         self._store = TenantStore(self._database)
         self._accounts = Accounts(clock=clock, now=now)
         self._directory = Directory()
@@ -88,6 +90,11 @@ class TenantGate:
         return Caller(tenant.name, tenant.allow, tenant.admin)
 
     def admit(self, caller: Caller, tokens: int) -> None:
+        if self._ledger.behind:  # nobody is served for nothing
+            raise Overloaded(
+                "what requests use cannot be written down at present, so that none is taken",
+                hint="Send it again later; the server's log says what is wrong.",
+            )
         tenant = self._directory.tenants.get(caller.tenant)
         if tenant is None:
             raise Unauthorized(f"{caller.tenant} is no tenant of this server any more", hint=_ASK)
@@ -97,7 +104,14 @@ class TenantGate:
         written = self._ledger.record(usage)
         # On the ledger's thread: what was admitted stops to count when what was used does, whether anybody awaits it or not.
         written.add_done_callback(partial(self._settle, usage, admitted))
-        await asyncio.wrap_future(written)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await asyncio.wrap_future(written)
+        except TimeoutError:
+            raise Overloaded(
+                f"what the request {usage.id} used could not be written down in time, so that its answer is incomplete",
+                hint="It will be written and counts; send the request again later.",
+            ) from None
 
     def close(self) -> None:
         self._ledger.close()

@@ -58,8 +58,8 @@ def used(name: str = "acme", prompt: int = 10, completion: int = 5, **fields: An
 
 
 @contextmanager
-def ledger_at(path: Path) -> Iterator[Ledger]:
-    database = Database(path, SCHEMA, kept=True)
+def ledger_at(path: Path, **options: Any) -> Iterator[Ledger]:
+    database = Database(path, SCHEMA, kept=True, **options)
     ledger = Ledger(database)
     try:
         yield ledger

@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 
-from adapthub.adapters.errors import Conflict, QuotaExceeded, RateLimited, StorageError, Unauthorized
+from adapthub.adapters.errors import (
+    Conflict,
+    Overloaded,
+    QuotaExceeded,
+    RateLimited,
+    StorageError,
+    Unauthorized,
+)
 from adapthub.hub.storage.database import Database
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.tenants.caller import LOCAL, Caller
@@ -22,6 +29,7 @@ from adapthub.runtime.tenants.store import TenantStore
 from adapthub.runtime.tenants.tables import SCHEMA
 from adapthub.runtime.tenants.tenant_gate import TenantGate, open_gate
 from adapthub.runtime.tenants.usage import month_totals
+from tests.runtime.server.recording import eventually
 from tests.runtime.tenants.helpers import Clock, ledger_at, store_at, tenant, used
 
 DAY = timedelta(days=1)
@@ -286,6 +294,32 @@ def test_what_cannot_be_recorded_does_not_run_for_ever(store: TenantStore, gates
         with pytest.raises(StorageError):
             settled(gate, usage, 90)
     gate.admit(caller, 90)
+
+
+def test_while_usage_cannot_be_written_nobody_is_served_for_nothing(
+    store: TenantStore, gates: Gates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("_BUSY", "_PATIENCE"):
+        monkeypatch.setattr(f"adapthub.runtime.tenants.tenant_gate.{what}", 0.01)
+    caller = Caller("acme", ())
+    store.add(tenant(tokens_per_month=100))
+    gate = gates()
+    gate.admit(caller, 90)
+    usage = used(prompt=30, completion=10)
+    with Database(tmp_path / "tenants.sqlite", SCHEMA).writing() as session:
+        session.connection()
+        with pytest.raises(Overloaded, match="could not be written down") as late:
+            settled(gate, usage, 90)
+        eventually(lambda: gate._ledger.behind, "the gate does not see that it is locked out")
+        with pytest.raises(Overloaded, match="none is taken") as refused:
+            gate.admit(caller, 1)
+        for error in (late, refused):
+            assert str(tmp_path) not in str(error.value)
+    eventually(lambda: not gate._ledger.behind, "the gate does not see that it may write")
+    assert month_totals(Database(tmp_path / "tenants.sqlite", SCHEMA), "2026-11") == {"acme": 40}
+    gate.admit(caller, 60)
+    with pytest.raises(RateLimited):
+        gate.admit(caller, 1)
 
 
 def test_a_client_that_goes_away_is_counted(store: TenantStore, gates: Gates) -> None:

@@ -22,8 +22,10 @@ from sqlalchemy import Engine, event, select, text
 from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.hub.storage.database import Database
 from adapthub.runtime.tenants.gate import UsageRecord
+from adapthub.runtime.tenants.ledger import Ledger
 from adapthub.runtime.tenants.tables import SCHEMA, UsageRow
 from adapthub.runtime.tenants.usage import GROUPS, as_csv, month_totals, usage_report
+from tests.runtime.server.recording import eventually
 from tests.runtime.tenants.helpers import NOW, ledger_at, used
 
 
@@ -147,20 +149,78 @@ def test_closing_writes_what_waits_and_takes_no_more(path: Path) -> None:
     assert len(recorded(path)) == 50
 
 
-def test_a_disk_that_fails_is_said_and_the_next_record_goes_on(
+def test_what_a_locked_disk_does_not_take_is_written_once_when_it_does(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ledger_at(path, busy_seconds=0.01) as ledger:
+        ledger.record(used()).result()
+        with another_writer(path):
+            futures = [ledger.record(used(prompt=1, completion=0)) for _ in range(20)]
+            eventually(lambda: ledger.behind, "the ledger does not see that it is locked out")
+            futures.append(ledger.record(used(prompt=1, completion=0)))
+            assert not any(future.done() for future in futures)
+        assert max(future.result() for future in futures) == 15 + 21
+        eventually(lambda: not ledger.behind, "the ledger does not see that it may write")
+    assert len(recorded(path)) == 22
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_batch_writes_nothing_twice(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    first = used()
+    commit, tries = Ledger._commit, 0
+
+    def fails_at_the_second_of_those_written_alone(ledger: Ledger, records: Any) -> Any:
+        nonlocal tries
+        tries += len(records) == 1
+        if tries == 3:  # behind `first` itself and one of the batch that it breaks
+            tries += 1
+            raise StorageError("disk full")
+        return commit(ledger, records)
+
+    monkeypatch.setattr(Ledger, "_commit", fails_at_the_second_of_those_written_alone)
     with ledger_at(path) as ledger:
-        with monkeypatch.context() as patched:
-            patched.setattr(Database, "writing", _failing)
-            with pytest.raises(StorageError, match="disk full"):
-                ledger.record(used()).result()
-        ledger.record(used()).result()
-    assert len(recorded(path)) == 1
+        ledger.record(first).result()
+        with another_writer(path):
+            futures = [ledger.record(usage) for usage in (used(), used(), first, used())]
+        failed = [type(future.exception()) for future in futures]
+    assert tries > 3
+    assert failed == [type(None), type(None), Conflict, type(None)]
+    assert len(recorded(path)) == 4
+    assert month_totals(Database(path, SCHEMA), "2026-11") == {"acme": 60}
 
 
-def _failing(_: Database) -> Any:
-    raise StorageError("disk full")
+def test_what_an_ended_ledger_could_not_write_is_in_the_log(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("adapthub.runtime.tenants.ledger._CLOSING", 0.05)
+    lost = [used(prompt=123), used("zeta")]
+    with ledger_at(path, busy_seconds=0.01) as ledger, another_writer(path):
+        futures = [ledger.record(usage) for usage in lost]
+        ledger.close()
+        late = used()
+        futures.append(ledger.record(late))
+        for future in futures:
+            with pytest.raises(StorageError, match="is not recorded") as failed:
+                future.result()
+            assert str(path) not in str(failed.value)
+    assert recorded(path) == []
+    said = [record.message for record in caplog.records if record.levelname == "CRITICAL"]
+    assert [usage.id in text for usage, text in zip([*lost, late], said, strict=True)] == [True] * 3
+    assert '"prompt_tokens": 123' in said[0]
+
+
+def test_a_record_that_can_never_be_written_holds_nothing_up(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = used(prompt=2**70)
+    with ledger_at(path) as ledger:
+        with another_writer(path):
+            futures = [ledger.record(usage) for usage in (used(), broken, used())]
+        assert [future.exception() is None for future in futures] == [True, False, True]
+    assert len(recorded(path)) == 2
+    assert f'"prompt_tokens": {2**70}' in caplog.text
 
 
 @pytest.mark.parametrize("acknowledged", [1, 400])
