@@ -6,28 +6,27 @@ Without the log of requests a rating is kept with the request's id and nothing e
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, URL, Engine, create_engine, event, select
+from sqlalchemy import JSON, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from sqlalchemy.pool import NullPool
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from adapthub.adapters.errors import StorageError
-from adapthub.adapters.home import home, unusable
+from adapthub.adapters.home import home
+from adapthub.hub.storage.database import Database, Schema
+from adapthub.hub.storage.tables import UtcDateTime
+
+_BUSY = 5.0  # seconds that a writer waits for others
 
 
 @dataclass(frozen=True)
 class Logged:
     """One request with its texts. `kind`: "chat", "completion" or a task's name; `adapter` with its version; `output`: the
-    answer as JSON has it."""
+    answer as JSON has it; `labels`: those that the adapter may answer with, where it answers with labels."""
 
     request_id: str
     tenant: str
@@ -35,6 +34,7 @@ class Logged:
     adapter: str
     input: str
     output: Any
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,15 @@ class Feedback:
 
 
 class _Base(DeclarativeBase):
-    type_annotation_map = {Any: JSON}  # noqa: RUF012 (SQLAlchemy wants a plain dict)
+    type_annotation_map = {Any: JSON, datetime: UtcDateTime}  # noqa: RUF012 (SQLAlchemy wants a plain dict)
+
+
+class _StateRow(_Base):
+    """The one row that says which version of the tables this is."""
+
+    __tablename__ = "feedback_state"
+
+    version: Mapped[int] = mapped_column(primary_key=True)
 
 
 class _RequestRow(_Base):
@@ -72,6 +80,7 @@ class _RequestRow(_Base):
     adapter: Mapped[str]
     input: Mapped[str]
     output: Mapped[Any]
+    labels: Mapped[Any]
 
 
 class _RatingRow(_Base):
@@ -85,31 +94,33 @@ class _RatingRow(_Base):
     comment: Mapped[str | None]
 
 
+_SCHEMA = Schema("feedback", _Base.metadata, _Base.metadata.tables[_StateRow.__tablename__], 1)
+
+
 class FeedbackStore:
     """The file at `path`, by default in AdaptHub's home; made when something is first written. Safe to use from several
     threads and processes. Every call raises StorageError where the file cannot be used."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or home() / "feedback.sqlite"
-        self._engine: Engine | None = None
 
     def log(self, request: Logged) -> None:
         """Keep a request with its texts."""
-        with self._writing() as session:
-            session.add(_RequestRow(**asdict(request), when=_now()))
+        with self._database.writing() as session:
+            session.add(_RequestRow(**asdict(request), when=datetime.now(UTC)))
 
     def rate(self, rating: Rating) -> None:
         """Keep a rating; what was said of the same request before is replaced."""
-        values = asdict(rating) | {"when": _now()}
+        values = asdict(rating) | {"when": datetime.now(UTC)}
         statement = insert(_RatingRow).values(**values)
-        with self._writing() as session:
+        with self._database.writing() as session:
             session.execute(statement.on_conflict_do_update(index_elements=["request_id"], set_=values))
 
     def request(self, request_id: str) -> Logged | None:
         """A request that was logged."""
         if not self.path.exists():
             return None
-        with self._session() as session:
+        with self._database.reading() as session:
             row = session.get(_RequestRow, request_id)
             return None if row is None else _logged(row)
 
@@ -117,7 +128,7 @@ class FeedbackStore:
         """Everything that was rated, the latest last."""
         if not self.path.exists():
             return []
-        with self._session() as session:
+        with self._database.reading() as session:
             rows = session.execute(
                 select(_RatingRow, _RequestRow)
                 .outerjoin(_RequestRow, _RatingRow.request_id == _RequestRow.request_id)
@@ -125,7 +136,7 @@ class FeedbackStore:
             )
             return [
                 Feedback(
-                    rating.when.replace(tzinfo=UTC),
+                    rating.when,
                     Rating(
                         rating.request_id, rating.tenant, rating.rating, rating.correction, rating.comment
                     ),
@@ -134,42 +145,10 @@ class FeedbackStore:
                 for rating, request in rows
             ]
 
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        with self._session() as session, session.begin():
-            yield session
-
-    @contextmanager
-    def _session(self) -> Iterator[Session]:
-        try:
-            if self._engine is None:
-                self._engine = _open(self.path)
-            with Session(self._engine) as session:
-                yield session
-        except DatabaseError as error:
-            raise StorageError(
-                f"the feedback in {self.path} failed: {error.orig}", hint="Check free space and permissions."
-            ) from error
-        except OSError as error:
-            raise unusable(self.path.parent, error) from error
-
-
-def _open(path: Path) -> Engine:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    url = URL.create("sqlite+pysqlite", database=str(path))
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": 30.0})
-    event.listen(engine, "connect", _configure)
-    _Base.metadata.create_all(engine)
-    return engine
-
-
-def _configure(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
+    @cached_property
+    def _database(self) -> Database:
+        return Database(self.path, _SCHEMA, busy_seconds=_BUSY)
 
 
 def _logged(row: _RequestRow) -> Logged:
-    return Logged(row.request_id, row.tenant, row.kind, row.adapter, row.input, row.output)
+    return Logged(row.request_id, row.tenant, row.kind, row.adapter, row.input, row.output, tuple(row.labels))

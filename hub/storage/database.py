@@ -1,10 +1,10 @@
 """A SQLite database of ours: opened, checked, and used in transactions that happen whole or not at all.
 
 SQLite in WAL mode, so readers never wait for a writer; writers queue for up to 30 s, or as long as the opener says. A commit
-is on the disk when it returns (synchronous=FULL). Every call opens its own connection, so a database may be used from threads
-and across forks; one that is `kept` holds connections open instead, until `close`, which saves a server that writes all the
-time the clean-up behind every last one. Not for network file systems, which lack the shared memory that WAL needs. Knows
-no tables and no queries.
+is on the disk when it returns (synchronous=FULL). Every call opens its own connection, so a database may be used from
+threads and across forks; one that is `kept` holds connections open instead, until `close`, which saves a server that writes
+all the time the clean-up behind every last one. Not for network file systems, which lack the shared memory that WAL needs.
+Knows no tables and no queries.
 """
 
 from __future__ import annotations

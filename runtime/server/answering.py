@@ -219,7 +219,7 @@ class Answer:
             self._serving.count(self._caller.tenant, self._target, max(0, unseen))
             self._serving.observe(self._observation(record.outcome))
             if self._serving.feedback.logging:
-                await self._serving.feedback.log(self._logged())
+                self._serving.feedback.log(self._logged())
         except Exception:
             _LOG.exception("what request %s used could not be written down", self.id)
             raise

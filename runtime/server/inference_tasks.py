@@ -128,7 +128,9 @@ async def token_classification(asked: Asked) -> Response:
     ignored = body.parameters.ignore_labels
     found = [_groups(answer, ignored) if grouped else _words(answer, ignored) for answer in predicted.answers]
     if grouped and isinstance(body.inputs, str):
-        await _log(asked, TOKEN_CLASSIFICATION, body.inputs, found[0])
+        labels = predicted.answers[0].question.reading.labels
+        kinds = [label.partition("-")[2] for label in labels]  # of entities, as they are answered
+        _log(asked, TOKEN_CLASSIFICATION, body.inputs, found[0], (*labels, *filter(None, kinds)))
     return await _written(found if isinstance(body.inputs, list) else found[0], predicted)
 
 
@@ -138,7 +140,8 @@ async def text_classification(asked: Asked) -> Response:
     predicted = await _predict(asked, TEXT_CLASSIFICATION, _listed(body.inputs))
     found = [_scores(answer, body.parameters) for answer in predicted.answers]
     if isinstance(body.inputs, str):
-        await _log(asked, TEXT_CLASSIFICATION, body.inputs, found[0])
+        labels = predicted.answers[0].question.reading.labels
+        _log(asked, TEXT_CLASSIFICATION, body.inputs, found[0], labels)
     return await _written(found, predicted)
 
 
@@ -203,10 +206,10 @@ async def _predict(asked: Asked, task: str, texts: Sequence[Text | Pair], *, who
     return await predict(asked.serving, asked.caller, asked.target, task, texts, id=asked.id, check=check)
 
 
-async def _log(asked: Asked, task: str, text: str, output: list[dict[str, Any]]) -> None:
+def _log(asked: Asked, task: str, text: str, output: list[dict[str, Any]], labels: tuple[str, ...]) -> None:
     """Write down what was asked and answered, where the server does: of one text, which feedback can be of."""
     target, tenant = asked.target, asked.caller.tenant
-    await asked.serving.feedback.log(Logged(asked.id, tenant, task, target.label, text, output))
+    asked.serving.feedback.log(Logged(asked.id, tenant, task, target.label, text, output, labels))
 
 
 def _listed(inputs: str | list[str]) -> list[str]:

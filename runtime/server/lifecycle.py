@@ -121,6 +121,7 @@ def serve(
             asyncio.run(_run(serving, listener, announce))
         finally:
             gate.close()
+            serving.feedback.close()
 
 
 def assemble(runtime: Runtime, hub: Registry, settings: ServerSettings, gate: Gate) -> Serving:

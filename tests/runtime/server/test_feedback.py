@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -13,15 +18,21 @@ import openai
 import pytest
 from click.testing import CliRunner
 
+from adapthub.adapters.errors import NotFound
 from adapthub.cli.main import adapt
 from adapthub.hub.registry import Registry
 from adapthub.recipes.catalog import find_recipe
 from adapthub.runtime.examples import examples
-from adapthub.runtime.feedback import FeedbackStore, Logged
+from adapthub.runtime.feedback import FeedbackStore, Logged, Rating
 from adapthub.runtime.redaction import Redaction
+from adapthub.runtime.requests import Usage
+from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.feedback_log import FeedbackLog
 from adapthub.runtime.server.lifecycle import Running
+from adapthub.runtime.server.observation import Observation
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live, settings_for
+from tests.runtime.server.recording import eventually
 
 SECRET = "alice visited london bob@example.org"
 TEXT = "Ada met Bob in London"
@@ -81,11 +92,30 @@ def rate(running: Running, key: str | None, **body: Any) -> tuple[int, dict[str,
             return error.code, json.load(error)
 
 
-def log(running: Running, request: Logged) -> None:
-    """As an endpoint of a task does."""
-    import asyncio
+def logged_as(file: Path, id: str) -> Logged:
+    """A request once it is logged."""
+    store = FeedbackStore(file)
+    eventually(lambda: store.request(id) is not None, "the request is not logged")
+    request = store.request(id)
+    assert request is not None
+    return request
 
-    asyncio.run(running.serving.feedback.log(request))
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[tuple[FeedbackLog, Path]]:
+    """A log without a server."""
+    file = tmp_path / "feedback.sqlite"
+    log = FeedbackLog(FeedbackStore(file), Redaction())
+    yield log, file
+    log.close()
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Within: nobody else can write the file."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
 
 
 def test_without_the_log_a_rating_stands_alone(silent: Running, kept: Path) -> None:
@@ -141,8 +171,7 @@ def test_the_log_keeps_prompts_and_answers_masked(logged: tuple[Running, Path]) 
     running, file = logged
     for stream in (False, True):
         id, text = answer_of(running, "acme-key", SECRET, stream)
-        request = FeedbackStore(file).request(id.rpartition("-")[2])
-        assert request is not None
+        request = logged_as(file, id.rpartition("-")[2])
         assert (request.tenant, request.kind, request.adapter) == ("acme", "completion", "acme/tone@v1")
         assert "alice visited london" in request.input
         assert request.output == [text]
@@ -157,7 +186,7 @@ def test_the_log_keeps_prompts_and_answers_masked(logged: tuple[Running, Path]) 
 
 def test_entities_outside_the_text_are_refused(logged: tuple[Running, Path]) -> None:
     running, _ = logged
-    log(running, Logged("outside", "acme", "token-classification", "acme/ner@v1", TEXT, NER))
+    running.serving.feedback.log(Logged("outside", "acme", "token-classification", "acme/ner@v1", TEXT, NER))
     for start, end in ((0, len(TEXT) + 1), (4, 4), (5, 4)):
         entities = [{"start": start, "end": end, "label": "PER"}]
         status, body = rate(running, "acme-key", request_id="outside", rating="down", correction=entities)
@@ -181,9 +210,8 @@ def test_feedback_is_exported_as_the_recipes_read_it(
         ("c3", "text-classification", "so so", CLASSES, {"rating": "down"}),
     ]
     for id, kind, text, output, rating in said:
-        log(
-            running, Logged(id, "acme", kind, "acme/ner@v1" if id[0] == "n" else "acme/mood@v1", text, output)
-        )
+        adapter = "acme/ner@v1" if id[0] == "n" else "acme/mood@v1"
+        running.serving.feedback.log(Logged(id, "acme", kind, adapter, text, output))
         assert rate(running, "acme-key", request_id=id, **rating)[0] == 200
     monkeypatch.setenv("ADAPTHUB_HOME", str(file.parent))
     monkeypatch.chdir(tmp_path)
@@ -237,3 +265,105 @@ def test_answers_of_tasks_are_logged_and_rated_by_the_id_in_their_header(
         tasks = ("token-classification", "text-classification")
         kept = FeedbackStore(tmp_path / "feedback.sqlite").all()
         assert [len(examples(kept, task)) for task in tasks] == [1, 1]
+
+
+def test_many_threads_may_be_the_first_to_use_a_store(tmp_path: Path) -> None:
+    for attempt in range(4):
+        store = FeedbackStore(tmp_path / str(attempt) / "feedback.sqlite")
+        begin = threading.Barrier(8)
+
+        def write(number: int, store: FeedbackStore = store, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            store.log(Logged(str(number), "acme", "chat", "", "a", ["b"]))
+
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(write, range(8)))
+        assert all(store.request(str(number)) for number in range(8))
+
+
+def test_a_locked_log_keeps_no_answer_from_its_client(logged: tuple[Running, Path]) -> None:
+    running, file = logged
+    answer_of(running, "acme-key")
+    with locked(file):
+        ids = [answer_of(running, "acme-key")[0].rpartition("-")[2] for _ in range(3)]
+        assert [FeedbackStore(file).request(id) for id in ids] == [None] * 3
+    for id in ids:
+        logged_as(file, id)
+
+
+def test_more_than_a_log_takes_is_dropped_and_said(
+    made: tuple[FeedbackLog, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, file = made
+    monkeypatch.setattr("adapthub.runtime.server.feedback_log._WAITING", 2)
+    log.log(Logged("0", "acme", "chat", "", "a", ["b"]))
+    logged_as(file, "0")
+    eventually(lambda: not log._waiting, "the first is not written")
+    with locked(file):
+        for number in range(1, 6):
+            log.log(Logged(str(number), "acme", "chat", "", "a", ["b"]))
+    log.close()
+    kept = [FeedbackStore(file).request(str(number)) is not None for number in range(6)]
+    assert kept == [True] * 3 + [False] * 3
+    assert [record.message for record in caplog.records] == [
+        "requests are not logged: 2 wait to be written already",
+        "3 requests were not logged: too many waited to be written",
+    ]
+
+
+def test_a_long_text_is_cut_before_it_is_masked(made: tuple[FeedbackLog, Path]) -> None:
+    log, file = made
+    entities = [
+        {"entity_group": "PER", "word": "a", "start": start, "end": start + 1} for start in (0, 100_000)
+    ]
+    log.log(Logged("1", "acme", "token-classification", "", "a" * 100_001, entities))
+    log.log(Logged("2", "acme", "chat", "", "a", ["b" * 100_001]))
+    assert (logged_as(file, "1").input, logged_as(file, "1").output) == ("a" * 100_000, entities[:1])
+    assert logged_as(file, "2").output == ["b" * 100_000]
+
+
+def test_words_of_an_answer_are_masked_as_they_are_in_the_text(made: tuple[FeedbackLog, Path]) -> None:
+    log, file = made
+    text = "pay ada.lovelace@example.com with 4111 1111 1111 1111 Ada"
+    spans = {"ada.lovelace": (4, 16), "4111 1111": (34, 43), "Ada": (54, 57)}
+    entities = [
+        {"entity_group": "PER", "word": text[start:end], "start": start, "end": end}
+        for start, end in spans.values()
+    ]
+    log.log(Logged("1", "acme", "token-classification", "", text, entities))
+    words = [entity["word"] for entity in logged_as(file, "1").output]
+    assert words == ["xxx.xxxxxxxx", "0000 0000", "Ada"]
+
+
+def test_labels_of_a_correction_stay_where_they_are_the_adapters(made: tuple[FeedbackLog, Path]) -> None:
+    log, file = made
+    own, foreign = "ada@adapter.example.org", "bob@example.org"
+    log.log(Logged("1", "acme", "token-classification", "", TEXT, [], (own,)))
+    log.log(Logged("2", "acme", "text-classification", "", TEXT, [], (own,)))
+    labels = [{"start": 0, "end": 3, "label": label} for label in (own, foreign, "NEW")]
+    for id, correction in (("1", labels), ("2", own)):
+        asyncio.run(log.rate(Rating(id, "acme", -1, correction), lambda *_: None))
+    first, second = (one.rating.correction for one in FeedbackStore(file).all())
+    assert [one["label"] for one in first] == [own, "xxx@xxxxxxx.xxx", "NEW"]
+    assert second == own
+    asyncio.run(log.rate(Rating("2", "acme", -1, foreign), lambda *_: None))
+    assert FeedbackStore(file).all()[-1].rating.correction == "xxx@xxxxxxx.xxx"
+
+
+def test_the_requests_of_one_tenant_push_out_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.runtime.server.feedback_log._REMEMBERED", 2)
+    log = FeedbackLog(FeedbackStore(tmp_path / "feedback.sqlite"))
+    for id, tenant in (("z", "zeta"), ("1", "acme"), ("2", "acme"), ("3", "acme")):
+        log.observe(ended(id, tenant))
+    for id, tenant in (("z", "zeta"), ("2", "acme"), ("3", "acme")):
+        asyncio.run(log.rate(Rating(id, tenant, 1), lambda *_: None))
+    with pytest.raises(NotFound):
+        asyncio.run(log.rate(Rating("1", "acme", 1), lambda *_: None))
+    log.close()
+
+
+def ended(id: str, tenant: str) -> Observation:
+    target = Target("base", None, "")
+    return Observation(id, "chat", tenant, target, "stop", Usage(1, 0, 1), 0.0, None, None, 0.0)
