@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adapthub.adapters.errors import Conflict, StorageError
+from adapthub.adapters.home import make_folder
 
 
 def sha256_bytes(data: bytes | bytearray | memoryview) -> str:
@@ -40,7 +41,7 @@ def fsync_directory(path: Path) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` with `data`, whole or not at all. Raises StorageError, leaving what was there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -72,7 +73,7 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     if target.exists() and not replace:
         raise Conflict(f"{target} already exists", hint="Remove it or choose another folder.")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error

@@ -3,7 +3,7 @@
 Inside: `hub/` (the embedded hub), `cache/` (pulled adapters by digest), `samples/` (fetched models and data),
 `bases/` (fingerprints of bases whose own folder is read-only), `tenants.sqlite` (who uses the server, and what they used).
 Training runs go to `./runs`, not here.
-Does not create anything: whoever writes a folder makes it.
+Does not create anything but folders that are asked for: whoever writes into one has it made.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ def home() -> Path:
     from platformdirs import user_data_path
 
     return user_data_path("adapthub", appauthor=False)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents if it is missing; a home that is new is its owner's alone. Raises OSError."""
+    if folder.is_relative_to(home()):
+        home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def unusable(folder: Path, error: OSError) -> StorageError:

@@ -22,7 +22,7 @@ from adapthub.adapters.errors import (
     IntegrityError,
 )
 from adapthub.adapters.files import new_directory
-from adapthub.adapters.home import unusable
+from adapthub.adapters.home import make_folder, unusable
 
 Files = Iterator[tuple[str, bytes]]
 """The files of an adapter: each name and its verified bytes."""
@@ -67,7 +67,7 @@ class Cache:
         from filelock import FileLock
 
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_folder(self._root)
             return FileLock(folder.with_suffix(".lock")).acquire()
         except OSError as error:
             raise unusable(self._root, error) from error

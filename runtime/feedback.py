@@ -94,7 +94,7 @@ class _RatingRow(_Base):
     comment: Mapped[str | None]
 
 
-_SCHEMA = Schema("feedback", _Base.metadata, _Base.metadata.tables[_StateRow.__tablename__], 1)
+_SCHEMA = Schema("feedback", _Base.metadata, _Base.metadata.tables[_StateRow.__tablename__], 1, private=True)
 
 
 class FeedbackStore:

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from adapthub.adapters.errors import StorageError
 from adapthub.adapters.files import new_directory
-from adapthub.adapters.home import home
+from adapthub.adapters.home import home, make_folder
 from adapthub.adapters.samples.catalog import find
 from adapthub.adapters.samples.download import download
 from adapthub.adapters.samples.sample import Sample
@@ -41,7 +41,7 @@ def fetch(name: str, report: Callable[[str], None] | None = None) -> Path:
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         with FileLock(folder.parent / f".{folder.name}.lock"):
             if not folder.is_dir():
                 if report:

@@ -22,7 +22,7 @@ from obstore.store import LocalStore
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import fsync_directory, sha256_bytes
-from adapthub.adapters.home import unusable
+from adapthub.adapters.home import make_folder, unusable
 
 ABANDONED_SECONDS = 24 * 3600
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
@@ -34,7 +34,7 @@ class Blobs:
     def __init__(self, root: Path) -> None:
         self._root = root
         try:
-            (root / "incoming").mkdir(parents=True, exist_ok=True)
+            make_folder(root / "incoming")
             self._store = LocalStore(root)
         except OSError as error:
             raise unusable(root, error) from error

@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
 
 from adapthub.adapters.errors import AdaptHubError, StorageError
-from adapthub.adapters.home import unusable
+from adapthub.adapters.home import make_folder, unusable
 
 BUSY_SECONDS = 30.0
 _TRY_AGAIN = "Check free space and permissions, then try again."
@@ -41,12 +41,13 @@ _UNOPENED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)  # reading writes
 @dataclass(frozen=True)
 class Schema:
     """The tables of one kind of database. `what` it is of, in a word ("hub"); `versions`: its table of one row whose column
-    `version` is the `number` of these tables."""
+    `version` is the `number` of these tables; `private`: whether a new file is for its owner's eyes alone."""
 
     what: str
     metadata: MetaData
     versions: Table
     number: int
+    private: bool = False
 
 
 class Database:
@@ -115,10 +116,14 @@ class Database:
     def _create(self) -> None:
         from filelock import FileLock
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with FileLock(self.path.with_suffix(".lock")):  # turning WAL on does not wait for others by itself
             if self._is_ready():
                 return
+            if (
+                self._schema.private
+            ):  # before there is anything in it; SQLite gives its files beside it the same mode
+                self.path.touch(0o600)
             with self._engine.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA journal_mode = WAL")  # in no transaction
             with self._writer.begin() as connection:

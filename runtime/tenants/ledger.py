@@ -130,7 +130,7 @@ class Ledger:
                 usage, future = batch[0]
                 future.set_exception(Conflict(f"the request {usage.id} is recorded already"))
             else:
-                _lose(batch[0], f"it cannot be written: {error}")
+                _lose(batch[0], f"it cannot be written, {type(error).__name__}", error)
         else:
             for usage, future in batch:
                 future.set_result(totals[usage.tenant, month_of(usage.when)])
@@ -158,10 +158,12 @@ class Ledger:
             return {(tenant, month): tokens for tenant, month, tokens in rows}
 
 
-def _lose(entry: _Entry, why: str) -> None:
+def _lose(entry: _Entry, why: str, error: Exception | None = None) -> None:
     """The log is the last place for a record that the ledger will not have."""
     usage, future = entry
-    _LOG.critical("usage was not written (%s): %s", why, json.dumps(asdict(usage), default=str))
+    _LOG.critical(
+        "usage was not written (%s): %s", why, json.dumps(asdict(usage), default=str), exc_info=error
+    )
     future.set_exception(StorageError(f"what the request {usage.id} used is not recorded: {why}"))
 
 

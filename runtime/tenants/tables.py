@@ -93,7 +93,7 @@ class MonthRow(Base):
     tokens: Mapped[int]
 
 
-SCHEMA = Schema("tenant", Base.metadata, Base.metadata.tables[StateRow.__tablename__], 1)
+SCHEMA = Schema("tenant", Base.metadata, Base.metadata.tables[StateRow.__tablename__], 1, private=True)
 
 
 def default_path() -> Path:

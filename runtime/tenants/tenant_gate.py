@@ -1,12 +1,14 @@
 """The gate of a server with tenants: keys from the store, limits from the accounts, usage into the ledger.
 
 What other processes change in the store is seen within a second: not the keys of a request are looked up then, but once a
-second whether anything changed at all, however many requests come and whatever keys they bring. Does not know HTTP.
+second whether anything changed at all, however many requests come and whatever keys they bring. While the store cannot be
+read, what was read last holds for a minute. Does not know HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -15,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from adapthub.adapters.errors import Overloaded, Unauthorized
+from adapthub.adapters.errors import Overloaded, StorageError, Unauthorized
 from adapthub.hub.storage.database import Database
 from adapthub.runtime.tenants.accounts import Accounts, month_of
 from adapthub.runtime.tenants.caller import Caller
@@ -27,7 +29,9 @@ from adapthub.runtime.tenants.tables import SCHEMA, default_path
 from adapthub.runtime.tenants.tenant import Directory
 from adapthub.runtime.tenants.usage import month_totals
 
+_LOG = logging.getLogger(__name__)
 _FRESH = 1.0  # seconds for which the store is not asked again
+_HOLDS = 60.0  # seconds for which what was read goes on to hold, once the store cannot be read
 _BUSY = 5.0  # seconds that a writer waits for others, before it is said that usage cannot be written
 _PATIENCE = 10.0  # seconds that an answer waits for the record of what it used
 _ASK = "Ask whoever runs this server for a key."
@@ -63,7 +67,8 @@ class TenantGate:
         self._directory = Directory()
         self._weights: dict[str, float] = {}
         self._refreshing = Lock()
-        self._read_at = clock()
+        self._asked_at = clock()
+        self._failing_since: float | None = None
         self._refresh()
         self._ledger = Ledger(self._database)
 
@@ -123,16 +128,30 @@ class TenantGate:
         self._accounts.settle(usage.tenant, admitted, usage.tokens)
 
     def _current(self) -> Directory:
-        """The tenants and keys; read again by the first who asks when they are old, while others go on with what was."""
-        if self._clock() - self._read_at >= _FRESH and self._refreshing.acquire(blocking=False):
+        """The tenants and keys; read again by the first who asks when they are old, while others go on with what was.
+
+        Raises Overloaded once they could not be read for too long.
+        """
+        if self._clock() - self._asked_at >= _FRESH and self._refreshing.acquire(blocking=False):
+            self._asked_at = self._clock()
             try:
                 self._refresh()
+            except StorageError as error:
+                _LOG.warning("the tenants cannot be read, and are taken to be as they were: %s", error)
+                self._failing_since = self._failing_since or self._asked_at
+            else:
+                self._failing_since = None
             finally:
                 self._refreshing.release()
+        since = self._failing_since
+        if since is not None and self._clock() - since > _HOLDS:
+            raise Overloaded(
+                "keys cannot be checked at present",
+                hint="Send it again later; the server's log says what is wrong.",
+            )
         return self._directory
 
     def _refresh(self) -> None:
-        began = self._clock()
         month = month_of(self._now())
         self._accounts.see(month, month_totals(self._database, month))
         directory = self._store.directory(self._directory)
@@ -140,4 +159,3 @@ class TenantGate:
             del self._weights[name]
         self._weights.update({tenant.name: tenant.weight for tenant in directory.tenants.values()})
         self._directory = directory
-        self._read_at = began

@@ -361,8 +361,12 @@ def test_weights_reach_the_scheduler_live(store: TenantStore, gates: Gates, cloc
     assert scheduler.counters["zeta"] == 24
 
 
-def test_a_database_that_fails_lets_nobody_in(
-    store: TenantStore, gates: Gates, clock: Clock, monkeypatch: pytest.MonkeyPatch
+def test_a_database_that_fails_lets_nobody_in_after_a_while(
+    store: TenantStore,
+    gates: Gates,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     key = store.add(tenant()).text
     gate = gates()
@@ -373,10 +377,23 @@ def test_a_database_that_fails_lets_nobody_in(
     clock.seconds += LATER
     with monkeypatch.context() as patched:
         patched.setattr(Database, "reading", failing)
+        for _ in range(2):  # within a second it is not asked again
+            assert gate.authenticate(key).tenant == "acme"
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "the disk is gone" in caplog.text
+        clock.seconds += 60
+        assert gate.authenticate(key).tenant == "acme"
+        clock.seconds += 0.1
         for _ in range(2):
-            with pytest.raises(StorageError):
+            with pytest.raises(Overloaded, match="keys cannot be checked") as refused:
                 gate.authenticate(key)
+            assert "disk" not in str(refused.value)
+    clock.seconds += LATER
     assert gate.authenticate(key).tenant == "acme"
+    store.revoke("acme", key[:11])
+    clock.seconds += LATER
+    with pytest.raises(Unauthorized):
+        gate.authenticate(key)
 
 
 def test_a_ledger_beside_a_gate_writes_to_the_same_file(
