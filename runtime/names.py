@@ -1,7 +1,8 @@
 """What names mean: references and folders resolved to digests once, at the door, and kept as long as somebody needs them.
 
 A name means the digest that it meant when it was attached, until it is attached again. A digest stays registered while a
-name means it or a request uses it, so what runs finishes on the version that it began with. Loading is Residency's.
+name means it or a request uses it, so what runs finishes on the version that it began with. The digest itself may stand for
+a name as long as it is registered; it is never fetched. Loading is Residency's.
 
 Does not run anything, and knows no tasks.
 """
@@ -9,6 +10,7 @@ Does not run anything, and knows no tasks.
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 # What a row runs on: a name, a PEFT folder, an expression, or None for the base alone.
 Adapter = str | Path | None
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _POLL = 0.5  # seconds after which a load is asked for again, so that it does not lapse
 
 
@@ -51,6 +54,11 @@ class Names:
         with self._lock:
             return dict(self._meanings)
 
+    def meaning(self, name: str) -> str | None:
+        """The digest that an attached name means, or that is registered; None for what is neither."""
+        with self._lock:
+            return self._meaning(name)
+
     def artifact(self, digest: str) -> Artifact:
         """What is registered under `digest`, without its weights."""
         with self._lock:
@@ -62,7 +70,7 @@ class Names:
             return 0
         names = [term.name for term in parse_expression(expression).terms]
         with self._lock:
-            known = [self._artifacts[self._meanings[name]] for name in names if name in self._meanings]
+            known = [self._artifacts[digest] for name in names if (digest := self._meaning(name))]
         return max((int(artifact.config.get("num_virtual_tokens") or 0) for artifact in known), default=0)
 
     def register(self, ref: str | Path) -> str:
@@ -74,7 +82,8 @@ class Names:
     def attach(self, ref: str | Path) -> str:
         """Resolve a name anew and load what it means; returns the digest once it is in a slot.
 
-        Raises what pulling, reading and binding raise; then the name means what it meant before.
+        Raises AdapterNotFound for a digest that is not registered, and what pulling, reading and binding raise; then the
+        name means what it meant before.
         """
         digest = self._register(ref)
         try:
@@ -100,7 +109,10 @@ class Names:
             self._drop_unused({self._meanings.pop(name) for name in names})
 
     def take(self, expression: str | None) -> Selection:
-        """A name or an expression as digests, attached now if they were not, each used once more until `give_back`."""
+        """A name or an expression as digests, each used once more until `give_back`. Names are attached if they were not.
+
+        Raises AdapterNotFound for a digest that is not registered, and what attaching raises.
+        """
         if expression is None:
             return ()
         taken: list[tuple[float, str]] = []
@@ -170,6 +182,8 @@ class Names:
 
     def _register(self, ref: str | Path) -> str:
         """Fetch what a name means now, used once more."""
+        if _DIGEST.fullmatch(str(ref)):
+            return self._take(str(ref))
         artifact = self._fetch(ref)
         with self._lock:
             self._uses[artifact.digest] += 1
@@ -180,19 +194,28 @@ class Names:
     def _mean(self, ref: str | Path, digest: str) -> None:
         """From now on `ref` means `digest`, which was used for this."""
         with self._lock:
-            before = self._meanings.get(str(ref), digest)
-            self._meanings[str(ref)] = digest
+            before = self._meaning(str(ref)) or digest
+            if str(ref) != digest:
+                self._meanings[str(ref)] = digest
             self._uses[digest] -= 1
             self._drop_unused([before])
 
     def _take(self, name: str) -> str:
         while True:
             with self._lock:
-                if name in self._meanings:
-                    digest = self._meanings[name]
+                if (digest := self._meaning(name)) is not None:
                     self._uses[digest] += 1
                     return digest
+            if _DIGEST.fullmatch(name):
+                raise AdapterNotFound(
+                    f"adapter {name[:19]} was unloaded or replaced",
+                    hint="Ask again by its name, which may mean another version now; or load it again.",
+                )
             self.attach(name)
+
+    def _meaning(self, name: str) -> str | None:
+        """The caller holds the lock."""
+        return name if name in self._artifacts else self._meanings.get(name)
 
     def _drop_unused(self, digests: Iterable[str]) -> None:
         """Forget what no name means and no request uses. The caller holds the lock."""

@@ -123,7 +123,8 @@ class Runtime:
         return None if self._service is None else self._service.load
 
     def attach(self, ref: str | Path) -> str:
-        """Make an adapter ready: pull and verify a reference, or read a PEFT folder. Returns its digest.
+        """Make an adapter ready: pull and verify a reference, or read a PEFT folder. Returns its digest, which may stand for
+        the name wherever one is taken, as long as the adapter is registered.
 
         Attaching a name again resolves it again; what runs meanwhile keeps the version it began with, and that goes with
         it if no other name means it. With fewer slots than adapters an attached one may be evicted; it comes back when
@@ -150,13 +151,13 @@ class Runtime:
 
         Raises what `attach` raises, and OutOfMemory where the pinned adapters need more slots than there are.
         """
-        digest = self.attached.get(str(ref)) or self.attach(ref)
+        digest = self._names.meaning(str(ref)) or self.attach(ref)
         self._residency.pin(digest)
         return digest
 
     def unpin(self, ref: str | Path) -> None:
         """Let what a name means be evicted again. Raises AdapterNotFound."""
-        digest = self.attached.get(str(ref))
+        digest = self._names.meaning(str(ref))
         if digest is None:
             raise AdapterNotFound(
                 f"{ref} is not attached", hint=f"Attached: {', '.join(self.attached) or 'nothing'}."

@@ -20,6 +20,7 @@ from adapthub.adapters.errors import (
     InvalidInput,
     NotFound,
 )
+from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Version
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.dependencies import TheAdmin, TheServing
@@ -106,8 +107,10 @@ async def unpin(body: Model, serving: TheServing, _: TheAdmin) -> dict[str, Any]
 @router.post("/admin/promote")
 async def promote(body: Promotion, serving: TheServing, _: TheAdmin) -> dict[str, Any]:
     """Load what a reference means, then move an alias to it: requests that come from now on run on it."""
-    target = await serving.catalog.load(body.ref)
-    version = await asyncio.to_thread(serving.hub.promote, target.adapter or "", body.alias)
+    found = await serving.catalog.resolve(Reference.parse(body.ref), fresh=True)
+    pinned = f"{found.name}@v{found.number}"
+    await serving.catalog.load(pinned)
+    version = await asyncio.to_thread(serving.hub.promote, pinned, body.alias)
     serving.catalog.forget_resolved()
     return _moved(version, body.alias)
 

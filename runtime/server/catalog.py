@@ -2,8 +2,8 @@
 
 The base's name means the base alone; `namespace/name[@revision]` an adapter of the hub, resolved here to one version; a name
 that an administrator loaded an adapter under, that adapter; and an expression a sum of such. From then on the request knows
-digests: an alias that moves meanwhile changes nothing for it. What a caller may not use is not there for it. Where an alias
-has a release, it is decided here whether the request runs on the candidate.
+digests: an alias that moves or a folder that is replaced meanwhile changes nothing for it. What a caller may not use is not
+there for it. Where an alias has a release, it is decided here whether the request runs on the candidate.
 
 Does not run anything, and knows no HTTP. Called on the event loop; the hub and the disk are read on threads.
 """
@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,6 +25,7 @@ from adapthub.adapters.errors import (
     AdapterNotFound,
     AdaptHubError,
     Conflict,
+    InvalidExpression,
     InvalidInput,
     InvalidReference,
 )
@@ -33,20 +34,20 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Entry, Registry, Version
 from adapthub.runtime.runtime import Runtime
 from adapthub.runtime.server.releases import Release, Releases
+from adapthub.runtime.server.resolving import Resolver, joined
 from adapthub.runtime.tenants.caller import LOCAL, Caller
 
 _LOG = logging.getLogger(__name__)
 
-# Seconds for which a reference means what it meant: moves made elsewhere are seen after that, those made here at once.
-_FRESH = 1.0
 _KNOWN = 4096  # versions that stay registered though nobody asks for them
+NO_USER = ""  # of whom a request says nothing, where all of these are to stay on one side of a canary
 _NAME = re.compile(r"\w[\w.-]{0,94}(/\w[\w.-]{0,94})?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one request runs on. `model`: as it was asked for. `adapter`: the same for Runtime, every name with its digest;
-    None for the base alone. `label`: the same for people, every name with its version ("acme/sql@v3"); "" for the base.
+    """What one request runs on. `model`: as it was asked for. `adapter`: the same for Runtime, a digest for every name; None
+    for the base alone. `label`: the same for people, every name with its version ("acme/sql@v3"); "" for the base.
     `release`: the release whose candidate this is; `shadow`: the candidate that answers too, unheard."""
 
     model: str
@@ -54,6 +55,15 @@ class Target:
     label: str
     release: str | None = None
     shadow: Target | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one name means. `source`: what Runtime registers it by, a folder or a name with a digest; `label`: for people."""
+
+    source: str
+    digest: str
+    label: str
 
 
 class Catalog:
@@ -70,18 +80,18 @@ class Catalog:
         self.releases = releases or Releases()
         self._runtime = runtime
         self._hub = hub
+        self._resolver = Resolver(hub)
         self.base_name = base_name
         self._served = tuple(served)
         self._folders: dict[str, str] = {}  # names that an administrator loaded, and what of
-        self._resolved: dict[Reference, tuple[float, Version]] = {}
-        # Names with digests that are registered, and their labels; the last used last.
-        self._known: OrderedDict[str, str] = OrderedDict()
-        self._moves = 0  # of aliases, through this server
-        self._registering: dict[str, asyncio.Task[str]] = {}
+        self._contents: dict[str, str] = {}  # the digest of each of those sources
+        self._known: OrderedDict[str, Version] = OrderedDict()  # by source, the last used last
+        self._kept: set[str] = set()  # digests that were pinned, or loaded at the start
+        self._registering: dict[str, asyncio.Task[None]] = {}
 
     async def find(self, model: str, caller: Caller, user: str | None = None) -> Target:
         """What `model` means now for `caller`, its adapters registered. `user`: whom the client asks for; one user of a
-        tenant stays on one side of a canary, and None is another user every time.
+        tenant stays on one side of a canary, as do all of NO_USER; None is another user every time.
 
         Raises AdapterNotFound for what is not there or not for this caller, RevisionNotFound, InvalidExpression, and what
         pulling and reading raise.
@@ -93,7 +103,15 @@ class Catalog:
         release = self._release_of(model)
         if release is None or release.label == target.label:
             return target
-        return await self._released(target, release, f"{caller.tenant}\0{user or uuid4().hex}")
+        return await self._released(
+            target, release, f"{caller.tenant}\0{uuid4().hex if user is None else user}"
+        )
+
+    async def check(self, model: str, caller: Caller) -> None:
+        """Raise what finding `model` raises where it is not there for `caller`; registers nothing."""
+        if model != self.base_name:
+            for term in parse_expression(model).terms:
+                await self._find(term.name, caller, register=False)
 
     async def entries(self, caller: Caller) -> list[Entry]:
         """The adapters of the hub that are served, fit the base as far as is known, and are there for `caller`, by name."""
@@ -119,7 +137,7 @@ class Catalog:
         meanings = self._runtime.attached
         for name, adapter in (
             *self._folders.items(),
-            *((label, known) for known, label in self._known.items()),
+            *((_label(version), source) for source, version in self._known.items()),
         ):
             if adapter in meanings:
                 labels[meanings[adapter]].append(name)
@@ -129,40 +147,44 @@ class Catalog:
         """Attach every served name without a wildcard. Raises what finding and attaching it raise."""
         for name in self._served:
             if not _is_pattern(name):
-                await self.load(name)
+                self._kept.update(_digests(await self.load(name)))
 
     async def load(self, model: str) -> Target:
         """Put what `model` means now into slots. For administrators; raises what finding and attaching raise."""
-        target = await self._current(model)
-        for term in parse_expression(target.adapter or "").terms:
-            await asyncio.to_thread(self._runtime.attach, term.name)
+        target, _ = await self._current(model)
+        for digest in _digests(target):
+            await asyncio.to_thread(self._runtime.attach, digest)
         return target
 
     async def unload(self, model: str) -> Target:
         """Forget what `model` means now, once nothing runs on it; what the hub has is loaded again when somebody asks for
-        it. Raises AdapterNotFound for what is not registered.
+        it. Raises AdapterNotFound for what is not registered, and Conflict for what another loaded name means.
         """
         if model in self._folders:
             await self.unload_as(model)
             return Target(model, None, model)
-        target, names = await self._registered(model)
-        for name in names:
-            self._known.pop(name, None)
-            await asyncio.to_thread(self._runtime.detach, name)
+        target, found = await self._registered(model)
+        for one in found:
+            if name := next((name for name, source in self._folders.items() if source == one.source), None):
+                raise Conflict(f"{one.label} is loaded as {name}", hint=f"Unload {name} first.")
+        for one in found:
+            self._forget(one.source, one.digest)
         return target
 
     async def pin(self, model: str) -> Target:
         """Load what `model` means now, and keep it in its slot. Raises what loading raises, and OutOfMemory."""
         target = await self.load(model)
-        for term in parse_expression(target.adapter or "").terms:
-            await asyncio.to_thread(self._runtime.pin, term.name)
+        for digest in _digests(target):
+            await asyncio.to_thread(self._runtime.pin, digest)
+            self._kept.add(digest)
         return target
 
     async def unpin(self, model: str) -> Target:
         """Let it be evicted again. Raises AdapterNotFound for what is not registered."""
-        target, names = await self._registered(model)
-        for name in names:
-            self._runtime.unpin(name)
+        target, found = await self._registered(model)
+        for one in found:
+            self._runtime.unpin(one.digest)
+            self._kept.discard(one.digest)
         return target
 
     async def load_as(self, name: str, source: str, *, again: bool = False) -> str:
@@ -176,48 +198,40 @@ class Catalog:
         if not await asyncio.to_thread(Path(source).is_dir):
             if source.startswith(("/", ".", "~")):
                 raise AdapterNotFound(f"no adapter folder at {source}")
-            source = (await self._current(source)).adapter or ""
+            _, found = await self._current(source)
+            if len(found) > 1:
+                raise InvalidInput(f"{source!r:.120} is a sum", hint="Load one adapter under a name.")
+            source = found[0].source
         elif re.search(r"[\s*]", source):
             raise InvalidInput(
                 f"{source!r} has white space or a '*' in it", hint="Load it from another path."
             )
         digest = await asyncio.to_thread(self._runtime.attach, source)
+        before = self._folders.get(name, source)
         self._folders[name] = source
+        self._contents[source] = digest
+        self._leave(before)
         return digest
 
     async def unload_as(self, name: str) -> None:
         """Raises AdapterNotFound for a name that nothing was loaded under."""
         if name not in self._folders:
             raise AdapterNotFound(f"{name} is not loaded")
-        source = self._folders.pop(name)
-        if source not in self._folders.values() and source in self._runtime.attached:
-            self._known.pop(source, None)
-            await asyncio.to_thread(self._runtime.detach, source)
+        self._leave(self._folders.pop(name))
 
     def forget_resolved(self) -> None:
         """An alias moved: ask the hub again."""
-        self._moves += 1
-        self._resolved.clear()
+        self._resolver.forget_aliases()
 
-    async def resolve(self, reference: Reference) -> Version:
-        """The version that a reference means now. Raises what the hub raises."""
-        now = time.monotonic()
-        found = self._resolved.get(reference)
-        if found is not None and now - found[0] < _FRESH:
-            return found[1]
-        moves = self._moves
-        version = await asyncio.to_thread(self._hub.resolve, reference)
-        if moves != self._moves:  # what the hub said may be from before
-            return version
-        if len(self._resolved) >= _KNOWN:
-            self._resolved.clear()
-        self._resolved[reference] = now, version
-        return version
+    async def resolve(self, reference: Reference, *, fresh: bool = False) -> Version:
+        """The version that a reference means, as it was within the last second or, `fresh`, now. Raises what the hub
+        raises."""
+        return await self._resolver.resolve(reference, fresh=fresh)
 
-    async def _find(self, name: str, caller: Caller, *, register: bool = True) -> tuple[str, str]:
-        """One name as Runtime takes it, and for people."""
+    async def _find(self, name: str, caller: Caller, *, register: bool = True, fresh: bool = False) -> _Found:
         if name in self._folders and caller.may_use(name):
-            return self._folders[name], name
+            source = self._folders[name]
+            return _Found(source, self._contents[source], name)
         try:
             reference = Reference.parse(name)
         except InvalidReference:
@@ -226,30 +240,30 @@ class Catalog:
         if reference.hub is not None or not self._serves(full) or not caller.may_use(full):
             raise self._absent(name)
         try:
-            version = await self.resolve(reference)
+            version = await self.resolve(reference, fresh=fresh)
         except AdapterNotFound:  # the hub suggests near names, perhaps of others
             raise self._absent(name) from None
         if register:
             await self._register(version)
-        return _pinned(version), _label(version)
+        return _Found(_pinned(version), version.digest, _label(version))
 
-    async def _current(self, model: str, *, register: bool = True) -> Target:
-        """What `model` means now whatever is released. Raises InvalidInput for the base."""
+    async def _current(self, model: str, *, register: bool = True) -> tuple[Target, list[_Found]]:
+        """What `model` and its names mean now, whatever is released. Raises InvalidInput for the base."""
         if model == self.base_name:
             raise InvalidInput(f"{model} is the base model, which is always loaded")
         terms = parse_expression(model).terms
-        return _target(
-            model, terms, [await self._find(term.name, LOCAL, register=register) for term in terms]
-        )
+        found = [await self._find(term.name, LOCAL, register=register, fresh=True) for term in terms]
+        return _target(model, terms, found), found
 
-    async def _registered(self, model: str) -> tuple[Target, list[str]]:
-        """What `model` means now, and each of its adapters. Raises AdapterNotFound where one is not registered."""
-        target = await self._current(model, register=False)
-        names = [term.name for term in parse_expression(target.adapter or "").terms]
+    async def _registered(self, model: str) -> tuple[Target, list[_Found]]:
+        """The same. Raises AdapterNotFound where an adapter is not registered; no other task has run since it was seen."""
+        target, found = await self._current(model, register=False)
+        if tasks := [self._registering[one.source] for one in found if one.source in self._registering]:
+            await asyncio.wait(tasks)
         attached = self._runtime.attached
-        if any(name not in attached for name in names):
+        if any(one.source not in attached for one in found):
             raise AdapterNotFound(f"{model} is not loaded", hint="GET /admin/adapters lists what is.")
-        return target, names
+        return target, found
 
     def _release_of(self, model: str) -> Release | None:
         """The release that takes part in requests for `model`: of an alias that is named alone."""
@@ -269,25 +283,37 @@ class Catalog:
         except AdaptHubError as error:
             _LOG.warning("the candidate of release %s cannot be had: %s", release.id, error)
             return target
-        released = Target(target.model, _pinned(candidate), _label(candidate), release=release.id)
+        released = Target(target.model, candidate.digest, _label(candidate), release=release.id)
         return released if release.kind == "canary" else replace(target, shadow=released)
 
     async def _register(self, version: Version) -> None:
-        """Make one version known to the runtime, once however many ask; those that nobody asked for longest go."""
-        pinned = _pinned(version)
-        if pinned in self._known:
-            self._known.move_to_end(pinned)
-            return
-        task = self._registering.get(pinned)
-        if task is None:
-            task = asyncio.create_task(asyncio.to_thread(self._runtime.register, pinned))
-            self._registering[pinned] = task
-            task.add_done_callback(lambda _: self._registering.pop(pinned, None))
-        await asyncio.shield(task)
-        self._known[pinned] = _label(version)
-        while len(self._known) > _KNOWN:
-            oldest, _ = self._known.popitem(last=False)
-            await asyncio.to_thread(self._runtime.detach, oldest)
+        """Make one version known to the runtime, once however many ask."""
+        source = _pinned(version)
+        if source in self._known:
+            self._known.move_to_end(source)
+        else:
+            await joined(self._registering, source, lambda: self._make_known(source, version))
+
+    async def _make_known(self, source: str, version: Version) -> None:
+        """Those that nobody asked for longest go, but not what an administrator wants to stay."""
+        await asyncio.to_thread(self._runtime.register, source)
+        self._known[source] = version
+        wanted = self._kept.union(self._contents.values())
+        unwanted = (old for old, known in self._known.items() if known.digest not in wanted and old != source)
+        for oldest in [*islice(unwanted, max(0, len(self._known) - _KNOWN))]:
+            self._forget(oldest, self._known[oldest].digest)
+
+    def _leave(self, source: str) -> None:
+        """A loaded name means something else now: forget its source unless another means it."""
+        if source not in self._folders.values():
+            self._forget(source, self._contents.pop(source))
+
+    def _forget(self, source: str, digest: str) -> None:
+        """On the event loop, so that nothing is registered meanwhile; it takes no time."""
+        self._known.pop(source, None)
+        self._kept.discard(digest)
+        if source in self._runtime.attached:
+            self._runtime.detach(source)
 
     async def _check_free(self, name: str, *, again: bool) -> None:
         """Raise what keeps an administrator from giving an adapter this name."""
@@ -328,10 +354,19 @@ def _label(version: Version) -> str:
     return f"{version.name}@v{version.number}"
 
 
-def _target(model: str, terms: Sequence[Term], found: Sequence[tuple[str, str]]) -> Target:
-    """The sum of what was found for each term."""
-    names, labels = ([pair[side] for pair in found] for side in (0, 1))
-    return Target(model, _sum(terms, names), _sum(terms, labels))
+def _target(model: str, terms: Sequence[Term], found: Sequence[_Found]) -> Target:
+    """The sum of what was found for each term. Raises InvalidExpression where two are the same adapter."""
+    digests = [one.digest for one in found]
+    for term, digest in zip(terms, digests, strict=True):
+        if digests.count(digest) > 1:
+            raise InvalidExpression(
+                f"{term.name!r:.120} and another name mean the same adapter", hint="Add their weights up."
+            )
+    return Target(model, _sum(terms, digests), _sum(terms, [one.label for one in found]))
+
+
+def _digests(target: Target) -> list[str]:
+    return [term.name for term in parse_expression(target.adapter or "").terms]
 
 
 def _sum(terms: Sequence[Term], names: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from adapthub.adapters.errors import AdaptHubError, AdmissionError, InvalidInput, Overloaded
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.adapters.strict_json import parse_json_object
-from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.catalog import NO_USER, Target
 from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
 from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.errors import ERRORS, headers_of, status_of
@@ -110,7 +110,7 @@ _POST: dict[str, Any] = {
 @router.get("/models/{model:path}/health")
 async def model_health(model: str, serving: TheServing, caller: TheCaller) -> dict[str, str]:
     """The model is there."""
-    await serving.catalog.find(model, caller)
+    await serving.catalog.check(model, caller)
     return {"status": "ok"}
 
 
@@ -156,11 +156,11 @@ async def base_task(request: Request, serving: TheServing, caller: TheCaller) ->
 async def _answer(
     model: str, task: str | None, request: Request, serving: Serving, caller: Caller
 ) -> Response:
-    target = await serving.catalog.find(model, caller)
+    target = await serving.catalog.find(model, caller, NO_USER)
     body = _json(await request.body(), request.headers.get("content-type"))
     named = _part(body, "parameters").get("adapter_id")
     if target.adapter is None and isinstance(named, str):
-        target = await serving.catalog.find(named, caller)
+        target = await serving.catalog.find(named, caller, NO_USER)
     elif named is not None:
         raise InvalidInput(f"adapter_id = {named!r:.80}", hint="The address names the adapter already.")
     tasks = await asyncio.to_thread(_tasks, serving, target)

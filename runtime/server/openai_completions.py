@@ -56,7 +56,7 @@ async def completions(
 async def _answer(body: CompletionRequest, serving: Serving, caller: Caller, id: str) -> Response:
     body.check()
     constraint = body.constraint()
-    target = await serving.catalog.find(body.model, caller, body.user)
+    target = await serving.catalog.find(body.model, caller, body.user or None)
     prompts = await text_ids(serving, body.prompts)
     longest = max(map(len, prompts))
     most = new_tokens(serving, target, longest, body.max_tokens, "prompt", _DEFAULT_NEW_TOKENS)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.runtime.predict import TokenIds
+from adapthub.runtime.server.catalog import NO_USER
 from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing
 from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.pooling import has_features, pooled
@@ -45,7 +46,7 @@ _Input = Annotated[
 
 
 class EmbeddingRequest(BaseModel):
-    """What to embed. `user` is taken and not used."""
+    """What to embed. `user`: whom for; vectors for one user, or for nobody, come from one side of a canary."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,7 +62,7 @@ async def embeddings(
     body: EmbeddingRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
     """A vector for every text."""
-    target = await serving.catalog.find(body.model, caller)
+    target = await serving.catalog.find(body.model, caller, body.user or NO_USER)
     hidden = serving.runtime.base.model.config.get_text_config().hidden_size
     if body.dimensions not in (None, hidden):
         raise InvalidInput(

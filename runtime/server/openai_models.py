@@ -29,7 +29,7 @@ async def models(serving: TheServing, caller: TheCaller) -> dict[str, Any]:
 @router.get("/models/{model:path}")
 async def model(model: str, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """One model by name."""
-    await serving.catalog.find(model, caller)
+    await serving.catalog.check(model, caller)
     return _model(model, 0, None if model == serving.catalog.base_name else serving.catalog.base_name)
 
 

@@ -55,11 +55,18 @@ async def start(body: NewRelease, serving: TheServing, _: TheAdmin) -> dict[str,
         raise InvalidInput(
             f"the candidate {body.candidate} is no version of {name}", hint=f"Name one, such as {name}@v2."
         )
-    candidate = await catalog.resolve(reference)
-    current = await catalog.resolve(Reference.parse(f"{name}@{alias}"))
+    candidate = await catalog.resolve(reference, fresh=True)
+    current = await catalog.resolve(Reference.parse(f"{name}@{alias}"), fresh=True)
     if current.digest == candidate.digest:
         raise Conflict(f"{name}@{alias} means v{candidate.number} already", hint="Name another version.")
-    await catalog.load(f"{name}@v{candidate.number}")
+    target = await catalog.load(f"{name}@v{candidate.number}")
+    if body.kind == "shadow":
+        task = (await asyncio.to_thread(serving.runtime.task, target.adapter))[0]
+        if task not in (None, "text-generation"):
+            raise InvalidInput(
+                f"{target.label} is for {task}, and a shadow compares generated texts",
+                hint="Start a canary.",
+            )
     weight = _SHARES[body.kind] if body.weight is None else body.weight
     return await _saved(serving, catalog.releases.start(candidate, alias, body.kind, weight, body.rule))
 
@@ -88,11 +95,17 @@ async def reweigh(id: str, body: NewWeight, serving: TheServing, _: TheAdmin) ->
 async def finish(id: str, serving: TheServing, _: TheAdmin) -> dict[str, Any]:
     """Move the alias to the candidate, and end the release."""
     kept = serving.catalog.releases
-    found = kept.get(id)
-    if found.state == "running":
-        await asyncio.to_thread(serving.hub.promote, f"{found.name}@{found.digest}", found.alias)
-        serving.catalog.forget_resolved()
-    return await _saved(serving, kept.end(id, "finished", f"{found.alias} moved to v{found.number}"))
+    running = kept.get(id)
+    ended = kept.end(
+        id, "finished", f"{running.alias} moved to v{running.number}"
+    )  # first: nothing else ends it now
+    try:
+        await asyncio.to_thread(serving.hub.promote, running.label, running.alias)
+    except Exception:
+        await _saved(serving, kept.resume(running))
+        raise
+    serving.catalog.forget_resolved()
+    return await _saved(serving, ended)
 
 
 @router.delete("/{id}")

@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +77,7 @@ class Release(BaseModel):
     def takes(self, key: str) -> bool:
         """Whether the requests of `key` go to the candidate: the same for one key and weight every time, and once they do
         also for every higher weight."""
-        drawn = hashlib.sha256(f"{self.id}\0{key}".encode()).digest()
+        drawn = hashlib.sha256(f"{self.id}\0{key}".encode(errors="surrogatepass")).digest()
         return int.from_bytes(drawn[:8]) < self.weight * 2**64
 
 
@@ -114,7 +114,7 @@ class Releases:
         self._path = path
         self._releases: dict[str, Release] = {release.id: release for release in _read(path)}
         self._tallies: dict[str, Tally] = {}
-        self._windows: dict[str, deque[Sample]] = {}
+        self._windows: dict[str, _Window] = {}
         self._writing = threading.Lock()
 
     def __iter__(self) -> Iterator[Release]:
@@ -172,6 +172,13 @@ class Releases:
         """Ask the candidate no more. Raises AdapterNotFound, and Conflict for one that ended."""
         return self._change(self._still_running(id), state=state, reason=reason, ended=datetime.now(UTC))
 
+    def resume(self, before: Release) -> Release:
+        """It runs again as it did `before` it was ended, or stays ended where another of its alias runs by now."""
+        if self.running(before.name, before.alias) is not None:
+            return self._change(self.get(before.id), state="stopped", reason="another release began")
+        self._releases[before.id] = before
+        return before
+
     def count(self, id: str, sample: Sample) -> Release | None:
         """One answer of a candidate ended; the release, where that broke its rule and ended it."""
         release = self._releases.get(id)
@@ -182,9 +189,9 @@ class Releases:
         tally.failed += sample.failed
         if release.state != "running":  # it began before
             return None
-        window = self._windows.setdefault(id, deque(maxlen=release.rule.window))
-        window.append(sample)
-        broken = _broken(release.rule, window)
+        window = self._windows.setdefault(id, _Window(release.rule))
+        window.add(sample)
+        broken = window.broken()
         return self.end(id, "rolled_back", broken) if broken else None
 
     def save(self) -> None:
@@ -223,27 +230,52 @@ def is_fault(error: BaseException | None) -> bool:
     return isinstance(error, Exception)  # not a client that went away
 
 
-def _broken(rule: Rule, window: Iterable[Sample]) -> str:
-    """How a rule is broken, in words; "" where it is not. The samples that are still to come can mend nothing."""
-    samples = list(window)
-    failed = sum(sample.failed for sample in samples)
-    if rule.max_error_rate is not None and failed > rule.max_error_rate * rule.window:
-        return (
-            f"error rate: {failed} of the last {len(samples)} answers failed, more than {rule.max_error_rate:.3g} "
-            f"of {rule.window}"
-        )
-    limits = {
-        "time to first token": (rule.max_p95_ttft_ms, [sample.ttft for sample in samples]),
-        "latency": (rule.max_p95_ms, [None if sample.failed else sample.seconds for sample in samples]),
-    }
-    for what, (limit, times) in limits.items():
-        slow = sum(limit is not None and time is not None and 1000 * time > limit for time in times)
-        if slow > _SLOWEST * rule.window:
+class _Window:
+    """The last answers under one rule, and how many of them were bad in each of its ways: counted as they come and go."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._answers: deque[tuple[bool, bool, bool]] = deque()
+        self._failed = self._late = self._long = 0
+
+    def add(self, sample: Sample) -> None:
+        """One more; what is beyond the window goes."""
+        rule = self._rule
+        late = _above(sample.ttft, rule.max_p95_ttft_ms)
+        long = not sample.failed and _above(sample.seconds, rule.max_p95_ms)
+        self._answers.append((sample.failed, late, long))
+        self._sum(self._answers[-1], 1)
+        if len(self._answers) > rule.window:
+            self._sum(self._answers.popleft(), -1)
+
+    def broken(self) -> str:
+        """How the rule is broken, in words; "" where it is not. The answers that are still to come can mend nothing."""
+        rule, answers = self._rule, len(self._answers)
+        if rule.max_error_rate is not None and self._failed > rule.max_error_rate * rule.window:
             return (
-                f"{what}: {slow} of the last {len(samples)} answers took more than {limit:g} ms, more than "
-                f"{_SLOWEST:g} of {rule.window}"
+                f"error rate: {self._failed} of the last {answers} answers failed, more than "
+                f"{rule.max_error_rate:.3g} of {rule.window}"
             )
-    return ""
+        for what, limit, slow in (
+            ("time to first token", rule.max_p95_ttft_ms, self._late),
+            ("latency", rule.max_p95_ms, self._long),
+        ):
+            if slow > _SLOWEST * rule.window:
+                return (
+                    f"{what}: {slow} of the last {answers} answers took more than {limit:g} ms, more than "
+                    f"{_SLOWEST:g} of {rule.window}"
+                )
+        return ""
+
+    def _sum(self, answer: tuple[bool, bool, bool], sign: int) -> None:
+        failed, late, long = answer
+        self._failed += sign * failed
+        self._late += sign * late
+        self._long += sign * long
+
+
+def _above(seconds: float | None, limit: float | None) -> bool:
+    return seconds is not None and limit is not None and 1000 * seconds > limit
 
 
 def _read(path: Path | None) -> list[Release]:
