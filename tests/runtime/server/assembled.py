@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,3 +67,10 @@ async def assembled(
             found = Assembled(serving, admin)
             serving.observers.append(found.seen.append)
             yield found
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    """Until what was spawned came that far."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)

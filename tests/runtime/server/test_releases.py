@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import json
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,10 @@ from adapthub.adapters.errors import (
     TensorMismatch,
 )
 from adapthub.hub.registry import Registry, Version
+from adapthub.runtime.server.release_watch import count
 from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
-from tests.runtime.server.assembled import Assembled, assembled
+from tests.runtime.server.assembled import Assembled, assembled, settled
+from tests.runtime.server.encoders import write_encoder_hub
 from tests.runtime.server.live import live, settings_for, write_hub
 from tests.runtime.server.recording import RecordingGate
 
@@ -87,6 +91,24 @@ def test_answers_beyond_the_window_are_forgotten() -> None:
         for _ in range(9):
             assert releases.count(id, FINE) is None
     assert releases.tally(id).failed == 20
+
+
+class _Counted(Sample):
+    """Says how often it was looked at."""
+
+    looks = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "failed":
+            _Counted.looks += 1
+        return super().__getattribute__(name)
+
+
+def test_an_answer_is_judged_without_looking_at_the_others_again() -> None:
+    releases, id = started(max_error_rate=0.5, max_p95_ms=1000, window=1000)
+    for _ in range(3000):
+        assert releases.count(id, _Counted(False, 0.01, 0.1)) is None
+    assert _Counted.looks <= 5 * 3000
 
 
 @pytest.mark.parametrize(
@@ -227,11 +249,128 @@ def test_a_clients_mistakes_do_not_roll_back(served_base: Path, hub: Registry) -
     asyncio.run(scenario())
 
 
-async def settled(condition: Callable[[], bool]) -> None:
-    """Until what was spawned came that far."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
+def test_a_release_is_finished_once_and_a_late_rule_does_not_undo_it(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            rule = {"max_error_rate": 0, "window": 1}
+            release = await server.post("/admin/releases", **RELEASE, rule=rule)
+            real, go, asked = hub.promote, threading.Event(), list[str]()
+
+            def promote(ref: str, alias: str) -> Version:
+                asked.append(ref)
+                assert go.wait(30)
+                return real(ref, alias)
+
+            monkeypatch.setattr(hub, "promote", promote)
+            path = f"/admin/releases/{release['id']}/finish"
+            finishing = [asyncio.create_task(server.admin.post(path)) for _ in range(2)]
+            await settled(lambda: bool(asked))
+            count(server.serving, release["id"], Sample(True, None, 0.1))
+            go.set()
+            answers = await asyncio.gather(*finishing)
+            assert sorted(answer.status_code for answer in answers) == [200, 409]
+            assert len(asked) == 1
+            assert server.serving.catalog.releases.get(release["id"]).state == "finished"
+            assert hub.resolve("acme/sql@prod").number == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_release_whose_alias_cannot_be_moved_goes_on(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            release = await server.post("/admin/releases", **RELEASE)
+
+            def full(ref: str, alias: str) -> Version:
+                raise StorageError("the disk is full")
+
+            monkeypatch.setattr(hub, "promote", full)
+            path = f"/admin/releases/{release['id']}"
+            failed = await server.admin.post(f"{path}/finish")
+            assert not failed.is_success
+            assert (await server.admin.get(path)).json() == release
+            monkeypatch.undo()
+            assert (await server.post(f"{path}/finish"))["state"] == "finished"
+
+    asyncio.run(scenario())
+
+
+def test_a_release_is_not_taken_up_again_beside_another() -> None:
+    releases, id = started()
+    before = releases.get(id)
+    releases.end(id, "finished", "")
+    other = releases.start(version(3), "prod", "canary", 0.5, Rule())
+    assert releases.resume(before).state == "stopped"
+    assert releases.running("acme/sql", "prod") == other
+
+
+def test_one_index_has_vectors_of_one_version(served_base: Path, hub: Registry) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            await server.post("/admin/releases", **RELEASE, weight=0.5)
+
+            async def embedded(**fields: Any) -> str:
+                body = {"model": "acme/sql@prod", "input": "ada was born", **fields}
+                content, headers = json.dumps(body), {"content-type": "application/json"}
+                answer = await server.admin.post("/v1/embeddings", content=content, headers=headers)
+                assert answer.is_success, answer.text
+                return server.seen[-1].target.label
+
+            async def inferred() -> str:
+                path = "/models/acme/sql@prod/pipeline/feature-extraction"
+                answer = await server.admin.post(path, json={"inputs": "ada was born"})
+                assert answer.is_success, answer.text
+                return server.seen[-1].target.label
+
+            assert len({await embedded() for _ in range(12)} | {await inferred() for _ in range(12)}) == 1
+            by_user = {user: {await embedded(user=user) for _ in range(2)} for user in map(str, range(16))}
+            assert all(len(labels) == 1 for labels in by_user.values())
+            assert len({label for labels in by_user.values() for label in labels}) == 2
+            assert await embedded(user="\ud800")  # JSON can spell half a character
+
+    asyncio.run(scenario())
+
+
+def test_openais_safety_identifier_is_whom_a_canary_knows(served_base: Path, hub: Registry) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            await server.post("/admin/releases", **RELEASE, weight=0.5)
+
+            async def asked(whom: str, **fields: Any) -> str:
+                messages = [{"role": "user", "content": "ada"}]
+                body = {"model": "acme/sql@prod", "messages": messages, "max_tokens": 1, **fields}
+                answer = await server.admin.post(
+                    "/v1/chat/completions", json=body | {"safety_identifier": whom}
+                )
+                assert answer.is_success, answer.text
+                return server.seen[-1].target.label
+
+            sides = {
+                user: {await asked(user), await asked(user, user="same")} for user in map(str, range(12))
+            }
+            assert all(len(labels) == 1 for labels in sides.values())
+            assert len({label for labels in sides.values() for label in labels}) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_shadow_that_could_compare_nothing_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    hub = write_encoder_hub(tiny_base, tmp_path)
+    hub.push(hub.pull("acme/nli"), "acme/mood")
+
+    async def scenario() -> None:
+        async with assembled(tiny_base, hub) as server:
+            body = {"name": "acme/mood", "candidate": "acme/mood@v2"}
+            refused = await server.admin.post("/admin/releases", json=body | {"kind": "shadow"})
+            assert refused.status_code == 400
+            assert "is for text-classification" in refused.json()["error"]["message"]
+            await server.post("/admin/releases", **body)
+
+    asyncio.run(scenario())
 
 
 def test_a_shadow_is_compared_and_never_heard_or_billed(served_base: Path, hub: Registry) -> None:
