@@ -19,8 +19,8 @@ _FRESH = 1.0
 _KEPT = 4096
 _DIGITS = 64  # of a whole digest
 
-K = TypeVar("K")
-V = TypeVar("V")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class Resolver:
@@ -58,13 +58,15 @@ class Resolver:
         return version
 
 
-async def joined(running: dict[K, asyncio.Task[V]], key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
+async def joined(
+    running: dict[_Key, asyncio.Task[_Value]], key: _Key, work: Callable[[], Coroutine[Any, Any, _Value]]
+) -> _Value:
     """What `work` comes to, done once for all that ask for `key` meanwhile. Who stops waiting stops nobody else."""
     task = running.get(key)
     if task is None:
         task = running[key] = asyncio.create_task(work())
 
-        def ended(task: asyncio.Task[V]) -> None:
+        def ended(task: asyncio.Task[_Value]) -> None:
             if running.get(key) is task:
                 del running[key]
             if not task.cancelled():

@@ -134,18 +134,20 @@ def test_what_was_found_never_runs_on_other_weights(
 
 
 def test_what_began_goes_on_while_a_folder_is_replaced(
-    served_base: Path, hub: Registry, folders: list[Path]
+    served_base: Path, hub: Registry, folders: list[Path], tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         async with assembled(served_base, hub) as server:
             catalog = server.serving.catalog
-            await catalog.load_as("mine", str(folders[0]))
+            source = shutil.copytree(folders[0], tmp_path / "mine")
+            await catalog.load_as("mine", str(source))
             target, old = await server.ask("mine")
             ids = server.serving.runtime.generation.prompt_ids("ada was born")
             stream = await server.serving.runtime.astream(
                 ids, target.adapter, max_new_tokens=300, ignore_eos=True
             )
-            await catalog.load_as("mine", str(folders[1]), again=True)
+            shutil.copytree(folders[1], source, dirs_exist_ok=True)
+            await catalog.load_as("mine", str(source), again=True)
             assert await text_of(server, target) == [old]  # as another choice of the same request
             stream.cancel()
 
