@@ -121,6 +121,25 @@ def test_a_name_means_one_digest_until_it_is_attached_again(base: Base, make: Ma
     assert eventually_attached(runtime) == {second.digest}, "what no name means any more is let go"
 
 
+def test_a_digest_stands_for_a_name_as_long_as_it_is_registered(
+    base: Base, make: Make, hub: Registry
+) -> None:
+    digest = hub.push(Artifact.read(make("one", TEXT, MOODS)), "acme/mood").digest
+    runtime = Runtime(base, hub=hub)
+    with pytest.raises(AdapterNotFound, match="was unloaded or replaced"):
+        runtime.attach(digest)
+    runtime.register("acme/mood")
+    assert runtime.attach(digest) == runtime.pin(digest) == digest
+    runtime.unpin(digest)
+    halves = runtime.predict(["a film", "a film"], [f"0.5*{digest}", "0.5*acme/mood"])
+    assert halves[0].scores == halves[1].scores
+    assert runtime.attached == {"acme/mood": digest}
+    runtime.detach("acme/mood")
+    with pytest.raises(AdapterNotFound, match="was unloaded or replaced"):
+        runtime.predict(["a film"], digest)
+    assert not runtime.attached
+
+
 def test_a_row_keeps_the_adapter_it_began_with(
     base: Base, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
