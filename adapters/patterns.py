@@ -11,12 +11,14 @@ Does not match anything.
 from __future__ import annotations
 
 import re
-from re import _constants as op  # type: ignore[attr-defined]
-from re import _parser as parser  # type: ignore[attr-defined]
+from importlib import import_module
 from typing import Any
 
 from adapthub.adapters.errors import AdmissionError
 
+# Python's own parser of expressions, which has no types.
+op: Any = import_module("re._constants")
+parser: Any = import_module("re._parser")
 MAX_LENGTH = 2_000
 # The places of a module's name where a `.*` may well end, and the most that any repeat may ask for.
 _PLACES = 24
