@@ -227,12 +227,13 @@ def _listener(settings: ServerSettings) -> socket.socket:
     """
     where = f"port {settings.port} of {settings.host}"
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, OverflowError) as error:
         raise InvalidSettings(f"{where} cannot be served: {error}") from error
-    listener = socket.socket(family, kind)
+    # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is told.
+    listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -25,11 +25,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What one request may be. `body_bytes`: of its body; `body_seconds`: for its headers, and again for its body, to come,
+    """What one request may be. `body_bytes`: of its body; `body_parts`: brackets and commas in it, more than the
+    numbers of the longest embedding's tokens; `body_seconds`: for its headers, and again for its body, to come,
     and again for its answer to be read where the client lets it lie;
     `drain_seconds`: that requests in flight get to end when the server stops."""
 
-    body_bytes: int = 16 << 20
+    body_bytes: int = 4 << 20
+    body_parts: int = 400_000
     body_seconds: float = 30.0
     drain_seconds: float = 30.0
 
