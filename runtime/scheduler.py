@@ -39,8 +39,9 @@ class Scheduler:
 
     `weights`: a tenant's share, 1 where it is not named; looked up whenever it is needed, so that shares change with the
     mapping, whose owner keeps to positive numbers. `queue_limit`: requests that may wait, put-back ones not counted;
-    of one tenant half of them, of "", who is everybody where there are no tenants, all. A tenant that has none there is taken
-    above it too, so that no others keep it out, until twice as many wait. `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded.
+    half of them of one tenant, all of "", who is everybody where there are no tenants. The first one of a tenant is taken
+    above it too, so that others keep nobody out, until twice as many wait. `patience`: seconds after which a request no
+    longer yields to younger ones whose adapters are loaded.
 
     Raises InvalidSettings for a weight or price that is not a positive number, and for a queue that takes nothing.
     """
