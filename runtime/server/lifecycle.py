@@ -55,8 +55,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @dataclass(frozen=True)
 class ServerSettings:
     """What is served where. `adapters`: patterns of names ("acme/*"); those without a wildcard, which may have a revision
-    ("acme/sql@prod"), are loaded before the server is ready. `slots` and `limits` as for Runtime. `port` 0: any free one.
-    `request_log`: what masks prompts and answers before they are written down, for feedback; None to write none down."""
+    ("acme/sql@prod"), are loaded before the server is ready; every revision of them is served. `slots` and `limits` as for
+    Runtime. `port` 0: any free one. `request_log`: what masks prompts and answers before they are written down, for
+    feedback; None to write none down."""
 
     base: str
     quantize: str | None = None

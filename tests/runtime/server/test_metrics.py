@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -180,6 +181,18 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_exist(server: Running, c
     # What a server counts and nobody would see is as bad.
     unseen = {name for name in names if name.startswith("adapthub_")} - asked
     assert all(name.endswith(("_created", "_sum", "_count")) for name in unseen), unseen
+
+
+def test_they_are_written_while_others_are_answered(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def generated(_: object) -> bytes:
+        threads.append(threading.current_thread().name)
+        return b""
+
+    monkeypatch.setattr("adapthub.runtime.server.metrics.generate_latest", generated)
+    assert get(server, "/metrics")[0] == 200
+    assert threads[0].startswith("server-work")  # and not the event loop's
 
 
 def test_groups_are_bounded() -> None:
