@@ -16,8 +16,9 @@ _CLOSE = {"Connection": "close"}  # what still comes of the body is not read
 
 
 class BoundedBodies:
-    """Middleware: a body that is larger than `limits.body_bytes` or has more than `limits.body_parts` brackets and commas, or
-    `limits.body_keys` colons, is answered with 413, one that takes longer than `limits.body_seconds` with 408, before anything else is done with it."""
+    """Middleware: a body that is larger than `limits.body_bytes`, or has more than `limits.body_parts` brackets and commas
+    or `limits.body_keys` colons, is answered with 413, one that takes longer than `limits.body_seconds` with 408, before
+    anything else is done with it."""
 
     def __init__(self, app: ASGIApp, limits: ServerLimits) -> None:
         self._app = app

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
+import openai
 import pytest
 
 from adapthub.hub.registry import Registry
@@ -73,6 +74,55 @@ def test_docs_and_the_page_need_no_key_but_take_nothing(keyed: Running) -> None:
     for path in ("/", "/pages/app.js", "/health", "/ready", "/openapi.json"):
         assert httpx.get(keyed.address + path).status_code == 200
         assert httpx.post(keyed.address + path, json={}).status_code in (401, 405)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"a":[' + b"[]," * 1_000_000 + b"1]}", "more than 400,000 brackets and commas"),
+        (b"[" * 3_000_000, "more than 400,000 brackets and commas"),
+        (b'{"a":[' + b"1," * 500_000 + b"1]}", "more than 400,000 brackets and commas"),
+        (b"{" + b",".join(b'"%d":1' % key for key in range(150_000)) + b"}", "more than 100,000 colons"),
+        (b'{"prompt":"' + b"a" * (4 << 20) + b'"}', "larger than 4,194,304 bytes"),
+    ],
+    ids=["lists", "depth", "numbers", "keys", "bytes"],
+)
+def test_bodies_that_would_hold_everybody_up_are_refused(server: Running, body: bytes, words: str) -> None:
+    answer = httpx.post(
+        f"{server.address}/v1/completions", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert answer.status_code == 413
+    assert words in answer.json()["error"]["message"]
+
+
+def test_as_many_tokens_as_an_embedding_may_have_are_let_in(server: Running) -> None:
+    """2,048 inputs, 300,000 tokens: what is wrong with them is said by who reads them."""
+    body = {"model": server.serving.catalog.base_name, "input": [[99_999] * 146] * 2048}
+    answer = httpx.post(f"{server.address}/v1/embeddings", json=body, timeout=60)
+    assert "brackets" not in answer.text
+    assert answer.status_code == 400
+
+
+def test_what_is_refused_and_what_is_only_read_counts_too(keyed: Running, keys: dict[str, str]) -> None:
+    with openai.OpenAI(base_url=f"{keyed.address}/v1", api_key=keys["two"], max_retries=0) as client:
+        client.models.retrieve("acme/sql")
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="acme/none", prompt="ada")
+        with pytest.raises(openai.RateLimitError, match="two may use 2 requests a minute") as refused:
+            client.completions.create(model="acme/sql", prompt="ada", max_tokens=1)
+    assert 0 < int(refused.value.response.headers["Retry-After"]) <= 30
+
+
+def test_one_request_counts_once_and_who_watches_the_page_sends_none(
+    keyed: Running, keys: dict[str, str]
+) -> None:
+    headers = {"Authorization": f"Bearer {keys['watching']}"}
+    for _ in range(3):
+        assert httpx.get(f"{keyed.address}/api/live", headers=headers).status_code == 200
+    with openai.OpenAI(base_url=f"{keyed.address}/v1", api_key=keys["watching"], max_retries=0) as client:
+        client.completions.create(model="acme/sql", prompt="ada", max_tokens=1)
+        with pytest.raises(openai.RateLimitError):
+            client.completions.create(model="acme/sql", prompt="ada", max_tokens=1)
 
 
 @pytest.mark.parametrize(
