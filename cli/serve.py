@@ -40,7 +40,8 @@ _RANK = 16  # of the adapters that the ready message counts in
 @click.option(
     "--adapters",
     metavar="NAMES",
-    help="Only these, with commas between; * is a wildcard. Those without one are loaded first.",
+    help="Only these, with commas between; * is a wildcard. Those without one are loaded first, at the revision "
+    "that they name; clients may ask for their other revisions too.",
 )
 @click.option("--any", "any_adapter", is_flag=True, help="Every adapter of the hub: the default.")
 @room_options

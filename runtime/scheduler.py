@@ -38,8 +38,10 @@ class Scheduler:
     """The queue of one engine. Not thread-safe.
 
     `weights`: a tenant's share, 1 where it is not named; looked up whenever it is needed, so that shares change with the
-    mapping, whose owner keeps to positive numbers. `queue_limit`: requests that may wait, put-back ones not counted.
-    `patience`: seconds after which a request no longer yields to younger ones whose adapters are loaded.
+    mapping, whose owner keeps to positive numbers. `queue_limit`: requests that may wait, put-back ones not counted;
+    half of them of one tenant, all of "", who is everybody where there are no tenants. The first one of a tenant is taken
+    above it too, so that others keep nobody out, until twice as many wait. `patience`: seconds after which a request no
+    longer yields to younger ones whose adapters are loaded.
 
     Raises InvalidSettings for a weight or price that is not a positive number, and for a queue that takes nothing.
     """
@@ -82,15 +84,11 @@ class Scheduler:
         return dict(self._counters)
 
     def submit(self, waiting: Waiting) -> None:
-        """Queue a request. Raises Overloaded when the queue is full, Conflict for an id that waits already."""
+        """Queue a request. Raises Overloaded when the queue or its tenant's part is full, Conflict for an id that waits
+        already."""
         if waiting.id in self._tenants:
             raise Conflict(f"request {waiting.id!r} is waiting already")
-        count = len(self._tenants) - len(self._returned)
-        if count >= self.queue_limit:
-            raise Overloaded(
-                f"the queue holds {count} requests, as many as it takes",
-                hint="Send it again later, or raise queue_limit.",
-            )
+        self._check_room(waiting.tenant)
         self._add(waiting)
 
     def put_back(self, waiting: Waiting) -> None:
@@ -171,6 +169,20 @@ class Scheduler:
             keyed.append((key, waiting, loaded))
         keyed.sort(key=lambda item: item[0])
         return iter([(waiting, loaded) for _, waiting, loaded in keyed])
+
+    def _check_room(self, tenant: str) -> None:
+        count = len(self._tenants) - len(self._returned)
+        own = sum(id not in self._returned for id in self._queues.get(tenant, ()))
+        if count >= (self.queue_limit if own else 2 * self.queue_limit):
+            raise Overloaded(
+                f"the queue holds {count} requests, as many as it takes",
+                hint="Send it again later, or raise queue_limit.",
+            )
+        if tenant and own >= max(1, self.queue_limit // 2):
+            raise Overloaded(
+                f"{own} requests of this caller wait already, as many as may",
+                hint="Send more once they are answered.",
+            )
 
     def _is_old(self, waiting: Waiting, now: float) -> bool:
         return now - waiting.arrived > self._patience

@@ -31,6 +31,7 @@ from adapthub.runtime.server import (
 )
 from adapthub.runtime.server.bodies import BoundedBodies
 from adapthub.runtime.server.dependencies import TheServing
+from adapthub.runtime.server.door import Door
 from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
 from adapthub.runtime.server.groups import Groups
 from adapthub.runtime.server.logs import RequestLines
@@ -47,6 +48,7 @@ def create_app(serving: Serving) -> FastAPI:
     """The application; its routes' order is that of the document at /openapi.json."""
     app = FastAPI(title="AdaptHub", version="1", docs_url=None, redoc_url=None, responses=ERRORS)
     app.state.serving = serving
+    app.add_middleware(Door, gate=serving.gate)
     app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RequestIds)
     _observe(app, serving)

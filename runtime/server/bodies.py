@@ -1,4 +1,4 @@
-"""Bodies of requests, bounded in size and in the time that they may take to come.
+"""Bodies of requests, bounded in size, in what parsing makes of them, and in the time that they may take to come.
 
 Does not parse them.
 """
@@ -16,8 +16,9 @@ _CLOSE = {"Connection": "close"}  # what still comes of the body is not read
 
 
 class BoundedBodies:
-    """Middleware: a body that is larger than `limits.body_bytes` is answered with 413, one that takes longer than
-    `limits.body_seconds` with 408, before anything else is done with it."""
+    """Middleware: a body that is larger than `limits.body_bytes`, or has more than `limits.body_parts` brackets and commas
+    or `limits.body_keys` colons, is answered with 413, one that takes longer than `limits.body_seconds` with 408, before
+    anything else is done with it."""
 
     def __init__(self, app: ASGIApp, limits: ServerLimits) -> None:
         self._app = app
@@ -35,12 +36,13 @@ class BoundedBodies:
         # The connection stays: a client that sends before it reads would not see why it was closed.
         too_large = HTTPException(413, f"the body is larger than {limit:,} bytes")
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        received = 0
+        most, most_keys = self._limits.body_parts, self._limits.body_keys
+        received = parts = keys = 0
         complete = False
         deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
 
         async def bounded() -> Message:
-            nonlocal received, complete
+            nonlocal received, parts, keys, complete
             if complete:  # what comes now is that the client went away, whenever that may be
                 return await receive()
             if declared.isdigit() and int(declared) > limit:
@@ -51,9 +53,17 @@ class BoundedBodies:
             except TimeoutError:
                 seconds = self._limits.body_seconds
                 raise HTTPException(408, f"the body took longer than {seconds:g} s", _CLOSE) from None
-            received += len(message.get("body", b""))
+            body = message.get("body", b"")
+            received += len(body)
             if received > limit:
                 raise too_large
+            # Each may become an object a hundred times its size, while nothing else is answered.
+            parts += sum(body.count(part) for part in (b"[", b"{", b","))
+            if parts > most:
+                raise HTTPException(413, f"the body has more than {most:,} brackets and commas")
+            keys += body.count(b":")
+            if keys > most_keys:
+                raise HTTPException(413, f"the body has more than {most_keys:,} colons")
             complete = not message.get("more_body", False)
             return message
 

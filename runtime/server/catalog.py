@@ -67,13 +67,18 @@ class _Found:
 
 
 class Catalog:
-    """The models of one server: `base_name`, and the adapters of `hub` that match a pattern of `served`."""
+    """The models of one server: the base, and the adapters of `hub` that match a pattern of `served`, whatever revision that
+    names.
+
+    `base`: what the base was loaded from. Clients may name it so, or as they are told, by `base_name`: of a folder of this
+    machine its last part alone.
+    """
 
     def __init__(
         self,
         runtime: Runtime,
         hub: Registry,
-        base_name: str,
+        base: str,
         served: Sequence[str],
         releases: Releases | None = None,
     ) -> None:
@@ -81,13 +86,18 @@ class Catalog:
         self._runtime = runtime
         self._hub = hub
         self._resolver = Resolver(hub)
-        self.base_name = base_name
+        self.base_name = Path(base).resolve().name if Path(base).is_dir() else base
+        self._base_names = (self.base_name, base)
         self._served = tuple(served)
         self._folders: dict[str, str] = {}  # names that an administrator loaded, and what of
         self._contents: dict[str, str] = {}  # the digest of each of those sources
         self._known: OrderedDict[str, Version] = OrderedDict()  # by source, the last used last
         self._kept: set[str] = set()  # digests that were pinned, or loaded at the start
         self._registering: dict[str, asyncio.Task[None]] = {}
+
+    def is_base(self, model: str) -> bool:
+        """Whether a name means the base alone."""
+        return model in self._base_names
 
     async def find(self, model: str, caller: Caller, user: str | None = None) -> Target:
         """What `model` means now for `caller`, its adapters registered. `user`: whom the client asks for; one user of a
@@ -96,7 +106,7 @@ class Catalog:
         Raises AdapterNotFound for what is not there or not for this caller, RevisionNotFound, InvalidExpression, and what
         pulling and reading raise.
         """
-        if model == self.base_name:
+        if self.is_base(model):
             return Target(model, None, "")
         terms = parse_expression(model).terms
         target = _target(model, terms, [await self._find(term.name, caller) for term in terms])
@@ -109,7 +119,7 @@ class Catalog:
 
     async def check(self, model: str, caller: Caller) -> None:
         """Raise what finding `model` raises where it is not there for `caller`; registers nothing."""
-        if model != self.base_name:
+        if not self.is_base(model):
             for term in parse_expression(model).terms:
                 await self._find(term.name, caller, register=False)
 
@@ -249,7 +259,7 @@ class Catalog:
 
     async def _current(self, model: str, *, register: bool = True) -> tuple[Target, list[_Found]]:
         """What `model` and its names mean now, whatever is released. Raises InvalidInput for the base."""
-        if model == self.base_name:
+        if self.is_base(model):
             raise InvalidInput(f"{model} is the base model, which is always loaded")
         terms = parse_expression(model).terms
         found = [await self._find(term.name, LOCAL, register=register, fresh=True) for term in terms]
@@ -322,7 +332,7 @@ class Catalog:
                 f"{name!r:.120} is not a name for a model",
                 hint="Use letters, digits, '.', '_' and '-', and at most one '/' between.",
             )
-        if name == self.base_name:
+        if self.is_base(name):
             raise Conflict(f"{name} is the base model's name")
         if name in self._folders and not again:
             raise Conflict(

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from adapthub.adapters.errors import Forbidden
+from adapthub.adapters.errors import AdaptHubError, Forbidden
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import Caller
 
@@ -23,11 +23,14 @@ def serving_of(request: Request) -> Serving:
     return serving
 
 
-def caller_of(
-    request: Request, key: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
+async def caller_of(
+    request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
 ) -> Caller:
-    """Who asks, by the key in the Authorization header. Raises Unauthorized."""
-    return serving_of(request).gate.authenticate(key.credentials if key else None)
+    """Who asks, as the door found out. Raises what it refuses the request with: Unauthorized, Forbidden, RateLimited."""
+    caller: Caller | AdaptHubError = request.scope["state"]["caller"]
+    if isinstance(caller, AdaptHubError):
+        raise caller
+    return caller
 
 
 def request_id_of(request: Request) -> str:

@@ -55,8 +55,9 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @dataclass(frozen=True)
 class ServerSettings:
     """What is served where. `adapters`: patterns of names ("acme/*"); those without a wildcard, which may have a revision
-    ("acme/sql@prod"), are loaded before the server is ready. `slots` and `limits` as for Runtime. `port` 0: any free one.
-    `request_log`: what masks prompts and answers before they are written down, for feedback; None to write none down."""
+    ("acme/sql@prod"), are loaded before the server is ready; every revision of them is served. `slots` and `limits` as for
+    Runtime. `port` 0: any free one. `request_log`: what masks prompts and answers before they are written down, for
+    feedback; None to write none down."""
 
     base: str
     quantize: str | None = None
@@ -227,12 +228,13 @@ def _listener(settings: ServerSettings) -> socket.socket:
     """
     where = f"port {settings.port} of {settings.host}"
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, OverflowError) as error:
         raise InvalidSettings(f"{where} cannot be served: {error}") from error
-    listener = socket.socket(family, kind)
+    # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is told.
+    listener = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -66,7 +66,10 @@ class ForPeople(logging.Formatter):
         fields = getattr(record, "fields", {})
         said = [f"{name}={_shown(value)}" for name, value in fields.items() if value not in (None, "")]
         line = "  ".join([f"{when} {record.levelname.lower():7} {_plain(record.getMessage())}", *said])
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        traceback = self.formatException(record.exc_info)
+        return "\n".join([line, *(_plain(part) for part in traceback.split("\n"))])
 
 
 def observe(observation: Observation) -> None:

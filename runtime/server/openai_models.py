@@ -30,7 +30,7 @@ async def models(serving: TheServing, caller: TheCaller) -> dict[str, Any]:
 async def model(model: str, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """One model by name."""
     await serving.catalog.check(model, caller)
-    return _model(model, 0, None if model == serving.catalog.base_name else serving.catalog.base_name)
+    return _model(model, 0, None if serving.catalog.is_base(model) else serving.catalog.base_name)
 
 
 def _model(id: str, created: int, parent: str | None) -> dict[str, Any]:

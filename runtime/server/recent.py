@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.groups import Groups
 from adapthub.runtime.server.observation import Observation
+from adapthub.runtime.tenants.tenant import OTHER
 
 SECONDS = 60
 _SAMPLES = 512  # of each kind that one group keeps: enough for a 95th percentile
@@ -76,7 +77,7 @@ class Recent:
         found = [
             _traffic(*labels, group, now)
             for labels, group in self._groups.items()
-            if tenant is None or labels[0] == tenant
+            if tenant is None or labels[0] == tenant != OTHER
         ]
         return sorted(found, key=lambda traffic: -sum(traffic.tokens))
 

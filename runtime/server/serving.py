@@ -25,11 +25,14 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """What one request may be. `body_bytes`: of its body; `body_seconds`: for its headers, and again for its body, to come,
-    and again for its answer to be read where the client lets it lie;
-    `drain_seconds`: that requests in flight get to end when the server stops."""
+    """What one request may be. `body_bytes`: of its body; `body_parts`: brackets and commas in it, room for the tokens of
+    the longest embedding; `body_keys`: colons in it, room for the longest conversation; `body_seconds`: for its headers, and
+    again for its body, to come, and again for its answer to be read where the client lets it lie; `drain_seconds`: that
+    requests in flight get to end when the server stops."""
 
-    body_bytes: int = 16 << 20
+    body_bytes: int = 4 << 20
+    body_parts: int = 400_000
+    body_keys: int = 100_000
     body_seconds: float = 30.0
     drain_seconds: float = 30.0
 

@@ -1,14 +1,15 @@
 """What each tenant may use now: its buckets for a minute, and its month against its quota.
 
-A request is admitted with the most that it may use; what it did not use is given back when it ends. Until then it counts
-against the quota in full, so that requests side by side never use more than there is. Buckets are this process's own: they
+A request is counted when it comes, whatever becomes of it: refusing costs something too. It is admitted with the most that
+it may use; what it did not use is given back when it ends. Until then that counts against the quota in full, so that
+requests side by side never use more than there is. Buckets are this process's own: they
 are full after a restart, and each server of several has its own. Months are the ledger's. Does not read keys or databases.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from threading import Lock
 
@@ -56,8 +57,15 @@ class Accounts:
         self._lock = Lock()
         self._accounts: dict[str, _Account] = {}
 
+    def count(self, tenant: Tenant) -> None:
+        """Take one request out of the minute. Raises RateLimited with the seconds until there is one, and takes nothing."""
+        with self._lock:
+            account, now = self._account(tenant.name), self._clock()
+            account.requests = _sized(account.requests, tenant.requests_per_minute, now)
+            _take(tenant, account.requests, 1, "requests", now)
+
     def admit(self, tenant: Tenant, tokens: int) -> None:
-        """Take a request of at most `tokens` tokens out of everything, or nothing out of anything.
+        """Take `tokens` tokens, what a request may use at most, out of the minute and the month, or nothing out of either.
 
         Raises RateLimited with the seconds until the same request may pass, QuotaExceeded with those until the next month,
         and InvalidSettings for one that is larger than the tenant's limit as a whole, which no waiting helps.
@@ -67,19 +75,8 @@ class Accounts:
             account = self._account(tenant.name)
             self._check_month(tenant, account, tokens)
             now = self._clock()
-            account.requests = _sized(account.requests, tenant.requests_per_minute, now)
             account.tokens = _sized(account.tokens, tenant.tokens_per_minute, now)
-            takes = [
-                (bucket, amount, unit)
-                for bucket, amount, unit in (
-                    (account.requests, 1, "requests"),
-                    (account.tokens, tokens, "tokens"),
-                )
-                if bucket is not None
-            ]
-            _check_waits(tenant, takes, now)
-            for bucket, amount, _ in takes:
-                bucket.take(amount, now)
+            _take(tenant, account.tokens, tokens, "tokens", now)
             account.in_flight += tokens
 
     def settle(self, tenant: str, admitted: int, used: int) -> None:
@@ -126,15 +123,17 @@ class Accounts:
         )
 
 
-def _check_waits(tenant: Tenant, takes: Sequence[tuple[Bucket, int, str]], now: float) -> None:
-    waits = [(bucket.wait(amount, now), f"{bucket.capacity:,} {unit}") for bucket, amount, unit in takes]
-    seconds, limit = max(waits, default=(0.0, ""))
-    if seconds:
+def _take(tenant: Tenant, bucket: Bucket | None, amount: int, unit: str, now: float) -> None:
+    """Out of the bucket of a limit, None where there is no limit. Raises RateLimited."""
+    if bucket is None:
+        return
+    if seconds := bucket.wait(amount, now):
         raise RateLimited(
-            f"{tenant.name} may use {limit} a minute",
+            f"{tenant.name} may use {bucket.capacity:,} {unit} a minute",
             hint=f"Send it again in {seconds:.1f} s.",
             retry_after=seconds,
         )
+    bucket.take(amount, now)
 
 
 def _check_fits(tenant: Tenant, tokens: int) -> None:

@@ -53,10 +53,16 @@ class Gate(Protocol):
         """Whose key it is. Raises Unauthorized for none, an unknown, an expired or a revoked one."""
         ...
 
+    def count(self, caller: Caller) -> None:
+        """Take one of the requests that the caller may send a minute, whatever comes of it. Raises RateLimited with the
+        seconds after which there is one."""
+        ...
+
     def admit(self, caller: Caller, tokens: int) -> None:
-        """Let a request of about `tokens` tokens (prompt and at most generated) pass, or raise RateLimited with the
-        seconds after which it may, QuotaExceeded, InvalidSettings for one that never may, or Overloaded while usage cannot
-        be written. What is let pass is recorded once, however it ends: until then it counts as using all of `tokens`."""
+        """Let a request that was counted pass, of about `tokens` tokens (prompt and at most generated), or raise RateLimited
+        with the seconds after which it may, QuotaExceeded, InvalidSettings for one that never may, or Overloaded while usage
+        cannot be written. What is let pass is recorded once, however it ends: until then it counts as using all of `tokens`.
+        """
         ...
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
@@ -83,6 +89,9 @@ class OpenGate:
 
     def authenticate(self, key: str | None) -> Caller:
         return LOCAL
+
+    def count(self, caller: Caller) -> None:
+        return None
 
     def admit(self, caller: Caller, tokens: int) -> None:
         return None

@@ -13,6 +13,9 @@ from datetime import datetime
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.runtime.tenants.caller import EVERYTHING
 
+OTHER = "other"
+"""No tenant's name: numbers have it of whom they do not tell apart."""
+
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9._-]{0,62}[a-z0-9_])?")
 _PATTERN = re.compile(r"[A-Za-z0-9._*?-]{1,128}/[A-Za-z0-9._*?-]{1,128}")
 _PATTERNS = 1000
@@ -42,6 +45,11 @@ class Tenant:
             raise InvalidSettings(
                 f"{self.name[:80]!r} is not a tenant's name",
                 hint="Use 1 to 64 lower-case letters, digits, '.', '_' and '-', not beginning or ending with '.' or '-'.",
+            )
+        if self.name == OTHER:
+            raise InvalidSettings(
+                f"{OTHER} is no tenant's name: numbers have it of tenants that they do not tell apart",
+                hint="Choose another.",
             )
         _check_allow(self.name, self.allow)
         if not _LIGHTEST <= self.weight <= _HEAVIEST:  # also not a number

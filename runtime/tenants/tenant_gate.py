@@ -26,7 +26,7 @@ from adapthub.runtime.tenants.keys import fits, prefix_of
 from adapthub.runtime.tenants.ledger import Ledger
 from adapthub.runtime.tenants.store import TenantStore
 from adapthub.runtime.tenants.tables import SCHEMA, default_path
-from adapthub.runtime.tenants.tenant import Directory
+from adapthub.runtime.tenants.tenant import Directory, Tenant
 from adapthub.runtime.tenants.usage import month_totals
 
 _LOG = logging.getLogger(__name__)
@@ -94,16 +94,16 @@ class TenantGate:
         tenant = directory.tenants[found.tenant]
         return Caller(tenant.name, tenant.allow, tenant.admin)
 
+    def count(self, caller: Caller) -> None:
+        self._accounts.count(self._tenant(caller))
+
     def admit(self, caller: Caller, tokens: int) -> None:
         if self._ledger.behind:  # nobody is served for nothing
             raise Overloaded(
                 "what requests use cannot be written down at present, so that none is taken",
                 hint="Send it again later; the server's log says what is wrong.",
             )
-        tenant = self._directory.tenants.get(caller.tenant)
-        if tenant is None:
-            raise Unauthorized(f"{caller.tenant} is no tenant of this server any more", hint=_ASK)
-        self._accounts.admit(tenant, tokens)
+        self._accounts.admit(self._tenant(caller), tokens)
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
         written = self._ledger.record(usage)
@@ -121,6 +121,12 @@ class TenantGate:
     def close(self) -> None:
         self._ledger.close()
         self._database.close()
+
+    def _tenant(self, caller: Caller) -> Tenant:
+        tenant = self._directory.tenants.get(caller.tenant)
+        if tenant is None:
+            raise Unauthorized(f"{caller.tenant} is no tenant of this server any more", hint=_ASK)
+        return tenant
 
     def _settle(self, usage: UsageRecord, admitted: int, written: Future[int]) -> None:
         if written.exception() is None:

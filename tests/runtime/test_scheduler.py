@@ -208,19 +208,36 @@ def test_a_large_request_is_not_overtaken_for_ever() -> None:
 
 def test_a_full_queue_refuses_and_says_so() -> None:
     scheduler = Scheduler(queue_limit=2, clock=Clock())
-    scheduler.submit(request("a"))
-    scheduler.submit(request("b"))
+    scheduler.submit(request("a", ""))
+    scheduler.submit(request("b", ""))
     with pytest.raises(Overloaded, match="the queue holds 2 requests"):
-        scheduler.submit(request("c"))
+        scheduler.submit(request("c", ""))
     chosen = scheduler.choose(always, always)
     assert chosen
-    scheduler.submit(request("c"))
+    scheduler.submit(request("c", ""))
     scheduler.put_back(chosen)  # has been let in before
     assert len(scheduler) == 3
     assert drained(scheduler) == ["a", "b", "c"]
-    scheduler.submit(request("d"))
-    scheduler.submit(request("e"))
+    scheduler.submit(request("d", ""))
+    scheduler.submit(request("e", ""))
     assert len(scheduler) == 2
+
+
+def test_no_tenant_fills_the_queue_alone_or_keeps_another_out() -> None:
+    scheduler = Scheduler(queue_limit=4, clock=Clock())
+    for number in range(2):
+        scheduler.submit(request(f"a{number}", "a"))
+    with pytest.raises(Overloaded, match="2 requests of this caller wait already"):
+        scheduler.submit(request("a2", "a"))
+    for number in range(2):
+        scheduler.submit(request(f"b{number}", "b"))
+    for tenant in "cdef":  # the queue is full, and they have nothing in it
+        scheduler.submit(request(f"{tenant}0", tenant))
+        with pytest.raises(Overloaded, match="the queue holds"):
+            scheduler.submit(request(f"{tenant}1", tenant))
+    with pytest.raises(Overloaded, match="the queue holds 8 requests"):  # however many names there are
+        scheduler.submit(request("g0", "g"))
+    assert len(scheduler) == 8
 
 
 def test_what_is_put_back_does_not_take_the_place_of_others() -> None:
@@ -510,7 +527,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ended: set[str] = set()
 
     @rule(
-        tenant=st.sampled_from("abc"),
+        tenant=st.sampled_from(["", *"abc"]),
         digests=st.lists(st.sampled_from("xyz"), max_size=2, unique=True),
         cost=st.integers(1, 9),
         priority=st.integers(-1, 1),
@@ -523,7 +540,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         now = self.clock.now
         deadline = None if patience is None else now + patience
         waiting = Waiting(str(len(self.submitted)), tenant, tuple(digests), cost, now, priority, deadline)
-        if sum(not returned for _, returned in self.naive.queue) == self.limit:
+        new = [one.tenant for one, returned in self.naive.queue if not returned]
+        full = len(new) >= (self.limit if tenant in new else 2 * self.limit)
+        if full or (tenant != "" and new.count(tenant) >= self.limit // 2):
             with pytest.raises(Overloaded):
                 self.scheduler.submit(waiting)
             return

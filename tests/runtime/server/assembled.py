@@ -63,7 +63,7 @@ async def assembled(
     with Runtime(settings.base, hub=hub, slots=slots, limits=settings.limits) as runtime:
         serving = assemble(runtime, hub, settings, gate or OpenGate())
         transport = httpx2.ASGITransport(app=create_app(serving))
-        async with httpx2.AsyncClient(transport=transport, base_url="http://server") as admin:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as admin:
             found = Assembled(serving, admin)
             serving.observers.append(found.seen.append)
             yield found

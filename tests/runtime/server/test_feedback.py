@@ -246,12 +246,11 @@ def test_feedback_is_exported_as_the_recipes_read_it(
 
 
 def test_answers_of_tasks_are_logged_and_rated_by_the_id_in_their_header(
-    encoder: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: Running, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADAPTHUB_HOME", str(tmp_path))
-    serving = encoder.serving
-    settings = settings_for(Path(serving.catalog.base_name), request_log=Redaction())
-    with live(settings, serving.hub) as running:
+    settings = settings_for(tiny_base, request_log=Redaction())
+    with live(settings, encoder.serving.hub) as running:
         for name, text in (("acme/ner", "ada met bob"), ("acme/mood", "a fine film")):
             body = json.dumps({"inputs": text}).encode()
             headers = {"Content-Type": "application/json"}

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.request import Request, urlopen
 
 import openai
 import pytest
 
 from adapthub.hub.registry import Registry
+from adapthub.runtime.requests import Usage
 from adapthub.runtime.server.catalog import Target
-from adapthub.runtime.server.groups import OTHER, Groups
+from adapthub.runtime.server.groups import Groups
 from adapthub.runtime.server.lifecycle import Running
+from adapthub.runtime.server.metrics import Metrics
+from adapthub.runtime.server.observation import Observation
+from adapthub.runtime.tenants.tenant import OTHER
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live, settings_for
 from tests.runtime.server.scraping import get, scrape
@@ -178,12 +183,63 @@ def test_the_dashboard_asks_for_metrics_and_labels_that_exist(server: Running, c
     assert all(name.endswith(("_created", "_sum", "_count")) for name in unseen), unseen
 
 
+def test_they_are_written_while_others_are_answered(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def generated(_: object) -> bytes:
+        threads.append(threading.current_thread().name)
+        return b""
+
+    monkeypatch.setattr("adapthub.runtime.server.metrics.generate_latest", generated)
+    assert get(server, "/metrics")[0] == 200
+    assert threads[0].startswith("server-work")  # and not the event loop's
+
+
 def test_groups_are_bounded() -> None:
-    groups = Groups(tenants=2, pairs=3)
+    groups = Groups(tenants=2, pairs=10)
     target = {name: Target(name, name, name) for name in "abcd"}
     assert groups.of("x", target["a"]) == ("x", "a")
     assert groups.of("x", target["b"]) == ("x", "b")
-    assert groups.of("y", target["a"]) == ("y", "a")
-    assert groups.of("y", target["c"]) == ("y", OTHER)
+    assert groups.of("x", target["c"]) == ("x", OTHER)  # a fifth is one tenant's
+    assert groups.of("y", target["c"]) == ("y", "c")
     assert groups.of("x", target["a"]) == ("x", "a")
     assert groups.of("z", target["a"]) == (OTHER, OTHER)
+
+
+def test_without_tenants_all_groups_are_everybodys() -> None:
+    groups = Groups(pairs=3)
+    seen = [groups.of("", Target(name, name, name)) for name in "abcda"]
+    assert seen == [("", "a"), ("", "b"), ("", "c"), ("", OTHER), ("", "a")]
+
+
+def test_what_nobody_uses_makes_room_and_is_shown_no_more() -> None:
+    now = 0.0
+    groups = Groups(tenants=1, pairs=5, clock=lambda: now)
+    metrics = Metrics(cast(Any, None), groups)
+
+    def use(tenant: str, adapter: str) -> None:
+        target = Target(adapter, adapter, adapter)
+        metrics.count(tenant, target, 1)
+        usage = Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=1)
+        metrics.observe(Observation("1", "chat", tenant, target, "stop", usage, 0.0, 0.1, 0.2, 1.0, [0.1]))
+
+    def shown() -> set[tuple[str, str]]:
+        """Of all metrics but the engine's."""
+        return {
+            (sample.labels["tenant"], sample.labels["adapter"])
+            for metric in [*metrics._by_group, metrics._requests]
+            for family in metric.collect()
+            for sample in family.samples
+        }
+
+    use("x", "a")
+    now = 1800.0
+    use("x", "b")  # of one tenant's one
+    use("y", "a")
+    assert shown() == {("x", "a"), ("x", OTHER), (OTHER, OTHER)}
+    now = 3700.0
+    use("x", "b")
+    assert shown() == {("x", "b"), ("x", OTHER), (OTHER, OTHER)}
+    now = 9000.0
+    use("y", "a")
+    assert shown() == {("y", "a")}

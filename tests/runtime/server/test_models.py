@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import openai
 import pytest
 
+from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
+from adapthub.runtime.tenants.caller import LOCAL
+from tests.runtime.server.assembled import assembled
 
 
 def test_the_base_and_the_hubs_adapters_are_models(client: openai.OpenAI, server: Running) -> None:
     base = server.serving.catalog.base_name
     assert [model.id for model in client.models.list()] == [base, "acme/sql", "acme/tone", "zeta/own"]
     assert client.models.retrieve(base).id == base
+
+
+def test_a_folder_of_this_machine_is_shown_by_its_last_part(
+    client: openai.OpenAI, server: Running, served_base: Path
+) -> None:
+    assert server.serving.catalog.base_name == served_base.name
+    for name in (served_base.name, str(served_base)):
+        assert client.models.retrieve(name).to_dict()["parent"] is None
+        assert client.completions.create(model=name, prompt="ada", max_tokens=1).usage
+    with pytest.raises(openai.NotFoundError) as absent:
+        client.models.retrieve("acme/none")
+    assert str(served_base) not in str(absent.value)
+    assert client.models.retrieve("acme/sql").to_dict()["parent"] == served_base.name
+
+
+def test_what_was_unloaded_meanwhile_fails_nobody(
+    served_base: Path, served_hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.runtime.server.catalog._KNOWN", 1)
+
+    async def main() -> None:
+        async with assembled(served_base, served_hub) as server:
+            catalog = server.serving.catalog
+            target = await catalog.find("acme/sql", LOCAL)
+            server.serving.runtime.detach(target.adapter or "")
+            assert (await catalog.find("acme/tone", LOCAL)).label == "acme/tone@v1"
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def post_and_hold(running: Running, text: str) -> socket.socket:
     body, address = json.dumps({"inputs": text}).encode(), urlparse(running.address)
     connection = socket.create_connection((address.hostname, address.port), timeout=60)
     connection.sendall(
-        b"POST /models/acme/mood HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+        b"POST /models/acme/mood HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
     )
     return connection

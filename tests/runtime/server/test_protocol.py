@@ -7,9 +7,12 @@ import socket
 from functools import partial
 from typing import Any, cast
 
+import pytest
 import uvicorn
 
+from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.server.protocol import BoundedProtocol
+from tests.runtime.server.recording import connected, read_all
 
 
 def test_a_client_that_does_not_read_is_cut_off() -> None:
@@ -39,7 +42,7 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
         while not server.started:
             await asyncio.sleep(0.01)
         with socket.create_connection(server.servers[0].sockets[0].getsockname()[:2]) as client:
-            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            client.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
             for _ in range(20):  # twice as long as it may let the answer lie
                 await asyncio.sleep(0.05)
                 for _ in range(8):
@@ -52,3 +55,21 @@ def test_a_client_that_does_not_read_is_cut_off() -> None:
 
     gone = asyncio.Event()
     asyncio.run(serve())
+
+
+def test_answers_are_sent_at_once(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answer waits for the client's acknowledgement of the one before."""
+    seen: list[int] = []
+    made = BoundedProtocol.connection_made
+
+    def connection_made(self: BoundedProtocol, transport: asyncio.Transport) -> None:
+        made(self, transport)
+        connection = transport.get_extra_info("socket")
+        seen.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(BoundedProtocol, "connection_made", connection_made)
+    with connected(server) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        assert read_all(client).startswith(b"HTTP/1.1 200 ")
+    assert seen
+    assert all(seen)

@@ -73,6 +73,15 @@ def test_one_tenant_sees_its_own_and_the_busiest_comes_first() -> None:
     assert [one.adapter for one in recent.traffic("b")] == [SQL.label]
 
 
+def test_what_is_counted_together_is_nobodys() -> None:
+    clock = Clock()
+    recent = Recent(Groups(tenants=1), clock)
+    for tenant in ("a", "b", "other"):
+        recent.count(tenant, SQL, 1)
+    assert {one.tenant for one in recent.traffic()} == {"a", "other"}
+    assert recent.traffic("b") == recent.traffic("other") == []
+
+
 def test_a_minute_later_nothing_is_left() -> None:
     clock = Clock()
     recent = Recent(Groups(), clock)

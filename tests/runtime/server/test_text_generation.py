@@ -216,7 +216,7 @@ def test_whoever_leaves_stops_the_work(server: Running, stream: bool) -> None:
     body = json.dumps({"inputs": PROMPT, "stream": stream, "parameters": {"max_new_tokens": 480}}).encode()
     with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall(
-            b"POST /models/zeta/own HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+            b"POST /models/zeta/own HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         if stream:

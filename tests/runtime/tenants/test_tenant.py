@@ -72,6 +72,7 @@ def test_a_namespace_is_its_own_and_nobody_elses(namespace: str, name: str, othe
         ({"name": "acme\n"}, "lower-case letters"),
         ({"name": "../acme"}, "lower-case letters"),
         ({"name": "a" * 65}, "1 to 64"),
+        ({"name": "other"}, "other is no tenant's name"),
         ({"allow": ()}, "Allow a pattern such as 'acme/\\*'"),
         ({"allow": ("acme",)}, "'acme/\\*'"),
         ({"allow": ("acme/*", "")}, "'' is not a pattern"),

@@ -1,0 +1,64 @@
+"""Who asks, found out before anything of a request's body is read, and one of their requests a minute taken.
+
+What is refused goes on without its body: the endpoint's dependency raises the error, so that the answer has the endpoint's
+shape. Does not decide what a caller may do.
+"""
+
+from __future__ import annotations
+
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapthub.adapters.errors import AdaptHubError
+from adapthub.runtime.server import same_machine
+from adapthub.runtime.tenants.caller import Caller
+from adapthub.runtime.tenants.gate import Gate
+
+# Read by anybody: they say nothing of what the server has.
+_OPEN = ("/", "/health", "/ready", "/openapi.json")
+_PAGES = "/pages/"
+# What is polled is no request that a tenant sends.
+_UNCOUNTED = ("/metrics", "/api/live")
+
+
+class Door:
+    """Middleware: `scope["state"]["caller"]` is the Caller, or the error to refuse the request with."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or _is_open(scope):
+            await self._app(scope, receive, send)
+            return
+        try:
+            # On a thread: once in a while it asks the store.
+            scope["state"]["caller"] = await run_in_threadpool(self._let_in, scope)
+        except AdaptHubError as error:
+            scope["state"]["caller"] = error
+            receive = _nothing
+        await self._app(scope, receive, send)
+
+    def _let_in(self, scope: Scope) -> Caller:
+        """Raises Forbidden, Unauthorized, RateLimited, StorageError."""
+        headers = Headers(scope=scope)
+        if self._gate.open:
+            same_machine.check(scope["method"], headers)
+        scheme, key = get_authorization_scheme_param(headers.get("authorization"))
+        caller = self._gate.authenticate(key if scheme.lower() == "bearer" else None)
+        if scope["path"] not in _UNCOUNTED:
+            self._gate.count(caller)
+        return caller
+
+
+def _is_open(scope: Scope) -> bool:
+    path = scope["path"]
+    return scope["method"] in ("GET", "HEAD") and (path in _OPEN or path.startswith(_PAGES))
+
+
+async def _nothing() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
