@@ -49,6 +49,7 @@ _THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, gra
 _BACKLOG = 2048
 _SHADOWS = 0.01  # the weight of shadows: tenants that wait go first
 _TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
+_SETTLING = 15  # seconds in which what cancelled requests used is written down
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -177,6 +178,9 @@ async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Ru
         if server.started:
             announce(Running(serving, _address(listener), stop))
         await task
+        # uvicorn has cancelled what is left and does not wait for it; with the loop, what was used would be lost.
+        if not await serving.idle_within(_SETTLING):
+            _LOG.error("what %d requests used was not written down", serving.in_flight)
     if app.state.traces is not None:
         await asyncio.to_thread(app.state.traces.close)
 
