@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -121,6 +122,7 @@ def serve(
         try:
             asyncio.run(_run(serving, listener, announce))
         finally:
+            gc.unfreeze()
             gate.close()
             serving.feedback.close()
 
@@ -142,6 +144,9 @@ async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Ru
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server-work"))
     await asyncio.to_thread(_warm, serving)
     await serving.catalog.preload()
+    # What is there now stays: each time it were looked through for garbage, everybody would wait for a third of a second.
+    gc.collect()
+    gc.freeze()
     app = create_app(serving)
     server = _Server(
         uvicorn.Config(

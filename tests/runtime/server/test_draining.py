@@ -1,8 +1,9 @@
-"""What a server that ends leaves behind."""
+"""What a server that ends leaves behind: what requests used in the ledger, the process as it was."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from pathlib import Path
@@ -64,3 +65,11 @@ def test_what_outlives_the_drain_is_written_down(
     assert [record.outcome for record in gate.records] == ["cancelled", "cancelled"]
     assert all(0 < record.completion_tokens < 400 for record in gate.records)
     assert gate.given_back == gate.admitted
+
+
+def test_what_was_loaded_is_not_looked_through_for_garbage_while_the_server_runs(
+    served_base: Path, served_hub: Registry
+) -> None:
+    with live(settings_for(served_base), served_hub):
+        assert gc.get_freeze_count() > 100_000, "all modules' objects among them"
+    assert gc.get_freeze_count() == 0
