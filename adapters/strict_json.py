@@ -6,6 +6,7 @@ Does not know what the document means. The size bound is the reader's, before th
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import NoReturn
 
 from adapthub.adapters.errors import AdmissionError
@@ -49,8 +50,7 @@ class _Refused(Exception):
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) != len(pairs):
-        keys = [key for key, _ in pairs]
-        duplicate = next(key for position, key in enumerate(keys) if key in keys[:position])
+        ((duplicate, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise _Refused(f"the key {duplicate!r} appears twice")
     return document
 

@@ -47,7 +47,6 @@ async def begin(
     *,
     id: str | None = None,
     priority: int = 0,
-    timeout: float | None = None,
 ) -> Answer:
     """Admit a request and start its choices: one for each of `samplings` (with n = 1), for every prompt. To be entered
     at once.
@@ -72,16 +71,15 @@ async def begin(
                     target.adapter,
                     tenant=caller.tenant,
                     priority=priority,
-                    timeout=timeout,
                     **vars(sampling),
                 )
                 answer.streams.append(stream)
     except BaseException as error:
-        answer.error = error
+        answer.error = error if isinstance(error, Exception) else None  # else the caller was cancelled
         await answer.settle()
         raise
     if target.shadow is not None and serving.runtime.generation.has_room:
-        answer.shadow = Shadow(serving, target.shadow, prompts[0], samplings[0], timeout)
+        answer.shadow = Shadow(serving, target.shadow, prompts[0], samplings[0])
     return answer
 
 
@@ -173,6 +171,7 @@ class Answer:
                     self._last[choice] = event
                     if event.error is not None:
                         self.error = event.error
+                        await self.settle()
                         raise event.error
             if all(self._last):
                 await self.settle()
@@ -261,8 +260,11 @@ class Answer:
 
     def _record(self) -> UsageRecord:
         reasons = [event.finish_reason for event in self._last if event is not None and event.finish_reason]
-        if len(reasons) < self.choices:  # some never began, or never ended
+        begun = len(self.streams)
+        if len(reasons) < begun:  # some never ended
             reasons.append("error")
+        if begun < self.choices:  # an error, or the client left
+            reasons.append("cancelled" if self.error is None else "error")
         return UsageRecord(
             id=self.id,
             when=datetime.now(UTC),

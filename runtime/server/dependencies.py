@@ -17,7 +17,7 @@ from adapthub.runtime.tenants.caller import Caller
 _BEARER = HTTPBearer(auto_error=False, description="A tenant's key, or none where no tenant is configured.")
 
 
-def serving_of(request: Request) -> Serving:
+async def serving_of(request: Request) -> Serving:
     """The server's state, for endpoints."""
     serving: Serving = request.app.state.serving
     return serving
@@ -33,7 +33,7 @@ async def caller_of(
     return caller
 
 
-def request_id_of(request: Request) -> str:
+async def request_id_of(request: Request) -> str:
     """What names the request in its answer's header X-Request-Id."""
     id: str = request.scope["state"]["request_id"]
     return id

@@ -39,6 +39,7 @@ from adapthub.runtime.server.text_generation import text_generation
 from adapthub.runtime.tenants.caller import Caller
 
 _LOG = logging.getLogger(__name__)
+_LARGE = 64 << 10  # bytes of a body that is parsed on a thread: others would wait for it
 _ANSWERS = {**SINGLE_PASS, TEXT_GENERATION: text_generation}
 # Other names of tasks, and what tells a task that the path does not name: a key of the inputs, the parameters or the body.
 _ALIASES = {"ner": TOKEN_CLASSIFICATION, "sentiment-analysis": TEXT_CLASSIFICATION}
@@ -157,7 +158,8 @@ async def _answer(
     model: str, task: str | None, request: Request, serving: Serving, caller: Caller
 ) -> Response:
     target = await serving.catalog.find(model, caller, NO_USER)
-    body = _json(await request.body(), request.headers.get("content-type"))
+    sent, type = await request.body(), request.headers.get("content-type")
+    body = await asyncio.to_thread(_json, sent, type) if len(sent) > _LARGE else _json(sent, type)
     named = _part(body, "parameters").get("adapter_id")
     if target.adapter is None and isinstance(named, str):
         target = await serving.catalog.find(named, caller, NO_USER)
@@ -165,16 +167,16 @@ async def _answer(
         raise InvalidInput(f"adapter_id = {named!r:.80}", hint="The address names the adapter already.")
     tasks = await asyncio.to_thread(_tasks, serving, target)
     if body is None:
-        sent = request.headers.get("content-type", "such a body")
+        named_type = type or "such a body"
         raise InvalidInput(
-            f"{target.model} takes no {sent:.80}; it has {', '.join(tasks)}", hint="Send JSON."
+            f"{target.model} takes no {named_type:.80}; it has {', '.join(tasks)}", hint="Send JSON."
         )
     wanted = _ALIASES.get(task, task) if task is not None else _shown(body) or tasks[0]
     if wanted not in tasks:
         raise InvalidInput(
             f"{target.model} does not have the task {wanted:.80}", hint=f"It has {', '.join(tasks)}."
         )
-    asked = Asked(request_id_of(request), serving, caller, target, body)
+    asked = Asked(await request_id_of(request), serving, caller, target, body)
     return await while_connected(request, _ANSWERS[wanted](asked))
 
 

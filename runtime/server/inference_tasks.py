@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import torch
 from fastapi import Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
@@ -23,7 +23,7 @@ from adapthub.runtime.predict import Pair, Text, word_labels
 from adapthub.runtime.predictor import Answer
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.pooling import has_features, pooled
-from adapthub.runtime.server.predicting import Predicted, predict
+from adapthub.runtime.server.predicting import MOST_TEXTS, Predicted, predict
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import Caller
 
@@ -44,6 +44,7 @@ class Asked:
 
 
 Body = TypeVar("Body", bound=BaseModel)
+Made = TypeVar("Made")
 
 
 class Strict(BaseModel):
@@ -52,7 +53,11 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-Texts = str | Annotated[list[str], Field(fail_fast=True)]
+_Several = Annotated[list[str], Field(max_length=MOST_TEXTS, fail_fast=True)]
+Texts = Annotated[
+    Annotated[str, Tag("text")] | Annotated[_Several, Tag("texts")],
+    Discriminator(lambda value: "texts" if isinstance(value, list) else "text"),
+]
 
 
 class _TokenParameters(Strict):
@@ -76,8 +81,8 @@ class _TextBody(Strict):
 
 
 class _ZeroShotParameters(Strict):
-    candidate_labels: Annotated[list[str], Field(min_length=1, fail_fast=True)]
-    hypothesis_template: str = "This example is {}."
+    candidate_labels: Annotated[_Several, Field(min_length=1)]
+    hypothesis_template: Annotated[str, Field(max_length=1024)] = "This example is {}."
     multi_label: bool = False
 
 
@@ -97,7 +102,7 @@ class _FeaturesBody(Strict):
 
 class _Sentences(Strict):
     source_sentence: str
-    sentences: Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    sentences: Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS - 1, fail_fast=True)]
 
 
 class _SimilarityBody(Strict):
@@ -126,42 +131,58 @@ async def token_classification(asked: Asked) -> Response:
     predicted = await _predict(asked, TOKEN_CLASSIFICATION, _listed(body.inputs))
     grouped = body.parameters.aggregation_strategy != "none"
     ignored = body.parameters.ignore_labels
-    found = [_groups(answer, ignored) if grouped else _words(answer, ignored) for answer in predicted.answers]
+    entities = _groups if grouped else _words
+    several = isinstance(body.inputs, list)
+
+    def made() -> list[Any]:
+        found = [entities(answer, ignored) for answer in predicted.answers]
+        return found if several else found[0]
+
+    found, response = await _written(predicted, made)
     if grouped and isinstance(body.inputs, str):
         labels = predicted.answers[0].question.reading.labels
         kinds = [label.partition("-")[2] for label in labels]  # of entities, as they are answered
-        _log(asked, TOKEN_CLASSIFICATION, body.inputs, found[0], (*labels, *filter(None, kinds)))
-    return await _written(found if isinstance(body.inputs, list) else found[0], predicted)
+        _log(asked, TOKEN_CLASSIFICATION, body.inputs, found, (*labels, *filter(None, kinds)))
+    return response
 
 
 async def text_classification(asked: Asked) -> Response:
     """Labels with scores, the highest first; a list for each text."""
     body = parsed(_TextBody, asked.body)
     predicted = await _predict(asked, TEXT_CLASSIFICATION, _listed(body.inputs))
-    found = [_scores(answer, body.parameters) for answer in predicted.answers]
+    found, response = await _written(
+        predicted, lambda: [_scores(answer, body.parameters) for answer in predicted.answers]
+    )
     if isinstance(body.inputs, str):
         labels = predicted.answers[0].question.reading.labels
         _log(asked, TEXT_CLASSIFICATION, body.inputs, found[0], labels)
-    return await _written(found, predicted)
+    return response
 
 
 async def zero_shot_classification(asked: Asked) -> Response:
     """Labels that the adapter was not trained on: how far the text entails a sentence with each."""
     body = parsed(_ZeroShotBody, asked.body)
     labels, template = body.parameters.candidate_labels, body.parameters.hypothesis_template
-    if "{}" not in template:
-        raise InvalidInput(f"hypothesis_template is {template!r}", hint="Write {} where the label goes.")
+    if template.count("{}") != 1:
+        raise InvalidInput(
+            f"hypothesis_template is {template!r}", hint="Write {} once, where the label goes."
+        )
     pairs = [Pair(body.inputs, template.replace("{}", label)) for label in labels]
     predicted = await _predict(asked, ZERO_SHOT, pairs)
     entails = entailment(predicted.answers[0].question.reading.labels)
     assert entails is not None, "the adapter has the task"
-    logits = torch.stack([answer.logits for answer in predicted.answers])
-    if body.parameters.multi_label or len(labels) == 1:
-        # As in transformers' pipeline: against contradiction alone, which is the first label or the last.
-        scores = logits[:, [-1 if entails == 0 else 0, entails]].softmax(-1)[:, 1]
-    else:
-        scores = logits[:, entails].softmax(0)
-    return await _written(_sorted(labels, scores), predicted)
+
+    def made() -> list[dict[str, Any]]:
+        logits = torch.stack([answer.logits for answer in predicted.answers])
+        if body.parameters.multi_label or len(labels) == 1:
+            # As in transformers' pipeline: against contradiction alone, which is the first label or the last.
+            scores = logits[:, [-1 if entails == 0 else 0, entails]].softmax(-1)[:, 1]
+        else:
+            scores = logits[:, entails].softmax(0)
+        return _sorted(labels, scores)
+
+    _, response = await _written(predicted, made)
+    return response
 
 
 async def feature_extraction(asked: Asked) -> Response:
@@ -174,16 +195,27 @@ async def feature_extraction(asked: Asked) -> Response:
             hint=f"This model's vectors have {hidden} and are not shortened.",
         )
     predicted = await _predict(asked, FEATURES, _listed(body.inputs), whole=not body.truncate)
-    vectors = pooled(predicted, normalise=body.normalize)
-    return await _written(vectors if isinstance(body.inputs, list) else vectors[0], predicted)
+    several = isinstance(body.inputs, list)
+
+    def made() -> list[Any]:
+        vectors = pooled(predicted, normalise=body.normalize)
+        return (vectors if several else vectors[0]).tolist()
+
+    _, response = await _written(predicted, made)
+    return response
 
 
 async def sentence_similarity(asked: Asked) -> Response:
     """The cosine of each sentence's vector with the source's."""
     sentences = parsed(_SimilarityBody, asked.body).inputs
     predicted = await _predict(asked, SIMILARITY, [sentences.source_sentence, *sentences.sentences])
-    vectors = pooled(predicted)
-    return await _written(vectors[1:] @ vectors[0], predicted)
+
+    def made() -> list[float]:
+        vectors = pooled(predicted)
+        return cast("list[float]", (vectors[1:] @ vectors[0]).tolist())
+
+    _, response = await _written(predicted, made)
+    return response
 
 
 # By name: what answers a task in one pass.
@@ -261,12 +293,13 @@ def _sorted(labels: Sequence[str], scores: torch.Tensor) -> list[dict[str, Any]]
     return sorted(found, key=lambda one: -one["score"])
 
 
-async def _written(content: Any, predicted: Predicted) -> Response:
-    """As JSON, on a thread: many vectors take a while. `X-Truncated`: how many texts were not read to their end."""
+async def _written(predicted: Predicted, made: Callable[[], Made]) -> tuple[Made, Response]:
+    """What is `made` of the answers, and that as JSON; on a thread: many texts take a while. `X-Truncated`: how many texts
+    were not read to their end."""
 
-    def written() -> Response:
-        value = content.tolist() if isinstance(content, torch.Tensor) else content
+    def written() -> tuple[Made, Response]:
+        content = made()
         headers = {"x-truncated": str(predicted.truncated)} if predicted.truncated else None
-        return JSONResponse(value, headers=headers)
+        return content, JSONResponse(content, headers=headers)
 
     return await asyncio.to_thread(written)

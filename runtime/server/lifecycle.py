@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -49,6 +50,7 @@ _THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, gra
 _BACKLOG = 2048
 _SHADOWS = 0.01  # the weight of shadows: tenants that wait go first
 _TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
+_SETTLING = 15  # seconds in which what cancelled requests used is written down
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -121,6 +123,7 @@ def serve(
         try:
             asyncio.run(_run(serving, listener, announce))
         finally:
+            gc.unfreeze()
             gate.close()
             serving.feedback.close()
 
@@ -142,6 +145,9 @@ async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Ru
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server-work"))
     await asyncio.to_thread(_warm, serving)
     await serving.catalog.preload()
+    # What is there now stays: each time it were looked through for garbage, everybody would wait for a third of a second.
+    gc.collect()
+    gc.freeze()
     app = create_app(serving)
     server = _Server(
         uvicorn.Config(
@@ -178,6 +184,9 @@ async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Ru
         if server.started:
             announce(Running(serving, _address(listener), stop))
         await task
+        # uvicorn has cancelled what is left and does not wait for it; with the loop, what was used would be lost.
+        if not await serving.idle_within(_SETTLING):
+            _LOG.error("what %d requests used was not written down", serving.in_flight)
     if app.state.traces is not None:
         await asyncio.to_thread(app.state.traces.close)
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from adapthub.adapters.errors import AdaptHubError
-from adapthub.runtime.requests import Event, FinishReason
+from adapthub.runtime.requests import Event
 from adapthub.runtime.sampling import Sampled
 from adapthub.runtime.server.answering import Answer
 from adapthub.runtime.server.errors import body_of
@@ -25,14 +25,6 @@ from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.sse import DONE, EventStream, sse, to_json
 from adapthub.runtime.server.tool_calls import ToolCall, ToolText
 
-# A text that ran out of time, or was ended by an administrator, is cut short like one that ran out of tokens.
-_REASONS: dict[FinishReason, str] = {
-    "stop": "stop",
-    "length": "length",
-    "deadline": "length",
-    "cancelled": "length",
-    "error": "length",
-}
 _LOWEST = -9999.0  # JSON has no infinity
 _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 _FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
@@ -93,7 +85,12 @@ class Reader:
         tokens = event.tokens
         if reason == "stop" and tokens and tokens[-1].token_id in self._ends:
             tokens = tokens[:-1]
-        finish_reason = None if reason is None else _REASONS[reason]
+        finish_reason = reason
+        if reason not in (
+            None,
+            "stop",
+        ):  # one that an administrator ended is cut short like one out of tokens
+            finish_reason = "length"
         if self._tools is None:
             return Delta(event.text, tokens, finish_reason)
         marks = "".join(self._marks.get(token.token_id, "") for token in tokens)

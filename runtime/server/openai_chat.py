@@ -50,8 +50,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 async def chat_completions(
     body: ChatRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
-    """Answer a conversation. Without max_completion_tokens, in as many tokens as the context has left, at most 4096.
-    One that ran out of time ends with "length"."""
+    """Answer a conversation. Without max_completion_tokens, in as many tokens as the context has left, at most 4096."""
     return await while_connected(request, _answer(body, serving, caller, id))
 
 
@@ -119,7 +118,8 @@ def _readers(body: ChatRequest, serving: Serving, tools: Sequence[Tool], forced:
     names = [tool.function.name for tool in tools]
     mark = service.tokenizer.convert_tokens_to_ids(opening)
     marks = {mark: opening} if mark in service.tokenizer.all_special_ids else {}
-    return [Reader(ends, ToolText(opening, names, forced), marks) for _ in range(body.choices)]
+    single = body.parallel_tool_calls is False
+    return [Reader(ends, ToolText(opening, names, forced, single), marks) for _ in range(body.choices)]
 
 
 def _chunks(index: int, delta: Delta, tokenizer: PreTrainedTokenizerBase | None) -> list[dict[str, Any]]:

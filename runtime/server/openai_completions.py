@@ -49,7 +49,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 async def completions(
     body: CompletionRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
-    """Continue texts, by 16 tokens unless max_tokens says otherwise. One that ran out of time ends with "length"."""
+    """Continue texts, by 16 tokens unless max_tokens says otherwise."""
     return await while_connected(request, _answer(body, serving, caller, id))
 
 

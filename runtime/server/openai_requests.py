@@ -194,7 +194,9 @@ class ChatRequest(_Generating):
     logprobs: bool | None = None
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     modalities: list[Literal["text"]] | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = Field(
+        None, description="false: of the calls that a text has, the first alone is answered."
+    )
     prompt_cache_key: str | None = None
     response_format: ResponseFormat | None = None
     safety_identifier: str | None = None

@@ -26,7 +26,7 @@ from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.tenants.gate import UsageRecord
 
 # What one request may hold: as many texts and tokens as OpenAI takes, and no text of which most would be cut off.
-_MOST_TEXTS, _MOST_TOKENS, _MOST_CHARACTERS = 2048, 300_000, 2_000_000
+MOST_TEXTS, _MOST_TOKENS, _MOST_CHARACTERS = 2048, 300_000, 2_000_000
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ async def predict(
 def _check_size(texts: Sequence[Text | Pair | TokenIds]) -> None:
     if not texts:
         raise InvalidInput("there is no text", hint="Send one or more.")
-    if len(texts) > _MOST_TEXTS:
+    if len(texts) > MOST_TEXTS:
         raise InvalidInput(
-            f"{len(texts):,} texts in one request", hint=f"Send at most {_MOST_TEXTS:,} at once."
+            f"{len(texts):,} texts in one request", hint=f"Send at most {MOST_TEXTS:,} at once."
         )
     characters = sum(len(text) for text in texts if isinstance(text, str))
     characters += sum(len(text.first) + len(text.second) for text in texts if isinstance(text, Pair))

@@ -100,10 +100,14 @@ class Serving:
     async def drain(self) -> bool:
         """Take no more requests; whether all in flight ended within `limits.drain_seconds`."""
         self.draining = True
+        return await self.idle_within(self.limits.drain_seconds)
+
+    async def idle_within(self, seconds: float) -> bool:
+        """Whether nothing is in flight, and all is written down; waits for that, at most so long."""
         if not self.in_flight:
             return True
         try:
-            async with asyncio.timeout(self.limits.drain_seconds):
+            async with asyncio.timeout(seconds):
                 await self._idle.wait()
         except TimeoutError:
             return False

@@ -1,7 +1,7 @@
 """The answer of a release's candidate that nobody hears, beside the one that is given: a row of the same batch.
 
-It waits behind every request of its tenant, is preempted first, is left out where the queue is filling, and is billed to
-nobody. Only the first of several choices is compared. Does not choose who is shadowed (catalog does).
+It waits behind every request, is preempted first, is left out where the queue is filling, and is billed to nobody. Only the
+first of several choices is compared. Does not choose who is shadowed (catalog does).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from adapthub.runtime.server.serving import Serving
 
 _LOG = logging.getLogger(__name__)
 NOBODY = ""  # the tenant; of a server without tenants the user too
-_LAST = -1  # the priority
+_LAST = -(2**31)  # the priority: no request's is lower
 _COMPARABLE = ("stop", "length")
 
 
@@ -33,7 +33,6 @@ class Shadow:
         target: Target,
         prompt_ids: Sequence[int],
         sampling: Sampling,
-        timeout: float | None,
     ) -> None:
         self._serving = serving
         self._target = target
@@ -43,7 +42,7 @@ class Shadow:
         self._began = time.monotonic()
         self._first: float | None = None
         self._ended: float | None = None
-        self._answering = serving.spawn(self._answer(prompt_ids, sampling, timeout))
+        self._answering = serving.spawn(self._answer(prompt_ids, sampling))
 
     def heard(self, event: Event) -> None:
         """Something of the answer that is given."""
@@ -56,14 +55,13 @@ class Shadow:
         else:
             self._answering.cancel()
 
-    async def _answer(self, prompt_ids: Sequence[int], sampling: Sampling, timeout: float | None) -> None:
+    async def _answer(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         try:
             stream = await self._serving.runtime.astream(
                 [*prompt_ids],
                 self._target.adapter,
                 tenant=NOBODY,
                 priority=_LAST,
-                timeout=timeout,
                 **vars(sampling),
             )
             async for event in stream:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from adapthub.runtime.text_stream import beginning
 
 _HERMES, _MISTRAL, _BARE = "<tool_call>", "[TOOL_CALLS]", "{"
-_HERMES_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+_HERMES_END = "</tool_call>"
+_BETWEEN = re.compile(r"[\s;]*")  # bare calls
 _DECODER = json.JSONDecoder()
 
 
@@ -68,21 +69,31 @@ class ToolCall:
 
 def schema_of_call(tools: Sequence[Tool]) -> dict[str, Any]:
     """The JSON schema of a call of one of these."""
-    definitions: dict[str, Any] = {}
     calls = []
-    for tool in tools:
-        parameters = dict(tool.function.parameters or {"type": "object"})
-        definitions |= parameters.pop("$defs", {})  # what it refers to is looked for at the root
+    for index, tool in enumerate(tools):
+        parameters = tool.function.parameters or {"type": "object"}
+        arguments = _moved(parameters, f"#/anyOf/{index}/properties/arguments")
         calls.append(
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.function.name}, "arguments": parameters},
+                "properties": {"name": {"const": tool.function.name}, "arguments": arguments},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
         )
-    schema: dict[str, Any] = calls[0] if len(calls) == 1 else {"anyOf": calls}
-    return schema | ({"$defs": definitions} if definitions else {})
+    return {"anyOf": calls}
+
+
+def _moved(schema: Mapping[str, Any], root: str) -> Any:
+    """The same where its root is at `root`: what it refers to within itself is found there."""
+
+    def moved(part: dict[str, Any]) -> dict[str, Any]:
+        reference = part.get("$ref")
+        if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+            part["$ref"] = root + reference[1:]
+        return part
+
+    return json.loads(json.dumps(schema), object_hook=moved)
 
 
 def opening_of(template: str) -> str:
@@ -94,13 +105,14 @@ class ToolText:
     """One text that may have calls in it, as it comes: what may be a call is held back.
 
     `opening`: what calls begin with; `forced`: the whole text is one. `names`: the functions that there are; what looks like
-    a call of another one is text.
+    a call of another one is text. `single`: calls behind the first are left out.
     """
 
-    def __init__(self, opening: str, names: Sequence[str], forced: bool) -> None:
+    def __init__(self, opening: str, names: Sequence[str], forced: bool, single: bool = False) -> None:
         self._opening = opening
         self._names = frozenset(names)
         self._forced = forced
+        self._most = 1 if single else None
         self._held = ""
         self._blank = True  # so far
 
@@ -118,8 +130,14 @@ class ToolText:
 
     def finish(self) -> tuple[str, list[ToolCall]]:
         """The rest of the text, and the calls."""
-        calls = self._calls()
-        return ("" if calls else self._held), calls
+        try:
+            values, rest = self._values()
+            calls = [self._call(value) for value in values]
+        except (ValueError, RecursionError):
+            return self._held, []
+        if not calls or any(call.name not in self._names for call in calls):
+            return self._held, []
+        return (rest if rest.strip() else ""), calls[: self._most]
 
     def _opens_at(self) -> int:
         at = self._held.find(self._opening)
@@ -127,25 +145,30 @@ class ToolText:
             return -1  # braces within a text
         return at
 
-    def _calls(self) -> list[ToolCall]:
-        try:
-            calls = [self._call(value) for value in self._values()]
-        except (ValueError, RecursionError):
-            return []
-        return calls if all(call.name in self._names for call in calls) else []
-
-    def _values(self) -> list[Any]:
+    def _values(self) -> tuple[list[Any], str]:
+        """What stands where calls do, and the text around that. Raises ValueError for what is no JSON."""
         if self._opening == _HERMES and not self._forced:
-            return [json.loads(text) for text in _HERMES_CALL.findall(self._held)]
+            return self._hermes()
         if self._opening == _MISTRAL and not self._forced:
-            listed, _ = _DECODER.raw_decode(self._held.removeprefix(_MISTRAL).lstrip())
-            return listed if isinstance(listed, list) else [listed]
-        values, rest = [], self._held.strip()
-        while rest:
-            value, end = _DECODER.raw_decode(rest)
+            written = self._held.removeprefix(_MISTRAL).lstrip()
+            listed, end = _DECODER.raw_decode(written)
+            return listed if isinstance(listed, list) else [listed], written[end:]
+        values, text, at = [], self._held.strip(), 0
+        while at < len(text):
+            value, end = _DECODER.raw_decode(text, at)
             values.append(value)
-            rest = rest[end:].lstrip(" \n;")
-        return values
+            at = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]  # it matches everywhere
+        return values, ""
+
+    def _hermes(self) -> tuple[list[Any], str]:
+        values, around, after = [], [], 0
+        while (opens := self._held.find(_HERMES, after)) >= 0:
+            around.append(self._held[after:opens])
+            begins, ends = opens + len(_HERMES), self._held.find(_HERMES_END, opens)
+            last = ends if ends >= 0 else len(self._held)  # the end may be left out at the end of the text
+            values.append(json.loads(self._held[begins:last].strip()))
+            after = last + len(_HERMES_END)
+        return values, "".join([*around, self._held[after:]])
 
     @staticmethod
     def _call(value: Any) -> ToolCall:

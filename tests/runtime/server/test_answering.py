@@ -19,8 +19,10 @@ from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.answering import Answer, begin
 from adapthub.runtime.server.catalog import Catalog
 from adapthub.runtime.server.lifecycle import Running
+from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import LOCAL
+from adapthub.runtime.tenants.gate import UsageRecord
 from tests.runtime.server.live import live, settings_for
 from tests.runtime.server.recording import RecordingGate, eventually, idle
 
@@ -160,6 +162,7 @@ def test_an_error_of_one_choice_ends_all(
     """The second's sampler breaks while all run."""
     engine = runtime.generation.engine
     submit, requests = engine.submit, []
+    written: list[UsageRecord] = []  # by the time that the error is given out
 
     def remember(request: Any) -> None:
         requests.append(request)
@@ -169,10 +172,13 @@ def test_an_error_of_one_choice_ends_all(
 
     async def fail(serving: Serving) -> None:
         async with await started(serving, LONG, LONG, LONG) as answer:
-            async for _, event in answer:
-                row = engine._running.get(requests[1].id)
-                if event.tokens and row is not None:
-                    monkeypatch.setattr(row.sampler, "accept", broken)
+            try:
+                async for _, event in answer:
+                    row = engine._running.get(requests[1].id)
+                    if event.tokens and row is not None:
+                        monkeypatch.setattr(row.sampler, "accept", broken)
+            finally:
+                written.extend(gate.records)
 
     def broken(token: int) -> None:
         raise ValueError("broken")
@@ -182,6 +188,39 @@ def test_an_error_of_one_choice_ends_all(
     eventually(lambda: bool(gate.records) and runtime.generation.load.running == 0, "it still runs")
     (record,) = gate.records
     assert record.outcome == "error"
+    assert written == [record]
+
+
+def test_whoever_leaves_while_choices_are_opened_is_cancelled(
+    run: Callable[[Any], Any], gate: RecordingGate, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first runs, the second is being opened, the third never is."""
+    seen: list[Observation] = []
+
+    async def leave(serving: Serving) -> None:
+        serving.observers.append(seen.append)
+        real, second = runtime.astream, asyncio.Event()
+        opened = 0
+
+        async def opening(*arguments: Any, **options: Any) -> Any:
+            nonlocal opened
+            opened += 1
+            if opened == 2:
+                second.set()
+                await asyncio.Event().wait()
+            return await real(*arguments, **options)
+
+        monkeypatch.setattr(runtime, "astream", opening)
+        task = asyncio.create_task(started(serving, LONG, LONG, LONG))
+        await second.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(leave)
+    assert [record.outcome for record in gate.records] == ["cancelled"]
+    assert [(one.outcome, one.error) for one in seen] == [("cancelled", None)]
+    assert gate.given_back == gate.admitted
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from huggingface_hub.errors import BadRequestError, HfHubHTTPError
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from adapthub.runtime.server import inference, inference_tasks
 from adapthub.runtime.server.lifecycle import Running
 from tests.runtime.server.encoders import LABELS
 
@@ -250,7 +252,7 @@ def test_a_task_that_the_adapter_does_not_have(encoder: Running, server: Running
         ("/models/acme/mood", {"inputs": ""}, "empty"),
         ("/models/acme/mood", {"inputs": ["ada", ""]}, "text 1 is empty"),
         ("/models/acme/mood", {"inputs": []}, "there is no text"),
-        ("/models/acme/mood", {"inputs": ["ada"] * 100_000}, "100,000 texts"),
+        ("/models/acme/mood", {"inputs": ["ada"] * 2049}, "at most 2048"),
         ("/models/acme/mood", {"inputs": "ada " * 1_000_000}, "4,000,000 characters"),
         ("/models/acme/mood", {"inputs": 3}, "inputs"),
         ("/models/acme/mood", {"inputs": [["ada"]]}, "inputs"),
@@ -288,6 +290,26 @@ def test_a_task_that_the_adapter_does_not_have(encoder: Running, server: Running
             {"inputs": "ada", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "no"}},
             "hypothesis_template",
         ),
+        (
+            "/models/acme/nli",
+            {"inputs": "ada", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "{}, {}"}},
+            "Write {} once",
+        ),
+        (
+            "/models/acme/nli",
+            {"inputs": "ada", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "{}" * 513}},
+            "at most 1024",
+        ),
+        (
+            "/models/acme/nli",
+            {"inputs": "ada", "parameters": {"candidate_labels": ["a"] * 2049}},
+            "at most 2048",
+        ),
+        (
+            "/models/acme/vectors",
+            {"inputs": {"source_sentence": "ada", "sentences": ["ada"] * 2048}},
+            "at most 2047",
+        ),
         ("/models/acme/vectors", {"inputs": "ada", "prompt_name": "query"}, "'prompt_name' is not taken"),
         ("/models/acme/vectors", {"inputs": "ada", "dimensions": 3}, "dimensions = 3"),
         ("/models/acme/vectors", {"inputs": "ada", "encoding_format": "base64"}, "encoding_format"),
@@ -299,6 +321,41 @@ def test_what_is_refused(encoder: Running, path: str, body: Any, words: str) -> 
     assert status == 400, refused
     assert words in refused["error"]
     assert refused["error_type"] == "validation"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "work"),
+    [
+        ("acme/ner", {}, "_groups"),
+        ("acme/ner", {"aggregation_strategy": "none"}, "_words"),
+        ("acme/mood", {}, "_scores"),
+        ("acme/nli", {"candidate_labels": ["film", "city"]}, "_sorted"),
+        ("acme/vectors", None, "pooled"),
+    ],
+)
+def test_answers_are_made_on_threads_and_so_are_large_bodies_read(
+    encoder: Running, monkeypatch: pytest.MonkeyPatch, name: str, parameters: Any, work: str
+) -> None:
+    """Not on the event loop, where everybody else would wait for them."""
+    ran = []
+
+    def noted(module: Any, function: str) -> None:
+        real = getattr(module, function)
+
+        def noting(*arguments: Any, **options: Any) -> Any:
+            ran.append((function, threading.current_thread().name == "server"))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, function, noting)
+
+    noted(inference, "parse_json_object")
+    noted(inference_tasks, work)
+    for padding, on_loop in ((0, True), (1 << 16, False)):
+        body = {"inputs": "ada was born"} | ({} if parameters is None else {"parameters": parameters})
+        status, _ = post(encoder, f"/models/{name}", json.dumps(body).encode() + b" " * padding)
+        assert status == 200
+        assert ran == [("parse_json_object", on_loop), (work, False)]
+        ran.clear()
 
 
 NOWHERE: Sequence[str] = (

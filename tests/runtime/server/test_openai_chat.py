@@ -8,8 +8,10 @@ from typing import Any
 
 import openai
 import pytest
+from fastapi.concurrency import run_in_threadpool
 
 from adapthub.runtime.requests import Generation
+from adapthub.runtime.server.dependencies import caller_of
 from adapthub.runtime.server.lifecycle import Running
 
 MESSAGES: Any = [{"role": "system", "content": "ada was"}, {"role": "user", "content": "born in london"}]
@@ -273,6 +275,21 @@ def test_what_cannot_be_is_refused_by_name(
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
     assert caught.value.request_id
+
+
+def test_what_endpoints_depend_on_is_found_on_the_event_loop(
+    client: openai.OpenAI, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread for each of them would cost more than they do, and wait where all threads are busy."""
+    threads = []
+
+    async def noted(work: Any, *arguments: Any, **options: Any) -> Any:
+        threads.append(work)
+        return await run_in_threadpool(work, *arguments, **options)
+
+    monkeypatch.setattr("fastapi.dependencies.utils.run_in_threadpool", noted)
+    client.chat.completions.create(model=base_of(server), messages=MESSAGES, max_tokens=1)
+    assert {*threads} <= {caller_of}
 
 
 def test_an_unknown_model(client: openai.OpenAI) -> None:

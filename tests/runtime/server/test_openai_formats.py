@@ -127,6 +127,25 @@ class TestTools:
         assert streamed.function.arguments == call.function.arguments
         assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
+    @pytest.mark.parametrize(("parallel", "number"), [(True, 2), (False, 1)])
+    def test_calls_with_text_around_them_and_of_several_one_where_asked(
+        self, speller: openai.OpenAI, spelling_server: Running, parallel: bool, number: int
+    ) -> None:
+        call = '<tool_call>{"name": "f"}</tool_call>'
+        options: Any = {
+            "model": base_of(spelling_server),
+            "messages": MESSAGES,
+            "tools": [{"type": "function", "function": {"name": "f"}}],
+            "parallel_tool_calls": parallel,
+            "extra_body": {"structured_outputs": {"choice": [f"Well. {call}{call} Bye."]}},
+        }
+        message = speller.chat.completions.create(**options).choices[0].message
+        assert message.content == "Well.  Bye."
+        assert len(message.tool_calls or ()) == number
+        chunks = list(speller.chat.completions.create(**options, stream=True))
+        assert streamed_text(chunks) == message.content
+        assert sum(len(chunk.choices[0].delta.tool_calls or ()) for chunk in chunks) == number
+
     @pytest.mark.parametrize(
         ("choice", "names"),
         [("required", {"weather", "time"}), ({"type": "function", "function": {"name": "time"}}, {"time"})],

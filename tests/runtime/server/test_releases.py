@@ -28,7 +28,7 @@ from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
 from tests.runtime.server.assembled import Assembled, assembled, settled
 from tests.runtime.server.encoders import write_encoder_hub
 from tests.runtime.server.live import live, settings_for, write_hub
-from tests.runtime.server.recording import RecordingGate
+from tests.runtime.server.recording import RecordingGate, eventually
 
 RELEASE = {"name": "acme/sql", "candidate": "acme/sql@v2"}
 FINE = Sample(failed=False, ttft=0.01, seconds=0.1)
@@ -398,6 +398,28 @@ def test_a_shadow_is_compared_and_never_heard_or_billed(served_base: Path, hub: 
             assert target.shadow is None
 
     asyncio.run(scenario())
+
+
+def test_a_shadow_waits_behind_the_last_of_all_requests(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without tenants they are in one queue; clients choose their priorities."""
+    with live(settings_for(served_base), hub) as running, httpx2.Client(base_url=running.address) as client:
+        client.post("/admin/releases", json={**RELEASE, "kind": "shadow"}).raise_for_status()
+        engine, asked = running.serving.runtime.generation.engine, []
+        submit = engine.submit
+
+        def noted(request: Any) -> None:
+            asked.append((request.tenant, request.priority))
+            submit(request)
+
+        monkeypatch.setattr(engine, "submit", noted)
+        body = {"model": "acme/sql@prod", "prompt": "ada", "priority": 2**31 - 1, "max_tokens": 2}
+        client.post("/v1/completions", json=body).raise_for_status()
+        eventually(lambda: len(asked) == 2, "there is no shadow")
+    (own, shadow) = asked
+    assert shadow[0] == own[0]
+    assert shadow[1] < own[1]
 
 
 def test_a_shadow_that_fails_is_rolled_back_unheard(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from adapthub.runtime.requests import Event
 from adapthub.runtime.sampling import Sampled
@@ -17,6 +19,7 @@ TIME: tuple[str, dict[str, str]] = ("time", {})
 _WEATHER = '{"name": "weather", "arguments": {"city": "Paris"}}'
 _TIME = '{"name": "time", "arguments": {}}'
 _UNKNOWN = '<tool_call>{"name": "rm", "arguments": {}}</tool_call>'
+_TAGGED = '{"name": "weather", "arguments": {"city": "<tool_call>"}}'
 _LLAMAS = '{"name": "weather", "parameters": {"city": "Paris"}}'
 TEXTS: list[tuple[str, str, str, list[tuple[str, dict[str, str]]]]] = [  # opening, text, content, calls
     (HERMES, f"<tool_call>\n{_WEATHER}\n</tool_call>", "", [WEATHER]),
@@ -24,7 +27,15 @@ TEXTS: list[tuple[str, str, str, list[tuple[str, dict[str, str]]]]] = [  # openi
     (HERMES, f"a < b <tool {_TIME}", f"a < b <tool {_TIME}", []),
     (HERMES, "<tool_call>{broken</tool_call>", "<tool_call>{broken</tool_call>", []),
     (HERMES, _UNKNOWN, _UNKNOWN, []),
+    (
+        HERMES,
+        f"So:<tool_call>{_TIME}</tool_call> and\n<tool_call>{_WEATHER}</tool_call>\nBye.",
+        "So: and\n\nBye.",
+        [TIME, WEATHER],
+    ),
+    (HERMES, f"<tool_call>{_TAGGED}</tool_call>", "", [("weather", {"city": "<tool_call>"})]),
     (MISTRAL, f"[TOOL_CALLS][{_WEATHER}, {_TIME}]", "", [WEATHER, TIME]),
+    (MISTRAL, f"[TOOL_CALLS] [{_TIME}] Bye.", " Bye.", [TIME]),
     (BARE, _LLAMAS, "", [WEATHER]),
     (BARE, f" {_TIME}; {_LLAMAS}", " ", [TIME, WEATHER]),
     (BARE, "A set {1, 2} of " + _TIME, "A set {1, 2} of " + _TIME, []),
@@ -45,6 +56,26 @@ def test_calls_are_read(
     rest, found = reading.finish()
     assert given + rest == content
     assert [(call.name, json.loads(call.arguments)) for call in found] == calls
+
+
+@pytest.mark.parametrize("opening", [HERMES, MISTRAL, BARE])
+def test_of_several_calls_the_first_alone_where_asked(opening: str) -> None:
+    texts = {
+        HERMES: f"{HERMES}{_TIME}</tool_call>{HERMES}{_WEATHER}",
+        MISTRAL: f"{MISTRAL}[{_TIME}, {_WEATHER}]",
+    }
+    reading = ToolText(opening, ["weather", "time"], forced=False, single=True)
+    assert reading.push(texts.get(opening, f"{_TIME};{_WEATHER}")) == ""
+    rest, (call,) = reading.finish()
+    assert (rest, call.name) == ("", "time")
+
+
+def test_a_megabyte_of_blanks_is_read_at_once() -> None:
+    """A pattern that looks for the end anew from each of them would take hours."""
+    text = HERMES + "x" + " " * 1_000_000 + "x"
+    reading = ToolText(HERMES, ["time"], forced=False)
+    assert reading.push(text) == ""
+    assert reading.finish() == (text, [])
 
 
 def test_text_comes_as_soon_as_it_is_certain() -> None:
@@ -70,13 +101,33 @@ def test_the_template_says_how_calls_are_written(template: str, opening: str) ->
     assert opening_of(template) == opening
 
 
-def test_definitions_of_parameters_are_found() -> None:
-    parameters = {
-        "type": "object",
-        "properties": {"city": {"$ref": "#/$defs/City"}},
-        "$defs": {"City": {"enum": ["Paris"]}},
-    }
-    tool = Tool(type="function", function=Function(name="weather", parameters=parameters))
-    schema = schema_of_call([tool])
-    assert schema["$defs"] == parameters["$defs"]
-    assert "$defs" not in schema["properties"]["arguments"]
+def test_parameters_refer_to_their_own_definitions() -> None:
+    """Two tools' definitions of one name stay apart, and so do references to the whole of the parameters."""
+
+    def tool(name: str, parameters: dict[str, Any]) -> Tool:
+        return Tool(type="function", function=Function(name=name, parameters=parameters))
+
+    def of(place: dict[str, Any]) -> dict[str, Any]:
+        at = {"properties": {"at": {"$ref": "#/$defs/Place"}}, "required": ["at"]}
+        return {"type": "object", "$defs": {"Place": place}} | at
+
+    tree = {"type": "object", "properties": {"below": {"$ref": "#"}}, "additionalProperties": False}
+    given = [tool("name", of({"enum": ["Paris"]})), tool("number", of({"enum": [75]})), tool("tree", tree)]
+    grammar = LLMatcher.grammar_from_json_schema(schema_of_call(given))
+
+    def fits(call: dict[str, Any]) -> bool:
+        matcher = LLMatcher(LLTokenizer("byte"), grammar)
+        assert not matcher.is_error(), matcher.get_error()
+        text = json.dumps(call, separators=(",", ":")).encode()
+        return matcher.try_consume_tokens([*text]) == len(text) and matcher.is_accepting()
+
+    for name, arguments, expected in [
+        ("name", {"at": "Paris"}, True),
+        ("name", {"at": 75}, False),
+        ("number", {"at": 75}, True),
+        ("number", {"at": "Paris"}, False),
+        ("tree", {"below": {"below": {}}}, True),
+        ("tree", {"below": {"name": "tree"}}, False),
+    ]:
+        assert fits({"name": name, "arguments": arguments}) is expected, (name, arguments)
+    assert given[0].function.parameters == of({"enum": ["Paris"]}), "what the template shows is as it was"
