@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -55,6 +56,20 @@ WORDS = [
     "!",
     "?",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For what outlives a test, such as a server. Samples are fetched into the user's own home, once and for all."""
+    from adapthub.adapters.home import home
+
+    samples = home() / "samples"
+    samples.mkdir(parents=True, exist_ok=True)
+    own = tmp_path_factory.mktemp("session-home")
+    (own / "samples").symlink_to(samples)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTHUB_HOME", str(own))
+        yield
 
 
 @pytest.fixture(autouse=True)

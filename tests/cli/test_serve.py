@@ -136,12 +136,12 @@ def test_a_server_is_started_asked_managed_and_ended(cli: Command, hub: None, ba
         assert server.ended() == 0
         curl = shlex.split(server.ready[server.ready.index("curl") :].replace("\\\n", " "))
         assert curl[1] == f"{server.address}/v1/completions"
-        assert json.loads(curl[-1])["model"] == str(base)
+        assert json.loads(curl[-1])["model"] == base.name
         assert "no tenants: a single user, on this machine" in server.ready
         assert "4,096 tokens" in server.ready
         said = [json.loads(line) for line in server.log]
         (asked,) = [line for line in said if line["message"] == "POST /v1/completions"]
-        assert (asked["status"], asked["model"], asked["outcome"]) == (200, str(base), "length")
+        assert (asked["status"], asked["model"], asked["outcome"]) == (200, base.name, "length")
         assert asked["completion_tokens"] == LONG
         assert 0 < asked["ttft"] < asked["seconds"]
         assert SECRET not in "".join(server.log)

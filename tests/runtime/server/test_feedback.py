@@ -282,10 +282,11 @@ def test_many_threads_may_be_the_first_to_use_a_store(tmp_path: Path) -> None:
 
 def test_a_locked_log_keeps_no_answer_from_its_client(logged: tuple[Running, Path]) -> None:
     running, file = logged
-    answer_of(running, "acme-key")
+    logged_as(file, answer_of(running, "acme-key")[0].rpartition("-")[2])
+    store = FeedbackStore(file)
     with locked(file):
         ids = [answer_of(running, "acme-key")[0].rpartition("-")[2] for _ in range(3)]
-        assert [FeedbackStore(file).request(id) for id in ids] == [None] * 3
+        assert [store.request(id) for id in ids] == [None] * 3
     for id in ids:
         logged_as(file, id)
 
