@@ -86,7 +86,8 @@ SECTIONS = {
     ),
     "serve-flood": (
         "One tenant floods",
-        "The same server; `steady` asks every two seconds, `flooder` as often, then 20 times as often. `p99 against calm` is what `steady` notices.",
+        "The same server, which does about six requests a second. `steady` asks for one a second, `flooder` for three, its half, and then for 60. "
+        "`p99 against calm` is what `steady` notices.",
     ),
     "decode": (
         "A decode step over pages",

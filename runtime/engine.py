@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +39,7 @@ from adapthub.runtime.text_stream import TextStream
 
 _LOG = logging.getLogger(__name__)
 _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
+_KEPT = 8  # one of so many rows is kept for tenants that have few
 
 
 @dataclass(frozen=True)
@@ -234,9 +236,18 @@ class Engine:
             waiting = self._scheduler.choose(
                 lambda waiting: ready(waiting.digests) and self._fits(waiting),
                 lambda waiting: ready(waiting.digests),
+                self._has_row_for,
             )
             if waiting is None or not self._start(waiting):
                 return
+
+    def _has_row_for(self, tenant: str) -> bool:
+        """The last rows are kept for tenants that have fewer than an equal share of all: who comes by while another floods
+        need not wait for one to end."""
+        if self._max_rows - len(self._running) > self._max_rows // _KEPT:
+            return True
+        own = sum(row.request.tenant == tenant for row in self._running.values())
+        return own * max(1, len(self._scheduler.counters)) < self._max_rows
 
     def _fetch_ahead(self) -> None:
         """Ask for the adapters of those that come next; end those whose adapter cannot be loaded."""
@@ -292,7 +303,7 @@ class Engine:
         budget = self._step_tokens
         parts: list[Part] = []
         planned: list[Row] = []
-        for row in sorted(self._running.values(), key=lambda row: row.pending > 1):
+        for row in self._in_turn():
             if row.request.id not in self._running:  # preempted for one before it
                 continue
             if not row.generated and budget:  # others may be computing the same prompt
@@ -307,6 +318,18 @@ class Engine:
                 if not row.generated:
                     self._paging.keep(row.request, row.tokens, row.held, ahead=count)
         return sorted(parts, key=lambda part: part.row.request.selection)
+
+    def _in_turn(self) -> list[Row]:
+        """Decoding rows, then prompts: one of every tenant, then another of every one that has more; short ones first."""
+        turns: Counter[str] = Counter()
+        keyed = []
+        for place, row in enumerate(self._running.values()):
+            if row.pending == 1:
+                keyed.append((-1, 0, place, row))
+                continue
+            keyed.append((turns[row.request.tenant], row.pending, place, row))
+            turns[row.request.tenant] += 1
+        return [row for *_, row in sorted(keyed, key=lambda item: item[:3])]
 
     def _go_on_from_others(self, row: Row) -> None:
         gained = self._paging.reuse(row.request, row.tokens, row.held)

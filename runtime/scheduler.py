@@ -114,19 +114,25 @@ class Scheduler:
         return sorted(late, key=lambda waiting: waiting.arrived)
 
     def choose(
-        self, admissible: Callable[[Waiting], bool], resident: Callable[[Waiting], bool]
+        self,
+        admissible: Callable[[Waiting], bool],
+        resident: Callable[[Waiting], bool],
+        may_start: Callable[[str], bool] = lambda _: True,
     ) -> Waiting | None:
         """Take out and return the request that runs next; None where nothing can.
 
-        `admissible`: whether it could start now. `resident`: whether its adapters are loaded. What is not resident is
-        passed over, so that an adapter that loads holds nobody up. A resident request that lacks only room ends the
-        search, as in the paper: small requests would else take its room for ever, and its tenant's share. So a resident
-        request must be admissible when nothing runs.
+        `admissible`: whether it could start now. `resident`: whether its adapters are loaded. `may_start`: whether a tenant
+        may have one more that runs; one that may not is passed over. What is not resident is passed over too, so that an
+        adapter that loads holds nobody up. A resident request that lacks only room ends the search, as in the paper: small
+        requests would else take its room for ever, and its tenant's share. So a resident request must be admissible when
+        nothing runs.
 
         Charge the answer's input before the next call: its tenant would else be chosen again and again.
         """
         now = self._clock()
         for tenant in sorted(self._queues, key=self._counters.__getitem__):
+            if not may_start(tenant):
+                continue
             for waiting, loaded in self._ordered(tenant, resident, now):
                 if admissible(waiting):
                     self._take(waiting.id)

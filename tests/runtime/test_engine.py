@@ -1000,3 +1000,40 @@ def test_a_step_asks_once_whether_the_same_adapters_are_there(
         bench.engine.step()
         bench.loaded.wait(0.02)
     assert sorted(asked) == sorted((bench.digests[kind],) for kind in ("lora", "wide"))
+
+
+def test_who_comes_by_while_another_floods_gets_a_row_at_once(make: Any) -> None:
+    bench = make(max_rows=8)
+    bench.submit("known", "base", range(5, 9), max_new_tokens=1, tenant="few")
+    bench.run()
+    for number in range(20):
+        bench.submit(f"many{number}", "base", range(5, 15), max_new_tokens=20, tenant="many", ignore_eos=True)
+    bench.engine.step()
+    assert bench.engine.load.running == 7  # of 8: one is kept
+    bench.submit("few", "base", range(5, 15), max_new_tokens=2, tenant="few", ignore_eos=True)
+    bench.engine.step()
+    assert bench.events["few"], "it waited for one of the others to end"
+    bench.run()
+    assert bench.leaks_nothing()
+
+
+def test_one_tenant_alone_has_all_rows(make: Any) -> None:
+    bench = make(max_rows=8)
+    for number in range(20):
+        bench.submit(f"{number}", "base", range(5, 15), max_new_tokens=20, tenant="many", ignore_eos=True)
+    bench.engine.step()
+    assert bench.engine.load.running == 8
+
+
+def test_prompts_take_turns_by_tenant(make: Any) -> None:
+    bench = make(step_tokens=32)
+    for number in range(4):
+        prompt = [*range(20 + number, 80 + number)]
+        bench.submit(f"many{number}", "base", prompt, max_new_tokens=4, tenant="many", ignore_eos=True)
+    bench.engine.step()
+    bench.submit("few", "base", range(5, 25), max_new_tokens=2, tenant="few", ignore_eos=True)
+    bench.engine.step()
+    assert bench.events["few"]
+    assert not any(bench.events[f"many{number}"] for number in range(4))
+    bench.run()
+    assert bench.leaks_nothing()
