@@ -30,6 +30,15 @@ _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 _FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
+def described(what: str) -> dict[int | str, dict[str, Any]]:
+    """`what` an endpoint answers, as the document of the API has it: an object, or a stream."""
+    content = {
+        "application/json": {"schema": {"type": "object"}},
+        "text/event-stream": {"schema": {"type": "string"}},
+    }
+    return {200: {"description": what, "content": content}}
+
+
 def head_of(
     serving: Serving, id: str, prefix: Literal["chatcmpl", "cmpl"], kind: str, model: str
 ) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from adapthub.runtime.server.errors import RefusedRequest
 from adapthub.runtime.server.openai_answers import (
     Delta,
     Reader,
+    described,
     finite,
     head_of,
     read_whole,
@@ -35,15 +36,9 @@ from adapthub.runtime.tenants.caller import Caller
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "A chat.completion; with `stream`, events that are chat.completion.chunk objects, then [DONE].",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
-        },
-    },
-}
+_ANSWERS = described(
+    "A chat.completion; with `stream`, events that are chat.completion.chunk objects, then [DONE]."
+)
 
 
 @router.post("/chat/completions", response_class=Response, responses=_ANSWERS)

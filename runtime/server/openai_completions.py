@@ -17,6 +17,7 @@ from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.openai_answers import (
     Delta,
     Reader,
+    described,
     finite,
     head_of,
     read_whole,
@@ -34,15 +35,7 @@ from adapthub.runtime.text_stream import TextStream
 router = APIRouter(prefix="/v1", tags=["completions"])
 
 _DEFAULT_NEW_TOKENS = 16  # OpenAI's
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "A text_completion; with `stream`, events that are such objects, then [DONE].",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
-        },
-    },
-}
+_ANSWERS = described("A text_completion; with `stream`, events that are such objects, then [DONE].")
 
 
 @router.post("/completions", response_class=Response, responses=_ANSWERS)
