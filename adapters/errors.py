@@ -9,7 +9,8 @@
     ├── NotFound (LookupError)
     │   ├── BaseNotFound                      no such base model
     │   ├── AdapterNotFound                   no such namespace/name in this hub
-    │   └── RevisionNotFound                  the name exists, the version, alias or commit does not
+    │   ├── RevisionNotFound                  the name exists, the version, alias or commit does not
+    │   └── EntryNotFound                     the revision exists, this file of it does not
     ├── Conflict (FileExistsError)            a name, version or folder that is taken
     ├── ArtifactError (ValueError)            an adapter folder that cannot be used
     │   ├── AdmissionError                    outside the policy: file, field, header, bound, path
@@ -82,6 +83,10 @@ class AdapterNotFound(NotFound):
 
 class RevisionNotFound(NotFound):
     """The adapter exists; this version, alias or commit does not."""
+
+
+class EntryNotFound(NotFound):
+    """The revision exists; this file of it does not."""
 
 
 class Conflict(AdaptHubError, FileExistsError):
