@@ -86,7 +86,11 @@ class RevisionNotFound(NotFound):
 
 
 class EntryNotFound(NotFound):
-    """The revision exists; this file of it does not."""
+    """The revision exists; this file of it does not. `commit`: the 40 hex digits that the revision means, where known."""
+
+    def __init__(self, message: str, *, commit: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.commit = commit
 
 
 class Conflict(AdaptHubError, FileExistsError):
