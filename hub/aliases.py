@@ -14,11 +14,13 @@ from sqlalchemy.orm import Session, aliased
 
 from adapthub.adapters.errors import RevisionNotFound
 from adapthub.adapters.suggest import did_you_mean
+from adapthub.hub.repos import lock
 from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RepoRow, VersionRow
 
 
 def promote(session: Session, version: VersionRow, alias: str) -> None:
     """Point `alias` at `version`; nothing is recorded where it points there already."""
+    lock(session, version.repo)  # of two that move it at once the second starts from where the first put it
     current = session.get(AliasRow, (version.repo_id, alias))
     if current is None:
         session.add(AliasRow(repo_id=version.repo_id, alias=alias, version_id=version.id))
@@ -30,6 +32,7 @@ def promote(session: Session, version: VersionRow, alias: str) -> None:
 
 def rollback(session: Session, repo: RepoRow, name: str, alias: str) -> VersionRow:
     """Point `alias` of `repo` (whose full name is `name`) back, and return where it points now."""
+    lock(session, repo)
     current = session.get(AliasRow, (repo.id, alias))
     if current is None:
         raise RevisionNotFound(

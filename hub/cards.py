@@ -69,4 +69,4 @@ def _one_line(error: Exception) -> str:
 
 def _texts(value: Any) -> list[str]:
     values = value if isinstance(value, list) else [value]
-    return [text for text in values if isinstance(text, str) and 0 < len(text) <= 200]
+    return [text for text in values if isinstance(text, str) and 0 < len(text) <= 200 and "\0" not in text]

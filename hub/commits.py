@@ -230,7 +230,7 @@ def _oid(repo: RepoRow, parent: CommitRow | None, tree: Tree, proposal: Proposal
 
 
 def _check_message(message: str) -> None:
-    if not is_unicode(message) or "\0" in message:
+    if not is_unicode(message):
         raise InvalidSettings("the message is not valid Unicode text")
     if len(message) > _LONGEST_MESSAGE:
         raise InvalidSettings(f"the message has more than {_LONGEST_MESSAGE} characters")

@@ -41,14 +41,22 @@ from adapthub.hub.versions import versions_of, with_digest
 class EmbeddedHub:
     """A `Registry` below `root` (default: `hub/` in AdaptHub's home), made on first use.
 
-    `cache` is where pulled adapters are kept (default: `cache/` in AdaptHub's home). Raises StorageError when
-    the folder cannot be used or was written by another version of the tables.
+    `cache` is where pulled adapters are kept (default: `cache/` in AdaptHub's home); `database` and `blobs` are URLs, where
+    a hub's server keeps them elsewhere. Raises StorageError when the folder cannot be used or was written by a newer
+    version of the tables.
     """
 
-    def __init__(self, root: Path | None = None, *, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        cache: Path | None = None,
+        database: str | None = None,
+        blobs: str | None = None,
+    ) -> None:
         root = home() / "hub" if root is None else root
         self.root = root
-        self._store = Store.open(root)
+        self._store = Store.open(root, database=database, blobs=blobs)
         self._database = self._store.database
         self._cache = Cache(home() / "cache" if cache is None else cache)
 
@@ -62,8 +70,7 @@ class EmbeddedHub:
         tree, card = self._store_files(artifact)
         inspected = Inspected(artifact, card, _metadata(card))
         with self._database.writing() as session:
-            repo = find_repo(session, reference) or repos.make(session, reference)
-            repo = repos.lock(session, repo)
+            repo = repos.find_or_make(session, reference)
             version = with_digest(session, repo, artifact.digest)
             repeated = version is not None
             if version is None:

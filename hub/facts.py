@@ -77,9 +77,9 @@ def _check_storable(facts: Facts) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: it has no half of a surrogate pair."""
+    """Whether any database can hold `text`: it has no half of a surrogate pair, and no NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text

@@ -21,6 +21,7 @@ from adapthub.hub.storage.text import forget_text, put_text
 
 NOTHING = Facts(None, None, None, None, None, None, ())
 PEFT = "peft"
+_LONGEST_TERM = 500  # characters: what is longer nobody asks for, and no index of PostgreSQL holds
 
 
 def next_sequence(session: Session) -> int:
@@ -58,11 +59,12 @@ def index(
         )
         if term is not None
     }
-    if terms:
-        rows = [
-            {"kind": kind, "term": term, "sequence": repo.sequence, "repo_id": repo.id}
-            for kind, term in terms
-        ]
+    rows = [
+        {"kind": kind, "term": term, "sequence": repo.sequence, "repo_id": repo.id}
+        for kind, term in terms
+        if len(term) <= _LONGEST_TERM
+    ]
+    if rows:
         session.execute(insert(TermRow), rows)
     shown = headlines(facts.metrics)
     measured = [metric for metric in facts.metrics if (metric.split, metric.name) in shown]

@@ -27,7 +27,7 @@ from adapthub.adapters.errors import AdmissionError
 from adapthub.adapters.safetensors_header import Span, check_header, header_length
 from adapthub.hub.cards import card_metadata
 from adapthub.hub.completeness import check_complete
-from adapthub.hub.trees import Blob, Tree
+from adapthub.hub.trees import Blob, Tree, folders_of
 
 MAX_HEADER_BYTES = 8 * 2**20
 MAX_TENSORS = 100_000
@@ -52,6 +52,8 @@ def inspect_tree(tree: Tree, read: Read, *, where: str) -> Inspected:
     with the file and the reason, for what a hub refuses."""
     if len(tree) > MAX_PATHS:
         raise AdmissionError(f"{where} would have {len(tree)} files; at most {MAX_PATHS} are kept")
+    for path in folders_of(tree) & tree.keys():
+        raise AdmissionError(f"{path} would be a file and a folder", hint="Delete the one or the other.")
     for path, blob in tree.items():
         _check_size(path, blob)
     card = _card(tree, read)

@@ -42,8 +42,8 @@ def _make(session: Session, ref: RefRow, repo: RepoRow) -> None:
     )
     if session.get(RefRow, (repo.id, ref.name)) or session.get(AliasRow, (repo.id, ref.name)):
         raise taken
-    session.add(ref)
     try:
-        session.flush()
+        with session.begin_nested():
+            session.add(ref)
     except IntegrityError as error:  # another writer was faster
         raise taken from error

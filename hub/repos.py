@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict
 from adapthub.hub import indexing
-from adapthub.hub.lookup import find_repo
+from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.tables import (
     AliasMoveRow,
@@ -55,13 +55,24 @@ def make(session: Session, reference: Reference, settings: Settings = Settings()
         tags=[],
         card={},
     )
-    session.add(repo)
     try:
-        session.flush()
+        with session.begin_nested():
+            session.add(repo)
     except IntegrityError as error:  # another writer was faster, as in PostgreSQL one may be
         raise taken(reference) from error
     indexing.index(session, repo, None, card="", metadata={}, now=now)
     return repo
+
+
+def find_or_make(session: Session, reference: Reference) -> RepoRow:
+    """The repository of that name, locked; made where there is none."""
+    repo = find_repo(session, reference)
+    if repo is None:
+        try:
+            repo = make(session, reference)
+        except Conflict:
+            repo = require_repo(session, reference)
+    return lock(session, repo)
 
 
 def taken(reference: Reference) -> Conflict:

@@ -67,6 +67,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         answer = _refusal(f"{request.method} {request.url.path}: {error.detail}", error.status_code)
+        if error.status_code == 404:  # no route: of a repository without a namespace, say
+            answer.headers["X-Error-Code"] = "RepoNotFound"
         answer.headers.update(error.headers or {})
         return answer
 

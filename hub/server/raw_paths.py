@@ -4,7 +4,10 @@ been matched. Each part that an endpoint takes is unquoted there (dependencies).
 
 from __future__ import annotations
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from adapthub.hub.server.errors import error_body, message_headers
 
 
 class RawPaths:
@@ -17,5 +20,11 @@ class RawPaths:
         """One request."""
         if scope["type"] == "http" and scope.get("raw_path"):
             raw: bytes = scope["raw_path"]
+            if b"%00" in raw or b"%00" in scope.get(
+                "query_string", b""
+            ):  # which no database and no file system takes
+                message = "the address has a NUL"
+                await JSONResponse(error_body(message), 400, message_headers(message))(scope, receive, send)
+                return
             scope = {**scope, "path": raw.partition(b"?")[0].decode("latin-1")}
         await self._app(scope, receive, send)

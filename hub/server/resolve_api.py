@@ -6,13 +6,14 @@ Xet is never advertised: what was uploaded by it is read like everything else.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
-from adapthub.hub.access import check_gate, readable_repo
+from adapthub.hub.access import Caller, check_gate, readable_repo
+from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
 from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.serving import Serving
@@ -27,7 +28,7 @@ _LONGEST_NUMBER = 18  # digits
 
 @router.head("/{namespace}/{name}/resolve/{revision}/{path:path}")
 @router.get("/{namespace}/{name}/resolve/{revision}/{path:path}")
-def resolve(
+async def resolve(
     target: Target,
     revision: Revision,
     path: FilePath,
@@ -36,15 +37,8 @@ def resolve(
     caller: TheCaller,
 ) -> Response:
     """A file, or with a Range header a part of it."""
-    with serving.store.database.reading() as session:
-        repo = readable_repo(session, caller, target)
-        commit = require_commit(session, repo, revision)
-        check_gate(session, caller, repo)
-        blob = find_file(session, commit.id, path) if "\0" not in path else None
-        if blob is None:
-            where = f"{repo.full_name} has no file {path[:200]} at {revision}"
-            raise missing(where, commit.oid, path, read_tree(session, commit.id))
-        headers = _headers(blob, path, commit.oid)
+    blob, commit = await run_in_threadpool(_find, serving, caller, target, revision, path)
+    headers = _headers(blob, path, commit)
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range")
@@ -53,10 +47,23 @@ def resolve(
     part = None if wanted is None else _part(wanted, blob.size)
     if part is not None and part[0] >= part[1]:
         return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{blob.size}"})
-    return _answer(serving, request.method, blob, part, headers)
+    return await _answer(serving, request.method, blob, part, headers)
 
 
-def _answer(
+def _find(serving: Serving, caller: Caller, target: Reference, revision: str, path: str) -> tuple[Blob, str]:
+    """The file, and the commit that the revision means."""
+    with serving.store.database.reading() as session:
+        repo = readable_repo(session, caller, target)
+        commit = require_commit(session, repo, revision)
+        check_gate(session, caller, repo)
+        blob = find_file(session, commit.id, path)
+        if blob is None:
+            where = f"{repo.full_name} has no file {path[:200]} at {revision}"
+            raise missing(where, commit.oid, path, read_tree(session, commit.id))
+        return blob, commit.oid
+
+
+async def _answer(
     serving: Serving, method: str, blob: Blob, part: tuple[int, int] | None, headers: dict[str, str]
 ) -> Response:
     start, end = part or (0, blob.size)
@@ -66,7 +73,7 @@ def _answer(
     status = 200 if part is None else 206
     if method == "HEAD":
         return Response(status_code=status, headers=headers)
-    pieces: AsyncIterator[bytes] = serving.store.blobs.stream(blob.sha256, start, end)
+    pieces = await serving.store.blobs.stream(blob.sha256, start, end)
     return StreamingResponse(pieces, status, headers)
 
 

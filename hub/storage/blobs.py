@@ -23,6 +23,7 @@ from adapthub.adapters.errors import IntegrityError, InvalidSettings, StorageErr
 from adapthub.adapters.files import sha256_bytes
 
 PIECE_BYTES = 2**20
+_TRY_AGAIN = "Check permissions, then try again."
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
 
 
@@ -116,7 +117,7 @@ class Blobs(ABC):
         """So many bytes from `offset`, unverified. Raises IntegrityError if the blob is missing or shorter."""
         if length == 0:
             return b""
-        with self.storage_errors(hint="Check permissions, then try again."):
+        with self.storage_errors(hint=_TRY_AGAIN):
             try:
                 data = bytes(obstore.get_range(self._store, key_of(sha256), start=offset, length=length))
             except FileNotFoundError:
@@ -126,17 +127,21 @@ class Blobs(ABC):
         return data
 
     async def stream(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes [start, end) in pieces, unverified. Raises IntegrityError if the blob is missing."""
+        """The bytes [start, end) in pieces, unverified. Raises IntegrityError, before there is a first piece, if the blob is
+        missing."""
         if start == end:
-            return
-        try:
-            found = await obstore.get_async(self._store, key_of(sha256), options={"range": (start, end)})
+            return _nothing()
+        with self.storage_errors(hint=_TRY_AGAIN):
+            try:
+                found = await obstore.get_async(self._store, key_of(sha256), options={"range": (start, end)})
+            except FileNotFoundError:
+                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+        return self._pieces(found)
+
+    async def _pieces(self, found: Any) -> AsyncIterator[bytes]:
+        with self.storage_errors(hint=_TRY_AGAIN):
             async for piece in found.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
-        except FileNotFoundError:
-            raise IntegrityError(f"the hub has lost the blob {sha256}") from None
-        except (BaseError, OSError) as error:
-            raise self._storage_error(error, "Check permissions, then try again.") from error
 
     def size(self, sha256: str) -> int | None:
         """The bytes of a blob; None where it is not there."""
@@ -164,7 +169,7 @@ class Blobs(ABC):
         return StorageError(f"the hub's blobs in {self.where} failed: {reason.splitlines()[0]}", hint=hint)
 
     def _get(self, sha256: str) -> bytes | None:
-        with self.storage_errors(hint="Check permissions, then try again."):
+        with self.storage_errors(hint=_TRY_AGAIN):
             try:
                 return obstore.get(self._store, key_of(sha256)).bytes().to_bytes()
             except FileNotFoundError:
@@ -173,6 +178,11 @@ class Blobs(ABC):
     def _holds(self, sha256: str) -> bool:
         data = self._get(sha256)
         return data is not None and sha256_bytes(data) == sha256
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 def open_blobs(where: Path | str) -> Blobs:

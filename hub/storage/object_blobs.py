@@ -7,17 +7,20 @@ be right. An upload that is broken off is never completed; the bucket's lifecycl
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import RetryConfig, from_url
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.storage.blobs import Blobs, Sink, key_of
 
 _PART_BYTES = 8 * 2**20
+# A store that is away for longer is an error: whoever waits for an answer can try again themselves.
+_RETRIES: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
 
 class ObjectBlobs(Blobs):
@@ -30,7 +33,7 @@ class ObjectBlobs(Blobs):
     def open(cls, url: str) -> ObjectBlobs:
         """The blobs below `url`. Raises StorageError where it cannot be reached."""
         try:
-            blobs = cls(from_url(url), url)
+            blobs = cls(from_url(url, retry_config=_RETRIES), url)
         except (BaseError, ValueError) as error:
             raise StorageError(
                 f"the hub's blobs in {url} cannot be opened: {str(error).splitlines()[0]}",

@@ -132,9 +132,12 @@ def test_a_commit_on_a_moved_parent_changes_nothing(hub_server: HubServer) -> No
     api = hub_server.client()
     api.create_repo("ada/ner")
     start = api.model_info("ada/ner").sha
-    add = [CommitOperationAdd("a.txt", b"a")]
-    first = api.create_commit("ada/ner", add, commit_message="a", parent_commit=start)
-    again = api.create_commit("ada/ner", add, commit_message="a", parent_commit=start)
+    first, again = (
+        api.create_commit(
+            "ada/ner", [CommitOperationAdd("a.txt", b"a")], commit_message="a", parent_commit=start
+        )
+        for _ in range(2)
+    )
     assert again.oid == first.oid  # an answer that was lost
     with pytest.raises(HfHubHTTPError) as caught:
         api.create_commit(
