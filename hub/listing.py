@@ -53,7 +53,8 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
         term = aliased(TermRow)
         same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
         found = found.join(term, same)
-        place = term.sequence if query.sort == "modified" else place
+        if query.sort == "modified" and query.namespace is None:  # a namespace has an index of its own
+            place = term.sequence
     if words := query.text.split():
         index = text_index(session)
         found = found.join(index.table, index.key == RepoRow.sequence).where(*contains(session, words))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import RetryConfig, from_url
+from obstore.store import from_url
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.storage.blobs import Blobs, Sink, key_of
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
 
 _PART_BYTES = 8 * 2**20
 # A store that is away for longer is an error: whoever waits for an answer can try again themselves.

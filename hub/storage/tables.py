@@ -58,7 +58,10 @@ class RepoRow(Base):
     """
 
     __tablename__ = "repos"
-    __table_args__ = (UniqueConstraint("namespace", "name"),)
+    __table_args__ = (
+        UniqueConstraint("namespace", "name"),
+        Index("repos_by_namespace", "namespace", "sequence"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     namespace: Mapped[str]

@@ -82,6 +82,7 @@ def _create() -> None:
         sa.UniqueConstraint("namespace", "name"),
         sa.UniqueConstraint("sequence"),
     )
+    op.create_index("repos_by_namespace", "repos", ["namespace", "sequence"], unique=False)
     op.create_table(
         "commits",
         sa.Column("id", KEY, nullable=False),
