@@ -40,7 +40,9 @@ hub.add_command(token)
 @data_options
 @click.option("--blobs", metavar="URL", help="s3://bucket/prefix. Default: blobs/ in the data folder.")
 @json_option
-def serve(host: str, port: int, data: Path | None, as_json: bool, **places: str | None) -> None:
+def serve(
+    host: str, port: int, data: Path | None, database: str | None, blobs: str | None, as_json: bool
+) -> None:
     """Serve the hub in a folder to others, by HTTP.
 
     What adapt push published here is there at once, and what others upload is there for adapt pull. Point
@@ -61,7 +63,9 @@ def serve(host: str, port: int, data: Path | None, as_json: bool, **places: str 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
-    settings = ServerSettings(data=data or home() / "hub", host=host, port=port, **places)
+    settings = ServerSettings(
+        data=data or home() / "hub", host=host, port=port, database=database, blobs=blobs
+    )
     serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
 
 

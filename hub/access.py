@@ -123,4 +123,4 @@ def _may(session: Session, caller: Caller, namespace: str, role: Scope) -> bool:
 
 
 def _covers(held: str, wanted: str) -> bool:
-    return SCOPES.index(held) >= SCOPES.index(wanted)  # type: ignore[arg-type]
+    return SCOPES.index(held) >= SCOPES.index(wanted)

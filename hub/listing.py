@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import and_, select
+from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.orm import Session, aliased
 
 from adapthub.hub.access import Caller, visible
@@ -47,14 +47,16 @@ class Page:
 
 def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     """The page of what `caller` may see."""
-    place = RepoRow.sequence if query.sort == "modified" else RepoRow.id
+    place: ColumnElement[int] = (
+        RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
+    )
     found = select(RepoRow).where(visible(caller))
     for tag in dict.fromkeys(query.tags):
         term = aliased(TermRow)
         same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
         found = found.join(term, same)
         if query.sort == "modified" and query.namespace is None:  # a namespace has an index of its own
-            place = term.sequence
+            place = term.sequence.expression
     if words := query.text.split():
         index = text_index(session)
         found = found.join(index.table, index.key == RepoRow.sequence).where(*contains(session, words))

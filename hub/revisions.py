@@ -75,10 +75,10 @@ def _by_digits(session: Session, repo: RepoRow, digits: str) -> list[CommitRow]:
     by_digest = select(VersionRow.id).where(
         VersionRow.repo_id == repo.id, VersionRow.digest.between(*hex_range(digits, 64))
     )
-    fits = CommitRow.id.in_(by_digest)
+    fits = [CommitRow.id.in_(by_digest)]
     if len(digits) <= 40:
-        fits = or_(CommitRow.oid.between(*hex_range(digits, 40)), fits)
-    return [*session.scalars(select(CommitRow).where(CommitRow.repo_id == repo.id, fits).limit(2))]
+        fits.append(CommitRow.oid.between(*hex_range(digits, 40)))
+    return [*session.scalars(select(CommitRow).where(CommitRow.repo_id == repo.id, or_(*fits)).limit(2))]
 
 
 def _names(session: Session, repo: RepoRow) -> list[str]:

@@ -28,6 +28,7 @@ router = APIRouter(tags=["uploads"])
 PURPOSE = "lfs upload"
 _CONTENT = "application/vnd.git-lfs+json"
 _MOST_OBJECTS = 1000
+_SIGNED: tuple[str, ...] = ("size", "expires", "signature")
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -75,7 +76,7 @@ def batch(
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """The bytes of one file, whoever sends them: the address was signed for them."""
     parameters = dict(request.query_params)
-    signed = {key: parameters[key] for key in ("size", "expires", "signature") if key in parameters}
+    signed = {key: parameters[key] for key in _SIGNED if key in parameters}
     serving.signer.check(PURPOSE, {**signed, "repo": target.full_name, "oid": oid})
     size = int(signed["size"])
     incoming = await run_in_threadpool(serving.store.blobs.incoming)
@@ -115,7 +116,7 @@ def _answer(
     seconds = serving.limits.upload_seconds
     values = {"size": str(one.size), "repo": target.full_name, "oid": one.oid}
     signed = serving.signer.sign(PURPOSE, values, seconds)
-    query = urlencode({key: signed[key] for key in ("size", "expires", "signature")})
+    query = urlencode({key: signed[key] for key in _SIGNED})
     return {
         **entry,
         "authenticated": True,

@@ -41,9 +41,12 @@ class Schema:
 class Backend(Protocol):
     """What SQLite and PostgreSQL do differently. `name` is how messages call the database."""
 
-    name: str
-    readers: Engine
-    writers: Engine
+    @property
+    def name(self) -> str: ...
+    @property
+    def readers(self) -> Engine: ...
+    @property
+    def writers(self) -> Engine: ...
 
     def is_made(self) -> bool:
         """Whether there is something to look into."""

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
 
 def insert_new(session: Session, row: type[DeclarativeBase], values: Sequence[dict[str, Any]]) -> None:
     """Insert rows, but those whose keys are there already."""
-    insert = _INSERTS[session.get_bind().dialect.name]
-    session.execute(insert(row).on_conflict_do_nothing(), values)
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(sqlite.insert(row).on_conflict_do_nothing(), values)
+    else:
+        session.execute(postgresql.insert(row).on_conflict_do_nothing(), values)

@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 
+from adapthub.adapters.errors import InvalidReference
 from adapthub.cli.main import adapt
 
 
@@ -36,8 +37,9 @@ def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a/b", "-ada", "", "a..b"])
 def test_names_that_no_account_has(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a valid name"):
-        adapt_json("hub", "token", "create", "--data", str(tmp_path), "--", name)
+    arguments = ["hub", "token", "create", "--data", str(tmp_path), "--", name]
+    with pytest.raises(InvalidReference, match="not a valid name"):
+        CliRunner().invoke(adapt, arguments, standalone_mode=False, catch_exceptions=False)
 
 
 def test_a_server_answers_until_it_is_told_to_end(tmp_path: Path) -> None:

@@ -50,13 +50,13 @@ def postgres() -> Iterator[Callable[[], str]]:
         ]
         subprocess.run(initdb, user=user, check=True, capture_output=True)
         options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses="]
-        command = [folder / "pg_ctl", "-D", data, "-w", "-l", root / "log"]
+        command = [str(folder / "pg_ctl"), "-D", str(data), "-w", "-l", str(root / "log")]
         settings = " ".join(f"-c {option}" for option in [*options, f"unix_socket_directories={root}"])
         subprocess.run([*command, "-o", settings, "start"], user=user, check=True, capture_output=True)
         try:
             yield lambda: _new_database(root)
         finally:
-            stop = [folder / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"]
+            stop = [str(folder / "pg_ctl"), "-D", str(data), "-w", "-m", "immediate", "stop"]
             subprocess.run(stop, user=user, check=True, capture_output=True)
 
 
