@@ -14,9 +14,10 @@ from pathlib import Path
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from adapthub.hub.storage.blobs import Blobs, open_blobs
+from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.dialects import insert_new
+from adapthub.hub.storage.places import open_blobs
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import BlobRow
 from adapthub.hub.trees import Blob

@@ -13,13 +13,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import obstore
 from obstore.exceptions import BaseError
 
-from adapthub.adapters.errors import IntegrityError, InvalidSettings, StorageError
+from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 
 PIECE_BYTES = 2**20
@@ -181,25 +180,9 @@ class Blobs(ABC):
 
 
 async def _nothing() -> AsyncIterator[bytes]:
-    for piece in ():
+    nothing: tuple[bytes, ...] = ()
+    for piece in nothing:
         yield piece
-
-
-def open_blobs(where: Path | str) -> Blobs:
-    """The blobs in a folder, made if it is missing, or at a URL: `s3://bucket/prefix`, whose keys and endpoint are AWS's
-    environment variables. Raises StorageError where it cannot be used, InvalidSettings for another URL."""
-    from adapthub.hub.storage.folder_blobs import FolderBlobs
-    from adapthub.hub.storage.object_blobs import ObjectBlobs
-
-    if isinstance(where, Path):
-        return FolderBlobs(where)
-    if where.startswith("s3://"):
-        return ObjectBlobs.open(where)
-    if "://" not in where:
-        return FolderBlobs(Path(where))
-    raise InvalidSettings(
-        f"{where!r} is not a place for blobs", hint="Write s3://bucket/prefix, or the path of a folder."
-    )
 
 
 def key_of(sha256: str) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,12 +17,11 @@ from adapthub.adapters.errors import InvalidReference
 from adapthub.cli.main import adapt
 
 
-def adapt_json(*arguments: str) -> dict[str, object]:
+def adapt_json(*arguments: str) -> Any:
     result = CliRunner().invoke(adapt, [*arguments, "--json"], standalone_mode=False)
     if result.exception is not None:
         raise result.exception
-    answer: dict[str, object] = json.loads(result.stdout)
-    return answer
+    return json.loads(result.stdout)
 
 
 def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ def postgres() -> Iterator[Callable[[], str]]:
             shutil.chown(root, user)
         data = root / "data"
         initdb = [
-            folder / "initdb",
+            str(folder / "initdb"),
             "-D",
-            data,
+            str(data),
             "-U",
             "hub",
             "-A",

@@ -11,9 +11,10 @@ import pytest
 
 from adapthub.adapters.errors import IntegrityError, InvalidSettings, StorageError
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub.storage.blobs import Blobs, open_blobs
+from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.folder_blobs import FolderBlobs
 from adapthub.hub.storage.object_blobs import ObjectBlobs
+from adapthub.hub.storage.places import open_blobs
 
 DATA = bytes(range(256)) * 12_345
 SHA256 = sha256_bytes(DATA)
