@@ -22,49 +22,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters import admission
-from adapthub.adapters.configuration_policy import read_config
-from adapthub.adapters.errors import AdapterNotFound, AdmissionError, IntegrityError, MissingDependency
+from adapthub.adapters.description import Description, FileRecord, describe, digest_of
+from adapthub.adapters.errors import AdapterNotFound, AdmissionError, IntegrityError
 from adapthub.adapters.files import new_directory, sha256_bytes
-from adapthub.adapters.safetensors_header import Span, check_safetensors
-from adapthub.adapters.tasks import Task, task_of
+from adapthub.adapters.safetensors_header import check_safetensors
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
 
-    from adapthub.adapters.fingerprint import Fingerprint
     from adapthub.adapters.manifest import Manifest
 
-_METHODS = {"LORA": "lora", "IA3": "ia3", "PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
-
-
 @dataclass(frozen=True)
-class FileRecord:
-    """One file of an adapter: lower-case hex sha256, and size in bytes."""
-
-    sha256: str
-    size: int
-
-
-def digest_of(files: Mapping[str, str]) -> str:
-    """The digest of an adapter whose files have these sha256, by name: "sha256:<hex>"."""
-    lines = sorted(f"{sha256}  {name}\n" for name, sha256 in files.items())
-    return f"sha256:{sha256_bytes(''.join(lines).encode())}"
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """One adapter folder that was admitted and verified. Equal where folder and digest are equal.
-
-    `manifest` is None for a plain PEFT folder; what only a manifest says is then None.
-    """
+class Artifact(Description):
+    """One adapter folder that was admitted and verified. Equal where folder and digest are equal."""
 
     path: Path
-    digest: str
-    files: Mapping[str, FileRecord] = field(compare=False, repr=False)
-    config: Mapping[str, Any] = field(compare=False, repr=False)
-    manifest: Manifest | None = field(compare=False, repr=False)
-    _spans: tuple[Span, ...] = field(compare=False, repr=False)
     _unused_weights: list[bytearray] = field(compare=False, repr=False)
 
     @classmethod
@@ -88,13 +61,11 @@ class Artifact:
         digest = digest_of({name: record.sha256 for name, record in files.items()})
         if expected_digest is not None and digest != expected_digest:
             raise IntegrityError(f"{folder} has the digest {digest}, expected was {expected_digest}")
-        config = read_config(bytes(kept[admission.CONFIG]), str(folder / admission.CONFIG))
-        manifest = None
-        if admission.MANIFEST in kept:
-            manifest = _read_manifest(bytes(kept[admission.MANIFEST]), str(folder / admission.MANIFEST))
-            _check_files(folder, files, manifest.files)
-        spans = check_safetensors(kept[admission.WEIGHTS], str(folder / admission.WEIGHTS))
-        return cls(folder, digest, files, config, manifest, spans, [kept[admission.WEIGHTS]])
+        weights = kept.pop(admission.WEIGHTS)
+        contents = {name: bytes(data) for name, data in kept.items()}
+        described = describe(files, contents, (), str(folder))
+        spans = check_safetensors(weights, str(folder / admission.WEIGHTS))
+        return cls(digest, files, described.config, described.manifest, spans, folder, [weights])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by PEFT's key, on the CPU, in the file's dtypes and shapes, owned by the caller.
@@ -112,44 +83,7 @@ class Artifact:
                 raise IntegrityError(
                     f"{self.path / admission.WEIGHTS} changed since it was verified"
                 ) from None
-        return tensor_views(data, self._spans)
-
-    @property
-    def method(self) -> str:
-        """ "lora" (rsLoRA and DoRA too), "ia3", "prefix" or "prompt", from the configuration's peft_type."""
-        return _METHODS[self.config["peft_type"]]
-
-    @property
-    def task(self) -> Task | None:
-        """The manifest's task, else what the configuration's task_type says, else None."""
-        return self.manifest.task if self.manifest is not None else task_of(self.config.get("task_type"))
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """The head's labels in the order of its outputs, where the manifest has them."""
-        return self.manifest.labels if self.manifest is not None else None
-
-    @property
-    def base_ref(self) -> str | None:
-        """The base that the adapter says it belongs to."""
-        return (
-            self.manifest.base.id if self.manifest is not None else self.config.get("base_model_name_or_path")
-        )
-
-    @property
-    def base_fingerprint(self) -> Fingerprint | None:
-        """The fingerprint of the base it was trained on, where the manifest has it."""
-        return self.manifest.base.fingerprint if self.manifest is not None else None
-
-    @property
-    def rank(self) -> int | None:
-        """LoRA's rank `r`; single modules may differ by rank_pattern. None for other methods."""
-        return self.config.get("r")
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(record.size for record in self.files.values())
+        return tensor_views(data, self.spans)
 
 
 def write_artifact(
@@ -226,31 +160,3 @@ def _config_json(config: PeftConfig | Mapping[str, Any], manifest: Manifest) -> 
         "inference_mode": True,
     }
     return (json.dumps(fields, indent=2, sort_keys=True, default=sorted, allow_nan=False) + "\n").encode()
-
-
-def _read_manifest(data: bytes, where: str) -> Manifest:
-    try:
-        from adapthub.adapters.manifest import Manifest
-    except ImportError as error:
-        raise MissingDependency(
-            f"{where} cannot be read without {error.name}", hint=f"Install it: pip install {error.name}."
-        ) from error
-    return Manifest.from_json(data, where)
-
-
-def _check_files(folder: Path, files: Mapping[str, FileRecord], recorded: Mapping[str, str]) -> None:
-    """Compare the folder with the manifest's list, which covers every file but the manifest."""
-    present = files.keys() - {admission.MANIFEST}
-    if missing := sorted(recorded.keys() - present):
-        raise IntegrityError(f"{folder} lacks {', '.join(map(repr, missing))}, which its manifest lists")
-    if left := sorted(present - recorded.keys()):
-        raise IntegrityError(
-            f"{folder} has {', '.join(map(repr, left))}, which its manifest does not list",
-            hint="Remove it, or write the adapter anew.",
-        )
-    for name in sorted(present):
-        if files[name].sha256 != recorded[name]:
-            raise IntegrityError(
-                f"{folder / name} differs from its digest in the manifest",
-                hint="Restore the file or pull the adapter again.",
-            )

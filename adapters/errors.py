@@ -9,7 +9,8 @@
     ├── NotFound (LookupError)
     │   ├── BaseNotFound                      no such base model
     │   ├── AdapterNotFound                   no such namespace/name in this hub
-    │   └── RevisionNotFound                  the name exists, the version, alias or commit does not
+    │   ├── RevisionNotFound                  the name exists, the version, alias or commit does not
+    │   └── EntryNotFound                     the revision exists, this file of it does not
     ├── Conflict (FileExistsError)            a name, version or folder that is taken
     ├── ArtifactError (ValueError)            an adapter folder that cannot be used
     │   ├── AdmissionError                    outside the policy: file, field, header, bound, path
@@ -82,6 +83,14 @@ class AdapterNotFound(NotFound):
 
 class RevisionNotFound(NotFound):
     """The adapter exists; this version, alias or commit does not."""
+
+
+class EntryNotFound(NotFound):
+    """The revision exists; this file of it does not. `commit`: the 40 hex digits that the revision means, where known."""
+
+    def __init__(self, message: str, *, commit: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.commit = commit
 
 
 class Conflict(AdaptHubError, FileExistsError):

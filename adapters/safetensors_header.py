@@ -52,19 +52,33 @@ class Span(NamedTuple):
 
 def check_safetensors(data: bytes | bytearray, where: str) -> tuple[Span, ...]:
     """The tensors of `data`. Raises AdmissionError where it is not exactly one well-formed safetensors file."""
-    if len(data) < 8:
-        raise AdmissionError(f"{where} is truncated: {len(data)} bytes is less than a header's length field")
-    length = int.from_bytes(data[:8], "little")
-    if length > MAX_HEADER_BYTES:
-        raise AdmissionError(f"{where}: a header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
-    if 8 + length > len(data):
-        raise AdmissionError(f"{where} is truncated: its header has {length} bytes, the file {len(data)}")
-    if data[8:9] != b"{":
+    length = header_length(bytes(data[:8]), len(data), where)
+    return check_header(bytes(data[8 : 8 + length]), len(data), where)
+
+
+def header_length(start: bytes, size: int, where: str, *, most: int = MAX_HEADER_BYTES) -> int:
+    """The bytes of the header of a file of `size` bytes that begins with `start` (8 bytes). Raises AdmissionError where it
+    has none, or one of more than `most` bytes."""
+    if size < 8:
+        raise AdmissionError(f"{where} is truncated: {size} bytes is less than a header's length field")
+    length = int.from_bytes(start, "little")
+    if length > most:
+        raise AdmissionError(f"{where}: a header of {length} bytes; at most {most} are read")
+    if 8 + length > size:
+        raise AdmissionError(f"{where} is truncated: its header has {length} bytes, the file {size}")
+    return length
+
+
+def check_header(header: bytes, size: int, where: str) -> tuple[Span, ...]:
+    """The tensors of a file of `size` bytes whose header is `header`. Raises AdmissionError where the two make no
+    well-formed safetensors file."""
+    if header[:1] != b"{":
         raise AdmissionError(f"{where}: the header does not begin with '{{'")
-    header = parse_json_object(bytes(data[8 : 8 + length]), f"{where}: header")
-    _check_metadata(header.pop("__metadata__", {}), where)
-    spans = sorted(_span(name, entry, where, 8 + length) for name, entry in header.items())
-    _check_coverage(spans, 8 + length, len(data), where)
+    start = 8 + len(header)
+    entries = parse_json_object(header, f"{where}: header")
+    _check_metadata(entries.pop("__metadata__", {}), where)
+    spans = sorted(_span(name, entry, where, start) for name, entry in entries.items())
+    _check_coverage(spans, start, size, where)
     return tuple(spans)
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "feedback": "feedback:feedback",
     "doctor": "doctor:doctor",
     "tenant": "tenant:tenant",
+    "hub": "hub:hub",
     "demo": "demo:demo",
     "completion": "completion:completion",
 }

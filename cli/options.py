@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -105,6 +106,24 @@ def room_options(command: Command) -> Command:
             metavar="N",
             type=click.IntRange(min=1),
             help="Tokens whose keys and values are kept. Default: by free memory.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def data_options(command: Command) -> Command:
+    """`--data`, `--database`: where a hub is."""
+    for option in (
+        click.option(
+            "--database",
+            metavar="URL",
+            help="postgresql://user@host/name. Default: SQLite in the data folder.",
+        ),
+        click.option(
+            "--data",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The hub's folder. Default: the one that adapt push uses.",
         ),
     ):
         command = option(command)

@@ -14,32 +14,35 @@ from sqlalchemy.orm import Session, aliased
 
 from adapthub.adapters.errors import RevisionNotFound
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.hub.storage.tables import AdapterRow, AliasMoveRow, AliasRow, VersionRow
+from adapthub.hub.repos import lock
+from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RepoRow, VersionRow
 
 
 def promote(session: Session, version: VersionRow, alias: str) -> None:
     """Point `alias` at `version`; nothing is recorded where it points there already."""
-    current = session.get(AliasRow, (version.adapter_id, alias))
+    lock(session, version.repo)  # of two that move it at once the second starts from where the first put it
+    current = session.get(AliasRow, (version.repo_id, alias))
     if current is None:
-        session.add(AliasRow(adapter_id=version.adapter_id, alias=alias, version_id=version.id))
-        _record(session, version.adapter_id, alias, source=None, target=version.id)
+        session.add(AliasRow(repo_id=version.repo_id, alias=alias, version_id=version.id))
+        _record(session, version.repo_id, alias, source=None, target=version.id)
     elif current.version_id != version.id:
-        _record(session, version.adapter_id, alias, source=current.version_id, target=version.id)
+        _record(session, version.repo_id, alias, source=current.version_id, target=version.id)
         current.version_id = version.id
 
 
-def rollback(session: Session, adapter: AdapterRow, name: str, alias: str) -> VersionRow:
-    """Point `alias` of `adapter` (whose full name is `name`) back, and return where it points now."""
-    current = session.get(AliasRow, (adapter.id, alias))
+def rollback(session: Session, repo: RepoRow, name: str, alias: str) -> VersionRow:
+    """Point `alias` of `repo` (whose full name is `name`) back, and return where it points now."""
+    lock(session, repo)
+    current = session.get(AliasRow, (repo.id, alias))
     if current is None:
         raise RevisionNotFound(
-            f"{name} has no alias {alias}", hint=did_you_mean(alias, [row.alias for row in adapter.aliases])
+            f"{name} has no alias {alias}", hint=did_you_mean(alias, [row.alias for row in repo.aliases])
         )
     undo = aliased(AliasMoveRow)
     last = session.scalars(
         select(AliasMoveRow)
         .where(
-            AliasMoveRow.adapter_id == adapter.id,
+            AliasMoveRow.repo_id == repo.id,
             AliasMoveRow.alias == alias,
             AliasMoveRow.undoes.is_(None),
             ~select(undo.id).where(undo.undoes == AliasMoveRow.id).exists(),
@@ -51,16 +54,16 @@ def rollback(session: Session, adapter: AdapterRow, name: str, alias: str) -> Ve
         raise RevisionNotFound(
             f"alias {alias} of {name} has nothing to go back to: "
             f"v{current.version.number} is the first version that it was given",
-            hint=f"Move it with a promotion, for example of {name}@v{adapter.newest}.",
+            hint=f"Move it with a promotion, for example of {name}@v{repo.newest}.",
         )
-    _record(session, adapter.id, alias, source=current.version_id, target=last.source.id, undoes=last.id)
+    _record(session, repo.id, alias, source=current.version_id, target=last.source.id, undoes=last.id)
     current.version = last.source
     return last.source
 
 
 def _record(
     session: Session,
-    adapter_id: int,
+    repo_id: int,
     alias: str,
     *,
     source: int | None,
@@ -69,7 +72,7 @@ def _record(
 ) -> None:
     session.add(
         AliasMoveRow(
-            adapter_id=adapter_id,
+            repo_id=repo_id,
             alias=alias,
             moved=datetime.now(UTC),
             source_id=source,

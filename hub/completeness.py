@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.admission import WEIGHTS
-from adapthub.adapters.errors import IntegrityError, TensorMismatch
-from adapthub.adapters.strict_json import parse_json_object
+from adapthub.adapters.errors import TensorMismatch
 
 if TYPE_CHECKING:
-    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.description import Description
 
 _Shapes = Mapping[str, Sequence[int]]
 
@@ -28,17 +27,16 @@ _PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(_PARTS)})(?:\.weight)?"
 _OTHER_SHAPES = ("target_parameters", "use_bdlora", "monteclora_config")
 
 
-def check_complete(artifact: Artifact) -> None:
-    """Raises TensorMismatch naming the tensor that is missing or of another rank than configured, and IntegrityError where
-    the weights can no longer be read."""
-    shapes = _shapes(artifact)
-    match artifact.config.get("peft_type"):
+def check_complete(adapter: Description) -> None:
+    """Raises TensorMismatch naming the tensor that is missing or of another rank than configured."""
+    shapes = {span.name: span.shape for span in adapter.spans}
+    match adapter.config.get("peft_type"):
         case "LORA":
-            _check_halves(shapes, artifact.config)
-            if not any(artifact.config.get(field) for field in _OTHER_SHAPES):
-                _check_ranks(shapes, artifact.config)
+            _check_halves(shapes, adapter.config)
+            if not any(adapter.config.get(field) for field in _OTHER_SHAPES):
+                _check_ranks(shapes, adapter.config)
         case "PREFIX_TUNING":
-            _check_prompts(shapes, artifact.config)
+            _check_prompts(shapes, adapter.config)
 
 
 def _check_halves(shapes: _Shapes, config: Mapping[str, Any]) -> None:
@@ -100,15 +98,3 @@ def _rank(module: str, config: Mapping[str, Any]) -> int:
     pattern: Mapping[str, int] = config.get("rank_pattern") or {}
     ranks = (rank for key, rank in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
     return next(ranks, config.get("r", _PEFT_RANK))
-
-
-def _shapes(artifact: Artifact) -> _Shapes:
-    """Every tensor's shape, from the header that admission has checked."""
-    path = artifact.path / WEIGHTS
-    try:
-        with path.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
-    except OSError as error:
-        raise IntegrityError(f"{path} can no longer be read: {error.strerror or error}") from error
-    entries = cast(dict[str, Any], parse_json_object(header, f"{path}: header"))
-    return {name: entry["shape"] for name, entry in entries.items() if name != "__metadata__"}

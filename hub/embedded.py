@@ -1,9 +1,10 @@
 """The embedded hub: a registry in this process, on SQLite and a folder of blobs. No server, no set-up.
 
-    hub.sqlite3   what is known of every adapter, version, alias (hub/storage/tables.py)
+    hub.sqlite3   what is known of every repository, commit, version, alias (hub/storage/tables.py)
     blobs/        the bytes of every file, by sha256 (hub/storage/blobs.py)
 
-A push stores the blobs first, where nothing sees them, then makes the version visible in one transaction;
+A push is one commit on main, which is a version: its blobs are stored first, where nothing sees them, then it appears in one
+transaction;
 killed anywhere, it leaves either nothing or all of it. Any number of processes may use one hub at once.
 Serves nobody else, and knows neither users nor permissions: whoever can write the folder can publish.
 """
@@ -12,49 +13,51 @@ from __future__ import annotations
 
 import builtins
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, insert, select
-from sqlalchemy.orm import Session
-
 from adapthub.adapters.admission import CARD, MANIFEST
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import Conflict, IntegrityError, InvalidReference, InvalidSettings
+from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidReference, InvalidSettings
 from adapthub.adapters.home import home
-from adapthub.hub import aliases, search
+from adapthub.hub import aliases, repos, search
 from adapthub.hub.cache import Cache, Files
+from adapthub.hub.cards import card_metadata
+from adapthub.hub.commits import add_whole
 from adapthub.hub.completeness import check_complete
-from adapthub.hub.facts import is_unicode, read_facts, search_text
-from adapthub.hub.lookup import find_adapter, require_adapter, require_version
-from adapthub.hub.records import (
-    aliases_of,
-    bare_digest,
-    facts_of,
-    files_of,
-    version_of,
-    version_row,
-)
+from adapthub.hub.facts import is_unicode
+from adapthub.hub.inspection import Inspected
+from adapthub.hub.lookup import find_repo, require_repo, require_version
+from adapthub.hub.records import aliases_of, bare_digest, facts_of, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
-from adapthub.hub.registry import Details, Entry, Facts, StoredFile, Version
-from adapthub.hub.storage.blobs import Blobs
-from adapthub.hub.storage.database import Database
-from adapthub.hub.storage.tables import HUB, AdapterRow, VersionRow
+from adapthub.hub.registry import Details, Entry, StoredFile, Version
+from adapthub.hub.storage.tables import VersionRow
+from adapthub.hub.store import Store
+from adapthub.hub.text_files import is_text
+from adapthub.hub.trees import Blob, Tree, git_oid
+from adapthub.hub.versions import versions_of, with_digest
 
 
 class EmbeddedHub:
     """A `Registry` below `root` (default: `hub/` in AdaptHub's home), made on first use.
 
-    `cache` is where pulled adapters are kept (default: `cache/` in AdaptHub's home). Raises StorageError when
-    the folder cannot be used or was written by another version of the tables.
+    `cache` is where pulled adapters are kept (default: `cache/` in AdaptHub's home); `database` and `blobs` are URLs, where
+    a hub's server keeps them elsewhere. Raises StorageError when the folder cannot be used or was written by a newer
+    version of the tables.
     """
 
-    def __init__(self, root: Path | None = None, *, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        cache: Path | None = None,
+        database: str | None = None,
+        blobs: str | None = None,
+    ) -> None:
         root = home() / "hub" if root is None else root
         self.root = root
-        self._blobs = Blobs(root / "blobs")
-        self._database = Database(root / "hub.sqlite3", HUB)
+        self._store = Store.open(root, database=database, blobs=blobs)
+        self._database = self._store.database
         self._cache = Cache(home() / "cache" if cache is None else cache)
 
     def push(self, artifact: Artifact, name: str, *, message: str = "", alias: str | None = None) -> Version:
@@ -64,13 +67,14 @@ class EmbeddedHub:
         if not is_unicode(message):
             raise InvalidSettings("the message is not valid Unicode text")
         check_complete(artifact)
-        self._store_files(artifact)
+        tree, card = self._store_files(artifact)
+        inspected = Inspected(artifact, card, _metadata(card))
         with self._database.writing() as session:
-            adapter = find_adapter(session, reference)
-            version = None if adapter is None else _with_digest(session, adapter, artifact.digest)
+            repo = repos.find_or_make(session, reference)
+            version = with_digest(session, repo, artifact.digest)
             repeated = version is not None
             if version is None:
-                version = _add_version(session, reference, adapter, artifact, message)
+                version = add_whole(session, repo, tree, inspected, message=message)
             if alias is not None:
                 aliases.promote(session, version, alias)
             return version_of(version, repeated=repeated)
@@ -113,9 +117,9 @@ class EmbeddedHub:
             files = files_of(row)
             return Details(
                 version=version_of(row),
-                facts=facts_of(row, row.metrics),
-                versions=tuple(version_of(version) for version in row.adapter.versions),
-                aliases=aliases_of(row.adapter),
+                facts=facts_of(row),
+                versions=tuple(version_of(version) for version in versions_of(session, row.repo)),
+                aliases=aliases_of(row.repo),
                 files=files,
                 manifest=self._manifest(row, files),
             )
@@ -132,23 +136,32 @@ class EmbeddedHub:
         reference = _local(parse_name(name))
         check_alias(alias)
         with self._database.writing() as session:
-            adapter = require_adapter(session, reference)
-            return version_of(aliases.rollback(session, adapter, reference.full_name, alias))
+            repo = require_repo(session, reference)
+            return version_of(aliases.rollback(session, repo, reference.full_name, alias))
 
     def available(self, name: str | Reference) -> bool:
         reference = _local(parse_name(name))
         with self._database.reading() as session:
-            return find_adapter(session, reference) is None
+            return find_repo(session, reference) is None
 
-    def _store_files(self, artifact: Artifact) -> None:
-        self._blobs.discard_abandoned()
+    def _store_files(self, artifact: Artifact) -> tuple[Tree, str]:
+        """The files as they are stored now, and the text of the card."""
+        self._store.blobs.discard_abandoned()
+        tree: dict[str, Blob] = {}
+        card = ""
         for path, record in artifact.files.items():
             source = artifact.path / path
             try:
                 data = source.read_bytes()
             except OSError as error:
                 raise IntegrityError(f"{source} can no longer be read: {error.strerror or error}") from error
-            self._blobs.put(record.sha256, data, origin=str(source))
+            self._store.blobs.put(record.sha256, data, origin=str(source))
+            sha1 = git_oid(data) if is_text(path, len(data), data) else None
+            tree[path] = Blob(record.sha256, record.size, sha1)
+            if path == CARD:
+                card = data.decode("utf-8", errors="replace")
+        self._store.register(tree.values())
+        return tree, card
 
     def _fetch(self, reference: Reference) -> Files:
         with self._database.reading() as session:
@@ -156,7 +169,7 @@ class EmbeddedHub:
         return ((file.path, self._blob(reference, file)) for file in files)
 
     def _manifest(self, row: VersionRow, files: tuple[StoredFile, ...]) -> dict[str, Any] | None:
-        reference = Reference(None, row.adapter.namespace, row.adapter.name, f"v{row.number}")
+        reference = Reference(None, row.repo.namespace, row.repo.name, f"v{row.number}")
         for file in files:
             if file.path == MANIFEST:
                 manifest: dict[str, Any] = json.loads(self._blob(reference, file))
@@ -164,7 +177,7 @@ class EmbeddedHub:
         return None
 
     def _blob(self, reference: Reference, file: StoredFile) -> bytes:
-        return self._blobs.get(file.sha256, origin=f"{file.path} of {reference}")
+        return self._store.blobs.get(file.sha256, origin=f"{file.path} of {reference}")
 
 
 def _parse(ref: str | Reference) -> Reference:
@@ -180,48 +193,9 @@ def _local(reference: Reference) -> Reference:
     return reference
 
 
-def _with_digest(session: Session, adapter: AdapterRow, digest: str) -> VersionRow | None:
-    return session.scalar(
-        select(VersionRow).where(
-            VersionRow.adapter_id == adapter.id, VersionRow.digest == bare_digest(digest)
-        )
-    )
-
-
-def _add_version(
-    session: Session, reference: Reference, adapter: AdapterRow | None, artifact: Artifact, message: str
-) -> VersionRow:
-    facts = read_facts(artifact)
-    if adapter is None:
-        adapter = AdapterRow(namespace=reference.namespace, name=reference.name, newest=0)
-        session.add(adapter)
-    else:
-        _check_task(session, reference, adapter, facts)
-    adapter.newest += 1
-    version = version_row(artifact, facts, number=adapter.newest, created=datetime.now(UTC), message=message)
-    version.adapter = adapter
-    session.add(version)
-    session.flush()
-    text = search_text(reference.full_name, facts, message, _card(artifact))
-    session.execute(delete(search.TEXT).where(search.TEXT.c.rowid == adapter.id))
-    session.execute(insert(search.TEXT).values(rowid=adapter.id, text=text))
-    return version
-
-
-def _check_task(session: Session, reference: Reference, adapter: AdapterRow, facts: Facts) -> None:
-    task = session.scalar(
-        select(VersionRow.task).where(
-            VersionRow.adapter_id == adapter.id, VersionRow.number == adapter.newest
-        )
-    )
-    if None not in (task, facts.task) and task != facts.task:
-        raise Conflict(
-            f"{reference.full_name} is taken by an adapter for {task}; this one is for {facts.task}",
-            hint="Choose another name.",
-        )
-
-
-def _card(artifact: Artifact) -> str:
-    if CARD not in artifact.files:
-        return ""
-    return (artifact.path / CARD).read_bytes().decode("utf-8", errors="replace")
+def _metadata(card: str) -> dict[str, Any]:
+    """What the card says of itself; one that cannot be read is a text like any other here."""
+    try:
+        return card_metadata(card)
+    except AdmissionError:
+        return {}

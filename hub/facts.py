@@ -11,24 +11,24 @@ from adapthub.adapters.errors import AdmissionError
 from adapthub.hub.registry import Facts, Metric
 
 if TYPE_CHECKING:
-    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.description import Description
 
 TRAINING_SPLIT = "train"
 _PREFERRED_SPLITS = ("test", "validation")
 _LARGEST_INTEGER = 2**63 - 1
 
 
-def read_facts(artifact: Artifact) -> Facts:
-    """The facts of `artifact`. Raises AdmissionError for a value that no database can hold."""
-    fingerprint = artifact.base_fingerprint
+def read_facts(adapter: Description) -> Facts:
+    """The facts of `adapter`. Raises AdmissionError for a value that no database can hold."""
+    fingerprint = adapter.base_fingerprint
     facts = Facts(
-        method=artifact.method if artifact.manifest is None else artifact.manifest.method,
-        task=artifact.task,
-        labels=artifact.labels or None,
-        base=artifact.base_ref,
+        method=adapter.method if adapter.manifest is None else adapter.manifest.method,
+        task=adapter.task,
+        labels=adapter.labels or None,
+        base=adapter.base_ref,
         base_fingerprint=None if fingerprint is None else fingerprint.digest,
-        rank=artifact.rank,
-        metrics=_metrics(artifact),
+        rank=adapter.rank,
+        metrics=_metrics(adapter),
     )
     _check_storable(facts)
     return facts
@@ -50,12 +50,12 @@ def search_text(name: str, facts: Facts, message: str, card: str) -> str:
     return "\n".join([name, *(part for part in known if part)]).replace("\0", " ")
 
 
-def _metrics(artifact: Artifact) -> tuple[Metric, ...]:
-    if artifact.manifest is None:
+def _metrics(adapter: Description) -> tuple[Metric, ...]:
+    if adapter.manifest is None:
         return ()
     return tuple(
         Metric(split, name, measured.value, measured.low, measured.high, measured.n)
-        for split, by_name in sorted(artifact.manifest.metrics.items())
+        for split, by_name in sorted(adapter.manifest.metrics.items())
         for name, measured in sorted(by_name.items())
     )
 
@@ -77,9 +77,9 @@ def _check_storable(facts: Facts) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether `text` can be written as UTF-8: it has no half of a surrogate pair."""
+    """Whether any database can hold `text`: it has no half of a surrogate pair, and no NUL."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text

@@ -1,58 +1,59 @@
-"""From a reference to the row that it means, or an error that suggests near names."""
+"""From a reference to the version that it means, or an error that suggests near names. What URLs may name besides
+versions is in `revisions`."""
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound, RevisionNotFound
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.reference import NEWEST, Reference
-from adapthub.hub.storage.tables import AdapterRow, AliasRow, VersionRow
+from adapthub.hub.storage.tables import AliasRow, CommitRow, RepoRow, VersionRow
+from adapthub.hub.storage.types import hex_range
 
 _SUGGEST_AMONG = 1000
 _SUGGEST_VERSIONS = 8
 
 
-def find_adapter(session: Session, reference: Reference) -> AdapterRow | None:
+def find_repo(session: Session, reference: Reference) -> RepoRow | None:
     """The adapter of that name, or None."""
     return session.scalar(
-        select(AdapterRow).where(
-            AdapterRow.namespace == reference.namespace, AdapterRow.name == reference.name
-        )
+        select(RepoRow).where(RepoRow.namespace == reference.namespace, RepoRow.name == reference.name)
     )
 
 
-def require_adapter(session: Session, reference: Reference) -> AdapterRow:
+def require_repo(session: Session, reference: Reference) -> RepoRow:
     """The adapter of that name. Raises AdapterNotFound, suggesting near names."""
-    adapter = find_adapter(session, reference)
-    if adapter is None:
+    repo = find_repo(session, reference)
+    if repo is None:
         raise AdapterNotFound(
             f"there is no adapter {reference.full_name} in this hub",
             hint=did_you_mean(reference.full_name, _near_names(session, reference)),
         )
-    return adapter
+    return repo
 
 
 def require_version(session: Session, reference: Reference) -> VersionRow:
     """The version that `reference` means now. Raises AdapterNotFound or RevisionNotFound, suggesting near
     ones."""
-    adapter = require_adapter(session, reference)
+    repo = require_repo(session, reference)
+    if not repo.newest:
+        raise RevisionNotFound(
+            f"{reference.full_name} has no version yet", hint="Push an adapter, or ask for a branch of it."
+        )
     if reference.revision is None or reference.revision in NEWEST:
-        found = [VersionRow.number == adapter.newest]
+        found = [VersionRow.number == repo.newest]
     elif reference.number is not None:
         found = [VersionRow.number == reference.number]
     elif reference.commit is not None:
-        # A prefix as a range, which the index of (adapter, digest) answers: hex digits sort before "g".
-        found = [VersionRow.digest >= reference.commit, VersionRow.digest < f"{reference.commit}g"]
+        found = [_begins_with(repo, reference.commit)]
     else:
         pointed = select(AliasRow.version_id).where(
-            AliasRow.adapter_id == adapter.id, AliasRow.alias == reference.revision
+            AliasRow.repo_id == repo.id, AliasRow.alias == reference.revision
         )
         found = [VersionRow.id == pointed.scalar_subquery()]
-    versions = session.scalars(
-        select(VersionRow).where(VersionRow.adapter_id == adapter.id, *found).limit(2)
-    ).all()
+    versions = session.scalars(select(VersionRow).where(VersionRow.repo_id == repo.id, *found).limit(2)).all()
     if len(versions) == 1:
         return versions[0]
     if versions:
@@ -62,20 +63,31 @@ def require_version(session: Session, reference: Reference) -> VersionRow:
         )
     raise RevisionNotFound(
         f"{reference.full_name} has no revision {reference.revision}",
-        hint=_near_revisions(adapter, str(reference.revision)),
+        hint=_near_revisions(repo, str(reference.revision)),
     )
 
 
+def _begins_with(repo: RepoRow, digits: str) -> ColumnElement[bool]:
+    """The versions whose digest or commit begins so: a range of the index of each."""
+    found = VersionRow.digest.between(*hex_range(digits, 64))
+    if len(digits) > 40:
+        return found
+    of_commit = select(CommitRow.id).where(
+        CommitRow.repo_id == repo.id, CommitRow.oid.between(*hex_range(digits, 40))
+    )
+    return or_(found, VersionRow.id.in_(of_commit))
+
+
 def _near_names(session: Session, reference: Reference) -> list[str]:
-    akin = or_(AdapterRow.namespace == reference.namespace, AdapterRow.name == reference.name)
+    akin = or_(RepoRow.namespace == reference.namespace, RepoRow.name == reference.name)
     rows = session.execute(
-        select(AdapterRow.namespace, AdapterRow.name).order_by(akin.desc()).limit(_SUGGEST_AMONG)
+        select(RepoRow.namespace, RepoRow.name).order_by(akin.desc()).limit(_SUGGEST_AMONG)
     )
     return [f"{namespace}/{name}" for namespace, name in rows]
 
 
-def _near_revisions(adapter: AdapterRow, wrong: str) -> str:
-    oldest = max(adapter.newest - _SUGGEST_VERSIONS, 0)
-    versions = [f"v{number}" for number in range(adapter.newest, oldest, -1)]
-    aliases = [alias.alias for alias in adapter.aliases]
-    return did_you_mean(wrong, [*versions, *aliases]) or f"The newest version is v{adapter.newest}."
+def _near_revisions(repo: RepoRow, wrong: str) -> str:
+    oldest = max(repo.newest - _SUGGEST_VERSIONS, 0)
+    versions = [f"v{number}" for number in range(repo.newest, oldest, -1)]
+    aliases = [alias.alias for alias in repo.aliases]
+    return did_you_mean(wrong, [*versions, *aliases]) or f"The newest version is v{repo.newest}."

@@ -109,11 +109,16 @@ def check_alias(alias: str) -> str:
         raise InvalidReference(
             f"alias {alias!r} always means the newest version", hint="Choose another name, such as prod."
         )
-    if _VERSION_LIKE.fullmatch(alias) or _COMMIT_LIKE.fullmatch(alias):
+    if reads_as_version_or_commit(alias):
         raise InvalidReference(
             f"alias {alias!r} would read as a version or a commit", hint="Choose another name, such as prod."
         )
     return alias
+
+
+def reads_as_version_or_commit(text: str) -> bool:
+    """Whether a name would be taken for `v3` or for hex digits of a commit or a digest."""
+    return bool(_VERSION_LIKE.fullmatch(text) or _COMMIT_LIKE.fullmatch(text))
 
 
 def _is_name(text: str) -> bool:

@@ -11,13 +11,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, column, select, table
+from sqlalchemy import ColumnElement, Select, and_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.records import entry_of
 from adapthub.hub.registry import Entry
-from adapthub.hub.storage.tables import AdapterRow, AliasRow, LabelRow, MetricRow, VersionRow
+from adapthub.hub.storage.tables import AliasRow, MetricRow, RepoRow, TermRow, VersionRow
+from adapthub.hub.storage.text import contains, text_index
 
 _METRIC = re.compile(
     r"\s*([^\s<>=]+)\s*(>=|<=|==|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII
@@ -31,16 +32,14 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
 }
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{7,64}")
-_TRIGRAM = 3
-TEXT = table("adapter_text", column("rowid"), column("text"))
 
 
 def list_entries(session: Session, namespace: str | None) -> list[Entry]:
     """Every adapter, or those of one namespace, by name."""
     query = _newest()
     if namespace is not None:
-        query = query.where(AdapterRow.namespace == namespace)
-    return _entries(session, query.order_by(AdapterRow.namespace, AdapterRow.name))
+        query = query.where(RepoRow.namespace == namespace)
+    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
 
 
 def search_entries(
@@ -58,49 +57,45 @@ def search_entries(
     query = _newest()
     if base is not None:
         query = query.where(_has_base(base))
-    if task is not None:
-        query = query.where(VersionRow.task == task)
-    if method is not None:
-        query = query.where(VersionRow.method == method)
-    if label is not None:
-        query = query.where(VersionRow.id.in_(select(LabelRow.version_id).where(LabelRow.label == label)))
-    for word in (text or "").split():
-        query = query.where(AdapterRow.id.in_(select(TEXT.c.rowid).where(_contains(word))))
+    for kind, term in (("task", task), ("method", method), ("label", label)):
+        if term is not None:
+            query = query.where(has_term(TermRow.kind == kind, TermRow.term == term))
+    if text:
+        index = text_index(session)
+        found = select(index.key).select_from(index.table).where(*contains(session, text.split()))
+        query = query.where(RepoRow.sequence.in_(found))
     if metric is not None:
         query = _measured(query, metric)
-    return _entries(session, query.order_by(AdapterRow.namespace, AdapterRow.name))
+    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
 
 
-def _newest() -> Select[AdapterRow, VersionRow]:
-    is_newest = and_(VersionRow.adapter_id == AdapterRow.id, VersionRow.number == AdapterRow.newest)
-    return select(AdapterRow, VersionRow).join(VersionRow, is_newest)
+def _newest() -> Select[RepoRow, VersionRow]:
+    is_newest = and_(VersionRow.repo_id == RepoRow.id, VersionRow.number == RepoRow.newest)
+    return select(RepoRow, VersionRow).join(VersionRow, is_newest)
 
 
-def _entries(session: Session, query: Select[AdapterRow, VersionRow]) -> list[Entry]:
+def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> list[Entry]:
     query = query.options(
-        contains_eager(VersionRow.adapter),
-        selectinload(VersionRow.labels),
-        selectinload(VersionRow.metrics),
-        selectinload(AdapterRow.aliases).options(joinedload(AliasRow.version)),
+        contains_eager(VersionRow.repo),
+        joinedload(VersionRow.commit),
+        selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
     )
-    return [entry_of(adapter, version) for adapter, version in session.execute(query)]
+    return [entry_of(repo, version) for repo, version in session.execute(query)]
+
+
+def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a repository has a term of which `conditions` hold."""
+    return RepoRow.id.in_(select(TermRow.repo_id).where(*conditions))
 
 
 def _has_base(base: str) -> ColumnElement[bool]:
     if _FINGERPRINT.fullmatch(base):
-        return and_(VersionRow.base_fingerprint >= base, VersionRow.base_fingerprint < f"{base}g")
-    return VersionRow.base == base
+        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
+        return has_term(TermRow.kind == "fingerprint", begins)
+    return has_term(TermRow.kind == "base", TermRow.term == base)
 
 
-def _contains(word: str) -> ColumnElement[bool]:
-    word = word.replace("\0", "")
-    if len(word) < _TRIGRAM:  # too short for the index: a scan
-        return TEXT.c.text.contains(word, autoescape=True)
-    quoted = word.replace('"', '""')
-    return TEXT.c.text.op("MATCH")(f'"{quoted}"')
-
-
-def _measured(query: Select[AdapterRow, VersionRow], expression: str) -> Select[AdapterRow, VersionRow]:
+def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
     match = _METRIC.fullmatch(expression)
     if match is None:
         raise InvalidSettings(
@@ -108,6 +103,6 @@ def _measured(query: Select[AdapterRow, VersionRow], expression: str) -> Select[
         )
     name, sign, number = match.groups()
     holds = _COMPARE[sign](MetricRow.value, float(number))
-    of_version = and_(MetricRow.version_id == VersionRow.id, MetricRow.name == name, MetricRow.headline)
+    of_repo = and_(MetricRow.repo_id == RepoRow.id, MetricRow.name == name)
     best_first = MetricRow.value.asc() if "<" in sign else MetricRow.value.desc()
-    return query.join(MetricRow, of_version).where(holds).order_by(best_first)
+    return query.join(MetricRow, of_repo).where(holds).order_by(best_first)

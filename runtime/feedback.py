@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from adapthub.adapters.home import home
 from adapthub.hub.storage.database import Database, Schema
-from adapthub.hub.storage.tables import UtcDateTime
+from adapthub.hub.storage.types import UtcDateTime
 
 _BUSY = 5.0  # seconds that a writer waits for others
 

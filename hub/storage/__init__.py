@@ -1,1 +1,1 @@
-"""What the embedded hub stands on: tables for what is known, blobs for the bytes."""
+"""What a hub stands on: tables for what is known, blobs for the bytes."""

@@ -1,44 +1,95 @@
-"""Blobs: bytes stored once under their own sha256, in a folder, through obstore.
+"""Blobs: bytes stored once under their own sha256, in a folder or in S3, through obstore.
 
     blobs/3f/3f5a…      a blob, whole and on the disk from the moment that it has this name
-    blobs/incoming/     blobs being written; what a killed process left there is removed after a day
+    blobs/incoming/     in a folder: blobs being written; what a killed process left there is removed after a day
 
-Knows nothing of adapters or versions, and never deletes a blob. Bytes travel whole in memory: an adapter is
-small.
+What is put is hashed while it is written, and only gets its name where the hash is right. Knows nothing of adapters or
+versions, and never deletes a blob.
 """
 
 from __future__ import annotations
 
-import os
-import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, Self
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import LocalStore
 
 from adapthub.adapters.errors import IntegrityError, StorageError
-from adapthub.adapters.files import fsync_directory, sha256_bytes
-from adapthub.adapters.home import make_folder, unusable
+from adapthub.adapters.files import sha256_bytes
 
-ABANDONED_SECONDS = 24 * 3600
+PIECE_BYTES = 2**20
+_TRY_AGAIN = "Check permissions, then try again."
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
 
 
-class Blobs:
-    """The blobs below one folder, made if it is missing. Raises StorageError where the disk refuses."""
+class Sink(Protocol):
+    """Where a blob's bytes go before anybody sees them."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        try:
-            make_folder(root / "incoming")
-            self._store = LocalStore(root)
-        except OSError as error:
-            raise unusable(root, error) from error
+    def write(self, data: bytes) -> None:
+        """Add bytes."""
+        ...
 
+    def keep(self, sha256: str) -> None:
+        """Let the bytes be the blob `sha256`, surviving a power cut."""
+        ...
+
+    def drop(self) -> None:
+        """Forget the bytes. Idempotent, also after `keep`."""
+        ...
+
+
+class Incoming:
+    """A blob being written, piece by piece in bounded memory. Use it in a `with` block: what is not kept goes with it."""
+
+    def __init__(self, blobs: Blobs, sink: Sink) -> None:
+        self._blobs = blobs
+        self._sink = sink
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget what was written, unless it was kept. Idempotent."""
+        with self._blobs.storage_errors():
+            self._sink.drop()
+
+    def write(self, data: bytes) -> None:
+        """Add bytes. Raises StorageError where the disk refuses."""
+        self._hash.update(data)
+        self.size += len(data)
+        with self._blobs.storage_errors():
+            self._sink.write(data)
+
+    def keep(self, sha256: str, *, origin: str) -> None:
+        """Store what was written; when this returns it survives a power cut. Raises IntegrityError, naming `origin`, where
+        it is not `sha256`."""
+        found = self._hash.hexdigest()
+        if found != sha256:
+            raise IntegrityError(f"{origin} has the sha256 {found}, not {sha256}")
+        with self._blobs.storage_errors():
+            self._sink.keep(sha256)
+
+
+class Blobs(ABC):
+    """The blobs in one place, which messages call `where`. Every call raises StorageError where the place refuses."""
+
+    def __init__(self, store: Any, where: str) -> None:
+        self._store = store
+        self.where = where
+
+    @abstractmethod
+    def _sink(self) -> Sink: ...
+
+    @abstractmethod
     def put(self, sha256: str, data: bytes, *, origin: str) -> None:
         """Store `data` under `sha256`; when this returns it survives a power cut.
 
@@ -46,67 +97,94 @@ class Blobs:
 
         Raises IntegrityError, naming `origin`, if `data` has another digest.
         """
-        if sha256_bytes(data) != sha256:
-            raise IntegrityError(f"{origin} changed while it was being stored: its sha256 is not {sha256}")
-        if self._holds(sha256):
-            return
-        staged = f"incoming/{uuid.uuid4().hex}"
-        with self._storage_errors():
-            try:
-                obstore.put(self._store, staged, data, use_multipart=False)
-                _fsync(self._root / staged)
-                (self._root / _key(sha256)).parent.mkdir(exist_ok=True)
-                obstore.rename(self._store, staged, _key(sha256))
-            finally:
-                (self._root / staged).unlink(missing_ok=True)
-            fsync_directory((self._root / _key(sha256)).parent)
-            fsync_directory(self._root)
+
+    def incoming(self) -> Incoming:
+        """A blob to be written piece by piece."""
+        with self.storage_errors():
+            return Incoming(self, self._sink())
 
     def get(self, sha256: str, *, origin: str) -> bytes:
         """The verified bytes. Raises IntegrityError, naming `origin`, if they are missing or damaged."""
-        data = self._read(sha256)
+        data = self._get(sha256)
         if data is None:
             raise IntegrityError(f"{origin} is missing from the hub: no blob {sha256}")
         if sha256_bytes(data) != sha256:
             raise IntegrityError(f"{origin} is damaged in the hub: blob {sha256} has other bytes")
         return data
 
-    def discard_abandoned(self) -> None:
-        """Remove what killed processes left half-written more than a day ago."""
-        oldest = time.time() - ABANDONED_SECONDS
-        with self._storage_errors():
-            for path in (self._root / "incoming").iterdir():
-                with suppress(FileNotFoundError):  # another push is done with it
-                    if path.stat().st_mtime < oldest:
-                        path.unlink()
-
-    def _holds(self, sha256: str) -> bool:
-        data = self._read(sha256)
-        return data is not None and sha256_bytes(data) == sha256
-
-    def _read(self, sha256: str) -> bytes | None:
-        with self._storage_errors(hint="Check permissions, then try again."):
+    def read(self, sha256: str, offset: int, length: int) -> bytes:
+        """So many bytes from `offset`, unverified. Raises IntegrityError if the blob is missing or shorter."""
+        if length == 0:
+            return b""
+        with self.storage_errors(hint=_TRY_AGAIN):
             try:
-                return obstore.get(self._store, _key(sha256)).bytes().to_bytes()
+                data = bytes(obstore.get_range(self._store, key_of(sha256), start=offset, length=length))
+            except FileNotFoundError:
+                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+        if len(data) != length:
+            raise IntegrityError(f"the blob {sha256} is shorter than it was")
+        return data
+
+    async def stream(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes [start, end) in pieces, unverified. Raises IntegrityError, before there is a first piece, if the blob is
+        missing."""
+        if start == end:
+            return _nothing()
+        with self.storage_errors(hint=_TRY_AGAIN):
+            try:
+                found = await obstore.get_async(self._store, key_of(sha256), options={"range": (start, end)})
+            except FileNotFoundError:
+                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+        return self._pieces(found)
+
+    async def _pieces(self, found: Any) -> AsyncIterator[bytes]:
+        with self.storage_errors(hint=_TRY_AGAIN):
+            async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                yield bytes(piece)
+
+    def size(self, sha256: str) -> int | None:
+        """The bytes of a blob; None where it is not there."""
+        with self.storage_errors():
+            try:
+                return int(obstore.head(self._store, key_of(sha256))["size"])
             except FileNotFoundError:
                 return None
 
+    def discard_abandoned(self) -> None:  # noqa: B027 (only a folder has any)
+        """Remove what killed processes left half-written more than a day ago."""
+
     @contextmanager
-    def _storage_errors(self, hint: str = _NOTHING_STORED) -> Iterator[None]:
+    def storage_errors(self, hint: str = _NOTHING_STORED) -> Iterator[None]:
+        """Within: errors of the disk or of S3 become StorageError."""
         try:
             yield
         except (BaseError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise StorageError(
-                f"the hub's blobs in {self._root} failed: {reason.splitlines()[0]}",
-                hint=hint,
-            ) from error
+            if isinstance(error, StorageError):
+                raise
+            raise self._storage_error(error, hint) from error
+
+    def _storage_error(self, error: Exception, hint: str) -> StorageError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return StorageError(f"the hub's blobs in {self.where} failed: {reason.splitlines()[0]}", hint=hint)
+
+    def _get(self, sha256: str) -> bytes | None:
+        with self.storage_errors(hint=_TRY_AGAIN):
+            try:
+                return obstore.get(self._store, key_of(sha256)).bytes().to_bytes()
+            except FileNotFoundError:
+                return None
+
+    def _holds(self, sha256: str) -> bool:
+        data = self._get(sha256)
+        return data is not None and sha256_bytes(data) == sha256
 
 
-def _key(sha256: str) -> str:
+async def _nothing() -> AsyncIterator[bytes]:
+    nothing: tuple[bytes, ...] = ()
+    for piece in nothing:
+        yield piece
+
+
+def key_of(sha256: str) -> str:
+    """Where a blob is, below the place of all blobs."""
     return f"{sha256[:2]}/{sha256}"
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

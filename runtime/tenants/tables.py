@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from adapthub.adapters.home import home
 from adapthub.hub.storage.database import Schema
-from adapthub.hub.storage.tables import UtcDateTime
+from adapthub.hub.storage.types import UtcDateTime
 
 
 class Base(DeclarativeBase):

@@ -17,7 +17,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from adapthub.adapters.artifact import Artifact, digest_of, write_artifact
+from adapthub.adapters.artifact import Artifact, write_artifact
+from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import (
     AdapterNotFound,
     AdmissionError,

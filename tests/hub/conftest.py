@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Registry
+from tests.hub.postgres import postgres, programs
 
 
 def open_embedded(folder: Path) -> Registry:
     return EmbeddedHub(folder / "hub", cache=folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def new_database() -> Iterator[Callable[[], str]]:
+    """Makes an empty PostgreSQL database and gives its URL."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with postgres() as new:
+        yield new
 
 
 REGISTRIES: dict[str, Callable[[Path], Registry]] = {"embedded": open_embedded}
@@ -20,10 +31,13 @@ REGISTRIES: dict[str, Callable[[Path], Registry]] = {"embedded": open_embedded}
 one."""
 
 
-@pytest.fixture(params=REGISTRIES)
+@pytest.fixture(scope="module", params=[*REGISTRIES, pytest.param("postgres", marks=pytest.mark.slow)])
 def open_registry(request: pytest.FixtureRequest) -> Callable[[Path], Registry]:
     """How to open a registry of each kind."""
-    return REGISTRIES[request.param]
+    if request.param != "postgres":
+        return REGISTRIES[request.param]
+    urls: defaultdict[Path, str] = defaultdict(request.getfixturevalue("new_database"))
+    return lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache", database=urls[folder])
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from adapthub.adapters.errors import (
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Metric, Move, Registry
 from tests.hub.adapters import contents, fingerprint, manifest, write_adapter
-from tests.hub.conftest import REGISTRIES
 
 Open = Callable[[Path], Registry]
 
@@ -357,11 +356,11 @@ def test_available(registry: Registry, adapters: list[Artifact]) -> None:
 # search
 
 
-@pytest.fixture(scope="module", params=REGISTRIES)
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+@pytest.fixture(scope="module")
+def library(open_registry: Open, tmp_path_factory: pytest.TempPathFactory) -> Registry:
     """Three adapters over two bases, and a plain one. Only read."""
     folder = tmp_path_factory.mktemp("library")
-    registry = REGISTRIES[request.param](folder)
+    registry = open_registry(folder)
     made = {
         "acme/ner": manifest(metrics={"test": {"f1": 0.8, "loss": 0.3}}),
         "acme/ner-dora": manifest(metrics={"validation": {"f1": 0.9}}, base_seed=1, method="dora"),

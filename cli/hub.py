@@ -1,0 +1,78 @@
+"""`adapt hub`: a hub for others, and who may use it. The hub's server does all of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adapthub.cli.hub_tokens import token
+from adapthub.cli.options import data_options
+from adapthub.cli.output import json_option, show_json
+
+if TYPE_CHECKING:
+    from adapthub.hub.server.lifecycle import Running
+
+
+@click.group()
+def hub() -> None:
+    """A hub of your own for others: Hugging Face's clients use it unchanged.
+
+    \b
+    Example:
+      $ adapt hub token create ada --scope write
+      $ adapt hub serve --port 7860
+    """
+
+
+hub.add_command(token)
+
+
+@hub.command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Another than this machine needs a token."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="0: any free one."
+)
+@data_options
+@click.option("--blobs", metavar="URL", help="s3://bucket/prefix. Default: blobs/ in the data folder.")
+@json_option
+def serve(
+    host: str, port: int, data: Path | None, database: str | None, blobs: str | None, as_json: bool
+) -> None:
+    """Serve the hub in a folder to others, by HTTP.
+
+    What adapt push published here is there at once, and what others upload is there for adapt pull. Point
+    Hugging Face's clients at it with HF_ENDPOINT. Reading needs no token but for what is private; writing does.
+    SIGTERM and Ctrl-C let running requests end; a second one does not.
+
+    \b
+    Example:
+      $ adapt hub serve
+      $ adapt hub serve --data /srv/hub --host 0.0.0.0 --database postgresql://hub@db/hub --blobs s3://adapters
+    """
+    import logging
+
+    from adapthub.adapters.home import home
+    from adapthub.hub.server.lifecycle import ServerSettings
+    from adapthub.hub.server.lifecycle import serve as serve_until_signal
+
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    settings = ServerSettings(
+        data=data or home() / "hub", host=host, port=port, database=database, blobs=blobs
+    )
+    serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
+
+
+def _show_ready(running: Running, settings: Any, as_json: bool) -> None:
+    if as_json:
+        show_json({"address": running.address, "data": str(settings.data)})
+        sys.stdout.flush()
+        return
+    click.echo(f"The hub in {settings.data} is at {running.address}")
+    click.echo(f"\n  export HF_ENDPOINT={running.address}\n")

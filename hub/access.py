@@ -1,0 +1,126 @@
+"""Who may do what: callers, namespaces, repositories.
+
+A namespace that is called as an account is that account's. One with members is theirs, by role. Any other is shared: whoever
+has a token may read it, and write to it if the token's scope says so. What a caller may not read is, for them, not there.
+Until a token is made everybody reads everything, for nobody but this machine is answered (server).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, exists, or_, select, true
+from sqlalchemy.orm import Session
+
+from adapthub.adapters.errors import AdapterNotFound, Forbidden, Unauthorized
+from adapthub.hub.accounts import SCOPES, Scope
+from adapthub.hub.lookup import find_repo, require_repo
+from adapthub.hub.reference import Reference
+from adapthub.hub.storage.account_tables import AccountRow, MemberRow
+from adapthub.hub.storage.tables import RepoRow
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the `account` and `scope` of their token, None without one; `token`: its prefix. `alone`: there are no
+    tokens yet."""
+
+    account: str | None = None
+    scope: Scope = "read"
+    token: str | None = None
+    alone: bool = False
+
+
+class Gated(Forbidden):
+    """A repository that is shown, and whose files are for those who were let in."""
+
+
+def readable_repo(session: Session, caller: Caller, reference: Reference) -> RepoRow:
+    """The repository, if the caller may read it. Raises AdapterNotFound where it is not there for them."""
+    repo = find_repo(session, reference)
+    if repo is None or (repo.private and not _may(session, caller, repo.namespace, "read")):
+        if caller.alone or caller.scope == "admin":
+            return require_repo(session, reference)
+        raise AdapterNotFound(f"there is no repository {reference.full_name} in this hub, or not for you")
+    return repo
+
+
+def check_gate(session: Session, caller: Caller, repo: RepoRow) -> None:
+    """Raises Gated where the files of a repository that the caller sees are not for them: `auto` lets in whoever has a
+    token, `manual` those who have a role in its namespace."""
+    if repo.gated is None or caller.alone or _may(session, caller, repo.namespace, "read"):
+        return
+    if repo.gated == "auto" and caller.account is not None:
+        return
+    raise Gated(f"{repo.full_name} is gated", hint=f"Ask {repo.namespace} for access, and log in.")
+
+
+def writable_repo(session: Session, caller: Caller, reference: Reference) -> RepoRow:
+    """The repository, if the caller may write to it. Raises AdapterNotFound, Unauthorized, Forbidden."""
+    repo = readable_repo(session, caller, reference)
+    require_write(session, caller, reference.namespace)
+    return repo
+
+
+def require_write(session: Session, caller: Caller, namespace: str, role: Scope = "write") -> None:
+    """Raises Unauthorized without a token, Forbidden where the caller has not got that `role` in the namespace."""
+    if caller.account is None:
+        raise Unauthorized(
+            "this needs a token", hint="Make one with adapt hub token create, and log in with hf auth login."
+        )
+    if not _covers(caller.scope, "write"):
+        raise Forbidden(
+            f"the token {caller.token} has the scope {caller.scope}", hint="Use one of the scope write."
+        )
+    if not _may(session, caller, namespace, role):
+        raise Forbidden(f"{caller.account} may not write to {namespace}/", hint="Ask one of its members.")
+
+
+def require_admin(caller: Caller) -> None:
+    """Raises Unauthorized without a token, Forbidden for a scope that is not admin."""
+    if caller.account is None:
+        raise Unauthorized("this needs a token of the scope admin")
+    if caller.scope != "admin":
+        raise Forbidden(f"the token {caller.token} has the scope {caller.scope}, and this needs admin")
+
+
+def visible(caller: Caller) -> ColumnElement[bool]:
+    """The condition on `repos` that lists show a caller."""
+    if caller.alone or caller.scope == "admin":
+        return true()
+    if caller.account is None:
+        return RepoRow.private.is_(False)
+    own = RepoRow.namespace == caller.account
+    member = exists().where(
+        MemberRow.namespace == RepoRow.namespace,
+        MemberRow.account_id == AccountRow.id,
+        AccountRow.name == caller.account,
+    )
+    somebodys = or_(
+        exists().where(MemberRow.namespace == RepoRow.namespace),
+        exists().where(AccountRow.name == RepoRow.namespace),
+    )
+    return or_(RepoRow.private.is_(False), own, member, ~somebodys)
+
+
+def _may(session: Session, caller: Caller, namespace: str, role: Scope) -> bool:
+    """Whether the caller has `role` in a namespace, whatever their token's scope."""
+    if caller.scope == "admin" or (caller.alone and role == "read"):
+        return True
+    if caller.account is None:
+        return False
+    if namespace == caller.account:
+        return True
+    members = session.execute(
+        select(AccountRow.name, MemberRow.role)
+        .join(MemberRow, MemberRow.account_id == AccountRow.id)
+        .where(MemberRow.namespace == namespace)
+    ).all()
+    if members:
+        found = {row.name: row.role for row in members}.get(caller.account)
+        return found is not None and _covers(found, role)
+    return session.scalar(select(AccountRow.id).where(AccountRow.name == namespace)) is None
+
+
+def _covers(held: str, wanted: str) -> bool:
+    return SCOPES.index(held) >= SCOPES.index(wanted)

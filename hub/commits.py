@@ -1,0 +1,236 @@
+"""Commits: changes of a branch that happen whole or not at all, each on the state that its author meant.
+
+A commit is prepared against the end of its branch, which takes reading some of its files, and added only while that is still
+the end; else it is prepared again, or refused where its author named the parent. One that is sent twice, because an answer
+was lost, is found to be there. Blobs must be stored before (store).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, RevisionNotFound
+from adapthub.hub import indexing, repos
+from adapthub.hub.facts import is_unicode
+from adapthub.hub.inspection import Inspected, inspect_tree
+from adapthub.hub.lookup import require_repo
+from adapthub.hub.reference import Reference
+from adapthub.hub.revisions import head_of
+from adapthub.hub.storage.tables import MAIN, CommitRow, FileRow, RefRow, RepoRow, VersionRow
+from adapthub.hub.store import Store, blob_ids
+from adapthub.hub.trees import Change, Tree, changed, read_tree
+from adapthub.hub.versions import add_version, with_digest
+
+_ATTEMPTS = 16
+_LONGEST_MESSAGE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A commit that somebody wants: `changes` in order, the whole `message` (its first line is the title), who its `author`
+    is, and the `parent` that they mean (40 hex digits), where they say so."""
+
+    changes: Sequence[Change]
+    message: str
+    author: str | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A commit on its branch. `version` is the number of the version that its tree is, if it is one; `repeated` where it was
+    there already."""
+
+    oid: str
+    version: int | None
+    repeated: bool = False
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The end of a branch as it was read: None and empty where the branch has no commit yet."""
+
+    commit: CommitRow | None
+    tree: Tree
+
+    @property
+    def oid(self) -> str | None:
+        return None if self.commit is None else self.commit.oid
+
+
+def commit(store: Store, reference: Reference, proposal: Proposal, branch: str = MAIN) -> Committed:
+    """Add `proposal` to a branch of the repository `reference`.
+
+    Raises AdapterNotFound, RevisionNotFound (no such branch), EntryNotFound (a file to delete), Conflict where the parent is
+    no longer the end of the branch, ArtifactError where the tree is refused, InvalidSettings for blobs that were not stored.
+    Nothing is changed then.
+    """
+    _check_message(proposal.message)
+    for _ in range(_ATTEMPTS):
+        with store.database.reading() as session:
+            repo = require_repo(session, reference)
+            head = _read_head(session, repo, branch)
+            known = _already(session, repo, head, proposal)
+            if known is not None:
+                return known
+        if proposal.parent is not None and proposal.parent != head.oid:
+            raise Conflict(
+                f"{branch} of {reference.full_name} is at {head.oid}, no longer at {proposal.parent}",
+                hint="Look at what changed, then commit again on top of it.",
+            )
+        tree = changed(head.tree, proposal.changes)
+        inspected = inspect_tree(tree, store.read, where=reference.full_name)
+        with store.database.writing() as session:
+            repo = repos.lock(session, require_repo(session, reference))
+            end = head_of(session, repo, branch)
+            if (None if end is None else end.oid) == head.oid:
+                row = _add(session, repo, end, tree, proposal)
+                _point(session, repo, branch, row)
+                version = _follow(session, repo, branch, row, inspected)
+                return Committed(row.oid, None if version is None else version.number)
+    raise Conflict(
+        f"{branch} of {reference.full_name} changes faster than this commit can be made",
+        hint="Try again later.",
+    )
+
+
+def add_whole(
+    session: Session,
+    repo: RepoRow,
+    tree: Tree,
+    inspected: Inspected,
+    *,
+    message: str,
+    author: str | None = None,
+) -> VersionRow:
+    """Make `tree`, a whole adapter that `repo` does not hold yet, the end of main and the next version, in the caller's
+    transaction, which has locked `repo`."""
+    assert inspected.adapter is not None
+    row = _add(session, repo, head_of(session, repo), tree, Proposal((), message, author))
+    _point(session, repo, MAIN, row)
+    version = _follow(session, repo, MAIN, row, inspected)
+    assert version is not None
+    return version
+
+
+def begin(session: Session, repo: RepoRow, *, author: str | None) -> CommitRow:
+    """The first commit of a repository that was made empty, so that everything in it has a revision."""
+    row = _add(session, repo, None, {}, Proposal((), "initial commit", author))
+    _point(session, repo, MAIN, row)
+    return row
+
+
+def _read_head(session: Session, repo: RepoRow, branch: str) -> _Head:
+    end = head_of(session, repo, branch)
+    if end is None and branch != MAIN:
+        raise RevisionNotFound(
+            f"{repo.full_name} has no branch {branch[:120]}", hint="Make it first, or commit to main."
+        )
+    return _Head(end, {} if end is None else read_tree(session, end.id))
+
+
+def _already(session: Session, repo: RepoRow, head: _Head, proposal: Proposal) -> Committed | None:
+    """The end of the branch, where it is this very commit, or where this one would change nothing."""
+    if head.commit is None:
+        return None
+    parent = None if head.commit.parent_id is None else session.get(CommitRow, head.commit.parent_id)
+    before = {} if parent is None else read_tree(session, parent.id)
+    same = head.commit.message == proposal.message and head.commit.author == proposal.author
+    if proposal.parent not in (None, head.oid, None if parent is None else parent.oid):
+        return None
+    sent_before = same and _gives(before, proposal, head.tree)
+    if not (sent_before or (proposal.parent in (None, head.oid) and _gives(head.tree, proposal, head.tree))):
+        return None
+    version = session.get(VersionRow, head.commit.id)
+    return Committed(head.commit.oid, None if version is None else version.number, repeated=True)
+
+
+def _gives(tree: Tree, proposal: Proposal, wanted: Tree) -> bool:
+    try:
+        return _contents(changed(tree, proposal.changes)) == _contents(wanted)
+    except NotFound:
+        return False
+
+
+def _contents(tree: Tree) -> dict[str, str]:
+    return {path: blob.sha256 for path, blob in tree.items()}
+
+
+def _add(
+    session: Session, repo: RepoRow, parent: CommitRow | None, tree: Tree, proposal: Proposal
+) -> CommitRow:
+    now = datetime.now(UTC)
+    row = CommitRow(
+        repo_id=repo.id,
+        oid=_oid(repo, parent, tree, proposal, now),
+        parent_id=None if parent is None else parent.id,
+        author=proposal.author,
+        message=proposal.message,
+        created=now,
+    )
+    session.add(row)
+    session.flush()
+    keys = blob_ids(session, {blob.sha256 for blob in tree.values()})
+    lost = [path for path, blob in tree.items() if blob.sha256 not in keys]
+    if lost:
+        raise InvalidSettings(
+            f"{lost[0]} was not uploaded: this hub has no bytes {tree[lost[0]].sha256}",
+            hint="Upload it again.",
+        )
+    if tree:
+        session.execute(
+            insert(FileRow),
+            [
+                {"commit_id": row.id, "path": path, "blob_id": keys[blob.sha256]}
+                for path, blob in tree.items()
+            ],
+        )
+    return row
+
+
+def _point(session: Session, repo: RepoRow, branch: str, row: CommitRow) -> None:
+    ref = session.get(RefRow, (repo.id, branch))
+    if ref is None:
+        session.add(RefRow(repo_id=repo.id, name=branch, commit_id=row.id))
+    else:
+        ref.commit_id = row.id
+
+
+def _follow(
+    session: Session, repo: RepoRow, branch: str, row: CommitRow, inspected: Inspected
+) -> VersionRow | None:
+    """What follows from a commit: a version where it is one; what lists show, where it is on main."""
+    if branch != MAIN:
+        return None
+    version = None
+    if inspected.adapter is not None and with_digest(session, repo, inspected.adapter.digest) is None:
+        version = add_version(session, repo, row, inspected.adapter)
+    newest = version or repos.newest_version(session, repo)
+    indexing.index(session, repo, newest, card=inspected.card, metadata=inspected.metadata, now=row.created)
+    return version
+
+
+def _oid(repo: RepoRow, parent: CommitRow | None, tree: Tree, proposal: Proposal, now: datetime) -> str:
+    identity = [
+        repo.id,
+        None if parent is None else parent.oid,
+        sorted((path, blob.sha256) for path, blob in tree.items()),
+        proposal.author,
+        proposal.message,
+        now.isoformat(),
+    ]
+    return hashlib.sha1(json.dumps(identity).encode(), usedforsecurity=False).hexdigest()
+
+
+def _check_message(message: str) -> None:
+    if not is_unicode(message):
+        raise InvalidSettings("the message is not valid Unicode text")
+    if len(message) > _LONGEST_MESSAGE:
+        raise InvalidSettings(f"the message has more than {_LONGEST_MESSAGE} characters")

@@ -1,0 +1,76 @@
+"""Pages of repositories for the server: filtered, newest first, each page by one range of an index.
+
+Whatever a filter says is looked up in `terms`, `repo_text` or `repos`, whose keys end in the same `sequence`, so that a page
+costs the same however many repositories there are. Does not decide what of a repository is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy.orm import Session, aliased
+
+from adapthub.hub.access import Caller, visible
+from adapthub.hub.storage.tables import RepoRow, TermRow
+from adapthub.hub.storage.text import contains, text_index
+
+Sort = Literal["modified", "created"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a list shows. `tags`: all of them; `text`: each word occurs in the name, card or facts; `gated`: whether it is.
+
+    `after` is the place that the page before ended at.
+    """
+
+    tags: Sequence[str] = ()
+    text: str = ""
+    namespace: str | None = None
+    gated: bool | None = None
+    sort: Sort = "modified"
+    ascending: bool = False
+    limit: int = 100
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Repositories in order, and the place that the next page begins after; None where this is the last one."""
+
+    repos: Sequence[RepoRow]
+    next: int | None
+
+
+def list_repos(session: Session, caller: Caller, query: Query) -> Page:
+    """The page of what `caller` may see."""
+    place: ColumnElement[int] = (
+        RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
+    )
+    found = select(RepoRow).where(visible(caller))
+    for tag in dict.fromkeys(query.tags):
+        term = aliased(TermRow)
+        same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
+        found = found.join(term, same)
+        if query.sort == "modified" and query.namespace is None:  # a namespace has an index of its own
+            place = term.sequence.expression
+    if words := query.text.split():
+        index = text_index(session)
+        found = found.join(index.table, index.key == RepoRow.sequence).where(*contains(session, words))
+        place = index.key if query.sort == "modified" else place
+    if query.namespace is not None:
+        found = found.where(RepoRow.namespace == query.namespace)
+    if query.gated is not None:
+        found = found.where(RepoRow.gated.is_not(None) if query.gated else RepoRow.gated.is_(None))
+    if query.after is not None:
+        found = found.where(place > query.after if query.ascending else place < query.after)
+    found = found.order_by(place.asc() if query.ascending else place.desc()).limit(query.limit + 1)
+    rows = session.scalars(found).all()
+    page = rows[: query.limit]
+    more = len(rows) > query.limit
+    last = page[-1] if page else None
+    end = None if last is None else (last.sequence if query.sort == "modified" else last.id)
+    return Page(page, end if more else None)

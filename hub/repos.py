@@ -1,0 +1,123 @@
+"""Repositories by name: made, moved, changed in their settings, deleted. Knows no files and no callers.
+
+Every function runs inside a transaction of the database's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from adapthub.adapters.errors import Conflict
+from adapthub.hub import indexing
+from adapthub.hub.lookup import find_repo, require_repo
+from adapthub.hub.reference import Reference
+from adapthub.hub.storage.tables import (
+    AliasMoveRow,
+    AliasRow,
+    CommitRow,
+    FileRow,
+    RefRow,
+    RepoRow,
+    VersionRow,
+)
+
+Gated = Literal["auto", "manual"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Who may read a repository: `private` hides it from all but those with access; `gated` shows it and asks first."""
+
+    private: bool = False
+    gated: Gated | None = None
+
+
+def make(session: Session, reference: Reference, settings: Settings = Settings()) -> RepoRow:
+    """A new repository without commits. Raises Conflict where the name is taken."""
+    if find_repo(session, reference) is not None:
+        raise taken(reference)
+    now = datetime.now(UTC)
+    repo = RepoRow(
+        namespace=reference.namespace,
+        name=reference.name,
+        private=settings.private,
+        gated=settings.gated,
+        created=now,
+        modified=now,
+        sequence=indexing.next_sequence(session),
+        newest=0,
+        tags=[],
+        card={},
+    )
+    try:
+        with session.begin_nested():
+            session.add(repo)
+    except IntegrityError as error:  # another writer was faster, as in PostgreSQL one may be
+        raise taken(reference) from error
+    indexing.index(session, repo, None, card="", metadata={}, now=now)
+    return repo
+
+
+def find_or_make(session: Session, reference: Reference) -> RepoRow:
+    """The repository of that name, locked; made where there is none."""
+    repo = find_repo(session, reference)
+    if repo is None:
+        try:
+            repo = make(session, reference)
+        except Conflict:
+            repo = require_repo(session, reference)
+    return lock(session, repo)
+
+
+def taken(reference: Reference) -> Conflict:
+    """The error for a name that somebody has."""
+    return Conflict(f"there is a repository {reference.full_name} already", hint="Choose another name.")
+
+
+def lock(session: Session, repo: RepoRow) -> RepoRow:
+    """The same repository as it is now, and no other writer's until this transaction ends."""
+    return session.scalars(
+        select(RepoRow)
+        .where(RepoRow.id == repo.id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    ).one()
+
+
+def move(session: Session, repo: RepoRow, target: Reference, *, card: str) -> None:
+    """Give `repo` another name; what points at its versions by their digest does not notice. `card`: its text, which it is
+    found by. Raises Conflict where the name is taken."""
+    if find_repo(session, target) is not None:
+        raise taken(target)
+    repo.namespace, repo.name = target.namespace, target.name
+    version = newest_version(session, repo)
+    indexing.index(session, repo, version, card=card, metadata=repo.card, now=datetime.now(UTC))
+
+
+def remove(session: Session, repo: RepoRow) -> None:
+    """Delete `repo` with all its history. Its blobs stay until they are collected."""
+    indexing.forget(session, repo)
+    commits = select(CommitRow.id).where(CommitRow.repo_id == repo.id)
+    session.execute(delete(AliasRow).where(AliasRow.repo_id == repo.id))
+    # A rollback names the move that it took back, which may not go before it.
+    session.execute(
+        delete(AliasMoveRow).where(AliasMoveRow.repo_id == repo.id, AliasMoveRow.undoes.is_not(None))
+    )
+    for rows in (AliasMoveRow, RefRow, VersionRow):
+        session.execute(delete(rows).where(rows.repo_id == repo.id))
+    session.execute(delete(FileRow).where(FileRow.commit_id.in_(commits)))
+    session.execute(delete(CommitRow).where(CommitRow.repo_id == repo.id))
+    session.execute(delete(RepoRow).where(RepoRow.id == repo.id))
+
+
+def newest_version(session: Session, repo: RepoRow) -> VersionRow | None:
+    """The newest version of `repo`, if it has one."""
+    return session.scalar(
+        select(VersionRow).where(VersionRow.repo_id == repo.id, VersionRow.number == repo.newest)
+    )

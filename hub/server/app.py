@@ -1,0 +1,85 @@
+"""The HTTP application over one Serving: its routers, errors, and paths as they were written.
+
+A new part of the hub is a module with a `router`, added to ROUTERS. Does not open a hub or listen (lifecycle does).
+"""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from adapthub.adapters.errors import AdaptHubError
+from adapthub.hub.server import (
+    account_api,
+    info_api,
+    lfs_api,
+    refs_api,
+    repo_api,
+    resolve_api,
+    tree_api,
+    upload_api,
+)
+from adapthub.hub.server.errors import error_body, headers_of, message_headers, status_of
+from adapthub.hub.server.raw_paths import RawPaths
+from adapthub.hub.server.serving import Serving
+
+_LOG = logging.getLogger(__name__)
+
+# The first route that fits answers: what begins with two free parts comes last.
+ROUTERS = (account_api, repo_api, refs_api, tree_api, upload_api, info_api, lfs_api, resolve_api)
+
+
+def create_app(serving: Serving) -> FastAPI:
+    """The application."""
+    app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None)
+    app.state.serving = serving
+    app.add_middleware(RawPaths)
+    _handle_errors(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+
+    @app.get("/health", tags=["health"])
+    async def health() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(AdaptHubError)
+    async def ours(_: Request, error: AdaptHubError) -> JSONResponse:
+        if status_of(error) >= 500:
+            _LOG.error("a request failed: %s", error, exc_info=error if status_of(error) == 500 else None)
+        return JSONResponse(error_body(str(error)), status_of(error), headers_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
+        return _refusal(f"{where}: {first['msg']}" if where else str(first["msg"]), 400)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        answer = _refusal(f"{request.method} {request.url.path}: {error.detail}", error.status_code)
+        if error.status_code == 404:  # no route: of a repository without a namespace, say
+            answer.headers["X-Error-Code"] = "RepoNotFound"
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # which nobody reads
+
+    @app.exception_handler(Exception)
+    async def defect(_: Request, error: Exception) -> JSONResponse:
+        return _refusal(f"the server failed: {type(error).__name__}", 500)
+
+
+def _refusal(message: str, status: int) -> JSONResponse:
+    return JSONResponse(error_body(message), status, message_headers(message))

@@ -1,0 +1,104 @@
+"""Branches and tags. Aliases are shown beside tags; they move by promotion, not here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from adapthub.hub import refs
+from adapthub.hub.access import readable_repo, writable_repo
+from adapthub.hub.revisions import require_commit
+from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
+
+router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])
+
+
+class NewBranch(BaseModel):
+    """Where a branch begins: at `startingPoint`, or where main is."""
+
+    startingPoint: str | None = None
+
+
+class NewTag(BaseModel):
+    """A name for a commit."""
+
+    tag: str
+    message: str | None = None
+
+
+@router.get("/refs")
+def references(
+    target: Target, serving: TheServing, caller: TheCaller, include_prs: bool = False
+) -> dict[str, Any]:
+    """Every name that a commit has."""
+    with serving.store.database.reading() as session:
+        repo = readable_repo(session, caller, target)
+        rows = session.execute(
+            select(RefRow.name, RefRow.is_tag, CommitRow.oid)
+            .join(CommitRow, CommitRow.id == RefRow.commit_id)
+            .where(RefRow.repo_id == repo.id)
+            .order_by(RefRow.name)
+        ).all()
+        branches = [_ref(name, "heads", oid) for name, is_tag, oid in rows if not is_tag]
+        tags = [_ref(name, "tags", oid) for name, is_tag, oid in rows if is_tag]
+        found = {"branches": branches, "tags": [*tags, *_aliases(session, repo)], "converts": []}
+    return {**found, "pullRequests": []} if include_prs else found
+
+
+@router.post("/branch/{revision}")
+def make_branch(
+    target: Target, revision: Revision, serving: TheServing, caller: TheCaller, body: NewBranch | None = None
+) -> Response:
+    """Make a branch."""
+    start = None if body is None else body.startingPoint
+    with serving.store.database.writing() as session:
+        repo = writable_repo(session, caller, target)
+        refs.make_branch(session, repo, revision, require_commit(session, repo, start or "main"))
+    return Response()
+
+
+@router.delete("/branch/{revision}")
+def delete_branch(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
+    """Delete a branch; its commits stay for as long as the repository."""
+    with serving.store.database.writing() as session:
+        refs.delete(session, writable_repo(session, caller, target), revision, is_tag=False)
+    return Response()
+
+
+@router.post("/tag/{revision}")
+def make_tag(
+    target: Target, revision: Revision, body: NewTag, serving: TheServing, caller: TheCaller
+) -> Response:
+    """Give a revision a name that stays."""
+    with serving.store.database.writing() as session:
+        repo = writable_repo(session, caller, target)
+        commit = require_commit(session, repo, revision)
+        refs.make_tag(session, repo, body.tag, commit, message=body.message or "")
+    return Response()
+
+
+@router.delete("/tag/{revision}")
+def delete_tag(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
+    """Take a tag away."""
+    with serving.store.database.writing() as session:
+        refs.delete(session, writable_repo(session, caller, target), revision, is_tag=True)
+    return Response()
+
+
+def _aliases(session: Session, repo: RepoRow) -> list[dict[str, str]]:
+    rows = session.execute(
+        select(AliasRow.alias, CommitRow.oid)
+        .join(CommitRow, CommitRow.id == AliasRow.version_id)
+        .where(AliasRow.repo_id == repo.id)
+        .order_by(AliasRow.alias)
+    )
+    return [_ref(alias, "aliases", oid) for alias, oid in rows]
+
+
+def _ref(name: str, kind: str, oid: str) -> dict[str, str]:
+    return {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid}

@@ -1,0 +1,91 @@
+"""Blobs in a folder: written aside, synced, renamed. What a killed process left half-written is removed after a day."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import obstore
+from obstore.store import LocalStore
+
+from adapthub.adapters.errors import IntegrityError
+from adapthub.adapters.files import fsync_directory, sha256_bytes
+from adapthub.adapters.home import make_folder, unusable
+from adapthub.hub.storage.blobs import Blobs, Sink, key_of
+
+ABANDONED_SECONDS = 24 * 3600
+
+
+class FolderBlobs(Blobs):
+    """The blobs below one folder, made if it is missing. Raises StorageError where the disk refuses."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        try:
+            make_folder(root / "incoming")
+            super().__init__(LocalStore(root), str(root))
+        except OSError as error:
+            raise unusable(root, error) from error
+
+    def put(self, sha256: str, data: bytes, *, origin: str) -> None:
+        if sha256_bytes(data) != sha256:
+            raise IntegrityError(f"{origin} changed while it was being stored: its sha256 is not {sha256}")
+        if self._holds(sha256):
+            return
+        staged = f"incoming/{uuid.uuid4().hex}"
+        with self.storage_errors():
+            try:
+                obstore.put(self._store, staged, data, use_multipart=False)
+                _fsync(self._root / staged)
+                self._publish(staged, sha256)
+            finally:
+                (self._root / staged).unlink(missing_ok=True)
+
+    def discard_abandoned(self) -> None:
+        oldest = time.time() - ABANDONED_SECONDS
+        with self.storage_errors():
+            for path in (self._root / "incoming").iterdir():
+                with suppress(FileNotFoundError):  # another push is done with it
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+
+    def _sink(self) -> Sink:
+        return _FolderSink(self, self._root / "incoming" / uuid.uuid4().hex)
+
+    def _publish(self, staged: str, sha256: str) -> None:
+        (self._root / key_of(sha256)).parent.mkdir(exist_ok=True)
+        obstore.rename(self._store, staged, key_of(sha256))
+        fsync_directory((self._root / key_of(sha256)).parent)
+        fsync_directory(self._root)
+
+
+class _FolderSink:
+    """A file in `incoming/`."""
+
+    def __init__(self, blobs: FolderBlobs, path: Path) -> None:
+        self._blobs = blobs
+        self._path = path
+        self._file = path.open("xb")
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+
+    def keep(self, sha256: str) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._blobs._publish(f"incoming/{self._path.name}", sha256)
+
+    def drop(self) -> None:
+        try:
+            self._file.close()
+        finally:
+            self._path.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

@@ -1,0 +1,104 @@
+"""The text that searches look through: one row a repository, keyed by its `sequence`, so that matches come newest first.
+
+Trigrams find any substring of three or more characters, in any language, without a scan: an FTS5 table in SQLite, pg_trgm in
+PostgreSQL. This module alone knows which. Text is folded before it is kept and before it is asked for, because databases do
+not agree on what upper case is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import (
+    ColumnClause,
+    ColumnElement,
+    Connection,
+    MetaData,
+    TableClause,
+    column,
+    delete,
+    event,
+    insert,
+    table,
+)
+from sqlalchemy.orm import Session
+
+_TRIGRAM = 3
+_DDL = {
+    "sqlite": ("CREATE VIRTUAL TABLE repo_text USING fts5(text, tokenize = 'trigram case_sensitive 1')",),
+    "postgresql": (
+        "CREATE EXTENSION IF NOT EXISTS pg_trgm",
+        "CREATE TABLE repo_text (sequence bigint PRIMARY KEY, text text NOT NULL)",
+        "CREATE INDEX repo_text_trigrams ON repo_text USING gin (text gin_trgm_ops)",
+    ),
+}
+
+
+def create_text_index(connection: Connection) -> None:
+    """Make the table. SQLAlchemy has no type that says what it is."""
+    for statement in _DDL[connection.dialect.name]:
+        connection.exec_driver_sql(statement)
+
+
+def drop_text_index(connection: Connection) -> None:
+    """Drop the table."""
+    connection.exec_driver_sql("DROP TABLE repo_text")
+
+
+def created_with(metadata: MetaData) -> None:
+    """Make and drop the text index with the tables of `metadata`."""
+    event.listen(metadata, "after_create", lambda _, connection, **__: create_text_index(connection))
+
+
+class TextIndex(NamedTuple):
+    """The table as queries use it: `key` is `repos.sequence`, which a search joins to and sorts by."""
+
+    table: TableClause
+    key: ColumnElement[int]
+    text: ColumnElement[str]
+
+
+def _index(key_name: str) -> TextIndex:
+    key: ColumnClause[int] = column(key_name)
+    text: ColumnClause[str] = column("text")
+    return TextIndex(table("repo_text", key, text), key, text)
+
+
+_INDEXES = {"sqlite": _index("rowid"), "postgresql": _index("sequence")}
+
+
+def text_index(session: Session) -> TextIndex:
+    """The index in the database of `session`."""
+    return _INDEXES[_dialect(session)]
+
+
+def put_text(session: Session, sequence: int, text: str) -> None:
+    """Let the repository of that sequence be found by `text`."""
+    found = text_index(session)
+    session.execute(insert(found.table).values({found.key: sequence, found.text: _folded(text)}))
+
+
+def forget_text(session: Session, sequence: int) -> None:
+    """Let nothing be found at that sequence."""
+    found = text_index(session)
+    session.execute(delete(found.table).where(found.key == sequence))
+
+
+def contains(session: Session, words: list[str]) -> list[ColumnElement[bool]]:
+    """Conditions on the text index: each of `words` occurs somewhere."""
+    text = text_index(session).text
+    folded = [word for word in map(_folded, words) if word]
+    if _dialect(session) != "sqlite":
+        return [text.contains(word, autoescape=True) for word in folded]
+    # What is too short for the index is looked for in the text itself.
+    short = [text.contains(word, autoescape=True) for word in folded if len(word) < _TRIGRAM]
+    indexed = " AND ".join('"' + word.replace('"', '""') + '"' for word in folded if len(word) >= _TRIGRAM)
+    return [*([text.op("MATCH")(indexed)] if indexed else []), *short]
+
+
+def _dialect(session: Session) -> str:
+    return session.get_bind().dialect.name
+
+
+def _folded(text: str) -> str:
+    return text.replace("\0", " ").strip().casefold()

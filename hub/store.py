@@ -1,0 +1,81 @@
+"""One hub's database and blob store, as the embedded hub and the server both use them.
+
+Blobs come first: they are whole and on the disk, and known to the database, before a commit names them. Knows no
+repositories: `repos`, `commits` and their siblings take a Store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from adapthub.hub.storage.blobs import Blobs
+from adapthub.hub.storage.database import Database
+from adapthub.hub.storage.dialects import insert_new
+from adapthub.hub.storage.places import open_blobs
+from adapthub.hub.storage.schema import HUB
+from adapthub.hub.storage.tables import BlobRow
+from adapthub.hub.trees import Blob
+
+DATABASE = "hub.sqlite3"
+BLOBS = "blobs"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where one hub is."""
+
+    database: Database
+    blobs: Blobs
+
+    @classmethod
+    def open(
+        cls, root: Path, *, database: str | None = None, blobs: str | None = None, kept: bool = False
+    ) -> Store:
+        """The hub in the folder `root`, made on first use: `hub.sqlite3` and `blobs/`, unless they are elsewhere: `database`
+        is PostgreSQL's URL, `blobs` that of a folder or of S3. `kept`: hold connections until the database is closed.
+
+        Raises StorageError where a part cannot be used, InvalidSettings for a URL that is none of ours.
+        """
+        return cls(
+            Database(root / DATABASE if database is None else database, HUB, kept=kept),
+            open_blobs(root / BLOBS if blobs is None else blobs),
+        )
+
+    def register(self, blobs: Iterable[Blob]) -> None:
+        """Let the database know of bytes that the blob store holds now."""
+        now = datetime.now(UTC)
+        rows = [
+            {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
+            for blob in {blob.sha256: blob for blob in blobs}.values()
+        ]
+        if not rows:
+            return
+        with self.database.writing() as session:
+            insert_new(session, BlobRow, rows)
+            known = BlobRow.sha256.in_([row["sha256"] for row in rows])
+            session.execute(update(BlobRow).where(known).values(stored=now))
+
+    def known(self, sha256s: Iterable[str]) -> Mapping[str, Blob]:
+        """Those of the blobs that the database knows, by sha256."""
+        wanted = list(sha256s)
+        with self.database.reading() as session:
+            rows = session.execute(
+                select(BlobRow.sha256, BlobRow.size, BlobRow.sha1).where(BlobRow.sha256.in_(wanted))
+            )
+            return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
+
+    def read(self, blob: Blob, offset: int, length: int) -> bytes:
+        """So many bytes of a blob. Raises IntegrityError where the store has lost it."""
+        return self.blobs.read(blob.sha256, offset, length)
+
+
+def blob_ids(session: Session, sha256s: Iterable[str]) -> dict[str, int]:
+    """The keys of the blobs that are known, by sha256."""
+    query = select(BlobRow.sha256, BlobRow.id).where(BlobRow.sha256.in_(list(sha256s)))
+    return {row.sha256: row.id for row in session.execute(query)}

@@ -1,0 +1,68 @@
+"""A real hub server on loopback, in a thread of its own, and Hugging Face's real client pointed at it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from adapthub.hub.accounts import Scope, create_token
+from adapthub.hub.server.lifecycle import Running, ServerSettings, serve
+
+
+@dataclass(frozen=True)
+class HubServer:
+    """A server that runs over the hub in `data`."""
+
+    running: Running
+    data: Path
+
+    @property
+    def url(self) -> str:
+        return self.running.address
+
+    def token(self, name: str = "ada", scope: Scope = "write") -> str:
+        """A token of an account, made for this."""
+        with self.running.serving.store.database.writing() as session:
+            return create_token(session, name, scope)[1]
+
+    def client(self, name: str | None = "ada", scope: Scope = "write") -> HfApi:
+        """Hugging Face's client, logged in as `name`, or nobody's."""
+        return HfApi(endpoint=self.url, token=False if name is None else self.token(name, scope))
+
+    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
+        """For a process that uses the server as its Hugging Face Hub, with large files by LFS."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        own |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        return own | ({} if token is None else {"HF_TOKEN": token})
+
+
+@contextmanager
+def live(data: Path, **settings: object) -> Iterator[HubServer]:
+    """Within: a server runs over the hub in `data`."""
+    started: queue.Queue[Running | BaseException] = queue.Queue()
+
+    def run() -> None:
+        try:
+            serve(ServerSettings(data, port=0, **settings), announce=started.put)  # type: ignore[arg-type]
+        except BaseException as error:
+            started.put(error)
+
+    thread = threading.Thread(target=run, name="hub-server")
+    thread.start()
+    running = started.get(timeout=60)
+    if isinstance(running, BaseException):
+        thread.join()
+        raise running
+    try:
+        yield HubServer(running, data)
+    finally:
+        running.stop()
+        thread.join()
