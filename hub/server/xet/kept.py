@@ -74,10 +74,12 @@ class KeptXorbs:
             os.utime(newest)
             return newest.name
 
-    def retire(self, epoch: int) -> None:
-        """New uploads refer to nothing that is kept now; those that run go on."""
+    def retire(self, folder: Path) -> None:
+        """New uploads no longer use the generation in `folder`, nor what is kept there; those that run go on."""
+        epoch = int(folder.parent.name)
         with self._lock, storage_errors():
-            self._begin(epoch)
+            if self._newest(epoch) == folder:
+                self._begin(epoch)
 
     def generation(self, epoch: int, name: str) -> Path:
         """The folder of a generation, in use from now on. Raises NotFound where it is gone."""

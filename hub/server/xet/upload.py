@@ -21,11 +21,10 @@ from adapthub.hub.server.xet.xorbs import DamagedXorb, seal
 class Upload:
     """What may be done with one access token at one address: into `repo`, with the xorbs of one generation."""
 
-    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, epoch: int, folder: Path) -> None:
+    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, folder: Path) -> None:
         self._kept = kept
         self._store = store
         self._repo = repo
-        self._epoch = epoch
         self._folder = folder
 
     def keep_xorb(self, name: str, body: Incoming) -> bool:
@@ -54,7 +53,7 @@ class Upload:
                     for file in files:
                         self._store_file(file, reassembly)
             except (XorbGone, DamagedXorb):
-                self._kept.retire(self._epoch)
+                self._kept.retire(self._folder)
                 raise
 
     def _store_file(self, file: FileEntry, reassembly: Reassembly) -> None:

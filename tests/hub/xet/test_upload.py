@@ -180,7 +180,7 @@ def test_a_generation_goes_when_no_upload_uses_it(open_facade: Open, tmp_path: P
     age(old, 3 * 3600)
     facade.sweep()
     assert old.exists()  # new uploads still refer to it
-    facade.kept.retire(1)
+    facade.kept.retire(old)
     facade.sweep()
     assert not old.exists()
     with pytest.raises(StorageError, match="then upload again"):
@@ -193,7 +193,7 @@ def test_a_retired_generation_in_use_stays(open_facade: Open, store: MemoryStore
     grant = facade.grant("acme/ner", "alice", "")
     (old,) = (tmp_path / "xet" / "1").iterdir()
     age(old, 3 * 3600)
-    facade.kept.retire(1)
+    facade.kept.retire(old)
     renewed = facade.grant("acme/ner", "alice", "")  # for a new address, used at the old one: clients do so
     upload = facade.admit(renewed.access_token, *grant.cas_url.split("/")[-2:])
     facade.sweep()
