@@ -1,0 +1,32 @@
+"""What one upload, and all of them together, may take of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MiB = 1 << 20
+GiB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class XetLimits:
+    """Bounds of the facade. Bytes and seconds.
+
+    `xorb_unpacked_bytes` and `xorb_chunks` are above what clients cut at: 64 MiB and 8192 chunks. `shard_unpacked_bytes` is
+    all files of one shard together. `generation_seconds` is how long new uploads may refer to what earlier ones sent;
+    `idle_seconds`, which is to be longer than `token_seconds`, is how long an upload may send nothing before what it sent is
+    removed. `workers` is how many xorbs, and how many shards, are worked on at once; others wait.
+    """
+
+    xorb_bytes: int = 66 * MiB
+    xorb_unpacked_bytes: int = 64 * MiB
+    xorb_chunks: int = 16_384
+    shard_bytes: int = 64 * MiB
+    shard_files: int = 50_000
+    shard_unpacked_bytes: int = 64 * GiB
+    body_seconds: float = 15 * 60
+    kept_bytes: int = 64 * GiB
+    generation_seconds: float = 24 * 3600
+    idle_seconds: float = 2 * 3600
+    token_seconds: int = 3600
+    workers: int = 4

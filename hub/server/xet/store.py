@@ -1,0 +1,30 @@
+"""What the facade asks of the hub: the narrow contract by which the two are joined. Implements nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class FileStore(Protocol):
+    """What the facade asks of the hub. Called from several threads at once."""
+
+    def epoch(self) -> int:
+        """A number that is raised whenever stored files may be fewer than clients believe: a restore, a collection."""
+        ...
+
+    def may_write(self, repo: str, holder: str) -> bool:
+        """Whether the one who was granted an upload as `holder` may still write into `repo`."""
+        ...
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the file is stored, whole."""
+        ...
+
+    def store(self, repo: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
+        """Store a file of `size` bytes, durably when this returns.
+
+        `blocks` raises after its last block where the bytes have another sha256: nothing may be visible under `sha256`
+        before it has ended, nor remain where it raised. May refuse by raising an AdaptHubError.
+        """
+        ...

@@ -1,0 +1,65 @@
+"""One request of an upload: a body becomes a kept xorb, or a shard becomes files in the hub.
+
+Does not read requests or check tokens.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from pathlib import Path
+
+from adapthub.adapters.errors import InvalidData
+from adapthub.hub.server.xet.hashes import from_hex
+from adapthub.hub.server.xet.kept import Incoming, KeptXorbs
+from adapthub.hub.server.xet.reassembly import Reassembly, XorbGone
+from adapthub.hub.server.xet.shards import FileEntry, parse_shard
+from adapthub.hub.server.xet.store import FileStore
+from adapthub.hub.server.xet.xorbs import DamagedXorb, seal
+
+
+class Upload:
+    """What may be done with one access token at one address: into `repo`, with the xorbs of one generation."""
+
+    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, folder: Path) -> None:
+        self._kept = kept
+        self._store = store
+        self._repo = repo
+        self._folder = folder
+
+    def keep_xorb(self, name: str, body: Incoming) -> bool:
+        """Keep the received xorb under its hash in hex, `name`; whether it is new.
+
+        Raises InvalidData where it is malformed or too large, IntegrityError where it has another hash.
+        """
+        seal(body.path, from_hex(name), self._kept.limits)
+        return self._kept.keep(body, self._folder, name)
+
+    def store_files(self, body: Incoming) -> None:
+        """Store every file of the received shard, unless one cannot be: what came before that one stays stored.
+
+        All terms of all files are checked before the first file is stored. Where a xorb is gone or damaged, the generation
+        is retired: clients would go on believing in it. Raises InvalidData, IntegrityError, DamagedXorb, and what the store
+        refuses.
+        """
+        if body.size == 0:
+            raise InvalidData("the shard is empty")
+        with body.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            try:
+                files = parse_shard(data, self._kept.limits)
+                with Reassembly(self._folder) as reassembly:
+                    for file in files:
+                        reassembly.check(file)
+                    for file in files:
+                        self._store_file(file, reassembly)
+            except (XorbGone, DamagedXorb):
+                self._kept.retire(self._folder)
+                raise
+
+    def _store_file(self, file: FileEntry, reassembly: Reassembly) -> None:
+        blocks = reassembly.blocks(file)
+        if self._store.holds(file.sha256):
+            # Put together all the same: whoever refers to a file has to have it, not only to know its name.
+            deque(blocks, maxlen=0)
+        else:
+            self._store.store(self._repo, file.sha256, file.size, blocks)
