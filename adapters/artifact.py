@@ -4,9 +4,10 @@
     adapter_model.safetensors   PEFT's tensors
     adapthub.json               our manifest; absent in a plain PEFT folder
     README.md                   the card, and other documents that admission allows
+    model.sig                   a signature over all of these (hub/signing), beside the adapter and no part of it
 
 An adapter's identity is its digest: the sha256 over the sorted lines "<sha256>  <name>\\n" of its files; so
-`sha256sum * | LC_ALL=C sort | sha256sum` gives it too. Every read admits the folder and verifies all
+`sha256sum * | LC_ALL=C sort | sha256sum` gives it too, without model.sig. Every read admits the folder and verifies all
 digests before anything is believed; tensors come from the very bytes that were verified.
 
 Does not attach adapters to a base, does not check that they fit one, and does not know hubs or names.
@@ -56,7 +57,8 @@ def digest_of(files: Mapping[str, str]) -> str:
 class Artifact:
     """One adapter folder that was admitted and verified. Equal where folder and digest are equal.
 
-    `manifest` is None for a plain PEFT folder; what only a manifest says is then None.
+    `manifest` is None for a plain PEFT folder; what only a manifest says is then None. `signature` is the bytes
+    of model.sig, which nobody has verified yet; None where there is none.
     """
 
     path: Path
@@ -64,6 +66,7 @@ class Artifact:
     files: Mapping[str, FileRecord] = field(compare=False, repr=False)
     config: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest | None = field(compare=False, repr=False)
+    signature: bytes | None = field(compare=False, repr=False)
     _spans: tuple[Span, ...] = field(compare=False, repr=False)
     _unused_weights: list[bytearray] = field(compare=False, repr=False)
 
@@ -94,7 +97,8 @@ class Artifact:
             manifest = _read_manifest(bytes(kept[admission.MANIFEST]), str(folder / admission.MANIFEST))
             _check_files(folder, files, manifest.files)
         spans = check_safetensors(kept[admission.WEIGHTS], str(folder / admission.WEIGHTS))
-        return cls(folder, digest, files, config, manifest, spans, [kept[admission.WEIGHTS]])
+        signature = admission.read_signature(folder)
+        return cls(folder, digest, files, config, manifest, signature, spans, [kept[admission.WEIGHTS]])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by PEFT's key, on the CPU, in the file's dtypes and shapes, owned by the caller.
@@ -113,6 +117,16 @@ class Artifact:
                     f"{self.path / admission.WEIGHTS} changed since it was verified"
                 ) from None
         return tensor_views(data, self._spans)
+
+    @property
+    def sha256s(self) -> dict[str, str]:
+        """The sha256 of every file by name: what the digest is of."""
+        return {name: record.sha256 for name, record in self.files.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by PEFT's key, from the header that was verified; reads nothing."""
+        return {span.name: span.shape for span in self._spans}
 
     @property
     def method(self) -> str:

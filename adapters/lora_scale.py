@@ -1,0 +1,32 @@
+"""What a LoRA's configuration says of one module: its rank, and by how much its update is scaled.
+
+As PEFT 0.21 computes both, without PEFT, whose import takes seconds. Reads no tensors. The patterns must have been admitted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+PEFT_RANK = 8
+PEFT_ALPHA = 8
+"""What PEFT takes where a configuration has no r or lora_alpha."""
+
+
+def configured_rank(module: str, config: Mapping[str, Any]) -> int:
+    """The rank of the task model's module `module`."""
+    return int(_by_pattern(module, config.get("rank_pattern"), config.get("r", PEFT_RANK)))
+
+
+def configured_scale(module: str, config: Mapping[str, Any]) -> float:
+    """What B A is multiplied with: alpha / r, or alpha / sqrt(r) under rsLoRA."""
+    rank = configured_rank(module, config)
+    alpha = float(_by_pattern(module, config.get("alpha_pattern"), config.get("lora_alpha", PEFT_ALPHA)))
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _by_pattern(module: str, pattern: Mapping[str, float] | None, otherwise: float) -> float:
+    found = (value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module))
+    return next(found, otherwise)
