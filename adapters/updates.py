@@ -12,7 +12,6 @@ All arithmetic is in float64. Does not know what the base does with an update.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,13 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.lora_scale import configured_scale
+from adapthub.adapters.lora_facts import LORA_KEY, configured_scale
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
 
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<half>[AB])(?:\.weight)?")
 # Variants of LoRA whose update is not s B A of the two saved matrices.
 _OTHER_PRODUCTS = ("target_parameters", "use_bdlora", "use_qalora", "monteclora_config", "kasa_config")
 MAX_WORK = 4e12
@@ -140,9 +138,11 @@ def _products(
     """LoRA's products by module, each with the keys of its two matrices."""
     halves: dict[tuple[str, str], dict[str, str]] = {}
     for key in tensors:
-        if match := _FACTOR.fullmatch(key.removeprefix(_PREFIX)):
-            halves.setdefault((match["module"], match["embedding"] or ""), {})[match["half"]] = key
-    found = {}
+        match = LORA_KEY.fullmatch(key.removeprefix(_PREFIX))
+        if match and match["part"][-1] in "AB" and match["parameter"] != "bias":
+            kind, half = match["part"][:-1], match["part"][-1]
+            halves.setdefault((match["module"], kind), {})[half] = key
+    found: dict[str, tuple[tuple[str, str], LowRankUpdate]] = {}
     for (module, _), keys in halves.items():
         if keys.keys() != {"A", "B"} or module in found:
             continue

@@ -1,6 +1,6 @@
-"""What a LoRA's configuration says of one module: its rank, and by how much its update is scaled.
+"""What a LoRA's keys and configuration say of a module: which tensors are its parts, their rank, the scale of their product.
 
-As PEFT 0.21 computes both, without PEFT, whose import takes seconds. Reads no tensors. The patterns must have been admitted.
+As PEFT 0.21 reads them, without PEFT, whose import takes seconds. Reads no tensors. The patterns must have been admitted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,12 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+LORA_KEY = re.compile(
+    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
+    r"(?:\.(?P<parameter>weight|bias))?"
+)
+"""A part of LoRA, by its key without PEFT's prefix: the module, the part, weight or bias."""
 
 PEFT_RANK = 8
 PEFT_ALPHA = 8
