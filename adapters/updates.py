@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PREFIX = "base_model.model."
 # Variants of LoRA whose update is not s B A of the two saved matrices.
 _OTHER_PRODUCTS = ("target_parameters", "use_bdlora", "use_qalora", "monteclora_config", "kasa_config")
+_ROUNDING = 1e-12  # of norms in float64
 MAX_WORK = 4e12
 """Floating-point operations that one comparison may take: some minutes of one core."""
 
@@ -75,6 +76,13 @@ class Comparison:
     cosine: float | None
     before_rank: float | None
     after_rank: float | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether the two differ by more than the rounding of this comparison."""
+        if self.difference is None:
+            return True
+        return self.difference > _ROUNDING * max(self.before or 0.0, self.after or 0.0)
 
 
 def updates_of(artifact: Artifact) -> dict[str, Update]:

@@ -73,7 +73,7 @@ def _metric_record(change: MetricChange) -> dict[str, Any]:
 
 
 def _show(found: Difference, everything: bool) -> None:
-    changed = {name: each for name, each in found.modules.items() if each.difference != 0}
+    changed = {name: each for name, each in found.modules.items() if each.changed}
     shown = list(found.modules if everything else changed)
     rows = [_module_row(name, found.modules[name]) for name in (shown if everything else shown[:_SHOWN])]
     click.echo(f"Modules ({len(changed)} of {len(found.modules)} changed)")
