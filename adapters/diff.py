@@ -152,4 +152,4 @@ def _files(before: Artifact, after: Artifact) -> Iterator[FileChange]:
     for name in sorted({*before.files, *after.files}):
         first, second = before.files.get(name), after.files.get(name)
         if first != second:
-            yield FileChange(name, first and first.size, second and second.size)
+            yield FileChange(name, *(None if file is None else file.size for file in (first, second)))

@@ -107,7 +107,7 @@ def test_model_signing_verifies_ours_and_we_verify_its(signed: Path) -> None:
     ours, signature = create_key("releases"), signed / "model.sig"
     key, public = trusted_file("releases").parent.parent / "releases.pem", trusted_file("releases")
     signature.write_bytes(sign(Artifact.read(signed).sha256s, private_key("releases")))
-    theirs = ["verify", "key", signed, "--signature", signature, "--public_key", public]
+    theirs: list[str | Path] = ["verify", "key", signed, "--signature", signature, "--public_key", public]
     assert model_signing(*theirs).returncode == 0
     signature.unlink()
     made = model_signing("sign", "key", signed, "--signature", signature, "--private_key", key)
