@@ -3,7 +3,8 @@
 Admitted is a flat folder of regular files with plain names: `adapter_config.json`, one
 `adapter_model.safetensors`, and documents (card, manifest, tokenizer, pictures). Refused, by name: pickles
 and code, symbolic links, subfolders, names that could leave the folder, and files beyond the bounds. Names
-in IGNORED belong to git and download tools: they are never read, and are no part of the adapter.
+in IGNORED are no part of the adapter: those of git and download tools are never read, and the signature
+`model.sig` says something of the adapter, so it cannot be in what it signs.
 
 Reads only. Does not know digests, and does not look into the files: configuration_policy,
 safetensors_header and manifest do.
@@ -23,14 +24,20 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "adapthub.json"
 CARD = "README.md"
+SIGNATURE = "model.sig"
 
-IGNORED = frozenset({".git", ".gitattributes", ".gitignore", ".cache", ".DS_Store"})
+IGNORED = frozenset({".git", ".gitattributes", ".gitignore", ".cache", ".DS_Store", SIGNATURE})
 DOCUMENT_SUFFIXES = frozenset(
     {".json", ".jsonl", ".md", ".txt", ".model", ".jinja", ".csv", ".png", ".jpg", ".jpeg"}
 )
 DOCUMENT_NAMES = frozenset({"LICENSE", "NOTICE"})
 MAX_FILES = 64
-MAX_BYTES: Mapping[str, int] = {CONFIG: 2**20, MANIFEST: 4 * 2**20, WEIGHTS: 8 * 2**30}
+MAX_BYTES: Mapping[str, int] = {
+    CONFIG: 2**20,
+    MANIFEST: 4 * 2**20,
+    WEIGHTS: 8 * 2**30,
+    SIGNATURE: 2**18,
+}
 MAX_DOCUMENT_BYTES = 64 * 2**20
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+\-]{0,127}")
@@ -107,6 +114,14 @@ def read_file(folder: Path, name: str) -> bytearray:
             return data
     except OSError as error:
         raise _unreadable(folder / name, error) from error
+
+
+def read_signature(folder: Path) -> bytes | None:
+    """The bytes of `model.sig`, None where there is none. Raises AdmissionError where it is no regular file or too large."""
+    path = folder / SIGNATURE
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise AdmissionError(f"{path} is not a regular file", hint="Have the adapter signed anew.")
+    return bytes(read_file(folder, SIGNATURE)) if path.exists() else None
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:

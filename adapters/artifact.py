@@ -4,9 +4,10 @@
     adapter_model.safetensors   PEFT's tensors
     adapthub.json               our manifest; absent in a plain PEFT folder
     README.md                   the card, and other documents that admission allows
+    model.sig                   a signature over all of these (hub/signing), beside the adapter and no part of it
 
 An adapter's identity is its digest: the sha256 over the sorted lines "<sha256>  <name>\\n" of its files; so
-`sha256sum * | LC_ALL=C sort | sha256sum` gives it too. Every read admits the folder and verifies all
+`sha256sum * | LC_ALL=C sort | sha256sum` gives it too, without model.sig. Every read admits the folder and verifies all
 digests before anything is believed; tensors come from the very bytes that were verified.
 
 Does not attach adapters to a base, does not check that they fit one, and does not know hubs or names.
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
 
     from adapthub.adapters.manifest import Manifest
 
+
 @dataclass(frozen=True)
 class Artifact(Description):
-    """One adapter folder that was admitted and verified. Equal where folder and digest are equal."""
+    """One adapter folder that was admitted and verified. Equal where folder and digest are equal.
+
+    `signature` is the bytes of model.sig, which nobody has verified yet; None where there is none.
+    """
 
     path: Path
+    signature: bytes | None = field(compare=False, repr=False)
     _unused_weights: list[bytearray] = field(compare=False, repr=False)
 
     @classmethod
@@ -65,7 +71,8 @@ class Artifact(Description):
         contents = {name: bytes(data) for name, data in kept.items()}
         described = describe(files, contents, (), str(folder))
         spans = check_safetensors(weights, str(folder / admission.WEIGHTS))
-        return cls(digest, files, described.config, described.manifest, spans, folder, [weights])
+        signature = admission.read_signature(folder)
+        return cls(digest, files, described.config, described.manifest, spans, folder, signature, [weights])
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by PEFT's key, on the CPU, in the file's dtypes and shapes, owned by the caller.

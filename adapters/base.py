@@ -171,7 +171,7 @@ def _load(
     auto_class = _auto_class(found.config)
     options: dict[str, Any] = {}
     if quantization:
-        options["quantization_config"] = _quantization_config(auto_class, found, quantization, dtype)
+        options["quantization_config"] = _quantization_config(found, quantization, dtype)
     try:
         with _fixed_seed(device):
             model, report = auto_class.from_pretrained(
@@ -206,12 +206,10 @@ def _auto_class(config: PretrainedConfig) -> Any:
     return AutoModel
 
 
-def _quantization_config(
-    auto_class: Any, found: ResolvedBase, quantization: Quantization, dtype: torch.dtype
-) -> Any:
+def _quantization_config(found: ResolvedBase, quantization: Quantization, dtype: torch.dtype) -> Any:
     # An explicit list switches transformers' own guess off: that guess is the last module of whatever class
     # is loaded, so a bare BERT would keep its pooler and a BERT with a head would not.
-    keep = _output_layers(auto_class, found.config)
+    keep = _output_layers(found.config)
     config = cast(Any, BitsAndBytesConfig)
     if quantization == "nf4":
         return config(
@@ -224,9 +222,14 @@ def _quantization_config(
     return config(load_in_8bit=True, llm_int8_skip_modules=keep)
 
 
-def _output_layers(auto_class: Any, config: PretrainedConfig) -> list[str]:
-    with torch.device("meta"):
-        skeleton = auto_class.from_config(config)
+def skeleton_of(config: PretrainedConfig) -> PreTrainedModel:
+    """The model that `load_base` makes of this configuration, with modules and shapes and no weights."""
+    with torch.device("meta"), quiet_loading():
+        return cast(PreTrainedModel, _auto_class(config).from_config(config))
+
+
+def _output_layers(config: PretrainedConfig) -> list[str]:
+    skeleton = skeleton_of(config)
     output = skeleton.get_output_embeddings()
     return [name for name, module in skeleton.named_modules() if module is output]
 

@@ -20,13 +20,11 @@ from adapthub.adapters.errors import BaseMismatch, TensorMismatch, UnsupportedAd
 from adapthub.adapters.flat import Prefix
 from adapthub.adapters.heads import Head, Heads
 from adapthub.adapters.layers import takes_lora, twin
+from adapthub.adapters.names import is_saved, module_path
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.base import Base
-
-
-_PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class Binder:
 
     def _is_saved(self, name: str) -> bool:
         """Whether modules_to_save names this module of the task model, or one around it."""
-        return any(f".{entry}." in f".{name}." for entry in self.saved)
+        return is_saved(name, self.saved)
 
     def _finish(self, prefix: Prefix | None = None, *, alone: bool = False) -> Binding:
         for path, state in self.replaced.items():
@@ -120,13 +118,7 @@ class Binder:
 
     def _path(self, name: str) -> str | None:
         """The base's own name of the task model's module `name`; None for a module outside the base."""
-        candidates = [name]
-        if name.startswith(f"{self.prefix}."):
-            inner = name.removeprefix(f"{self.prefix}.")
-            candidates.insert(0, f"{self.inside}.{inner}" if self.inside else inner)
-        elif self.inside:
-            candidates.append(f"{self.inside}.{name}")
-        return next((path for path in candidates if path in self.modules), None)
+        return module_path(name, self.modules, prefix=self.prefix, inside=self.inside)
 
     def _task_name(self, path: str) -> str:
         """The reverse of `_path` under a task model: `encoder.layer.0` becomes `bert.encoder.layer.0`."""
@@ -234,13 +226,6 @@ class TargetBinder(Binder):
         if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
             return isinstance(module, (nn.Linear, Conv1D)) and module is not self.output
         return bool(check_target_module_exists(self.config, name))
-
-
-def inner_name(key: str) -> str:
-    """PEFT's key of a tensor as the task model's own name. Raises TensorMismatch for a key that is not PEFT's."""
-    if not key.startswith(_PEFT_PREFIX):
-        raise TensorMismatch(f"the adapter has a tensor {key!r} outside {_PEFT_PREFIX!r}: nothing uses it")
-    return key.removeprefix(_PEFT_PREFIX)
 
 
 def _head(artifact: Artifact, heads: Heads, tensors: Mapping[str, torch.Tensor]) -> Head | None:

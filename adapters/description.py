@@ -53,6 +53,16 @@ class Description:
     spans: tuple[Span, ...] = field(compare=False, repr=False)
 
     @property
+    def sha256s(self) -> dict[str, str]:
+        """The sha256 of every file by name: what the digest is of."""
+        return {name: record.sha256 for name, record in self.files.items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by PEFT's key, from the header that was verified."""
+        return {span.name: span.shape for span in self.spans}
+
+    @property
     def method(self) -> str:
         """ "lora" (rsLoRA and DoRA too), "ia3", "prefix" or "prompt", from the configuration's peft_type."""
         return _METHODS[self.config["peft_type"]]

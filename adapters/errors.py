@@ -15,6 +15,7 @@
     ├── ArtifactError (ValueError)            an adapter folder that cannot be used
     │   ├── AdmissionError                    outside the policy: file, field, header, bound, path
     │   ├── IntegrityError                    bytes differ from their digest
+    │   ├── SignatureError                    not signed by a key that is trusted, or not these files
     │   ├── TensorMismatch                    a tensor left over, missing, or of another shape
     │   ├── BaseMismatch                      trained on another base than the one loaded
     │   └── UnsupportedAdapter                a method or field that this runtime does not compute
@@ -107,6 +108,10 @@ class AdmissionError(ArtifactError):
 
 class IntegrityError(ArtifactError):
     """Bytes that differ from their recorded digest."""
+
+
+class SignatureError(ArtifactError):
+    """A signature that is missing, damaged, by a key that is not trusted, or over other files."""
 
 
 class TensorMismatch(ArtifactError):

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from adapthub.adapters.binder import Binding, TargetBinder, inner_name
+from adapthub.adapters.binder import Binding, TargetBinder
 from adapthub.adapters.delta import Scaled, ScaledInput
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.heads import Heads
 from adapthub.adapters.layers import bare, sizes
+from adapthub.adapters.names import inner_name
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact

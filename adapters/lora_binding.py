@@ -7,7 +7,6 @@ itself where it has the function.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,20 +14,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from adapthub.adapters.binder import Binding, TargetBinder, inner_name
+from adapthub.adapters.binder import Binding, TargetBinder
 from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.heads import Heads
 from adapthub.adapters.layers import full_weight, sizes
+from adapthub.adapters.lora_facts import LORA_KEY
+from adapthub.adapters.names import inner_name
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.adapters.base import Base
-
-_LORA_KEY = re.compile(
-    r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.(?P<parameter>weight|bias))?"
-)
 
 
 @dataclass
@@ -141,7 +137,7 @@ def _split(tensors: Mapping[str, torch.Tensor]) -> _Tensors:
     result = _Tensors()
     for key, tensor in tensors.items():
         name = inner_name(key)
-        match = _LORA_KEY.fullmatch(name)
+        match = LORA_KEY.fullmatch(name)
         if match is None:
             result.other[name] = tensor
             continue

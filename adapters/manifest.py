@@ -40,6 +40,11 @@ def _fingerprint(value: object) -> Fingerprint:
     return Fingerprint.from_dict(value)
 
 
+FingerprintField = Annotated[
+    Fingerprint, PlainValidator(_fingerprint), PlainSerializer(lambda value: value.to_dict())
+]
+
+
 class Record(BaseModel):
     """A part of the manifest: immutable, and nothing in it is converted or ignored."""
 
@@ -51,9 +56,7 @@ class BaseRecord(Record):
 
     id: str
     revision: str | None = None
-    fingerprint: Annotated[
-        Fingerprint, PlainValidator(_fingerprint), PlainSerializer(lambda value: value.to_dict())
-    ]
+    fingerprint: FingerprintField
 
 
 class DataRecord(Record):
@@ -115,13 +118,14 @@ class Manifest(Record):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise AdmissionError(f"{where}: {_first(error.errors(include_url=False))}") from error
+            raise AdmissionError(f"{where}: {first_error(error, 'a manifest')}") from error
 
 
-def _first(errors: list[Any]) -> str:
-    """The first error in words that name the field, on one line whatever the field is called."""
+def first_error(error: ValidationError, what: str) -> str:
+    """The first thing that is wrong with `what`, in words that name the field, on one line whatever that is called."""
+    errors: list[Any] = [*error.errors(include_url=False)]
     field = ".".join(map(str, errors[0]["loc"]))
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     if errors[0]["type"] == "extra_forbidden":
-        return f"{field!r} is not a field of a manifest{more}"
+        return f"{field!r} is not a field of {what}{more}"
     return f"{field!r} is wrong: {' '.join(errors[0]['msg'].split())}{more}"

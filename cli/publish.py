@@ -25,7 +25,7 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
     """Publish the adapter in FOLDER as the next version of NAME.
 
     NAME is namespace/name. Any PEFT folder of safetensors is welcome. Versions never change; the same bytes
-    make no new version.
+    make no new version. A signature in the folder (adapt sign) comes along.
 
     \b
     Example:
@@ -34,15 +34,23 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
     from adapthub.cli.find import read_adapter
     from adapthub.hub import open_hub
 
-    version = open_hub().push(read_adapter(folder), name, message=message, alias=alias)
+    artifact = read_adapter(folder)
+    if artifact.signature is not None:
+        from adapthub.hub import signing
+        from adapthub.hub.signatures import Signatures
+
+        signing.check_is_of(artifact.signature, artifact.sha256s, str(folder))
+        Signatures().put(artifact.digest, artifact.signature)
+    version = open_hub().push(artifact, name, message=message, alias=alias)
     _say(version, as_json, "Already there: " if version.repeated else "Published ")
 
 
 @click.command()
 @click.argument("ref", shell_complete=complete_names)
 @click.option("--output", type=click.Path(path_type=Path), help="Copy the files to this new folder.")
+@click.option("--signed", is_flag=True, help="Refuse it unless a key of `adapt key list` signed it.")
 @json_option
-def pull(ref: str, output: Path | None, as_json: bool) -> None:
+def pull(ref: str, output: Path | None, signed: bool, as_json: bool) -> None:
     """Bring the adapter REF here, verified, and print its folder.
 
     REF is namespace/name, with @v3, @prod or @0123abc for a version, an alias or a digest. The folder is a
@@ -56,13 +64,22 @@ def pull(ref: str, output: Path | None, as_json: bool) -> None:
     from adapthub.hub import open_hub
 
     artifact = open_hub().pull(ref)
+    if signed:
+        from adapthub.cli.sign import signed_by
+
+        signed_by(artifact, ref)
     folder = artifact.path
     if output is not None:
+        from adapthub.adapters.admission import SIGNATURE
         from adapthub.adapters.files import new_directory
+        from adapthub.hub.signatures import Signatures
 
+        signature = Signatures().get(artifact.digest)
         with new_directory(output) as aside:
             for name in artifact.files:
                 (aside / name).write_bytes((artifact.path / name).read_bytes())
+            if signature is not None:
+                (aside / SIGNATURE).write_bytes(signature)
         folder = output
     if as_json:
         show_json({"reference": ref, "digest": artifact.digest, "size": artifact.size, "path": str(folder)})

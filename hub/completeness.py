@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.admission import WEIGHTS
 from adapthub.adapters.errors import TensorMismatch
+from adapthub.adapters.lora_facts import configured_rank
 
 if TYPE_CHECKING:
     from adapthub.adapters.description import Description
@@ -19,7 +20,6 @@ _Shapes = Mapping[str, Sequence[int]]
 
 _PREFIX = "base_model.model."
 _PROMPTS = "prompt_embeddings"
-_PEFT_RANK = 8  # what PEFT takes where a configuration has no r
 # A part of LoRA at a module's end, and where its shape [rows, columns] has the rank.
 _PARTS = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
 _PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(_PARTS)})(?:\.weight)?")
@@ -29,7 +29,7 @@ _OTHER_SHAPES = ("target_parameters", "use_bdlora", "monteclora_config")
 
 def check_complete(adapter: Description) -> None:
     """Raises TensorMismatch naming the tensor that is missing or of another rank than configured."""
-    shapes = {span.name: span.shape for span in adapter.spans}
+    shapes = adapter.shapes
     match adapter.config.get("peft_type"):
         case "LORA":
             _check_halves(shapes, adapter.config)
@@ -62,7 +62,7 @@ def _check_halves(shapes: _Shapes, config: Mapping[str, Any]) -> None:
 
 def _check_ranks(shapes: _Shapes, config: Mapping[str, Any]) -> None:
     for name, module, part in _parts(shapes):
-        shape, rank = shapes[name], _rank(module, config)
+        shape, rank = shapes[name], configured_rank(module, config)
         if len(shape) < 2 or 0 in shape:
             raise TensorMismatch(
                 f"{WEIGHTS}: {name!r} is {list(shape)}, no matrix",
@@ -91,10 +91,3 @@ def _parts(shapes: _Shapes) -> Iterator[tuple[str, str, str]]:
     for name in shapes:
         if match := _PART.fullmatch(name.removeprefix(_PREFIX)):
             yield name, match["module"], match["part"]
-
-
-def _rank(module: str, config: Mapping[str, Any]) -> int:
-    """As PEFT's get_pattern_key finds it, whose import takes seconds. Admission checked the patterns."""
-    pattern: Mapping[str, int] = config.get("rank_pattern") or {}
-    ranks = (rank for key, rank in pattern.items() if re.match(rf"(.*\.)?({key})$", module))
-    return next(ranks, config.get("r", _PEFT_RANK))

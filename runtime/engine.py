@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +28,7 @@ from adapthub.runtime.forward import Forward
 from adapthub.runtime.graphs import graphs_for
 from adapthub.runtime.inbox import Inbox
 from adapthub.runtime.kv import KV, Held, Pages
+from adapthub.runtime.pace import Pace
 from adapthub.runtime.paging import Paging
 from adapthub.runtime.requests import Event, FinishReason, Request, Usage, as_ours
 from adapthub.runtime.residency import Residency
@@ -36,10 +36,11 @@ from adapthub.runtime.rows import Part, Row
 from adapthub.runtime.sampling import Sampled, Sampler, sample
 from adapthub.runtime.scheduler import Scheduler, Waiting
 from adapthub.runtime.text_stream import TextStream
+from adapthub.runtime.turns import has_row, in_turn
 
 _LOG = logging.getLogger(__name__)
 _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
-_KEPT = 8  # one of so many rows is kept for tenants that have few
+_PROMPT = 32  # tokens of a tenant's prompts that every step may compute, however long it takes
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Engine:
     """Continuous batching over one adapted base.
 
     `kv` is the pool of keys and values, in `pages`; the base's attention is set to it (`attention.serves`). `stream`
-    makes the detokeniser of a request. `max_rows` requests run at once; a step computes at most `step_tokens` tokens; a
-    row's context is at most `context` tokens, prefix included.
+    makes the detokeniser of a request. `max_rows` requests run at once; a step computes at most `step_tokens` tokens, and
+    fewer of one tenant's where they would make it longer than `step_seconds`; a row's context is at most `context` tokens,
+    prefix included.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Engine:
         context: int,
         max_rows: int = 64,
         step_tokens: int = 512,
+        step_seconds: float = math.inf,
         scheduler: Scheduler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -90,6 +93,8 @@ class Engine:
         self._eos_ids = eos_ids
         self._max_rows = max_rows
         self._step_tokens = step_tokens
+        self._step_seconds = step_seconds
+        self._pace = Pace()
         self._clock = clock
         self._scheduler = Scheduler(clock=clock) if scheduler is None else scheduler
         self._inbox = Inbox()
@@ -154,7 +159,9 @@ class Engine:
         self._admit()
         parts = self._plan()
         if parts:
+            began = self._clock()
             self._finish_parts(parts, self.forward.compute(parts))
+            self._pace.seen(sum(part.count for part in parts), self._clock() - began)
             self._steps += 1
         return bool(parts)
 
@@ -242,12 +249,9 @@ class Engine:
                 return
 
     def _has_row_for(self, tenant: str) -> bool:
-        """The last rows are kept for tenants that have fewer than an equal share of all: who comes by while another floods
-        need not wait for one to end."""
-        if self._max_rows - len(self._running) > self._max_rows // _KEPT:
-            return True
-        own = sum(row.request.tenant == tenant for row in self._running.values())
-        return own * max(1, len(self._scheduler.counters)) < self._max_rows
+        tenants = len(self._scheduler.counters)
+        brisk = self._pace.tokens(self._step_seconds) - _PROMPT
+        return has_row(tenant, self._running.values(), tenants=tenants, rows=self._max_rows, brisk=brisk)
 
     def _fetch_ahead(self) -> None:
         """Ask for the adapters of those that come next; end those whose adapter cannot be loaded."""
@@ -301,35 +305,38 @@ class Engine:
     def _plan(self) -> list[Part]:
         """What this step computes: every decoding row's token, then as much of the prompts as the budget leaves."""
         budget = self._step_tokens
+        left = self._prompt_tokens()
         parts: list[Part] = []
         planned: list[Row] = []
-        for row in self._in_turn():
+        for row in in_turn(self._running.values()):
             if row.request.id not in self._running:  # preempted for one before it
                 continue
             if not row.generated and budget:  # others may be computing the same prompt
                 self._go_on_from_others(row)
-            count = min(row.pending, budget)
+            tenant = row.request.tenant
+            filling = row.pending > 1
+            if filling and left[tenant] <= 0:
+                continue
+            count = min(row.pending, budget, left[tenant] if filling else 1)
             if not count:
                 break
             if self._make_room(row, count, planned):
                 parts.append(Part(row, count))
                 planned.append(row)
                 budget -= count
+                left[tenant] -= count if filling else 0
                 if not row.generated:
                     self._paging.keep(row.request, row.tokens, row.held, ahead=count)
         return sorted(parts, key=lambda part: part.row.request.selection)
 
-    def _in_turn(self) -> list[Row]:
-        """Decoding rows, then prompts: one of every tenant, then another of every one that has more; short ones first."""
-        turns: Counter[str] = Counter()
-        keyed = []
-        for place, row in enumerate(self._running.values()):
-            if row.pending == 1:
-                keyed.append((-1, 0, place, row))
-                continue
-            keyed.append((turns[row.request.tenant], row.pending, place, row))
-            turns[row.request.tenant] += 1
-        return [row for *_, row in sorted(keyed, key=lambda item: item[:3])]
+    def _prompt_tokens(self) -> dict[str, int]:
+        """How much of each tenant's prompts this step computes, so that one with many makes it no longer than it should be.
+        Without tenants there is nobody to keep it short for."""
+        decoding = sum(row.pending == 1 for row in self._running.values())
+        brisk = self._pace.tokens(self._step_seconds) - decoding
+        most = int(min(self._step_tokens, max(_PROMPT, brisk)))
+        tenants = {row.request.tenant for row in self._running.values()}
+        return {tenant: most if tenant else self._step_tokens for tenant in tenants}
 
     def _go_on_from_others(self, row: Row) -> None:
         gained = self._paging.reuse(row.request, row.tokens, row.held)

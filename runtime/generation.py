@@ -48,15 +48,20 @@ _POLL = 0.05  # seconds between steps that found nothing to compute while reques
 class Limits:
     """What a service takes at once. `kv_tokens`: tokens whose keys and values fit; None for a quarter of the free memory,
     at most `max_rows` full contexts. `max_rows`: requests that run. `step_tokens`: tokens that one step computes.
-    `queue_limit`: requests that may wait. Raises InvalidSettings for one that is not a whole number above 0."""
+    `step_seconds`: what a step takes at most as far as one tenant with many requests makes it long. `queue_limit`: requests
+    that may wait. Raises InvalidSettings for one that is not above 0; all but `step_seconds` are whole numbers."""
 
     kv_tokens: int | None = None
     max_rows: int = 64
     step_tokens: int = 512
+    step_seconds: float = 0.25
     queue_limit: int = 1024
 
     def __post_init__(self) -> None:
-        for field, value in vars(self).items():
+        if not self.step_seconds > 0:
+            raise InvalidSettings(f"step_seconds is {self.step_seconds!r}", hint="Give a time above 0.")
+        for field in ("kv_tokens", "max_rows", "step_tokens", "queue_limit"):
+            value = getattr(self, field)
             if value is not None and not (isinstance(value, int) and value > 0):
                 raise InvalidSettings(f"{field} is {value!r}", hint="Give a whole number above 0.")
 
@@ -97,6 +102,7 @@ class GenerationService:
             context=self.context,
             max_rows=self.limits.max_rows,
             step_tokens=self.limits.step_tokens,
+            step_seconds=self.limits.step_seconds,
             scheduler=scheduler,
         )
         self._wake = threading.Event()

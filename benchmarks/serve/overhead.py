@@ -1,6 +1,6 @@
 """What HTTP costs the engine: the same requests through `Runtime.generate` in its process, and through the server over it.
 
-  engine   96 prompts, of which 32 run at a time, each on an adapter of its own, by `Runtime.generate`
+  engine   192 prompts, of which 32 run at a time, each on an adapter of its own, by `Runtime.generate`
   server   the same over HTTP, streamed to clients in another process, by the same Runtime
 
 In turn; the ratio is the median of the rounds'.
@@ -22,7 +22,7 @@ from benchmarks.serve.plan import NEW, at_once
 from benchmarks.serve.servers import KV_TOKENS, STEP_TOKENS, Server
 from benchmarks.serve.setting import Setting
 
-REQUESTS, ROWS = 96, 32
+REQUESTS, ROWS = 192, 32
 
 
 def measure(setting: Setting) -> list[dict[str, Any]]:

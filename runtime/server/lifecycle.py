@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,7 @@ _LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
 _THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, grammars compiled
 _BACKLOG = 2048
+_SWITCH = 0.0002  # seconds that one thread may keep Python while another waits for it
 _SHADOWS = 0.01  # the weight of shadows: tenants that wait go first
 _TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
 _SETTLING = 15  # seconds in which what cancelled requests used is written down
@@ -121,7 +123,8 @@ def serve(
     ):
         serving = assemble(runtime, hub, settings, gate)
         try:
-            asyncio.run(_run(serving, listener, announce))
+            with _soon_interrupted():
+                asyncio.run(_run(serving, listener, announce))
         finally:
             gc.unfreeze()
             gate.close()
@@ -196,6 +199,18 @@ async def _end(serving: Serving, server: uvicorn.Server) -> None:
     if not await serving.drain():
         _LOG.warning("%d requests were still running when the server ended", serving.in_flight)
     server.should_exit = True
+
+
+@contextmanager
+def _soon_interrupted() -> Iterator[None]:
+    """Within: what writes answers hands Python over to the engine soon. By default it may keep it for 5 ms, of which the
+    engine, back from the processor's or GPU's work, would wait for a part at every step."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class _Server(uvicorn.Server):

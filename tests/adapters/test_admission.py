@@ -120,7 +120,7 @@ def test_subfolders_are_refused(plain_folder: Path, name: str) -> None:
         Artifact.read(plain_folder)
 
 
-@pytest.mark.parametrize("name", sorted(admission.IGNORED))
+@pytest.mark.parametrize("name", sorted(admission.IGNORED - {admission.SIGNATURE}))
 def test_what_git_and_downloads_leave_is_no_part(plain_folder: Path, name: str) -> None:
     before = Artifact.read(plain_folder)
     (plain_folder / name).mkdir()
@@ -128,6 +128,29 @@ def test_what_git_and_downloads_leave_is_no_part(plain_folder: Path, name: str) 
     after = Artifact.read(plain_folder)
     assert after.digest == before.digest
     assert name not in after.files
+
+
+def test_a_signature_is_read_and_no_part(plain_folder: Path) -> None:
+    before = Artifact.read(plain_folder)
+    (plain_folder / "model.sig").write_bytes(b"{}")
+    after = Artifact.read(plain_folder)
+    assert (after.digest, after.signature) == (before.digest, b"{}")
+    assert (before.signature, "model.sig" in after.files) == (None, False)
+
+
+def test_a_signature_that_is_a_link_a_folder_or_too_large_is_refused(plain_folder: Path) -> None:
+    path = plain_folder / "model.sig"
+    path.symlink_to(plain_folder / "README.md")
+    with pytest.raises(AdmissionError, match=r"model\.sig"):
+        Artifact.read(plain_folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(AdmissionError, match=r"model\.sig"):
+        Artifact.read(plain_folder)
+    path.rmdir()
+    path.write_bytes(b"x" * (2**18 + 1))
+    with pytest.raises(AdmissionError, match=r"model\.sig"):
+        Artifact.read(plain_folder)
 
 
 def test_names_that_differ_in_case_are_refused(plain_folder: Path) -> None:

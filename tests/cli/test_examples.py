@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from adapthub.cli.main import adapt
 from adapthub.runtime.feedback import FeedbackStore, Logged, Rating
@@ -41,6 +43,8 @@ def workplace(tmp_path: Path) -> Path:
     store = FeedbackStore()
     store.log(Logged("1", "acme", "token-classification", "acme/ner@v1", "Ada slept", []))
     store.rate(Rating("1", "acme", 1.0))
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    (tmp_path / "partner.pub").write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return tmp_path
 
 

@@ -783,6 +783,31 @@ def test_a_tenant_with_many_requests_does_not_keep_another_waiting(make: Any) ->
     assert sum(bool(bench.events[f"many{number}"]) for number in range(20)) <= 6
 
 
+def test_a_step_takes_no_longer_than_it_should(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(max_rows=16, step_seconds=0.5)
+    sizes: list[int] = []
+    compute = bench.engine.forward.compute
+
+    def slowly(parts: Sequence[Part]) -> Any:
+        sizes.append(sum(part.count for part in parts))
+        bench.now[0] += 0.1 + 0.01 * sizes[-1]
+        return compute(parts)
+
+    monkeypatch.setattr(bench.engine.forward, "compute", slowly)
+    for number in range(12):  # the first step learns from whatever it computes
+        bench.submit(f"many{number}", "base", range(5, 45 + number), max_new_tokens=20, tenant="many")
+    bench.run(until=lambda: bench.engine.load.steps == 4)
+    sizes.clear()
+    bench.submit("few", "base", range(60, 90), max_new_tokens=4, tenant="few", ignore_eos=True)
+    bench.run(until=lambda: bench.events["few"])
+    assert len(sizes) == 1, (
+        "its prompt was computed in its first step, others' beside it as far as time was left"
+    )
+    bench.run()
+    assert max(sizes) <= 40 + 12, "0.5 seconds are 40 tokens; a few of prompts are computed always"
+    assert bench.leaks_nothing()
+
+
 def test_all_fail_when_the_engine_is_told_so(make: Any) -> None:
     bench = make(max_rows=1)
     for id in "ab":

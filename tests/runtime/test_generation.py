@@ -619,7 +619,7 @@ def test_what_cannot_be_queued_is_refused(
         runtime._names.artifact(digest)
 
 
-@pytest.mark.parametrize("field", ["max_rows", "step_tokens", "queue_limit", "kv_tokens"])
+@pytest.mark.parametrize("field", ["max_rows", "step_tokens", "step_seconds", "queue_limit", "kv_tokens"])
 def test_limits_that_let_nothing_run_are_refused(field: str) -> None:
     with pytest.raises(InvalidSettings, match=f"{field} is 0"):
         Limits(**{field: 0})
