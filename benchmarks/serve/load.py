@@ -1,7 +1,7 @@
 """Open-loop load: Poisson arrivals, Zipf over the adapters, 20 tenants; the same plan for ours and its peers.
 
-transformers serves the base alone, PEFT one adapter at a time. Each is measured at every rate in turn, alone; PEFT at the first
-only, at which its queue grows already.
+transformers serves the base alone, PEFT one adapter at a time. Each is measured at every rate in turn, alone; PEFT at the
+first only, at which its queue grows already.
 """
 
 from __future__ import annotations

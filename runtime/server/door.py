@@ -6,9 +6,11 @@ shape. Does not decide what a caller may do.
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from adapthub.adapters.errors import AdaptHubError
@@ -41,7 +43,19 @@ class Door:
         except AdaptHubError as error:
             scope["state"]["caller"] = error
             receive = _nothing
-        await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
+        await self._app(scope, receive, partial(self._with_allowances, scope["state"]["caller"], send))
+
+    async def _with_allowances(self, caller: Caller, send: Send, message: Message) -> None:
+        """Send on, with what the caller may still use in the headers, as OpenAI's clients read them."""
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for allowance in self._gate.allowances(caller):
+                headers[f"x-ratelimit-limit-{allowance.unit}"] = str(allowance.limit)
+                headers[f"x-ratelimit-remaining-{allowance.unit}"] = str(allowance.remaining)
+                headers[f"x-ratelimit-reset-{allowance.unit}"] = f"{round(1e3 * allowance.reset)}ms"
+        await send(message)
 
     def _let_in(self, scope: Scope) -> Caller:
         """Raises Forbidden, Unauthorized, RateLimited, StorageError."""

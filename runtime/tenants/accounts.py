@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from adapthub.adapters.errors import InvalidSettings, QuotaExceeded, RateLimited
+from adapthub.runtime.tenants.gate import Allowance
 from adapthub.runtime.tenants.limits import Bucket
 from adapthub.runtime.tenants.tenant import Tenant
 
@@ -78,6 +79,19 @@ class Accounts:
             account.tokens = _sized(account.tokens, tenant.tokens_per_minute, now)
             _take(tenant, account.tokens, tokens, "tokens", now)
             account.in_flight += tokens
+
+    def allowances(self, tenant: Tenant) -> list[Allowance]:
+        """What is in the minute's buckets of a tenant; nothing for what is not limited."""
+        with self._lock:
+            account, now = self._account(tenant.name), self._clock()
+            account.requests = _sized(account.requests, tenant.requests_per_minute, now)
+            account.tokens = _sized(account.tokens, tenant.tokens_per_minute, now)
+            buckets = {"requests": account.requests, "tokens": account.tokens}
+            return [
+                Allowance(unit, bucket.capacity, max(0, int(bucket.level(now))), bucket.until_full(now))
+                for unit, bucket in buckets.items()
+                if bucket is not None
+            ]
 
     def settle(self, tenant: str, admitted: int, used: int) -> None:
         """A request that was admitted with `admitted` tokens ended and used `used`: the others are given back."""

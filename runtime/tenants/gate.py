@@ -6,7 +6,7 @@ limited. Does not know HTTP.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -36,6 +36,17 @@ class UsageRecord:
         return self.prompt_tokens + self.completion_tokens
 
 
+@dataclass(frozen=True)
+class Allowance:
+    """One of a tenant's limits a minute: of `unit` ("requests", "tokens") it may use `limit`, has `remaining` now, and all
+    of them again in `reset` seconds, if it uses none."""
+
+    unit: str
+    limit: int
+    remaining: int
+    reset: float
+
+
 class Gate(Protocol):
     """What the server asks of tenants."""
 
@@ -63,6 +74,10 @@ class Gate(Protocol):
         with the seconds after which it may, QuotaExceeded, InvalidSettings for one that never may, or Overloaded while usage
         cannot be written. What is let pass is recorded once, however it ends: until then it counts as using all of `tokens`.
         """
+        ...
+
+    def allowances(self, caller: Caller) -> Sequence[Allowance]:
+        """What the caller may use in this minute; nothing of what is not limited."""
         ...
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
@@ -95,6 +110,9 @@ class OpenGate:
 
     def admit(self, caller: Caller, tokens: int) -> None:
         return None
+
+    def allowances(self, caller: Caller) -> Sequence[Allowance]:
+        return ()
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
         return None

@@ -36,6 +36,10 @@ class Bucket:
         """What is in it; below 0 after more was used than was taken."""
         return self._capacity - self._taken(now)
 
+    def until_full(self, now: float) -> float:
+        """Seconds until it is full, if nothing is taken."""
+        return max(0.0, self._full_at - now)
+
     def wait(self, amount: int, now: float) -> float:
         """Seconds until `amount` may be taken, 0 for now. `amount` is at most the capacity."""
         lacking = self._taken(now) + amount - self._capacity

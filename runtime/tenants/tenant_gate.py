@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +21,7 @@ from adapthub.adapters.errors import Overloaded, StorageError, Unauthorized
 from adapthub.hub.storage.database import Database
 from adapthub.runtime.tenants.accounts import Accounts, month_of
 from adapthub.runtime.tenants.caller import Caller
-from adapthub.runtime.tenants.gate import Gate, OpenGate, UsageRecord
+from adapthub.runtime.tenants.gate import Allowance, Gate, OpenGate, UsageRecord
 from adapthub.runtime.tenants.keys import fits, prefix_of
 from adapthub.runtime.tenants.ledger import Ledger
 from adapthub.runtime.tenants.store import TenantStore
@@ -104,6 +104,10 @@ class TenantGate:
                 hint="Send it again later; the server's log says what is wrong.",
             )
         self._accounts.admit(self._tenant(caller), tokens)
+
+    def allowances(self, caller: Caller) -> Sequence[Allowance]:
+        tenant = self._directory.tenants.get(caller.tenant)  # it may have been removed while it was answered
+        return () if tenant is None else self._accounts.allowances(tenant)
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
         written = self._ledger.record(usage)

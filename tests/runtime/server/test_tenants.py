@@ -58,6 +58,7 @@ def shared(
 ) -> Iterator[Shared]:
     path = tmp_path_factory.mktemp("shared") / "tenants.sqlite"
     keys = {name: add(path, name, f"{name}/*") for name in ("acme", "zeta")}
+    keys["limited"] = add(path, "limited", "acme/*", requests_per_minute=5, tokens_per_minute=200)
     # Not on loopback only: with tenants that is allowed.
     settings = settings_for(served_base, host="0.0.0.0")
     with live(settings, served_hub, open_gate(path)) as running:
@@ -67,6 +68,21 @@ def shared(
 def models(client: openai.OpenAI) -> list[str]:
     with client:
         return [model.id for model in client.models.list()][1:]  # without the base
+
+
+def test_answers_say_what_is_left_of_the_minute(shared: Shared) -> None:
+    with shared.client(shared.keys["limited"]) as client:
+        raw = client.completions.with_raw_response.create(
+            model="acme/sql", prompt=[7] * 10, max_tokens=20, extra_body={"ignore_eos": True}
+        )
+    assert raw.headers["x-ratelimit-limit-requests"] == "5"
+    assert raw.headers["x-ratelimit-remaining-requests"] == "4"
+    assert raw.headers["x-ratelimit-limit-tokens"] == "200"
+    assert 170 <= int(raw.headers["x-ratelimit-remaining-tokens"]) < 180
+    assert raw.headers["x-ratelimit-reset-tokens"].endswith("ms")
+    with shared.client(shared.keys["acme"]) as client:
+        free = client.models.with_raw_response.list()
+    assert not [name for name in free.headers if name.startswith("x-ratelimit")]
 
 
 def test_each_tenant_sees_its_own_and_nothing_of_others(shared: Shared) -> None:

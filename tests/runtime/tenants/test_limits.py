@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from adapthub.adapters.errors import InvalidSettings, QuotaExceeded, RateLimited
 from adapthub.runtime.tenants.accounts import Accounts, next_month
+from adapthub.runtime.tenants.gate import Allowance
 from adapthub.runtime.tenants.limits import Bucket
 from tests.runtime.tenants.helpers import NOW, Clock, tenant
 
@@ -125,6 +126,19 @@ def test_tokens_a_minute_and_what_was_not_used_comes_back() -> None:
     with pytest.raises(RateLimited) as refused:
         mine.admit(acme, 1)
     assert refused.value.retry_after == pytest.approx(0.1)
+
+
+def test_what_is_left_of_a_minute() -> None:
+    clock = Clock()
+    acme, mine = tenant(requests_per_minute=3, tokens_per_minute=600), accounts(clock)
+    assert mine.allowances(tenant("free")) == []
+    assert mine.allowances(acme) == [Allowance("requests", 3, 3, 0.0), Allowance("tokens", 600, 600, 0.0)]
+    mine.count(acme)
+    mine.admit(acme, 150)
+    clock.seconds += 5
+    requests, tokens = mine.allowances(acme)
+    assert (requests.remaining, tokens.remaining) == (2, 500)
+    assert (requests.reset, tokens.reset) == (pytest.approx(15), pytest.approx(10))
 
 
 def test_what_is_refused_takes_nothing() -> None:
