@@ -4,7 +4,7 @@ adapters of its own.
 Requests wait in the scheduler until their adapters are resident and pages are free. A running request is a row: its tokens,
 and the pages that hold the keys and values of those computed so far. Whatever is not computed yet is computed next, in
 chunks as the step's budget allows: a prompt, one new token, or both again after a preemption; so prefill, decode and
-recompute are one case. When no page is left to free (`paging`), the latest row is preempted.
+recompute are one case. When no page is left to free (`paging`), a row is preempted.
 
 One thread steps. `submit` and `cancel` may be called from any. Does not tokenise prompts, resolve names, read files, count
 pages, call the model, or wait for anything.
@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import cast
@@ -36,7 +37,7 @@ from adapthub.runtime.rows import Part, Row
 from adapthub.runtime.sampling import Sampled, Sampler, sample
 from adapthub.runtime.scheduler import Scheduler, Waiting
 from adapthub.runtime.text_stream import TextStream
-from adapthub.runtime.turns import has_row, in_turn
+from adapthub.runtime.turns import divided, first_to_yield, has_row, in_turn
 
 _LOG = logging.getLogger(__name__)
 _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
@@ -62,8 +63,8 @@ class Engine:
 
     `kv` is the pool of keys and values, in `pages`; the base's attention is set to it (`attention.serves`). `stream`
     makes the detokeniser of a request. `max_rows` requests run at once; a step computes at most `step_tokens` tokens, and
-    fewer of one tenant's where they would make it longer than `step_seconds`; a row's context is at most `context` tokens,
-    prefix included.
+    where there are several tenants no more of prompts than make it `step_seconds` long; a row's context is at most
+    `context` tokens, prefix included.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Engine:
         self._step_tokens = step_tokens
         self._step_seconds = step_seconds
         self._pace = Pace()
+        self._shares: Mapping[str, float] = {}
         self._clock = clock
         self._scheduler = Scheduler(clock=clock) if scheduler is None else scheduler
         self._inbox = Inbox()
@@ -156,6 +158,7 @@ class Engine:
         """One pass: take in what came, admit what fits, compute, sample, deliver. False if there was nothing to compute."""
         self._take_in()
         self._expire()
+        self._shares = self._scheduler.shares(row.request.tenant for row in self._running.values())
         self._admit()
         parts = self._plan()
         if parts:
@@ -249,9 +252,8 @@ class Engine:
                 return
 
     def _has_row_for(self, tenant: str) -> bool:
-        tenants = len(self._scheduler.counters)
         brisk = self._pace.tokens(self._step_seconds) - _PROMPT
-        return has_row(tenant, self._running.values(), tenants=tenants, rows=self._max_rows, brisk=brisk)
+        return has_row(tenant, self._running.values(), shares=self._shares, rows=self._max_rows, brisk=brisk)
 
     def _fetch_ahead(self) -> None:
         """Ask for the adapters of those that come next; end those whose adapter cannot be loaded."""
@@ -262,10 +264,11 @@ class Engine:
                 self._end(waiting.id, "error", as_ours(error, "an adapter cannot be loaded"))
 
     def _fits(self, waiting: Waiting) -> bool:
-        """Whether there are pages for its tokens beside one more for every row; always, where none runs."""
+        """Whether there are pages for its tokens beside what every row fills and one more; always, where none runs."""
         request, row = self._requests[waiting.id], self._preempted.get(waiting.id)
         tokens = row.tokens if row else request.prompt_ids
-        return self._paging.fits(request, tokens, spare=len(self._running)) or not self._running
+        spare = sum(1 + self._paging.missing(row.held, row.pending) for row in self._running.values())
+        return self._paging.fits(request, tokens, spare) or not self._running
 
     def _start(self, waiting: Waiting) -> bool:
         """Make it a row, with what the prefix cache has of its tokens; False if its adapters have just been evicted."""
@@ -311,12 +314,12 @@ class Engine:
         for row in in_turn(self._running.values()):
             if row.request.id not in self._running:  # preempted for one before it
                 continue
-            if not row.generated and budget:  # others may be computing the same prompt
-                self._go_on_from_others(row)
             tenant = row.request.tenant
-            filling = row.pending > 1
-            if filling and left[tenant] <= 0:
+            if row.pending > 1 and not left[tenant]:
                 continue
+            if not row.generated and budget:  # others may be computing the same prompt, in this pass too
+                self._go_on_from_others(row)
+            filling = row.pending > 1
             count = min(row.pending, budget, left[tenant] if filling else 1)
             if not count:
                 break
@@ -324,19 +327,24 @@ class Engine:
                 parts.append(Part(row, count))
                 planned.append(row)
                 budget -= count
-                left[tenant] -= count if filling else 0
+                if filling:
+                    left[tenant] -= count
                 if not row.generated:
                     self._paging.keep(row.request, row.tokens, row.held, ahead=count)
         return sorted(parts, key=lambda part: part.row.request.selection)
 
     def _prompt_tokens(self) -> dict[str, int]:
-        """How much of each tenant's prompts this step computes, so that one with many makes it no longer than it should be.
-        Without tenants there is nobody to keep it short for."""
-        decoding = sum(row.pending == 1 for row in self._running.values())
-        brisk = self._pace.tokens(self._step_seconds) - decoding
-        most = int(min(self._step_tokens, max(_PROMPT, brisk)))
-        tenants = {row.request.tenant for row in self._running.values()}
-        return {tenant: most if tenant else self._step_tokens for tenant in tenants}
+        """How much of each tenant's prompts this step computes: as much as it has time for where several tenants are served,
+        and of everybody's so much that it is worth a step."""
+        needs: Counter[str] = Counter()
+        for row in self._running.values():
+            if row.pending > 1:
+                needs[row.request.tenant] += row.pending
+        decoding = len(self._running) - sum(row.pending > 1 for row in self._running.values())
+        seconds = self._step_seconds if len(self._shares) > 1 else math.inf
+        together = min(self._step_tokens, self._pace.tokens(seconds)) - decoding
+        least = min(max(_PROMPT, self._pace.fixed_tokens), self._step_tokens / max(1, len(needs)))
+        return {tenant: int(part) for tenant, part in divided(together, needs, self._shares, least).items()}
 
     def _go_on_from_others(self, row: Row) -> None:
         gained = self._paging.reuse(row.request, row.tokens, row.held)
@@ -347,16 +355,14 @@ class Engine:
     def _make_room(self, row: Row, count: int, planned: Sequence[Row]) -> bool:
         """Pages for the row's next `count` tokens; False if the row itself had to be preempted."""
         while not self._paging.grow(row.held, count):
-            self._preempt_latest(planned)
+            self._preempt(planned)
             if row.request.id not in self._running:
                 return False
         return True
 
-    def _preempt_latest(self, planned: Sequence[Row]) -> None:
-        """Send the latest row of the lowest priority back to wait, its pages freed; its tokens are computed again."""
-        rows = [row for row in self._running.values() if row not in planned]
-        lowest = min(row.request.priority for row in rows)
-        row = [row for row in rows if row.request.priority == lowest][-1]
+    def _preempt(self, planned: Sequence[Row]) -> None:
+        """Send the row that yields first back to wait, its pages freed; its tokens are computed again."""
+        row = first_to_yield([row for row in self._running.values() if row not in planned], self._shares)
         self.preemptions += 1
         row.restarted = True
         self._stop(row)

@@ -48,8 +48,9 @@ _POLL = 0.05  # seconds between steps that found nothing to compute while reques
 class Limits:
     """What a service takes at once. `kv_tokens`: tokens whose keys and values fit; None for a quarter of the free memory,
     at most `max_rows` full contexts. `max_rows`: requests that run. `step_tokens`: tokens that one step computes.
-    `step_seconds`: what a step takes at most as far as one tenant with many requests makes it long. `queue_limit`: requests
-    that may wait. Raises InvalidSettings for one that is not above 0; all but `step_seconds` are whole numbers."""
+    `step_seconds`: how long steps become by prompts, and by tenants with more than their share, while several tenants are
+    served. `queue_limit`: requests that may wait. Raises InvalidSettings for one that is not above 0; all but `step_seconds`
+    are whole numbers."""
 
     kv_tokens: int | None = None
     max_rows: int = 64
@@ -58,7 +59,7 @@ class Limits:
     queue_limit: int = 1024
 
     def __post_init__(self) -> None:
-        if not self.step_seconds > 0:
+        if not (isinstance(self.step_seconds, int | float) and self.step_seconds > 0):
             raise InvalidSettings(f"step_seconds is {self.step_seconds!r}", hint="Give a time above 0.")
         for field in ("kv_tokens", "max_rows", "step_tokens", "queue_limit"):
             value = getattr(self, field)

@@ -2,7 +2,8 @@
 
 What a step costs depends on machine, base, adapters and how many tokens it computes: a processor needs seconds for what a
 GPU does in milliseconds. A straight line through the latest steps, older ones counting less and less, says how many tokens
-fit into a given time. Does not decide what runs.
+fit into a given time. While all are of one size they do not tell the two parts apart: tokens are then taken to cost all
+that is not known otherwise. Does not decide what runs.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ class Pace:
         self._seconds = 0.0
         self._tokens_squared = 0.0
         self._products = 0.0
-        self._per_token = 0.0
+        self._slope = math.inf  # seconds for one token more, as far as steps of different sizes told
 
     def seen(self, tokens: int, seconds: float) -> None:
-        """A step computed so many tokens in that time."""
+        """A step computed so many tokens, at least one, in that time."""
         self._steps = _KEPT * self._steps + 1
         self._tokens = _KEPT * self._tokens + tokens
         self._seconds = _KEPT * self._seconds + seconds
@@ -35,12 +36,26 @@ class Pace:
         spread = self._tokens_squared / self._steps - mean * mean
         if spread > (_SPREAD * mean) ** 2:
             slope = (self._products / self._steps - mean * self._seconds / self._steps) / spread
-            self._per_token = max(0.0, slope)
+            self._slope = (
+                slope if slope > 0 else math.inf
+            )  # below 0: other things than size made the difference
 
     def tokens(self, seconds: float) -> float:
-        """How many a step computes in that time: infinitely many where that is not known, none where it takes longer
-        for any."""
-        if not self._per_token:
+        """How many a step computes in that time: infinitely many before any was seen, none where it takes longer for any."""
+        if not self._seconds:
             return math.inf
-        fixed = max(0.0, (self._seconds - self._per_token * self._tokens) / self._steps)
-        return max(0.0, (seconds - fixed) / self._per_token)
+        per_token, fixed = self._line()
+        return max(0.0, (seconds - fixed) / per_token)
+
+    @property
+    def fixed_tokens(self) -> float:
+        """How many tokens cost as much as the fixed part."""
+        if not self._seconds:
+            return 0.0
+        per_token, fixed = self._line()
+        return fixed / per_token
+
+    def _line(self) -> tuple[float, float]:
+        """Seconds a token, and those that are fixed: not below 0, which bounds what a token may cost."""
+        per_token = min(self._slope, self._seconds / self._tokens)
+        return per_token, max(0.0, self._seconds - per_token * self._tokens) / self._steps

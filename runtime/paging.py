@@ -73,6 +73,10 @@ class Paging:
         finally:
             self._pages.give_back(cached)
 
+    def missing(self, held: Held, count: int) -> int:
+        """Pages that the next `count` tokens of a request take."""
+        return held.missing(count, self._kv.page_size)
+
     def open(self, request: Request) -> Held:
         """Holding nothing but the pages of its prefix adapter, if it has one. Raises InvalidInput where it does not fit."""
         for digest in request.digests:
@@ -110,7 +114,7 @@ class Paging:
     def grow(self, held: Held, count: int) -> bool:
         """Pages for the next `count` tokens; False, and nothing taken, where none are left to free but those that others
         use."""
-        missing = held.missing(count, self._kv.page_size)
+        missing = self.missing(held, count)
         while missing:
             try:
                 held.pages += self._pages.take(missing, after=held.pages[-1] if held.pages else None)

@@ -4,7 +4,8 @@ Fairness is the virtual token counter of Sheng et al., "Fairness in Serving Larg
 tenant's counter grows with the tokens it was served, by price and divided by its weight; the waiting tenant with the
 lowest counter goes first. A tenant that starts to wait is lifted to the lowest counter among those that wait, so that
 idling saves nothing up. Between two tenants that both wait all the time, served costs by weight differ by at most
-2 * max(input price * longest prompt, output price * tokens that run at once) (their theorem 4.4).
+2 * max(input price * longest prompt, output price * tokens that run at once) (their theorem 4.4), as long as nobody is kept
+from starting by `may_start`.
 
 Does not know pages, adapters, tensors or threads: its owner, the engine's thread, answers what fits and what is loaded,
 and says what was served.
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from adapthub.adapters.errors import Conflict, InvalidSettings, Overloaded
+
+_RECENT = 60.0  # seconds for which a tenant that asked has its share
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Scheduler:
         self._tenants: dict[str, str] = {}  # by id
         self._returned: set[str] = set()  # ids that ran already and were put back
         self._counters: dict[str, float] = {}
+        self._asked: dict[str, float] = {}  # when each tenant's latest request came
         self._last_left: str | None = None  # the tenant whose request was the last to leave
 
     def __len__(self) -> int:
@@ -89,6 +93,7 @@ class Scheduler:
         if waiting.id in self._tenants:
             raise Conflict(f"request {waiting.id!r} is waiting already")
         self._check_room(waiting.tenant)
+        self._asked[waiting.tenant] = self._clock()
         self._add(waiting)
 
     def put_back(self, waiting: Waiting) -> None:
@@ -140,6 +145,16 @@ class Scheduler:
                 if loaded:
                     return None
         return None
+
+    def shares(self, running: Iterable[str]) -> dict[str, float]:
+        """What is fair for each tenant, of all 1, by weight: for those that wait, run, or asked within the last minute."""
+        recent = self._clock() - _RECENT
+        self._asked = {tenant: when for tenant, when in self._asked.items() if when > recent}
+        weights = {
+            tenant: self._weights.get(tenant, 1.0) for tenant in {*self._queues, *self._asked, *running}
+        }
+        whole = sum(weights.values())
+        return {tenant: weight / whole for tenant, weight in weights.items()}
 
     def charge(self, tenant: str, *, input_tokens: int = 0, output_tokens: int = 0) -> None:
         """Tokens that a tenant was served: computed anew for its prompts, and generated."""

@@ -15,11 +15,27 @@ def test_nothing_is_known_at_first() -> None:
     assert Pace().tokens(0.001) == math.inf
 
 
-def test_steps_of_one_size_do_not_say_what_a_token_costs() -> None:
+def test_of_steps_of_one_size_all_is_taken_for_the_tokens() -> None:
     pace = Pace()
-    for seconds in (0.1, 0.3, 0.1, 0.2):
-        pace.seen(32, seconds)
-    assert pace.tokens(0.1) == math.inf
+    for _ in range(50):
+        pace.seen(32, 0.16)
+    assert pace.tokens(0.1) == pytest.approx(20)
+    assert pace.fixed_tokens == pytest.approx(0)
+
+
+def test_larger_steps_that_took_less_time_say_nothing_of_what_a_token_costs() -> None:
+    pace = Pace()
+    pace.seen(10, 2.0)
+    pace.seen(100, 1.9)
+    assert 0 < pace.tokens(0.25) < 15
+
+
+def test_a_cold_first_step_is_not_believed_once_steps_are_fast() -> None:
+    pace = Pace()
+    pace.seen(300, 5.0)
+    for _ in range(200):
+        pace.seen(1, 0.001)
+    assert pace.tokens(0.25) == pytest.approx(250)
 
 
 @given(
@@ -35,6 +51,7 @@ def test_a_straight_line_is_found(fixed: float, per_token: float, sizes: list[in
     if max(sizes) < 50:  # the early ones are forgotten: what they said of a token is kept
         return
     assert pace.tokens(fixed + per_token * fitting) == pytest.approx(fitting, rel=1e-3, abs=1e-3)
+    assert pace.fixed_tokens == pytest.approx(fixed / per_token, rel=1e-3, abs=1e-2)
 
 
 def test_what_a_token_costs_is_kept_while_all_steps_are_alike() -> None:
