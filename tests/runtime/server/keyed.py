@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from adapthub.adapters.errors import Unauthorized
 from adapthub.runtime.tenants.caller import Caller
-from adapthub.runtime.tenants.gate import UsageRecord
+from adapthub.runtime.tenants.gate import Allowance, UsageRecord
 
 # One administrator, and two tenants that see different adapters.
 CALLERS = {
@@ -41,6 +41,9 @@ class KeyedGate:
 
     def admit(self, caller: Caller, tokens: int) -> None:
         return None
+
+    def allowances(self, caller: Caller) -> Sequence[Allowance]:
+        return ()
 
     async def record(self, usage: UsageRecord, admitted: int) -> None:
         self.records.append(usage)
