@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.hub_quota import quota
 from adapthub.cli.hub_tokens import token
+from adapthub.cli.hub_upkeep import backup, check, gc, restore
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
 
@@ -27,7 +29,8 @@ def hub() -> None:
     """
 
 
-hub.add_command(token)
+for command in (token, quota, gc, check, backup, restore):
+    hub.add_command(command)
 
 
 @hub.command()

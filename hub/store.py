@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from adapthub.adapters.errors import StorageError
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.dialects import insert_new
@@ -48,18 +49,26 @@ class Store:
         )
 
     def register(self, blobs: Iterable[Blob]) -> None:
-        """Let the database know of bytes that the blob store holds now."""
-        now = datetime.now(UTC)
-        rows = [
-            {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
-            for blob in {blob.sha256: blob for blob in blobs}.values()
-        ]
-        if not rows:
+        """Let the database know of bytes that the blob store holds now: they are not garbage for a while (`collecting`).
+
+        Raises StorageError where a collection was faster.
+        """
+        found = list(blobs)
+        if not found:
             return
         with self.database.writing() as session:
-            insert_new(session, BlobRow, rows)
-            known = BlobRow.sha256.in_([row["sha256"] for row in rows])
-            session.execute(update(BlobRow).where(known).values(stored=now))
+            register(session, found)
+        self.require(found)
+
+    def require(self, blobs: Iterable[Blob]) -> None:
+        """Raises StorageError for a blob, registered before this, whose bytes are not there."""
+        for blob in blobs:
+            # A collection may have deleted what was there when these bytes came; now that they are known, none does.
+            if self.blobs.size(blob.sha256) is None:
+                raise StorageError(
+                    f"the blob {blob.sha256} was removed as garbage while it was uploaded",
+                    hint="Upload it again.",
+                )
 
     def known(self, sha256s: Iterable[str]) -> Mapping[str, Blob]:
         """Those of the blobs that the database knows, by sha256."""
@@ -73,6 +82,18 @@ class Store:
     def read(self, blob: Blob, offset: int, length: int) -> bytes:
         """So many bytes of a blob. Raises IntegrityError where the store has lost it."""
         return self.blobs.read(blob.sha256, offset, length)
+
+
+def register(session: Session, blobs: Iterable[Blob]) -> None:
+    """As `Store.register`, in the caller's transaction, who then calls `Store.require`."""
+    now = datetime.now(UTC)
+    rows = [
+        {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
+        for blob in sorted({blob.sha256: blob for blob in blobs}.values(), key=lambda blob: blob.sha256)
+    ]
+    insert_new(session, BlobRow, rows)
+    known = BlobRow.sha256.in_([row["sha256"] for row in rows])
+    session.execute(update(BlobRow).where(known).values(stored=now))
 
 
 def blob_ids(session: Session, sha256s: Iterable[str]) -> dict[str, int]:

@@ -1,24 +1,49 @@
-"""Bodies of requests, read within bounds. Does not parse them."""
+"""Bodies of requests, read within bounds of size and time. Does not parse them."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+_SLACK = 60.0  # seconds that any body may take
+_SLOWEST = 8 * 1024  # bytes a second that must come beyond that
+
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The whole body. Raises HTTPException 413 where it has more than `most` bytes, before more than that was read."""
+    """The whole body, of at most `most` bytes. Raises HTTPException as `pieces`."""
+    return b"".join([piece async for piece in pieces(request, most)])
+
+
+async def pieces(
+    request: Request, most: int, *, slack: float = _SLACK, slowest: float = _SLOWEST
+) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Raises HTTPException: 413 where it has more than `most` bytes, before more than that was read; 408 where it takes longer
+    than `slack` seconds and then comes slower than `slowest` bytes a second.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         raise too_large(most)
-    pieces: list[bytes] = []
+    stream = request.stream()
+    began = asyncio.get_running_loop().time()
     size = 0
-    async for piece in request.stream():
+    while True:
+        try:
+            async with asyncio.timeout_at(began + slack + size / slowest):
+                piece = await anext(stream, None)
+        except TimeoutError:
+            message = f"the body comes slower than {slowest:,} bytes a second"
+            raise HTTPException(408, message, {"Connection": "close"}) from None
+        if piece is None:
+            return
         size += len(piece)
         if size > most:
             raise too_large(most)
-        pieces.append(piece)
-    return b"".join(pieces)
+        yield piece
 
 
 def too_large(most: int) -> HTTPException:

@@ -7,7 +7,8 @@ be right. An upload that is broken off is never completed; the bucket's lifecycl
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -16,11 +17,12 @@ from obstore.store import from_url
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub.storage.blobs import Blobs, Sink, key_of
+from adapthub.hub.storage.blobs import ABANDONED_SECONDS, Blobs, Sink, key_of
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
+_INCOMING = "incoming"
 _PART_BYTES = 8 * 2**20
 # A store that is away for longer is an error: whoever waits for an answer can try again themselves.
 _RETRIES: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
@@ -52,6 +54,15 @@ class ObjectBlobs(Blobs):
             with self.storage_errors():
                 obstore.put(self._store, key_of(sha256), data)
 
+    def discard_abandoned(self) -> None:
+        oldest = datetime.now(UTC) - timedelta(seconds=ABANDONED_SECONDS)
+        with self.storage_errors():
+            for page in obstore.list(self._store, prefix=_INCOMING):
+                for entry in page:
+                    if entry["last_modified"] < oldest:
+                        with suppress(FileNotFoundError):
+                            obstore.delete(self._store, entry["path"])
+
     def _sink(self) -> Sink:
         return _ObjectSink(self._store)
 
@@ -61,7 +72,7 @@ class _ObjectSink:
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        self._key = f"incoming/{uuid.uuid4().hex}"
+        self._key = f"{_INCOMING}/{uuid.uuid4().hex}"
         self._writer: Any = obstore.open_writer(store, self._key, buffer_size=_PART_BYTES)
         self._closed = False
 
