@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-_SLACK = 60.0  # seconds that any body may take
-_SLOWEST = 8 * 1024  # bytes a second that must come beyond that
+from adapthub.hub.server.serving import Serving
 
 
 async def read_body(request: Request, most: int) -> bytes:
@@ -17,14 +16,14 @@ async def read_body(request: Request, most: int) -> bytes:
     return b"".join([piece async for piece in pieces(request, most)])
 
 
-async def pieces(
-    request: Request, most: int, *, slack: float = _SLACK, slowest: float = _SLOWEST
-) -> AsyncIterator[bytes]:
+async def pieces(request: Request, most: int) -> AsyncIterator[bytes]:
     """The body as it comes.
 
     Raises HTTPException: 413 where it has more than `most` bytes, before more than that was read; 408 where it takes longer
-    than `slack` seconds and then comes slower than `slowest` bytes a second.
+    than the server's `body_seconds` and comes slower than its `body_rate`.
     """
+    serving: Serving = request.app.state.serving
+    slack, slowest = serving.limits.body_seconds, serving.limits.body_rate
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         raise too_large(most)

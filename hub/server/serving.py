@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapthub.adapters.home import make_folder, unusable
+from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.signed_urls import Signer
 from adapthub.hub.server.xet import XetFacade
 from adapthub.hub.server.xet_store import XetStore
@@ -23,15 +24,22 @@ XET = "xet"
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what one request may bring. `commit_bytes`: a commit with the text files in it; `json_bytes`: any other
-    body; `page`: entries of a list on one page; `upload_seconds`: how long a signed URL is good for; `part_bytes`: in
-    parts of how many bytes larger files of LFS come."""
+    """Bounds on what one request may bring.
+
+    `commit_bytes`: a commit with the text files in it; `json_bytes`: any other body; `body_seconds`: what any body may take,
+    beyond which it is to come at `body_rate` bytes a second; `page`: entries of a list on one page; `upload_seconds`: how
+    long a signed URL is good for; `part_bytes`: in parts of how many bytes larger files of LFS come; `rate`: how many
+    requests a caller may make in how many seconds.
+    """
 
     commit_bytes: int = 64 * 2**20
     json_bytes: int = 4 * 2**20
+    body_seconds: float = 60
+    body_rate: int = 8 * 2**10
     page: int = 1000
     upload_seconds: int = 3600
     part_bytes: int = 64 * 2**20
+    rate: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Serving:
     signer: Signer
     xet: XetFacade
     limits: Limits = field(default_factory=Limits)
+    rates: Rates | None = None
 
     @classmethod
     def open(
@@ -56,7 +65,8 @@ class Serving:
         store = Store.open(root, database=database, blobs=blobs, kept=True)
         secret = _secret(root / SECRET)
         xet = XetFacade(root / XET, XetStore(store), secret)
-        return cls(store, Signer(secret), xet, limits or Limits())
+        limits = limits or Limits()
+        return cls(store, Signer(secret), xet, limits, None if limits.rate is None else Rates(*limits.rate))
 
     def sweep(self) -> None:
         """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""

@@ -38,14 +38,17 @@ class ObjectBlobs(Blobs):
     def open(cls, url: str) -> ObjectBlobs:
         """The blobs below `url`. Raises StorageError where it cannot be reached."""
         try:
-            blobs = cls(from_url(url, retry_config=_RETRIES), url)
-        except (BaseError, ValueError) as error:
+            store = from_url(url, retry_config=_RETRIES)
+            next(
+                iter(obstore.list(store, prefix=_INCOMING, chunk_size=1)), None
+            )  # it is found out now whether it answers
+        except (BaseError, OSError, ValueError) as error:
             raise StorageError(
                 f"the hub's blobs in {url} cannot be opened: {str(error).splitlines()[0]}",
-                hint="Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT_URL for another S3.",
+                hint="Make the bucket; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT_URL for"
+                " another S3.",
             ) from error
-        blobs.size("0" * 64)  # nobody has this one: it is found out now whether the place answers
-        return blobs
+        return cls(store, url)
 
     def put(self, sha256: str, data: bytes, *, origin: str) -> None:
         if sha256_bytes(data) != sha256:
