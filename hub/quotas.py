@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import CompoundSelect, delete, func, select, union
+from sqlalchemy import CompoundSelect, Select, delete, func, select, union
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Forbidden, InvalidSettings
@@ -44,7 +44,7 @@ def check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
         return
     new = {blob.sha256: blob.size for blob in blobs}
     there = session.scalars(
-        select(BlobRow.sha256).where(BlobRow.id.in_(_keys(namespace)), BlobRow.sha256.in_(list(new)))
+        select(BlobRow.sha256).where(BlobRow.id.in_(_keys(_repos(namespace))), BlobRow.sha256.in_(list(new)))
     )
     for sha256 in there.all():
         del new[sha256]
@@ -64,13 +64,23 @@ def check_bytes(session: Session, namespace: str, more: int) -> None:
         )
 
 
+def check_move(session: Session, repo: RepoRow, namespace: str) -> None:
+    """Raises Forbidden where `namespace`, with all that `repo` has, would hold more than it may."""
+    if session.get(QuotaRow, namespace) is not None:
+        rows = session.execute(select(BlobRow.sha256, BlobRow.size).where(BlobRow.id.in_(_keys([repo.id]))))
+        check(session, namespace, [Blob(*row) for row in rows])
+
+
 def used(session: Session, namespace: str) -> int:
     """The bytes that a namespace holds."""
-    return session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.id.in_(_keys(namespace)))) or 0
+    return session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.id.in_(_keys(_repos(namespace))))) or 0
 
 
-def _keys(namespace: str) -> CompoundSelect[int]:
-    repos = select(RepoRow.id).where(RepoRow.namespace == namespace)
+def _repos(namespace: str) -> Select[tuple[int]]:
+    return select(RepoRow.id).where(RepoRow.namespace == namespace)
+
+
+def _keys(repos: Select[tuple[int]] | list[int]) -> CompoundSelect[tuple[int]]:
     named = select(FileRow.blob_id).join(CommitRow, CommitRow.id == FileRow.commit_id)
     return union(
         named.where(CommitRow.repo_id.in_(repos)), select(SentRow.blob_id).where(SentRow.repo_id.in_(repos))

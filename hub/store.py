@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import StorageError
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
-from adapthub.hub.storage.dialects import insert_new
+from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.places import open_blobs
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import BlobRow
@@ -91,9 +91,7 @@ def register(session: Session, blobs: Iterable[Blob]) -> None:
         {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
         for blob in sorted({blob.sha256: blob for blob in blobs}.values(), key=lambda blob: blob.sha256)
     ]
-    insert_new(session, BlobRow, rows)
-    known = BlobRow.sha256.in_([row["sha256"] for row in rows])
-    session.execute(update(BlobRow).where(known).values(stored=now))
+    insert_or_update(session, BlobRow, rows, key=["sha256"], changed=["stored"])
 
 
 def blob_ids(session: Session, sha256s: Iterable[str]) -> dict[str, int]:

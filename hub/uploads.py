@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.hub import quotas
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
-from adapthub.hub.storage.dialects import insert_new
+from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RefRow, RepoRow
 from adapthub.hub.storage.upkeep_tables import SentRow
 from adapthub.hub.store import Store, blob_ids, register
@@ -37,11 +37,8 @@ def received(store: Store, reference: Reference, blobs: Iterable[Blob]) -> None:
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
         now = datetime.now(UTC)
-        insert_new(
-            session, SentRow, [{"repo_id": repo.id, "blob_id": key, "sent": now} for key in keys.values()]
-        )
-        sent = (SentRow.repo_id == repo.id, SentRow.blob_id.in_(list(keys.values())))
-        session.execute(update(SentRow).where(*sent).values(sent=now))
+        sent = [{"repo_id": repo.id, "blob_id": key, "sent": now} for key in keys.values()]
+        insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent"])
     store.require(found)
 
 

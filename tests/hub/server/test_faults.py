@@ -245,6 +245,11 @@ def test_a_quota_is_kept_before_bytes_are_taken(server: HubServer, tmp_path: Pat
     assert put(server, token, header(b"\1" * 600_000)).status_code == 403
     assert commit(server, token, {"a.safetensors": small}).status_code == 200
     assert commit(server, token, {"b.safetensors": small}).status_code == 200  # each blob counts once
+    eve = server.client("eve")
+    eve.create_repo("shared/large")
+    eve.upload_file(path_or_fileobj=header(b"\2" * 600_000), path_in_repo="a.dat", repo_id="shared/large")
+    with pytest.raises(HfHubHTTPError, match="may hold 1,000,000"):
+        server.client("ada").move_repo("shared/large", "ada/large")
     with store.database.writing() as session:
         set_quota(session, "ada", None)
     assert put(server, token).status_code == 200
