@@ -27,6 +27,7 @@ from adapthub.hub.server import (
     tree_api,
     upload_api,
 )
+from adapthub.hub.server.bodies import BoundedBodies
 from adapthub.hub.server.errors import error_body, headers_of, message_headers, status_of
 from adapthub.hub.server.rates import RateHeaders
 from adapthub.hub.server.raw_paths import RawPaths
@@ -56,6 +57,7 @@ def create_app(serving: Serving) -> FastAPI:
     app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None)
     app.state.serving = serving
     app.state.xet = serving.xet
+    app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RawPaths)
     app.add_middleware(RateHeaders)
     _handle_errors(app)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import closing
 
 from adapthub.hub import epoch, quotas, uploads
 from adapthub.hub.access import Caller, writable_repo
@@ -37,7 +36,7 @@ class XetStore:
         target = Reference.parse(repo)
         with self._store.database.reading() as session:
             quotas.check(session, target.namespace, [Blob(sha256, size)])
-        with closing(self._store.blobs.incoming()) as incoming:
+        with self._store.blobs.incoming() as incoming:
             for piece in _pieces(blocks):
                 incoming.write(piece)
             incoming.keep(sha256, origin="the upload")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,7 +25,6 @@ _GROWTH = 300 * 2**20  # bytes; a commit may be 64 MiB, which is held a few time
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "r must be": {"r": 10**9},
-    "init_lora_weights": {"init_lora_weights": "pissa"},
     "rank_pattern": {"rank_pattern": {"(a+)+$": 8}},
     "exclude_modules": {"exclude_modules": "(.*)*x"},
     "auto_mapping": {"auto_mapping": {"parent_library": "os"}},
@@ -48,7 +48,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[HfApi, in
             document += process.stdout.readline()
         try:
             api = HfApi(endpoint=json.loads(document)["address"], token=token)
-            api.create_repo("ada/ner")
             yield api, process.pid, data
         finally:
             process.terminate()
@@ -64,6 +63,7 @@ def most_memory(process: int) -> int:
 def refused(server: tuple[HfApi, int, Path], name: str, data: bytes) -> str:
     """Commit a file; what was said, once it is seen that the server is as large and the hub as it was."""
     api, process, _ = server
+    api.create_repo("ada/ner", exist_ok=True)
     before = most_memory(process)
     with pytest.raises(HfHubHTTPError) as caught:
         api.create_commit("ada/ner", [CommitOperationAdd(name, data)], commit_message="hostile")
@@ -107,6 +107,7 @@ def test_a_header_of_many_tensors_in_little_room(server: tuple[HfApi, int, Path]
         b"\x04\0\0\0\0\0\0\0" + b"\xff\xfe{}",
         b"\x10\0\0\0\0\0\0\0" + b"[" * 16,
     ],
+    ids=["overlap", "hole", "dtype", "path", "overflow", "sizes", "metadata", "length", "utf-8", "list"],
 )
 def test_weights(server: tuple[HfApi, int, Path], weights: bytes) -> None:
     assert "adapter_model.safetensors" in refused(server, "adapter_model.safetensors", weights)
@@ -115,6 +116,17 @@ def test_weights(server: tuple[HfApi, int, Path], weights: bytes) -> None:
 def test_a_commit_that_is_too_large(server: tuple[HfApi, int, Path]) -> None:
     said = refused(server, "README.md", b"x" * (65 * 2**20))
     assert "larger" in said or "at most" in said or "bytes" in said
+
+
+@pytest.mark.parametrize("path", ["/api/repos/create", "/ada/ner.git/info/lfs/objects/batch"])
+def test_bodies_that_do_not_end(server: tuple[HfApi, int, Path], path: str) -> None:
+    """Of documents that are parsed whole no more is kept than such a document may have."""
+    api, process, _ = server
+    before = most_memory(process)
+    headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
+    answer = httpx2.post(api.endpoint + path, content=(b" " * 2**16 for _ in range(6400)), headers=headers)
+    assert answer.status_code == 413
+    assert most_memory(process) - before < 64 * 2**20
 
 
 def test_the_hub_is_whole_after_all_of_it(server: tuple[HfApi, int, Path]) -> None:
