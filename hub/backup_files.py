@@ -165,7 +165,7 @@ class _TarWriting:
         if stream.digest.hexdigest() != sha256 or stream.read(1):
             raise IntegrityError(f"the hub's blob {sha256} is damaged", hint="See adapt hub check.")
 
-    def _add(self, name: str, size: int, stream: IO[bytes]) -> None:
+    def _add(self, name: str, size: int, stream: IO[bytes] | _Pieces) -> None:
         entry = tarfile.TarInfo(name)
         entry.size = size
         self._tar.addfile(entry, stream)

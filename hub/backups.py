@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict, IntegrityError, InvalidData
 from adapthub.hub import epoch
-from adapthub.hub.backup_files import TABLES, Reading, open_backup, write_backup
+from adapthub.hub.backup_files import TABLES, Reading, Writing, open_backup, write_backup
 from adapthub.hub.storage.account_tables import AccountRow
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import SCHEMA, SEQUENCE, BlobRow, FileRow, RepoRow
@@ -57,7 +57,7 @@ def backup(store: Store, target: Path) -> Saved:
         writing.tables(_lines(session))
         blobs = size = 0
         for sha256, length in session.execute(_named()).yield_per(_AT_ONCE):
-            writing.blob(sha256, length, store.blobs)
+            _copy(store, writing, sha256, length)
             blobs += 1
             size += length
         repos = session.scalar(select(func.count()).select_from(RepoRow)) or 0
@@ -90,6 +90,14 @@ def restore(store: Store, source: Path) -> Saved:
                 raise IntegrityError(f"{source} lacks the blob {lost[0]}", hint="Use another backup.")
             epoch.raise_epoch(session, above=before)
     return Saved(repos, blobs, size)
+
+
+def _copy(store: Store, writing: Writing, sha256: str, size: int) -> None:
+    try:
+        writing.blob(sha256, size, store.blobs)
+    except IntegrityError as error:
+        hint = "Back up again, if adapt hub gc ran meanwhile; else see adapt hub check."
+        raise IntegrityError(error.message, hint=hint) from error
 
 
 def _named() -> Any:

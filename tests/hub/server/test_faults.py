@@ -84,6 +84,7 @@ def test_a_disk_that_takes_no_more(hub_server: HubServer) -> None:
     assert check(hub_server.running.serving.store).whole
 
 
+@pytest.mark.slow
 def test_a_database_that_takes_no_more(hub_server: HubServer) -> None:
     """Its log grows beyond what the disk has in the middle of commits: each is whole or not there."""
     api = hub_server.client()
@@ -188,6 +189,7 @@ def test_two_pushes_to_one_alias(server: HubServer, tmp_path: Path) -> None:
     assert check(store).whole
 
 
+@pytest.mark.slow
 def test_garbage_is_collected_while_clients_write(server: HubServer, tmp_path: Path) -> None:
     """With no grace at all, so that uploads are overtaken and refused, and come again: none is lost that was taken."""
     store = server.running.serving.store

@@ -27,8 +27,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "r must be": {"r": 10**9},
     "rank_pattern": {"rank_pattern": {"(a+)+$": 8}},
     "exclude_modules": {"exclude_modules": "(.*)*x"},
-    "auto_mapping": {"auto_mapping": {"parent_library": "os"}},
-    "megatron_core": {"megatron_core": "os"},
     "adapters": {"adapters": {"0": "/etc"}},
     "prompt_tuning_init_state_dict_path": {"prompt_tuning_init_state_dict_path": "/etc/passwd"},
 }
