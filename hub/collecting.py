@@ -99,7 +99,7 @@ def _batches(store: Store, before: datetime) -> Iterator[list[int]]:
 
 def _delete(session: Session, store: Store, keys: list[int], before: datetime) -> list[int]:
     """Delete those of the blobs that still are garbage once their rows are locked; their sizes."""
-    ordered = select(BlobRow.id).where(BlobRow.id.in_(keys)).order_by(BlobRow.id)
+    ordered = select(BlobRow.id).where(BlobRow.id.in_(keys)).order_by(BlobRow.sha256)  # as `register` does
     session.execute(ordered.with_for_update())
     rows = session.execute(_garbage(before).where(BlobRow.id.in_(keys))).all()
     store.blobs.delete([row.sha256 for row in rows])
