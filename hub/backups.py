@@ -109,9 +109,8 @@ def _named() -> Any:
 
 
 def _lines(session: Session) -> Iterator[str]:
-    row = session.scalar(select(EpochRow))
     about = {"kind": _KIND, "schema": SCHEMA, "made": datetime.now(UTC).isoformat()}
-    yield json.dumps({**about, "epoch": 0 if row is None else row.number})
+    yield json.dumps({**about, "epoch": epoch.recorded(session)})
     for table in _tables():
         query = select(table).order_by(*table.primary_key)
         if table.name == BlobRow.__tablename__:

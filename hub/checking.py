@@ -56,7 +56,8 @@ class Report:
 def check(store: Store, *, quick: bool = False) -> Report:
     """Look at everything in a hub; with `quick` at blobs' sizes and not at their bytes. Raises StorageError where the
     database or the blobs cannot be read at all."""
-    report = Report(epoch.current(store.database))
+    with store.database.reading() as session:
+        report = Report(epoch.recorded(session))
     sizes = {one.sha256: one.size for one in store.blobs.stored()}
     unknown = set(sizes)
     last = 0

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, select
 from sqlalchemy.orm import Session
@@ -109,7 +110,7 @@ def _delete(session: Session, store: Store, keys: list[int], before: datetime) -
     return [row.size for row in rows]
 
 
-def _garbage(before: datetime) -> Select[tuple[int, str, int]]:
+def _garbage(before: datetime) -> Select[Any]:
     return select(BlobRow.id, BlobRow.sha256, BlobRow.size).where(
         BlobRow.stored < before, ~_named(), ~_sent_since(before)
     )

@@ -20,12 +20,18 @@ _THE_ONE = 1
 def current(database: Database) -> int:
     """The epoch, which begins when it is first asked for."""
     with database.reading() as session:
-        row = session.get(EpochRow, _THE_ONE)
-        if row is not None:
-            return row.number
+        number = recorded(session)
+    if number:
+        return number
     with database.writing() as session:
         insert_new(session, EpochRow, [{"id": _THE_ONE, "number": int(time.time())}])
         return session.get_one(EpochRow, _THE_ONE).number
+
+
+def recorded(session: Session) -> int:
+    """The epoch, 0 where it has not begun."""
+    row = session.get(EpochRow, _THE_ONE)
+    return 0 if row is None else row.number
 
 
 def raise_epoch(session: Session, *, above: int = 0) -> int:

@@ -7,6 +7,7 @@ transaction of the database's.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import CompoundSelect, Select, delete, func, select, union
 from sqlalchemy.orm import Session
@@ -76,11 +77,11 @@ def used(session: Session, namespace: str) -> int:
     return session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.id.in_(_keys(_repos(namespace))))) or 0
 
 
-def _repos(namespace: str) -> Select[tuple[int]]:
+def _repos(namespace: str) -> Select[Any]:
     return select(RepoRow.id).where(RepoRow.namespace == namespace)
 
 
-def _keys(repos: Select[tuple[int]] | list[int]) -> CompoundSelect[tuple[int]]:
+def _keys(repos: Select[Any] | list[int]) -> CompoundSelect[Any]:
     named = select(FileRow.blob_id).join(CommitRow, CommitRow.id == FileRow.commit_id)
     return union(
         named.where(CommitRow.repo_id.in_(repos)), select(SentRow.blob_id).where(SentRow.repo_id.in_(repos))
