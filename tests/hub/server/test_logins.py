@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from click.testing import CliRunner
-from huggingface_hub.utils import parse_ratelimit_headers
+from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from adapthub.cli.main import adapt
 from adapthub.hub.server.rates import Rates
@@ -46,7 +46,12 @@ def test_hf_logs_in_with_a_code(hub_server: HubServer, tmp_path: Path) -> None:
     lines: queue.Queue[str] = queue.Queue()
     assert process.stdout is not None
     stream = process.stdout
-    reader = threading.Thread(target=lambda: [lines.put(line) for line in stream])
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+
+    reader = threading.Thread(target=read)
     reader.start()
     seen = ""
     while not (match := re.search(r"\b([B-Z]{4}-[B-Z]{4})\b", seen)):
