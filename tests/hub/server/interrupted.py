@@ -73,6 +73,7 @@ class Trial:
         if self.mode == "restore":
             backup(Store.open(self.root), self.folder / "backup")
             shutil.rmtree(self.root)
+            Store.open(self.root)
         return 0
 
     def act(self) -> None:
