@@ -95,6 +95,7 @@ def register(session: Session, blobs: Iterable[Blob]) -> None:
 
 
 def blob_ids(session: Session, sha256s: Iterable[str]) -> dict[str, int]:
-    """The keys of the blobs that are known, by sha256."""
+    """The keys of the blobs that are known, by sha256; none of them goes until the transaction ends."""
     query = select(BlobRow.sha256, BlobRow.id).where(BlobRow.sha256.in_(list(sha256s)))
+    query = query.order_by(BlobRow.sha256).with_for_update(read=True, key_share=True)
     return {row.sha256: row.id for row in session.execute(query)}

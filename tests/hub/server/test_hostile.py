@@ -97,7 +97,6 @@ def test_a_header_of_many_tensors_in_little_room(server: tuple[HfApi, int, Path]
         header({"a": one([2, 2], 16), "b": {**one([2, 2], 32), "data_offsets": [8, 24]}}, b"\0" * 24),
         header({"a": {**one([2, 2], 16), "data_offsets": [8, 24]}}, b"\0" * 24),
         header({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
-        header({"../../x": one([1], 4)}, b"\0" * 4),
         header({"a": one([2**62, 2**62], 4)}, b"\0" * 4),
         header({"a": one([1] * 1_000, 4)}, b"\0" * 4),
         header({"__metadata__": {"a": 1}, "b": one([1], 4)}, b"\0" * 4),
@@ -105,7 +104,7 @@ def test_a_header_of_many_tensors_in_little_room(server: tuple[HfApi, int, Path]
         b"\x04\0\0\0\0\0\0\0" + b"\xff\xfe{}",
         b"\x10\0\0\0\0\0\0\0" + b"[" * 16,
     ],
-    ids=["overlap", "hole", "dtype", "path", "overflow", "sizes", "metadata", "length", "utf-8", "list"],
+    ids=["overlap", "hole", "dtype", "overflow", "sizes", "metadata", "length", "utf-8", "list"],
 )
 def test_weights(server: tuple[HfApi, int, Path], weights: bytes) -> None:
     assert "adapter_model.safetensors" in refused(server, "adapter_model.safetensors", weights)
