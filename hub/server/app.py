@@ -18,30 +18,52 @@ from adapthub.hub.server import (
     account_api,
     info_api,
     lfs_api,
+    lfs_transfer_api,
+    login_api,
     refs_api,
     repo_api,
     resolve_api,
+    rewriting_api,
     tree_api,
     upload_api,
 )
+from adapthub.hub.server.bodies import BoundedBodies
 from adapthub.hub.server.errors import error_body, headers_of, message_headers, status_of
+from adapthub.hub.server.rates import RateHeaders
 from adapthub.hub.server.raw_paths import RawPaths
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.server.xet import xet_router
 
 _LOG = logging.getLogger(__name__)
 
 # The first route that fits answers: what begins with two free parts comes last.
-ROUTERS = (account_api, repo_api, refs_api, tree_api, upload_api, info_api, lfs_api, resolve_api)
+ROUTERS = (
+    account_api,
+    login_api,
+    repo_api,
+    refs_api,
+    rewriting_api,
+    tree_api,
+    upload_api,
+    info_api,
+    lfs_api,
+    lfs_transfer_api,
+    resolve_api,
+)
 
 
 def create_app(serving: Serving) -> FastAPI:
     """The application."""
     app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None)
     app.state.serving = serving
+    app.state.xet = serving.xet
+    app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RawPaths)
+    app.add_middleware(RateHeaders)
     _handle_errors(app)
     for module in ROUTERS:
         app.include_router(module.router)
+    app.include_router(xet_router)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:

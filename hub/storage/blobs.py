@@ -4,15 +4,18 @@
     blobs/incoming/     in a folder: blobs being written; what a killed process left there is removed after a day
 
 What is put is hashed while it is written, and only gets its name where the hash is right. Knows nothing of adapters or
-versions, and never deletes a blob.
+versions, and so not which blobs may be deleted (collecting does).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, Self
 
 import obstore
@@ -22,8 +25,19 @@ from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 
 PIECE_BYTES = 2**20
+ABANDONED_SECONDS = 24 * 3600
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TRY_AGAIN = "Check permissions, then try again."
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob as its place lists it: `size` in bytes, `modified` when it was written."""
+
+    sha256: str
+    size: int
+    modified: datetime
 
 
 class Sink(Protocol):
@@ -62,6 +76,11 @@ class Incoming:
         with self._blobs.storage_errors():
             self._sink.drop()
 
+    @property
+    def sha256(self) -> str:
+        """Of what was written until now."""
+        return self._hash.hexdigest()
+
     def write(self, data: bytes) -> None:
         """Add bytes. Raises StorageError where the disk refuses."""
         self._hash.update(data)
@@ -72,9 +91,8 @@ class Incoming:
     def keep(self, sha256: str, *, origin: str) -> None:
         """Store what was written; when this returns it survives a power cut. Raises IntegrityError, naming `origin`, where
         it is not `sha256`."""
-        found = self._hash.hexdigest()
-        if found != sha256:
-            raise IntegrityError(f"{origin} has the sha256 {found}, not {sha256}")
+        if self.sha256 != sha256:
+            raise IntegrityError(f"{origin} has the sha256 {self.sha256}, not {sha256}")
         with self._blobs.storage_errors():
             self._sink.keep(sha256)
 
@@ -150,7 +168,34 @@ class Blobs(ABC):
             except FileNotFoundError:
                 return None
 
-    def discard_abandoned(self) -> None:  # noqa: B027 (only a folder has any)
+    def stored(self) -> Iterator[Stored]:
+        """Every blob that is there."""
+        with self.storage_errors(hint=_TRY_AGAIN):
+            for page in obstore.list(self._store):
+                for entry in page:
+                    folder, _, name = entry["path"].rpartition("/")
+                    if _SHA256.fullmatch(name) and folder == name[:2]:
+                        yield Stored(name, int(entry["size"]), entry["last_modified"])
+
+    def pieces(self, sha256: str) -> Iterator[bytes]:
+        """A blob from its beginning to its end, unverified. Raises IntegrityError if it is missing."""
+        with self.storage_errors(hint=_TRY_AGAIN):
+            try:
+                found = obstore.get(self._store, key_of(sha256))
+            except FileNotFoundError:
+                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+            for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                yield bytes(piece)
+
+    def delete(self, sha256s: Sequence[str]) -> None:
+        """Delete blobs; those that are not there already are as good as deleted."""
+        with self.storage_errors(hint=_TRY_AGAIN):
+            for sha256 in sha256s:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, key_of(sha256))
+
+    @abstractmethod
+    def discard_abandoned(self) -> None:
         """Remove what killed processes left half-written more than a day ago."""
 
     @contextmanager

@@ -14,9 +14,7 @@ from obstore.store import LocalStore
 from adapthub.adapters.errors import IntegrityError
 from adapthub.adapters.files import fsync_directory, sha256_bytes
 from adapthub.adapters.home import make_folder, unusable
-from adapthub.hub.storage.blobs import Blobs, Sink, key_of
-
-ABANDONED_SECONDS = 24 * 3600
+from adapthub.hub.storage.blobs import ABANDONED_SECONDS, Blobs, Sink, key_of
 
 
 class FolderBlobs(Blobs):

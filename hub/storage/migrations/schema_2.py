@@ -211,6 +211,44 @@ def _create() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("aliases_by_version", "aliases", ["version_id"], unique=False)
+    _create_upkeep()
+
+
+def _create_upkeep() -> None:
+    op.create_table(
+        "sent",
+        sa.Column("repo_id", KEY, nullable=False),
+        sa.Column("blob_id", KEY, nullable=False),
+        sa.Column("sent", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
+        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"]),
+        sa.PrimaryKeyConstraint("repo_id", "blob_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("sent_by_blob", "sent", ["blob_id"], unique=False)
+    op.create_table(
+        "hub_epoch",
+        sa.Column("id", KEY, autoincrement=False, nullable=False),
+        sa.Column("number", KEY, nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "quotas",
+        sa.Column("namespace", sa.String(), nullable=False),
+        sa.Column("bytes", KEY, nullable=False),
+        sa.PrimaryKeyConstraint("namespace"),
+    )
+    op.create_table(
+        "logins",
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("code", sa.String(length=9), nullable=False),
+        sa.Column("expires", UtcDateTime(), nullable=False),
+        sa.Column("account", sa.String(), nullable=True),
+        sa.Column("scope", sa.String(length=5), nullable=True),
+        sa.Column("denied", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("hash"),
+        sa.UniqueConstraint("code"),
+    )
 
 
 def _copy(bind: sa.Connection) -> None:
