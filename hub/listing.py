@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from adapthub.hub.access import Caller, visible
+from adapthub.hub.narrowing import Narrowest, narrowest
 from adapthub.hub.storage.tables import RepoRow, TermRow
 from adapthub.hub.storage.text import contains, text_index
 
 Sort = Literal["modified", "created"]
-_FEW = 500
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
         RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
     )
     found = select(RepoRow).where(visible(caller))
-    narrowest = _narrowest(session, query)
+    walked = _narrowest(session, query)
     for tag in dict.fromkeys(query.tags):
         term = aliased(TermRow)
         same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
-        if tag == narrowest.tag:
+        if ("tag", tag) == walked.term:
             found = found.join(term, same)
             place = term.sequence.expression if query.sort == "modified" else place
         else:
@@ -65,8 +65,8 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     if words := query.text.split():
         index = text_index(session)
         found = found.join(index.table, index.key == RepoRow.sequence)
-        found = found.where(*contains(session, words, among_few=narrowest.few))
-        place = index.key if query.sort == "modified" and not narrowest.few else place
+        found = found.where(*contains(session, words, among_few=walked.few))
+        place = index.key if query.sort == "modified" and not walked.few else place
     if query.namespace is not None:
         found = found.where(RepoRow.namespace == query.namespace)
     if query.gated is not None:
@@ -82,34 +82,10 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     return Page(page, end if more else None)
 
 
-@dataclass(frozen=True)
-class _Narrowest:
-    """What is walked through, while the other conditions are held against each repository that it has: those with a `tag`,
-    else those of the namespace, else all in their order. `few`: there are hardly any."""
-
-    tag: str | None = None
-    few: bool = False
-
-
-def _narrowest(session: Session, query: Query) -> _Narrowest:
-    """The condition that leaves the fewest when all are counted up to `_FEW`: SQLite does not know how rare a value is.
-
-    Terms are not in the order of creation: sorted by that, only few are walked through and sorted.
-    """
-    tags = [*dict.fromkeys(query.tags)]
-    by_term = query.sort == "modified"
-    if by_term and len(tags) + (query.namespace is not None) + bool(query.text.strip()) < 2:
-        return _Narrowest(tags[0] if tags else None)
-    counts: list[tuple[int, str | None]] = []
-    for tag in tags:
-        having = select(TermRow.sequence).where(TermRow.kind == "tag", TermRow.term == tag)
-        counts.append((_count(session, having), tag))
-    if query.namespace is not None:
-        counts.append((_count(session, select(RepoRow.id).where(RepoRow.namespace == query.namespace)), None))
-    least, narrowest = min(counts, key=lambda one: one[0], default=(_FEW, None))
-    few = least < _FEW
-    return _Narrowest(narrowest if by_term or few else None, few)
-
-
-def _count(session: Session, rows: Select[int]) -> int:
-    return session.scalar(select(func.count()).select_from(rows.limit(_FEW).subquery())) or 0
+def _narrowest(session: Session, query: Query) -> Narrowest:
+    """What is walked through. Terms are not in the order of creation: sorted by that, only few are."""
+    terms = [("tag", tag) for tag in dict.fromkeys(query.tags)]
+    if query.sort == "modified" and len(terms) + (query.namespace is not None) + bool(query.text.strip()) < 2:
+        return Narrowest(terms[0] if terms else None)
+    found = narrowest(session, terms, query.namespace)
+    return found if query.sort == "modified" or found.few else Narrowest()
