@@ -7,6 +7,7 @@ In turn, from the same server; the ratio is the median of the rounds'.
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def measure(folder: Path, rounds: int) -> list[dict[str, Any]]:
     caches = (folder / "caches" / str(number) for number in itertools.count())
 
     def ours(url: str) -> None:
-        remote = open_hub(url, cache=next(caches))
+        os.environ["ADAPTHUB_HOME"] = str(next(caches))  # which has the cache
+        remote = open_hub(url)
         for name in names:
             remote.pull(name)
 

@@ -98,7 +98,7 @@ def contains(session: Session, words: list[str], *, among_few: bool = False) -> 
     """Conditions on the text index: each of `words` occurs somewhere. `among_few`: other conditions leave so few rows that
     their texts are read instead of the index."""
     text = text_index(session).text
-    needles = [_needle(word) for word in map(_folded, words) if word]
+    needles = [_needle(part) for word in words for part in _folded(word).split()]
     if among_few or _dialect(session) != "sqlite":  # PostgreSQL chooses by itself
         return [text.contains(needle, autoescape=True) for needle in needles]
     phrases = ['"' + needle.replace('"', '""') + '"' for needle in needles]
