@@ -28,7 +28,7 @@ _COMMIT = "c" * 40
 
 def main() -> None:
     files = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio delays
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(_app(files), lifespan="off", log_config=None, access_log=False)
     print(json.dumps({"address": f"http://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)
