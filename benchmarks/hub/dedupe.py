@@ -83,7 +83,16 @@ def metered(url: str) -> Iterator[Meter]:
     try:
         yield meter
     finally:
-        server.close()
+        asyncio.run_coroutine_threadsafe(_end(server), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+async def _end(server: asyncio.Server) -> None:
+    """Close the proxy, with the connections that clients keep open."""
+    server.close()
+    open_ones = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in open_ones:
+        task.cancel()
+    await asyncio.gather(*open_ones, return_exceptions=True)

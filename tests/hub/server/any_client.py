@@ -38,13 +38,12 @@ def main(version: str, adapter: Path, work: Path) -> None:
 
     api.create_tag(REPO, tag="release", revision=first)
     api.create_branch(REPO, branch="side/one", revision="release")
-    api.upload_file(
-        repo_id=REPO, path_or_fileobj=b"notes\n", path_in_repo="docs/notes.md", revision="side/one"
-    )
+    card = b"# On a branch\n"
+    api.upload_file(repo_id=REPO, path_or_fileobj=card, path_in_repo="README.md", revision="side/one")
     refs = api.list_repo_refs(REPO)
     assert [tag.name for tag in refs.tags] == ["release"]
     assert sorted(branch.name for branch in refs.branches) == ["main", "side/one"]
-    assert Path(hf_hub_download(REPO, "docs/notes.md", revision="side/one")).read_bytes() == b"notes\n"
+    assert Path(hf_hub_download(REPO, "README.md", revision="side/one")).read_bytes() == card
     assert contents(Path(snapshot_download(REPO, revision="release"))) == files
     api.delete_tag(REPO, tag="release")
     api.delete_branch(REPO, branch="side/one")
