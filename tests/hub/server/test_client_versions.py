@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.adapters.causal_pass import write_causal_base
 from tests.hub.adapters import write_adapter
 from tests.hub.server import any_client
 from tests.hub.server.live import HubServer
-from tests.hub.server.test_tools import PEFT, run
+from tests.hub.server.test_tools import run
 
 pytestmark = pytest.mark.slow
 
@@ -63,11 +62,3 @@ def test_everything_that_people_do(client: tuple[str, Path, dict[str, str]], tmp
     (tmp_path / "work").mkdir()
     program = [str(python), any_client.__file__, version, str(adapter.path), str(tmp_path / "work")]
     run(program, environment)
-
-
-@pytest.mark.parametrize("client", [(NEWEST, LFS), (NEWEST, XET)], indirect=True, ids=[LFS, XET])
-def test_peft(client: tuple[str, Path, dict[str, str]], tmp_path: Path) -> None:
-    """With the newest alone: transformers, which PEFT needs, refuses older ones."""
-    _, python, environment = client
-    base = write_causal_base(tmp_path / "base")
-    run([str(python), "-c", PEFT, str(base), str(tmp_path)], environment)
