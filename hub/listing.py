@@ -1,7 +1,8 @@
 """Pages of repositories for the server: filtered, newest first, each page by one range of an index.
 
 Whatever a filter says is looked up in `terms`, `repo_text` or `repos`, whose keys end in the same `sequence`, so that a page
-costs the same however many repositories there are. Does not decide what of a repository is shown.
+costs the same however many repositories there are. Of several filters the rarest is walked through, and the others are held
+against each repository that it has. Does not decide what of a repository is shown.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from adapthub.hub.access import Caller, visible
+from adapthub.hub.narrowing import Narrowest, narrowest
 from adapthub.hub.storage.tables import RepoRow, TermRow
 from adapthub.hub.storage.text import contains, text_index
 
@@ -51,16 +53,20 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
         RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
     )
     found = select(RepoRow).where(visible(caller))
+    walked = _narrowest(session, query)
     for tag in dict.fromkeys(query.tags):
         term = aliased(TermRow)
         same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
-        found = found.join(term, same)
-        if query.sort == "modified" and query.namespace is None:  # a namespace has an index of its own
-            place = term.sequence.expression
+        if ("tag", tag) == walked.term:
+            found = found.join(term, same)
+            place = term.sequence.expression if query.sort == "modified" else place
+        else:
+            found = found.where(exists().where(same))
     if words := query.text.split():
         index = text_index(session)
-        found = found.join(index.table, index.key == RepoRow.sequence).where(*contains(session, words))
-        place = index.key if query.sort == "modified" else place
+        found = found.join(index.table, index.key == RepoRow.sequence)
+        found = found.where(*contains(session, words, among_few=walked.few))
+        place = index.key if query.sort == "modified" and not walked.few else place
     if query.namespace is not None:
         found = found.where(RepoRow.namespace == query.namespace)
     if query.gated is not None:
@@ -74,3 +80,12 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     last = page[-1] if page else None
     end = None if last is None else (last.sequence if query.sort == "modified" else last.id)
     return Page(page, end if more else None)
+
+
+def _narrowest(session: Session, query: Query) -> Narrowest:
+    """What is walked through. Terms are not in the order of creation: sorted by that, only few are."""
+    terms = [("tag", tag) for tag in dict.fromkeys(query.tags)]
+    if query.sort == "modified" and len(terms) + (query.namespace is not None) + bool(query.text.strip()) < 2:
+        return Narrowest(terms[0] if terms else None)
+    found = narrowest(session, terms, query.namespace)
+    return found if query.sort == "modified" or found.few else Narrowest()

@@ -26,8 +26,8 @@ from adapthub.adapters.files import sha256_bytes
 
 PIECE_BYTES = 2**20
 ABANDONED_SECONDS = 24 * 3600
+TRY_AGAIN = "Check permissions, then try again."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TRY_AGAIN = "Check permissions, then try again."
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
 
 
@@ -134,11 +134,11 @@ class Blobs(ABC):
         """So many bytes from `offset`, unverified. Raises IntegrityError if the blob is missing or shorter."""
         if length == 0:
             return b""
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 data = bytes(obstore.get_range(self._store, key_of(sha256), start=offset, length=length))
             except FileNotFoundError:
-                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+                raise lost(sha256) from None
         if len(data) != length:
             raise IntegrityError(f"the blob {sha256} is shorter than it was")
         return data
@@ -147,16 +147,16 @@ class Blobs(ABC):
         """The bytes [start, end) in pieces, unverified. Raises IntegrityError, before there is a first piece, if the blob is
         missing."""
         if start == end:
-            return _nothing()
-        with self.storage_errors(hint=_TRY_AGAIN):
+            return nothing()
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 found = await obstore.get_async(self._store, key_of(sha256), options={"range": (start, end)})
             except FileNotFoundError:
-                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+                raise lost(sha256) from None
         return self._pieces(found)
 
     async def _pieces(self, found: Any) -> AsyncIterator[bytes]:
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             async for piece in found.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
@@ -170,7 +170,7 @@ class Blobs(ABC):
 
     def stored(self) -> Iterator[Stored]:
         """Every blob that is there."""
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             for page in obstore.list(self._store):
                 for entry in page:
                     folder, _, name = entry["path"].rpartition("/")
@@ -179,7 +179,7 @@ class Blobs(ABC):
 
     def pieces(self, sha256: str) -> Iterator[bytes]:
         """A blob from its beginning to its end, unverified. Raises IntegrityError if it is missing."""
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 found = obstore.get(self._store, key_of(sha256))
             except FileNotFoundError:
@@ -189,7 +189,7 @@ class Blobs(ABC):
 
     def delete(self, sha256s: Sequence[str]) -> None:
         """Delete blobs; those that are not there already are as good as deleted."""
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             for sha256 in sha256s:
                 with suppress(FileNotFoundError):
                     obstore.delete(self._store, key_of(sha256))
@@ -213,7 +213,7 @@ class Blobs(ABC):
         return StorageError(f"the hub's blobs in {self.where} failed: {reason.splitlines()[0]}", hint=hint)
 
     def _get(self, sha256: str) -> bytes | None:
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 return obstore.get(self._store, key_of(sha256)).bytes().to_bytes()
             except FileNotFoundError:
@@ -224,12 +224,18 @@ class Blobs(ABC):
         return data is not None and sha256_bytes(data) == sha256
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    nothing: tuple[bytes, ...] = ()
-    for piece in nothing:
+async def nothing() -> AsyncIterator[bytes]:
+    """No pieces."""
+    none: tuple[bytes, ...] = ()
+    for piece in none:
         yield piece
 
 
 def key_of(sha256: str) -> str:
     """Where a blob is, below the place of all blobs."""
     return f"{sha256[:2]}/{sha256}"
+
+
+def lost(sha256: str) -> IntegrityError:
+    """The error for a blob that is known and not there."""
+    return IntegrityError(f"the hub has lost the blob {sha256}")

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from adapthub.hub.storage.text import create_text_index
+from adapthub.hub.storage.text import create_text_index, searchable
 from adapthub.hub.storage.types import Hex, UtcDateTime
 
 _BATCH = 1000
@@ -83,6 +83,7 @@ def _create() -> None:
         sa.UniqueConstraint("sequence"),
     )
     op.create_index("repos_by_namespace", "repos", ["namespace", "sequence"], unique=False)
+    op.create_index("repos_by_name", "repos", ["name"], unique=False)
     op.create_table(
         "commits",
         sa.Column("id", KEY, nullable=False),
@@ -322,7 +323,7 @@ def _copy(bind: sa.Connection) -> None:
         bind.exec_driver_sql(statement)
     for id, text in bind.exec_driver_sql("SELECT rowid, text FROM adapter_text").all():
         bind.exec_driver_sql(
-            "INSERT INTO repo_text (rowid, text) VALUES (?, ?)", (sequences[id], text.strip().casefold())
+            "INSERT INTO repo_text (rowid, text) VALUES (?, ?)", (sequences[id], searchable(text))
         )
 
 
