@@ -10,25 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, Select, and_, select
 from sqlalchemy.orm import Session, aliased
 
 from adapthub.hub.access import Caller, visible
-from adapthub.hub.storage.tables import RepoRow, TermRow
+from adapthub.hub.search import metric_condition
+from adapthub.hub.storage.tables import MetricRow, RepoRow, TermRow
 from adapthub.hub.storage.text import contains, text_index
 
-Sort = Literal["modified", "created"]
+Sort = Literal["modified", "created", "metric"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a list shows. `tags`: all of them; `text`: each word occurs in the name, card or facts; `gated`: whether it is.
+    """What a list shows. `tags`: all of them; `terms`: all of these (kind, term) of `terms`; `text`: each word occurs in the
+    name, card or facts; `metric`: "f1>=0.8", as `Registry.search` has it; `gated`: whether it is.
 
-    `after` is the place that the page before ended at.
+    Sorted by "metric" the best is first, which needs a `metric`. `after` is the place that the page before ended at.
     """
 
     tags: Sequence[str] = ()
+    terms: Sequence[tuple[str, str]] = ()
     text: str = ""
+    metric: str | None = None
     namespace: str | None = None
     gated: bool | None = None
     sort: Sort = "modified"
@@ -46,14 +50,14 @@ class Page:
 
 
 def list_repos(session: Session, caller: Caller, query: Query) -> Page:
-    """The page of what `caller` may see."""
+    """The page of what `caller` may see. Raises InvalidSettings for a `metric` that is no condition."""
     place: ColumnElement[int] = (
         RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
     )
     found = select(RepoRow).where(visible(caller))
-    for tag in dict.fromkeys(query.tags):
+    for kind, wanted in dict.fromkeys([*(("tag", tag) for tag in query.tags), *query.terms]):
         term = aliased(TermRow)
-        same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
+        same = and_(term.kind == kind, term.term == wanted, term.sequence == RepoRow.sequence)
         found = found.join(term, same)
         if query.sort == "modified" and query.namespace is None:  # a namespace has an index of its own
             place = term.sequence.expression
@@ -65,6 +69,11 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
         found = found.where(RepoRow.namespace == query.namespace)
     if query.gated is not None:
         found = found.where(RepoRow.gated.is_not(None) if query.gated else RepoRow.gated.is_(None))
+    if query.metric is not None:
+        measured = metric_condition(query.metric)
+        found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, measured.holds))
+        if query.sort == "metric":
+            return _best(session, found.order_by(measured.best_first, RepoRow.id), query)
     if query.after is not None:
         found = found.where(place > query.after if query.ascending else place < query.after)
     found = found.order_by(place.asc() if query.ascending else place.desc()).limit(query.limit + 1)
@@ -74,3 +83,10 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     last = page[-1] if page else None
     end = None if last is None else (last.sequence if query.sort == "modified" else last.id)
     return Page(page, end if more else None)
+
+
+def _best(session: Session, found: Select[RepoRow], query: Query) -> Page:
+    """A page of what is sorted by a value, which many may have: its place is a count."""
+    skip = query.after or 0
+    rows = session.scalars(found.offset(skip).limit(query.limit + 1)).all()
+    return Page(rows[: query.limit], skip + query.limit if len(rows) > query.limit else None)

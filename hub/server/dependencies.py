@@ -34,8 +34,13 @@ TheServing = Annotated[Serving, Depends(_serving)]
 def _caller(request: Request, serving: TheServing) -> Caller:
     """Raises Unauthorized for a token that does not work, Forbidden for another machine's name while there are no tokens."""
     scheme, text = get_authorization_scheme_param(request.headers.get("authorization"))
+    return caller_with(request, serving, text if scheme.lower() == "bearer" else "")
+
+
+def caller_with(request: Request, serving: Serving, text: str) -> Caller:
+    """Who asks with the token `text`, "" for none. Raises as `TheCaller` does."""
     with serving.store.database.reading() as session:
-        if scheme.lower() == "bearer" and text:
+        if text:
             token = find_token(session, text)
             return Caller(token.account, token.scope, token.prefix)
         alone = not any_token(session)
