@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 512 * 2**20
 """Of the weights of both."""
 
-_PATIENCE = 5.0  # seconds
+PATIENCE = 5.0
+"""Seconds that one request waits."""
+
 _REMEMBERED = 64
 _WAITING = 8
 
@@ -35,9 +37,8 @@ _WAITING = 8
 class Differences:
     """Of adapters in one store."""
 
-    def __init__(self, store: Store, *, patience: float = _PATIENCE) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._patience = patience
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-diff")
         self._lock = threading.Lock()
         self._found: OrderedDict[tuple[str, str], Future[Difference]] = OrderedDict()
@@ -49,7 +50,7 @@ class Differences:
         """
         future = self._start(before, after)
         with suppress(TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), self._patience)
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
         return None
 
     def _start(self, before: tuple[str, Tree], after: tuple[str, Tree]) -> Future[Difference]:

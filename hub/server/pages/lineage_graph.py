@@ -1,4 +1,4 @@
-"""What a version comes from, as a graph to draw: a column for each step back, the version itself at the right.
+"""What a version comes from, as a graph to draw: the version itself at the left, a column for each step back.
 
 Parents are read from the manifests of versions that the visitor may see; the others are shown by the name that their child
 gives them. Draws nothing.
@@ -25,9 +25,9 @@ from adapthub.hub.trees import find_file
 MOST = 40
 """How many versions one graph has; what lies beyond is said to be left out."""
 
-_BOX = (200.0, 40.0)
-_GAP = (56.0, 16.0)
-_LETTERS = 26  # that a box has room for
+_BOX = (176.0, 40.0)
+_GAP = (40.0, 16.0)
+_LETTERS = 22  # that a box has room for
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,21 @@ def lineage_of(store: Store, caller: Caller, name: str, digest: str) -> Lineage:
 
 
 def draw(lineage: Lineage) -> Graph:
-    """Where the boxes of `lineage` lie, and the lines from parents to children."""
+    """Where the boxes of `lineage` lie, and the lines from children to parents."""
     columns = _columns(lineage)
-    last = max(columns.values())
     rows: dict[int, int] = {}
     nodes: dict[str, Node] = {}
     for digest, column in columns.items():
         row = rows.get(column, 0)
         rows[column] = row + 1
-        nodes[digest] = _node(lineage.versions[digest], last - column, row)
+        nodes[digest] = _node(lineage.versions[digest], column, row)
     lines = tuple(
-        _line(nodes[parent], nodes[digest])
+        _line(nodes[digest], nodes[parent])
         for digest in columns
         for parent in lineage.versions[digest].parents
         if parent in nodes
     )
-    width = (last + 1) * (_BOX[0] + _GAP[0]) - _GAP[0]
+    width = (max(columns.values()) + 1) * (_BOX[0] + _GAP[0]) - _GAP[0]
     height = max(rows.values()) * (_BOX[1] + _GAP[1]) - _GAP[1]
     return Graph(width + 2, height + 2, _BOX, tuple(nodes.values()), lines, lineage.unpinned, lineage.cut)
 
@@ -135,9 +134,9 @@ def _node(ancestor: Ancestor, column: int, row: int) -> Node:
     )
 
 
-def _line(parent: Node, child: Node) -> str:
-    x1, y1 = parent.x + _BOX[0], parent.y + _BOX[1] / 2
-    x2, y2 = child.x, child.y + _BOX[1] / 2
+def _line(child: Node, parent: Node) -> str:
+    x1, y1 = child.x + _BOX[0], child.y + _BOX[1] / 2
+    x2, y2 = parent.x, parent.y + _BOX[1] / 2
     middle = (x1 + x2) / 2
     return f"M{x1} {y1}C{middle} {y1} {middle} {y2} {x2} {y2}"
 

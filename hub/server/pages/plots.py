@@ -87,7 +87,7 @@ def over_versions(title: str, measured: Sequence[tuple[int, Metric]]) -> Plot:
 
 def side_by_side(measured: Sequence[tuple[str, Metric]]) -> Intervals:
     """The intervals of what each, by name, came to."""
-    width, row = 480.0, 28.0
+    width, row = 360.0, 24.0
     left, right = 12.0, width - 16
     bottom = row * len(measured) + 4
     axis = _Axis([metric for _, metric in measured], left, right)

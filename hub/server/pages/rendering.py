@@ -5,6 +5,7 @@ Everything that is printed is text, escaped; a template that misses a value fail
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -81,6 +82,13 @@ def digest_text(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
+def value_text(value: Any) -> str:
+    """A value of a JSON document; a dash where there is none."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def plain(value: Any) -> Any:
     """A text without characters that drive how what follows is shown."""
     if isinstance(value, str) and not isinstance(value, Markup):
@@ -109,6 +117,7 @@ def _environment() -> Environment:
         "number": number_text,
         "time": time_text,
         "digest": digest_text,
+        "value": value_text,
     }
     environment.globals["links"] = links
     return environment
