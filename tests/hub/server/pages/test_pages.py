@@ -22,7 +22,7 @@ from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lineage import parent_of
 from adapthub.hub.registry import Facts
 from adapthub.hub.server.app import create_app
-from adapthub.hub.server.pages import differences
+from adapthub.hub.server.pages import browsing, differences
 from adapthub.hub.server.pages.usage import snippets
 from adapthub.hub.server.pages.visitors import COOKIE
 from adapthub.hub.server.serving import Serving
@@ -35,6 +35,13 @@ BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 @pytest.fixture
 def web() -> Iterator[httpx2.Client]:
     with httpx2.Client(headers=BROWSER) as client:
+        yield client
+
+
+@pytest.fixture
+def mine(hub_server: HubServer) -> Iterator[httpx2.Client]:
+    """Signed in as ada."""
+    with httpx2.Client(headers=BROWSER, cookies={COOKIE: hub_server.token()}) as client:
         yield client
 
 
@@ -115,11 +122,11 @@ def test_where_clients_say_that_a_commit_is_there_is_a_page(
     done = api.upload_folder(repo_id="ada/ner", folder_path=adapter.path)
     assert "v1" in web.get(done.commit_url, follow_redirects=True).text
     api.create_branch("ada/ner", branch="feat/x")
-    api.upload_file(path_or_fileobj=b"More", path_in_repo="notes.md", repo_id="ada/ner", revision="feat/x")
+    api.delete_file("adapthub.json", "ada/ner", revision="feat/x")
     page = web.get(f"{hub_server.url}/ada/ner/tree/feat%2Fx").text
     assert "which is no version" in page
-    assert "notes.md" in page
-    assert "More" in web.get(f"{hub_server.url}/ada/ner/blob/feat%2Fx/notes.md").text
+    assert "adapthub.json</a>" not in page
+    assert "lora_alpha" in web.get(f"{hub_server.url}/ada/ner/blob/feat%2Fx/adapter_config.json").text
 
 
 def test_a_repository_without_an_adapter_has_a_page(hub_server: HubServer, web: httpx2.Client) -> None:
@@ -129,11 +136,12 @@ def test_a_repository_without_an_adapter_has_a_page(hub_server: HubServer, web: 
 
 
 def test_pages_of_a_list_have_each_adapter_once(
-    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"many/a{number}" for number in range(70)]
+    monkeypatch.setattr(browsing, "PAGE", 3)
+    names = [f"many/a{number}" for number in range(8)]
     for number, name in enumerate(names):
-        push(hub_server, tmp_path, name, f1=0.5 + number % 7 / 100)
+        push(hub_server, tmp_path, name, f1=0.5 + number % 3 / 100)
     for start in ("/many", "/?metric=f1>=0.1", "/?sort=created", "/?q=many&task=token-classification"):
         seen: list[str] = []
         address: str | None = start
@@ -146,13 +154,12 @@ def test_pages_of_a_list_have_each_adapter_once(
 
 
 def test_private_adapters_are_on_no_page_without_a_token(
-    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+    hub_server: HubServer, web: httpx2.Client, mine: httpx2.Client, tmp_path: Path
 ) -> None:
     hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
     secret = hub.push(write(tmp_path / "secret", seed=1, f1=0.7), "ada/secret")
     child = write(tmp_path / "open", seed=2, f1=0.8, parents=[parent_of(secret)])
     hub.push(child, "ada/open")
-    token = hub_server.token()
     hub_server.client().update_repo_settings("ada/secret", private=True)
     pages = (
         "/",
@@ -168,23 +175,22 @@ def test_private_adapters_are_on_no_page_without_a_token(
         assert "/ada/secret" not in shown, address
     assert "ada/secret" in web.get(f"{hub_server.url}/ada/open").text  # its child says so
     assert "not here" in web.get(f"{hub_server.url}/ada/open").text
-    for address in ("/ada/secret", "/ada/secret/tree/v1", "/ada/secret/blob/v1/adapthub.json", "/ada/secret/raw/v1/adapthub.json",
-                    "/ada/secret/diff/v1..v1"):  # fmt: skip
+    for rest in ("", "/tree/v1", "/blob/v1/adapthub.json", "/raw/v1/adapthub.json", "/diff/v1..v1"):
+        address = f"/ada/secret{rest}"
         assert web.get(hub_server.url + address).status_code == 404, address
-        assert web.get(hub_server.url + address, cookies={COOKIE: token}).status_code == 200, address
-    assert "/ada/secret" in web.get(f"{hub_server.url}/ada/open", cookies={COOKIE: token}).text
+        assert mine.get(hub_server.url + address).status_code == 200, address
+    assert "/ada/secret" in mine.get(f"{hub_server.url}/ada/open").text
 
 
 def test_gated_files_are_shown_to_those_who_were_let_in(
-    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+    hub_server: HubServer, web: httpx2.Client, mine: httpx2.Client, tmp_path: Path
 ) -> None:
     push(hub_server, tmp_path, "ada/gated", card=CARD)
-    token = hub_server.token()
     hub_server.client().update_repo_settings("ada/gated", gated="manual")
     assert "is gated" in web.get(f"{hub_server.url}/ada/gated").text
     for address in ("blob/v1/adapthub.json", "raw/v1/adapthub.json", "diff/v1..v1"):
         assert web.get(f"{hub_server.url}/ada/gated/{address}").status_code == 403, address
-        with_token = web.get(f"{hub_server.url}/ada/gated/{address}", cookies={COOKIE: token})
+        with_token = mine.get(f"{hub_server.url}/ada/gated/{address}")
         assert with_token.status_code == 200, address
 
 
