@@ -115,7 +115,7 @@ class _Axis:
     def place(self, value: float) -> float:
         # Halves: the span of two finite numbers need not be finite.
         share = (value / 2 - self._low / 2) / (self._high / 2 - self._low / 2)
-        return round(self._start + (self._end - self._start) * share, 1)
+        return round(self._start + (self._end - self._start) * min(max(share, 0.0), 1.0), 1)
 
     def ticks(self) -> tuple[Tick, ...]:
         """A few round numbers."""

@@ -58,7 +58,7 @@ def walk(page: Page, wanted: str, most: int = 60) -> None:
 
 def test_every_page_is_whole_readable_and_fits_a_phone(compared: HubServer, browser: Browser) -> None:
     """Nothing comes from elsewhere, nothing complains, WCAG's AA contrast in both schemes, no page wider than a phone."""
-    with opened(browser, compared.url) as seen:
+    with opened(browser, compared.url, reduced_motion="reduce") as seen:
         for address in PAGES:
             seen.page.goto(compared.url + address)
             assert [url for url in seen.asked if not url.startswith(f"{compared.url}/")] == [], address
