@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from adapthub.adapters.description import Description
@@ -40,6 +40,7 @@ router = APIRouter(include_in_schema=False)
 MOST_METRICS = 6
 """How many are drawn and listed over versions; a version's own page lists all of its own."""
 
+Number = Annotated[int | None, Query(ge=1, lt=2**31)]
 _NOTHING = Facts(None, None, None, None, None, None, ())
 _SPLITS = ("test", "validation")
 
@@ -52,7 +53,7 @@ def at_revision(
     serving: TheServing,
     visitor: TheVisitor,
     state: TheState,
-    before: int | None = None,
+    before: Number = None,
 ) -> Response:
     """An adapter at a revision."""
     return _adapter(request, serving, visitor, state, target, revision, before)
@@ -71,7 +72,7 @@ def newest(
     serving: TheServing,
     visitor: TheVisitor,
     state: TheState,
-    before: int | None = None,
+    before: Number = None,
 ) -> Response:
     """An adapter as its main branch is now."""
     return _adapter(request, serving, visitor, state, target, None, before)

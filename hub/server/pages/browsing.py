@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy import and_, select
@@ -27,8 +28,9 @@ router = APIRouter(include_in_schema=False)
 
 PAGE = 30
 METHODS = ("lora", "dora", "rslora", "ia3", "prefix", "prompt")
-_MOST_CHARACTERS = 200
+_MOST_CHARACTERS = 500  # the longest that terms are kept of
 Text = Annotated[str, Query(max_length=_MOST_CHARACTERS)]
+Place = Annotated[int | None, Query(ge=0, lt=2**63)]
 Sort = Literal["", "modified", "created", "metric"]
 
 
@@ -45,7 +47,7 @@ def index(
     label: Text = "",
     metric: Text = "",
     sort: Sort = "",
-    after: int | None = None,
+    after: Place = None,
 ) -> Response:
     """Every adapter that the visitor may see."""
     filters = {
@@ -68,10 +70,10 @@ def in_namespace(
     visitor: TheVisitor,
     namespace: Annotated[str, Path()],
     q: Text = "",
-    after: int | None = None,
+    after: Place = None,
 ) -> Response:
     """A namespace's adapters."""
-    name = Reference(None, namespace, "any").namespace
+    name = Reference(None, unquote(namespace), "any").namespace
     return _list(request, serving, visitor, {"namespace": name, "q": q}, after)
 
 

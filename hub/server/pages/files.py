@@ -29,7 +29,7 @@ from adapthub.hub.trees import Blob, find_file, read_tree
 router = APIRouter(include_in_schema=False)
 
 MOST_TEXT_BYTES = 256 * 1024
-MOST_MODULES = 1000
+MOST_TENSORS = 2000
 _IMAGES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 
 
@@ -53,7 +53,7 @@ def show(
 ) -> Response:
     """A file as a page."""
     blob, commit = _find(serving, visitor, target, revision, path)
-    modules, wrong = _modules(serving, blob, path)
+    modules, left_out, wrong = _modules(serving, blob, path)
     return page(
         request,
         "file.html",
@@ -65,8 +65,8 @@ def show(
         blob=blob,
         text=None if path.endswith(".safetensors") else _text(serving, blob),
         image=_image_type(path),
-        modules=modules[:MOST_MODULES],
-        left_out=max(0, len(modules) - MOST_MODULES),
+        modules=modules,
+        left_out=left_out,
         wrong=wrong,
         most=MOST_TEXT_BYTES,
     )
@@ -116,18 +116,17 @@ def _text(serving: Serving, blob: Blob) -> str | None:
     return None if any("\udc80" <= char <= "\udcff" for char in text) else text
 
 
-def _modules(serving: Serving, blob: Blob, path: str) -> tuple[list[Module], str | None]:
-    """The tensors of weights by module, and what is wrong with them."""
+def _modules(serving: Serving, blob: Blob, path: str) -> tuple[list[Module], int, str | None]:
+    """The tensors of weights by module, how many were left out, and what is wrong with them."""
     if not path.endswith(".safetensors"):
-        return [], None
+        return [], 0, None
     try:
         spans = spans_of(blob, serving.store.read, path)
     except ArtifactError as error:
-        return [], str(error)
+        return [], 0, str(error)
     ordered = sorted(spans, key=lambda span: _split(span.name))
-    return [
-        _module(name, [*group]) for name, group in groupby(ordered, lambda span: _split(span.name)[0])
-    ], None
+    grouped = groupby(ordered[:MOST_TENSORS], lambda span: _split(span.name)[0])
+    return [_module(name, [*group]) for name, group in grouped], max(0, len(ordered) - MOST_TENSORS), None
 
 
 def _module(name: str, spans: Sequence[Span]) -> Module:

@@ -17,15 +17,16 @@ from adapthub.adapters.description import Description
 from adapthub.adapters.errors import ArtifactError, Forbidden
 from adapthub.hub.access import Caller, check_gate, readable_repo
 from adapthub.hub.inspection import adapter_in
-from adapthub.hub.records import aliases_of, facts_of, version_of
+from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Alias, Facts, Version
+from adapthub.hub.registry import Alias, Facts, Move, Version
 from adapthub.hub.revisions import head_of, require_commit
-from adapthub.hub.storage.tables import CommitRow, RepoRow, VersionRow
+from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, CommitRow, RepoRow, VersionRow
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Tree, read_tree
 
 VERSIONS_SHOWN = 50
+MOVES_SHOWN = 100
 _CARD_BYTES = 2**20
 
 
@@ -42,9 +43,9 @@ class Repository:
     """A repository at one revision.
 
     `revision` is what the address names it by: the version of its commit, else the commit. `commit` is 40 hex digits, None
-    where there is none yet. `version` and `facts` are of the version that the commit is, else of the newest before it; None
-    where there is none. `versions` are VERSIONS_SHOWN of them, newest first. `refused`: why its files are not for who asks,
-    None where they are.
+    where there is none yet. `shown` is the version that the commit is, else the newest before it; None where there is none.
+    `versions` are VERSIONS_SHOWN of them, newest first; `aliases` have the last MOVES_SHOWN moves of all. `refused`: why its
+    files are not for who asks, None where they are.
     """
 
     key: int
@@ -102,7 +103,7 @@ def read_repository(
             shown=None if version is None else _measured(version),
             version_key=None if version is None else version.id,
             versions=tuple(_measured(row) for row in _versions(session, repo, before)),
-            aliases=aliases_of(repo),
+            aliases=_aliases(session, repo),
             files={} if commit is None else read_tree(session, commit.id),
             refused=_refused(session, caller, repo),
         )
@@ -141,6 +142,35 @@ def _versions(session: Session, repo: RepoRow, before: int | None) -> Sequence[V
         .options(joinedload(VersionRow.commit), joinedload(VersionRow.repo))
     )
     return session.scalars(query if before is None else query.where(VersionRow.number < before)).all()
+
+
+def _aliases(session: Session, repo: RepoRow) -> tuple[Alias, ...]:
+    moves = session.scalars(
+        select(AliasMoveRow)
+        .where(AliasMoveRow.repo_id == repo.id)
+        .order_by(AliasMoveRow.id.desc())
+        .limit(MOVES_SHOWN)
+        .options(joinedload(AliasMoveRow.source), joinedload(AliasMoveRow.target))
+    ).all()
+    rows = session.scalars(
+        select(AliasRow)
+        .where(AliasRow.repo_id == repo.id)
+        .order_by(AliasRow.alias)
+        .limit(MOVES_SHOWN)
+        .options(joinedload(AliasRow.version))
+    )
+    return tuple(
+        Alias(
+            row.alias,
+            row.version.number,
+            tuple(_move(move) for move in reversed(moves) if move.alias == row.alias),
+        )
+        for row in rows
+    )
+
+
+def _move(row: AliasMoveRow) -> Move:
+    return Move(row.moved, None if row.source is None else row.source.number, row.target.number)
 
 
 def _measured(row: VersionRow) -> Measured:

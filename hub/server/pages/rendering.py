@@ -52,7 +52,8 @@ def page(
     text = _ENVIRONMENT.get_template(template).render(
         values, visitor=visitor, here=_here(request), static=VERSION
     )
-    return HTMLResponse(text, status, {**HEADERS, **(headers or {})})
+    # What JSON may hold and UTF-8 may not, in a name of a tensor, say, becomes a question mark.
+    return HTMLResponse(text.encode(errors="replace"), status, {**HEADERS, **(headers or {})})
 
 
 def size_text(count: int) -> str:
@@ -83,10 +84,15 @@ def digest_text(digest: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value of a JSON document; a dash where there is none."""
+    """A value of a JSON document, or its beginning; a dash where there is none."""
     if value is None:
         return "–"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return short_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 1000)
+
+
+def short_text(text: str, most: int = 200) -> str:
+    """At most so many characters of a text that strangers may have made as long as they like."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def plain(value: Any) -> Any:
@@ -118,6 +124,7 @@ def _environment() -> Environment:
         "time": time_text,
         "digest": digest_text,
         "value": value_text,
+        "short": short_text,
     }
     environment.globals["links"] = links
     return environment

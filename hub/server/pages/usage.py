@@ -18,6 +18,7 @@ _CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
 }
+_LONGEST_BASE = 500  # characters
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -49,7 +50,7 @@ def _adapthub(origin: str, name: str, revision: str, facts: Facts) -> str:
             "from adapthub.hub import open_hub",
             "from adapthub.runtime import Runtime",
             "",
-            f"runtime = Runtime({_python(facts.base or 'BASE')}, hub=open_hub({_python(origin)}))",
+            f"runtime = Runtime({_python(_base(facts))}, hub=open_hub({_python(origin)}))",
             f"runtime.attach({_python(f'{name}@{revision}')})",
         ]
     )
@@ -66,7 +67,7 @@ def _peft(origin: str, name: str, revision: str, facts: Facts, private: bool) ->
             f"from transformers import {kind}",
             "",
             f"folder = snapshot_download({_python(name)}, revision={_python(revision)}, endpoint={_python(origin)}{token})",
-            f"base = {kind}.from_pretrained({_python(facts.base or 'BASE')}{labels})",
+            f"base = {kind}.from_pretrained({_python(_base(facts))}{labels})",
             "model = PeftModel.from_pretrained(base, folder)",
         ]
     )
@@ -78,7 +79,7 @@ def _vllm(origin: str, name: str, revision: str, facts: Facts, private: bool) ->
     return "\n".join(
         [
             _hf(origin, name, revision, private),
-            f"vllm serve {shlex.quote(facts.base or 'BASE')} --enable-lora --max-lora-rank {rank} \\",
+            f"vllm serve {shlex.quote(_base(facts))} --enable-lora --max-lora-rank {rank} \\",
             f"  --lora-modules {shlex.quote(f'{short}=./{short}')}",
         ]
     )
@@ -97,6 +98,10 @@ def _curl(origin: str, name: str, revision: str, private: bool) -> str:
     address = f"{origin}/{name}/resolve/{quote(revision, safe='')}/{WEIGHTS}"
     token = ' -H "Authorization: Bearer ah_..."' if private else ""
     return f"curl -fLO{token} {shlex.quote(address)}"
+
+
+def _base(facts: Facts) -> str:
+    return facts.base if facts.base and len(facts.base) <= _LONGEST_BASE else "BASE"
 
 
 def _python(text: str) -> str:
