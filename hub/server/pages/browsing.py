@@ -80,15 +80,14 @@ def in_namespace(
 def _list(
     request: Request, serving: Serving, visitor: Caller, filters: Mapping[str, str], after: int | None
 ) -> Response:
-    wrong, repos, entries, following = "", [], {}, None
+    wrong, found, entries = "", listing.Page((), None), dict[int, Entry]()
     with serving.store.database.reading() as session:
         try:
             found = listing.list_repos(session, visitor, _query(filters, after))
         except InvalidSettings as error:  # of what was typed: the form stays
             wrong = str(error)
         else:
-            repos, following = found.repos, found.next
-            entries = _newest(session, repos)
+            entries = _newest(session, found.repos)
     return page(
         request,
         "browse.html",
@@ -96,8 +95,8 @@ def _list(
         status=400 if wrong else 200,
         filters=filters,
         wrong=wrong,
-        repos=[(repo, entries.get(repo.id)) for repo in repos],
-        next=None if following is None else links.browse(**filters, after=following),
+        repos=[(repo, entries.get(repo.id)) for repo in found.repos],
+        next=None if found.next is None else links.browse(**filters, after=found.next),
         first=links.browse(**filters) if after is not None else None,
         filtered=any(filters.values()),
         tasks=tuple(PEFT_TASK_TYPES),

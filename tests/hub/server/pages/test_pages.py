@@ -67,6 +67,7 @@ def test_no_page_is_at_an_address_of_the_protocol(tmp_path: Path) -> None:
         for route in module.router.routes:
             assert isinstance(route, APIRoute)
             assert not route.path.startswith("/api/")
+            assert route.methods is not None
             assert route.methods <= {"GET", "HEAD"} or route.path.startswith("/-/")
 
 
