@@ -56,7 +56,6 @@ class Repository:
     tags: Sequence[str]
     newest: int
     commit: str | None
-    committed: datetime | None
     revision: str
     is_version: bool
     shown: Measured | None
@@ -97,7 +96,6 @@ def read_repository(
             tags=repo.tags,
             newest=repo.newest,
             commit=None if commit is None else commit.oid,
-            committed=None if commit is None else commit.created,
             revision=_named(commit, version if is_version else None),
             is_version=is_version,
             shown=None if version is None else _measured(version),
