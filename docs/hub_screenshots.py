@@ -29,6 +29,7 @@ PICTURES = (
     ("hub-compare-dark", "/compare?ref=acme/ner&ref=acme/ner-news&ref=acme/ner-legal", SCREEN),
     ("hub-tensors-light", "/acme/ner/blob/v4/adapter_model.safetensors", SCREEN),
 )
+FIRST_SCREENS = {"hub-adapter-dark", "hub-adapter-phone-light"}
 
 
 def main() -> None:
@@ -40,8 +41,7 @@ def main() -> None:
                 scheme: Any = name.rpartition("-")[2]
                 with opened(browser, server.url + address, color_scheme=scheme, viewport=screen) as seen:
                     seen.page.wait_for_selector("[role=status]", state="detached", timeout=120_000)
-                    phone = screen is PHONE
-                    seen.page.screenshot(path=OUT / f"{name}.png", full_page=not phone)
+                    seen.page.screenshot(path=OUT / f"{name}.png", full_page=name not in FIRST_SCREENS)
 
 
 if __name__ == "__main__":
