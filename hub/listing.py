@@ -11,26 +11,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, and_, exists, select
+from sqlalchemy import ColumnElement, Select, and_, exists, select
 from sqlalchemy.orm import Session, aliased
 
 from adapthub.hub.access import Caller, visible
 from adapthub.hub.narrowing import Narrowest, narrowest
-from adapthub.hub.storage.tables import RepoRow, TermRow
+from adapthub.hub.search import metric_condition
+from adapthub.hub.storage.tables import MetricRow, RepoRow, TermRow
 from adapthub.hub.storage.text import contains, text_index
 
-Sort = Literal["modified", "created"]
+Sort = Literal["modified", "created", "metric"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a list shows. `tags`: all of them; `text`: each word occurs in the name, card or facts; `gated`: whether it is.
+    """What a list shows. `tags`: all of them; `terms`: all of these (kind, term) of `terms`; `text`: each word occurs in the
+    name, card or facts; `metric`: "f1>=0.8", as `Registry.search` has it; `gated`: whether it is.
 
-    `after` is the place that the page before ended at.
+    Sorted by "metric" the best is first, which needs a `metric`. `after` is the place that the page before ended at.
     """
 
     tags: Sequence[str] = ()
+    terms: Sequence[tuple[str, str]] = ()
     text: str = ""
+    metric: str | None = None
     namespace: str | None = None
     gated: bool | None = None
     sort: Sort = "modified"
@@ -48,16 +52,16 @@ class Page:
 
 
 def list_repos(session: Session, caller: Caller, query: Query) -> Page:
-    """The page of what `caller` may see."""
+    """The page of what `caller` may see. Raises InvalidSettings for a `metric` that is no condition."""
     place: ColumnElement[int] = (
         RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
     )
     found = select(RepoRow).where(visible(caller))
     walked = _narrowest(session, query)
-    for tag in dict.fromkeys(query.tags):
+    for kind, wanted in _terms(query):
         term = aliased(TermRow)
-        same = and_(term.kind == "tag", term.term == tag, term.sequence == RepoRow.sequence)
-        if ("tag", tag) == walked.term:
+        same = and_(term.kind == kind, term.term == wanted, term.sequence == RepoRow.sequence)
+        if (kind, wanted) == walked.term:
             found = found.join(term, same)
             place = term.sequence.expression if query.sort == "modified" else place
         else:
@@ -71,6 +75,11 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
         found = found.where(RepoRow.namespace == query.namespace)
     if query.gated is not None:
         found = found.where(RepoRow.gated.is_not(None) if query.gated else RepoRow.gated.is_(None))
+    if query.metric is not None:
+        measured = metric_condition(query.metric)
+        found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, measured.holds))
+        if query.sort == "metric":
+            return _best(session, found.order_by(measured.best_first, RepoRow.id), query)
     if query.after is not None:
         found = found.where(place > query.after if query.ascending else place < query.after)
     found = found.order_by(place.asc() if query.ascending else place.desc()).limit(query.limit + 1)
@@ -82,10 +91,22 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     return Page(page, end if more else None)
 
 
+def _terms(query: Query) -> list[tuple[str, str]]:
+    """What must be so exactly, each once."""
+    return [*dict.fromkeys([*(("tag", tag) for tag in query.tags), *query.terms])]
+
+
 def _narrowest(session: Session, query: Query) -> Narrowest:
     """What is walked through. Terms are not in the order of creation: sorted by that, only few are."""
-    terms = [("tag", tag) for tag in dict.fromkeys(query.tags)]
+    terms = _terms(query)
     if query.sort == "modified" and len(terms) + (query.namespace is not None) + bool(query.text.strip()) < 2:
         return Narrowest(terms[0] if terms else None)
     found = narrowest(session, terms, query.namespace)
     return found if query.sort == "modified" or found.few else Narrowest()
+
+
+def _best(session: Session, found: Select[RepoRow], query: Query) -> Page:
+    """A page of what is sorted by a value, which many may have: its place is a count."""
+    skip = query.after or 0
+    rows = session.scalars(found.offset(skip).limit(query.limit + 1)).all()
+    return Page(rows[: query.limit], skip + query.limit if len(rows) > query.limit else None)

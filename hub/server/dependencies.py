@@ -36,8 +36,13 @@ def _caller(request: Request, serving: TheServing) -> Caller:
     """Raises Unauthorized for a token that does not work, Forbidden for another machine's name while there are no tokens,
     RateLimited for one request too many."""
     scheme, text = get_authorization_scheme_param(request.headers.get("authorization"))
+    return caller_with(request, serving, text if scheme.lower() == "bearer" else "")
+
+
+def caller_with(request: Request, serving: Serving, text: str) -> Caller:
+    """Who asks with the token `text`, "" for none. Raises as `TheCaller` does."""
     with serving.store.database.reading() as session:
-        if scheme.lower() == "bearer" and text:
+        if text:
             try:
                 token = find_token(session, text)
             except Unauthorized:
