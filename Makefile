@@ -55,6 +55,7 @@ docs: $(STAMP)
 
 screenshots: $(STAMP)
 	$(RUN) $(BIN)/python -m docs.screenshots
+	$(RUN) $(BIN)/python -m docs.hub_screenshots
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -89,6 +89,37 @@ SECTIONS = {
         "The same server, which does about six requests a second. `steady` asks for one a second, `flooder` for three, its half, and then for 60. "
         "`p99 against calm` is what `steady` notices.",
     ),
+    "hub-pull": (
+        "Pulling an adapter from the hub",
+        "Hugging Face's `snapshot_download` of 20 MB into an empty cache, on loopback: from our server, and from a plain server of static "
+        "files that looks nothing up and answers the same requests from memory and the disk.",
+    ),
+    "hub-push": (
+        "Pushing an adapter to the hub",
+        "Hugging Face's `upload_folder` of a new adapter of 20 MB, against copying its weights to the disk (synced) and hashing them "
+        "once. The client hashes them too, and so does the server.",
+    ),
+    "hub-many": (
+        "A hundred pulls at once",
+        "Every file of one adapter of 20 MB, a hundred times at once by threads of one other process that throw the bytes away. "
+        "`server MB` is the resident memory of our server's process, before and at most.",
+    ),
+    "hub-small": (
+        "Pulling many small adapters",
+        "200 adapters of 100 kB, one after the other, into an empty cache: by our client, which verifies every byte, and by "
+        "`snapshot_download`.",
+    ),
+    "hub-dedupe": (
+        "What a new version moves",
+        "All bytes over the wire, both ways, requests and headers too, of `upload_folder` of a 20 MB adapter: at first, and again with "
+        "another card.",
+    ),
+    "hub-scale": (
+        "A large hub",
+        "Ten versions an adapter on average, so 1,000,000 versions at 100,000 adapters; filled by bulk with the rows that real publishes "
+        "leave. One client over one connection, requests of every kind in turn, in milliseconds until the whole answer was there; "
+        "words, bases, tasks and namespaces follow Zipf's law, and trigrams are few, because all words are of the same 70 syllables.",
+    ),
     "decode": (
         "A decode step over pages",
         "A random Llama of 4 layers. `paged` is our attention over pages that were taken together, `scattered` over pages that all lie "

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.hub_login import login
+from adapthub.cli.hub_quota import quota
 from adapthub.cli.hub_tokens import token
+from adapthub.cli.hub_upkeep import backup, check, gc, restore
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
+from adapthub.cli.tenant_options import duration
 
 if TYPE_CHECKING:
     from adapthub.hub.server.lifecycle import Running
+
+
+def rate(text: str) -> tuple[int, int]:
+    """`1000/5m`: requests, and in how many seconds."""
+    number, _, time = text.partition("/")
+    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 10**9:
+        raise click.BadParameter(f"{text!r} is no rate. Write requests and a time, such as 1000/5m.")
+    return int(number), max(1, int(duration(time).total_seconds()))
 
 
 @click.group()
@@ -27,7 +39,8 @@ def hub() -> None:
     """
 
 
-hub.add_command(token)
+for command in (token, login, quota, gc, check, backup, restore):
+    hub.add_command(command)
 
 
 @hub.command()
@@ -39,9 +52,21 @@ hub.add_command(token)
 )
 @data_options
 @click.option("--blobs", metavar="URL", help="s3://bucket/prefix. Default: blobs/ in the data folder.")
+@click.option(
+    "--rate-limit",
+    type=rate,
+    metavar="N/TIME",
+    help="Requests of one token, or of one address without, such as 1000/5m. Default: any.",
+)
 @json_option
 def serve(
-    host: str, port: int, data: Path | None, database: str | None, blobs: str | None, as_json: bool
+    host: str,
+    port: int,
+    data: Path | None,
+    database: str | None,
+    blobs: str | None,
+    rate_limit: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     """Serve the hub in a folder to others, by HTTP.
 
@@ -59,12 +84,18 @@ def serve(
     from adapthub.adapters.home import home
     from adapthub.hub.server.lifecycle import ServerSettings
     from adapthub.hub.server.lifecycle import serve as serve_until_signal
+    from adapthub.hub.server.serving import Limits
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     settings = ServerSettings(
-        data=data or home() / "hub", host=host, port=port, database=database, blobs=blobs
+        data=data or home() / "hub",
+        host=host,
+        port=port,
+        database=database,
+        blobs=blobs,
+        limits=Limits(rate=rate_limit),
     )
     serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
 

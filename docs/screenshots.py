@@ -29,7 +29,8 @@ from adapthub.hub.registry import Registry
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.server.lifecycle import Running, ServerSettings
 from adapthub.runtime.tenants.caller import Caller
-from tests.runtime.server.browsing import browsing, chromium
+from tests.browsing import chromium
+from tests.runtime.server.browsing import browsing
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live
 

@@ -107,6 +107,15 @@ def find_token(session: Session, text: str) -> Token:
     row = None if prefix is None else session.get(TokenRow, prefix)
     if row is None or not secrets.compare_digest(row.hash, _hash_of(text)):
         raise Unauthorized("the token is none of this hub's", hint="Make one with adapt hub token create.")
+    return token_of_prefix(session, row.prefix)
+
+
+def token_of_prefix(session: Session, prefix: str) -> Token:
+    """The token that has this prefix, which proves nothing by itself. Raises Unauthorized where it is gone, expired or
+    revoked."""
+    row = session.get(TokenRow, prefix)
+    if row is None:
+        raise Unauthorized(f"there is no token {prefix}")
     token = _token(row)
     if token.state != "works":
         raise Unauthorized(

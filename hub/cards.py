@@ -32,6 +32,12 @@ def card_metadata(text: str) -> dict[str, Any]:
     return {str(key): part for key, part in value.items()}
 
 
+def card_body(text: str) -> str:
+    """The card without the metadata that it begins with."""
+    found = _FRONT.search(text[: _MOST_BYTES + 16])
+    return text if found is None else text[found.end() :]
+
+
 def tags_of(card: Mapping[str, Any], *, base: str | None, task: str | None, method: str | None) -> list[str]:
     """The tags that the Hugging Face Hub's clients filter by, from the card and what is known of the newest version."""
     bases = _texts(card.get("base_model")) or ([base] if base else [])

@@ -127,6 +127,16 @@ def begin(session: Session, repo: RepoRow, *, author: str | None) -> CommitRow:
     return row
 
 
+def begin_anew(
+    session: Session, repo: RepoRow, branch: str, tree: Tree, *, message: str, author: str | None
+) -> CommitRow:
+    """Make a commit without a parent, of `tree`, the end of a branch; no version is made. The caller has locked `repo`."""
+    _check_message(message)
+    row = _add(session, repo, None, tree, Proposal((), message, author))
+    _point(session, repo, branch, row)
+    return row
+
+
 def _read_head(session: Session, repo: RepoRow, branch: str) -> _Head:
     end = head_of(session, repo, branch)
     if end is None and branch != MAIN:

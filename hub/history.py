@@ -8,7 +8,7 @@ from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
 from adapthub.hub.storage.tables import CommitRow
-from adapthub.hub.trees import read_tree
+from adapthub.hub.trees import read_tree, read_trees
 
 _LOOKED_THROUGH = 1000
 _AT_ONCE = 20
@@ -35,8 +35,9 @@ def last_changes(session: Session, end: CommitRow, paths: Iterable[str]) -> dict
     skip = 1
     while open_paths and skip < _LOOKED_THROUGH:
         older = history(session, end, limit=_AT_ONCE, skip=skip)
+        trees = read_trees(session, [commit.id for commit in older])
         for commit in older:
-            before = read_tree(session, commit.id)
+            before = trees[commit.id]
             same = {
                 path for path in open_paths if path in before and before[path].sha256 == tree[path].sha256
             }

@@ -5,7 +5,7 @@ Written in the transaction of the change that it follows from. Queries are in `l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -48,21 +48,9 @@ def index(
     library = {} if version is None else {"library_name": PEFT}
     repo.tags = tags_of({**library, **metadata}, base=facts.base, task=facts.task, method=facts.method)
     session.flush()
-    terms = {("tag", tag) for tag in repo.tags} | {("label", label) for label in facts.labels or ()}
-    terms |= {
-        (kind, term)
-        for kind, term in (
-            ("task", facts.task),
-            ("base", facts.base),
-            ("fingerprint", facts.base_fingerprint),
-            ("method", facts.method),
-        )
-        if term is not None
-    }
     rows = [
         {"kind": kind, "term": term, "sequence": repo.sequence, "repo_id": repo.id}
-        for kind, term in terms
-        if len(term) <= _LONGEST_TERM
+        for kind, term in terms_of(repo.tags, facts)
     ]
     if rows:
         session.execute(insert(TermRow), rows)
@@ -75,6 +63,22 @@ def index(
         )
     message = "" if version is None else version.commit.message
     put_text(session, repo.sequence, search_text(repo.full_name, facts, message, card))
+
+
+def terms_of(tags: Iterable[str], facts: Facts) -> set[tuple[str, str]]:
+    """What a repository is found by exactly, as (kind, term)."""
+    terms = {("tag", tag) for tag in tags} | {("label", label) for label in facts.labels or ()}
+    terms |= {
+        (kind, term)
+        for kind, term in (
+            ("task", facts.task),
+            ("base", facts.base),
+            ("fingerprint", facts.base_fingerprint),
+            ("method", facts.method),
+        )
+        if term is not None
+    }
+    return {(kind, term) for kind, term in terms if len(term) <= _LONGEST_TERM}
 
 
 def forget(session: Session, repo: RepoRow) -> None:

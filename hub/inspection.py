@@ -58,11 +58,12 @@ def inspect_tree(tree: Tree, read: Read, *, where: str) -> Inspected:
         _check_size(path, blob)
     card = _card(tree, read)
     metadata = card_metadata(card)
+    return Inspected(adapter_in(tree, read, where=where), card, metadata)
+
+
+def adapter_in(tree: Tree, read: Read, *, where: str) -> Description | None:
+    """The adapter that `tree` is, whatever its card says; None where it is no whole one. Raises as `inspect_tree` does."""
     own = {path: blob for path, blob in tree.items() if path.partition("/")[0] not in IGNORED}
-    return Inspected(_adapter(own, read, where), card, metadata)
-
-
-def _adapter(own: Tree, read: Read, where: str) -> Description | None:
     if CONFIG in own and WEIGHTS in own:
         _check_folder(own, where)
     contents = {name: read(own[name], 0, own[name].size) for name in (CONFIG, MANIFEST) if name in own}
@@ -71,7 +72,7 @@ def _adapter(own: Tree, read: Read, where: str) -> Description | None:
     spans: tuple[Span, ...] = ()
     for path, blob in own.items():
         if path.endswith(".safetensors"):
-            found = _spans(blob, read, f"{where}/{path}")
+            found = spans_of(blob, read, f"{where}/{path}")
             spans = found if path == WEIGHTS else spans
     if CONFIG not in own or WEIGHTS not in own:
         return None
@@ -97,7 +98,8 @@ def _check_size(path: str, blob: Blob) -> None:
         raise AdmissionError(f"{path} has {blob.size} bytes; at most {limit} are kept")
 
 
-def _spans(blob: Blob, read: Read, where: str) -> tuple[Span, ...]:
+def spans_of(blob: Blob, read: Read, where: str) -> tuple[Span, ...]:
+    """The tensors of a safetensors file, from its header. Raises AdmissionError where it is none that a hub keeps."""
     length = header_length(read(blob, 0, min(8, blob.size)), blob.size, where, most=MAX_HEADER_BYTES)
     header = read(blob, 8, length)
     if header.count(b"data_offsets") > MAX_TENSORS:

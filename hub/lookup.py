@@ -3,7 +3,7 @@ versions is in `revisions`."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound, RevisionNotFound
@@ -12,7 +12,7 @@ from adapthub.hub.reference import NEWEST, Reference
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RepoRow, VersionRow
 from adapthub.hub.storage.types import hex_range
 
-_SUGGEST_AMONG = 1000
+_SUGGEST_AMONG = 100
 _SUGGEST_VERSIONS = 8
 
 
@@ -79,10 +79,15 @@ def _begins_with(repo: RepoRow, digits: str) -> ColumnElement[bool]:
 
 
 def _near_names(session: Session, reference: Reference) -> list[str]:
-    akin = or_(RepoRow.namespace == reference.namespace, RepoRow.name == reference.name)
-    rows = session.execute(
-        select(RepoRow.namespace, RepoRow.name).order_by(akin.desc()).limit(_SUGGEST_AMONG)
-    )
+    """Names that `reference` may be a slip of: those beside it in the order of names, and that name elsewhere."""
+    parts = (RepoRow.namespace, RepoRow.name)
+    name, wanted = tuple_(*parts), (reference.namespace, reference.name)
+    before = select(*parts).where(name < wanted).order_by(*(part.desc() for part in parts))
+    after = select(*parts).where(name > wanted).order_by(*parts)
+    elsewhere = select(*parts).where(RepoRow.name == reference.name)
+    rows = [
+        row for query in (before, after, elsewhere) for row in session.execute(query.limit(_SUGGEST_AMONG))
+    ]
     return [f"{namespace}/{name}" for namespace, name in rows]
 
 

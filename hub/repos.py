@@ -26,6 +26,7 @@ from adapthub.hub.storage.tables import (
     RepoRow,
     VersionRow,
 )
+from adapthub.hub.storage.upkeep_tables import SentRow
 
 Gated = Literal["auto", "manual"]
 
@@ -109,7 +110,7 @@ def remove(session: Session, repo: RepoRow) -> None:
     session.execute(
         delete(AliasMoveRow).where(AliasMoveRow.repo_id == repo.id, AliasMoveRow.undoes.is_not(None))
     )
-    for rows in (AliasMoveRow, RefRow, VersionRow):
+    for rows in (AliasMoveRow, RefRow, VersionRow, SentRow):
         session.execute(delete(rows).where(rows.repo_id == repo.id))
     session.execute(delete(FileRow).where(FileRow.commit_id.in_(commits)))
     session.execute(delete(CommitRow).where(CommitRow.repo_id == repo.id))

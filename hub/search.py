@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, select
@@ -96,13 +97,26 @@ def _has_base(base: str) -> ColumnElement[bool]:
 
 
 def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+    measured = metric_condition(expression)
+    of_repo = and_(MetricRow.repo_id == RepoRow.id, measured.holds)
+    return query.join(MetricRow, of_repo).order_by(measured.best_first)
+
+
+@dataclass(frozen=True)
+class MetricCondition:
+    """A condition on rows of `metrics`, and the order that has the best of them first."""
+
+    holds: ColumnElement[bool]
+    best_first: ColumnElement[float]
+
+
+def metric_condition(expression: str) -> MetricCondition:
+    """What "f1>=0.8" says of a row of `metrics`. Raises InvalidSettings where it does not read so."""
     match = _METRIC.fullmatch(expression)
     if match is None:
         raise InvalidSettings(
             f"{expression!r} is not a condition on a metric", hint='Write one as in "f1>=0.8" or "loss<0.3".'
         )
     name, sign, number = match.groups()
-    holds = _COMPARE[sign](MetricRow.value, float(number))
-    of_repo = and_(MetricRow.repo_id == RepoRow.id, MetricRow.name == name)
-    best_first = MetricRow.value.asc() if "<" in sign else MetricRow.value.desc()
-    return query.join(MetricRow, of_repo).where(holds).order_by(best_first)
+    holds = and_(MetricRow.name == name, _COMPARE[sign](MetricRow.value, float(number)))
+    return MetricCondition(holds, MetricRow.value.asc() if "<" in sign else MetricRow.value.desc())

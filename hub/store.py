@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapthub.adapters.errors import StorageError
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
-from adapthub.hub.storage.dialects import insert_new
+from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.places import open_blobs
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import BlobRow
@@ -48,18 +49,26 @@ class Store:
         )
 
     def register(self, blobs: Iterable[Blob]) -> None:
-        """Let the database know of bytes that the blob store holds now."""
-        now = datetime.now(UTC)
-        rows = [
-            {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
-            for blob in {blob.sha256: blob for blob in blobs}.values()
-        ]
-        if not rows:
+        """Let the database know of bytes that the blob store holds now: they are not garbage for a while (`collecting`).
+
+        Raises StorageError where a collection was faster.
+        """
+        found = list(blobs)
+        if not found:
             return
         with self.database.writing() as session:
-            insert_new(session, BlobRow, rows)
-            known = BlobRow.sha256.in_([row["sha256"] for row in rows])
-            session.execute(update(BlobRow).where(known).values(stored=now))
+            register(session, found)
+        self.require(found)
+
+    def require(self, blobs: Iterable[Blob]) -> None:
+        """Raises StorageError for a blob, registered before this, whose bytes are not there."""
+        for blob in blobs:
+            # A collection may have deleted what was there when these bytes came; now that they are known, none does.
+            if self.blobs.size(blob.sha256) is None:
+                raise StorageError(
+                    f"the blob {blob.sha256} was removed as garbage while it was uploaded",
+                    hint="Upload it again.",
+                )
 
     def known(self, sha256s: Iterable[str]) -> Mapping[str, Blob]:
         """Those of the blobs that the database knows, by sha256."""
@@ -75,7 +84,18 @@ class Store:
         return self.blobs.read(blob.sha256, offset, length)
 
 
+def register(session: Session, blobs: Iterable[Blob]) -> None:
+    """As `Store.register`, in the caller's transaction, who then calls `Store.require`."""
+    now = datetime.now(UTC)
+    rows = [
+        {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
+        for blob in sorted({blob.sha256: blob for blob in blobs}.values(), key=lambda blob: blob.sha256)
+    ]
+    insert_or_update(session, BlobRow, rows, key=["sha256"], changed=["stored"])
+
+
 def blob_ids(session: Session, sha256s: Iterable[str]) -> dict[str, int]:
-    """The keys of the blobs that are known, by sha256."""
+    """The keys of the blobs that are known, by sha256; none of them goes until the transaction ends."""
     query = select(BlobRow.sha256, BlobRow.id).where(BlobRow.sha256.in_(list(sha256s)))
+    query = query.order_by(BlobRow.sha256).with_for_update(read=True, key_share=True)
     return {row.sha256: row.id for row in session.execute(query)}

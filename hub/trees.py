@@ -6,7 +6,7 @@ A tree is the map from each path to its blob. Paths are checked where changes co
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -78,13 +78,21 @@ def git_oid(data: bytes) -> str:
 
 def read_tree(session: Session, commit_id: int) -> dict[str, Blob]:
     """The files of a commit by path, in order."""
+    return read_trees(session, [commit_id])[commit_id]
+
+
+def read_trees(session: Session, commit_ids: Collection[int]) -> dict[int, dict[str, Blob]]:
+    """The files of several commits: each as `read_tree` has it."""
     rows = session.execute(
-        select(FileRow.path, BlobRow.sha256, BlobRow.size, BlobRow.sha1)
+        select(FileRow.commit_id, FileRow.path, BlobRow.sha256, BlobRow.size, BlobRow.sha1)
         .join(BlobRow, BlobRow.id == FileRow.blob_id)
-        .where(FileRow.commit_id == commit_id)
-        .order_by(FileRow.path)
+        .where(FileRow.commit_id.in_(commit_ids))
+        .order_by(FileRow.commit_id, FileRow.path)
     )
-    return {path: Blob(sha256, size, sha1) for path, sha256, size, sha1 in rows}
+    trees: dict[int, dict[str, Blob]] = {key: {} for key in commit_ids}
+    for key, path, sha256, size, sha1 in rows:
+        trees[key][path] = Blob(sha256, size, sha1)
+    return trees
 
 
 def find_file(session: Session, commit_id: int, path: str) -> Blob | None:

@@ -6,6 +6,7 @@ A new part of the hub is a module with a `router`, added to ROUTERS. Does not op
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,55 +19,82 @@ from adapthub.hub.server import (
     account_api,
     info_api,
     lfs_api,
+    lfs_transfer_api,
+    login_api,
     refs_api,
     repo_api,
     resolve_api,
+    rewriting_api,
     tree_api,
     upload_api,
 )
+from adapthub.hub.server.bodies import BoundedBodies
 from adapthub.hub.server.errors import error_body, headers_of, message_headers, status_of
+from adapthub.hub.server.pages import failures
+from adapthub.hub.server.pages import routes as pages
+from adapthub.hub.server.rates import RateHeaders
 from adapthub.hub.server.raw_paths import RawPaths
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.server.xet import xet_router
 
 _LOG = logging.getLogger(__name__)
 
 # The first route that fits answers: what begins with two free parts comes last.
-ROUTERS = (account_api, repo_api, refs_api, tree_api, upload_api, info_api, lfs_api, resolve_api)
+ROUTERS = (
+    account_api,
+    login_api,
+    repo_api,
+    refs_api,
+    rewriting_api,
+    tree_api,
+    upload_api,
+    info_api,
+    lfs_api,
+    lfs_transfer_api,
+    resolve_api,
+)
 
 
 def create_app(serving: Serving) -> FastAPI:
     """The application."""
     app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None)
     app.state.serving = serving
+    app.state.xet = serving.xet
+    app.add_middleware(BoundedBodies, limits=serving.limits)
     app.add_middleware(RawPaths)
+    app.add_middleware(RateHeaders)
     _handle_errors(app)
     for module in ROUTERS:
         app.include_router(module.router)
+    app.include_router(xet_router)
 
     @app.get("/health", tags=["health"])
     async def health() -> dict[str, str]:
         """The process lives."""
         return {"status": "ok"}
 
+    # Last of all: their addresses are repositories' names.
+    pages.add_pages(app)
     return app
 
 
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(AdaptHubError)
-    async def ours(_: Request, error: AdaptHubError) -> JSONResponse:
+    async def ours(request: Request, error: AdaptHubError) -> Response:
         if status_of(error) >= 500:
             _LOG.error("a request failed: %s", error, exc_info=error if status_of(error) == 500 else None)
-        return JSONResponse(error_body(str(error)), status_of(error), headers_of(error))
+        return _refusal(request, str(error), status_of(error), headers_of(error))
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in ("body", "path", "query"))
-        return _refusal(f"{where}: {first['msg']}" if where else str(first["msg"]), 400)
+        return _refusal(request, f"{where}: {first['msg']}" if where else str(first["msg"]), 400)
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
-        answer = _refusal(f"{request.method} {request.url.path}: {error.detail}", error.status_code)
+    async def http(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        answer = _refusal(request, message, error.status_code)
         if error.status_code == 404:  # no route: of a repository without a namespace, say
             answer.headers["X-Error-Code"] = "RepoNotFound"
         answer.headers.update(error.headers or {})
@@ -77,9 +105,15 @@ def _handle_errors(app: FastAPI) -> None:
         return Response(status_code=499)  # which nobody reads
 
     @app.exception_handler(Exception)
-    async def defect(_: Request, error: Exception) -> JSONResponse:
-        return _refusal(f"the server failed: {type(error).__name__}", 500)
+    async def defect(request: Request, error: Exception) -> Response:
+        return _refusal(request, f"the server failed: {type(error).__name__}", 500)
 
 
-def _refusal(message: str, status: int) -> JSONResponse:
-    return JSONResponse(error_body(message), status, message_headers(message))
+def _refusal(
+    request: Request, message: str, status: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The error as JSON; as a page, where a browser asked for one."""
+    headers = headers or message_headers(message)
+    if failures.wants_page(request):
+        return failures.failure_page(request, message, status, headers)
+    return JSONResponse(error_body(message), status, headers)

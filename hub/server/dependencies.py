@@ -16,10 +16,11 @@ from fastapi import Depends, Path, Request
 from fastapi.security.utils import get_authorization_scheme_param
 from pydantic import AfterValidator
 
-from adapthub.adapters.errors import Forbidden, InvalidReference
+from adapthub.adapters.errors import Forbidden, InvalidReference, Unauthorized
 from adapthub.hub.access import Caller
 from adapthub.hub.accounts import any_token, find_token
 from adapthub.hub.reference import Reference
+from adapthub.hub.server.rates import enforce
 from adapthub.hub.server.serving import Serving
 
 
@@ -32,12 +33,24 @@ TheServing = Annotated[Serving, Depends(_serving)]
 
 
 def _caller(request: Request, serving: TheServing) -> Caller:
-    """Raises Unauthorized for a token that does not work, Forbidden for another machine's name while there are no tokens."""
+    """Raises Unauthorized for a token that does not work, Forbidden for another machine's name while there are no tokens,
+    RateLimited for one request too many."""
     scheme, text = get_authorization_scheme_param(request.headers.get("authorization"))
+    return caller_with(request, serving, text if scheme.lower() == "bearer" else "")
+
+
+def caller_with(request: Request, serving: Serving, text: str) -> Caller:
+    """Who asks with the token `text`, "" for none. Raises as `TheCaller` does."""
     with serving.store.database.reading() as session:
-        if scheme.lower() == "bearer" and text:
-            token = find_token(session, text)
+        if text:
+            try:
+                token = find_token(session, text)
+            except Unauthorized:
+                enforce(serving.rates, request.scope, address_of(request))  # nobody guesses on
+                raise
+            enforce(serving.rates, request.scope, token.prefix)
             return Caller(token.account, token.scope, token.prefix)
+        enforce(serving.rates, request.scope, address_of(request))
         alone = not any_token(session)
     if alone and not _is_loopback(request.headers.get("host", "")):
         # A name that was made to mean this machine, by a website that reads what it holds.
@@ -46,6 +59,11 @@ def _caller(request: Request, serving: TheServing) -> Caller:
             hint="Make a token with adapt hub token create.",
         )
     return Caller(alone=alone)
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from, as far as is known."""
+    return request.client.host if request.client is not None else ""
 
 
 TheCaller = Annotated[Caller, Depends(_caller)]

@@ -19,7 +19,7 @@ from adapthub.hub.server.answers import only, repo_info, siblings
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow
-from adapthub.hub.trees import Tree, read_tree
+from adapthub.hub.trees import Tree, read_tree, read_trees
 
 router = APIRouter(tags=["repositories"])
 
@@ -77,14 +77,16 @@ def models(
     with serving.store.database.reading() as session:
         page = listing.list_repos(session, caller, query)
         heads = _heads(session, page.repos)
+        with_files = full or "siblings" in expand
+        trees = read_trees(session, [head.id for head in heads.values()]) if with_files else {}
         items = []
         for repo in page.repos:
             item = repo_info(repo, heads.get(repo.id))
             if full or cardData or "cardData" in expand:
                 item["cardData"] = repo.card
-            if full or "siblings" in expand:
+            if with_files:
                 head = heads.get(repo.id)
-                item["siblings"] = siblings(read_tree(session, head.id) if head else {}, blobs=False)
+                item["siblings"] = siblings(trees[head.id] if head else {}, blobs=False)
             items.append(only(item, expand) if expand else item)
     if page.next is not None:
         response.headers["Link"] = _next(request, page.next)

@@ -1,46 +1,37 @@
-"""LFS: where to upload large files to, and the upload itself. The client's token is not sent with the bytes, so the address
-that they go to is signed.
-
-Basic transfers only; whoever asks for other ones is told that these are basic.
-"""
+"""LFS: which large files a client has to upload, and where to; where from it downloads them. Bytes: `lfs_transfer_api`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from urllib.parse import urlencode
+from typing import Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.admission import MAX_BYTES, WEIGHTS
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub.access import writable_repo
+from adapthub.hub import quotas, uploads
+from adapthub.hub.access import Caller, check_gate, readable_repo, writable_repo
 from adapthub.hub.reference import Reference
-from adapthub.hub.server.bodies import too_large
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, origin
+from adapthub.hub.server.lfs_urls import COMPLETION, DOWNLOAD, UPLOAD, Addresses
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.blobs import PIECE_BYTES, Incoming
 from adapthub.hub.trees import Blob
 
 router = APIRouter(tags=["uploads"])
 
-PURPOSE = "lfs upload"
 _CONTENT = "application/vnd.git-lfs+json"
 _MOST_OBJECTS = 1000
-_SIGNED: tuple[str, ...] = ("size", "expires", "signature")
-Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Object(BaseModel):
-    """A file to upload."""
+    """A file: its sha256 in hex and its size in bytes."""
 
     oid: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)
 
 
 class Batch(BaseModel):
-    """Files to upload, and how the client can."""
+    """Files to upload or download, and how the client can."""
 
     operation: str
     objects: list[Object]
@@ -52,57 +43,77 @@ class Batch(BaseModel):
 def batch(
     target: Target, body: Batch, request: Request, response: Response, serving: TheServing, caller: TheCaller
 ) -> dict[str, Any]:
-    """Where each file is to be uploaded; those that are here already need not be."""
-    if body.operation != "upload" or body.hash_algo != "sha256":
-        raise InvalidSettings("LFS is for uploads by sha256 here", hint="Download files by resolve.")
+    """Where each file is to be uploaded, but for those that the repository was sent already; or downloaded from."""
+    if body.operation not in ("upload", "download") or body.hash_algo != "sha256":
+        raise InvalidSettings(
+            "LFS is for uploads and downloads by sha256 here", hint="Download files by resolve."
+        )
     if len(body.objects) > _MOST_OBJECTS:
         raise InvalidSettings(
             f"{len(body.objects)} objects are too many", hint=f"Send {_MOST_OBJECTS} at once."
         )
-    with serving.store.database.reading() as session:
-        writable_repo(session, caller, target)
-    known = serving.store.known(one.oid for one in body.objects)
-    serving.store.register(known.values())  # they were asked for: they are not garbage now
     response.headers["Content-Type"] = _CONTENT
+    seconds = serving.limits.upload_seconds
+    addresses = [
+        Addresses(serving.signer, origin(request), target, one.oid, one.size, seconds) for one in body.objects
+    ]
+    if body.operation == "download":
+        readable = _readable(serving, caller, target, body.objects)
+        objects = [_download(one, readable.get(one.oid)) for one in addresses]
+        return {"transfer": "basic", "objects": objects}
+    known = _uploaded(serving, caller, target, body.objects)
+    in_parts = "multipart" in body.transfers and any(
+        one.size > serving.limits.part_bytes for one in addresses
+    )
     return {
-        "transfer": "basic",
+        "transfer": "multipart" if in_parts else "basic",
         "objects": [
-            _answer(one, known.get(one.oid), target, origin(request), serving) for one in body.objects
+            _upload(one, known.get(one.oid), serving.limits.part_bytes if in_parts else None)
+            for one in addresses
         ],
     }
-
-
-@router.put("/{namespace}/{name}.git/info/lfs/objects/{oid}")
-async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
-    """The bytes of one file, whoever sends them: the address was signed for them."""
-    parameters = dict(request.query_params)
-    signed = {key: parameters[key] for key in _SIGNED if key in parameters}
-    serving.signer.check(PURPOSE, {**signed, "repo": target.full_name, "oid": oid})
-    size = int(signed["size"])
-    incoming = await run_in_threadpool(serving.store.blobs.incoming)
-    try:
-        await _receive(request, incoming, size)
-        await run_in_threadpool(incoming.keep, oid, origin="the upload")
-    finally:
-        await run_in_threadpool(incoming.close)
-    await run_in_threadpool(serving.store.register, [Blob(oid, size)])
-    return Response()
 
 
 @router.post("/{namespace}/{name}.git/info/lfs/objects/verify")
 def verify(target: Target, body: Object, serving: TheServing, caller: TheCaller) -> Response:
     """Whether a file came whole."""
     with serving.store.database.reading() as session:
-        writable_repo(session, caller, target)
-    blob = serving.store.known([body.oid]).get(body.oid)
+        repo = writable_repo(session, caller, target)
+        blob = uploads.held(session, repo, [body.oid]).get(body.oid)
     if blob is None or blob.size != body.size:
         raise InvalidSettings(f"{body.oid} was not uploaded with {body.size} bytes", hint="Upload it again.")
     return Response()
 
 
-def _answer(
-    one: Object, known: Blob | None, target: Reference, server: str, serving: Serving
-) -> dict[str, Any]:
+def _uploaded(serving: Serving, caller: Caller, target: Reference, objects: list[Object]) -> dict[str, Blob]:
+    """Those of the files that need no upload. Raises Forbidden where there is no room for the others."""
+    with serving.store.database.reading() as session:
+        repo = writable_repo(session, caller, target)
+        found = uploads.held(session, repo, [one.oid for one in objects])
+        missing = [Blob(one.oid, one.size) for one in objects if one.oid not in found]
+        quotas.check(session, target.namespace, missing)
+    known = {oid: blob for oid, blob in found.items() if serving.store.blobs.size(oid) == blob.size}
+    serving.store.register(known.values())  # they were asked for: they are not garbage now
+    return known
+
+
+def _readable(serving: Serving, caller: Caller, target: Reference, objects: list[Object]) -> dict[str, Blob]:
+    with serving.store.database.reading() as session:
+        repo = readable_repo(session, caller, target)
+        check_gate(session, caller, repo)
+        return uploads.in_history(session, repo, [one.oid for one in objects])
+
+
+def _download(one: Addresses, blob: Blob | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"oid": one.oid, "size": one.size}
+    if blob is None or blob.size != one.size:
+        message = f"{one.target.full_name} has no file {one.oid} of {one.size} bytes"
+        return {**entry, "error": {"code": 404, "message": message}}
+    action = {"href": one.of(DOWNLOAD), "header": {}, "expires_in": one.seconds}
+    return {**entry, "authenticated": True, "actions": {"download": action}}
+
+
+def _upload(one: Addresses, known: Blob | None, part_bytes: int | None) -> dict[str, Any]:
     entry: dict[str, Any] = {"oid": one.oid, "size": one.size}
     if known is not None:
         if known.size != one.size:
@@ -112,32 +123,9 @@ def _answer(
     if one.size > MAX_BYTES[WEIGHTS]:
         message = f"{one.size} bytes; at most {MAX_BYTES[WEIGHTS]} are kept"
         return {**entry, "error": {"code": 413, "message": message}}
-    root = f"{server}/{target.full_name}.git/info/lfs/objects"
-    seconds = serving.limits.upload_seconds
-    values = {"size": str(one.size), "repo": target.full_name, "oid": one.oid}
-    signed = serving.signer.sign(PURPOSE, values, seconds)
-    query = urlencode({key: signed[key] for key in _SIGNED})
-    return {
-        **entry,
-        "authenticated": True,
-        "actions": {
-            "upload": {"href": f"{root}/{one.oid}?{query}", "header": {}, "expires_in": seconds},
-            "verify": {"href": f"{root}/verify", "header": {}},
-        },
-    }
-
-
-async def _receive(request: Request, incoming: Incoming, size: int) -> None:
-    """Write the body piece by piece. Raises HTTPException 413 where it is larger than `size`, InvalidSettings where it ended
-    before."""
-    waiting = bytearray()
-    async for piece in request.stream():
-        waiting += piece
-        if incoming.size + len(waiting) > size:
-            raise too_large(size)
-        if len(waiting) >= PIECE_BYTES:
-            await run_in_threadpool(incoming.write, bytes(waiting))
-            waiting.clear()
-    await run_in_threadpool(incoming.write, bytes(waiting))
-    if incoming.size != size:
-        raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")
+    upload = {"href": one.of(UPLOAD), "header": {}, "expires_in": one.seconds}
+    if part_bytes is not None and one.size > part_bytes:
+        parts = {str(number): url for number, url in enumerate(one.parts(part_bytes), start=1)}
+        upload = {**upload, "href": one.of(COMPLETION), "header": {"chunk_size": str(part_bytes), **parts}}
+    actions = {"upload": upload, "verify": {"href": one.verify, "header": {}}}
+    return {**entry, "authenticated": True, "actions": actions}

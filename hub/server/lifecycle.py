@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import socket
@@ -18,12 +19,14 @@ from threading import current_thread, main_thread
 
 import uvicorn
 
-from adapthub.adapters.errors import Conflict, InvalidSettings
+from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.hub.accounts import any_token
 from adapthub.hub.server.app import create_app
 from adapthub.hub.server.serving import Limits, Serving
 
+_LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
+_SWEEP = 600  # seconds
 _TAILS = 10  # seconds that running requests get at the end
 _BACKLOG = 2048
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -96,7 +99,19 @@ async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Ru
             await asyncio.sleep(_POLL)
         if server.started:
             announce(Running(serving, _address(listener), stop))
+        sweeping = asyncio.create_task(_sweep(serving))
         await task
+        sweeping.cancel()
+
+
+async def _sweep(serving: Serving) -> None:
+    """Remove what uploads left, now and then."""
+    while True:
+        try:
+            await asyncio.to_thread(serving.sweep)
+        except StorageError as error:
+            _LOG.error("what uploads left was not removed: %s", error)
+        await asyncio.sleep(_SWEEP)
 
 
 class _Server(uvicorn.Server):

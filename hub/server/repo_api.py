@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from adapthub.adapters.admission import CARD
 from adapthub.adapters.errors import Conflict, InvalidSettings
-from adapthub.hub import commits, repos
+from adapthub.hub import commits, quotas, repos
 from adapthub.hub.access import Caller, require_write, writable_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
@@ -101,6 +101,7 @@ def move(body: Moving, serving: TheServing, caller: TheCaller) -> Response:
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, source)
         require_write(session, caller, target.namespace)
+        quotas.check_move(session, repo, target.namespace)
         repos.move(session, repo, target, card=card)
     return Response()
 

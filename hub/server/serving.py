@@ -1,4 +1,4 @@
-"""What all endpoints of a hub's server share: the store, the secret that URLs are signed with, and bounds.
+"""What all endpoints of a hub's server share: the store, the secret that URLs are signed with, uploads over Xet, and bounds.
 
 Does not answer anybody.
 """
@@ -12,21 +12,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapthub.adapters.home import make_folder, unusable
+from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.signed_urls import Signer
+from adapthub.hub.server.xet import XetFacade
+from adapthub.hub.server.xet_store import XetStore
 from adapthub.hub.store import Store
 
 SECRET = "secret"
+XET = "xet"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what one request may bring. `commit_bytes`: a commit with the text files in it; `json_bytes`: any other
-    body; `page`: entries of a list on one page; `upload_seconds`: how long a signed URL to upload to is good for."""
+    """Bounds on what one request may bring.
+
+    `commit_bytes`: a commit with the text files in it; `json_bytes`: any other body; `body_seconds`: what any body may take,
+    beyond which it is to come at `body_rate` bytes a second; `page`: entries of a list on one page; `upload_seconds`: how
+    long a signed URL is good for; `part_bytes`: in parts of how many bytes larger files of LFS come; `rate`: how many
+    requests a caller may make in how many seconds.
+    """
 
     commit_bytes: int = 64 * 2**20
     json_bytes: int = 4 * 2**20
+    body_seconds: float = 60
+    body_rate: int = 8 * 2**10
     page: int = 1000
     upload_seconds: int = 3600
+    part_bytes: int = 64 * 2**20
+    rate: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,9 @@ class Serving:
 
     store: Store
     signer: Signer
+    xet: XetFacade
     limits: Limits = field(default_factory=Limits)
+    rates: Rates | None = None
 
     @classmethod
     def open(
@@ -48,7 +63,15 @@ class Serving:
     ) -> Serving:
         """Over the hub in `root` (see Store.open). Raises StorageError, InvalidSettings."""
         store = Store.open(root, database=database, blobs=blobs, kept=True)
-        return cls(store, Signer(_secret(root / SECRET)), limits or Limits())
+        secret = _secret(root / SECRET)
+        xet = XetFacade(root / XET, XetStore(store), secret)
+        limits = limits or Limits()
+        return cls(store, Signer(secret), xet, limits, None if limits.rate is None else Rates(*limits.rate))
+
+    def sweep(self) -> None:
+        """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""
+        self.store.blobs.discard_abandoned()
+        self.xet.sweep()
 
     def close(self) -> None:
         """Let go of the database. Idempotent."""

@@ -8,14 +8,15 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ValidationError
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub import commits
+from adapthub.hub import commits, quotas, uploads
 from adapthub.hub.access import Caller, writable_repo
+from adapthub.hub.lookup import require_repo
 from adapthub.hub.paths import check_path
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
@@ -27,6 +28,7 @@ from adapthub.hub.trees import Blob, Change, Delete, Put, git_oid, read_tree
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["uploads"])
 
+_EMPTY = Blob("0" * 64, 0)
 _MOST_FILES = 256  # that clients ask about at once
 _MOST_CHANGES = 10_000
 
@@ -35,7 +37,7 @@ class Upload(BaseModel):
     """A file that somebody is about to upload: its `size` in bytes and the base64 of its beginning."""
 
     path: str
-    size: int
+    size: int = Field(ge=0)
     sample: str = ""
 
 
@@ -86,7 +88,28 @@ def preupload(
     with serving.store.database.reading() as session:
         repo = writable_repo(session, caller, target)
         tree = read_tree(session, require_commit(session, repo, revision).id)
+        # What is as long as before may be what it was.
+        new = [upload.size for upload in body.files if tree.get(upload.path, _EMPTY).size != upload.size]
+        quotas.check_bytes(session, target.namespace, sum(new))
     return {"files": [_mode(upload, tree.get(upload.path)) for upload in body.files]}
+
+
+@router.get("/xet-write-token/{revision}")
+def xet_write_token(
+    target: Target,
+    revision: Revision,
+    request: Request,
+    response: Response,
+    serving: TheServing,
+    caller: TheCaller,
+) -> dict[str, str | int]:
+    """Where to upload large files by Xet, with what, and until when: in headers and in the body, for clients read either."""
+    with serving.store.database.reading() as session:
+        writable_repo(session, caller, target)
+    assert caller.token is not None
+    grant = serving.xet.grant(target.full_name, caller.token, origin(request))
+    response.headers.update(grant.headers)
+    return grant.body
 
 
 @router.post("/commit/{revision}")
@@ -127,13 +150,13 @@ def _mode(upload: Upload, there: Blob | None) -> dict[str, Any]:
 def _commit(
     serving: Serving, caller: Caller, target: Reference, branch: str, body: bytes
 ) -> commits.Committed:
-    header, changes = _read(serving, body)
+    header, changes = _read(serving, target, body)
     message = f"{header.summary}\n\n{header.description}" if header.description else header.summary
     proposal = commits.Proposal(changes, message, caller.account, header.parentCommit)
     return commits.commit(serving.store, target, proposal, branch.removeprefix("refs/heads/"))
 
 
-def _read(serving: Serving, body: bytes) -> tuple[Header, list[Change]]:
+def _read(serving: Serving, target: Reference, body: bytes) -> tuple[Header, list[Change]]:
     """The commit's header, and its changes, whose texts are stored."""
     header: Header | None = None
     parsed: list[Any] = []
@@ -159,7 +182,7 @@ def _read(serving: Serving, body: bytes) -> tuple[Header, list[Change]]:
             raise InvalidSettings(f"the commit has more than {_MOST_CHANGES} changes")
     if header is None:
         raise InvalidSettings("the commit has no line of the key 'header'")
-    return header, _stored(serving, parsed)
+    return header, _stored(serving, target, parsed)
 
 
 def _lines(body: bytes) -> Iterator[tuple[str, Any]]:
@@ -175,24 +198,25 @@ def _lines(body: bytes) -> Iterator[tuple[str, Any]]:
         yield document["key"], document.get("value")
 
 
-def _stored(serving: Serving, parsed: list[Any]) -> list[Change]:
-    """The changes, once the texts among them are stored and what came by LFS is found to be there."""
+def _stored(serving: Serving, target: Reference, parsed: list[Any]) -> list[Change]:
+    """The changes, once the texts among them are stored and what came before is found to have come for `target`."""
     texts = {one.path: _decoded(one) for one in parsed if isinstance(one, TextFile) and check_path(one.path)}
     lfs = {one.oid for one in parsed if isinstance(one, LfsFile) and _is_sha256(one)}
-    blobs: dict[str, Blob] = {}
+    with serving.store.database.reading() as session:
+        sent = uploads.held(session, require_repo(session, target), lfs)
+        blobs = {data: Blob(sha256_bytes(data), len(data), git_oid(data)) for data in texts.values()}
+        quotas.check(session, target.namespace, blobs.values())
     for path, data in texts.items():
-        blob = Blob(sha256_bytes(data), len(data), git_oid(data))
-        serving.store.blobs.put(blob.sha256, data, origin=path)
-        blobs[blob.sha256] = blob
-    serving.store.register(blobs.values())
-    known = serving.store.known({*blobs, *lfs})
+        serving.store.blobs.put(blobs[data].sha256, data, origin=path)
+    serving.store.register([*blobs.values(), *sent.values()])
+    known = serving.store.known({blob.sha256 for blob in blobs.values()})
     changes: list[Change] = []
     for one in parsed:
         match one:
             case TextFile():
-                changes.append(Put(one.path, known[sha256_bytes(texts[one.path])]))
+                changes.append(Put(one.path, known[blobs[texts[one.path]].sha256]))
             case LfsFile():
-                changes.append(Put(check_path(one.path), _uploaded(one, known)))
+                changes.append(Put(check_path(one.path), _uploaded(one, sent)))
             case _:
                 changes.append(one)
     return changes
@@ -214,11 +238,12 @@ def _is_sha256(file: LfsFile) -> bool:
     return True
 
 
-def _uploaded(file: LfsFile, known: Mapping[str, Blob]) -> Blob:
-    blob = known.get(file.oid)
+def _uploaded(file: LfsFile, sent: Mapping[str, Blob]) -> Blob:
+    blob = sent.get(file.oid)
     if blob is None:
         raise InvalidSettings(
-            f"{file.path} was not uploaded: this hub has no bytes {file.oid}", hint="Upload it again."
+            f"{file.path} was not uploaded to this repository: it was sent no bytes {file.oid}",
+            hint="Upload it again.",
         )
     if file.size is not None and file.size != blob.size:
         raise InvalidSettings(f"{file.path} has {blob.size} bytes, not {file.size}")

@@ -4,15 +4,18 @@
     blobs/incoming/     in a folder: blobs being written; what a killed process left there is removed after a day
 
 What is put is hashed while it is written, and only gets its name where the hash is right. Knows nothing of adapters or
-versions, and never deletes a blob.
+versions, and so not which blobs may be deleted (collecting does).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol, Self
 
 import obstore
@@ -22,8 +25,19 @@ from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 
 PIECE_BYTES = 2**20
-_TRY_AGAIN = "Check permissions, then try again."
+ABANDONED_SECONDS = 24 * 3600
+TRY_AGAIN = "Check permissions, then try again."
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob as its place lists it: `size` in bytes, `modified` when it was written."""
+
+    sha256: str
+    size: int
+    modified: datetime
 
 
 class Sink(Protocol):
@@ -62,6 +76,11 @@ class Incoming:
         with self._blobs.storage_errors():
             self._sink.drop()
 
+    @property
+    def sha256(self) -> str:
+        """Of what was written until now."""
+        return self._hash.hexdigest()
+
     def write(self, data: bytes) -> None:
         """Add bytes. Raises StorageError where the disk refuses."""
         self._hash.update(data)
@@ -72,9 +91,8 @@ class Incoming:
     def keep(self, sha256: str, *, origin: str) -> None:
         """Store what was written; when this returns it survives a power cut. Raises IntegrityError, naming `origin`, where
         it is not `sha256`."""
-        found = self._hash.hexdigest()
-        if found != sha256:
-            raise IntegrityError(f"{origin} has the sha256 {found}, not {sha256}")
+        if self.sha256 != sha256:
+            raise IntegrityError(f"{origin} has the sha256 {self.sha256}, not {sha256}")
         with self._blobs.storage_errors():
             self._sink.keep(sha256)
 
@@ -116,11 +134,11 @@ class Blobs(ABC):
         """So many bytes from `offset`, unverified. Raises IntegrityError if the blob is missing or shorter."""
         if length == 0:
             return b""
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 data = bytes(obstore.get_range(self._store, key_of(sha256), start=offset, length=length))
             except FileNotFoundError:
-                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+                raise lost(sha256) from None
         if len(data) != length:
             raise IntegrityError(f"the blob {sha256} is shorter than it was")
         return data
@@ -129,16 +147,16 @@ class Blobs(ABC):
         """The bytes [start, end) in pieces, unverified. Raises IntegrityError, before there is a first piece, if the blob is
         missing."""
         if start == end:
-            return _nothing()
-        with self.storage_errors(hint=_TRY_AGAIN):
+            return nothing()
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 found = await obstore.get_async(self._store, key_of(sha256), options={"range": (start, end)})
             except FileNotFoundError:
-                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+                raise lost(sha256) from None
         return self._pieces(found)
 
     async def _pieces(self, found: Any) -> AsyncIterator[bytes]:
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             async for piece in found.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
@@ -150,7 +168,34 @@ class Blobs(ABC):
             except FileNotFoundError:
                 return None
 
-    def discard_abandoned(self) -> None:  # noqa: B027 (only a folder has any)
+    def stored(self) -> Iterator[Stored]:
+        """Every blob that is there."""
+        with self.storage_errors(hint=TRY_AGAIN):
+            for page in obstore.list(self._store):
+                for entry in page:
+                    folder, _, name = entry["path"].rpartition("/")
+                    if _SHA256.fullmatch(name) and folder == name[:2]:
+                        yield Stored(name, int(entry["size"]), entry["last_modified"])
+
+    def pieces(self, sha256: str) -> Iterator[bytes]:
+        """A blob from its beginning to its end, unverified. Raises IntegrityError if it is missing."""
+        with self.storage_errors(hint=TRY_AGAIN):
+            try:
+                found = obstore.get(self._store, key_of(sha256))
+            except FileNotFoundError:
+                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+            for piece in found.stream(min_chunk_size=PIECE_BYTES):
+                yield bytes(piece)
+
+    def delete(self, sha256s: Sequence[str]) -> None:
+        """Delete blobs; those that are not there already are as good as deleted."""
+        with self.storage_errors(hint=TRY_AGAIN):
+            for sha256 in sha256s:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._store, key_of(sha256))
+
+    @abstractmethod
+    def discard_abandoned(self) -> None:
         """Remove what killed processes left half-written more than a day ago."""
 
     @contextmanager
@@ -168,7 +213,7 @@ class Blobs(ABC):
         return StorageError(f"the hub's blobs in {self.where} failed: {reason.splitlines()[0]}", hint=hint)
 
     def _get(self, sha256: str) -> bytes | None:
-        with self.storage_errors(hint=_TRY_AGAIN):
+        with self.storage_errors(hint=TRY_AGAIN):
             try:
                 return obstore.get(self._store, key_of(sha256)).bytes().to_bytes()
             except FileNotFoundError:
@@ -179,12 +224,18 @@ class Blobs(ABC):
         return data is not None and sha256_bytes(data) == sha256
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    nothing: tuple[bytes, ...] = ()
-    for piece in nothing:
+async def nothing() -> AsyncIterator[bytes]:
+    """No pieces."""
+    none: tuple[bytes, ...] = ()
+    for piece in none:
         yield piece
 
 
 def key_of(sha256: str) -> str:
     """Where a blob is, below the place of all blobs."""
     return f"{sha256[:2]}/{sha256}"
+
+
+def lost(sha256: str) -> IntegrityError:
+    """The error for a blob that is known and not there."""
+    return IntegrityError(f"the hub has lost the blob {sha256}")

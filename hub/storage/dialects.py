@@ -15,3 +15,19 @@ def insert_new(session: Session, row: type[DeclarativeBase], values: Sequence[di
         session.execute(sqlite.insert(row).on_conflict_do_nothing(), values)
     else:
         session.execute(postgresql.insert(row).on_conflict_do_nothing(), values)
+
+
+def insert_or_update(
+    session: Session,
+    row: type[DeclarativeBase],
+    values: Sequence[dict[str, Any]],
+    *,
+    key: Sequence[str],
+    changed: Sequence[str],
+) -> None:
+    """Insert rows; of those whose `key` is there already change the columns `changed`. Each is there afterwards, and no
+    other writer's until the transaction ends, also where one deletes it at the same time."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(row)
+    new = {column: statement.excluded[column] for column in changed}
+    session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=new), values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +15,16 @@ from obstore.store import LocalStore
 from adapthub.adapters.errors import IntegrityError
 from adapthub.adapters.files import fsync_directory, sha256_bytes
 from adapthub.adapters.home import make_folder, unusable
-from adapthub.hub.storage.blobs import Blobs, Sink, key_of
-
-ABANDONED_SECONDS = 24 * 3600
+from adapthub.hub.storage.blobs import (
+    ABANDONED_SECONDS,
+    PIECE_BYTES,
+    TRY_AGAIN,
+    Blobs,
+    Sink,
+    key_of,
+    lost,
+    nothing,
+)
 
 
 class FolderBlobs(Blobs):
@@ -43,6 +51,28 @@ class FolderBlobs(Blobs):
                 self._publish(staged, sha256)
             finally:
                 (self._root / staged).unlink(missing_ok=True)
+
+    async def stream(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+        # By ranges: obstore's own streams read files by a few KiB, at twenty times the cost.
+        if start == end:
+            return nothing()
+        first = await self._piece(sha256, start, end)
+        return self._from(first, sha256, start, end)
+
+    async def _from(self, first: bytes, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
+        yield first
+        for offset in range(start + PIECE_BYTES, end, PIECE_BYTES):
+            yield await self._piece(sha256, offset, end)
+
+    async def _piece(self, sha256: str, offset: int, end: int) -> bytes:
+        with self.storage_errors(hint=TRY_AGAIN):
+            try:
+                found = await obstore.get_range_async(
+                    self._store, key_of(sha256), start=offset, end=min(offset + PIECE_BYTES, end)
+                )
+            except FileNotFoundError:
+                raise lost(sha256) from None
+        return bytes(found)
 
     def discard_abandoned(self) -> None:
         oldest = time.time() - ABANDONED_SECONDS

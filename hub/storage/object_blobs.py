@@ -7,7 +7,8 @@ be right. An upload that is broken off is never completed; the bucket's lifecycl
 from __future__ import annotations
 
 import uuid
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -16,11 +17,12 @@ from obstore.store import from_url
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub.storage.blobs import Blobs, Sink, key_of
+from adapthub.hub.storage.blobs import ABANDONED_SECONDS, Blobs, Sink, key_of
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
+_INCOMING = "incoming"
 _PART_BYTES = 8 * 2**20
 # A store that is away for longer is an error: whoever waits for an answer can try again themselves.
 _RETRIES: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
@@ -36,14 +38,17 @@ class ObjectBlobs(Blobs):
     def open(cls, url: str) -> ObjectBlobs:
         """The blobs below `url`. Raises StorageError where it cannot be reached."""
         try:
-            blobs = cls(from_url(url, retry_config=_RETRIES), url)
-        except (BaseError, ValueError) as error:
+            store = from_url(url, retry_config=_RETRIES)
+            next(
+                iter(obstore.list(store, prefix=_INCOMING, chunk_size=1)), None
+            )  # it is found out now whether it answers
+        except (BaseError, OSError, ValueError) as error:
             raise StorageError(
                 f"the hub's blobs in {url} cannot be opened: {str(error).splitlines()[0]}",
-                hint="Set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT_URL for another S3.",
+                hint="Make the bucket; set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT_URL for"
+                " another S3.",
             ) from error
-        blobs.size("0" * 64)  # nobody has this one: it is found out now whether the place answers
-        return blobs
+        return cls(store, url)
 
     def put(self, sha256: str, data: bytes, *, origin: str) -> None:
         if sha256_bytes(data) != sha256:
@@ -51,6 +56,15 @@ class ObjectBlobs(Blobs):
         if not self._holds(sha256):
             with self.storage_errors():
                 obstore.put(self._store, key_of(sha256), data)
+
+    def discard_abandoned(self) -> None:
+        oldest = datetime.now(UTC) - timedelta(seconds=ABANDONED_SECONDS)
+        with self.storage_errors():
+            for page in obstore.list(self._store, prefix=_INCOMING):
+                for entry in page:
+                    if entry["last_modified"] < oldest:
+                        with suppress(FileNotFoundError):
+                            obstore.delete(self._store, entry["path"])
 
     def _sink(self) -> Sink:
         return _ObjectSink(self._store)
@@ -61,7 +75,7 @@ class _ObjectSink:
 
     def __init__(self, store: Any) -> None:
         self._store = store
-        self._key = f"incoming/{uuid.uuid4().hex}"
+        self._key = f"{_INCOMING}/{uuid.uuid4().hex}"
         self._writer: Any = obstore.open_writer(store, self._key, buffer_size=_PART_BYTES)
         self._closed = False
 

@@ -9,8 +9,9 @@ from adapthub.hub.storage.database import Schema
 from adapthub.hub.storage.migrations import upgrade
 from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
 from adapthub.hub.storage.text import created_with
+from adapthub.hub.storage.upkeep_tables import SentRow
 
-_EVERY_MODULE = (AccountRow,)
+_EVERY_MODULE = (AccountRow, SentRow)
 
 created_with(Base.metadata)
 

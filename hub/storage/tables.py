@@ -61,6 +61,7 @@ class RepoRow(Base):
     __table_args__ = (
         UniqueConstraint("namespace", "name"),
         Index("repos_by_namespace", "namespace", "sequence"),
+        Index("repos_by_name", "name"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

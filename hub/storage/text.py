@@ -1,8 +1,9 @@
 """The text that searches look through: one row a repository, keyed by its `sequence`, so that matches come newest first.
 
 Trigrams find any substring of three or more characters, in any language, without a scan: an FTS5 table in SQLite, pg_trgm in
-PostgreSQL. This module alone knows which. Text is folded before it is kept and before it is asked for, because databases do
-not agree on what upper case is.
+PostgreSQL. This module alone knows which. What is shorter is found by marks, which every text carries at its end: each one
+and two characters that occur in it, made longer. Text is folded before it is kept and before it is asked for, because
+databases do not agree on what upper case is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 _TRIGRAM = 3
+_MARK = "\x01"  # no text has it; for both databases it parts words
 _DDL = {
     "sqlite": ("CREATE VIRTUAL TABLE repo_text USING fts5(text, tokenize = 'trigram case_sensitive 1')",),
     "postgresql": (
@@ -75,7 +77,15 @@ def text_index(session: Session) -> TextIndex:
 def put_text(session: Session, sequence: int, text: str) -> None:
     """Let the repository of that sequence be found by `text`."""
     found = text_index(session)
-    session.execute(insert(found.table).values({found.key: sequence, found.text: _folded(text)}))
+    session.execute(insert(found.table).values({found.key: sequence, found.text: searchable(text)}))
+
+
+def searchable(text: str) -> str:
+    """`text` as the index keeps it: folded, and with its marks."""
+    folded = _folded(text)
+    words = set(folded.split())
+    short = {word[at : at + length] for word in words for length in (1, 2) for at in range(len(word))}
+    return "".join([folded, *map(_needle, sorted(short)), _MARK])
 
 
 def forget_text(session: Session, sequence: int) -> None:
@@ -84,16 +94,20 @@ def forget_text(session: Session, sequence: int) -> None:
     session.execute(delete(found.table).where(found.key == sequence))
 
 
-def contains(session: Session, words: list[str]) -> list[ColumnElement[bool]]:
-    """Conditions on the text index: each of `words` occurs somewhere."""
+def contains(session: Session, words: list[str], *, among_few: bool = False) -> list[ColumnElement[bool]]:
+    """Conditions on the text index: each of `words` occurs somewhere. `among_few`: other conditions leave so few rows that
+    their texts are read instead of the index."""
     text = text_index(session).text
-    folded = [word for word in map(_folded, words) if word]
-    if _dialect(session) != "sqlite":
-        return [text.contains(word, autoescape=True) for word in folded]
-    # What is too short for the index is looked for in the text itself.
-    short = [text.contains(word, autoescape=True) for word in folded if len(word) < _TRIGRAM]
-    indexed = " AND ".join('"' + word.replace('"', '""') + '"' for word in folded if len(word) >= _TRIGRAM)
-    return [*([text.op("MATCH")(indexed)] if indexed else []), *short]
+    needles = [_needle(part) for word in words for part in _folded(word).split()]
+    if among_few or _dialect(session) != "sqlite":  # PostgreSQL chooses by itself
+        return [text.contains(needle, autoescape=True) for needle in needles]
+    phrases = ['"' + needle.replace('"', '""') + '"' for needle in needles]
+    return [text.op("MATCH")(" AND ".join(phrases))] if phrases else []
+
+
+def _needle(word: str) -> str:
+    """What to look for in place of a folded word: itself, or its mark, which is as long as a trigram."""
+    return word if len(word) >= _TRIGRAM else _MARK * (_TRIGRAM - len(word)) + word
 
 
 def _dialect(session: Session) -> str:
@@ -101,4 +115,4 @@ def _dialect(session: Session) -> str:
 
 
 def _folded(text: str) -> str:
-    return text.replace("\0", " ").strip().casefold()
+    return text.replace("\0", " ").replace(_MARK, " ").strip().casefold()

@@ -17,8 +17,14 @@ from tests.adapters.causal_pass import write_causal_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
 
-# These fetch packages and train for minutes; a server runs until it is told to end, and test_serve does.
-REAL = ("demo", "samples fetch", "serve")
+# These fetch packages and train for minutes, run until they are told to end, or name what only a served hub has: their own
+# tests run them.
+REAL = (
+    "demo",
+    "samples fetch",
+    "serve",
+    *(f"hub {name}" for name in ("serve", "token", "login", "backup", "restore")),
+)
 
 
 def examples(command: click.Command, parent: click.Context | None = None) -> Iterator[list[str]]:

@@ -13,8 +13,10 @@ import httpx2
 import pytest
 from click.testing import CliRunner
 
-from adapthub.adapters.errors import InvalidReference
+from adapthub.adapters.errors import Conflict, InvalidReference
 from adapthub.cli.main import adapt
+from adapthub.hub.embedded import EmbeddedHub
+from tests.hub.adapters import write_adapter
 
 
 def adapt_json(*arguments: str) -> Any:
@@ -70,3 +72,36 @@ def test_a_server_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
 def test_others_are_not_served_without_a_token(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without a token everybody who reaches 0"):
         adapt_json("hub", "serve", "--host", "0.0.0.0", "--port", "0", "--data", str(tmp_path))
+
+
+def test_quotas_are_set_listed_and_taken_away(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "hub"))
+    runner = CliRunner()
+    assert (
+        "53,687,091,200 bytes" in runner.invoke(adapt, ["hub", "quota", "set", "acme", "50G", *data]).output
+    )
+    assert adapt_json("hub", "quota", "list", *data) == [
+        {"namespace": "acme", "used": 0, "quota": 50 * 2**30}
+    ]
+    assert runner.invoke(adapt, ["hub", "quota", "set", "acme", "none", *data]).exit_code == 0
+    assert adapt_json("hub", "quota", "list", *data) == []
+    for size in ("-1", "5X", "many"):
+        assert runner.invoke(adapt, ["hub", "quota", "set", "acme", size, *data]).exit_code == 2, size
+
+
+def test_upkeep_from_the_command_line(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "hub"))
+    EmbeddedHub(tmp_path / "hub").push(write_adapter(tmp_path / "made"), "acme/ner")
+    assert adapt_json("hub", "gc", "--dry-run", "--grace", "0s", *data) == {
+        "blobs": 0,
+        "bytes": 0,
+        "strays": 0,
+        "dry_run": True,
+    }
+    assert adapt_json("hub", "backup", str(tmp_path / "saved.tar"), *data)["repos"] == 1
+    other = ("--data", str(tmp_path / "other"))
+    assert adapt_json("hub", "restore", str(tmp_path / "saved.tar"), *other)["blobs"] == 2
+    report = adapt_json("hub", "check", *other)
+    assert (report["versions"], report["problems"]) == (1, [])
+    with pytest.raises(Conflict, match="not empty"):
+        adapt_json("hub", "restore", str(tmp_path / "saved.tar"), *other)

@@ -10,7 +10,7 @@ import pytest
 
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Registry
-from tests.hub.postgres import postgres, programs
+from tests.hub.postgres import Postgres, postgres, programs
 
 
 def open_embedded(folder: Path) -> Registry:
@@ -18,7 +18,7 @@ def open_embedded(folder: Path) -> Registry:
 
 
 @pytest.fixture(scope="session")
-def new_database() -> Iterator[Callable[[], str]]:
+def new_database() -> Iterator[Postgres]:
     """Makes an empty PostgreSQL database and gives its URL."""
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")

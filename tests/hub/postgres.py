@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -23,9 +24,27 @@ def programs() -> Path | None:
     return next((folder for folder in known if (folder / "postgres").exists()), None)
 
 
+@dataclass(frozen=True)
+class Postgres:
+    """A server that runs in `root`. A call makes an empty database and gives its URL; `control` is pg_ctl."""
+
+    root: Path
+    control: Callable[..., None]
+
+    def __call__(self) -> str:
+        return _new_database(self.root)
+
+    def stop(self) -> None:
+        """As if its machine had lost power."""
+        self.control("-m", "immediate", "stop")
+
+    def start(self) -> None:
+        self.control("start")
+
+
 @contextmanager
-def postgres() -> Iterator[Callable[[], str]]:
-    """Within: a server runs; each call makes an empty database and gives its URL."""
+def postgres() -> Iterator[Postgres]:
+    """Within: a server runs."""
     folder = programs()
     assert folder is not None
     user = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses root
@@ -50,14 +69,18 @@ def postgres() -> Iterator[Callable[[], str]]:
         ]
         subprocess.run(initdb, user=user, check=True, capture_output=True)
         options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses="]
-        command = [str(folder / "pg_ctl"), "-D", str(data), "-w", "-l", str(root / "log")]
         settings = " ".join(f"-c {option}" for option in [*options, f"unix_socket_directories={root}"])
-        subprocess.run([*command, "-o", settings, "start"], user=user, check=True, capture_output=True)
+        command = [str(folder / "pg_ctl"), "-D", str(data), "-w", "-l", str(root / "log"), "-o", settings]
+
+        def control(*arguments: str) -> None:
+            subprocess.run([*command, *arguments], user=user, check=True, capture_output=True)
+
+        server = Postgres(root, control)
+        server.start()
         try:
-            yield lambda: _new_database(root)
+            yield server
         finally:
-            stop = [str(folder / "pg_ctl"), "-D", str(data), "-w", "-m", "immediate", "stop"]
-            subprocess.run(stop, user=user, check=True, capture_output=True)
+            server.stop()
 
 
 def _new_database(root: Path) -> str:

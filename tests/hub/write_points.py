@@ -16,7 +16,7 @@ from unittest.mock import patch
 import obstore
 
 FILE_CALLS = ("fsync", "replace", "rename", "mkdir", "unlink")
-STORE_CALLS = ("put", "rename")
+STORE_CALLS = ("put", "rename", "copy", "delete")
 
 
 class WritePoints:

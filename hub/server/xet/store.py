@@ -10,19 +10,18 @@ class FileStore(Protocol):
     """What the facade asks of the hub. Called from several threads at once."""
 
     def epoch(self) -> int:
-        """A number that is raised whenever stored files may be fewer than clients believe: a restore, a collection."""
+        """A number that is raised whenever kept xorbs may be fewer than clients believe: a restore, a hub begun anew."""
         ...
 
     def may_write(self, repo: str, holder: str) -> bool:
         """Whether the one who was granted an upload as `holder` may still write into `repo`."""
         ...
 
-    def holds(self, sha256: str) -> bool:
-        """Whether the file is stored, whole."""
-        ...
-
     def store(self, repo: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
-        """Store a file of `size` bytes, durably when this returns.
+        """Store a file of `size` bytes, durably when this returns, and remember that `repo` was sent it.
+
+        Also asked for a file that is there: `blocks` is to be read to its end all the same, for whoever refers to a file has
+        to have it, not only to know its name.
 
         `blocks` raises after its last block where the bytes have another sha256: nothing may be visible under `sha256`
         before it has ended, nor remain where it raised. May refuse by raising an AdaptHubError.

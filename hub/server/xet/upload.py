@@ -6,14 +6,13 @@ Does not read requests or check tokens.
 from __future__ import annotations
 
 import mmap
-from collections import deque
 from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.hub.server.xet.hashes import from_hex
 from adapthub.hub.server.xet.kept import Incoming, KeptXorbs
 from adapthub.hub.server.xet.reassembly import Reassembly, XorbGone
-from adapthub.hub.server.xet.shards import FileEntry, parse_shard
+from adapthub.hub.server.xet.shards import parse_shard
 from adapthub.hub.server.xet.store import FileStore
 from adapthub.hub.server.xet.xorbs import DamagedXorb, seal
 
@@ -51,15 +50,7 @@ class Upload:
                     for file in files:
                         reassembly.check(file)
                     for file in files:
-                        self._store_file(file, reassembly)
+                        self._store.store(self._repo, file.sha256, file.size, reassembly.blocks(file))
             except (XorbGone, DamagedXorb):
                 self._kept.retire(self._folder)
                 raise
-
-    def _store_file(self, file: FileEntry, reassembly: Reassembly) -> None:
-        blocks = reassembly.blocks(file)
-        if self._store.holds(file.sha256):
-            # Put together all the same: whoever refers to a file has to have it, not only to know its name.
-            deque(blocks, maxlen=0)
-        else:
-            self._store.store(self._repo, file.sha256, file.size, blocks)

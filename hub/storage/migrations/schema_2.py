@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from adapthub.hub.storage.text import create_text_index
+from adapthub.hub.storage.text import create_text_index, searchable
 from adapthub.hub.storage.types import Hex, UtcDateTime
 
 _BATCH = 1000
@@ -83,6 +83,7 @@ def _create() -> None:
         sa.UniqueConstraint("sequence"),
     )
     op.create_index("repos_by_namespace", "repos", ["namespace", "sequence"], unique=False)
+    op.create_index("repos_by_name", "repos", ["name"], unique=False)
     op.create_table(
         "commits",
         sa.Column("id", KEY, nullable=False),
@@ -211,6 +212,44 @@ def _create() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("aliases_by_version", "aliases", ["version_id"], unique=False)
+    _create_upkeep()
+
+
+def _create_upkeep() -> None:
+    op.create_table(
+        "sent",
+        sa.Column("repo_id", KEY, nullable=False),
+        sa.Column("blob_id", KEY, nullable=False),
+        sa.Column("sent", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
+        sa.ForeignKeyConstraint(["repo_id"], ["repos.id"]),
+        sa.PrimaryKeyConstraint("repo_id", "blob_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("sent_by_blob", "sent", ["blob_id"], unique=False)
+    op.create_table(
+        "hub_epoch",
+        sa.Column("id", KEY, autoincrement=False, nullable=False),
+        sa.Column("number", KEY, nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "quotas",
+        sa.Column("namespace", sa.String(), nullable=False),
+        sa.Column("bytes", KEY, nullable=False),
+        sa.PrimaryKeyConstraint("namespace"),
+    )
+    op.create_table(
+        "logins",
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("code", sa.String(length=9), nullable=False),
+        sa.Column("expires", UtcDateTime(), nullable=False),
+        sa.Column("account", sa.String(), nullable=True),
+        sa.Column("scope", sa.String(length=5), nullable=True),
+        sa.Column("denied", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("hash"),
+        sa.UniqueConstraint("code"),
+    )
 
 
 def _copy(bind: sa.Connection) -> None:
@@ -284,7 +323,7 @@ def _copy(bind: sa.Connection) -> None:
         bind.exec_driver_sql(statement)
     for id, text in bind.exec_driver_sql("SELECT rowid, text FROM adapter_text").all():
         bind.exec_driver_sql(
-            "INSERT INTO repo_text (rowid, text) VALUES (?, ?)", (sequences[id], text.strip().casefold())
+            "INSERT INTO repo_text (rowid, text) VALUES (?, ?)", (sequences[id], searchable(text))
         )
 
 

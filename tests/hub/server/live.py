@@ -36,10 +36,11 @@ class HubServer:
         """Hugging Face's client, logged in as `name`, or nobody's."""
         return HfApi(endpoint=self.url, token=False if name is None else self.token(name, scope))
 
-    def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """For a process that uses the server as its Hugging Face Hub, with large files by LFS."""
+    def environment(self, home: Path, token: str | None = None, *, xet: bool = False) -> dict[str, str]:
+        """For a process that uses the server as its Hugging Face Hub, with large files by LFS or by `xet`."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        own |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        own |= {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_XET_CACHE": str(home / "xet")}
+        own |= {} if xet else {"HF_HUB_DISABLE_XET": "1"}
         own |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         return own | ({} if token is None else {"HF_TOKEN": token})
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class MemoryStore:
-    """Files by sha256; the epoch and who may write are set by tests. A FileStore."""
+    """Files by sha256; the epoch and who may write are set by tests. A FileStore, that also says what it `holds`."""
 
     def __init__(self) -> None:
         self.current_epoch = 1

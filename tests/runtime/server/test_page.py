@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
-from tests.runtime.server.browsing import Seen, browsing, chromium, needs_chromium
+from tests.browsing import Seen, chromium, needs_chromium
+from tests.runtime.server.browsing import browsing
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live, settings_for
 
@@ -253,7 +254,7 @@ def test_colours_have_contrast_in_both_schemes(
             ask(page, "alice", "a")
             page.locator("mark").wait_for()
             ask(page, "alice", "zeta/none<")
-        found = page.evaluate((Path(__file__).parent / "contrast.js").read_text())
+        found = seen.contrasts()
     assert len(found) > 15
     assert [one for one in found if one["ratio"] < 4.5] == []
 

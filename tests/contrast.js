@@ -1,7 +1,13 @@
 // Every text that is seen, with the contrast between it and what is behind it (WCAG 2.2).
 (() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const known = new Map();
   const pixel = (colours) => {
+    const key = colours.join();
+    if (!known.has(key)) known.set(key, painted(colours));
+    return known.get(key);
+  };
+  const painted = (colours) => {
     canvas.clearRect(0, 0, 1, 1);
     for (const colour of colours) {
       canvas.fillStyle = colour;

@@ -1,0 +1,110 @@
+"""How the server answers over a large hub: 100,000 adapters with 1,000,000 versions, and over hubs of a tenth and a
+hundredth of that, to see what grows. In SQLite, and in PostgreSQL where one is named.
+
+The hubs are filled by bulk (fill), once: a folder that holds them already is used as it is. One client asks one thing after
+another over one connection, every kind in turn; times are what it waits for a whole answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import func, select
+from sqlalchemy.engine import make_url
+
+from adapthub.hub.storage.tables import RepoRow
+from adapthub.hub.store import BLOBS, Store
+from benchmarks.hub import asks, servers
+from benchmarks.hub.fill import fill
+from benchmarks.hub.population import Population
+
+SIZES = (1_000, 10_000, 100_000)
+ASKS, FIRST = 200, 5  # of each kind; the first ones are not counted
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A hub that holds `population`."""
+
+    data: Path
+    database: str | None
+    population: Population
+    last: int
+
+
+def measure(folder: Path, postgres: str | None) -> list[dict[str, Any]]:
+    """In `folder`; `postgres`: the URL of a server in which databases may be made."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for database, url in (("SQLite", None), *((("PostgreSQL", postgres),) if postgres else ())):
+        for size in SIZES:
+            filled = filled_hub(folder, size, url)
+            for kind, milliseconds in _measure(filled).items():
+                row = rows.setdefault((database, kind), {"database": database, "request": kind})
+                row |= {f"{size:,}: p50": milliseconds[0], f"{size:,}: p99": milliseconds[1]}
+    return list(rows.values())
+
+
+def filled_hub(folder: Path, size: int, postgres: str | None = None) -> Filled:
+    """The hub of that many adapters in `folder` or `postgres`, filled if it is empty."""
+    data = folder / f"hub-{size}"
+    database = None if postgres is None else _database(postgres, f"adapthub_scale_{size}")
+    population = Population(size)
+    store = Store.open(data, database=database)
+    with store.database.reading() as session:
+        empty = session.scalar(select(func.count()).select_from(select(RepoRow.id).limit(1).subquery())) == 0
+    if empty:
+        fill(store, data / BLOBS, population)
+    with store.database.reading() as session:
+        last = session.scalar(select(func.max(RepoRow.sequence)))
+    assert last is not None
+    return Filled(data, database, population, last)
+
+
+def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
+    """The median and the 99th percentile of each kind, in milliseconds; and the server's memory, in MB."""
+    rng = random.Random(7)
+    kinds = asks.kinds(filled.population, filled.last)
+    took: dict[str, list[float]] = {kind: [] for kind in kinds}
+    with servers.hub(filled.data, database=filled.database) as server:
+        where = urlsplit(server.url)
+        connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)
+        for turn in range(FIRST + ASKS):
+            for kind, make in kinds.items():
+                seconds = _ask(connection, kind, make(rng))
+                if turn >= FIRST:
+                    took[kind].append(seconds * 1000)
+        connection.close()
+        memory = server.peak_megabytes()
+    found = {kind: (_percentile(times, 50), _percentile(times, 99)) for kind, times in took.items()}
+    return {**found, "memory of the server, MB": (round(memory), round(memory))}
+
+
+def _ask(connection: http.client.HTTPConnection, kind: str, ask: asks.Ask) -> float:
+    start = time.perf_counter()
+    connection.request(ask.method, ask.path)
+    response = connection.getresponse()
+    body = response.read()
+    seconds = time.perf_counter() - start
+    if response.status != ask.status:
+        raise RuntimeError(f"{kind}: {ask.method} {ask.path} is {response.status}: {body[:500]!r}")
+    return seconds
+
+
+def _percentile(times: list[float], percent: int) -> float:
+    return sorted(times)[min(len(times) - 1, len(times) * percent // 100)]
+
+
+def _database(server: str, name: str) -> str:
+    """The URL of that database of a PostgreSQL server, made if it is not there."""
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    return make_url(server).set(database=name).render_as_string(hide_password=False)

@@ -1,0 +1,88 @@
+"""How much a namespace may hold: the bytes of all blobs that its repositories name or were sent, each counted once.
+
+A namespace without a quota holds what the disk holds, and nothing is counted for it. Every function runs inside a
+transaction of the database's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import CompoundSelect, Select, delete, func, select, union
+from sqlalchemy.orm import Session
+
+from adapthub.adapters.errors import Forbidden, InvalidSettings
+from adapthub.hub.reference import Reference
+from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RepoRow
+from adapthub.hub.storage.upkeep_tables import QuotaRow, SentRow
+from adapthub.hub.trees import Blob
+
+
+def set_quota(session: Session, namespace: str, most: int | None) -> None:
+    """Let a namespace hold at most so many bytes; None takes the quota away. What it holds already stays.
+
+    Raises InvalidReference for what no namespace is called, InvalidSettings for a negative number.
+    """
+    Reference(None, namespace, "any")
+    if most is not None and most < 0:
+        raise InvalidSettings(f"a quota of {most} bytes is none", hint="Give 0 bytes or more.")
+    session.execute(delete(QuotaRow).where(QuotaRow.namespace == namespace))
+    if most is not None:
+        session.add(QuotaRow(namespace=namespace, bytes=most))
+
+
+def list_quotas(session: Session) -> list[tuple[str, int, int]]:
+    """Every namespace that has a quota: its name, the bytes that it holds, and may hold."""
+    rows = session.scalars(select(QuotaRow).order_by(QuotaRow.namespace)).all()
+    return [(row.namespace, used(session, row.namespace), row.bytes) for row in rows]
+
+
+def check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
+    """Raises Forbidden where `namespace`, with those `blobs` too, would hold more than it may."""
+    quota = session.get(QuotaRow, namespace)
+    if quota is None:
+        return
+    new = {blob.sha256: blob.size for blob in blobs}
+    there = session.scalars(
+        select(BlobRow.sha256).where(BlobRow.id.in_(_keys(_repos(namespace))), BlobRow.sha256.in_(list(new)))
+    )
+    for sha256 in there.all():
+        del new[sha256]
+    check_bytes(session, namespace, sum(new.values()))
+
+
+def check_bytes(session: Session, namespace: str, more: int) -> None:
+    """Raises Forbidden where `namespace` may not hold `more` bytes than it does."""
+    quota = session.get(QuotaRow, namespace)
+    if quota is None or not more:
+        return
+    now = used(session, namespace)
+    if now + more > quota.bytes:
+        raise Forbidden(
+            f"{namespace}/ holds {now:,} bytes and may hold {quota.bytes:,}: there is no room for {more:,} more",
+            hint="Delete repositories of it, or ask whoever runs this hub (adapt hub quota set).",
+        )
+
+
+def check_move(session: Session, repo: RepoRow, namespace: str) -> None:
+    """Raises Forbidden where `namespace`, with all that `repo` has, would hold more than it may."""
+    if session.get(QuotaRow, namespace) is not None:
+        rows = session.execute(select(BlobRow.sha256, BlobRow.size).where(BlobRow.id.in_(_keys([repo.id]))))
+        check(session, namespace, [Blob(*row) for row in rows])
+
+
+def used(session: Session, namespace: str) -> int:
+    """The bytes that a namespace holds."""
+    return session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.id.in_(_keys(_repos(namespace))))) or 0
+
+
+def _repos(namespace: str) -> Select[Any]:
+    return select(RepoRow.id).where(RepoRow.namespace == namespace)
+
+
+def _keys(repos: Select[Any] | list[int]) -> CompoundSelect[Any]:
+    named = select(FileRow.blob_id).join(CommitRow, CommitRow.id == FileRow.commit_id)
+    return union(
+        named.where(CommitRow.repo_id.in_(repos)), select(SentRow.blob_id).where(SentRow.repo_id.in_(repos))
+    )

@@ -1,0 +1,136 @@
+"""The bytes of LFS files, uploaded whole or in parts, and downloaded. Clients send no token with them: addresses are signed.
+
+A part is stored as a blob that nothing knows of, and answered with a receipt, its ETag, which proves that its sender had the
+bytes. The completion brings the receipts; what they are for is put together and stored under the file's own sha256. Nothing
+else is kept of an upload, so that any server of the hub goes on with it, and an address takes the same part again after a
+failure. Parts are garbage by themselves (collecting).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.hub import uploads
+from adapthub.hub.reference import Reference
+from adapthub.hub.server import lfs_urls
+from adapthub.hub.server.bodies import pieces
+from adapthub.hub.server.dependencies import Target, TheServing
+from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.blobs import PIECE_BYTES, Incoming
+from adapthub.hub.trees import Blob
+
+router = APIRouter(prefix="/{namespace}/{name}.git/info/lfs/objects", tags=["uploads"])
+
+_MOST_PARTS = 10_000
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(BaseModel):
+    """A part that was uploaded: its number from 1, and the ETag that it was answered with."""
+
+    partNumber: int
+    etag: str
+
+
+class Completion(BaseModel):
+    """All parts of the file `oid`."""
+
+    oid: str
+    parts: list[Part] = Field(max_length=_MOST_PARTS)
+
+
+@router.put("/{oid}")
+async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
+    """All bytes of one file."""
+    size = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
+    incoming = await run_in_threadpool(serving.store.blobs.incoming)
+    try:
+        await _receive(request, incoming, size)
+        await run_in_threadpool(incoming.keep, oid, origin="the upload")
+    finally:
+        await run_in_threadpool(incoming.close)
+    await run_in_threadpool(uploads.received, serving.store, target, [Blob(oid, size)])
+    return Response()
+
+
+@router.put("/{oid}/{number}")
+async def upload_part(
+    target: Target, oid: Sha256, number: int, request: Request, serving: TheServing
+) -> Response:
+    """The bytes of one part; the same part may come again."""
+    name = f"{oid}/{number}"
+    size = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
+    incoming = await run_in_threadpool(serving.store.blobs.incoming)
+    try:
+        await _receive(request, incoming, size)
+        sha256 = incoming.sha256
+        await run_in_threadpool(incoming.keep, sha256, origin="the part")
+    finally:
+        await run_in_threadpool(incoming.close)
+    seconds = serving.limits.upload_seconds
+    receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size, seconds)
+    return Response(headers={"ETag": f'"{receipt}"'})
+
+
+@router.post("/{oid}")
+def complete(
+    target: Target, oid: Sha256, body: Completion, request: Request, serving: TheServing
+) -> Response:
+    """Put the parts together."""
+    size = lfs_urls.check(serving.signer, lfs_urls.COMPLETION, target, oid, request.query_params)
+    parts = _parts(serving, target, oid, body.parts)
+    total = sum(part.size for part in parts)
+    if total != size:
+        raise InvalidSettings(
+            f"the parts have {total} bytes, and the file has {size}", hint="Upload it again."
+        )
+    with serving.store.blobs.incoming() as incoming:
+        for part in parts:
+            for piece in serving.store.blobs.pieces(part.sha256):
+                incoming.write(piece)
+        incoming.keep(oid, origin="the upload")
+    uploads.received(serving.store, target, [Blob(oid, size)])
+    return Response()
+
+
+@router.get("/{oid}")
+async def download(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
+    """All bytes of one file."""
+    size = lfs_urls.check(serving.signer, lfs_urls.DOWNLOAD, target, oid, request.query_params)
+    found = await serving.store.blobs.stream(oid, 0, size)
+    return StreamingResponse(
+        found, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+    )
+
+
+def _parts(serving: Serving, target: Reference, oid: str, parts: Sequence[Part]) -> list[Blob]:
+    """What the receipts are for, in order. Raises InvalidSettings where one lacks, Forbidden for one of another file."""
+    ordered = sorted(parts, key=lambda part: part.partNumber)
+    if [part.partNumber for part in ordered] != list(range(1, len(ordered) + 1)):
+        raise InvalidSettings("the parts are not numbered from 1 on, each once")
+    receipts = [
+        lfs_urls.read_receipt(serving.signer, target, f"{oid}/{part.partNumber}", part.etag)
+        for part in ordered
+    ]
+    return [Blob(sha256, size) for sha256, size in receipts]
+
+
+async def _receive(request: Request, incoming: Incoming, size: int) -> None:
+    """Write the body piece by piece. Raises HTTPException 413 where it is larger than `size`, InvalidSettings where it ended
+    before."""
+    waiting = bytearray()
+    async for piece in pieces(request, size):
+        waiting += piece
+        if len(waiting) >= PIECE_BYTES:
+            await run_in_threadpool(incoming.write, bytes(waiting))
+            waiting.clear()
+    await run_in_threadpool(incoming.write, bytes(waiting))
+    if incoming.size != size:
+        raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")

@@ -1,0 +1,58 @@
+"""The tables of a hub's upkeep: which repository was sent what, the epoch of uploads, quotas, logins that wait. Holds no
+queries.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from adapthub.hub.storage.tables import Base
+
+
+class SentRow(Base):
+    """Bytes that somebody uploaded for a repository, whether or not they were new to the hub. Until a commit of it names
+    them this is what says that it may."""
+
+    __tablename__ = "sent"
+    __table_args__ = (Index("sent_by_blob", "blob_id"), {"sqlite_with_rowid": False})
+
+    repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id"), primary_key=True)
+    blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"), primary_key=True)
+    sent: Mapped[datetime]
+
+
+class EpochRow(Base):
+    """The one row that says in which epoch uploads are (`upkeep.epoch`)."""
+
+    __tablename__ = "hub_epoch"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int]
+
+
+class QuotaRow(Base):
+    """The most that a namespace may hold, in bytes."""
+
+    __tablename__ = "quotas"
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+
+
+class LoginRow(Base):
+    """A login that waits for somebody to allow it: the sha256 of what its client asks with, and the code that people type.
+
+    `account` and `scope` once it is allowed, `denied` where it is not.
+    """
+
+    __tablename__ = "logins"
+
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    code: Mapped[str] = mapped_column(String(9), unique=True)
+    expires: Mapped[datetime]
+    account: Mapped[str | None]
+    scope: Mapped[str | None] = mapped_column(String(5))
+    denied: Mapped[bool] = mapped_column(default=False)

@@ -1,0 +1,79 @@
+"""What a repository was sent: bytes that it may name in its commits.
+
+Bytes are stored once for the whole hub, so a sha256 alone says nothing about who may have them: a commit names what its own
+repository was sent, or what is in a tree of it already. Anything else has to be uploaded, also where the hub has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from adapthub.hub import quotas
+from adapthub.hub.lookup import require_repo
+from adapthub.hub.reference import Reference
+from adapthub.hub.storage.dialects import insert_or_update
+from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RefRow, RepoRow
+from adapthub.hub.storage.upkeep_tables import SentRow
+from adapthub.hub.store import Store, blob_ids, register
+from adapthub.hub.trees import Blob
+
+
+def received(store: Store, reference: Reference, blobs: Iterable[Blob]) -> None:
+    """Write down that the repository `reference` was sent bytes that the blob store holds now.
+
+    Raises AdapterNotFound where it is gone, Forbidden where its namespace would hold more than it may, StorageError where a
+    collection was faster.
+    """
+    found = list(blobs)
+    if not found:
+        return
+    with store.database.writing() as session:
+        repo = require_repo(session, reference)
+        quotas.check(session, repo.namespace, found)
+        register(session, found)
+        keys = blob_ids(session, [blob.sha256 for blob in found])
+        now = datetime.now(UTC)
+        sent = [{"repo_id": repo.id, "blob_id": key, "sent": now} for key in keys.values()]
+        insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent"])
+    store.require(found)
+
+
+def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:
+    """Those of the blobs that commits of `repo` may name: it was sent them, or a branch or tag of it has them."""
+    sent = select(SentRow.blob_id).where(SentRow.repo_id == repo.id)
+    in_trees = (
+        select(FileRow.blob_id)
+        .join(RefRow, RefRow.commit_id == FileRow.commit_id)
+        .where(RefRow.repo_id == repo.id)
+    )
+    rows = session.execute(
+        select(BlobRow.sha256, BlobRow.size, BlobRow.sha1).where(
+            BlobRow.sha256.in_(list(sha256s)), or_(BlobRow.id.in_(sent), BlobRow.id.in_(in_trees))
+        )
+    )
+    return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
+
+
+def in_history(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:
+    """Those of the blobs that any commit of `repo` names."""
+    named = (
+        select(FileRow.blob_id)
+        .join(CommitRow, CommitRow.id == FileRow.commit_id)
+        .where(FileRow.blob_id == BlobRow.id, CommitRow.repo_id == repo.id)
+    )
+    rows = session.execute(
+        select(BlobRow.sha256, BlobRow.size, BlobRow.sha1).where(
+            BlobRow.sha256.in_(list(sha256s)), named.exists()
+        )
+    )
+    return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
+
+
+def forget(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> None:
+    """Let `repo` have been sent those blobs no longer."""
+    keys = list(blob_ids(session, sha256s).values())
+    session.execute(delete(SentRow).where(SentRow.repo_id == repo.id, SentRow.blob_id.in_(keys)))

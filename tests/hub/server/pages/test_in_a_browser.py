@@ -1,0 +1,325 @@
+"""The hub's pages in a real browser: by keyboard, in the dark, on a phone, and with everything that strangers may write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from adapthub.adapters.manifest import DataRecord, Metric
+from adapthub.hub.embedded import EmbeddedHub
+from tests.browsing import needs_chromium, opened
+from tests.hub.server.live import HubServer, live
+from tests.hub.server.pages.filled import picture, write
+
+pytestmark = needs_chromium
+
+PAGES = (
+    "/",
+    "/?q=ner&task=token-classification&metric=f1>=0.8",
+    "/acme",
+    "/acme/ner",
+    "/acme/ner/tree/prod",
+    "/acme/ner/blob/v4/README.md",
+    "/acme/ner/blob/v4/loss.png",
+    "/acme/ner/blob/v4/adapter_model.safetensors",
+    "/acme/ner/diff/v1..v4",
+    "/compare?ref=acme/ner&ref=acme/ner-news&ref=acme/ner-legal",
+    "/-/sign-in",
+)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+ATTACK = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=1>{{7*7}}"
+
+
+@pytest.fixture(scope="module")
+def compared(filled: HubServer, browser: Browser) -> HubServer:
+    """With the difference of two versions computed: the first one loads torch."""
+    with opened(browser, f"{filled.url}/acme/ner/diff/v1..v4") as seen:
+        expect(seen.page.get_by_role("heading", name="Modules")).to_be_visible(timeout=120_000)
+    return filled
+
+
+def walk(page: Page, wanted: str, most: int = 60) -> None:
+    """Press Tab until what the selector matches has the focus; whatever has it on the way can be seen to."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        outlined = page.evaluate(
+            "(one => one.closest('svg') || getComputedStyle(one).outlineStyle !== 'none')(document.activeElement)"
+        )
+        assert outlined, page.evaluate("document.activeElement.outerHTML")
+        if page.evaluate("wanted => document.activeElement.matches(wanted)", wanted):
+            return
+    raise AssertionError(f"{wanted} was not reached")
+
+
+def test_every_page_is_whole_readable_and_fits_a_phone(compared: HubServer, browser: Browser) -> None:
+    """Nothing comes from elsewhere, nothing complains, WCAG's AA contrast in both schemes, no page wider than a phone."""
+    with opened(browser, compared.url, reduced_motion="reduce") as seen:
+        for address in PAGES:
+            seen.page.goto(compared.url + address)
+            assert [url for url in seen.asked if not url.startswith(f"{compared.url}/")] == [], address
+            assert seen.complaints == [], address
+            assert seen.page.locator("h1").count() == 1, address
+            assert "AdaptHub" in seen.page.title()
+            seen.page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+            for scheme in SCHEMES:
+                seen.page.emulate_media(color_scheme=scheme)
+                found = seen.contrasts()
+                assert len(found) > 8, address
+                assert [one for one in found if one["ratio"] < 4.5] == [], (address, scheme)
+            seen.page.set_viewport_size({"width": 360, "height": 740})
+            assert seen.page.evaluate("document.documentElement.scrollWidth") == 360, address
+            seen.page.set_viewport_size({"width": 1280, "height": 720})
+
+
+def test_browsing_leads_to_an_adapter(filled: HubServer, browser: Browser) -> None:
+    with opened(browser, filled.url) as seen:
+        page = seen.page
+        names = page.locator("tbody th")
+        assert names.first.text_content() == "beta/notes"
+        page.get_by_role("searchbox", name="Search").fill("english news")
+        page.keyboard.press("Enter")
+        expect(names).to_have_text(["acme/ner"])
+        names.get_by_role("link").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("ner")
+        assert page.locator(".card img").evaluate("image => image.naturalWidth") == 320
+        page.get_by_role("link", name="how it was measured").click()
+        assert page.evaluate("location.hash") == "#card-results"
+        assert page.locator("#card-results").text_content() == "Results"
+        page.get_by_role("link", name="configuration").click()
+        expect(page.locator("pre")).to_contain_text('"lora_alpha": 16')
+
+
+def test_filters_and_sorting(filled: HubServer, browser: Browser) -> None:
+    with opened(browser, filled.url) as seen:
+        page = seen.page
+        page.get_by_text("Filters").click()
+        page.get_by_label("Task").select_option("token-classification")
+        page.get_by_role("textbox", name="Metric").fill("loss<0.5")
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator("tbody th")).to_have_text(["acme/ner", "acme/ner-news", "acme/ner-legal"])
+        expect(page.get_by_role("textbox", name="Metric")).to_have_value("loss<0.5")
+        page.get_by_role("textbox", name="Metric").fill("loss about 3")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("'loss about 3' is not a condition on a metric")
+
+
+def test_an_adapters_page_says_what_the_hub_knows(filled: HubServer, browser: Browser) -> None:
+    with opened(browser, f"{filled.url}/acme/ner") as seen:
+        page = seen.page
+        plots = page.locator("#metrics figure")
+        expect(plots).to_have_count(4)
+        assert plots.first.locator("circle title").all_text_contents()[-1] == "v4: 0.912, 95 % 0.9 to 0.923"
+        assert (
+            page.locator("#metrics tbody tr").first.all_inner_texts()[0].startswith("v4\t0.912 0.9 to 0.923")
+        )
+        versions = page.locator("#versions > .scroll tbody tr")
+        expect(versions).to_have_count(4)
+        expect(versions.nth(1)).to_contain_text("prod")
+        page.get_by_text("Moves of aliases", exact=True).click()
+        expect(page.locator("#versions details tbody tr").first).to_contain_text("prod")
+        boxes = page.locator("#lineage text title").all_text_contents()
+        assert boxes == ["acme/ner@v4", "acme/ner@v3", "acme/ner@v2", "acme/ner@v1", "acme/ner-news@v1",
+                         "acme/ner-legal@v1", "other/gone"]  # fmt: skip
+        expect(page.locator("#together tbody tr")).to_have_count(2)
+        page.locator("#lineage a").nth(3).click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("v1")
+        page.locator("#files").get_by_role("link", name="adapter_model.safetensors", exact=True).click()
+        expect(page.locator("tbody").first).to_contain_text("lora_A.weight")
+
+
+def test_snippets_are_copied(filled: HubServer, browser: Browser) -> None:
+    with opened(
+        browser, f"{filled.url}/acme/tone", permissions=["clipboard-read", "clipboard-write"]
+    ) as seen:
+        seen.page.locator("summary", has_text="vLLM").click()
+        seen.page.get_by_role("button", name="Copy vLLM").click()
+        expect(seen.page.get_by_role("button", name="Copy vLLM")).to_have_text("Copied")
+        copied = seen.page.evaluate("navigator.clipboard.readText()")
+        assert f"HF_ENDPOINT={filled.url} hf download acme/tone --revision v1" in copied
+        assert "--lora-modules tone=./tone" in copied
+
+
+def test_everything_can_be_done_with_the_keyboard(compared: HubServer, browser: Browser) -> None:
+    with opened(browser, compared.url) as seen:
+        page = seen.page
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("/")
+        page.keyboard.type("roberta")
+        assert page.evaluate("document.activeElement.value") == "roberta"
+        page.keyboard.press("Enter")
+        expect(page.locator("tbody tr")).to_have_count(3)
+        for reference in ("acme/ner", "acme/ner-news"):
+            walk(page, f"[name=ref][value='{reference}']")
+            page.keyboard.press("Space")
+        walk(page, "form.block button")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Together")).to_be_visible()
+        walk(page, "thead a")
+        page.keyboard.press("Enter")
+        expect(page.locator("#use")).to_be_visible()
+        walk(page, "a[href='#use']")
+        page.keyboard.press("Enter")
+        walk(page, ".snippet:nth-of-type(2) summary")
+        page.keyboard.press("Enter")
+        expect(page.locator(".snippet", has_text="snapshot_download")).to_have_attribute("open", "")
+        walk(page, "#versions a[href*='/diff/']")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="What changed")).to_be_visible()
+        walk(page, "#theme")
+        page.keyboard.press("Enter")
+        assert page.locator("html").get_attribute("data-theme") == "light"
+
+
+def test_the_scheme_is_the_systems_until_it_is_chosen(filled: HubServer, browser: Browser) -> None:
+    paper = "getComputedStyle(document.body).backgroundColor"
+    papers = {}
+    for scheme in ("light", "dark"):
+        with opened(browser, filled.url, color_scheme=scheme) as seen:
+            papers[scheme] = seen.page.evaluate(paper)
+            button = seen.page.get_by_role("button", name="Colours")
+            for chosen in ("light", "dark"):
+                button.click()
+                assert button.text_content() == chosen.capitalize()
+                papers.setdefault(f"{chosen} on {scheme}", seen.page.evaluate(paper))
+            seen.page.goto(f"{filled.url}/compare")
+            assert seen.page.evaluate(paper) == papers[f"dark on {scheme}"]
+    assert papers["light"] != papers["dark"]
+    assert papers["light"] == papers["light on light"] == papers["light on dark"]
+    assert papers["dark"] == papers["dark on light"] == papers["dark on dark"]
+
+
+def test_it_works_without_script(compared: HubServer, browser: Browser) -> None:
+    with opened(browser, compared.url, java_script_enabled=False) as seen:
+        page = seen.page
+        page.get_by_role("searchbox", name="Search").fill("acme")
+        page.keyboard.press("Enter")
+        page.get_by_role("link", name="acme/ner", exact=True).click()
+        page.get_by_role("link", name="Changes from v1 to v2").click()
+        assert page.get_by_role("heading", name="What changed").is_visible()
+        assert not page.locator("#theme").is_visible()
+
+
+def test_a_token_opens_what_is_private(browser: Browser, tmp_path: Path) -> None:
+    with live(tmp_path / "served") as server:
+        EmbeddedHub(server.data, cache=tmp_path / "cache").push(
+            write(tmp_path / "made", seed=1, card="![a](a.png)", images={"a.png": picture()}), "ada/secret"
+        )
+        token = server.token()
+        server.client().update_repo_settings("ada/secret", private=True)
+        with opened(browser, f"{server.url}/ada/secret") as seen:
+            page = seen.page
+            expect(page.get_by_role("heading", name="Not here")).to_be_visible()
+            page.get_by_role("link", name="sign in with a token").click()
+            expect(page.get_by_label("Token")).to_be_focused()
+            page.keyboard.type("ah_wrong")
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("alert")).to_contain_text("none of this hub's")
+            page.get_by_label("Token").fill(token)
+            page.keyboard.press("Enter")
+            expect(page.get_by_text("private", exact=True)).to_be_visible()
+            assert page.locator(".card img").evaluate("image => image.naturalWidth") == 320
+            expect(page.locator("#use")).to_contain_text("HF_TOKEN=ah_...")
+            assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+            assert page.context.request.get(f"{server.url}/api/models/ada/secret").status == 404
+            seen.page.get_by_role("button", name="Sign out").click()
+            expect(page.get_by_text("has no adapter yet")).to_be_visible()
+            assert page.goto(f"{server.url}/ada/secret").status == 404  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub whose adapters say the worst in every field that may hold text."""
+    folder = tmp_path_factory.mktemp("attacked")
+    card = (
+        f"---\nlicense: {ATTACK!r}\ntags: [{ATTACK!r}, '</title><script>window.hacked=1</script>']\n---\n{ATTACK}\n\n"
+        "# <svg onload=window.hacked=1>\n\n[a](javascript:window.hacked=1) <a href='java&#10;script:hacked=1'>b</a>\n\n"
+        "![x](https://elsewhere.invalid/pixel.png) <img src='//elsewhere.invalid/p.png'> <iframe src=/></iframe>\n\n"
+        "<style>body{display:none}</style><form action=/-/sign-out><button>go</button></form>\n\n"
+        "<base href=https://elsewhere.invalid/><meta http-equiv=refresh content='0;url=https://elsewhere.invalid'>\n"
+    )
+    fields: dict[str, Any] = {
+        "base": ATTACK,
+        "labels": ("O", ATTACK, "\u202eevil"),
+        "recipe": ATTACK,
+        "libraries": {ATTACK: ATTACK},
+        "data": {"train": DataRecord(fingerprint="0", rows=1, source=ATTACK)},
+        "metrics": {ATTACK: {ATTACK: Metric(value=0.5, low=0.4, high=0.6, n=1)}},
+        "parents": [ATTACK, f"acme/{'x' * 90}@{'cd' * 32}"],
+        "hyperparameters": {ATTACK: ATTACK},
+    }
+    with live(folder / "served") as server:
+        hub = EmbeddedHub(server.data, cache=folder / "cache")
+        for seed in range(2):
+            weights = {f"base_model.model.<script>window.hacked=1</script>{ATTACK}.weight": picture_tensor()}
+            adapter = write(folder / str(seed), seed=seed, card=card, weights=weights, **fields)
+            hub.push(adapter, "evil/one", message=ATTACK, alias="prod")
+        hub.push(write(folder / "other", seed=5, **fields), "evil/two", message=ATTACK)
+        yield server
+
+
+def picture_tensor() -> Any:
+    import numpy
+
+    return numpy.zeros((2, 2), dtype=numpy.float32)
+
+
+def test_what_strangers_write_is_text_and_no_markup(attacked: HubServer, browser: Browser) -> None:
+    pages = (
+        "/",
+        "/evil",
+        "/evil/one",
+        "/evil/one/tree/prod",
+        "/evil/one/blob/v1/README.md",
+        "/evil/one/blob/v1/adapthub.json",
+        "/evil/one/blob/v1/adapter_model.safetensors",
+        "/evil/one/diff/v1..v2",
+        "/compare?ref=evil/one&ref=evil/two",
+        f"/?q={ATTACK}&label={ATTACK}&base={ATTACK}&task={ATTACK}",
+        f"/?metric={ATTACK}",
+        f"/compare?ref={ATTACK}",
+        f"/-/sign-in?next={ATTACK}",
+        f"/evil/one/tree/{ATTACK.replace('/', '%2F')}",
+        f"/evil/one/blob/v1/{ATTACK}",
+        f"/{ATTACK.replace('/', '%2F')}",
+    )
+    handlers = "all => all.flatMap(one => one.getAttributeNames()).filter(name => name.startsWith('on'))"
+    with opened(browser, attacked.url) as seen:
+        seen.page.on("dialog", lambda dialog: seen.complaints.append(dialog.message))
+        for address in pages:
+            seen.page.goto(attacked.url + address)
+            assert seen.page.evaluate("window.hacked") is None, address
+            assert seen.page.evaluate("getComputedStyle(document.body).display") == "block", address
+            assert [url for url in seen.asked if not url.startswith(f"{attacked.url}/")] == [], address
+            scripts = seen.page.locator("script").evaluate_all("all => all.map(one => one.src)")
+            assert [re.sub(r".*/", "", one) for one in scripts] == ["theme.js", "page.js"], address
+            for tag in ("iframe", "style", "base", "object", "meta[http-equiv]", ".card form", ".card svg"):
+                assert seen.page.locator(tag).count() == 0, (address, tag)
+            assert seen.page.locator("*").evaluate_all(handlers) == [], address
+            assert [one for one in seen.complaints if "the server responded with a status" not in one] == []
+            assert "49" not in (seen.page.locator("h1").text_content() or "")
+
+
+def test_the_worst_texts_are_shown_as_they_are(attacked: HubServer, browser: Browser) -> None:
+    with opened(browser, f"{attacked.url}/evil/one") as seen:
+        assert ATTACK in seen.page.locator("#versions tbody").first.inner_text()
+        assert ATTACK in seen.page.locator("aside").inner_text()
+        assert ATTACK[:59] in seen.page.locator("#metrics thead").inner_text()
+        assert "\u202e" not in seen.page.content()
+        assert seen.page.locator(".card a[href^='java']").count() == 0
+
+
+def test_the_browser_is_told_to_load_nothing_else(filled: HubServer, browser: Browser) -> None:
+    """Were a script to get in, it would not run: the policy holds by itself."""
+    with opened(browser, filled.url) as seen:
+        seen.page.evaluate(
+            "() => { const one = document.createElement('script'); one.textContent = 'window.hacked = 1';"
+            " document.body.append(one); }"
+        )
+        assert seen.page.evaluate("window.hacked") is None
+        assert any("Content Security Policy" in one for one in seen.complaints)

@@ -1,0 +1,381 @@
+"""The hub's pages as HTTP: which addresses they have, who sees what, what the cookie opens, errors, and bounds."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+
+import adapthub.adapters.diff
+from adapthub.adapters.diff import difference
+from adapthub.hub.accounts import revoke_token
+from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.lineage import parent_of
+from adapthub.hub.registry import Facts
+from adapthub.hub.server.app import create_app
+from adapthub.hub.server.pages import browsing, differences
+from adapthub.hub.server.pages.routes import MODULES
+from adapthub.hub.server.pages.usage import snippets
+from adapthub.hub.server.pages.visitors import COOKIE
+from adapthub.hub.server.serving import Serving
+from tests.hub.server.live import HubServer
+from tests.hub.server.pages.filled import CARD, write
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+@pytest.fixture
+def web() -> Iterator[httpx2.Client]:
+    with httpx2.Client(headers=BROWSER, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def mine(hub_server: HubServer) -> Iterator[httpx2.Client]:
+    """Signed in as ada."""
+    with httpx2.Client(headers=BROWSER, timeout=60, cookies={COOKIE: hub_server.token()}) as client:
+        yield client
+
+
+def push(server: HubServer, folder: Path, name: str, **fields: Any) -> None:
+    EmbeddedHub(server.data, cache=folder / "cache").push(
+        write(folder / "made" / name, seed=1, **fields), name
+    )
+
+
+def test_no_page_is_at_an_address_of_the_protocol(tmp_path: Path) -> None:
+    serving = Serving.open(tmp_path)
+    app = create_app(serving)
+    serving.close()
+    protocol = app.routes[: -len(MODULES)]
+    operations = [(path, method) for path, item in app.openapi()["paths"].items() for method in item]
+    assert len(operations) > 25
+    for path, method in operations:
+        asked = re.sub(r"{\w+}", "x", path)
+        scope = {"type": "http", "method": method.upper(), "path": asked, "headers": [], "root_path": ""}
+        assert any(route.matches(scope)[0] is Match.FULL for route in protocol), (method, path)
+    for module in MODULES:
+        for route in module.router.routes:
+            assert isinstance(route, APIRoute)
+            assert not route.path.startswith("/api/")
+            assert route.methods is not None
+            assert route.methods <= {"GET", "HEAD"} or route.path.startswith("/-/")
+
+
+def test_only_names_that_no_repository_has_are_the_pages_own(filled: HubServer, web: httpx2.Client) -> None:
+    assert web.get(f"{filled.url}/health").json() == {"status": "ok"}
+    assert web.get(f"{filled.url}/compare").status_code == 200
+    assert 'href="/?namespace=compare"' in _page_of(filled, web, "compare/ner")
+    assert 'href="/acme"' in web.get(f"{filled.url}/acme/ner").text
+
+
+def _page_of(server: HubServer, web: httpx2.Client, name: str) -> str:
+    push(server, server.data.parent / name, name)
+    return web.get(f"{server.url}/{name}").text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/acme/none/resolve/main/a.json", "/acme/ner/resolve/none/a.json", "/api/models/acme/none", "/api/none"],
+)
+def test_the_protocol_answers_browsers_as_it_answers_programs(
+    filled: HubServer, web: httpx2.Client, address: str
+) -> None:
+    answer = web.get(filled.url + address)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-error-code"] in ("RepoNotFound", "RevisionNotFound")
+    assert answer.json() == httpx2.get(filled.url + address).json()
+
+
+def test_errors_are_pages_for_browsers_and_json_for_programs(filled: HubServer, web: httpx2.Client) -> None:
+    for address, status, words in (
+        ("/acme/nerr", 404, "Did you mean"),
+        ("/acme/ner/tree/v9", 404, "no revision v9"),
+        ("/acme/ner/blob/v1/none.json", 404, "no file none.json"),
+        ("/acme/ner/diff/v1", 400, "Write v1..v2"),
+        ("/acme/ner/diff/v1..main2", 404, "no revision main2"),
+        ("/-x-", 400, "is not a valid name"),
+        ("/a/b/c/d/e", 404, "Not Found"),
+        ("/?after=x", 400, "after"),
+        ("/-/0/style.css", 404, "no file style.css"),
+    ):
+        page, json = web.get(filled.url + address), httpx2.get(filled.url + address)
+        assert (page.status_code, json.status_code) == (status, status), address
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert words in page.text, address
+        assert words in json.json()["error"], address
+
+
+def test_where_clients_say_that_a_commit_is_there_is_a_page(
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+) -> None:
+    api = hub_server.client()
+    api.create_repo("ada/ner")
+    adapter = write(tmp_path / "made", seed=1, card=CARD)
+    done = api.upload_folder(repo_id="ada/ner", folder_path=adapter.path)
+    assert "v1" in web.get(done.commit_url, follow_redirects=True).text
+    api.create_branch("ada/ner", branch="feat/x")
+    api.delete_file("adapthub.json", "ada/ner", revision="feat/x")
+    page = web.get(f"{hub_server.url}/ada/ner/tree/feat%2Fx").text
+    assert "which is no version" in page
+    assert "adapthub.json</a>" not in page
+    assert "lora_alpha" in web.get(f"{hub_server.url}/ada/ner/blob/feat%2Fx/adapter_config.json").text
+
+
+def test_a_repository_without_an_adapter_has_a_page(hub_server: HubServer, web: httpx2.Client) -> None:
+    hub_server.client().create_repo("ada/empty")
+    assert "no version yet" in web.get(hub_server.url).text
+    assert "There is no whole adapter here yet" in web.get(f"{hub_server.url}/ada/empty").text
+
+
+def test_pages_of_a_list_have_each_adapter_once(
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browsing, "PAGE", 3)
+    names = [f"many/a{number}" for number in range(8)]
+    for number, name in enumerate(names):
+        push(hub_server, tmp_path, name, f1=0.5 + number % 3 / 100)
+    for start in ("/many", "/?metric=f1>=0.1", "/?sort=created", "/?q=many&task=token-classification"):
+        seen: list[str] = []
+        address: str | None = start
+        while address:
+            page = web.get(hub_server.url + address).text
+            seen += re.findall(r'name="ref" value="([^"]+)"', page)
+            found = re.search(r'rel="next" href="([^"]+)"', page)
+            address = found[1].replace("&amp;", "&") if found else None
+        assert sorted(seen) == sorted(names), start
+
+
+def test_private_adapters_are_on_no_page_without_a_token(
+    hub_server: HubServer, web: httpx2.Client, mine: httpx2.Client, tmp_path: Path
+) -> None:
+    hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
+    secret = hub.push(write(tmp_path / "secret", seed=1, f1=0.7), "ada/secret")
+    child = write(tmp_path / "open", seed=2, f1=0.8, parents=[parent_of(secret)])
+    hub.push(child, "ada/open")
+    hub_server.client().update_repo_settings("ada/secret", private=True)
+    pages = (
+        "/",
+        "/ada",
+        "/?q=secret",
+        "/?metric=f1>0.1",
+        "/ada/open",
+        "/compare?ref=ada/open&ref=ada/secret",
+    )
+    for address in pages:
+        text = web.get(hub_server.url + address).text
+        shown = re.sub(r'value="[^"]*"|href="/-/sign-in[^"]*"', "", text)
+        assert "/ada/secret" not in shown, address
+    assert "ada/secret" in web.get(f"{hub_server.url}/ada/open").text  # its child says so
+    assert "not here" in web.get(f"{hub_server.url}/ada/open").text
+    for rest in ("", "/tree/v1", "/blob/v1/adapthub.json", "/raw/v1/adapthub.json", "/diff/v1..v1"):
+        address = f"/ada/secret{rest}"
+        assert web.get(hub_server.url + address).status_code == 404, address
+        assert mine.get(hub_server.url + address).status_code == 200, address
+    assert "/ada/secret" in mine.get(f"{hub_server.url}/ada/open").text
+
+
+def test_gated_files_are_shown_to_those_who_were_let_in(
+    hub_server: HubServer, web: httpx2.Client, mine: httpx2.Client, tmp_path: Path
+) -> None:
+    push(hub_server, tmp_path, "ada/gated", card=CARD)
+    hub_server.client().update_repo_settings("ada/gated", gated="manual")
+    assert "is gated" in web.get(f"{hub_server.url}/ada/gated").text
+    for address in ("blob/v1/adapthub.json", "raw/v1/adapthub.json", "diff/v1..v1"):
+        assert web.get(f"{hub_server.url}/ada/gated/{address}").status_code == 403, address
+        with_token = mine.get(f"{hub_server.url}/ada/gated/{address}")
+        assert with_token.status_code == 200, address
+
+
+def test_the_cookie_opens_pages_and_nothing_else(
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+) -> None:
+    push(hub_server, tmp_path, "ada/secret")
+    token = hub_server.token(scope="admin")
+    hub_server.client().update_repo_settings("ada/secret", private=True)
+    web.cookies.set(COOKIE, token)
+    assert web.get(f"{hub_server.url}/ada/secret").status_code == 200
+    assert web.get(f"{hub_server.url}/api/whoami-v2").status_code == 401
+    assert web.get(f"{hub_server.url}/api/models/ada/secret").status_code == 404
+    assert web.get(f"{hub_server.url}/ada/secret/resolve/v1/adapthub.json").status_code == 404
+    assert web.post(f"{hub_server.url}/api/repos/create", json={"name": "ada/new"}).status_code == 401
+    for method in ("POST", "PUT", "PATCH", "DELETE"):
+        for address in ("/", "/ada", "/ada/secret", "/ada/secret/tree/v1", "/compare"):
+            assert web.request(method, hub_server.url + address).status_code == 405, (method, address)
+
+
+def test_signing_in_and_out(hub_server: HubServer, web: httpx2.Client) -> None:
+    form = f"{hub_server.url}/-/sign-in"
+    token = hub_server.token()
+    wrong = web.post(form, data={"token": "ah_wrong", "next": "/"})
+    assert (wrong.status_code, COOKIE in wrong.headers.get("set-cookie", "")) == (401, False)
+    done = web.post(form, data={"token": f" {token}\n", "next": "/ada?q=1"})
+    assert (done.status_code, done.headers["location"]) == (303, "/ada?q=1")
+    kept = done.headers["set-cookie"].lower()
+    assert "httponly" in kept
+    assert "samesite=strict" in kept
+    assert "max-age" not in kept
+    assert "ada" in web.get(hub_server.url).text
+    gone = web.post(f"{hub_server.url}/-/sign-out")
+    assert (gone.status_code, gone.headers["location"]) == (303, "/")
+    assert COOKIE not in web.cookies
+
+
+@pytest.mark.parametrize(
+    "back", ["//elsewhere.invalid", "https://elsewhere.invalid", "/\\elsewhere.invalid", "/\t/x", "x"]
+)
+def test_signing_in_leads_to_no_other_site(hub_server: HubServer, web: httpx2.Client, back: str) -> None:
+    done = web.post(f"{hub_server.url}/-/sign-in", data={"token": hub_server.token(), "next": back})
+    assert done.headers["location"] == "/"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "http://elsewhere.invalid"},
+    ],
+)
+def test_other_sites_sign_nobody_in_or_out(
+    hub_server: HubServer, web: httpx2.Client, headers: dict[str, str]
+) -> None:
+    data = {"token": hub_server.token(), "next": "/"}
+    for address in ("/-/sign-in", "/-/sign-out"):
+        answer = web.post(hub_server.url + address, data=data, headers=headers)
+        assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+
+
+def test_a_token_that_was_revoked_is_forgotten(hub_server: HubServer, web: httpx2.Client) -> None:
+    token = hub_server.token()
+    with hub_server.running.serving.store.database.writing() as session:
+        revoke_token(session, token)
+    web.cookies.set(COOKIE, token)
+    answer = web.get(hub_server.url)
+    assert answer.status_code == 401
+    assert "is revoked" in answer.text
+    assert f"{COOKIE}=" in answer.headers["set-cookie"]
+    assert "max-age=0" in answer.headers["set-cookie"].lower()
+
+
+def test_a_name_that_is_made_to_mean_this_machine_is_refused(filled: HubServer, web: httpx2.Client) -> None:
+    for address in ("/", "/acme/ner", "/compare?ref=acme/ner"):
+        answer = web.get(filled.url + address, headers={"host": "rebound.invalid"})
+        assert answer.status_code == 403, address
+        assert "roberta" not in answer.text
+
+
+def test_pages_name_the_host_that_they_were_asked_by(filled: HubServer, web: httpx2.Client) -> None:
+    page = web.get(f"{filled.url}/acme/ner/tree/v2", headers={"host": "localhost:81"}).text
+    assert "HF_ENDPOINT=http://localhost:81 hf download acme/ner --revision v2" in page
+    assert "http://localhost:81/acme/ner/resolve/v2/adapter_model.safetensors" in page
+
+
+def test_raw_files_run_in_no_browser(hub_server: HubServer, web: httpx2.Client, tmp_path: Path) -> None:
+    push(
+        hub_server,
+        tmp_path,
+        "ada/ner",
+        images={"evil.png": b"<script>alert(1)</script>"},
+        card="<script>1</script>",
+    )
+    image = web.get(f"{hub_server.url}/ada/ner/raw/v1/evil.png")
+    assert image.headers["content-type"] == "image/png"
+    card = web.get(f"{hub_server.url}/ada/ner/raw/v1/README.md")
+    assert card.headers["content-type"] == "application/octet-stream"
+    assert card.headers["content-disposition"].startswith("attachment")
+    for answer in (image, card):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+
+
+def test_a_long_difference_is_told_of_and_computed_once(
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+    compared = []
+
+    def held(before: Any, after: Any) -> Any:
+        compared.append((before.digest, after.digest))
+        begun.set()
+        release.wait()
+        return difference(before, after)
+
+    monkeypatch.setattr(adapthub.adapters.diff, "difference", held)
+    monkeypatch.setattr(differences, "PATIENCE", 0.05)
+    hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
+    for seed in range(2):
+        hub.push(write(tmp_path / str(seed), seed=seed, f1=0.8), "ada/ner")
+    address = f"{hub_server.url}/ada/ner/diff/v1..v2"
+    try:
+        for _ in range(3):
+            waiting = web.get(address)
+            assert "being compared" in waiting.text
+            assert waiting.headers["refresh"] == "3"
+        assert begun.wait(60)
+        assert web.get(f"{hub_server.url}/ada/ner").status_code == 200  # others are answered meanwhile
+    finally:
+        release.set()
+    while "being compared" in (page := web.get(address).text):
+        pass
+    assert "encoder.layer.0.attention.self.query" in page
+    assert len(compared) == 1
+
+
+def test_weights_too_large_to_compare_are_refused(
+    filled: HubServer, web: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(differences, "MOST_BYTES", 100)
+    answer = web.get(f"{filled.url}/acme/ner/diff/v3..v1")
+    assert answer.status_code == 422
+    assert "Pull both, and compare them with adapt diff" in answer.text
+
+
+def test_usage_is_quoted_for_its_language() -> None:
+    base = "org/x\"); __import__('os').system(\"touch hacked\") # '$(touch hacked)`\n"
+    facts = Facts("lora", "text-generation", None, base, None, 9, ())
+    made = {one.title: one for one in snippets("http://hub.local", "acme/sql", "v3", facts, private=True)}
+    assert list(made) == ["adapthub", "peft", "vLLM", "hf", "curl"]
+    for title in ("adapthub", "peft"):
+        tree = ast.parse(made[title].text)
+        assert base in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    words = shlex.split(made["vLLM"].text)
+    assert words[words.index("serve") + 1] == base
+    assert words[words.index("--max-lora-rank") + 1] == "16"
+    assert words[-1] == "sql=./sql"
+    assert shlex.split(made["hf"].text)[:2] == ["HF_ENDPOINT=http://hub.local", "HF_TOKEN=ah_..."]
+    assert "http://hub.local/acme/sql/resolve/v3/adapter_model.safetensors" in shlex.split(made["curl"].text)
+
+
+def test_addresses_that_no_database_can_hold_are_refused(filled: HubServer, web: httpx2.Client) -> None:
+    for address in (
+        f"/?after={10**30}",
+        f"/acme/ner?before={10**30}",
+        f"/?q={'x' * 1000}",
+        "/?after=-1",
+        "/%FF",
+        "/?sort=x",
+    ):
+        assert web.get(filled.url + address).status_code == 400, address
+    assert web.get(f"{filled.url}/?q=%FF&label=%ED%A0%80").status_code == 200
+    assert "acme" in web.get(f"{filled.url}/%61cme").text
+
+
+def test_what_is_long_is_cut(hub_server: HubServer, web: httpx2.Client, tmp_path: Path) -> None:
+    long = "long " * 20_000
+    push(hub_server, tmp_path, "ada/long", base=long, labels=(long, "O"), libraries={long: long}, recipe=long)
+    for address in ("/", "/ada/long", "/compare?ref=ada/long"):
+        page = web.get(hub_server.url + address)
+        assert page.status_code == 200
+        assert len(page.content) < 220_000, address

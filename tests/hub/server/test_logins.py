@@ -1,0 +1,127 @@
+"""`hf auth login` without a token, and callers that ask too often."""
+
+from __future__ import annotations
+
+import queue
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+from huggingface_hub.utils._http import parse_ratelimit_headers
+
+from adapthub.cli.main import adapt
+from adapthub.hub.server.rates import Rates
+from adapthub.hub.server.serving import Limits
+from tests.hub.server.live import HubServer, live
+
+
+def begin(server: HubServer) -> dict[str, str]:
+    answer = httpx2.post(f"{server.url}/oauth/device", data={"client_id": "any"})
+    assert answer.status_code == 200
+    return dict(answer.json())
+
+
+def poll(server: HubServer, secret: str) -> dict[str, str]:
+    form = {"grant_type": "urn:ietf:params:oauth:grant-type:device_code", "device_code": secret}
+    return dict(httpx2.post(f"{server.url}/oauth/token", data=form).json())
+
+
+def test_hf_logs_in_with_a_code(hub_server: HubServer, tmp_path: Path) -> None:
+    hub_server.token()
+    environment = hub_server.environment(tmp_path / "home") | {"PYTHONUNBUFFERED": "1", "BROWSER": "true"}
+    script = "from huggingface_hub import login; login()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    assert process.stdout is not None
+    stream = process.stdout
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    seen = ""
+    while not (match := re.search(r"\b([B-Z]{4}-[B-Z]{4})\b", seen)):
+        seen += lines.get(timeout=60)
+    data = ["--data", str(hub_server.data)]
+    done = CliRunner().invoke(
+        adapt, ["hub", "login", "allow", match[1].lower(), "--account", "bob", "--scope", "write", *data]
+    )
+    assert done.exit_code == 0, done.output
+    assert process.wait(timeout=60) == 0
+    reader.join()
+    stream.close()
+    hf = str(Path(sys.executable).with_name("hf"))
+    who = subprocess.run([hf, "auth", "whoami"], env=environment, capture_output=True, text=True, check=True)
+    assert "bob" in who.stdout
+
+
+def test_a_person_allows_it_with_a_token_of_theirs(hub_server: HubServer) -> None:
+    waiting = begin(hub_server)
+    assert poll(hub_server, waiting["device_code"]) == {"error": "authorization_pending"}
+    page = httpx2.get(waiting["verification_uri_complete"])
+    assert waiting["user_code"] in page.text
+    form = {"user_code": waiting["user_code"], "token": "ah_00000000_" + "x" * 43, "answer": "allow"}
+    assert httpx2.post(waiting["verification_uri"], data=form).status_code == 401
+    assert poll(hub_server, waiting["device_code"]) == {"error": "authorization_pending"}
+    answer = httpx2.post(waiting["verification_uri"], data={**form, "token": hub_server.token("ada", "read")})
+    assert "allowed" in answer.text
+    token = poll(hub_server, waiting["device_code"])["access_token"]
+    who = httpx2.get(f"{hub_server.url}/api/whoami-v2", headers={"Authorization": f"Bearer {token}"}).json()
+    assert (who["name"], who["auth"]["accessToken"]["role"]) == ("ada", "read")
+    assert poll(hub_server, waiting["device_code"]) == {"error": "expired_token"}  # it is handed out once
+    other = begin(hub_server)
+    form = {"user_code": other["user_code"], "token": hub_server.token(), "answer": "deny"}
+    assert httpx2.post(waiting["verification_uri"], data=form).status_code == 200
+    assert poll(hub_server, other["device_code"]) == {"error": "access_denied"}
+    assert httpx2.post(waiting["verification_uri"], data=form).status_code == 404
+    shown = httpx2.get(f"{hub_server.url}/oauth/activate?user_code=%3Cscript%3E").text
+    assert "<script>" not in shown
+
+
+def test_callers_that_ask_too_often(tmp_path: Path) -> None:
+    with live(tmp_path / "served", limits=Limits(rate=(3, 100_000))) as server:
+        token = {"Authorization": f"Bearer {server.token()}"}
+        url = f"{server.url}/api/models"
+        answers = [httpx2.get(url, headers=token) for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        info = parse_ratelimit_headers(answers[0].headers)
+        assert info is not None
+        assert (info.remaining, info.limit, info.window_seconds) == (2, 3, 100_000)
+        assert 0 < int(answers[3].headers["retry-after"]) <= 100_000
+        assert "more than 3 requests" in answers[3].json()["error"]
+        assert httpx2.get(url).status_code == 200  # others may
+        wrong = [
+            httpx2.get(url, headers={"Authorization": f"Bearer ah_0000000{n}_{'x' * 43}"}) for n in range(3)
+        ]
+        assert [answer.status_code for answer in wrong] == [401, 401, 429]
+        assert httpx2.get(f"{server.url}/health").status_code == 200
+
+
+def test_a_window_ends() -> None:
+    now = [1000.0]
+    rates = Rates(1, 10, now=lambda: now[0])
+    assert [rates.count("a").remaining for _ in range(2)] == [0, -1]
+    now[0] += 9
+    assert rates.count("a").reset == 1
+    now[0] += 1
+    assert rates.count("a").remaining == 0
+
+
+@pytest.mark.parametrize("text", ["x", "0/5m", "5", "5/0s/1"])
+def test_rates_that_do_not_read(text: str) -> None:
+    done = CliRunner().invoke(adapt, ["hub", "serve", "--rate-limit", text])
+    assert done.exit_code == 2
