@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def base() -> None:
-    """Record what a base is, without its weights, and check adapters against it.
+    """Record what a base is, and check adapters against that.
 
     \b
     Example:

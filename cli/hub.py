@@ -30,7 +30,7 @@ def rate(text: str) -> tuple[int, int]:
 
 @click.group()
 def hub() -> None:
-    """A hub of your own for others: Hugging Face's clients use it unchanged.
+    """A hub of your own, for Hugging Face's clients too.
 
     \b
     Example:

@@ -62,7 +62,7 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
 )
 @json_option
 def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
-    """Check that a trusted key signed ADAPTER, a folder or a name in the hub.
+    """Check that a trusted key signed ADAPTER: a folder, or a name.
 
     Without --key every key of `adapt key list` is believed. Whatever does not fit is refused with its name: a file that
     differs, is missing or was added, a key that is not trusted, a damaged signature, or none.

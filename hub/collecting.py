@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, select
 from sqlalchemy.orm import Session
@@ -110,7 +109,7 @@ def _delete(session: Session, store: Store, keys: list[int], before: datetime) -
     return [row.size for row in rows]
 
 
-def _garbage(before: datetime) -> Select[Any]:
+def _garbage(before: datetime) -> Select[int, str, int]:
     return select(BlobRow.id, BlobRow.sha256, BlobRow.size).where(
         BlobRow.stored < before, ~_named(), ~_sent_since(before)
     )

@@ -135,7 +135,7 @@ def repo_state(session: Session, repo: RepoRow) -> dict[str, Any]:
 
     commits = of(CommitRow, CommitRow.id)
     places = {None: None} | {commit.id: place for place, commit in enumerate(commits)}
-    blobs: dict[tuple[str, int], int] = {}
+    blobs: dict[tuple[str, int], int | None] = {}
     terms = of(TermRow, TermRow.kind, TermRow.term)
     return {
         "settings": (repo.private, repo.gated, repo.newest),

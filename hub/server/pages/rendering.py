@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from adapthub.hub.access import Caller
 from adapthub.hub.server.pages import links
-from adapthub.hub.server.pages.static import VERSION
+from adapthub.hub.server.pages.assets import VERSION
 
 HEADERS = {
     "Content-Security-Policy": (

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from adapthub.hub.server.pages import adapter, browsing, comparing, diffing, files, static, visitors
+from adapthub.hub.server.pages import adapter, assets, browsing, comparing, diffing, files, visitors
 from adapthub.hub.server.pages.state import State
 from adapthub.hub.server.serving import Serving
 
-MODULES = (static, visitors, comparing, diffing, files, adapter, browsing)
+MODULES = (assets, visitors, comparing, diffing, files, adapter, browsing)
 
 
 def add_pages(app: FastAPI) -> None:
