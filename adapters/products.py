@@ -7,6 +7,9 @@ wanted, a product is torch's own. Which one is a matter of processor, shapes and
 oneDNN reads a weight fastest in an order of its own: `pack` gives layers a second copy in it, with which products of up to
 some 32 rows take half to four fifths of the time.
 
+What oneDNN prepares for a number of rows that is new, up to a megabyte for one shape of layer, it keeps, in part for as long
+as the process lives. So the numbers are rounded up (`rounded`): there are some fifty of them up to 512.
+
 Does not change weights or choose number formats.
 """
 
@@ -25,6 +28,8 @@ _Layer = TypeVar("_Layer", bound=nn.Linear)
 _ONEDNN = getattr(getattr(torch.ops.mkldnn, "_linear_pointwise", None), "default", None)
 # Multiplications from which a call of oneDNN, some 10 microseconds, is worth its price.
 _WORTH_CALLING = 1 << 19
+# Significant bits of the numbers of rows that oneDNN sees: each one up to 16, then eight to every power of two.
+_BITS = 4
 # Weights of a layer from which a packed product of one row is faster than torch's own.
 _WORTH_PACKING = 1 << 16
 
@@ -60,10 +65,20 @@ def _suits(x: torch.Tensor) -> bool:
     )
 
 
+def rounded(rows: int) -> int:
+    """As many rows or a few more, at most an eighth, with which oneDNN multiplies `rows` of them."""
+    step = 1 << max(0, (rows - 1).bit_length() - _BITS)
+    return -(-rows // step) * step
+
+
 def _by_onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     # A bias is read as if it lay in one piece, whatever its strides say.
     whole = None if bias is None else bias.contiguous()
-    return cast(torch.Tensor, _ONEDNN(x, weight, whole, "none", [], ""))  # type: ignore[misc]
+    rows = x.shape[:-1].numel()
+    more = rounded(rows) - rows
+    given = F.pad(x.reshape(rows, -1), (0, 0, 0, more)) if more else x
+    made = cast(torch.Tensor, _ONEDNN(given, weight, whole, "none", [], ""))  # type: ignore[misc]
+    return made[:rows].unflatten(0, x.shape[:-1]) if more else made
 
 
 class _Packed(NamedTuple):

@@ -48,6 +48,14 @@ class _Group:
     gaps: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     tokens: Counter[int] = field(default_factory=Counter)  # by second
 
+    def forget(self, now: float) -> None:
+        """What is older than a minute."""
+        for samples in (self.requests, self.first, self.gaps):
+            while samples and samples[0][0] < now - SECONDS:
+                samples.popleft()
+        for second in [second for second in self.tokens if second < int(now) - SECONDS]:
+            del self.tokens[second]
+
 
 class Recent:
     """The last minute of one server. Belongs to its event loop."""
@@ -59,7 +67,11 @@ class Recent:
 
     def count(self, tenant: str, target: Target, tokens: int) -> None:
         """Tokens were generated."""
-        self._group(tenant, target).tokens[int(self._clock())] += tokens
+        now = self._clock()
+        group = self._group(tenant, target)
+        if int(now) not in group.tokens:  # nobody may ever look
+            group.forget(now)
+        group.tokens[int(now)] += tokens
 
     def observe(self, seen: Observation) -> None:
         """A request ended."""
@@ -82,15 +94,15 @@ class Recent:
         return sorted(found, key=lambda traffic: -sum(traffic.tokens))
 
     def _group(self, tenant: str, target: Target) -> _Group:
-        return self._groups.setdefault(self._labels.of(tenant, target), _Group())
+        labels = self._labels.of(tenant, target)
+        if labels not in self._groups:
+            self._forget(self._clock())  # those that are idle make room, whether anybody looks or not
+            self._groups[labels] = _Group()
+        return self._groups[labels]
 
     def _forget(self, now: float) -> None:
         for labels, group in list(self._groups.items()):
-            for samples in (group.requests, group.first, group.gaps):
-                while samples and samples[0][0] < now - SECONDS:
-                    samples.popleft()
-            for second in [second for second in group.tokens if second < int(now) - SECONDS]:
-                del group.tokens[second]
+            group.forget(now)
             if not group.tokens and not group.requests:
                 del self._groups[labels]
 

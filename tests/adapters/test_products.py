@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from adapthub.adapters import products
-from adapthub.adapters.products import linear, pack, packed_bytes, quicken, unpack
+from adapthub.adapters.products import linear, pack, packed_bytes, quicken, rounded, unpack
 
 _SHAPES = [(1, 2048, 576), (2, 1024, 1024), (7, 640, 515), (33, 576, 1536), (300, 96, 48)]
 
@@ -51,6 +52,27 @@ def test_a_bias_that_is_a_view_is_read_as_it_lies(bias: torch.Tensor) -> None:
     x, weight = torch.randn(64, 256), torch.randn(1024, 256)
     with torch.inference_mode():
         torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias), atol=1e-4, rtol=1e-5)
+
+
+def test_rows_are_rounded_up_to_few_numbers() -> None:
+    numbers = {rows: rounded(rows) for rows in range(1, 4097)}
+    assert all(rows <= number <= rows * 9 / 8 for rows, number in numbers.items())
+    assert all(rounded(number) == number for number in numbers.values())
+    assert [rounded(rows) for rows in (0, 1, 16, 17, 33, 65, 512, 513)] == [0, 1, 16, 18, 36, 72, 512, 576]
+    assert len(set(numbers.values())) == 16 + 8 * 8
+
+
+def test_memory_does_not_grow_with_the_numbers_of_rows_that_were_multiplied() -> None:
+    """A server computes other numbers of tokens at every step. For all of these oneDNN would keep 150 MiB and more."""
+    weight = torch.randn(104, 88)  # of no other test
+    inputs = torch.randn(512, 88)
+    memory = psutil.Process().memory_info
+    with torch.inference_mode():
+        linear(inputs, weight)
+        before = memory().rss
+        for rows in range(1, 513):
+            linear(inputs[:rows], weight)
+        assert memory().rss - before < 64 << 20
 
 
 def test_onednn_is_left_alone_where_torch_was_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

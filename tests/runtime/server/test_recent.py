@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 
 from adapthub.runtime.requests import Usage
@@ -91,3 +92,19 @@ def test_a_minute_later_nothing_is_left() -> None:
     assert [one.requests for one in recent.traffic()] == [1]
     clock.now += 3
     assert recent.traffic() == []
+
+
+def test_hours_in_which_nobody_looks_take_no_more_than_minutes() -> None:
+    clock = Clock()
+    recent = Recent(Groups(clock=clock), clock)
+
+    def minutes(count: int) -> int:
+        for minute in range(count):
+            for _ in range(SECONDS):
+                recent.count("a", SQL, 10_000)
+                clock.now += 1
+            recent.count("a", Target(f"acme/{minute}", f"acme/{minute}@0", f"acme/{minute}@v1"), 1)
+        return len(pickle.dumps(recent._groups))
+
+    two = minutes(2)
+    assert minutes(300) <= 1.5 * two
