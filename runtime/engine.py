@@ -42,6 +42,7 @@ from adapthub.runtime.turns import divided, first_to_yield, has_row, in_turn
 _LOG = logging.getLogger(__name__)
 _PREFETCHED = 16  # waiting requests whose adapters are fetched ahead
 _PROMPT = 32  # tokens of a tenant's prompts that every step may compute, however long it takes
+_LITTLE = 64  # the same, for a tenant that has no more
 
 
 @dataclass(frozen=True)
@@ -334,8 +335,8 @@ class Engine:
         return sorted(parts, key=lambda part: part.row.request.selection)
 
     def _prompt_tokens(self) -> dict[str, int]:
-        """How much of each tenant's prompts this step computes: as much as it has time for where several tenants are served,
-        and of everybody's so much that it is worth a step."""
+        """How much of each tenant's prompts this step computes: as much as it has time for where several tenants are served;
+        and of everybody's so much that it is worth a step, or all that they have if it is little."""
         needs: Counter[str] = Counter()
         for row in self._running.values():
             if row.pending > 1:
@@ -343,7 +344,8 @@ class Engine:
         decoding = len(self._running) - sum(row.pending > 1 for row in self._running.values())
         seconds = self._step_seconds if len(self._shares) > 1 else math.inf
         together = min(self._step_tokens, self._pace.tokens(seconds)) - decoding
-        least = min(max(_PROMPT, self._pace.fixed_tokens), self._step_tokens / max(1, len(needs)))
+        worth, most = max(_PROMPT, self._pace.fixed_tokens), self._step_tokens / max(1, len(needs))
+        least = {tenant: min(most, need if need <= _LITTLE else worth) for tenant, need in needs.items()}
         return {tenant: int(part) for tenant, part in divided(together, needs, self._shares, least).items()}
 
     def _go_on_from_others(self, row: Row) -> None:

@@ -46,15 +46,15 @@ def in_turn(running: Iterable[Row]) -> list[Row]:
 
 
 def divided(
-    whole: float, needs: Mapping[str, float], shares: Mapping[str, float], least: float
+    whole: float, needs: Mapping[str, float], shares: Mapping[str, float], least: Mapping[str, float]
 ) -> dict[str, float]:
-    """`whole` among those who need some, by share; what one does not need is the others'. Nobody gets less than `least`, so
-    that it may be more together."""
+    """`whole` among those who need some, by share; what one does not need is the others'. Nobody gets less than their
+    `least`, so that it may be more together."""
     parts = {}
     left, sharing = max(0.0, whole), sum(shares[tenant] for tenant in needs)
     for tenant in sorted(needs, key=lambda tenant: needs[tenant] / shares[tenant]):
         part = min(needs[tenant], left * shares[tenant] / sharing)
-        parts[tenant] = max(part, least)
+        parts[tenant] = max(part, least[tenant])
         left -= part
         sharing -= shares[tenant]
     return parts

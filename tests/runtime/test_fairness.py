@@ -90,7 +90,7 @@ def test_steps_become_no_longer_than_they_should(make: Any, monkeypatch: pytest.
     steps.clear()
     flood(bench, "many", 24, length=60, new=30)
     bench.run(until=lambda: bench.engine.load.running and not bench.engine.load.waiting)
-    bench.submit("few", "base", text(900, 30), max_new_tokens=4, tenant="few", ignore_eos=True)
+    bench.submit("few", "base", text(900, 60), max_new_tokens=4, tenant="few", ignore_eos=True)
     before = len(steps.sizes)
     bench.run(until=lambda: bench.events["few"])
     assert len(steps.sizes) - before == 1, "its prompt is computed in its first step"

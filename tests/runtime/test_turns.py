@@ -86,10 +86,11 @@ def test_of_equals_the_latest_makes_room_and_priority_counts_within_a_tenant() -
 
 
 def test_what_one_does_not_need_is_the_others() -> None:
-    assert divided(100, {"flood": 1000, "calm": 20}, EVEN, least=0) == {"calm": 20, "flood": 80}
-    assert divided(100, {"flood": 1000, "calm": 90}, EVEN, least=0) == {"calm": 50, "flood": 50}
-    assert divided(10, {"flood": 1000, "calm": 90}, EVEN, least=32) == {"calm": 32, "flood": 32}
-    assert divided(-5, {"flood": 1000}, EVEN, least=32) == {"flood": 32}
+    nothing, some = dict.fromkeys(EVEN, 0), {"flood": 32, "calm": 60}
+    assert divided(100, {"flood": 1000, "calm": 20}, EVEN, nothing) == {"calm": 20, "flood": 80}
+    assert divided(100, {"flood": 1000, "calm": 90}, EVEN, nothing) == {"calm": 50, "flood": 50}
+    assert divided(10, {"flood": 1000, "calm": 60}, EVEN, some) == {"calm": 60, "flood": 32}
+    assert divided(-5, {"flood": 1000}, EVEN, some) == {"flood": 32}
 
 
 @given(
@@ -99,7 +100,7 @@ def test_what_one_does_not_need_is_the_others() -> None:
 )
 def test_all_is_divided_by_share(whole: float, needs: dict[str, int], weights: list[float]) -> None:
     shares = dict(zip("abcde", (weight / sum(weights) for weight in weights), strict=True))
-    parts = divided(whole, needs, shares, least=0)
+    parts = divided(whole, needs, shares, dict.fromkeys(needs, 0))
     assert sum(parts.values()) == pytest.approx(min(whole, sum(needs.values())))
     want = [tenant for tenant in needs if parts[tenant] < needs[tenant] - 1e-6]
     assert all(parts[tenant] <= needs[tenant] + 1e-9 for tenant in needs)
