@@ -68,7 +68,7 @@ class _Soak:
         kind = rng.choice(KINDS)
         terms = EXPRESSIONS.get(kind, () if kind == "base" else ((1.0, kind),))
         sampling = Sampling(
-            max_new_tokens=rng.randint(1, 10),
+            max_new_tokens=rng.randint(1, 24),
             temperature=rng.choice((0.0, 1.0)),
             seed=rng.randrange(99),
             ignore_eos=rng.random() < 0.5,
