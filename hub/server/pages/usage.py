@@ -34,7 +34,7 @@ class Snippet:
 def snippets(origin: str, name: str, revision: str, facts: Facts, *, private: bool) -> tuple[Snippet, ...]:
     """For the adapter `name` ("namespace/name") of the hub at `origin`; `private`: a token is needed."""
     found = [
-        Snippet("adapthub", "python", _adapthub(origin, name, revision, facts)),
+        Snippet("adapthub", "python", _adapthub(origin, name, revision, facts, private)),
         Snippet("peft", "python", _peft(origin, name, revision, facts, private)),
         Snippet("hf", "shell", _hf(origin, name, revision, private)),
         Snippet("curl", "shell", _curl(origin, name, revision, private)),
@@ -44,14 +44,15 @@ def snippets(origin: str, name: str, revision: str, facts: Facts, *, private: bo
     return tuple(found)
 
 
-def _adapthub(origin: str, name: str, revision: str, facts: Facts) -> str:
+def _adapthub(origin: str, name: str, revision: str, facts: Facts, private: bool) -> str:
     return "\n".join(
         [
-            "from adapthub.hub import open_hub",
+            "from huggingface_hub import snapshot_download",
             "from adapthub.runtime import Runtime",
             "",
-            f"runtime = Runtime({_python(_base(facts))}, hub=open_hub({_python(origin)}))",
-            f"runtime.attach({_python(f'{name}@{revision}')})",
+            f"folder = {_downloaded(origin, name, revision, private)}",
+            f"runtime = Runtime({_python(_base(facts))})",
+            "runtime.attach(folder)",
         ]
     )
 
@@ -59,17 +60,23 @@ def _adapthub(origin: str, name: str, revision: str, facts: Facts) -> str:
 def _peft(origin: str, name: str, revision: str, facts: Facts, private: bool) -> str:
     kind = _CLASSES.get(facts.task or "text-generation", "AutoModel")
     labels = f", num_labels={len(facts.labels)}" if facts.labels and kind != "AutoModelForCausalLM" else ""
-    token = ', token="ah_..."' if private else ""
     return "\n".join(
         [
             "from huggingface_hub import snapshot_download",
             "from peft import PeftModel",
             f"from transformers import {kind}",
             "",
-            f"folder = snapshot_download({_python(name)}, revision={_python(revision)}, endpoint={_python(origin)}{token})",
+            f"folder = {_downloaded(origin, name, revision, private)}",
             f"base = {kind}.from_pretrained({_python(_base(facts))}{labels})",
             "model = PeftModel.from_pretrained(base, folder)",
         ]
+    )
+
+
+def _downloaded(origin: str, name: str, revision: str, private: bool) -> str:
+    token = ', token="ah_..."' if private else ""
+    return (
+        f"snapshot_download({_python(name)}, revision={_python(revision)}, endpoint={_python(origin)}{token})"
     )
 
 
