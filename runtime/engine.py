@@ -346,7 +346,10 @@ class Engine:
         together = min(self._step_tokens, self._pace.tokens(seconds)) - decoding
         worth, most = max(_PROMPT, self._pace.fixed_tokens), self._step_tokens / max(1, len(needs))
         least = {tenant: min(most, need if need <= _LITTLE else worth) for tenant, need in needs.items()}
-        return {tenant: int(part) for tenant, part in divided(together, needs, self._shares, least).items()}
+        parts = divided(together, needs, self._shares, least)
+        return {
+            tenant: max(1, int(part)) for tenant, part in parts.items()
+        }  # many tenants: some go on all the same
 
     def _go_on_from_others(self, row: Row) -> None:
         gained = self._paging.reuse(row.request, row.tokens, row.held)

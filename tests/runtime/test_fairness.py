@@ -149,6 +149,17 @@ def test_a_longer_prompt_than_the_floods_is_computed(make: Any) -> None:
     assert sum(bool(bench.events[f"many{number}"]) for number in range(60)) <= 4  # of 8 that ran
 
 
+def test_more_tenants_with_prompts_than_tokens_in_a_step_are_all_served(make: Any) -> None:
+    bench = make(step_tokens=4, max_rows=12)
+    for number in range(12):
+        bench.submit(
+            str(number), "base", text(number, 9), max_new_tokens=2, tenant=f"t{number}", ignore_eos=True
+        )
+    for _ in range(12 * 9):  # a step that computes nothing would be followed by more of them
+        bench.engine.step()
+    assert all(bench.events[str(number)][-1].finish_reason == "length" for number in range(12))
+
+
 def test_weights_hold_while_steps_are_kept_short(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = {}
     for limit in (math.inf, LIMIT):
