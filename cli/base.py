@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_models, complete_names
+from adapthub.cli.options import complete_models, complete_names, hub_option
 from adapthub.cli.output import announce, json_option, show_json
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def base() -> None:
 @base.command()
 @click.argument("adapter", shell_complete=complete_names)
 @click.argument("model", shell_complete=complete_models)
+@hub_option
 @json_option
-def fit(adapter: str, model: str, as_json: bool) -> None:
+def fit(adapter: str, model: str, hub: str | None, as_json: bool) -> None:
     """Check that every tensor of ADAPTER lands on a module of MODEL.
 
     ADAPTER is a folder or a name in the hub. MODEL is a base, or the JSON file of its record. Only names and shapes are
@@ -40,10 +41,10 @@ def fit(adapter: str, model: str, as_json: bool) -> None:
       $ adapt base fit acme/ner package:minilm
     """
     from adapthub.adapters.fit import check_fit
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub
 
-    artifact = find_adapter(adapter, open_hub())
+    artifact = find_adapter(adapter, open_chosen(hub))
     known = _known(model)
     check_fit(known, artifact.config, artifact.shapes)
     trained_on = artifact.base_fingerprint

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_names
+from adapthub.cli.options import complete_names, hub_option
 from adapthub.cli.output import json_option, show_json
 
 if TYPE_CHECKING:
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("adapter", shell_complete=complete_names)
 @click.option("--key", "word", metavar="KEY", help="A key's name or its PEM file. Default: your only one.")
+@hub_option
 @json_option
-def sign(adapter: str, word: str | None, as_json: bool) -> None:
+def sign(adapter: str, word: str | None, hub: str | None, as_json: bool) -> None:
     """Sign ADAPTER, a folder or a name in the hub.
 
     The path and sha256 of every file are signed. In a folder the signature is the file model.sig, which push takes along;
@@ -32,12 +33,12 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     """
     from adapthub.adapters.admission import SIGNATURE
     from adapthub.adapters.files import write_bytes
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub, signing, signing_keys
+    from adapthub.hub import signing, signing_keys
     from adapthub.hub.signatures import Signatures
 
-    hub = open_hub()
-    artifact = find_adapter(adapter, hub)
+    artifact = find_adapter(adapter, open_chosen(hub))
     key = signing_keys.private_key(word)
     bundle = signing.sign(artifact.sha256s, key)
     if Path(adapter).is_dir():
@@ -60,8 +61,9 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     multiple=True,
     help="Believe this key alone, a name or a PEM file. Repeatable.",
 )
+@hub_option
 @json_option
-def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
+def verify(adapter: str, words: tuple[str, ...], hub: str | None, as_json: bool) -> None:
     """Check that a trusted key signed ADAPTER, a folder or a name in the hub.
 
     Without --key every key of `adapt key list` is believed. Whatever does not fit is refused with its name: a file that
@@ -72,10 +74,10 @@ def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
       $ adapt verify runs/ner/adapter
       $ adapt verify acme/ner@v1 --key releases --json
     """
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub
 
-    artifact = find_adapter(adapter, open_hub())
+    artifact = find_adapter(adapter, open_chosen(hub))
     found = signed_by(artifact, adapter, words)
     if as_json:
         show_json({"adapter": adapter, "digest": artifact.digest, "key": found.id, "name": found.name})

@@ -2,6 +2,7 @@
 
     cache/<64 hex digits>/      an adapter's files, whole from the moment that the folder has this name
     cache/<64 hex digits>.lock  one process fetches, others wait and read what it fetched
+    cache/parts/<64 hex>/       what came of it before its hub was cut off, for the next pull to go on from
 
 Every read verifies every byte: an entry that someone edited is replaced, never used. Nothing is ever evicted.
 """
@@ -24,8 +25,10 @@ from adapthub.adapters.errors import (
 from adapthub.adapters.files import new_directory
 from adapthub.adapters.home import make_folder, unusable
 
-Files = Iterator[tuple[str, bytes]]
-"""The files of an adapter: each name and its verified bytes."""
+PARTS = "parts"
+
+Files = Iterator[tuple[str, bytes | Path]]
+"""The files of an adapter: each name and its verified bytes, or the path of a file with them that the cache may take."""
 
 
 class Cache:
@@ -33,6 +36,14 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def get(self, digest: str) -> Artifact | None:
+        """The artifact "sha256:<hex>" if it is here and whole."""
+        return _read(self._root / digest.removeprefix("sha256:"), digest)[0]
+
+    def parts(self, digest: str) -> Path:
+        """A folder for what comes of "sha256:<hex>" piece by piece; only who fetches it uses it. It need not exist."""
+        return self._root / PARTS / digest.removeprefix("sha256:")
 
     def pull(self, digest: str, fetch: Callable[[], Files]) -> Artifact:
         """The artifact "sha256:<hex>", from here if it is whole, else from `fetch`, which brings its files.
@@ -53,7 +64,9 @@ class Cache:
             for abandoned in self._root.glob(f".{folder.name}.*"):  # by a process killed while it fetched
                 shutil.rmtree(abandoned, ignore_errors=True)
             try:
-                return _fetch(folder, digest, fetch)
+                artifact = _fetch(folder, digest, fetch)
+                shutil.rmtree(self.parts(digest), ignore_errors=True)
+                return artifact
             except AdaptHubError as error:
                 if damage is None:
                     raise
@@ -77,7 +90,10 @@ def _fetch(folder: Path, digest: str, fetch: Callable[[], Files]) -> Artifact:
     with new_directory(folder, replace=True) as aside:
         for name, data in fetch():
             check_name(name)
-            (aside / name).write_bytes(data)
+            if isinstance(data, Path):
+                data.replace(aside / name)
+            else:
+                (aside / name).write_bytes(data)
         artifact = Artifact.read(aside, expected_digest=digest)
     return dataclasses.replace(artifact, path=folder)
 

@@ -4,38 +4,34 @@
     blobs/        the bytes of every file, by sha256 (hub/storage/blobs.py)
 
 A push is one commit on main, which is a version: its blobs are stored first, where nothing sees them, then it appears in one
-transaction;
-killed anywhere, it leaves either nothing or all of it. Any number of processes may use one hub at once.
+transaction; killed anywhere, it leaves either nothing or all of it. Any number of processes may use one hub at once.
 Serves nobody else, and knows neither users nor permissions: whoever can write the folder can publish.
 """
 
 from __future__ import annotations
 
 import builtins
-import json
 from pathlib import Path
 from typing import Any
 
-from adapthub.adapters.admission import CARD, MANIFEST
+from adapthub.adapters.admission import CARD
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidReference, InvalidSettings
+from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidReference
 from adapthub.adapters.home import home
-from adapthub.hub import aliases, repos, search
+from adapthub.hub import aliases, search
 from adapthub.hub.cache import Cache, Files
 from adapthub.hub.cards import card_metadata
-from adapthub.hub.commits import add_whole
 from adapthub.hub.completeness import check_complete
-from adapthub.hub.facts import is_unicode
+from adapthub.hub.details import read_details
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.lookup import find_repo, require_repo, require_version
-from adapthub.hub.records import aliases_of, bare_digest, facts_of, files_of, version_of
+from adapthub.hub.publishing import check_words, publish
+from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
 from adapthub.hub.registry import Details, Entry, StoredFile, Version
-from adapthub.hub.storage.tables import VersionRow
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import is_text
 from adapthub.hub.trees import Blob, Tree, git_oid
-from adapthub.hub.versions import versions_of, with_digest
 
 
 class EmbeddedHub:
@@ -62,22 +58,11 @@ class EmbeddedHub:
 
     def push(self, artifact: Artifact, name: str, *, message: str = "", alias: str | None = None) -> Version:
         reference = _local(parse_name(name))
-        if alias is not None:
-            check_alias(alias)
-        if not is_unicode(message):
-            raise InvalidSettings("the message is not valid Unicode text")
+        check_words(message, alias)
         check_complete(artifact)
         tree, card = self._store_files(artifact)
         inspected = Inspected(artifact, card, _metadata(card))
-        with self._database.writing() as session:
-            repo = repos.find_or_make(session, reference)
-            version = with_digest(session, repo, artifact.digest)
-            repeated = version is not None
-            if version is None:
-                version = add_whole(session, repo, tree, inspected, message=message)
-            if alias is not None:
-                aliases.promote(session, version, alias)
-            return version_of(version, repeated=repeated)
+        return publish(self._store, reference, tree, inspected, message=message, alias=alias)
 
     def resolve(self, ref: str | Reference) -> Version:
         reference = _parse(ref)
@@ -113,16 +98,7 @@ class EmbeddedHub:
     def show(self, ref: str | Reference) -> Details:
         reference = _parse(ref)
         with self._database.reading() as session:
-            row = require_version(session, reference)
-            files = files_of(row)
-            return Details(
-                version=version_of(row),
-                facts=facts_of(row),
-                versions=tuple(version_of(version) for version in versions_of(session, row.repo)),
-                aliases=aliases_of(row.repo),
-                files=files,
-                manifest=self._manifest(row, files),
-            )
+            return read_details(self._store, session, require_version(session, reference))
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)
@@ -167,14 +143,6 @@ class EmbeddedHub:
         with self._database.reading() as session:
             files = files_of(require_version(session, reference))
         return ((file.path, self._blob(reference, file)) for file in files)
-
-    def _manifest(self, row: VersionRow, files: tuple[StoredFile, ...]) -> dict[str, Any] | None:
-        reference = Reference(None, row.repo.namespace, row.repo.name, f"v{row.number}")
-        for file in files:
-            if file.path == MANIFEST:
-                manifest: dict[str, Any] = json.loads(self._blob(reference, file))
-                return manifest
-        return None
 
     def _blob(self, reference: Reference, file: StoredFile) -> bytes:
         return self._store.blobs.get(file.sha256, origin=f"{file.path} of {reference}")

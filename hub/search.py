@@ -9,9 +9,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy import ColumnElement, Select, and_, select, true
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from adapthub.adapters.errors import InvalidSettings
@@ -34,12 +35,21 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{7,64}")
 
 
-def list_entries(session: Session, namespace: str | None) -> list[Entry]:
+@dataclass(frozen=True)
+class Window:
+    """What of an answer somebody gets: repositories of which `visible` holds, `limit` of them after the first `skip`."""
+
+    visible: ColumnElement[bool] = field(default_factory=true)
+    limit: int | None = None
+    skip: int = 0
+
+
+def list_entries(session: Session, namespace: str | None, window: Window = Window()) -> list[Entry]:
     """Every adapter, or those of one namespace, by name."""
     query = _newest()
     if namespace is not None:
         query = query.where(RepoRow.namespace == namespace)
-    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
+    return _entries(session, query, window)
 
 
 def search_entries(
@@ -51,6 +61,7 @@ def search_entries(
     metric: str | None = None,
     method: str | None = None,
     label: str | None = None,
+    window: Window = Window(),
 ) -> list[Entry]:
     """Adapters whose newest version meets every condition that is given. Raises InvalidSettings for
     `metric`."""
@@ -66,7 +77,7 @@ def search_entries(
         query = query.where(RepoRow.sequence.in_(found))
     if metric is not None:
         query = _measured(query, metric)
-    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
+    return _entries(session, query, window)
 
 
 def _newest() -> Select[RepoRow, VersionRow]:
@@ -74,11 +85,16 @@ def _newest() -> Select[RepoRow, VersionRow]:
     return select(RepoRow, VersionRow).join(VersionRow, is_newest)
 
 
-def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> list[Entry]:
-    query = query.options(
-        contains_eager(VersionRow.repo),
-        joinedload(VersionRow.commit),
-        selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
+def _entries(session: Session, query: Select[RepoRow, VersionRow], window: Window) -> list[Entry]:
+    query = query.where(window.visible).order_by(RepoRow.namespace, RepoRow.name)
+    query = (
+        query.limit(window.limit)
+        .offset(window.skip)
+        .options(
+            contains_eager(VersionRow.repo),
+            joinedload(VersionRow.commit),
+            selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
+        )
     )
     return [entry_of(repo, version) for repo, version in session.execute(query)]
 

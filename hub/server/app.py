@@ -16,22 +16,39 @@ from starlette.requests import ClientDisconnect
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub.server import (
     account_api,
+    alias_api,
+    bundle_api,
     info_api,
     lfs_api,
+    publish_api,
     refs_api,
+    registry_api,
     repo_api,
     resolve_api,
     tree_api,
     upload_api,
 )
-from adapthub.hub.server.errors import error_body, headers_of, message_headers, status_of
+from adapthub.hub.server.errors import error_body, headers_of, message_headers, own_error_body, status_of
 from adapthub.hub.server.raw_paths import RawPaths
 from adapthub.hub.server.serving import Serving
 
 _LOG = logging.getLogger(__name__)
 
 # The first route that fits answers: what begins with two free parts comes last.
-ROUTERS = (account_api, repo_api, refs_api, tree_api, upload_api, info_api, lfs_api, resolve_api)
+ROUTERS = (
+    account_api,
+    registry_api,
+    publish_api,
+    alias_api,
+    bundle_api,
+    repo_api,
+    refs_api,
+    tree_api,
+    upload_api,
+    info_api,
+    lfs_api,
+    resolve_api,
+)
 
 
 def create_app(serving: Serving) -> FastAPI:
@@ -56,7 +73,7 @@ def _handle_errors(app: FastAPI) -> None:
     async def ours(_: Request, error: AdaptHubError) -> JSONResponse:
         if status_of(error) >= 500:
             _LOG.error("a request failed: %s", error, exc_info=error if status_of(error) == 500 else None)
-        return JSONResponse(error_body(str(error)), status_of(error), headers_of(error))
+        return JSONResponse(own_error_body(error), status_of(error), headers_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

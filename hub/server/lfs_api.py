@@ -81,7 +81,7 @@ async def upload(target: Target, oid: Sha256, request: Request, serving: TheServ
     size = int(signed["size"])
     incoming = await run_in_threadpool(serving.store.blobs.incoming)
     try:
-        await _receive(request, incoming, size)
+        await receive(request, incoming, size)
         await run_in_threadpool(incoming.keep, oid, origin="the upload")
     finally:
         await run_in_threadpool(incoming.close)
@@ -127,7 +127,7 @@ def _answer(
     }
 
 
-async def _receive(request: Request, incoming: Incoming, size: int) -> None:
+async def receive(request: Request, incoming: Incoming, size: int) -> None:
     """Write the body piece by piece. Raises HTTPException 413 where it is larger than `size`, InvalidSettings where it ended
     before."""
     waiting = bytearray()

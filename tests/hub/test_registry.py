@@ -1,4 +1,4 @@
-"""The contract of a registry. Every kind of registry in conftest.REGISTRIES runs through all of it."""
+"""The contract of a registry. Every kind of registry that conftest opens runs through all of it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,213 @@
+"""A hub of AdaptHub's own over HTTP: the same invariants as the embedded one, for the server keeps them.
+
+Small adapters come in one bundle, large ones file by file. Keeps nothing; `remote` has the cache.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from adapthub.adapters.description import digest_of
+from adapthub.adapters.errors import IntegrityError, StorageError
+from adapthub.hub.downloading import Progress, Wanted, Watch, check_bytes, download
+from adapthub.hub.reference import Reference
+from adapthub.hub.registry import Alias, Details, Entry, Version
+from adapthub.hub.speaker import Pin, read_file
+from adapthub.hub.text_files import is_text
+from adapthub.hub.wire import PAGE, PROTOCOL, SUMS, Publication, Published, PublishedFile
+
+if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
+    from adapthub.hub.cache import Files
+    from adapthub.hub.connection import Connection
+
+BUNDLE_BYTES = 4 * 2**20
+"""Adapters of so many bytes at most come in one answer; of larger ones a part is worth keeping when the hub is cut off."""
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_HEX = re.compile(r"[0-9a-f]{64}")
+_INLINE_BYTES = 8 * 2**20  # of texts that come with the publication itself
+T = TypeVar("T")
+
+
+class OwnHub:
+    """The hub at the other end of `connection`. What it raises, `Registry` says."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def push(self, artifact: Artifact, reference: Reference, *, message: str, alias: str | None) -> Version:
+        contents = _read_texts(artifact)
+        publication = Publication(
+            files={
+                path: PublishedFile(sha256=record.sha256, size=record.size, content=contents.get(path))
+                for path, record in artifact.files.items()
+            },
+            message=message,
+            alias=alias,
+        )
+        published = self._publish(reference, publication)
+        if published.version is None:
+            self._upload(artifact, reference, published.missing)
+            published = self._publish(reference, publication)
+        if published.version is None:
+            raise StorageError(
+                f"the hub did not keep {published.missing[0]}, which was just uploaded", hint="Push again."
+            )
+        return _checked(published.version)
+
+    def resolve(self, reference: Reference) -> Version:
+        return _checked(self._read(Version, _version_path(reference)))
+
+    def pin(self, reference: Reference) -> Pin:
+        version = self.resolve(reference)
+        return Pin(version.digest, version.size, Reference.parse(f"{version.name}@{version.digest}"))
+
+    def download(self, pin: Pin, parts: Path, watch: Watch) -> Files:
+        pinned = pin.reference
+        if pin.size <= BUNDLE_BYTES:
+            return self._bundle(pin, watch)
+        found = self._read(Details, f"{_version_path(pinned)}/details").files
+        if digest_of({file.path: file.sha256 for file in found}) != pin.digest:
+            raise IntegrityError(f"the files that the hub names are not those of {pinned}")
+        where = f"/{_name(pinned)}/resolve/{pinned.revision}"
+        wanted = [
+            Wanted(file.path, file.size, f"{where}/{quote(file.path)}", sha256=file.sha256) for file in found
+        ]
+        return download(self._connection, wanted, parts, watch)
+
+    def list(self, namespace: str | None) -> builtins.list[Entry]:
+        return self._entries({"namespace": namespace})
+
+    def search(self, text: str | None, **conditions: str | None) -> builtins.list[Entry]:
+        return self._entries({"text": text, **conditions})
+
+    def show(self, reference: Reference) -> Details:
+        details = self._read(Details, f"{_version_path(reference)}/details")
+        _checked(details.version)
+        return details
+
+    def aliases(self, reference: Reference) -> tuple[Alias, ...]:
+        """The aliases of a name with every move that they made."""
+        return self._read(tuple[Alias, ...], f"/api/models/{_name(reference)}/aliases")
+
+    def promote(self, reference: Reference, alias: str) -> Version:
+        body = {"revision": reference.revision or "latest"}
+        return _checked(self._read(Version, _alias_path(reference, alias), "PUT", json=body))
+
+    def rollback(self, reference: Reference, alias: str) -> Version:
+        return _checked(self._read(Version, f"{_alias_path(reference, alias)}/rollback", "POST"))
+
+    def available(self, reference: Reference) -> bool:
+        return self._read(bool, f"/api/models/{_name(reference)}/available")
+
+    def _entries(self, conditions: dict[str, str | None]) -> builtins.list[Entry]:
+        """All pages of a list. What is published while they are read may be in two of them, or in none."""
+        given = {key: value for key, value in conditions.items() if value is not None}
+        entries: dict[str, Entry] = {}
+        skip = 0
+        while True:
+            page = self._read(
+                builtins.list[Entry], "/api/adapters", params={**given, "skip": skip, "limit": PAGE}
+            )
+            entries |= {entry.name: entry for entry in page}
+            skip += PAGE
+            if len(page) < PAGE:
+                return [*entries.values()]
+
+    def _publish(self, reference: Reference, publication: Publication) -> Published:
+        where = f"/api/models/{_name(reference)}/versions"
+        body = publication.model_dump_json().encode()
+        headers = {"content-type": "application/json"}
+        return self._read(Published, where, "POST", content=body, headers=headers)
+
+    def _upload(self, artifact: Artifact, reference: Reference, missing: builtins.list[str]) -> None:
+        paths = {record.sha256: path for path, record in artifact.files.items()}
+        for sha256 in missing:
+            if sha256 not in paths:
+                raise StorageError(f"the hub asks for {sha256}, which is no file of the adapter")
+            where = f"/api/models/{_name(reference)}/blobs/{sha256}"
+            data = read_file(artifact, paths[sha256])
+            self._connection.ask("PUT", where, content=data)
+
+    def _bundle(self, pin: Pin, watch: Watch) -> Iterator[tuple[str, bytes]]:
+        pinned = pin.reference
+        data = self._connection.ask("GET", f"{_version_path(pinned)}/bundle").content
+        progress = Progress(pin.size, watch)
+        try:
+            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as bundle:
+                members = ((member.name, member, bundle.extractfile(member)) for member in bundle)
+                _, _, first = next(members)
+                sums = _sums(first.read() if first else b"", pinned)
+                for name, member, stream in members:
+                    content = stream.read() if stream else b""
+                    check_bytes(Wanted(name, member.size, "", sha256=sums.pop(name, "none")), content)
+                    progress.add(len(content))
+                    yield name, content
+        except (tarfile.TarError, StopIteration) as error:
+            raise IntegrityError(f"what the hub sent for {pinned} is no bundle: {error}") from error
+        if sums:
+            raise IntegrityError(f"the hub left {next(iter(sums))} out of {pinned}", hint="Pull again.")
+
+    def _read(self, kind: type[T], where: str, method: str = "GET", **options: Any) -> T:
+        """An answer as a value of ours. Raises StorageError where it is none."""
+        from pydantic import TypeAdapter, ValidationError
+
+        response = self._connection.ask(method, where, **options)
+        try:
+            return TypeAdapter(kind).validate_json(response.content)
+        except ValidationError as error:
+            raise StorageError(
+                f"what {self._connection.url} answers to {where} is not what this version of AdaptHub understands",
+                hint=f"It speaks protocol {PROTOCOL}: update AdaptHub here or there.",
+            ) from error
+
+
+def _sums(text: bytes, pinned: Reference) -> dict[str, str]:
+    """The sha256 of each file by name, once they are found to be those of the digest."""
+    lines = [line.split("  ", 1) for line in text.decode(errors="replace").splitlines()]
+    sums = {line[1]: line[0] for line in lines if len(line) == 2}
+    if digest_of(sums) != f"sha256:{pinned.revision}":
+        raise IntegrityError(f"the {SUMS} that the hub sent are not those of {pinned}", hint="Pull again.")
+    return sums
+
+
+def _checked(version: Version) -> Version:
+    """`version`, if what is made a path of it is what it says. A hub may be anybody's."""
+    Reference.parse(version.name)
+    if not _DIGEST.fullmatch(version.digest):
+        raise StorageError(
+            f"the hub says that {version.digest[:80]!r} is a digest", hint="Check its address."
+        )
+    return version
+
+
+def _read_texts(artifact: Artifact) -> dict[str, bytes]:
+    """The bytes of the small text files, which come along; every file is looked at, and must be what was read."""
+    texts: dict[str, bytes] = {}
+    room = _INLINE_BYTES
+    for path, record in artifact.files.items():
+        data = read_file(artifact, path)
+        if is_text(path, record.size, data[:512]) and record.size <= room:
+            texts[path] = data
+            room -= record.size
+    return texts
+
+
+def _name(reference: Reference) -> str:
+    return f"{quote(reference.namespace, safe='')}/{quote(reference.name, safe='')}"
+
+
+def _version_path(reference: Reference) -> str:
+    return f"/api/models/{_name(reference)}/versions/{quote(reference.revision or 'latest', safe='')}"
+
+
+def _alias_path(reference: Reference, alias: str) -> str:
+    return f"/api/models/{_name(reference)}/aliases/{quote(alias, safe='')}"

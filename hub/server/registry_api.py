@@ -1,0 +1,78 @@
+"""The hub as our own client reads it: what a `Registry` answers, as JSON. Hugging Face's clients never ask for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from sqlalchemy.orm import Session
+
+from adapthub.hub import search
+from adapthub.hub.access import Caller, readable_repo, visible
+from adapthub.hub.details import read_details
+from adapthub.hub.lookup import find_repo, require_version
+from adapthub.hub.records import version_of
+from adapthub.hub.reference import Reference
+from adapthub.hub.registry import Details, Entry, Version
+from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.storage.tables import VersionRow
+from adapthub.hub.wire import PAGE, PROTOCOL
+
+router = APIRouter(tags=["registry"])
+
+
+@router.get("/api/adapthub")
+def hello() -> dict[str, Any]:
+    """That this is a hub of AdaptHub, and which of its own interfaces it has."""
+    return {"hub": "adapthub", "protocol": PROTOCOL}
+
+
+@router.get("/api/adapters")
+def adapters(
+    serving: TheServing,
+    caller: TheCaller,
+    namespace: str | None = None,
+    text: str | None = None,
+    base: str | None = None,
+    task: str | None = None,
+    metric: str | None = None,
+    method: str | None = None,
+    label: str | None = None,
+    skip: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
+) -> list[Entry]:
+    """Adapters that meet every condition; `limit` of them after the first `skip`."""
+    window = search.Window(visible(caller), limit, skip)
+    with serving.store.database.reading() as session:
+        if namespace is not None:
+            return search.list_entries(session, namespace, window)
+        return search.search_entries(
+            session, text, base=base, task=task, metric=metric, method=method, label=label, window=window
+        )
+
+
+@router.get("/api/models/{namespace}/{name}/available")
+def available(target: Target, serving: TheServing, caller: TheCaller) -> bool:
+    """Whether nothing has this name yet; also of what the caller may not see, for it is taken all the same."""
+    with serving.store.database.reading() as session:
+        return find_repo(session, target) is None
+
+
+@router.get("/api/models/{namespace}/{name}/versions/{revision}")
+def version(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Version:
+    """The version that a revision means now."""
+    with serving.store.database.reading() as session:
+        return version_of(readable_version(session, caller, target, revision))
+
+
+@router.get("/api/models/{namespace}/{name}/versions/{revision}/details")
+def details(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Details:
+    """Everything about the version that a revision means now."""
+    with serving.store.database.reading() as session:
+        return read_details(serving.store, session, readable_version(session, caller, target, revision))
+
+
+def readable_version(session: Session, caller: Caller, target: Reference, revision: str) -> VersionRow:
+    """The version, if the caller may see it. Raises AdapterNotFound, RevisionNotFound, InvalidReference."""
+    readable_repo(session, caller, target)
+    return require_version(session, Reference(None, target.namespace, target.name, revision))
