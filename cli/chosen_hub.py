@@ -1,4 +1,4 @@
-"""The hub that a command works with: the one of --hub, with a bar while a pull brings much. Opens nothing before it is asked."""
+"""The hub that a command works with: the one of --hub, with a bar while a pull brings much."""
 
 from __future__ import annotations
 

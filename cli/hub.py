@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.hub_mirror import mirror
 from adapthub.cli.hub_tokens import token
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
@@ -28,6 +29,7 @@ def hub() -> None:
 
 
 hub.add_command(token)
+hub.add_command(mirror)
 
 
 @hub.command()

@@ -4,7 +4,8 @@
     cache/<64 hex digits>.lock  one process fetches, others wait and read what it fetched
     cache/parts/<64 hex>/       what came of it before its hub was cut off, for the next pull to go on from
 
-Every read verifies every byte: an entry that someone edited is replaced, never used. Nothing is ever evicted.
+Every read verifies every byte: an entry that someone edited is replaced, never used, and so is one that a power cut tore,
+which is why nothing is synced to the disk. Nothing is ever evicted.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class Cache:
     def get(self, digest: str) -> Artifact | None:
         """The artifact "sha256:<hex>" if it is here and whole."""
         return _read(self._root / digest.removeprefix("sha256:"), digest)[0]
+
+    def holds(self, digest: str) -> bool:
+        """Whether something is here for "sha256:<hex>"; `pull` finds out whether it is whole."""
+        return (self._root / digest.removeprefix("sha256:")).is_dir()
 
     def parts(self, digest: str) -> Path:
         """A folder for what comes of "sha256:<hex>" piece by piece; only who fetches it uses it. It need not exist."""
@@ -87,7 +92,7 @@ class Cache:
 
 
 def _fetch(folder: Path, digest: str, fetch: Callable[[], Files]) -> Artifact:
-    with new_directory(folder, replace=True) as aside:
+    with new_directory(folder, replace=True, durable=False) as aside:
         for name, data in fetch():
             check_name(name)
             if isinstance(data, Path):

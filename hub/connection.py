@@ -64,7 +64,7 @@ class Connection:
     """Kept-alive connections to the hub at `url`, for any number of threads.
 
     `transport`: what sends requests, where it is not the network. `offline`: refuse every request, for the reason that it
-    gives. Every method raises the errors of `error_of`, and Unreachable.
+    gives. Raises InvalidSettings for what is no address; every method raises the errors of `error_of`, and Unreachable.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Connection:
     ) -> None:
         import httpx2
 
+        origin_of(url)
         self.url = url.rstrip("/")
         self.token = token
         self._offline = offline

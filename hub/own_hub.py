@@ -9,27 +9,34 @@ import builtins
 import io
 import re
 import tarfile
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import IntegrityError, StorageError
-from adapthub.hub.downloading import Progress, Wanted, Watch, check_bytes, download
+from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Alias, Details, Entry, Version
 from adapthub.hub.speaker import Pin, read_file
 from adapthub.hub.text_files import is_text
-from adapthub.hub.wire import PAGE, PROTOCOL, SUMS, Publication, Published, PublishedFile
+from adapthub.hub.wire import (
+    BUNDLE_BYTES,
+    DIGEST_HEADER,
+    PAGE,
+    PROTOCOL,
+    SIZE_HEADER,
+    SUMS,
+    Publication,
+    Published,
+    PublishedFile,
+)
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.hub.cache import Files
     from adapthub.hub.connection import Connection
-
-BUNDLE_BYTES = 4 * 2**20
-"""Adapters of so many bytes at most come in one answer; of larger ones a part is worth keeping when the hub is cut off."""
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -66,14 +73,24 @@ class OwnHub:
     def resolve(self, reference: Reference) -> Version:
         return _checked(self._read(Version, _version_path(reference)))
 
-    def pin(self, reference: Reference) -> Pin:
-        version = self.resolve(reference)
-        return Pin(version.digest, version.size, Reference.parse(f"{version.name}@{version.digest}"))
+    def pin(self, reference: Reference, held: str | None) -> Pin:
+        """One request: a small adapter that is not held comes with its name."""
+        where = f"{_version_path(reference)}/bundle"
+        headers = {} if held is None else {"if-none-match": f'"{held.removeprefix("sha256:")}"'}
+        response = self._connection.ask("GET", where, headers=headers)
+        digest, size = response.headers.get(DIGEST_HEADER, ""), response.headers.get(SIZE_HEADER, "")
+        if not _DIGEST.fullmatch(digest) or not size.isdigit():
+            raise StorageError(f"{self._connection.url} does not say what {reference} is")
+        pinned = replace(reference, revision=digest.removeprefix("sha256:"))
+        contents = _unbundled(response.content, pinned) if response.status_code == 200 else {}
+        return Pin(digest, int(size), pinned, contents=contents)
 
     def download(self, pin: Pin, parts: Path, watch: Watch) -> Files:
         pinned = pin.reference
-        if pin.size <= BUNDLE_BYTES:
-            return self._bundle(pin, watch)
+        if not pin.contents and pin.size <= BUNDLE_BYTES:  # it was held, and found to be damaged since
+            pin = self.pin(pinned, None)
+        if pin.contents:
+            return iter(pin.contents.items())
         found = self._read(Details, f"{_version_path(pinned)}/details").files
         if digest_of({file.path: file.sha256 for file in found}) != pin.digest:
             raise IntegrityError(f"the files that the hub names are not those of {pinned}")
@@ -137,25 +154,6 @@ class OwnHub:
             data = read_file(artifact, paths[sha256])
             self._connection.ask("PUT", where, content=data)
 
-    def _bundle(self, pin: Pin, watch: Watch) -> Iterator[tuple[str, bytes]]:
-        pinned = pin.reference
-        data = self._connection.ask("GET", f"{_version_path(pinned)}/bundle").content
-        progress = Progress(pin.size, watch)
-        try:
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as bundle:
-                members = ((member.name, member, bundle.extractfile(member)) for member in bundle)
-                _, _, first = next(members)
-                sums = _sums(first.read() if first else b"", pinned)
-                for name, member, stream in members:
-                    content = stream.read() if stream else b""
-                    check_bytes(Wanted(name, member.size, "", sha256=sums.pop(name, "none")), content)
-                    progress.add(len(content))
-                    yield name, content
-        except (tarfile.TarError, StopIteration) as error:
-            raise IntegrityError(f"what the hub sent for {pinned} is no bundle: {error}") from error
-        if sums:
-            raise IntegrityError(f"the hub left {next(iter(sums))} out of {pinned}", hint="Pull again.")
-
     def _read(self, kind: type[T], where: str, method: str = "GET", **options: Any) -> T:
         """An answer as a value of ours. Raises StorageError where it is none."""
         from pydantic import TypeAdapter, ValidationError
@@ -170,13 +168,22 @@ class OwnHub:
             ) from error
 
 
-def _sums(text: bytes, pinned: Reference) -> dict[str, str]:
-    """The sha256 of each file by name, once they are found to be those of the digest."""
-    lines = [line.split("  ", 1) for line in text.decode(errors="replace").splitlines()]
+def _unbundled(data: bytes, pinned: Reference) -> dict[str, bytes]:
+    """The files in a bundle, each found to be what the digest says. Raises IntegrityError naming what is not."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as bundle:
+            members = {
+                member.name: stream.read() for member in bundle if (stream := bundle.extractfile(member))
+            }
+    except tarfile.TarError as error:
+        raise IntegrityError(f"what the hub sent for {pinned} is no bundle: {error}") from error
+    lines = [line.split("  ", 1) for line in members.pop(SUMS, b"").decode(errors="replace").splitlines()]
     sums = {line[1]: line[0] for line in lines if len(line) == 2}
-    if digest_of(sums) != f"sha256:{pinned.revision}":
-        raise IntegrityError(f"the {SUMS} that the hub sent are not those of {pinned}", hint="Pull again.")
-    return sums
+    if digest_of(sums) != f"sha256:{pinned.revision}" or sums.keys() != members.keys():
+        raise IntegrityError(f"the files that the hub sent are not those of {pinned}", hint="Pull again.")
+    for name, content in members.items():
+        check_bytes(Wanted(name, len(content), "", sha256=sums[name]), content)
+    return members
 
 
 def _checked(version: Version) -> Version:

@@ -59,7 +59,7 @@ class PlainHub:
     def resolve(self, reference: Reference) -> Version:
         return self._version_at(reference, self._reading.commit(reference))
 
-    def pin(self, reference: Reference) -> Pin:
+    def pin(self, reference: Reference, held: str | None) -> Pin:
         commit = self._reading.commit(reference)
         stored = self._reading.require_adapter(reference, commit)
         return Pin(
@@ -87,7 +87,8 @@ class PlainHub:
         method: str | None,
         label: str | None,
     ) -> builtins.list[Entry]:
-        for kind, value in (("metric", metric), ("label", label)):
+        fingerprint = base if base is not None and base.startswith("sha256:") else None
+        for kind, value in (("metric", metric), ("label", label), ("fingerprint", fingerprint)):
             if value is not None:
                 raise InvalidSettings(
                     f"{self._connection.url} is not searched by {kind}: it is no hub of AdaptHub's",

@@ -80,7 +80,8 @@ class RemoteHub:
             if kept is not None:
                 return kept
         try:
-            pin = self._speaker.pin(reference)
+            held = self._remembered.digest(reference)
+            pin = self._speaker.pin(reference, held if held and self._cache.holds(held) else None)
         except Unreachable as error:
             return self._pull_offline(reference, error)
         self._remembered.note(reference, pin.digest)

@@ -40,8 +40,8 @@ class Speaker(Protocol):
 
     def resolve(self, reference: Reference) -> Version: ...
 
-    def pin(self, reference: Reference) -> Pin:
-        """What `reference` means now, for `download`."""
+    def pin(self, reference: Reference, held: str | None) -> Pin:
+        """What `reference` means now, for `download`. `held`: the digest that it meant last, if its files are here."""
         ...
 
     def download(self, pin: Pin, parts: Path, watch: Watch) -> Files:

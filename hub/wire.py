@@ -24,6 +24,9 @@ from adapthub.hub.registry import Version
 PROTOCOL = 1
 PAGE = 500  # entries of a list at once
 SUMS = "SHA256SUMS"  # the first member of a bundle
+BUNDLE_BYTES = 4 * 2**20  # the largest adapter that comes in one: of a larger one a part is worth keeping
+DIGEST_HEADER = "X-AdaptHub-Digest"
+SIZE_HEADER = "X-AdaptHub-Size"
 
 
 class PublishedFile(BaseModel):
