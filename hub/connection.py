@@ -98,16 +98,16 @@ class Connection:
 
     def ask(self, method: str, where: str, **options: Any) -> httpx2.Response:
         """The whole answer to a request for `where`, a path of the hub or a URL."""
-        with self.stream(method, where, **options) as response:
-            response.read()
-            return response
+        response = self._send(method, where, options, whole=True)
+        response.close()
+        return response
 
     @contextmanager
     def stream(self, method: str, where: str, **options: Any) -> Iterator[httpx2.Response]:
         """Within: the answer to a request, whose body is read piece by piece. Raises Unreachable where it is cut off."""
         import httpx2
 
-        response = self._send(method, where, options)
+        response = self._send(method, where, options, whole=False)
         try:
             yield response
         except httpx2.TransportError as error:
@@ -115,8 +115,8 @@ class Connection:
         finally:
             response.close()
 
-    def _send(self, method: str, where: str, options: Mapping[str, Any]) -> httpx2.Response:
-        """The answer, once there is one that is no reason to try again."""
+    def _send(self, method: str, where: str, options: Mapping[str, Any], *, whole: bool) -> httpx2.Response:
+        """The answer, with its body if `whole`, once there is one that is no reason to try again."""
         import httpx2
 
         if self._offline is not None:
@@ -124,9 +124,10 @@ class Connection:
         for attempt in range(_ATTEMPTS):
             last = attempt == _ATTEMPTS - 1
             try:
-                response = self._send_once(
-                    method, self.url + where if where.startswith("/") else where, dict(options)
-                )
+                url = self.url + where if where.startswith("/") else where
+                response = self._send_once(method, url, dict(options))
+                if whole or response.is_error:
+                    response.read()
             except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL) as error:
                 raise self._unreachable(error) from error  # nobody is there: no use in asking again
             except httpx2.TransportError as error:
@@ -136,8 +137,6 @@ class Connection:
             else:
                 if response.is_success or response.status_code == 304:
                     return response
-                with suppress(httpx2.TransportError):
-                    response.read()
                 response.close()
                 wait = _wait_of(response, attempt)
                 if response.status_code not in _AGAIN or last or wait > _LONGEST_WAIT:

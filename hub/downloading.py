@@ -142,7 +142,7 @@ def _ask_for_rest(connection: Connection, file: Wanted, target: Path, progress: 
 
 def _append(response: httpx2.Response, file: Wanted, target: Path, progress: Progress) -> None:
     with target.open("ab") as stream:
-        for piece in response.iter_bytes(_PIECE):
+        for piece in response.iter_bytes():
             stream.write(piece)
             progress.add(len(piece))
             if stream.tell() > file.size:

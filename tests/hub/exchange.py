@@ -1,8 +1,9 @@
 """Requests and answers kept in a file, and a hub that gives those answers again.
 
 `public_exchange.json` has the shape of the public Hub's answers, as what is known of its protocol says. It was NOT recorded
-from it: nothing here reaches it. `python -m tests.hub.exchange` makes it of our own server's answers and of what the public Hub does
-otherwise: files of LFS are redirected to another host, entries have more fields, training left files, lists have pages.
+from it: nothing here reaches it. `python -m tests.hub.exchange` makes it of our own server's answers and of what the public
+Hub does otherwise: files of LFS are redirected to another host, entries have more fields, training left files, lists have
+pages.
 """
 
 from __future__ import annotations

@@ -1,0 +1,434 @@
+"""Our client against a real server of ours: cuts, damage, who may do what, and where the token goes."""
+
+from __future__ import annotations
+
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import (
+    AdapterNotFound,
+    AdaptHubError,
+    AdmissionError,
+    Conflict,
+    Forbidden,
+    IntegrityError,
+    StorageError,
+    Unauthorized,
+    Unreachable,
+)
+from adapthub.hub.connection import Connection
+from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.plain_hub import PlainHub
+from adapthub.hub.reference import Reference
+from adapthub.hub.remote import RemoteHub
+from adapthub.hub.server import lfs_api
+from tests.hub.adapters import contents, write_adapter
+from tests.hub.server.live import HubServer
+
+LARGE = 300_000  # of write_adapter's width: 4.8 MB, more than a bundle brings
+
+
+class Network(httpx2.HTTPTransport):
+    """The network. `spoil`, if set, gets each answer to a GET and may give another; `sent` and `asked` count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[httpx2.Request] = []
+        self.spoil: Callable[[httpx2.Request, httpx2.Response], httpx2.Response] = lambda _, answer: answer
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked.append(request)
+        answer = super().handle_request(request)
+        return self.spoil(request, answer) if request.method == "GET" else answer
+
+    @property
+    def paths(self) -> list[str]:
+        return [f"{request.method} {request.url.path}" for request in self.asked]
+
+
+class Cut(httpx2.SyncByteStream):
+    """The first `length` bytes of an answer, and then the connection is gone."""
+
+    def __init__(self, answer: httpx2.Response, length: int) -> None:
+        self._answer, self._left = answer, length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._answer.stream:  # type: ignore[union-attr]
+            if len(piece) >= self._left:
+                yield piece[: self._left]
+                raise httpx2.ReadError("the connection was cut")
+            self._left -= len(piece)
+            yield piece
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def hub(hub_server: HubServer, network: Network, tmp_path: Path) -> RemoteHub:
+    """The server as ada sees it, who may write."""
+    return open_as(hub_server, hub_server.token(), tmp_path / "cache", network)
+
+
+def open_as(server: HubServer, token: str | None, cache: Path, network: Network | None = None) -> RemoteHub:
+    connection = Connection(server.url, token, transport=network, sleep=lambda _: None)
+    return RemoteHub(connection, cache=cache)
+
+
+# pull
+
+
+def test_a_small_adapter_comes_in_one_request(hub: RemoteHub, network: Network, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "made", card="# A card")
+    hub.push(adapter, "ada/ner")
+    network.asked.clear()
+    assert contents(hub.pull("ada/ner").path) == contents(adapter.path)
+    assert network.paths == ["GET /api/models/ada/ner/versions/latest/bundle"]
+    network.spoil = lambda _, answer: pytest.fail("sent again") if answer.status_code == 200 else answer
+    assert hub.pull("ada/ner").digest == adapter.digest  # 304
+    network.asked.clear()
+    assert hub.pull(f"ada/ner@{adapter.digest}").digest == adapter.digest
+    assert network.paths == []
+
+
+def test_a_small_adapter_that_is_cut_off_is_asked_for_again(
+    hub: RemoteHub, network: Network, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    hub.push(adapter, "ada/ner")
+    cuts = [100, 2000]
+
+    def spoil(_: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        return (
+            httpx2.Response(200, headers=answer.headers, stream=Cut(answer, cuts.pop(0))) if cuts else answer
+        )
+
+    network.spoil = spoil
+    assert contents(hub.pull("ada/ner").path) == contents(adapter.path)
+    assert cuts == []
+
+
+def test_a_damaged_cache_is_mended(hub: RemoteHub, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    hub.push(adapter, "ada/ner")
+    (hub.pull("ada/ner").path / "adapter_config.json").write_text("{}")
+    assert contents(hub.pull("ada/ner").path) == contents(adapter.path)
+
+
+@pytest.mark.parametrize("another_process", [False, True])
+def test_a_large_file_is_gone_on_with_after_a_cut(
+    hub_server: HubServer, hub: RemoteHub, network: Network, tmp_path: Path, another_process: bool
+) -> None:
+    adapter = write_adapter(tmp_path / "made", width=LARGE)
+    hub.push(adapter, "ada/big")
+    cuts = [1_000_000, 0, 0, 0, 0] if another_process else [1_000_000, 2_000_000]
+    network.asked.clear()
+
+    def spoil(request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        if request.url.path.endswith(".safetensors") and cuts:
+            return httpx2.Response(
+                answer.status_code, headers=answer.headers, stream=Cut(answer, cuts.pop(0))
+            )
+        return answer
+
+    network.spoil = spoil
+    if another_process:
+        with pytest.raises(Unreachable, match="cut"):
+            hub.pull("ada/big")
+        cuts.clear()
+        network.asked.clear()
+        hub = open_as(hub_server, None, tmp_path / "cache", network)
+    assert contents(hub.pull("ada/big").path) == contents(adapter.path)
+    ranges = [
+        request.headers.get("range") for request in network.asked if request.url.path.endswith(".safetensors")
+    ]
+    assert ranges == (["bytes=1000000-"] if another_process else [None, "bytes=1000000-", "bytes=3000000-"])
+    assert not list((tmp_path / "cache" / "parts").iterdir())
+
+
+def test_a_part_of_something_else_is_thrown_away(hub: RemoteHub, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "made", width=LARGE)
+    hub.push(adapter, "ada/big")
+    part = (
+        tmp_path / "cache" / "parts" / adapter.digest[7:] / adapter.files["adapter_model.safetensors"].sha256
+    )
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"something else" * 1000)
+    assert contents(hub.pull("ada/big").path) == contents(adapter.path)
+
+
+def test_a_hub_that_sends_all_of_it_again(hub: RemoteHub, network: Network, tmp_path: Path) -> None:
+    """Not every server honours Range."""
+    adapter = write_adapter(tmp_path / "made", width=LARGE)
+    hub.push(adapter, "ada/big")
+    part = (
+        tmp_path / "cache" / "parts" / adapter.digest[7:] / adapter.files["adapter_model.safetensors"].sha256
+    )
+    part.parent.mkdir(parents=True)
+    part.write_bytes((adapter.path / "adapter_model.safetensors").read_bytes()[:1000])
+
+    def spoil(request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        if "range" not in request.headers:
+            return answer
+        answer.close()
+        whole = (adapter.path / "adapter_model.safetensors").read_bytes()
+        return httpx2.Response(200, content=whole)
+
+    network.spoil = spoil
+    assert contents(hub.pull("ada/big").path) == contents(adapter.path)
+
+
+@pytest.mark.parametrize("width", [8, LARGE])
+def test_wrong_bytes_are_never_used(hub: RemoteHub, network: Network, tmp_path: Path, width: int) -> None:
+    adapter = write_adapter(tmp_path / "made", width=width)
+    hub.push(adapter, "ada/ner")
+
+    def spoil(request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        if answer.status_code != 200 or not request.url.path.endswith((".safetensors", "bundle")):
+            return answer
+        data = bytearray(answer.read())
+        data[data.index(b"__metadata__") + 400] ^= 1
+        return httpx2.Response(200, headers=answer.headers, content=bytes(data))
+
+    network.spoil = spoil
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors"):
+        hub.pull("ada/ner")
+    assert not [path for path in (tmp_path / "cache").glob("*") if len(path.name) == 64]
+
+
+@pytest.mark.parametrize(
+    "digest", ["sha256:../../../escaped", "../x", "", "sha256:" + "A" * 64, "sha256:" + "a" * 63]
+)
+def test_a_digest_that_is_a_path_is_refused(
+    hub: RemoteHub, network: Network, tmp_path: Path, digest: str
+) -> None:
+    hub.push(write_adapter(tmp_path / "made"), "ada/ner")
+
+    def spoil(_: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        answer.read()
+        known = answer.headers.get("x-adapthub-digest", "none")
+        body = answer.content.replace(hub_digest.encode(), digest.encode())
+        headers = {**answer.headers, "x-adapthub-digest": digest, "content-length": str(len(body))}
+        return httpx2.Response(200, headers=headers if known != "none" else {}, content=body)
+
+    hub_digest = hub.resolve("ada/ner").digest
+    network.spoil = spoil
+    for call in (hub.pull, hub.resolve, hub.show):
+        with pytest.raises((StorageError, IntegrityError)):
+            call("ada/ner")
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_offline_it_is_what_it_was(
+    hub_server: HubServer, hub: RemoteHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    hub.push(adapter, "ada/ner", alias="prod")
+    hub.pull("ada/ner@prod")
+    hub_server.running.stop()
+    gone = open_as(hub_server, None, tmp_path / "cache", Network())
+    gone._connection.url = hub_server.url
+    while True:
+        try:
+            httpx2.get(hub_server.url)
+        except httpx2.TransportError:
+            break
+    assert gone.pull("ada/ner@prod").digest == adapter.digest
+    assert "ada/ner@prod is used as it was pulled last" in caplog.text
+    for ref in ("ada/ner", "ada/other"):
+        with pytest.raises(Unreachable, match=hub_server.url):
+            gone.pull(ref)
+    with pytest.raises(Unreachable):
+        gone.push(adapter, "ada/ner")
+
+
+# push
+
+
+def test_only_what_the_hub_lacks_is_sent(hub: RemoteHub, network: Network, tmp_path: Path) -> None:
+    first = write_adapter(tmp_path / "first", width=LARGE, card="# One")
+    second = write_adapter(tmp_path / "second", width=LARGE, card="# Two")
+    hub.push(first, "ada/ner")
+    network.asked.clear()
+    assert hub.push(second, "ada/ner").number == 2
+    assert network.paths == ["POST /api/models/ada/ner/versions"]
+    assert len(network.asked[0].read()) < 64 * 1024
+    network.asked.clear()
+    assert hub.push(second, "ada/ner").repeated
+    assert [blob for blob in network.paths if "blobs" in blob] == []
+
+
+def test_what_the_client_pushed_hugging_faces_reads(
+    hub_server: HubServer, hub: RemoteHub, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "made", card="# A card")
+    hub.push(adapter, "ada/ner", message="by hand", alias="prod")
+    info = hub_server.client(None).model_info("ada/ner", revision="prod", files_metadata=True)
+    lfs = {file.rfilename: file.lfs is not None for file in info.siblings or ()}
+    assert lfs == {"README.md": False, "adapter_config.json": False, "adapter_model.safetensors": True}
+    assert EmbeddedHub(hub_server.data).resolve("ada/ner@prod").message == "by hand"
+
+
+def test_a_refused_push_changes_nothing(
+    hub_server: HubServer, hub: RemoteHub, network: Network, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "made", card="---\n- no map\n---\n")
+    with pytest.raises(AdmissionError, match="must be a map"):
+        hub.push(adapter, "ada/ner")
+    assert hub.available("ada/ner")
+    assert EmbeddedHub(hub_server.data).list() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"files": {}}, AdmissionError),
+        ({"files": {"../x.json": {"sha256": "0" * 64, "size": 0, "content": ""}}}, AdaptHubError),
+        ({"files": {"x.json": {"sha256": "0" * 64, "size": 1, "content": "AA=="}}}, IntegrityError),
+        ({"files": {"x.json": {"sha256": "zz", "size": 1}}}, AdaptHubError),
+        ({"files": 3}, AdaptHubError),
+        ({"alias": "v3"}, AdaptHubError),
+    ],
+)
+def test_publications_that_are_refused(
+    hub_server: HubServer, hub: RemoteHub, change: dict[str, Any], kind: type[Exception]
+) -> None:
+    with pytest.raises(kind):
+        hub._connection.ask("POST", "/api/models/ada/ner/versions", json={"files": {}, **change})
+    assert hub.available("ada/ner")
+
+
+def test_a_blob_with_a_wrong_digest_is_refused(hub: RemoteHub) -> None:
+    with pytest.raises(AdaptHubError, match="the upload has the sha256"):
+        hub._connection.ask("PUT", f"/api/models/ada/ner/blobs/{'0' * 64}", content=b"other")
+
+
+# who may do what
+
+
+def test_who_may_do_what(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    hub.push(adapter, "ada/ner", alias="prod")
+    hub_server.client("ada").update_repo_settings("ada/ner", visibility="private")
+    bob = open_as(hub_server, hub_server.token("bob"), tmp_path / "bob")
+    nobody = open_as(hub_server, None, tmp_path / "nobody")
+    reader = open_as(hub_server, hub_server.token("ada", "read"), tmp_path / "reader")
+    for other in (bob, nobody):
+        assert other.list() == []
+        assert other.search("ner") == []
+        for call in (other.pull, other.resolve, other.show):
+            with pytest.raises(AdapterNotFound):
+                call("ada/ner")
+        assert not other.available("ada/ner")
+    assert reader.pull("ada/ner").digest == adapter.digest
+    with pytest.raises(Unauthorized, match="adapt login"):
+        nobody.push(adapter, "new/ner")
+    for refused in (
+        lambda: bob.push(write_adapter(tmp_path / "more", seed=1), "ada/other"),
+        lambda: reader.push(adapter, "ada/ner"),
+        lambda: reader.promote("ada/ner", "beta"),
+        lambda: reader.rollback("ada/ner", "prod"),
+    ):
+        with pytest.raises(Forbidden):
+            refused()
+    with pytest.raises(AdapterNotFound):
+        bob.promote("ada/ner", "beta")
+    with pytest.raises(Unauthorized, match="adapt login"):
+        open_as(hub_server, "ah_no_such_token", tmp_path / "x").list()
+
+
+def test_a_gated_adapter_is_shown_and_not_given(
+    hub_server: HubServer, hub: RemoteHub, tmp_path: Path
+) -> None:
+    hub.push(write_adapter(tmp_path / "made"), "ada/ner")
+    hub_server.client("ada").update_repo_settings("ada/ner", gated="manual")
+    bob = open_as(hub_server, hub_server.token("bob"), tmp_path / "bob")
+    assert bob.resolve("ada/ner").number == 1
+    with pytest.raises(Forbidden, match="gated"):
+        bob.pull("ada/ner")
+
+
+def test_another_task_is_told_as_it_is(hub: RemoteHub, tmp_path: Path) -> None:
+    hub.push(write_adapter(tmp_path / "made"), "ada/ner")
+    from tests.hub.adapters import manifest
+
+    other = write_adapter(
+        tmp_path / "other", manifest=manifest(task="text-classification", labels=("a", "b"))
+    )
+    with pytest.raises(Conflict, match=r"Choose another name") as caught:
+        hub.push(other, "ada/ner")
+    assert caught.value.hint == "Choose another name."
+
+
+# the token, when Hugging Face's client uploads
+
+
+@contextmanager
+def catcher() -> Iterator[tuple[str, list[dict[str, str | None]]]]:
+    """A server elsewhere that takes everything, and notes the headers of each request."""
+    seen: list[dict[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            seen.append({"path": self.path, "authorization": self.headers.get("authorization")})
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_POST = do_PUT
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+        server.shutdown()
+        thread.join()
+
+
+def test_an_upload_reported_elsewhere_gets_no_token(
+    hub_server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    connection = Connection(hub_server.url, hub_server.token())
+    with catcher() as (elsewhere, seen):
+        monkeypatch.setattr(lfs_api, "origin", lambda _: elsewhere)
+        with pytest.raises(AdaptHubError):  # what went elsewhere is not here
+            PlainHub(connection).push(adapter, Reference.parse("ada/ner"), message="", alias=None)
+    assert [one["authorization"] for one in seen] == [None, None]
+    assert str(seen[1]["path"]).endswith("/verify")
+
+
+def test_the_artifact_of_a_mirror(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
+    from adapthub.hub.mirroring import mirror
+
+    adapters = [write_adapter(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    for number, adapter in enumerate(adapters):
+        hub.push(adapter, "ada/ner", message=f"try {number}")
+    target = EmbeddedHub(tmp_path / "target", cache=tmp_path / "target-cache")
+    (copied,) = mirror(hub, "ada/ner@v2", target, "mine/ner")
+    assert (copied.number, copied.digest, copied.message) == (1, adapters[1].digest, "try 1")
+    again = list(mirror(hub, "ada/ner", target, "mine/ner"))
+    assert [(version.digest, version.repeated) for version in again] == [
+        (adapters[0].digest, False),
+        (adapters[1].digest, True),
+        (adapters[2].digest, False),
+    ]
+    assert Artifact.read(target.pull("mine/ner").path).digest == adapters[2].digest
