@@ -6,6 +6,8 @@ import sys
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -18,7 +20,11 @@ def open_chosen(hub: str | None) -> Registry:
     """The hub that --hub names, or the usual one. Raises InvalidSettings, StorageError."""
     from adapthub.hub import open_hub
 
-    return open_hub(hub, watch=PullBar() if sys.stderr.isatty() else None)
+    if not sys.stderr.isatty():
+        return open_hub(hub)
+    bar = PullBar()
+    click.get_current_context().call_on_close(bar.close)
+    return open_hub(hub, watch=bar)
 
 
 class PullBar:
@@ -37,7 +43,13 @@ class PullBar:
                 self._bar, self._task = _started(total)
             assert self._task is not None
             self._bar.update(self._task, completed=done, total=total)
-            if done >= total:
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar away, however far it came. Idempotent."""
+        with self._lock:
+            if self._bar is not None:
                 self._bar.stop()
                 self._bar = None
 

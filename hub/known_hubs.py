@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ class KnownHub:
 
     name: str | None
     url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
 
 def find_hub(where: str) -> KnownHub:

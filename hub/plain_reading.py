@@ -13,7 +13,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin
 
-from adapthub.adapters.admission import CONFIG, IGNORED, MAX_FILES, WEIGHTS, check_name
+from adapthub.adapters.admission import (
+    CONFIG,
+    IGNORED,
+    MAX_BYTES,
+    MAX_DOCUMENT_BYTES,
+    MAX_FILES,
+    WEIGHTS,
+    check_name,
+)
 from adapthub.adapters.description import FileRecord, digest_of
 from adapthub.adapters.errors import AdmissionError, RevisionNotFound, StorageError
 from adapthub.adapters.files import sha256_bytes
@@ -181,7 +189,7 @@ def _adapter_of(items: Sequence[Mapping[str, Any]], root: str) -> Stored | None:
             lfs = item.get("lfs") or {}
             files[path] = Wanted(
                 path,
-                int(lfs.get("size", item["size"])),
+                _admitted_size(path, int(lfs.get("size", item["size"]))),
                 f"{root}/{quote(path)}",
                 sha256=_hex(lfs["oid"], 64) if lfs else None,
                 git_oid=None if lfs else _hex(item["oid"], 40),
@@ -198,6 +206,14 @@ def _is_admitted(path: str) -> bool:
     except AdmissionError:
         return False
     return path not in IGNORED
+
+
+def _admitted_size(path: str, size: int) -> int:
+    """`size`, if an adapter's file may have it: what is larger is refused before it is brought."""
+    limit = MAX_BYTES.get(path, MAX_DOCUMENT_BYTES)
+    if not 0 <= size <= limit:
+        raise AdmissionError(f"the hub's {path} has {size} bytes; at most {limit} are kept")
+    return size
 
 
 def _commit_of(item: Mapping[str, Any]) -> Commit:
