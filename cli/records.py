@@ -17,14 +17,14 @@ ENTRY_COLUMNS = ("name", "version", "task", "metric", "base", "method", "aliases
 
 
 def version_record(version: Version) -> dict[str, Any]:
-    """One version; `size` in bytes, `created` in ISO 8601, UTC."""
+    """One version; `size` in bytes, `created` in ISO 8601, UTC; null is what the hub does not say in its lists."""
     return {
         "name": version.name,
-        "version": f"v{version.number}",
-        "digest": version.digest,
+        "version": f"v{version.number}" if version.number else None,
+        "digest": version.digest or None,
         "created": version.created.isoformat(),
         "message": version.message,
-        "size": version.size,
+        "size": version.size if version.digest else None,
     }
 
 
@@ -62,7 +62,7 @@ def entry_row(entry: Entry, condition: str | None = None) -> dict[str, Any]:
     return {
         **entry_record(entry),
         "metric": metric_text(metrics[0]) if metrics else None,
-        "size": size(entry.latest.size),
+        "size": size(entry.latest.size) if entry.latest.digest else None,
         "created": f"{entry.latest.created:%Y-%m-%d %H:%M}",
     }
 
@@ -117,5 +117,9 @@ def estimate_text(estimate: Estimate) -> str:
 
 def version_line(version: Mapping[str, Any]) -> str:
     """`acme/ner@v3  sha256:0123456789ab  1.2 MB  message`."""
-    parts = [f"{version['name']}@{version['version']}", version["digest"][:19], size(version["size"])]
+    parts = [
+        f"{version['name']}@{version['version'] or version['digest'][7:19]}",
+        version["digest"][:19],
+        size(version["size"]),
+    ]
     return "  ".join([*parts, one_line(version["message"])]).rstrip()

@@ -96,9 +96,10 @@ class Connection:
         """The JSON of an answer. Raises StorageError where it is none."""
         return json_of(self.ask(method, where, **options))
 
-    def ask(self, method: str, where: str, **options: Any) -> httpx2.Response:
-        """The whole answer to a request for `where`, a path of the hub or a URL."""
-        response = self._send(method, where, options, whole=True)
+    def ask(self, method: str, where: str, *, once: bool = False, **options: Any) -> httpx2.Response:
+        """The whole answer to a request for `where`, a path of the hub or a URL. `once`: it is not sent again where it may have
+        been heard."""
+        response = self._send(method, where, options, whole=True, once=once)
         response.close()
         return response
 
@@ -115,7 +116,9 @@ class Connection:
         finally:
             response.close()
 
-    def _send(self, method: str, where: str, options: Mapping[str, Any], *, whole: bool) -> httpx2.Response:
+    def _send(
+        self, method: str, where: str, options: Mapping[str, Any], *, whole: bool, once: bool = False
+    ) -> httpx2.Response:
         """The answer, with its body if `whole`, once there is one that is no reason to try again."""
         import httpx2
 
@@ -131,7 +134,7 @@ class Connection:
             except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL) as error:
                 raise self._unreachable(error) from error  # nobody is there: no use in asking again
             except httpx2.TransportError as error:
-                if last:
+                if last or once:
                     raise self._unreachable(error) from error
                 wait = _backoff(attempt)
             else:
@@ -139,7 +142,8 @@ class Connection:
                     return response
                 response.close()
                 wait = _wait_of(response, attempt)
-                if response.status_code not in _AGAIN or last or wait > _LONGEST_WAIT:
+                heard = once and response.status_code != 429
+                if response.status_code not in _AGAIN or last or heard or wait > _LONGEST_WAIT:
                     raise error_of(response, self.url)
             self._sleep(wait)
         raise AssertionError("the last attempt returns or raises")

@@ -18,7 +18,7 @@ from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Alias, Details, Entry, Version
+from adapthub.hub.registry import Details, Entry, Version
 from adapthub.hub.speaker import Pin, read_file
 from adapthub.hub.text_files import is_text
 from adapthub.hub.wire import (
@@ -111,16 +111,12 @@ class OwnHub:
         _checked(details.version)
         return details
 
-    def aliases(self, reference: Reference) -> tuple[Alias, ...]:
-        """The aliases of a name with every move that they made."""
-        return self._read(tuple[Alias, ...], f"/api/models/{_name(reference)}/aliases")
-
     def promote(self, reference: Reference, alias: str) -> Version:
         body = {"revision": reference.revision or "latest"}
         return _checked(self._read(Version, _alias_path(reference, alias), "PUT", json=body))
 
     def rollback(self, reference: Reference, alias: str) -> Version:
-        return _checked(self._read(Version, f"{_alias_path(reference, alias)}/rollback", "POST"))
+        return _checked(self._read(Version, f"{_alias_path(reference, alias)}/rollback", "POST", once=True))
 
     def available(self, reference: Reference) -> bool:
         return self._read(bool, f"/api/models/{_name(reference)}/available")

@@ -23,7 +23,8 @@ class Version:
     """One immutable version of an adapter. `name` is `namespace/name`; `number` counts from 1 within it.
 
     `digest` is "sha256:<hex>", `created` is in UTC, `size` the sum of its files in bytes. `repeated` is set
-    only in the answer to a push: the name already held this very digest, so nothing was added.
+    only in the answer to a push: the name already held this very digest, so nothing was added. The number is 0
+    where a plain hub counts none: on a branch, and in its lists, where digest and size are empty too.
     """
 
     name: str

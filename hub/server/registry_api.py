@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
+from adapthub.adapters.errors import AdapterNotFound
 from adapthub.hub import search
 from adapthub.hub.access import Caller, readable_repo, visible
 from adapthub.hub.details import read_details
-from adapthub.hub.lookup import find_repo, require_version
+from adapthub.hub.lookup import require_version
 from adapthub.hub.records import version_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Details, Entry, Version
@@ -53,9 +54,13 @@ def adapters(
 
 @router.get("/api/models/{namespace}/{name}/available")
 def available(target: Target, serving: TheServing, caller: TheCaller) -> bool:
-    """Whether nothing has this name yet; also of what the caller may not see, for it is taken all the same."""
+    """Whether the caller sees nothing of this name. What is not for them is as if it were not there."""
     with serving.store.database.reading() as session:
-        return find_repo(session, target) is None
+        try:
+            readable_repo(session, caller, target)
+        except AdapterNotFound:
+            return True
+        return False
 
 
 @router.get("/api/models/{namespace}/{name}/versions/{revision}")

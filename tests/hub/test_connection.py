@@ -142,6 +142,21 @@ def test_nobody_there(error: Exception, words: str, times: int) -> None:
     assert len(asked) == times
 
 
+@pytest.mark.parametrize("broken", [httpx2.Response(502), httpx2.ReadError("cut")])
+def test_what_must_not_happen_twice_is_sent_once(broken: httpx2.Response | Exception) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request.method)
+        if isinstance(broken, Exception):
+            raise broken
+        return broken
+
+    with pytest.raises(StorageError):
+        connect(answer).ask("POST", "/rollback", once=True)
+    assert asked == ["POST"]
+
+
 def test_offline_asks_nobody() -> None:
     connection = Connection(HUB, offline="HF_HUB_OFFLINE is set")
     with pytest.raises(Unreachable, match="HF_HUB_OFFLINE is set"):

@@ -333,7 +333,7 @@ def test_who_may_do_what(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) 
         for call in (other.pull, other.resolve, other.show):
             with pytest.raises(AdapterNotFound):
                 call("ada/ner")
-        assert not other.available("ada/ner")
+        assert other.available("ada/ner")
     assert reader.pull("ada/ner").digest == adapter.digest
     with pytest.raises(Unauthorized, match="adapt login"):
         nobody.push(adapter, "new/ner")
@@ -372,6 +372,15 @@ def test_another_task_is_told_as_it_is(hub: RemoteHub, tmp_path: Path) -> None:
     with pytest.raises(Conflict, match=r"Choose another name") as caught:
         hub.push(other, "ada/ner")
     assert caught.value.hint == "Choose another name."
+
+
+def test_aliases_with_their_history(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
+    for seed in range(2):
+        hub.push(write_adapter(tmp_path / str(seed), seed=seed), "ada/ner", alias="prod")
+    (alias,) = httpx2.get(f"{hub_server.url}/api/models/ada/ner/aliases").json()
+    assert (alias["name"], alias["number"]) == ("prod", 2)
+    assert [(move["source"], move["target"]) for move in alias["history"]] == [(None, 1), (1, 2)]
+    assert httpx2.get(f"{hub_server.url}/api/models/ada/none/aliases").status_code == 404
 
 
 # the token, when Hugging Face's client uploads
