@@ -7,6 +7,7 @@ address says. Does not know what is asked for: `own_hub` and `plain_hub` do.
 from __future__ import annotations
 
 import random
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,7 @@ _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 60.0
 _CONNECTIONS = 16
 _LONGEST_TEXT = 2000  # characters of a hub's words that are shown
+_SPENT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})\b", re.ASCII)  # nothing is left, and for how many seconds
 _CODES: Mapping[str, type[AdaptHubError]] = {
     "RepoNotFound": AdapterNotFound,
     "RevisionNotFound": RevisionNotFound,
@@ -97,8 +99,8 @@ class Connection:
         return json_of(self.ask(method, where, **options))
 
     def ask(self, method: str, where: str, *, once: bool = False, **options: Any) -> httpx2.Response:
-        """The whole answer to a request for `where`, a path of the hub or a URL. `once`: it is not sent again where it may have
-        been heard."""
+        """The whole answer to a request for `where`, a path of the hub or a URL. `once`: not sent again where it may have been
+        heard."""
         response = self._send(method, where, options, whole=True, once=once)
         response.close()
         return response
@@ -267,15 +269,12 @@ def _wait_of(response: httpx2.Response, attempt: int) -> float:
 
 def _asked_for(response: httpx2.Response) -> float | None:
     """The seconds that the hub asks to wait."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    limit = parse_ratelimit_headers(response.headers)
-    if response.status_code == 429 and limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    with suppress(ValueError):
-        return max(0.0, float(response.headers.get("retry-after", "")))
-    return None
+    spent = _SPENT.search(response.headers.get("ratelimit", ""))
+    if response.status_code == 429 and spent is not None:
+        return float(spent[1])
+    asked = response.headers.get("retry-after", "")
+    return float(asked) if re.fullmatch("[0-9]{1,6}", asked) else None
 
 
 def _backoff(attempt: int) -> float:
-    return _FIRST_WAIT * 2**attempt * random.uniform(0.8, 1.2)
+    return float(_FIRST_WAIT * 2**attempt * random.uniform(0.8, 1.2))

@@ -215,9 +215,8 @@ def uploading(connection: Connection) -> Iterator[HfApi]:
     """Within: Hugging Face's own client for what is written, whose failures are errors of ours and whose token goes to the
     hub's origin alone: an LFS answer may name any host to report to."""
     import httpx2
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_session
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import get_session
 
     token = connection.token
 
