@@ -99,8 +99,8 @@ class Connection:
         return json_of(self.ask(method, where, **options))
 
     def ask(self, method: str, where: str, *, once: bool = False, **options: Any) -> httpx2.Response:
-        """The whole answer to a request for `where`, a path of the hub or a URL. `once`: not sent again where it may have been
-        heard."""
+        """The whole answer to a request for `where`, a path of the hub or a URL; `once`: it is not sent again where it may
+        have been heard."""
         response = self._send(method, where, options, whole=True, once=once)
         response.close()
         return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socketserver
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from adapthub.adapters.errors import (
     Unauthorized,
     Unreachable,
 )
+from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.connection import Connection
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.mirroring import mirror
@@ -104,6 +106,18 @@ def test_a_small_adapter_comes_in_one_request(hub: RemoteHub, network: Network, 
     network.asked.clear()
     assert hub.pull(f"ada/ner@{adapter.digest}").digest == adapter.digest
     assert network.paths == []
+
+
+def test_plain_tools_verify_a_bundle(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "made", card="# A card")
+    hub.push(adapter, "ada/ner", alias="prod")
+    answer = httpx2.get(f"{hub_server.url}/api/models/ada/ner/versions/prod/bundle")
+    (tmp_path / "got").mkdir()
+    for command in (["tar", "-x"], ["sha256sum", "--check", "--strict", "SHA256SUMS"]):
+        subprocess.run(command, cwd=tmp_path / "got", input=answer.content, check=True, capture_output=True)
+    sums = (tmp_path / "got" / "SHA256SUMS").read_bytes()
+    assert f"sha256:{sha256_bytes(sums)}" == adapter.digest
+    assert {path.name for path in (tmp_path / "got").iterdir()} == {"SHA256SUMS", *adapter.files}
 
 
 def test_a_small_adapter_that_is_cut_off_is_asked_for_again(
