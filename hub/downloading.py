@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapthub.adapters.errors import IntegrityError, StorageError, Unreachable
+from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.home import make_folder
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class Wanted:
     where: str
     sha256: str | None = None
     git_oid: str | None = None
+
+    @property
+    def part(self) -> str:
+        """What it is called while it comes: no part of a path that a hub chose, and no other file's, be the bytes the same."""
+        return sha256_bytes(f"{self.sha256 or self.git_oid} {self.path}".encode())
 
 
 class Progress:
@@ -92,7 +98,7 @@ def check_bytes(file: Wanted, data: bytes) -> None:
 
 
 def _bring(connection: Connection, file: Wanted, parts: Path, progress: Progress) -> Path:
-    target = parts / (file.sha256 or file.git_oid or "")
+    target = parts / file.part
     resumed = target.exists()
     try:
         _complete(connection, file, target, progress)

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from adapthub.hub.connection import Connection
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_HEX = re.compile(r"[0-9a-f]{64}")
 _INLINE_BYTES = 8 * 2**20  # of texts that come with the publication itself
 T = TypeVar("T")
 
@@ -130,9 +129,10 @@ class OwnHub:
             page = self._read(
                 builtins.list[Entry], "/api/adapters", params={**given, "skip": skip, "limit": PAGE}
             )
+            known = len(entries)
             entries |= {entry.name: entry for entry in page}
             skip += PAGE
-            if len(page) < PAGE:
+            if len(page) < PAGE or len(entries) == known:
                 return [*entries.values()]
 
     def _publish(self, reference: Reference, publication: Publication) -> Published:

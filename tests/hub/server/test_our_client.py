@@ -15,6 +15,7 @@ import httpx2
 import pytest
 
 from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import (
     AdapterNotFound,
     AdaptHubError,
@@ -28,6 +29,7 @@ from adapthub.adapters.errors import (
 )
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.connection import Connection
+from adapthub.hub.downloading import Wanted
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.mirroring import mirror
 from adapthub.hub.plain_hub import PlainHub
@@ -173,6 +175,47 @@ def test_a_large_file_is_gone_on_with_after_a_cut(
     ]
     assert ranges == (["bytes=1000000-"] if another_process else [None, "bytes=1000000-", "bytes=3000000-"])
     assert not list((tmp_path / "cache" / "parts").iterdir())
+
+
+def part_of(adapter: Artifact, cache: Path) -> Path:
+    """Where the weights of an adapter are while they come."""
+    weights = adapter.files["adapter_model.safetensors"]
+    wanted = Wanted("adapter_model.safetensors", weights.size, "", sha256=weights.sha256)
+    return cache / "parts" / adapter.digest.removeprefix("sha256:") / wanted.part
+
+
+def test_two_files_of_the_same_bytes(hub: RemoteHub, tmp_path: Path) -> None:
+    made = write_adapter(tmp_path / "made", width=LARGE)
+    for name in ("first.txt", "second.txt"):
+        (made.path / name).write_text("the same")
+    adapter = Artifact.read(made.path)
+    hub.push(adapter, "ada/big")
+    assert contents(hub.pull("ada/big").path) == contents(adapter.path)
+
+
+def test_a_sha256_that_is_a_path_leaves_nothing_outside(
+    hub: RemoteHub, network: Network, tmp_path: Path
+) -> None:
+    """A hostile hub may name any digest, and sha256s that it is the digest of."""
+    hub.push(write_adapter(tmp_path / "made", width=LARGE), "ada/big")
+    escaped = "../../../escaped"
+    digest = digest_of({"adapter_config.json": escaped})
+
+    def spoil(request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        answer.read()
+        if request.url.path.endswith("/bundle"):
+            return httpx2.Response(204, headers={"x-adapthub-digest": digest, "x-adapthub-size": "5000000"})
+        if request.url.path.endswith("/details"):
+            body = answer.json()
+            body["files"] = [{"path": "adapter_config.json", "sha256": escaped, "size": 2}]
+            return httpx2.Response(200, json=body)
+        return httpx2.Response(200, content=b"{}")
+
+    hub.resolve("ada/big")
+    network.spoil = spoil
+    with pytest.raises(IntegrityError):
+        hub.pull("ada/big")
+    assert not list(tmp_path.rglob("*escaped*"))
 
 
 def test_a_part_of_something_else_is_thrown_away(hub: RemoteHub, tmp_path: Path) -> None:
