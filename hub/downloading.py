@@ -47,7 +47,7 @@ class Wanted:
 
     @property
     def part(self) -> str:
-        """What it is called while it comes: no part of a path that a hub chose, and no other file's, be the bytes the same."""
+        """What it is called while it comes: nothing that a hub chose, and of no other file, be it the same bytes."""
         return sha256_bytes(f"{self.sha256 or self.git_oid} {self.path}".encode())
 
 
