@@ -53,9 +53,9 @@ def login(url: str, name: str | None, token: str | None, as_json: bool) -> None:
 @click.argument("hub", metavar="HUB")
 @json_option
 def logout(hub: str, as_json: bool) -> None:
-    """Forget the hub HUB, a name or an address, and its token.
+    """Forget a hub and its token.
 
-    The token itself works on: adapt hub token revoke ends it.
+    HUB is a name or an address. The token itself works on: adapt hub token revoke ends it.
 
     \b
     Example:
