@@ -23,7 +23,7 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     """Sign ADAPTER, a folder or a name in the hub.
 
     The path and sha256 of every file are signed. In a folder the signature is the file model.sig, which push takes along;
-    the adapter's digest stays as it is. A signature that is there already is replaced.
+    the adapter's digest stays as it is, and so does the version of a name. A signature that is there already is replaced.
 
     \b
     Example:
@@ -34,7 +34,6 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     from adapthub.adapters.files import write_bytes
     from adapthub.cli.find import find_adapter
     from adapthub.hub import open_hub, signing, signing_keys
-    from adapthub.hub.signatures import Signatures
 
     hub = open_hub()
     artifact = find_adapter(adapter, hub)
@@ -43,7 +42,7 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     if Path(adapter).is_dir():
         write_bytes(artifact.path / SIGNATURE, bundle)
     else:
-        Signatures().put(artifact.digest, bundle)
+        hub.attach_signature(adapter, bundle)
     key_id = signing_keys.PublicKey.of("", key.public_key()).id
     if as_json:
         show_json({"adapter": adapter, "digest": artifact.digest, "key": key_id})
@@ -86,9 +85,7 @@ def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
 def signed_by(artifact: Artifact, called: str, words: tuple[str, ...] = ()) -> PublicKey:
     """The key that signed `artifact`, one of `words` or else of those trusted. Raises SignatureError."""
     from adapthub.hub import signing
-    from adapthub.hub.signatures import Signatures
     from adapthub.hub.signing_keys import public_key, trusted_keys
 
     keys = tuple(map(public_key, words)) or trusted_keys()
-    bundle = artifact.signature or Signatures().get(artifact.digest)
-    return signing.verify(bundle, artifact.sha256s, keys, called)
+    return signing.verify(artifact.signature, artifact.sha256s, keys, called)
