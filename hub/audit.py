@@ -168,7 +168,7 @@ def _hint(number: int) -> str:
 
 
 def _hash_of(row: AuditRow) -> str:
-    document = {
+    document: dict[str, Any] = {
         "number": row.number,
         "time": row.time.astimezone(UTC).isoformat(timespec="microseconds"),
         "actor": row.actor,

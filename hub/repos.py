@@ -97,8 +97,8 @@ def lock(session: Session, repo: RepoRow) -> RepoRow:
 
 
 def move(session: Session, repo: RepoRow, target: Reference, *, card: str, actor: Actor = MACHINE) -> None:
-    """Give `repo` another name; what points at its versions by their digest does not notice. Its own gates and webhooks come
-    along. `card`: its text, which it is found by. Raises Conflict where the name is taken."""
+    """Give `repo` another name; what points at its versions by their digest does not notice. Its own gates come along,
+    inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict where the name is taken."""
     if find_repo(session, target) is not None:
         raise taken(target)
     before = repo.full_name
@@ -139,13 +139,12 @@ def newest_version(session: Session, repo: RepoRow) -> VersionRow | None:
 
 
 def _move_rules(session: Session, repo: RepoRow, target: Reference) -> None:
-    """Gates and webhooks of the repository's own go where it goes; a gate of the same alias that is there already stays."""
+    """Gates of the repository's own go where it goes; one of the same alias that is there already stays. Webhooks go along
+    inside the namespace alone: who was told of it here need not be told what it is elsewhere."""
     kept = select(GateRow.alias).where(GateRow.namespace == target.namespace, GateRow.name == target.name)
     own = (GateRow.namespace == repo.namespace, GateRow.name == repo.name)
     values = {"namespace": target.namespace, "name": target.name}
     session.execute(update(GateRow).where(*own, GateRow.alias.not_in(kept)).values(values))
-    session.execute(
-        update(WebhookRow)
-        .where(WebhookRow.namespace == repo.namespace, WebhookRow.name == repo.name)
-        .values(values)
-    )
+    if target.namespace == repo.namespace:
+        hooks = (WebhookRow.namespace == repo.namespace, WebhookRow.name == repo.name)
+        session.execute(update(WebhookRow).where(*hooks).values(values))

@@ -16,15 +16,17 @@ import ipaddress
 import logging
 import random
 import socket
+import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdaptHubError
@@ -36,6 +38,7 @@ _LOG = logging.getLogger(__name__)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _SCHEDULE = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER = 0.1
+_KEPT = 1000  # deliveries of one webhook that are over
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def send_due(database: Database, settings: WebhookSettings) -> int:
     with database.writing() as session:
         for delivery, answer in zip(taken, answers, strict=True):
             _mark(session, delivery, answer, settings)
+        for webhook_id in {row.webhook_id for row in rows}:
+            _forget_old(session, webhook_id)
     return len(taken)
 
 
@@ -145,12 +150,23 @@ async def _post(delivery: Delivery, settings: WebhookSettings) -> int:
     # The name that the certificate must be for stays what was asked for.
     extensions: dict[str, Any] = {"sni_hostname": host}
     async with (
-        httpx2.AsyncClient(timeout=settings.seconds, trust_env=False, follow_redirects=False) as client,
+        httpx2.AsyncClient(
+            timeout=settings.seconds,
+            trust_env=False,
+            follow_redirects=False,
+            verify=_certificates() if parts.scheme == "https" else False,
+        ) as client,
         client.stream(
             "POST", url, content=delivery.body.encode(), headers=headers, extensions=extensions
         ) as answer,
     ):
         return answer.status_code
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Those that are trusted; they are many, and read once."""
+    return httpx2.create_ssl_context()
 
 
 async def _address_of(host: str, port: int, settings: WebhookSettings) -> str:
@@ -201,3 +217,12 @@ def _mark(session: Session, delivery: Delivery, answer: Answer, settings: Webhoo
     else:
         wait = settings.schedule[row.attempts - 1]
         row.due = now + timedelta(seconds=wait * random.uniform(1, 1 + _JITTER))
+
+
+def _forget_old(session: Session, webhook_id: str) -> None:
+    """Keep the newest deliveries of a webhook, and all that are not over."""
+    own = DeliveryRow.webhook_id == webhook_id
+    newest = select(DeliveryRow.id).where(own).order_by(DeliveryRow.id.desc())
+    last = session.scalar(newest.offset(_KEPT).limit(1))
+    if last is not None:
+        session.execute(delete(DeliveryRow).where(own, DeliveryRow.id <= last, DeliveryRow.due.is_(None)))

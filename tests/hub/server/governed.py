@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,13 +22,13 @@ class Api:
 
     def __init__(self, server: HubServer, name: str, scope: Scope = "write") -> None:
         self.token = server.token(name, scope)
-        self._client = httpx2.Client(
-            base_url=server.url, headers={"authorization": f"Bearer {self.token}"}, timeout=60
-        )
+        self._url = server.url
 
     def raw(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """One request."""
-        return self._client.request(method, path, **options)
+        headers = {"authorization": f"Bearer {self.token}"}
+        with httpx2.Client(headers=headers, timeout=60, verify=False) as client:  # without TLS
+            return client.request(method, self._url + path, **options)
 
     def __call__(self, method: str, path: str, body: object = None, **options: Any) -> Any:
         """The answer of one that is not refused."""
@@ -74,8 +75,10 @@ class Receiver:
 
 
 @contextmanager
-def receiver(*statuses: int, headers: dict[str, str] | None = None) -> Iterator[Receiver]:
-    """Within: a real HTTP server on loopback."""
+def receiver(
+    *statuses: int, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
+) -> Iterator[Receiver]:
+    """Within: a real HTTP server on loopback; with `tls`, for HTTPS."""
     kept = Receiver(list(statuses) or [200])
 
     class Handler(BaseHTTPRequestHandler):
@@ -95,6 +98,8 @@ def receiver(*statuses: int, headers: dict[str, str] | None = None) -> Iterator[
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     kept.url = f"http://127.0.0.1:{server.server_port}/hook"

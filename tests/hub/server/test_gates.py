@@ -228,7 +228,9 @@ def test_signatures_come_with_push_and_pull_and_later(hub_server: HubServer, tmp
     digest = second.digest.removeprefix("sha256:")
     for revision in ("v2", "prod", "main", "latest", digest, digest[:12]):
         assert "model.sig" in files(revision), revision
-    folder = snapshot_download("acme/ner", revision="prod", endpoint=hub_server.url)
+    folder = snapshot_download(
+        "acme/ner", revision="prod", endpoint=hub_server.url, local_dir=tmp_path / "downloaded"
+    )
     assert Artifact.read(folder).signature == bundle
     assert hub.pull("acme/ner@prod").signature == bundle
     assert (hub.pull("acme/ner@v2").path / "model.sig").read_bytes() == bundle

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -116,7 +117,7 @@ def test_each_wait_is_longer(tmp_path: Path) -> None:
                 row.due = datetime.now(UTC)
         assert send_due(store.database, settings) == 1
     assert waits == sorted(waits)
-    assert timedelta(days=3) > sum(waits, timedelta()) > timedelta(days=2)
+    assert timedelta(days=3) < sum(waits, timedelta()) < timedelta(days=3.5)
     assert states(root) == [("given up", 10, "status 500")]
 
 
@@ -224,6 +225,61 @@ def test_the_name_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert asyncio.run(send(delivery, LOOPBACK)).arrived
         assert got.got[0].headers["host"] == f"ci.example.com:{port}"
     assert [host for host in looked_up if host != "127.0.0.1"] == ["ci.example.com"]
+
+
+@pytest.mark.parametrize(("host", "arrives"), [("ci.example.com", True), ("other.example.com", False)])
+def test_the_certificate_is_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, arrives: bool
+) -> None:
+    """Though an address is connected to."""
+    served, trusting = certificate(tmp_path, "ci.example.com")
+    with receiver(tls=served) as got:
+        port = int(got.url.rsplit(":", 1)[1].removesuffix("/hook"))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("127.0.0.1", port))])
+        monkeypatch.setattr("adapthub.hub.server.webhook_sender._certificates", lambda: trusting)
+        store = Store.open(tmp_path / "hub")
+        hooked(tmp_path / "hub", f"https://{host}:{port}/hook")
+        with store.database.reading() as session:
+            delivery = webhooks.ping_of(webhooks.require(session, webhooks.list_all(session)[0].id))
+        answer = asyncio.run(send(delivery, LOOPBACK))
+        assert (answer.arrived, len(got.got)) == (arrives, int(arrives)), answer
+        assert arrives or "Hostname mismatch" in answer.words
+
+
+def certificate(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """For a server that is called `name`, and for a client that believes it."""
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem"
+    )
+    subprocess.run(
+        [
+            *command.split(),
+            "-out",
+            "cert.pem",
+            "-subj",
+            f"/CN={name}",
+            "-addext",
+            f"subjectAltName=DNS:{name}",
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return server, ssl.create_default_context(cafile=str(folder / "cert.pem"))
+
+
+def test_what_is_over_is_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapthub.hub.server.webhook_sender._KEPT", 2)
+    root, store = tmp_path / "hub", Store.open(tmp_path / "hub")
+    with receiver(500, 200) as got:
+        hooked(root, got.url)
+        for _ in range(5):
+            with store.database.writing() as session:
+                webhooks.ping(session, session.query(webhooks.WebhookRow).one())
+            send_due(store.database, WebhookSettings(private=True))
+    assert [state for state, _, _ in states(root)] == ["arrived", "arrived", "waiting"]
 
 
 def test_redirects_are_not_followed(tmp_path: Path) -> None:
