@@ -209,7 +209,7 @@ def approve(ref: str, account: str, data: Path | None, database: str | None, as_
     with open_database(data, database).writing() as session:
         version = require_version(session, Reference.parse(ref))
         gates.approve(session, version, account)
-        record = {
+        record: dict[str, Any] = {
             "name": version.repo.full_name,
             "version": version.number,
             "approvals": gates.approvals(session, version),

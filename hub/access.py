@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, exists, or_, select, true
+from sqlalchemy import ColumnElement, exists, or_, select, true
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound, Forbidden, Unauthorized
-from adapthub.hub.accounts import SCOPES, Scope
+from adapthub.hub.accounts import SCOPES, Scope, is_account
 from adapthub.hub.audit import Actor
 from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
@@ -142,12 +142,8 @@ def _may(session: Session, caller: Caller, namespace: str, role: Scope) -> bool:
         found = {row.name: row.role for row in members}.get(caller.account)
         return found is not None and _covers(found, role)
     # Whoever may write to what is nobody's in particular may not make it theirs.
-    return role != "admin" and session.scalar(_account_named(namespace)) is None
+    return role != "admin" and not is_account(session, namespace)
 
 
 def _covers(held: str, wanted: str) -> bool:
     return SCOPES.index(held) >= SCOPES.index(wanted)
-
-
-def _account_named(name: str) -> Select[tuple[int]]:
-    return select(AccountRow.id).where(AccountRow.name == name)

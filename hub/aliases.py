@@ -8,6 +8,7 @@ means, and does not ask the gates (promotion does).
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
@@ -20,8 +21,8 @@ from adapthub.hub.repos import lock
 from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RepoRow, VersionRow
 
 
-def promote(session: Session, version: VersionRow, alias: str, *, actor: Actor = MACHINE) -> None:
-    """Point `alias` at `version`; nothing is recorded where it points there already."""
+def point(session: Session, version: VersionRow, alias: str, *, actor: Actor = MACHINE) -> None:
+    """Point `alias` at `version`, past every gate (promotion asks them); nothing is recorded where it points there."""
     lock(session, version.repo)  # of two that move it at once the second starts from where the first put it
     current = session.get(AliasRow, (version.repo_id, alias))
     if current is None:
@@ -77,7 +78,7 @@ def _tell(
     *,
     rollback: bool = False,
 ) -> None:
-    detail = {"alias": alias, "from": source, "to": target.number, "digest": target.digest}
+    detail: dict[str, Any] = {"alias": alias, "from": source, "to": target.number, "digest": target.digest}
     happened(session, actor, "alias.moved", repo=repo.full_name, **detail, rollback=rollback)
 
 

@@ -267,8 +267,15 @@ def _attach(
     session: Session, repo: RepoRow, version: VersionRow, row: CommitRow, signature: Blob, actor: Actor
 ) -> None:
     if signatures.attach(session, version, row, signature):
-        detail = {"version": version.number, "commit": row.oid, "sha256": signature.sha256}
-        happened(session, actor, "signature", repo=repo.full_name, **detail)
+        happened(
+            session,
+            actor,
+            "signature",
+            repo=repo.full_name,
+            version=version.number,
+            commit=row.oid,
+            sha256=signature.sha256,
+        )
 
 
 def _oid(repo: RepoRow, parent: CommitRow | None, tree: Tree, proposal: Proposal, now: datetime) -> str:

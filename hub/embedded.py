@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +35,9 @@ from adapthub.hub.cards import card_metadata
 from adapthub.hub.commits import add_signature, add_whole
 from adapthub.hub.completeness import check_complete
 from adapthub.hub.facts import is_unicode
-from adapthub.hub.gates import GateRefused
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.lookup import find_repo, require_repo, require_version
-from adapthub.hub.promotion import promote, refused
+from adapthub.hub.promotion import promote, refusals_told
 from adapthub.hub.records import aliases_of, bare_digest, facts_of, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
 from adapthub.hub.registry import Details, Entry, StoredFile, Version
@@ -83,7 +81,7 @@ class EmbeddedHub:
             _check_signature(artifact.signature, artifact.sha256s, str(artifact.path))
         tree, card = self._store_files(artifact)
         inspected = Inspected(artifact, card, _metadata(card))
-        with self._telling_refusals(reference), self._database.writing() as session:
+        with refusals_told(self._store, reference.full_name), self._database.writing() as session:
             repo = repos.find_or_make(session, reference)
             version = with_digest(session, repo, artifact.digest)
             repeated = version is not None
@@ -158,7 +156,7 @@ class EmbeddedHub:
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)
         check_alias(alias)
-        with self._telling_refusals(reference), self._database.writing() as session:
+        with refusals_told(self._store, reference.full_name), self._database.writing() as session:
             version = require_version(session, reference)
             promote(session, self._store, version, alias)
             return version_of(version)
@@ -208,14 +206,6 @@ class EmbeddedHub:
             return None if blob is None else self._store.read(blob, 0, blob.size)
         except (NotFound, StorageError):
             return None
-
-    @contextmanager
-    def _telling_refusals(self, reference: Reference) -> Iterator[None]:
-        try:
-            yield
-        except GateRefused as error:
-            refused(self._store, reference.full_name, error)
-            raise
 
     def _fetch(self, reference: Reference) -> Files:
         with self._database.reading() as session:

@@ -100,7 +100,8 @@ def list_members(session: Session, namespace: str | None = None) -> list[Member]
     )
     if namespace is not None:
         query = query.where(MemberRow.namespace == namespace)
-    return [Member(*row) for row in session.execute(query)]
+    found = session.execute(query)
+    return [Member(where, name, role) for where, name, role in found]  # type: ignore[arg-type]
 
 
 def is_organisation(session: Session, name: str) -> bool:

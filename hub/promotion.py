@@ -6,6 +6,10 @@ then; and it is what somebody does in a hurry, when the version in use turned ou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from adapthub.hub import aliases
@@ -20,16 +24,26 @@ from adapthub.hub.store import Store
 def promote(
     session: Session, store: Store, version: VersionRow, alias: str, *, actor: Actor = MACHINE
 ) -> None:
-    """Point `alias` at `version`. Raises GateRefused, which the caller gives to `refused` once its transaction is undone."""
+    """Point `alias` at `version`. Raises GateRefused where a gate does not let it."""
     lock(session, version.repo)  # what the gates compare with is what the alias moves from
     missing = unmet(session, store, version, alias)
     if missing:
         raise GateRefused(f"v{version.number} of {version.repo.full_name}", alias, missing)
-    aliases.promote(session, version, alias, actor=actor)
+    aliases.point(session, version, alias, actor=actor)
 
 
-def refused(store: Store, repo: str, error: GateRefused, *, actor: Actor = MACHINE) -> None:
-    """Record a refusal, in a transaction of its own. `repo` is a full name."""
-    with store.database.writing() as session:
-        detail = {"alias": error.alias, "version": error.version, "unmet": list(error.unmet)}
-        happened(session, actor, "gate.refused", repo=repo, **detail)
+@contextmanager
+def refusals_told(store: Store, repo: str, *, actor: Actor = MACHINE) -> Iterator[None]:
+    """Around a transaction that promotes a version of `repo`, a full name: a refusal, which undoes the transaction, is
+    recorded in one of its own."""
+    try:
+        yield
+    except GateRefused as error:
+        with store.database.writing() as session:
+            detail: dict[str, Any] = {
+                "alias": error.alias,
+                "version": error.version,
+                "unmet": list(error.unmet),
+            }
+            happened(session, actor, "gate.refused", repo=repo, **detail)
+        raise

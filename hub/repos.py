@@ -98,7 +98,8 @@ def lock(session: Session, repo: RepoRow) -> RepoRow:
 
 def move(session: Session, repo: RepoRow, target: Reference, *, card: str, actor: Actor = MACHINE) -> None:
     """Give `repo` another name; what points at its versions by their digest does not notice. Its own gates come along,
-    inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict where the name is taken."""
+    inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict where the name is
+    taken."""
     if find_repo(session, target) is not None:
         raise taken(target)
     before = repo.full_name

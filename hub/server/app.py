@@ -16,14 +16,15 @@ from starlette.requests import ClientDisconnect
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub.server import (
     account_api,
+    alias_api,
     audit_api,
     info_api,
     lfs_api,
     namespace_api,
-    promotion_api,
     refs_api,
     repo_api,
     resolve_api,
+    review_api,
     tree_api,
     upload_api,
 )
@@ -36,9 +37,10 @@ _LOG = logging.getLogger(__name__)
 # The first route that fits answers: what begins with two free parts comes last.
 ROUTERS = (
     account_api,
+    alias_api,
     audit_api,
     namespace_api,
-    promotion_api,
+    review_api,
     repo_api,
     refs_api,
     tree_api,

@@ -18,6 +18,7 @@ from adapthub.hub.access import Caller, require_role
 from adapthub.hub.gates import Gate
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import TheCaller, TheServing
+from adapthub.hub.storage.governance_tables import WebhookRow
 from adapthub.hub.webhooks import Webhook
 
 router = APIRouter(prefix="/api/namespaces/{namespace}", tags=["namespaces"])
@@ -244,6 +245,6 @@ def delivery_item(delivery: webhooks.Delivery) -> dict[str, Any]:
     }
 
 
-def _webhook(session: Session, caller: Caller, namespace: str, id: str) -> webhooks.WebhookRow:
+def _webhook(session: Session, caller: Caller, namespace: str, id: str) -> WebhookRow:
     require_role(session, caller, namespace, "admin")
     return webhooks.require(session, id, namespace)

@@ -120,8 +120,14 @@ def settings(body: Change, target: Target, serving: TheServing, caller: TheCalle
             repo.private = private
         if body.gated is not None:
             repo.gated = body.gated or None
-        detail = {"private": repo.private, "gated": repo.gated}
-        happened(session, caller.actor, "repo.settings", repo=repo.full_name, **detail)
+        happened(
+            session,
+            caller.actor,
+            "repo.settings",
+            repo=repo.full_name,
+            private=repo.private,
+            gated=repo.gated,
+        )
         return {"private": repo.private, "gated": repo.gated or False}
 
 

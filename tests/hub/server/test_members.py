@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -141,10 +142,12 @@ def test_somebody_helps_in_an_accounts_own_namespace(hub_server: HubServer) -> N
     )
 
 
-def test_two_last_admins_do_not_leave_together(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    store = Store.open(tmp_path)
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def test_two_last_admins_do_not_leave_together(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue("new_database")() if kind == "postgres" else None
+    store = Store.open(tmp_path, database=url)
     with store.database.writing() as session:
         for name in ("ada", "grace"):
             accounts.create_token(session, name, "write")

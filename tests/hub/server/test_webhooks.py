@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from adapthub.adapters.errors import InvalidReference, InvalidSettings
 from adapthub.hub import webhooks
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.server.webhook_sender import WebhookSettings, is_public, send, send_due
-from adapthub.hub.storage.governance_tables import DeliveryRow
+from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
 from adapthub.hub.store import Store
 from tests.hub.adapters import write_adapter
 from tests.hub.server.governed import Api, receiver
@@ -56,8 +57,8 @@ def test_what_happens_is_told_and_signed(tmp_path: Path) -> None:
         api.create_repo("acme/ner")
         api.upload_folder(repo_id="acme/ner", folder_path=write_adapter(tmp_path / "made").path)
         ada("PUT", "/api/namespaces/acme/gates", {"alias": "prod", "reviewers": 1})
-        ada.refused("POST", "/api/models/acme/ner/promote/prod", {"revision": "v1"})
-        ada("POST", "/api/models/acme/ner/promote/staging", {"revision": "v1"})
+        ada.refused("PUT", "/api/models/acme/ner/aliases/prod", {"revision": "v1"})
+        ada("PUT", "/api/models/acme/ner/aliases/staging", {"revision": "v1"})
         api.delete_repo("acme/ner")
         api.create_repo("elsewhere/ner")
         found = got.wait_for(lambda all: len(all) == 5)
@@ -121,6 +122,7 @@ def test_each_wait_is_longer(tmp_path: Path) -> None:
     assert states(root) == [("given up", 10, "status 500")]
 
 
+@pytest.mark.slow
 def test_what_was_taken_by_a_server_that_was_killed_is_sent_again(tmp_path: Path) -> None:
     """The receiver has got it, and the server dies before it hears so."""
     root = tmp_path / "hub"
@@ -144,10 +146,28 @@ def test_what_was_taken_by_a_server_that_was_killed_is_sent_again(tmp_path: Path
     assert send_due(store.database, LOOPBACK) == 0
     with receiver() as got, store.database.writing() as session:
         session.execute(update(DeliveryRow).values(due=datetime.now(UTC)))
-        session.execute(update(webhooks.WebhookRow).values(url=got.url))
+        session.execute(update(WebhookRow).values(url=got.url))
         session.commit()
         assert send_due(store.database, LOOPBACK) == 1
         assert got.got[0].headers["webhook-id"].encode() in first
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def test_of_two_servers_one_sends(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue("new_database")() if kind == "postgres" else None
+    store, other = (Store.open(tmp_path, database=url) for _ in range(2))
+    with receiver() as got:
+        with store.database.writing() as session:
+            made, _ = webhooks.add(session, "acme", got.url)
+            for _ in range(20):
+                webhooks.ping(session, webhooks.require(session, made.id))
+        settings = WebhookSettings(private=True, at_once=4)
+        with ThreadPoolExecutor(2) as pool:
+            sent = [
+                *pool.map(lambda one: [send_due(one.database, settings) for _ in range(6)], (store, other))
+            ]
+        assert sum(map(sum, sent)) == 20
+        assert len({one.headers["webhook-id"] for one in got.got}) == len(got.got) == 20
 
 
 def test_an_event_that_did_not_happen_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,28 +180,28 @@ def test_an_event_that_did_not_happen_is_not_told(tmp_path: Path, monkeypatch: p
     assert states(root) == []
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("http://127.0.0.1:9/", "127.0.0.1"),
-        ("http://localhost:9/", "not of the public internet"),
-        ("http://[::1]:9/", "::1"),
-        ("http://10.1.2.3/", "10.1.2.3"),
-        ("http://169.254.169.254/latest/meta-data/", "169.254.169.254"),
-        ("http://[::ffff:127.0.0.1]/", "not of the public internet"),
-        ("http://2130706433/", "127.0.0.1"),
-        ("http://0.0.0.0/", "0.0.0.0"),
-    ],
-)
-def test_nothing_is_sent_to_a_private_address(tmp_path: Path, url: str, words: str) -> None:
+PRIVATE = {
+    "http://127.0.0.1:9/": "127.0.0.1",
+    "http://localhost:9/": "not of the public internet",
+    "http://[::1]:9/": "::1",
+    "http://10.1.2.3/": "10.1.2.3",
+    "http://169.254.169.254/latest/meta-data/": "169.254.169.254",
+    "http://[::ffff:127.0.0.1]/": "not of the public internet",
+    "http://2130706433/": "127.0.0.1",
+    "http://0.0.0.0/": "0.0.0.0",
+}
+
+
+def test_nothing_is_sent_to_a_private_address(tmp_path: Path) -> None:
     root, store = tmp_path / "hub", Store.open(tmp_path / "hub")
-    hooked(root, url, events=["version"])
+    for url in PRIVATE:
+        hooked(root, url, events=["version"])
     EmbeddedHub(root).push(write_adapter(tmp_path / "1"), "acme/ner")
-    assert send_due(store.database, WebhookSettings()) == 1
-    ((state, _, answer),) = states(root)
-    assert state == "waiting"
-    assert words in str(answer)
-    assert "--webhooks-to-private" in str(answer)
+    assert send_due(store.database, WebhookSettings()) == len(PRIVATE)
+    for (state, _, answer), (url, words) in zip(states(root), PRIVATE.items(), strict=True):
+        assert state == "waiting"
+        assert words in str(answer), url
+        assert "--webhooks-to-private" in str(answer), url
 
 
 @pytest.mark.parametrize(
@@ -277,7 +297,7 @@ def test_what_is_over_is_kept_for_a_while(tmp_path: Path, monkeypatch: pytest.Mo
         hooked(root, got.url)
         for _ in range(5):
             with store.database.writing() as session:
-                webhooks.ping(session, session.query(webhooks.WebhookRow).one())
+                webhooks.ping(session, session.query(WebhookRow).one())
             send_due(store.database, WebhookSettings(private=True))
     assert [state for state, _, _ in states(root)] == ["arrived", "arrived", "waiting"]
 

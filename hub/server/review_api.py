@@ -1,18 +1,17 @@
-"""Aliases moved, versions approved and signed, and what stands in the way of a move."""
+"""What stands in the way of a promotion, and what takes it away: versions approved and signed."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
 from adapthub.adapters.errors import RevisionNotFound
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub import aliases, gates, promotion, repos, signatures, signing
+from adapthub.hub import gates, repos, signatures, signing
 from adapthub.hub.access import Caller, readable_repo, writable_repo
 from adapthub.hub.commits import add_signature
 from adapthub.hub.reference import Reference, check_alias
@@ -23,39 +22,7 @@ from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.trees import Blob, git_oid
 
-router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["promotion"])
-
-
-class Promotion(BaseModel):
-    """Which version an alias shall move to."""
-
-    revision: str
-
-
-@router.post("/promote/{revision}")
-def promote(
-    target: Target, revision: Revision, body: Promotion, serving: TheServing, caller: TheCaller
-) -> dict[str, Any]:
-    """Point an alias (the last part of the path) at a version, if its gates let it."""
-    alias = check_alias(revision)
-    try:
-        with serving.store.database.writing() as session:
-            repo = writable_repo(session, caller, target)
-            version = _version(session, repo, body.revision)
-            promotion.promote(session, serving.store, version, alias, actor=caller.actor)
-            return _item(repo, version, alias)
-    except gates.GateRefused as error:
-        promotion.refused(serving.store, target.full_name, error, actor=caller.actor)
-        raise
-
-
-@router.post("/rollback/{revision}")
-def rollback(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
-    """Point an alias (the last part of the path) back at what it pointed to before its last promotion; no gate is asked."""
-    alias = check_alias(revision)
-    with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, target)
-        return _item(repo, aliases.rollback(session, repo, repo.full_name, alias, actor=caller.actor), alias)
+router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["review"])
 
 
 @router.get("/gates/{revision}")
