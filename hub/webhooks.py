@@ -116,6 +116,7 @@ def list_all(session: Session, namespace: str | None = None) -> list[Webhook]:
 
 def remove(session: Session, id: str, *, namespace: str | None = None, actor: Actor = MACHINE) -> Webhook:
     """Tell it no more, not even what is in the outbox. Raises NotFound."""
+    audit.lock(session)  # whoever tells it something now has it from before or not at all
     row = require(session, id, namespace)
     webhook = _webhook(row)
     session.execute(delete(DeliveryRow).where(DeliveryRow.webhook_id == row.id))

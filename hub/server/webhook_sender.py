@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdaptHubError
@@ -85,6 +85,9 @@ class Sender:
             except AdaptHubError as error:  # the database is away; it comes back
                 _LOG.warning("webhooks wait: %s", error)
                 sent = 0
+            except Exception:  # a defect of ours: what waits must not wait for ever
+                _LOG.exception("webhooks were not sent")
+                sent = 0
             if not sent:
                 self._closed.wait(self._settings.poll)
 
@@ -97,6 +100,7 @@ def send_due(database: Database, settings: WebhookSettings) -> int:
     with database.writing() as session:
         rows = session.scalars(_due(settings.at_once).with_for_update(skip_locked=True)).all()
         taken = [delivery_of(row, row.webhook) for row in rows]
+        told = {row.webhook_id for row in rows}
         for row in rows:
             row.attempts += 1
             row.due = datetime.now(UTC) + settings.lease
@@ -104,7 +108,7 @@ def send_due(database: Database, settings: WebhookSettings) -> int:
     with database.writing() as session:
         for delivery, answer in zip(taken, answers, strict=True):
             _mark(session, delivery, answer, settings)
-        for webhook_id in {row.webhook_id for row in rows}:
+        for webhook_id in told:
             _forget_old(session, webhook_id)
     return len(taken)
 
@@ -205,18 +209,16 @@ def _due(limit: int) -> Any:
 
 
 def _mark(session: Session, delivery: Delivery, answer: Answer, settings: WebhookSettings) -> None:
-    row = session.get(DeliveryRow, delivery.id)
-    if row is None:  # its webhook was removed meanwhile
-        return
-    now = datetime.now(UTC)
-    row.answer = answer.words
-    if answer.arrived:
-        row.arrived, row.due = now, None
-    elif row.attempts > len(settings.schedule):
-        row.due = None
-    else:
-        wait = settings.schedule[row.attempts - 1]
-        row.due = now + timedelta(seconds=wait * random.uniform(1, 1 + _JITTER))
+    """Write down what came of an attempt; nothing, where its webhook was removed meanwhile."""
+    now, before = datetime.now(UTC), delivery.attempts
+    due = None
+    if not answer.arrived and before < len(settings.schedule):
+        due = now + timedelta(seconds=settings.schedule[before] * random.uniform(1, 1 + _JITTER))
+    session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id == delivery.id)
+        .values(answer=answer.words, arrived=now if answer.arrived else None, due=due)
+    )
 
 
 def _forget_old(session: Session, webhook_id: str) -> None:

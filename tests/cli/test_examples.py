@@ -17,8 +17,8 @@ from tests.adapters.causal_pass import write_causal_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
 
-# These fetch packages and train for minutes, run until they are told to end, or name accounts and webhooks that only some hub
-# has: their own tests run them.
+# These fetch packages and train for minutes, run until they are told to end, or name accounts and webhooks that only some
+# hub has: their own tests run them.
 REAL = ("demo", "samples fetch", "serve", "hub")
 
 
