@@ -13,17 +13,24 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from adapthub.adapters.errors import RevisionNotFound
+from adapthub.adapters.errors import Conflict, RevisionNotFound
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
 from adapthub.hub.repos import lock
-from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RepoRow, VersionRow
+from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RefRow, RepoRow, VersionRow
 
 
 def point(session: Session, version: VersionRow, alias: str, *, actor: Actor = MACHINE) -> None:
-    """Point `alias` at `version`, past every gate (promotion asks them); nothing is recorded where it points there."""
-    lock(session, version.repo)  # of two that move it at once the second starts from where the first put it
+    """Point `alias` at `version`, past every gate (promotion asks them); nothing is recorded where it points there.
+    Raises Conflict where a branch or a tag has that name."""
+    repo = lock(
+        session, version.repo
+    )  # of two that move it at once the second starts from where the first put it
+    if session.get(RefRow, (repo.id, alias)) is not None:
+        raise Conflict(
+            f"{repo.full_name} has a branch or a tag {alias}", hint="Delete it, or choose another alias."
+        )
     current = session.get(AliasRow, (version.repo_id, alias))
     if current is None:
         session.add(AliasRow(repo_id=version.repo_id, alias=alias, version_id=version.id))

@@ -198,6 +198,16 @@ def is_guarded(session: Session, repo: RepoRow) -> bool:
     return bool(list_gates(session, repo.namespace, repo.name))
 
 
+def check_not_guarded(session: Session, repo: RepoRow, name: str) -> None:
+    """Raises Forbidden where `name`, of a branch or a tag, is one that a gate guards: it would mean what none let through."""
+    for gate in list_gates(session, repo.namespace, repo.name):
+        if fnmatchcase(name, gate.alias):
+            raise Forbidden(
+                f"{name} is a name that the gate for {gate.alias} of {gate.namespace}/{gate.name or '*'} guards",
+                hint="Promote a version to it, or choose another name.",
+            )
+
+
 def _unmet(
     session: Session, store: Store, gate: Gate, version: VersionRow, current: VersionRow | None
 ) -> Iterator[str]:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from adapthub.hub import refs
 from adapthub.hub.access import Caller, readable_repo, writable_repo
 from adapthub.hub.events import happened
+from adapthub.hub.gates import check_not_guarded
 from adapthub.hub.revisions import require_commit, standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
@@ -60,6 +61,7 @@ def make_branch(
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
         commit = require_commit(session, repo, start or "main")
+        check_not_guarded(session, repo, revision)
         refs.make_branch(session, repo, revision, commit)
         _tell(session, caller, repo, "branch.made", branch=revision, commit=commit.oid)
     return Response()
@@ -83,6 +85,7 @@ def make_tag(
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
         commit = require_commit(session, repo, revision)
+        check_not_guarded(session, repo, body.tag)
         refs.make_tag(session, repo, body.tag, commit, message=body.message or "")
         _tell(session, caller, repo, "tag.made", tag=body.tag, commit=commit.oid)
     return Response()

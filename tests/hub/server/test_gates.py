@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import Forbidden, InvalidReference, InvalidSettings, SignatureError
+from adapthub.adapters.errors import Conflict, Forbidden, InvalidReference, InvalidSettings, SignatureError
 from adapthub.adapters.manifest import DataRecord
 from adapthub.hub import audit, gates
 from adapthub.hub.embedded import EmbeddedHub
@@ -217,6 +217,23 @@ def test_a_gate_is_not_left_by_another_name(hub_server: HubServer, tmp_path: Pat
     assert "may not administer" in grace.refused("DELETE", "/api/repos/delete", {"name": "acme/ner"})
     assert ada.raw("POST", "/api/repos/move", json={**moving, "toRepo": "acme/names"}).status_code == 200
     assert len(refusal(hub, "acme/names")) == 1
+
+
+def test_a_gate_is_not_passed_by_a_tag_of_the_aliass_name(hub_server: HubServer, tmp_path: Path) -> None:
+    hub, api = EmbeddedHub(hub_server.data), hub_server.client()
+    hub.push(measured(tmp_path, 1, 0.8), "acme/ner")
+    api.create_tag("acme/ner", tag="stable")
+    guarded(hub_server.data, reviewers=1)
+    for make in (
+        lambda: api.create_tag("acme/ner", tag="prod"),
+        lambda: api.create_branch("acme/ner", branch="prod"),
+    ):
+        with pytest.raises(HfHubHTTPError, match="prod is a name that the gate for prod of acme/ner guards"):
+            make()
+    with pytest.raises(Conflict, match="a branch or a tag stable"):
+        hub.promote("acme/ner", "stable")
+    api.delete_tag("acme/ner", tag="stable")
+    hub.promote("acme/ner", "stable")
 
 
 def test_signatures_come_with_push_and_pull_and_later(hub_server: HubServer, tmp_path: Path) -> None:
