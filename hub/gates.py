@@ -199,7 +199,7 @@ def is_guarded(session: Session, repo: RepoRow) -> bool:
 
 
 def check_not_guarded(session: Session, repo: RepoRow, name: str) -> None:
-    """Raises Forbidden where `name`, of a branch or a tag, is one that a gate guards: it would mean what none let through."""
+    """Raises Forbidden where a gate guards `name`, of a branch or a tag: it would mean what none let through."""
     for gate in list_gates(session, repo.namespace, repo.name):
         if fnmatchcase(name, gate.alias):
             raise Forbidden(
