@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.hub_data import open_database
+from adapthub.cli.hub_tokens import hub_database
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json, show_table
 
@@ -47,7 +47,7 @@ def audit(
     """
     from adapthub.hub import audit as log
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         if verify:
             chain = log.verify(session, expect=expect)
             if as_json:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.hub_data import name_of, open_database
+from adapthub.cli.hub_names import name_of
+from adapthub.cli.hub_tokens import hub_database
 from adapthub.cli.options import complete_names, data_options
 from adapthub.cli.output import json_option, show_json, show_table
 
@@ -66,7 +67,7 @@ def set_(
 
     namespace, name = name_of(target)
     wanted = Gate(namespace, name, alias, signature, evaluations, reviewers)
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         made = set_gate(session, wanted)
     _say(made, as_json, f"{alias} of {target} needs {_words(made)}.")
 
@@ -84,7 +85,7 @@ def list_(namespace: str | None, data: Path | None, database: str | None, as_jso
     """
     from adapthub.hub.gates import list_gates
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         records = [_record(one) for one in list_gates(session, namespace)]
     if as_json:
         show_json(records)
@@ -107,7 +108,7 @@ def remove(target: str, alias: str, data: Path | None, database: str | None, as_
     """
     from adapthub.hub.gates import remove_gate
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         gone = remove_gate(session, *name_of(target), alias)
     _say(gone, as_json, f"{alias} of {target} needs nothing by that gate any more.")
 
@@ -144,7 +145,7 @@ def add(
     from adapthub.hub.signing_keys import public_key
 
     pem = public_key(str(file or name)).pem
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         _say_key(add_key(session, namespace, name, pem), as_json, f"{namespace} believes ")
 
 
@@ -162,7 +163,7 @@ def remove_(namespace: str, name: str, data: Path | None, database: str | None, 
     """
     from adapthub.hub.namespace_keys import remove_key
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         _say_key(remove_key(session, namespace, name), as_json, f"{namespace} no longer believes ")
 
 
@@ -179,7 +180,7 @@ def list_keys(namespace: str, data: Path | None, database: str | None, as_json: 
     """
     from adapthub.hub.namespace_keys import keys_of
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         records = [{"name": found.name, "id": found.id} for found in keys_of(session, namespace)]
     if as_json:
         show_json(records)
@@ -206,7 +207,7 @@ def approve(ref: str, account: str, data: Path | None, database: str | None, as_
     from adapthub.hub.lookup import require_version
     from adapthub.hub.reference import Reference
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         version = require_version(session, Reference.parse(ref))
         gates.approve(session, version, account)
         record: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.hub_data import open_database
+from adapthub.cli.hub_tokens import hub_database
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json, show_table
 
@@ -43,7 +43,7 @@ def create(name: str, admin: str, data: Path | None, database: str | None, as_js
     """
     from adapthub.hub.members import create_organisation
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         made = create_organisation(session, name, admin)
     _say(made, as_json, f"{admin} is admin of {name}.")
 
@@ -82,7 +82,7 @@ def add(
     """
     from adapthub.hub.members import set_member
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         made = set_member(session, namespace, account, role)
     _say(made, as_json, f"{account} may {_MAY[role]} {namespace}.")
 
@@ -101,7 +101,7 @@ def remove(namespace: str, account: str, data: Path | None, database: str | None
     """
     from adapthub.hub.members import remove_member
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         gone = remove_member(session, namespace, account)
     _say(gone, as_json, f"{account} is no member of {namespace} any more.")
 
@@ -119,7 +119,7 @@ def list_(namespace: str | None, data: Path | None, database: str | None, as_jso
     """
     from adapthub.hub.members import list_members
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         records = [_record(one) for one in list_members(session, namespace)]
     if as_json:
         show_json(records)
@@ -152,7 +152,7 @@ def remove_(name: str, data: Path | None, database: str | None, as_json: bool) -
     """
     from adapthub.hub.accounts import remove_account
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         remove_account(session, name)
     if as_json:
         show_json({"account": name})

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.hub_data import open_database
 from adapthub.cli.options import data_options
 from adapthub.cli.output import announce, json_option, show_json, show_table
 from adapthub.cli.tenant_options import duration
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from adapthub.hub.accounts import Scope, Token
+    from adapthub.hub.storage.database import Database
 
 
 @click.group()
@@ -57,7 +57,7 @@ def create(
     """
     from adapthub.hub.accounts import create_token
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         made, text = create_token(session, name, scope, lifetime=expires)
     if as_json:
         show_json({**_record(made), "token": text})
@@ -79,7 +79,7 @@ def list_(name: str | None, data: Path | None, database: str | None, as_json: bo
     """
     from adapthub.hub.accounts import list_tokens
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         records = [_record(one) for one in list_tokens(session, name)]
     if as_json:
         show_json(records)
@@ -101,12 +101,22 @@ def revoke(token: str, data: Path | None, database: str | None, as_json: bool) -
     """
     from adapthub.hub.accounts import revoke_token
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         record = _record(revoke_token(session, token))
     if as_json:
         show_json(record)
     else:
         click.echo(f"Revoked {record['prefix']} of {record['account']}.")
+
+
+def hub_database(data: Path | None, database: str | None) -> Database:
+    """The database of the hub that --data and --database name."""
+    from adapthub.adapters.home import home
+    from adapthub.hub.storage.database import Database
+    from adapthub.hub.storage.schema import HUB
+    from adapthub.hub.store import DATABASE
+
+    return Database((data or home() / "hub") / DATABASE if database is None else database, HUB)
 
 
 def _record(token: Token) -> dict[str, Any]:

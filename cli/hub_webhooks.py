@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.hub_data import name_of, open_database
+from adapthub.cli.hub_names import name_of
+from adapthub.cli.hub_tokens import hub_database
 from adapthub.cli.options import data_options
 from adapthub.cli.output import announce, json_option, show_json, show_table
 
@@ -49,7 +50,7 @@ def add(
     from adapthub.hub import webhooks
 
     namespace, name = name_of(target)
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         made, secret = webhooks.add(session, namespace, url, name=name, events=events)
     if as_json:
         show_json({**_record(made), "secret": secret})
@@ -71,7 +72,7 @@ def list_(namespace: str | None, data: Path | None, database: str | None, as_jso
     """
     from adapthub.hub import webhooks
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         records = [_record(one) for one in webhooks.list_all(session, namespace)]
     if as_json:
         show_json(records)
@@ -93,7 +94,7 @@ def remove(id: str, data: Path | None, database: str | None, as_json: bool) -> N
     """
     from adapthub.hub import webhooks
 
-    with open_database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         record = _record(webhooks.remove(session, id))
     if as_json:
         show_json(record)
@@ -119,7 +120,7 @@ def test(id: str, to_private: bool, data: Path | None, database: str | None, as_
     from adapthub.hub import webhooks
     from adapthub.hub.server.webhook_sender import WebhookSettings, send
 
-    with open_database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         delivery = webhooks.ping_of(webhooks.require(session, id))
     answer = asyncio.run(send(delivery, WebhookSettings(private=to_private)))
     if not answer.arrived:
