@@ -24,9 +24,8 @@ from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RefRow, RepoRow,
 def point(session: Session, version: VersionRow, alias: str, *, actor: Actor = MACHINE) -> None:
     """Point `alias` at `version`, past every gate (promotion asks them); nothing is recorded where it points there.
     Raises Conflict where a branch or a tag has that name."""
-    repo = lock(
-        session, version.repo
-    )  # of two that move it at once the second starts from where the first put it
+    # Of two that move it at once the second starts from where the first put it.
+    repo = lock(session, version.repo)
     if session.get(RefRow, (repo.id, alias)) is not None:
         raise Conflict(
             f"{repo.full_name} has a branch or a tag {alias}", hint="Delete it, or choose another alias."

@@ -17,15 +17,19 @@ from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
 from adapthub.hub.gates import GateRefused, unmet
 from adapthub.hub.repos import lock
-from adapthub.hub.storage.tables import VersionRow
+from adapthub.hub.storage.tables import AliasRow, VersionRow
 from adapthub.hub.store import Store
 
 
 def promote(
     session: Session, store: Store, version: VersionRow, alias: str, *, actor: Actor = MACHINE
 ) -> None:
-    """Point `alias` at `version`. Raises GateRefused where a gate does not let it."""
+    """Point `alias` at `version`; where it points there already nothing is asked. Raises GateRefused where a gate does not
+    let it."""
     lock(session, version.repo)  # what the gates compare with is what the alias moves from
+    current = session.get(AliasRow, (version.repo_id, alias))
+    if current is not None and current.version_id == version.id:
+        return
     missing = unmet(session, store, version, alias)
     if missing:
         raise GateRefused(f"v{version.number} of {version.repo.full_name}", alias, missing)
