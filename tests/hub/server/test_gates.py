@@ -224,12 +224,11 @@ def test_a_gate_is_not_passed_by_a_tag_of_the_aliass_name(hub_server: HubServer,
     hub.push(measured(tmp_path, 1, 0.8), "acme/ner")
     api.create_tag("acme/ner", tag="stable")
     guarded(hub_server.data, reviewers=1)
-    for make in (
-        lambda: api.create_tag("acme/ner", tag="prod"),
-        lambda: api.create_branch("acme/ner", branch="prod"),
-    ):
-        with pytest.raises(HfHubHTTPError, match="prod is a name that the gate for prod of acme/ner guards"):
-            make()
+    said = "prod is a name that the gate for prod of acme/ner guards"
+    with pytest.raises(HfHubHTTPError, match=said):
+        api.create_tag("acme/ner", tag="prod")
+    with pytest.raises(HfHubHTTPError, match=said):
+        api.create_branch("acme/ner", branch="prod")
     with pytest.raises(Conflict, match="a branch or a tag stable"):
         hub.promote("acme/ner", "stable")
     api.delete_tag("acme/ner", tag="stable")
