@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.hub_audit import audit
+from adapthub.cli.hub_gates import approve, gate, key
+from adapthub.cli.hub_members import account, member, org
 from adapthub.cli.hub_mirror import mirror
 from adapthub.cli.hub_tokens import token
+from adapthub.cli.hub_webhooks import webhook
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
 
@@ -28,8 +32,8 @@ def hub() -> None:
     """
 
 
-hub.add_command(token)
-hub.add_command(mirror)
+for command in (token, org, member, account, gate, key, approve, webhook, audit, mirror):
+    hub.add_command(command)
 
 
 @hub.command()
@@ -41,9 +45,18 @@ hub.add_command(mirror)
 )
 @data_options
 @click.option("--blobs", metavar="URL", help="s3://bucket/prefix. Default: blobs/ in the data folder.")
+@click.option(
+    "--webhooks-to-private", is_flag=True, help="Send webhooks to addresses off the public internet too."
+)
 @json_option
 def serve(
-    host: str, port: int, data: Path | None, database: str | None, blobs: str | None, as_json: bool
+    host: str,
+    port: int,
+    data: Path | None,
+    database: str | None,
+    blobs: str | None,
+    webhooks_to_private: bool,
+    as_json: bool,
 ) -> None:
     """Serve the hub in a folder to others, by HTTP.
 
@@ -61,12 +74,18 @@ def serve(
     from adapthub.adapters.home import home
     from adapthub.hub.server.lifecycle import ServerSettings
     from adapthub.hub.server.lifecycle import serve as serve_until_signal
+    from adapthub.hub.server.webhook_sender import WebhookSettings
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )
     settings = ServerSettings(
-        data=data or home() / "hub", host=host, port=port, database=database, blobs=blobs
+        data=data or home() / "hub",
+        host=host,
+        port=port,
+        database=database,
+        blobs=blobs,
+        webhooks=WebhookSettings(private=webhooks_to_private),
     )
     serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
 

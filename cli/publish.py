@@ -36,12 +36,6 @@ def push(folder: Path, name: str, message: str, alias: str | None, hub: str | No
     from adapthub.cli.find import read_adapter
 
     artifact = read_adapter(folder)
-    if artifact.signature is not None:
-        from adapthub.hub import signing
-        from adapthub.hub.signatures import Signatures
-
-        signing.check_is_of(artifact.signature, artifact.sha256s, str(folder))
-        Signatures().put(artifact.digest, artifact.signature)
     version = open_chosen(hub).push(artifact, name, message=message, alias=alias)
     _say(version, as_json, "Already there: " if version.repeated else "Published ")
 
@@ -76,14 +70,12 @@ def pull(ref: str, output: Path | None, signed: bool, hub: str | None, as_json: 
     if output is not None:
         from adapthub.adapters.admission import SIGNATURE
         from adapthub.adapters.files import new_directory
-        from adapthub.hub.signatures import Signatures
 
-        signature = Signatures().get(artifact.digest)
         with new_directory(output) as aside:
             for name in artifact.files:
                 (aside / name).write_bytes((artifact.path / name).read_bytes())
-            if signature is not None:
-                (aside / SIGNATURE).write_bytes(signature)
+            if artifact.signature is not None:
+                (aside / SIGNATURE).write_bytes(artifact.signature)
         folder = output
     if as_json:
         show_json({"reference": ref, "digest": artifact.digest, "size": artifact.size, "path": str(folder)})

@@ -24,7 +24,7 @@ def sign(adapter: str, word: str | None, hub: str | None, as_json: bool) -> None
     """Sign ADAPTER, a folder or a name in the hub.
 
     The path and sha256 of every file are signed. In a folder the signature is the file model.sig, which push takes along;
-    the adapter's digest stays as it is. A signature that is there already is replaced.
+    the adapter's digest stays as it is, and so does the version of a name. A signature that is there already is replaced.
 
     \b
     Example:
@@ -36,15 +36,15 @@ def sign(adapter: str, word: str | None, hub: str | None, as_json: bool) -> None
     from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
     from adapthub.hub import signing, signing_keys
-    from adapthub.hub.signatures import Signatures
 
-    artifact = find_adapter(adapter, open_chosen(hub))
+    chosen = open_chosen(hub)
+    artifact = find_adapter(adapter, chosen)
     key = signing_keys.private_key(word)
     bundle = signing.sign(artifact.sha256s, key)
     if Path(adapter).is_dir():
         write_bytes(artifact.path / SIGNATURE, bundle)
     else:
-        Signatures().put(artifact.digest, bundle)
+        chosen.attach_signature(adapter, bundle)
     key_id = signing_keys.PublicKey.of("", key.public_key()).id
     if as_json:
         show_json({"adapter": adapter, "digest": artifact.digest, "key": key_id})
@@ -88,9 +88,7 @@ def verify(adapter: str, words: tuple[str, ...], hub: str | None, as_json: bool)
 def signed_by(artifact: Artifact, called: str, words: tuple[str, ...] = ()) -> PublicKey:
     """The key that signed `artifact`, one of `words` or else of those trusted. Raises SignatureError."""
     from adapthub.hub import signing
-    from adapthub.hub.signatures import Signatures
     from adapthub.hub.signing_keys import public_key, trusted_keys
 
     keys = tuple(map(public_key, words)) or trusted_keys()
-    bundle = artifact.signature or Signatures().get(artifact.digest)
-    return signing.verify(bundle, artifact.sha256s, keys, called)
+    return signing.verify(artifact.signature, artifact.sha256s, keys, called)

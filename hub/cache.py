@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from adapthub.adapters.admission import check_name
+from adapthub.adapters.admission import SIGNATURE, check_name, read_signature
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import (
     AdaptHubError,
     ArtifactError,
     IntegrityError,
 )
-from adapthub.adapters.files import new_directory
+from adapthub.adapters.files import new_directory, write_bytes
 from adapthub.adapters.home import make_folder, unusable
 
 PARTS = "parts"
@@ -46,12 +46,17 @@ class Cache:
         """Whether something is here for "sha256:<hex>"; `pull` finds out whether it is whole."""
         return (self._root / digest.removeprefix("sha256:")).is_dir()
 
+    def signature(self, digest: str) -> bytes | None:
+        """The model.sig that lies beside "sha256:<hex>" here, verified by nobody."""
+        return read_signature(self._root / digest.removeprefix("sha256:"))
+
     def parts(self, digest: str) -> Path:
         """A folder for what comes of "sha256:<hex>" piece by piece; only who fetches it uses it. It need not exist."""
         return self._root / PARTS / digest.removeprefix("sha256:")
 
-    def pull(self, digest: str, fetch: Callable[[], Files]) -> Artifact:
-        """The artifact "sha256:<hex>", from here if it is whole, else from `fetch`, which brings its files.
+    def pull(self, digest: str, fetch: Callable[[], Files], signature: bytes | None = None) -> Artifact:
+        """The artifact "sha256:<hex>", from here if it is whole, else from `fetch`, which brings its files. `signature`: its
+        model.sig as its hub has it now, which takes the place of what lies here.
 
         Raises what `fetch` raises; IntegrityError, naming the file, if what is here is damaged and cannot be
         fetched again, or if what was fetched is not `digest`; StorageError where the disk refuses. Leaves
@@ -59,7 +64,11 @@ class Cache:
         """
         folder = self._root / digest.removeprefix("sha256:")
         artifact, _ = _read(folder, digest)
-        return artifact or self._fill(folder, digest, fetch)
+        artifact = artifact or self._fill(folder, digest, fetch)
+        if signature in (None, artifact.signature):
+            return artifact
+        write_bytes(folder / SIGNATURE, signature)
+        return dataclasses.replace(artifact, signature=signature)
 
     def _fill(self, folder: Path, digest: str, fetch: Callable[[], Files]) -> Artifact:
         with self._alone(folder):

@@ -97,6 +97,15 @@ def check_bytes(file: Wanted, data: bytes) -> None:
     _check(file, len(data), digest.hexdigest())
 
 
+def is_of(file: Wanted, data: bytes) -> bool:
+    """Whether `data` are the bytes of `file`."""
+    try:
+        check_bytes(file, data)
+    except IntegrityError:
+        return False
+    return True
+
+
 def _bring(connection: Connection, file: Wanted, parts: Path, progress: Progress) -> Path:
     target = parts / file.part
     resumed = target.exists()

@@ -5,26 +5,36 @@
 
 A push is one commit on main, which is a version: its blobs are stored first, where nothing sees them, then it appears in one
 transaction; killed anywhere, it leaves either nothing or all of it. Any number of processes may use one hub at once.
-Serves nobody else, and knows neither users nor permissions: whoever can write the folder can publish.
+Serves nobody else, and knows neither users nor permissions: whoever can write the folder can publish. Gates hold here too.
 """
 
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapthub.adapters.admission import CARD
+from adapthub.adapters.admission import CARD, SIGNATURE
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidReference
+from adapthub.adapters.errors import (
+    AdmissionError,
+    IntegrityError,
+    InvalidReference,
+    NotFound,
+    StorageError,
+)
+from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.home import home
-from adapthub.hub import aliases, search
+from adapthub.hub import aliases, repos, search, signatures
 from adapthub.hub.cache import Cache, Files
 from adapthub.hub.cards import card_metadata
+from adapthub.hub.commits import add_signature
 from adapthub.hub.completeness import check_complete
 from adapthub.hub.details import read_details
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.lookup import find_repo, require_repo, require_version
+from adapthub.hub.promotion import promote, refusals_told
 from adapthub.hub.publishing import check_words, publish
 from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
@@ -60,6 +70,8 @@ class EmbeddedHub:
         reference = _local(parse_name(name))
         check_words(message, alias)
         check_complete(artifact)
+        if artifact.signature is not None:
+            _check_signature(artifact.signature, artifact.sha256s, str(artifact.path))
         tree, card = self._store_files(artifact)
         inspected = Inspected(artifact, card, _metadata(card))
         return publish(self._store, reference, tree, inspected, message=message, alias=alias)
@@ -74,7 +86,22 @@ class EmbeddedHub:
         whole = reference.commit is not None and len(reference.commit) == 64
         digest = f"sha256:{reference.commit}" if whole else self.resolve(reference).digest
         pinned = Reference(None, reference.namespace, reference.name, bare_digest(digest))
-        return self._cache.pull(digest, lambda: self._fetch(pinned))
+        return self._cache.pull(digest, lambda: self._fetch(pinned), self._signature(pinned))
+
+    def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
+        reference = _parse(ref)
+        with self._database.reading() as session:
+            files = signatures.files_of_version(session, require_version(session, reference))
+        _check_signature(bundle, signatures.digests_of(files), str(reference))
+        blob = self._put(SIGNATURE, bundle, origin=f"the signature of {reference}")
+        self._store.register([blob])
+        with self._database.writing() as session:
+            version = require_version(session, reference)
+            repo = repos.lock(session, version.repo)
+            if signatures.files_of_version(session, version) != files:
+                raise IntegrityError(f"{reference} moved while it was signed", hint="Sign it again.")
+            add_signature(session, repo, version, blob)
+            return version_of(version)
 
     def list(self, namespace: str | None = None) -> builtins.list[Entry]:
         with self._database.reading() as session:
@@ -103,9 +130,9 @@ class EmbeddedHub:
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)
         check_alias(alias)
-        with self._database.writing() as session:
+        with refusals_told(self._store, reference.full_name), self._database.writing() as session:
             version = require_version(session, reference)
-            aliases.promote(session, version, alias)
+            promote(session, self._store, version, alias)
             return version_of(version)
 
     def rollback(self, name: str | Reference, alias: str) -> Version:
@@ -131,13 +158,28 @@ class EmbeddedHub:
                 data = source.read_bytes()
             except OSError as error:
                 raise IntegrityError(f"{source} can no longer be read: {error.strerror or error}") from error
-            self._store.blobs.put(record.sha256, data, origin=str(source))
-            sha1 = git_oid(data) if is_text(path, len(data), data) else None
-            tree[path] = Blob(record.sha256, record.size, sha1)
+            tree[path] = self._put(path, data, origin=str(source), sha256=record.sha256)
             if path == CARD:
                 card = data.decode("utf-8", errors="replace")
+        if artifact.signature is not None:
+            tree[SIGNATURE] = self._put(SIGNATURE, artifact.signature, origin=str(artifact.path / SIGNATURE))
         self._store.register(tree.values())
         return tree, card
+
+    def _put(self, path: str, data: bytes, *, origin: str, sha256: str | None = None) -> Blob:
+        """Store the bytes of a file, whose digest is `sha256` if it is known."""
+        digest = sha256 or sha256_bytes(data)
+        self._store.blobs.put(digest, data, origin=origin)
+        return Blob(digest, len(data), git_oid(data) if is_text(path, len(data), data) else None)
+
+    def _signature(self, reference: Reference) -> bytes | None:
+        """The signature of a version, if this hub can be asked, knows it and has one: the cache may do without it."""
+        try:
+            with self._database.reading() as session:
+                blob = signatures.signature_of(session, require_version(session, reference))
+            return None if blob is None else self._store.read(blob, 0, blob.size)
+        except (NotFound, StorageError):
+            return None
 
     def _fetch(self, reference: Reference) -> Files:
         with self._database.reading() as session:
@@ -159,6 +201,12 @@ def _local(reference: Reference) -> Reference:
             hint=f"Leave out {reference.hub}::.",
         )
     return reference
+
+
+def _check_signature(bundle: bytes, files: Mapping[str, str], where: str) -> None:
+    from adapthub.hub import signing
+
+    signing.check_is_of(bundle, files, where)
 
 
 def _metadata(card: str) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class ManyHubs:
         hub, reference = self._find(ref)
         return _called(hub.promote(_bare(reference), alias), reference)
 
+    def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
+        hub, reference = self._find(ref)
+        return _called(hub.attach_signature(_bare(reference), bundle), reference)
+
     def rollback(self, name: str | Reference, alias: str) -> Version:
         hub, reference = self._find(name)
         return _called(hub.rollback(_bare(reference), alias), reference)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
 from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import IntegrityError, StorageError
+from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Details, Entry, Version
@@ -26,6 +28,7 @@ from adapthub.hub.wire import (
     DIGEST_HEADER,
     PAGE,
     PROTOCOL,
+    SIGNATURE_HEADER,
     SIZE_HEADER,
     SUMS,
     Publication,
@@ -34,11 +37,15 @@ from adapthub.hub.wire import (
 )
 
 if TYPE_CHECKING:
+    import httpx2
+
     from adapthub.adapters.artifact import Artifact
     from adapthub.hub.cache import Files
     from adapthub.hub.connection import Connection
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SIGNATURE = re.compile(r"([0-9a-f]{64}):([0-9]{1,9})")
 _INLINE_BYTES = 8 * 2**20  # of texts that come with the publication itself
 T = TypeVar("T")
 
@@ -55,7 +62,8 @@ class OwnHub:
             files={
                 path: PublishedFile(sha256=record.sha256, size=record.size, content=contents.get(path))
                 for path, record in artifact.files.items()
-            },
+            }
+            | _signature_of(artifact),
             message=message,
             alias=alias,
         )
@@ -82,7 +90,7 @@ class OwnHub:
             raise StorageError(f"{self._connection.url} does not say what {reference} is")
         pinned = replace(reference, revision=digest.removeprefix("sha256:"))
         contents = _unbundled(response.content, pinned) if response.status_code == 200 else {}
-        return Pin(digest, int(size), pinned, contents=contents)
+        return Pin(digest, int(size), pinned, contents=contents, signature=_signature_at(response, pinned))
 
     def download(self, pin: Pin, parts: Path, watch: Watch) -> Files:
         pinned = pin.reference
@@ -113,6 +121,12 @@ class OwnHub:
     def promote(self, reference: Reference, alias: str) -> Version:
         body = {"revision": reference.revision or "latest"}
         return _checked(self._read(Version, _alias_path(reference, alias), "PUT", json=body))
+
+    def attach_signature(self, reference: Reference, bundle: bytes) -> Version:
+        version = self.resolve(reference)
+        where = f"/api/models/{_name(reference)}/signature/{version.digest.removeprefix('sha256:')}"
+        self._connection.ask("PUT", where, content=bundle)
+        return version
 
     def rollback(self, reference: Reference, alias: str) -> Version:
         return _checked(self._read(Version, f"{_alias_path(reference, alias)}/rollback", "POST", once=True))
@@ -180,6 +194,25 @@ def _unbundled(data: bytes, pinned: Reference) -> dict[str, bytes]:
     for name, content in members.items():
         check_bytes(Wanted(name, len(content), "", sha256=sums[name]), content)
     return members
+
+
+def _signature_of(artifact: Artifact) -> dict[str, PublishedFile]:
+    data = artifact.signature
+    if data is None:
+        return {}
+    return {SIGNATURE: PublishedFile(sha256=sha256_bytes(data), size=len(data), content=data)}
+
+
+def _signature_at(response: httpx2.Response, pinned: Reference) -> Wanted | None:
+    """The model.sig that an answer names, in a commit, which never changes. Raises StorageError for no such name."""
+    named = response.headers.get(SIGNATURE_HEADER)
+    if named is None:
+        return None
+    found, commit = _SIGNATURE.fullmatch(named), response.headers.get("X-Repo-Commit", "")
+    if found is None or not _COMMIT.fullmatch(commit) or int(found[2]) > MAX_BYTES[SIGNATURE]:
+        raise StorageError(f"the hub says that {named[:80]!r} is the signature of {pinned}")
+    where = f"/{_name(pinned)}/resolve/{commit}/{SIGNATURE}"
+    return Wanted(SIGNATURE, int(found[2]), where, sha256=found[1])
 
 
 def _checked(version: Version) -> Version:

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.description import describe
 from adapthub.adapters.errors import AdapterNotFound, InvalidSettings, Unreachable
 from adapthub.hub.connection import error_of
-from adapthub.hub.downloading import Watch, download
+from adapthub.hub.downloading import Wanted, Watch, download, is_of
 from adapthub.hub.facts import read_facts
 from adapthub.hub.plain_facts import entry_of
 from adapthub.hub.plain_reading import Commit, PlainReading, Stored
-from adapthub.hub.reference import Reference
+from adapthub.hub.reference import NEWEST, Reference
 from adapthub.hub.registry import Alias, Details, Entry, StoredFile, Version
 from adapthub.hub.speaker import Pin, read_file
 
@@ -49,6 +50,9 @@ class PlainHub:
     def push(self, artifact: Artifact, reference: Reference, *, message: str, alias: str | None) -> Version:
         version = self._with_digest(reference, artifact.digest)
         if version is not None:
+            pinned = replace(reference, revision=version.digest.removeprefix("sha256:"))
+            if artifact.signature is not None:
+                self.attach_signature(pinned, artifact.signature)
             version = replace(version, repeated=True)
         else:
             version = self._version_at(reference, self._commit(artifact, reference, message))
@@ -68,6 +72,7 @@ class PlainHub:
             Reference(None, reference.namespace, reference.name, commit),
             tuple(file for file in stored.files.values() if file.sha256 is not None),
             self._reading.texts(stored),
+            self._signature(reference, stored),
         )
 
     def download(self, pin: Pin, parts: Path, watch: Watch) -> Files:
@@ -129,6 +134,35 @@ class PlainHub:
                 api.create_tag(reference.full_name, tag=alias, revision=commit)
         return version
 
+    def attach_signature(self, reference: Reference, bundle: bytes) -> Version:
+        from huggingface_hub import CommitOperationAdd
+
+        from adapthub.hub import signing
+
+        version, commit = self._counted(reference)
+        stored = self._reading.require_adapter(reference, commit)
+        files = {path: record.sha256 for path, record in self._reading.records(stored).items()}
+        signing.check_is_of(bundle, files, str(reference))
+        known = self._signature(reference, stored)
+        if known is not None and is_of(known, bundle):
+            return version
+        head = self._head(reference)
+        newest = self._reading.adapter(reference, head)
+        if newest is None or newest.identity != stored.identity:
+            raise InvalidSettings(
+                f"{reference} is not what {reference.full_name} is now, and {self._connection.url} keeps a signature only "
+                "beside the files that it is over",
+                hint="Sign the newest version.",
+            )
+        with uploading(self._connection) as api:
+            api.create_commit(
+                reference.full_name,
+                [CommitOperationAdd(SIGNATURE, bundle)],
+                commit_message=f"Signature of {version.digest[:19]}",
+                parent_commit=head,
+            )
+        return version
+
     def rollback(self, reference: Reference, alias: str) -> Version:
         raise InvalidSettings(
             f"{self._connection.url} keeps no history of {alias}: an alias is a tag there",
@@ -148,12 +182,14 @@ class PlainHub:
         from huggingface_hub.errors import HfHubHTTPError
 
         contents = {path: read_file(artifact, path) for path in artifact.files}
+        if artifact.signature is not None:
+            contents[SIGNATURE] = artifact.signature
         with uploading(self._connection) as api:
             api.create_repo(reference.full_name, exist_ok=True)
             for attempt in range(_ATTEMPTS):
-                head = str(self._reading.info(reference)["sha"])
+                head = self._head(reference)
                 stored = self._reading.adapter(reference, head)
-                gone = [] if stored is None else sorted(stored.files.keys() - contents.keys())
+                gone = [] if stored is None else sorted(stored.paths - contents.keys())
                 try:
                     done = api.create_commit(
                         reference.full_name,
@@ -170,6 +206,18 @@ class PlainHub:
                 else:
                     return str(done.oid)
         raise AssertionError("the last attempt returns or raises")
+
+    def _signature(self, reference: Reference, stored: Stored) -> Wanted | None:
+        """The signature of an adapter in a commit that `reference` means: main's, while it has the same adapter."""
+        if reference.revision is None or reference.revision in NEWEST:
+            return stored.signature
+        newest = self._reading.adapter(reference, self._head(reference))
+        if newest is not None and newest.identity == stored.identity:
+            return newest.signature or stored.signature
+        return stored.signature
+
+    def _head(self, reference: Reference) -> str:
+        return str(self._reading.info(reference)["sha"])
 
     def _with_digest(self, reference: Reference, digest: str) -> Version | None:
         try:

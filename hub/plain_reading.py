@@ -19,6 +19,7 @@ from adapthub.adapters.admission import (
     MAX_BYTES,
     MAX_DOCUMENT_BYTES,
     MAX_FILES,
+    SIGNATURE,
     WEIGHTS,
     check_name,
 )
@@ -46,9 +47,16 @@ class Commit:
 
 @dataclass(frozen=True)
 class Stored:
-    """The adapter in a commit's tree: the files at its root that an adapter may have, by path."""
+    """The adapter in a commit's tree: the files at its root that an adapter may have, by path; and the model.sig beside
+    them, which is no part of it."""
 
     files: Mapping[str, Wanted]
+    signature: Wanted | None = None
+
+    @property
+    def paths(self) -> set[str]:
+        """The paths of all that is stored, the signature too."""
+        return {*self.files, *([] if self.signature is None else [SIGNATURE])}
 
     @property
     def size(self) -> int:
@@ -185,7 +193,7 @@ def _adapter_of(items: Sequence[Mapping[str, Any]], root: str) -> Stored | None:
     files = {}
     for item in items:
         path = str(item.get("path"))
-        if item.get("type") == "file" and _is_admitted(path):
+        if item.get("type") == "file" and (path == SIGNATURE or _is_admitted(path)):
             lfs = item.get("lfs") or {}
             files[path] = Wanted(
                 path,
@@ -194,9 +202,10 @@ def _adapter_of(items: Sequence[Mapping[str, Any]], root: str) -> Stored | None:
                 sha256=_hex(lfs["oid"], 64) if lfs else None,
                 git_oid=None if lfs else _hex(item["oid"], 40),
             )
+    signature = files.pop(SIGNATURE, None)
     if CONFIG not in files or WEIGHTS not in files or len(files) > MAX_FILES:
         return None
-    return Stored(files)
+    return Stored(files, signature)
 
 
 def _is_admitted(path: str) -> bool:

@@ -1,16 +1,19 @@
 """One adapter published: the next version of a name and the alias that points at it, in one transaction.
 
-The embedded hub and the server's own interface publish by this. The adapter's blobs are stored before (store). Knows no
-callers and no gates.
+The embedded hub and the server's own interface publish by this; the alias's gates are asked. The adapter's blobs are stored
+before (store), and its signature is over its files: that is the caller's to know. Knows no access rules.
 """
 
 from __future__ import annotations
 
+from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub import aliases, repos
-from adapthub.hub.commits import add_whole
+from adapthub.hub import repos
+from adapthub.hub.audit import MACHINE, Actor
+from adapthub.hub.commits import add_signature, add_whole
 from adapthub.hub.facts import is_unicode
 from adapthub.hub.inspection import Inspected
+from adapthub.hub.promotion import promote, refusals_told
 from adapthub.hub.records import version_of
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Version
@@ -35,19 +38,23 @@ def publish(
     *,
     message: str,
     alias: str | None,
-    author: str | None = None,
+    actor: Actor = MACHINE,
 ) -> Version:
-    """Make `tree`, a whole adapter, the next version of `reference`, or find the version that it is; point `alias` at it.
+    """Make `tree`, a whole adapter, the next version of `reference`, or find the version that it is, which may get its
+    signature so; point `alias` at it.
 
-    Raises Conflict where the name is for another task."""
+    Raises Conflict where the name is for another task, GateRefused where a gate of the alias does not let it."""
     assert inspected.adapter is not None
     check_words(message, alias)
-    with store.database.writing() as session:
-        repo = repos.find_or_make(session, reference)
+    told = refusals_told(store, reference.full_name, actor=actor)
+    with told, store.database.writing() as session:
+        repo = repos.find_or_make(session, reference, actor=actor)
         version = with_digest(session, repo, inspected.adapter.digest)
         repeated = version is not None
         if version is None:
-            version = add_whole(session, repo, tree, inspected, message=message, author=author)
+            version = add_whole(session, repo, tree, inspected, message=message, actor=actor)
+        elif SIGNATURE in tree:
+            add_signature(session, repo, version, tree[SIGNATURE], actor)
         if alias is not None:
-            aliases.promote(session, version, alias)
+            promote(session, store, version, alias, actor=actor)
         return version_of(version, repeated=repeated)

@@ -161,7 +161,7 @@ class Registry(Protocol):
 
     def pull(self, ref: str | Reference) -> Artifact:
         """The artifact, in a local folder of its own, every byte verified against the digest that `ref`
-        resolved to.
+        resolved to. Its `signature` is the newest that the registry has of it.
 
         The folder is a cache entry: the next pull reads it, verifies it again, and fetches anew what does not
         match. A reference by full digest that the cache holds needs no registry. Raises IntegrityError,
@@ -198,10 +198,16 @@ class Registry(Protocol):
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         """Point `alias` at the version that `ref` means, and return it. Already there: nothing is recorded.
+        Raises Forbidden, naming each, where requirements of its gates do not hold.
 
         Raises InvalidReference for an alias that reads as a version or commit, or that means the newest
         version.
         """
+        ...
+
+    def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
+        """Let `bundle` be the signature of the version that `ref` means, in place of one that it has, and return the
+        version, which stays as it is. Raises SignatureError where it is not over exactly that version's files."""
         ...
 
     def rollback(self, name: str | Reference, alias: str) -> Version:

@@ -24,7 +24,7 @@ from adapthub.adapters.errors import (
 from adapthub.adapters.home import home
 from adapthub.hub.cache import Cache
 from adapthub.hub.completeness import check_complete
-from adapthub.hub.downloading import Watch, unwatched
+from adapthub.hub.downloading import Wanted, Watch, check_bytes, is_of, unwatched
 from adapthub.hub.facts import is_unicode
 from adapthub.hub.reference import Reference, check_alias, parse_name
 from adapthub.hub.registry import Details, Entry, Version
@@ -68,6 +68,10 @@ class RemoteHub:
         if not is_unicode(message):
             raise InvalidSettings("the message is not valid Unicode text")
         check_complete(artifact)
+        if artifact.signature is not None:
+            from adapthub.hub import signing
+
+            signing.check_is_of(artifact.signature, artifact.sha256s, str(artifact.path))
         return self._speaker.push(artifact, reference, message=message, alias=alias)
 
     def resolve(self, ref: str | Reference) -> Version:
@@ -86,7 +90,10 @@ class RemoteHub:
             return self._pull_offline(reference, error)
         self._remembered.note(reference, pin.digest)
         parts = self._cache.parts(pin.digest)
-        return self._cache.pull(pin.digest, lambda: self._speaker.download(pin, parts, self._watch))
+        signature = None if pin.signature is None else self._signature(pin.digest, pin.signature)
+        return self._cache.pull(
+            pin.digest, lambda: self._speaker.download(pin, parts, self._watch), signature
+        )
 
     def list(self, namespace: str | None = None) -> builtins.list[Entry]:
         return self._speaker.list(namespace)
@@ -109,6 +116,9 @@ class RemoteHub:
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = self._parse(ref)
         return self._speaker.promote(reference, check_alias(alias))
+
+    def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
+        return self._speaker.attach_signature(self._parse(ref), bundle)
 
     def rollback(self, name: str | Reference, alias: str) -> Version:
         reference = self._local(parse_name(name))
@@ -136,6 +146,15 @@ class RemoteHub:
                 hint="Update AdaptHub here or there.",
             )
         return OwnHub(self._connection)
+
+    def _signature(self, digest: str, wanted: Wanted) -> bytes:
+        """The model.sig of an adapter, brought where another one or none is kept."""
+        kept = self._cache.signature(digest)
+        if kept is not None and is_of(wanted, kept):
+            return kept
+        data = self._connection.ask("GET", wanted.where).content
+        check_bytes(wanted, data)
+        return data
 
     def _pull_offline(self, reference: Reference, error: Unreachable) -> Artifact:
         """What `reference` meant when it was pulled last. Raises `error` where it never was, or is no longer kept."""

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Pin:
     """What a name was resolved to: the adapter's `digest`, its `size` in bytes, and a `reference` that means the same for
-    ever. `files` to download and the `contents` of those that are here already, where they are known."""
+    ever. `files` to download and the `contents` of those that are here already, where they are known. `signature`: its
+    model.sig as the hub has it now, if there is one."""
 
     digest: str
     size: int
     reference: Reference
     files: tuple[Wanted, ...] = ()
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    signature: Wanted | None = None
 
 
 class Speaker(Protocol):
@@ -64,6 +66,8 @@ class Speaker(Protocol):
     def show(self, reference: Reference) -> Details: ...
 
     def promote(self, reference: Reference, alias: str) -> Version: ...
+
+    def attach_signature(self, reference: Reference, bundle: bytes) -> Version: ...
 
     def rollback(self, reference: Reference, alias: str) -> Version: ...
 

@@ -7,6 +7,7 @@ GET  /api/models/{name}/versions/{revision}           Version
 GET  /api/models/{name}/versions/{revision}/details   Details
 GET  /api/models/{name}/versions/{revision}/bundle    a tar
 PUT  /api/models/{name}/blobs/{sha256}                bytes
+PUT  /api/models/{name}/signature/{revision}          model.sig
 POST /api/models/{name}/versions                      Publication; answers Published
 GET  /api/models/{name}/aliases                       Alias
 PUT  /api/models/{name}/aliases/{alias}               answers Version
@@ -27,6 +28,9 @@ SUMS = "SHA256SUMS"  # the first member of a bundle
 BUNDLE_BYTES = 4 * 2**20  # the largest adapter that comes in one: of a larger one a part is worth keeping
 DIGEST_HEADER = "X-AdaptHub-Digest"
 SIZE_HEADER = "X-AdaptHub-Size"
+SIGNATURE_HEADER = (
+    "X-AdaptHub-Signature"  # the sha256 and the size of model.sig in the commit of X-Repo-Commit
+)
 
 
 class PublishedFile(BaseModel):
@@ -40,7 +44,7 @@ class PublishedFile(BaseModel):
 
 
 class Publication(BaseModel):
-    """An adapter to publish: its files by path."""
+    """An adapter to publish: its files by path, and its model.sig among them if it has one."""
 
     files: Annotated[dict[str, PublishedFile], Field(max_length=1000)]
     message: str = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from adapthub.hub import aliases
+from adapthub.hub import aliases, promotion
 from adapthub.hub.access import readable_repo, writable_repo
 from adapthub.hub.lookup import require_version
 from adapthub.hub.records import aliases_of, version_of
@@ -33,20 +33,23 @@ def list_aliases(target: Target, serving: TheServing, caller: TheCaller) -> tupl
 def promote(
     target: Target, revision: Revision, body: Promotion, serving: TheServing, caller: TheCaller
 ) -> Version:
-    """Point the alias at a version."""
+    """Point the alias at a version, if its gates let it."""
     alias = check_alias(revision)
-    with serving.store.database.writing() as session:
+    with (
+        promotion.refusals_told(serving.store, target.full_name, actor=caller.actor),
+        serving.store.database.writing() as session,
+    ):
         writable_repo(session, caller, target)
         wanted = Reference(None, target.namespace, target.name, body.revision)
         version = require_version(session, wanted)
-        aliases.promote(session, version, alias)
+        promotion.promote(session, serving.store, version, alias, actor=caller.actor)
         return version_of(version)
 
 
 @router.post("/{revision}/rollback")
 def rollback(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Version:
-    """Point the alias back at what it meant before the last promotion."""
+    """Point the alias back at what it meant before the last promotion; no gate is asked."""
     alias = check_alias(revision)
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
-        return version_of(aliases.rollback(session, repo, target.full_name, alias))
+        return version_of(aliases.rollback(session, repo, target.full_name, alias, actor=caller.actor))

@@ -2,7 +2,7 @@
 
 The sha256 of that member is the version's digest, so whoever knows the digest can verify each file, as `sha256sum -c` does.
 Never compressed: weights do not shrink. Bundles are for small adapters; a larger one is named alone, and comes file by file,
-which can be gone on with after a cut.
+which can be gone on with after a cut. A signature is no part of a version: a header has its sha256.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 
 from adapthub.adapters.description import sums_of
+from adapthub.hub import signatures
 from adapthub.hub.access import check_gate
 from adapthub.hub.records import files_of
+from adapthub.hub.revisions import standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.registry_api import readable_version
-from adapthub.hub.wire import BUNDLE_BYTES, DIGEST_HEADER, SIZE_HEADER, SUMS
+from adapthub.hub.wire import BUNDLE_BYTES, DIGEST_HEADER, SIGNATURE_HEADER, SIZE_HEADER, SUMS
 
 router = APIRouter(tags=["files"])
 
@@ -42,9 +44,12 @@ def bundle(
             "ETag": etag,
             DIGEST_HEADER: f"sha256:{row.digest}",
             SIZE_HEADER: str(row.size),
-            "X-Repo-Commit": row.commit.oid,
+            "X-Repo-Commit": standing_commit(session, row.id).oid,
             "Content-Disposition": f'attachment; filename="{target.name}.tar"',
         }
+        signature = signatures.signature_of(session, row)
+        if signature is not None:
+            headers[SIGNATURE_HEADER] = f"{signature.sha256}:{signature.size}"
     if if_none_match == etag:
         return Response(status_code=304, headers=headers)
     if row.size > BUNDLE_BYTES:

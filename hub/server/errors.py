@@ -23,11 +23,13 @@ from adapthub.adapters.errors import (
     Unauthorized,
 )
 from adapthub.hub.access import Gated
+from adapthub.hub.gates import GateRefused
 
 # The first that an error is one of: its status, and the code that clients make an exception of their own from.
 _KINDS: tuple[tuple[type[AdaptHubError], int, str | None], ...] = (
     (Unauthorized, 401, None),
     (Gated, 403, "GatedRepo"),
+    (GateRefused, 403, "GateRefused"),
     (Forbidden, 403, None),
     (RateLimited, 429, None),
     (AdapterNotFound, 404, "RepoNotFound"),

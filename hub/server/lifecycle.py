@@ -22,6 +22,7 @@ from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.hub.accounts import any_token
 from adapthub.hub.server.app import create_app
 from adapthub.hub.server.serving import Limits, Serving
+from adapthub.hub.server.webhook_sender import Sender, WebhookSettings
 
 _POLL = 0.02  # seconds
 _TAILS = 10  # seconds that running requests get at the end
@@ -40,6 +41,7 @@ class ServerSettings:
     database: str | None = None
     blobs: str | None = None
     limits: Limits = field(default_factory=Limits)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,14 @@ def serve(settings: ServerSettings, *, announce: Callable[[Running], None] = lam
     serving = Serving.open(
         settings.data, database=settings.database, blobs=settings.blobs, limits=settings.limits
     )
+    sender = Sender(serving.store.database, settings.webhooks)
     try:
         _check_host(serving, settings.host)
         with _listener(settings) as listener:
+            sender.start()
             asyncio.run(_run(serving, listener, announce))
     finally:
+        sender.close()
         serving.close()
 
 

@@ -11,9 +11,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from adapthub.adapters.admission import MAX_BYTES, WEIGHTS
+from adapthub.adapters.admission import MAX_BYTES, SIGNATURE, WEIGHTS
 from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidSettings
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub import signatures, signing
 from adapthub.hub.access import Caller, readable_repo, require_write
 from adapthub.hub.inspection import inspect_tree
 from adapthub.hub.lookup import find_repo
@@ -92,6 +93,10 @@ def _publish(serving: Serving, caller: Caller, target: Reference, wanted: Public
             f"what was sent for {target.full_name} is no adapter",
             hint="It needs adapter_config.json and adapter_model.safetensors.",
         )
+    if SIGNATURE in tree:
+        signature = tree[SIGNATURE]
+        bundle = store.read(signature, 0, signature.size)
+        signing.check_is_of(bundle, signatures.digests_of(tree), target.full_name)
     version = publish(
         store,
         target,
@@ -99,7 +104,7 @@ def _publish(serving: Serving, caller: Caller, target: Reference, wanted: Public
         inspected,
         message=wanted.message,
         alias=wanted.alias,
-        author=caller.account,
+        actor=caller.actor,
     )
     return Published(version=version, missing=[])
 

@@ -17,9 +17,9 @@ from tests.adapters.causal_pass import write_causal_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll, write_reviews
 
-# A server runs until it is told to end, and test_serve does; a hub by HTTP must be there, and test_remote_commands has one.
-# The real ones fetch packages and train for minutes.
-ELSEWHERE = ("demo", "serve", "hub serve", "hub mirror", "login", "logout", "whoami", "pull hf::")
+# A server runs until it is told to end, and test_serve does; what is about a hub's accounts, or asks one by HTTP, has tests
+# of its own. The real ones fetch packages and train for minutes.
+ELSEWHERE = ("demo", "serve", "hub", "login", "logout", "whoami", "pull hf::")
 REAL = (*ELSEWHERE, "samples fetch")
 
 

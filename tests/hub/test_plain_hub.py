@@ -15,6 +15,7 @@ from adapthub.adapters.errors import AdmissionError, InvalidSettings, RevisionNo
 from adapthub.hub.connection import Connection
 from adapthub.hub.registry import Registry
 from adapthub.hub.remote import RemoteHub
+from adapthub.hub.signing import sign
 from tests.hub import test_registry as contract
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.plain import PlainOnly
@@ -34,6 +35,9 @@ test_editing_a_pulled_folder_harms_nobody = contract.test_editing_a_pulled_folde
 test_promote_from_an_alias = contract.test_promote_from_an_alias
 test_show_says_everything = contract.test_show_says_everything
 test_available = contract.test_available
+test_a_signature_comes_with_a_push_and_later = contract.test_a_signature_comes_with_a_push_and_later
+test_the_newest_signature_counts = contract.test_the_newest_signature_counts
+test_a_signature_of_other_files_is_refused = contract.test_a_signature_of_other_files_is_refused
 test_two_open_at_once_see_each_other = contract.test_two_open_at_once_see_each_other
 
 
@@ -97,6 +101,14 @@ def test_an_alias_is_a_tag_that_moves(registry: Registry, adapters: list[Artifac
     assert registry.promote("acme/ner@v1", "prod").number == 1
     (alias,) = registry.show("acme/ner").aliases
     assert (alias.name, alias.number, alias.history) == ("prod", 1, ())
+
+
+def test_a_signature_lies_beside_the_newest_files(registry: Registry, adapters: list[Artifact]) -> None:
+    for adapter in adapters[:2]:
+        registry.push(adapter, "acme/ner")
+    old = sign(adapters[0].sha256s, contract.KEY)
+    with pytest.raises(InvalidSettings, match=r"acme/ner@v1 is not what acme/ner is now.*Sign the newest"):
+        registry.attach_signature("acme/ner@v1", old)
 
 
 def test_what_other_clients_pushed(

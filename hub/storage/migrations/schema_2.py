@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from adapthub.hub.storage.migrations.governance import create_governance
 from adapthub.hub.storage.text import create_text_index
 from adapthub.hub.storage.types import Hex, UtcDateTime
 
@@ -39,6 +40,7 @@ def upgrade() -> None:
     for name in OLD:
         op.rename_table(name, f"old_{name}")
     _create()
+    create_governance()
     create_text_index(op.get_bind())
     _copy(op.get_bind())
     op.drop_table("adapter_text")
@@ -52,6 +54,7 @@ def _create() -> None:
         sa.Column("id", KEY, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("created", UtcDateTime(), nullable=False),
+        sa.Column("removed", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )

@@ -7,12 +7,14 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.description import digest_of
@@ -23,22 +25,28 @@ from adapthub.adapters.errors import (
     Conflict,
     Forbidden,
     IntegrityError,
+    SignatureError,
     StorageError,
     Unauthorized,
     Unreachable,
 )
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub import audit, gates
 from adapthub.hub.connection import Connection
 from adapthub.hub.downloading import Wanted
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.mirroring import mirror
+from adapthub.hub.own_hub import OwnHub
 from adapthub.hub.plain_hub import PlainHub
 from adapthub.hub.reference import Reference
 from adapthub.hub.remote import RemoteHub
 from adapthub.hub.server import lfs_api
+from adapthub.hub.signing import sign
+from adapthub.hub.store import Store
 from tests.hub.adapters import contents, manifest, write_adapter
 from tests.hub.server.live import HubServer
 
+KEY = ec.generate_private_key(ec.SECP256R1())
 LARGE = 300_000  # of write_adapter's width: 4.8 MB, more than a bundle brings
 
 
@@ -494,3 +502,74 @@ def test_a_mirror_has_the_same_bytes(hub_server: HubServer, hub: RemoteHub, tmp_
         (adapters[2].digest, False),
     ]
     assert Artifact.read(target.pull("mine/ner").path).digest == adapters[2].digest
+
+
+# signatures, gates and the log
+
+
+def test_a_signature_is_brought_once(
+    hub_server: HubServer, hub: RemoteHub, network: Network, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    bundle = sign(adapter.sha256s, KEY)
+    hub.push(adapter, "ada/ner", alias="prod")
+    hub.pull("ada/ner")
+    hub.attach_signature("ada/ner@prod", bundle)
+    network.asked.clear()
+    assert [hub.pull("ada/ner").signature for _ in range(2)] == [bundle, bundle]
+    version = "GET /api/models/ada/ner/versions/latest/bundle"
+    commit = hub_server.client("ada").model_info("ada/ner").sha
+    assert network.paths == [version, f"GET /ada/ner/resolve/{commit}/model.sig", version]
+
+    def gone(request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        raise httpx2.ConnectError("no route")
+
+    network.spoil = gone
+    assert hub.pull("ada/ner").signature == bundle
+
+
+def test_a_signature_that_is_damaged_on_the_way_is_refused(
+    hub: RemoteHub, network: Network, tmp_path: Path
+) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    hub.push(replace(adapter, signature=sign(adapter.sha256s, KEY)), "ada/ner")
+
+    def damage(request: httpx2.Request, answer: httpx2.Response) -> httpx2.Response:
+        damaged = request.url.path.endswith("model.sig")
+        return (
+            httpx2.Response(200, content=b"x" * int(answer.headers["content-length"])) if damaged else answer
+        )
+
+    network.spoil = damage
+    with pytest.raises(IntegrityError, match=r"model\.sig"):
+        hub.pull("ada/ner")
+
+
+def test_the_server_itself_looks_at_a_signature(hub_server: HubServer, tmp_path: Path) -> None:
+    adapter, other = (write_adapter(tmp_path / str(seed), seed=seed) for seed in range(2))
+    careless = OwnHub(Connection(hub_server.url, hub_server.token()))
+    signed = replace(adapter, signature=sign(other.sha256s, KEY))
+    with pytest.raises(SignatureError, match="another 'adapter_model.safetensors' than was signed"):
+        careless.push(signed, Reference.parse("ada/ner"), message="", alias=None)
+    assert EmbeddedHub(hub_server.data).available("ada/ner")
+
+
+def test_a_push_is_in_the_log_with_who_did_it(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "made")
+    hub.push(adapter, "ada/ner", alias="prod")
+    hub.push(replace(adapter, signature=sign(adapter.sha256s, KEY)), "ada/ner")
+    with Store.open(hub_server.data).database.reading() as session:
+        log = [entry for entry in audit.entries(session) if entry.repo == "ada/ner"]
+    assert {entry.action for entry in log} == {"repo.made", "commit", "version", "alias.moved", "signature"}
+    assert {(entry.actor, bool(entry.token)) for entry in log} == {("ada", True)}
+
+
+def test_a_gate_holds_for_a_push_with_an_alias(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
+    with Store.open(hub_server.data).database.writing() as session:
+        gates.set_gate(session, gates.Gate("ada", "ner", "prod", reviewers=1))
+    with pytest.raises(Forbidden, match="prod may not move to v1 of ada/ner: .*approv"):
+        hub.push(write_adapter(tmp_path / "made"), "ada/ner", alias="prod")
+    assert hub.available("ada/ner")
+    hub.push(write_adapter(tmp_path / "again"), "ada/ner")
+    with pytest.raises(Forbidden, match="prod may not move to v1 of ada/ner: .*approv"):
+        hub.promote("ada/ner", "prod")
