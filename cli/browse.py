@@ -10,14 +10,12 @@ from adapthub.cli.options import complete_names
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.records import (
     ENTRY_COLUMNS,
-    details_record,
-    entry_record,
     entry_row,
     metric_text,
     most_telling_first,
-    version_record,
 )
 from adapthub.cli.text import one_line, size
+from adapthub.hub.documents import details_record, entry_record, version_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from adapthub.hub.reference import Reference
 
@@ -111,11 +111,26 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether every tensor of a version lands on a module of its base, as was found when it was published.
+
+    `verdict`: "fits", or "unknown" where the hub had no record of the base; what does not fit is never published. `base` is
+    the digest of the fingerprint of the base that it was held against, `differences` what of that fingerprint is not as the
+    adapter recorded it, in words: then it was trained on another base of the same shapes.
+    """
+
+    verdict: Literal["fits", "unknown"]
+    base: str | None
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Details:
     """Everything about one version, and the versions and aliases beside it.
 
     `facts.metrics` holds every split. `versions` is newest first. `manifest` is `adapthub.json` as stored,
-    None where the adapter came without one.
+    None where the adapter came without one. `targets` are the ends of the names of the modules that it changes; it and `fit`
+    are None where the registry did not look, as for what was published before it could.
     """
 
     version: Version
@@ -124,6 +139,8 @@ class Details:
     aliases: tuple[Alias, ...]
     files: tuple[StoredFile, ...]
     manifest: Mapping[str, Any] | None
+    targets: tuple[str, ...] | None = None
+    fit: Fit | None = None
 
 
 class Registry(Protocol):

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy import ColumnElement, Result, Select, and_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from adapthub.adapters.errors import InvalidSettings
@@ -75,12 +75,16 @@ def _newest() -> Select[RepoRow, VersionRow]:
 
 
 def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> list[Entry]:
+    return [entry_of(repo, version) for repo, version in _rows(session, query)]
+
+
+def _rows(session: Session, query: Select[RepoRow, VersionRow]) -> Result[RepoRow, VersionRow]:
     query = query.options(
         contains_eager(VersionRow.repo),
         joinedload(VersionRow.commit),
         selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
     )
-    return [entry_of(repo, version) for repo, version in session.execute(query)]
+    return session.execute(query)
 
 
 def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -88,21 +92,39 @@ def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return RepoRow.id.in_(select(TermRow.repo_id).where(*conditions))
 
 
-def _has_base(base: str) -> ColumnElement[bool]:
-    if _FINGERPRINT.fullmatch(base):
-        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
-        return has_term(TermRow.kind == "fingerprint", begins)
-    return has_term(TermRow.kind == "base", TermRow.term == base)
+def entries_of(session: Session, repo_ids: Sequence[int]) -> list[Entry]:
+    """The adapters with these keys, in this order."""
+    rows = _rows(session, _newest().where(RepoRow.id.in_(repo_ids)))
+    found = {repo.id: entry_of(repo, version) for repo, version in rows}
+    return [found[id] for id in repo_ids]
 
 
-def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+def is_fingerprint(base: str) -> bool:
+    """Whether a base is named by the digest of its fingerprint, or the beginning of one, and not by its id."""
+    return _FINGERPRINT.fullmatch(base) is not None
+
+
+def read_condition(expression: str) -> tuple[str, str, ColumnElement[bool]]:
+    """The metric's name, the sign, and the condition on `metrics.value` that "f1>=0.8" means. Raises InvalidSettings."""
     match = _METRIC.fullmatch(expression)
     if match is None:
         raise InvalidSettings(
             f"{expression!r} is not a condition on a metric", hint='Write one as in "f1>=0.8" or "loss<0.3".'
         )
     name, sign, number = match.groups()
-    holds = _COMPARE[sign](MetricRow.value, float(number))
+    holds: ColumnElement[bool] = _COMPARE[sign](MetricRow.value, float(number))
+    return name, sign, holds
+
+
+def _has_base(base: str) -> ColumnElement[bool]:
+    if is_fingerprint(base):
+        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
+        return has_term(TermRow.kind == "fingerprint", begins)
+    return has_term(TermRow.kind == "base", TermRow.term == base)
+
+
+def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+    name, sign, holds = read_condition(expression)
     of_repo = and_(MetricRow.repo_id == RepoRow.id, MetricRow.name == name)
     best_first = MetricRow.value.asc() if "<" in sign else MetricRow.value.desc()
     return query.join(MetricRow, of_repo).where(holds).order_by(best_first)

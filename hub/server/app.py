@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub.server import (
     account_api,
+    adapters_api,
     info_api,
     lfs_api,
     refs_api,
@@ -31,7 +32,17 @@ from adapthub.hub.server.serving import Serving
 _LOG = logging.getLogger(__name__)
 
 # The first route that fits answers: what begins with two free parts comes last.
-ROUTERS = (account_api, repo_api, refs_api, tree_api, upload_api, info_api, lfs_api, resolve_api)
+ROUTERS = (
+    account_api,
+    adapters_api,
+    repo_api,
+    refs_api,
+    tree_api,
+    upload_api,
+    info_api,
+    lfs_api,
+    resolve_api,
+)
 
 
 def create_app(serving: Serving) -> FastAPI:
