@@ -44,7 +44,7 @@ def fit(adapter: str, model: str, as_json: bool) -> None:
     from adapthub.hub import open_hub
 
     artifact = find_adapter(adapter, open_hub())
-    known = _known(model)
+    known = known_base(model)
     check_fit(known, artifact.config, artifact.shapes)
     trained_on = artifact.base_fingerprint
     same = None if trained_on is None else trained_on == known.fingerprint
@@ -72,14 +72,15 @@ def record(model: str, output: Path | None) -> None:
     """
     from adapthub.adapters.files import write_bytes
 
-    document = _known(model).to_json()
+    document = known_base(model).to_json()
     if output is None:
         click.echo(document.decode(), nl=False)
     else:
         write_bytes(output, document)
 
 
-def _known(model: str) -> KnownBase:
+def known_base(model: str) -> KnownBase:
+    """The record of a base: read from its JSON file, or made of a model on this disk."""
     from adapthub.adapters.base_record import MAX_BYTES, KnownBase, record_base
 
     if Path(model).is_file():

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.hub_bases import base
 from adapthub.cli.hub_tokens import token
+from adapthub.cli.leaderboard import leaderboard
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
 
@@ -27,7 +29,8 @@ def hub() -> None:
     """
 
 
-hub.add_command(token)
+for command in (token, base, leaderboard):
+    hub.add_command(command)
 
 
 @hub.command()

@@ -57,7 +57,7 @@ def create(
     """
     from adapthub.hub.accounts import create_token
 
-    with _database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         made, text = create_token(session, name, scope, lifetime=expires)
     if as_json:
         show_json({**_record(made), "token": text})
@@ -79,7 +79,7 @@ def list_(name: str | None, data: Path | None, database: str | None, as_json: bo
     """
     from adapthub.hub.accounts import list_tokens
 
-    with _database(data, database).reading() as session:
+    with hub_database(data, database).reading() as session:
         records = [_record(one) for one in list_tokens(session, name)]
     if as_json:
         show_json(records)
@@ -101,7 +101,7 @@ def revoke(token: str, data: Path | None, database: str | None, as_json: bool) -
     """
     from adapthub.hub.accounts import revoke_token
 
-    with _database(data, database).writing() as session:
+    with hub_database(data, database).writing() as session:
         record = _record(revoke_token(session, token))
     if as_json:
         show_json(record)
@@ -109,7 +109,8 @@ def revoke(token: str, data: Path | None, database: str | None, as_json: bool) -
         click.echo(f"Revoked {record['prefix']} of {record['account']}.")
 
 
-def _database(data: Path | None, database: str | None) -> Database:
+def hub_database(data: Path | None, database: str | None) -> Database:
+    """The database of the hub that `--data` and `--database` name."""
     from adapthub.adapters.home import home
     from adapthub.hub.storage.database import Database
     from adapthub.hub.storage.schema import HUB

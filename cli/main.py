@@ -27,6 +27,7 @@ COMMANDS = {
     "search": "browse:search",
     "show": "browse:show",
     "diff": "diff:diff",
+    "lineage": "lineage:lineage",
     "key": "key:key",
     "sign": "sign:sign",
     "verify": "sign:verify",

@@ -9,6 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adapthub.hub.bases import ListedBase
+    from adapthub.hub.composition import Composition
+    from adapthub.hub.leaderboard import Board, Ranking
+    from adapthub.hub.lineage import Ancestor, Lineage
     from adapthub.hub.registry import Alias, Details, Entry, Facts, Fit, Version
 
 
@@ -77,3 +81,61 @@ def alias_record(alias: Alias) -> dict[str, Any]:
         for move in alias.history
     ]
     return {"alias": alias.name, "version": f"v{alias.number}", "history": moves}
+
+
+def base_record(base: ListedBase) -> dict[str, Any]:
+    """A base in a list."""
+    return {**asdict(base), "added": base.added.isoformat()}
+
+
+def board_record(board: Board) -> dict[str, Any]:
+    """A leaderboard without its standings."""
+    return {**asdict(board), "metrics": list(board.metrics)}
+
+
+def ranking_record(ranking: Ranking) -> dict[str, Any]:
+    """A leaderboard by one metric, the best first."""
+    return {
+        **board_record(ranking.board),
+        "metric": ranking.metric,
+        "lower_is_better": ranking.lower_is_better,
+        "cut": ranking.cut,
+        "standings": [
+            {
+                "rank": one.rank,
+                "ties": one.ties,
+                "name": one.name,
+                "version": f"v{one.number}",
+                "digest": one.digest,
+            }
+            | {"value": one.value, "low": one.low, "high": one.high, "n": one.n}
+            for one in ranking.standings
+        ],
+    }
+
+
+def lineage_record(lineage: Lineage) -> dict[str, Any]:
+    """What a version comes from (`versions`, itself first) and what came of it, nearest first. `version` is null where it is
+    not found here."""
+    return {
+        "root": lineage.root,
+        "versions": [_ancestor(one) for one in lineage.versions.values()],
+        "descendants": [_ancestor(one) for one in lineage.descendants.values()],
+        "unpinned": list(lineage.unpinned),
+        "cut": lineage.cut,
+    }
+
+
+def composition_record(composition: Composition) -> dict[str, Any]:
+    """Two adapters together; `possible` is null where it is not known."""
+    return asdict(composition)
+
+
+def _ancestor(one: Ancestor) -> dict[str, Any]:
+    return {
+        "digest": one.digest,
+        "name": one.name,
+        "version": None if one.number is None else f"v{one.number}",
+        "parents": list(one.parents),
+        "found": one.found,
+    }

@@ -20,13 +20,17 @@ from adapthub.adapters.admission import CARD, MANIFEST
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidReference, InvalidSettings
 from adapthub.adapters.home import home
-from adapthub.hub import aliases, repos, search
+from adapthub.hub import aliases, family, repos, search
+from adapthub.hub.access import Caller
 from adapthub.hub.cache import Cache, Files
 from adapthub.hub.cards import card_metadata
 from adapthub.hub.commits import add_whole
 from adapthub.hub.completeness import check_complete
 from adapthub.hub.facts import is_unicode
+from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected
+from adapthub.hub.knowledge import known_of
+from adapthub.hub.lineage import Lineage
 from adapthub.hub.lookup import find_repo, require_repo, require_version
 from adapthub.hub.records import aliases_of, bare_digest, facts_of, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
@@ -67,8 +71,9 @@ class EmbeddedHub:
         if not is_unicode(message):
             raise InvalidSettings("the message is not valid Unicode text")
         check_complete(artifact)
+        fit = fit_of(self._store, artifact)
         tree, card = self._store_files(artifact)
-        inspected = Inspected(artifact, card, _metadata(card))
+        inspected = Inspected(artifact, card, _metadata(card), fit)
         with self._database.writing() as session:
             repo = repos.find_or_make(session, reference)
             version = with_digest(session, repo, artifact.digest)
@@ -115,6 +120,7 @@ class EmbeddedHub:
         with self._database.reading() as session:
             row = require_version(session, reference)
             files = files_of(row)
+            known = known_of(session, [row.id]).get(row.id)
             return Details(
                 version=version_of(row),
                 facts=facts_of(row),
@@ -122,7 +128,14 @@ class EmbeddedHub:
                 aliases=aliases_of(row.repo),
                 files=files,
                 manifest=self._manifest(row, files),
+                targets=None if known is None else known.structure.targets,
+                fit=None if known is None else known.fit,
             )
+
+    def lineage(self, ref: str | Reference) -> Lineage:
+        reference = _parse(ref)
+        with self._database.reading() as session:
+            return family.lineage_of(session, Caller(alone=True), require_version(session, reference))
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)

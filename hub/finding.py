@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session, aliased
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.access import Caller, visible
-from adapthub.hub.registry import Entry
-from adapthub.hub.search import entries_of, is_fingerprint, read_condition
+from adapthub.hub.search import is_fingerprint, read_condition
 from adapthub.hub.storage.tables import MetricRow, RepoRow, TermRow
 from adapthub.hub.storage.text import contains, text_index
 
@@ -37,13 +36,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """Adapters in order, and the cursor that the next page begins after; None where this is the last one."""
+    """The keys of repositories in order, and the cursor that the next page begins after; None where this is the last one."""
 
-    entries: Sequence[Entry]
+    ids: Sequence[int]
     next: str | None
 
 
-def find_adapters(
+def find_repos(
     session: Session, caller: Caller, wanted: Wanted, *, limit: int, after: str | None = None
 ) -> Found:
     """The page of what `caller` may see. Raises InvalidSettings for a condition or a cursor that does not read."""
@@ -67,9 +66,7 @@ def find_adapters(
         query = query.where(place < _whole(after))
     rows = session.execute(query.order_by(place.desc()).limit(limit + 1)).all()
     page = rows[:limit]
-    return Found(
-        entries_of(session, [row.id for row in page]), str(page[-1].sequence) if len(rows) > limit else None
-    )
+    return Found([row.id for row in page], str(page[-1].sequence) if len(rows) > limit else None)
 
 
 def _by_metric(
@@ -86,8 +83,7 @@ def _by_metric(
     found = found.order_by(*(column.asc() if ascending else column.desc() for column in order))
     rows = session.execute(found.limit(limit + 1)).all()
     page = rows[:limit]
-    entries = entries_of(session, [row.id for row in page])
-    return Found(entries, f"{page[-1].value!r}:{page[-1].id}" if len(rows) > limit else None)
+    return Found([row.id for row in page], f"{page[-1].value!r}:{page[-1].id}" if len(rows) > limit else None)
 
 
 def _terms(session: Session, wanted: Wanted) -> list[tuple[str, str | tuple[str, str]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidReference, NotFound
@@ -39,12 +39,15 @@ class Ancestor:
 @dataclass(frozen=True)
 class Lineage:
     """A version and what it comes from, by digest, nearest first. `unpinned` are parents that name no digest, as they were
-    written; `cut`: there is more than MAX_VERSIONS."""
+    written; `cut`: there is more than MAX_VERSIONS.
+
+    `descendants` are what came of it, nearest first, where the registry keeps edges (`family`)."""
 
     root: str
     versions: Mapping[str, Ancestor]
     unpinned: tuple[str, ...]
     cut: bool
+    descendants: Mapping[str, Ancestor] = field(default_factory=dict)
 
 
 def parent_of(version: Version) -> str:

@@ -16,6 +16,7 @@ from adapthub.hub.reference import Reference
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
+    from adapthub.hub.lineage import Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +163,8 @@ class Registry(Protocol):
         A digest that the name already holds makes no new version: the existing one is returned with
         `repeated` set (and `alias` moved to it); the newest version stays the newest. Raises IntegrityError,
         naming the file, when a file changed since the artifact was read, TensorMismatch, naming the tensor, when
-        it is not whole (see `completeness`), and Conflict where the name's newest version is known to be for
-        another task.
+        it is not whole (see `completeness`) or does not land on a base that is known here (`fitting`), and Conflict
+        where the name's newest version is known to be for another task.
         """
         ...
 
@@ -210,6 +211,10 @@ class Registry(Protocol):
 
     def show(self, ref: str | Reference) -> Details:
         """Everything about the version that `ref` means now."""
+        ...
+
+    def lineage(self, ref: str | Reference) -> Lineage:
+        """What the version that `ref` means now comes from, and what came of it, as far as this registry knows."""
         ...
 
     def promote(self, ref: str | Reference, alias: str) -> Version:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict
-from adapthub.hub import indexing
+from adapthub.hub import indexing, knowledge
 from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.tables import (
@@ -103,6 +103,7 @@ def move(session: Session, repo: RepoRow, target: Reference, *, card: str) -> No
 def remove(session: Session, repo: RepoRow) -> None:
     """Delete `repo` with all its history. Its blobs stay until they are collected."""
     indexing.forget(session, repo)
+    knowledge.forget(session, repo)
     commits = select(CommitRow.id).where(CommitRow.repo_id == repo.id)
     session.execute(delete(AliasRow).where(AliasRow.repo_id == repo.id))
     # A rollback names the move that it took back, which may not go before it.

@@ -37,6 +37,19 @@ def require_commit(session: Session, repo: RepoRow, revision: str) -> CommitRow:
     )
 
 
+def require_version_at(session: Session, repo: RepoRow, revision: str) -> VersionRow:
+    """The version that `revision` means now. Raises RevisionNotFound where it means a commit that is no version; of main,
+    which may have moved on without a whole adapter, it is the newest version."""
+    wanted = LATEST if revision == MAIN and repo.newest else revision
+    version = session.get(VersionRow, require_commit(session, repo, wanted).id)
+    if version is None:
+        raise RevisionNotFound(
+            f"{revision[:120]} of {repo.full_name} is no version: its files are not a whole adapter",
+            hint=f"The newest version is v{repo.newest}." if repo.newest else "Push an adapter first.",
+        )
+    return version
+
+
 def head_of(session: Session, repo: RepoRow, branch: str = MAIN) -> CommitRow | None:
     """The commit at the end of a branch; None where there is no such branch."""
     return session.scalar(

@@ -21,7 +21,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request, Response
 
 from adapthub.hub.documents import entry_record
-from adapthub.hub.finding import Wanted, find_adapters
+from adapthub.hub.finding import Wanted, find_repos
+from adapthub.hub.search import entries_of
 from adapthub.hub.server.dependencies import TheCaller, TheServing, origin
 
 router = APIRouter(tags=["adapters"])
@@ -48,8 +49,8 @@ def adapters(
     """A page of the adapters that meet every condition given; the header Link has the next one."""
     wanted = Wanted(namespace, text, base, task, method, label, metric)
     with serving.store.database.reading() as session:
-        page = find_adapters(session, caller, wanted, limit=min(limit, serving.limits.page), after=cursor)
-        records = [entry_record(entry) for entry in page.entries]
+        page = find_repos(session, caller, wanted, limit=min(limit, serving.limits.page), after=cursor)
+        records = [entry_record(entry) for entry in entries_of(session, page.ids)]
     if page.next is not None:
         response.headers["Link"] = next_link(request, page.next)
     return records
