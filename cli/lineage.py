@@ -12,7 +12,7 @@ from adapthub.cli.output import json_option, show_json
 from adapthub.cli.text import one_line
 
 if TYPE_CHECKING:
-    from adapthub.hub.lineage import Ancestor, Lineage
+    from adapthub.hub.registry import Ancestor, Lineage
 
 
 @click.command()

@@ -50,8 +50,8 @@ def companion(session: Session, first: VersionRow, second: VersionRow) -> Compan
 def companions(
     session: Session, caller: Caller, version: VersionRow, *, limit: int, after: str | None
 ) -> Companions:
-    """A page of the newest versions of other adapters of the same base, those that changed last first. Nothing where the base's
-    fingerprint was not recorded. Raises NotFound where nothing was kept of `version`."""
+    """A page of the newest versions of other adapters of the same base, those that changed last first. Nothing where the
+    base's fingerprint was not recorded. Raises NotFound where nothing was kept of `version`."""
     known = known_of(session, [version.id]).get(version.id)
     if known is None:
         raise _not_kept(version)

@@ -1,7 +1,7 @@
 """A process of its own that compares two adapters: `python -m adapthub.hub.diff_process FOLDER DIGEST FOLDER DIGEST`.
 
-Prints one JSON document: `adapters.diff.difference_record`, or {"error": [name, message, hint]} for what it refuses. So a server
-needs no torch in its memory, and one comparison that takes too much ends alone (differ).
+Prints one JSON document: `adapters.diff.difference_record`, or {"error": [name, message, hint]} for what it refuses. So a
+server needs no torch in its memory, and one comparison that takes too much ends alone (differ).
 """
 
 from __future__ import annotations

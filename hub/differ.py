@@ -50,8 +50,8 @@ class Differ:
         self._processes: set[subprocess.Popen[bytes]] = set()
 
     def difference(self, before: Side, after: Side) -> Future[bytes]:
-        """The JSON of `adapters.diff.difference_record`, to come. Raises Overloaded where too many wait; the future raises what
-        `adapters.diff.difference` raises, UnsupportedAdapter for what takes longer than five minutes."""
+        """The JSON of `adapters.diff.difference_record`, to come. Raises Overloaded where too many wait; the future raises
+        what `adapters.diff.difference` raises, UnsupportedAdapter for what takes longer than five minutes."""
         pair = (before.digest, after.digest)
         with self._lock:
             if pair in self._remembered:

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from adapthub.hub.bases import ListedBase
     from adapthub.hub.composition import Composition
     from adapthub.hub.leaderboard import Board, Ranking
-    from adapthub.hub.lineage import Ancestor, Lineage
-    from adapthub.hub.registry import Alias, Details, Entry, Facts, Fit, Version
+    from adapthub.hub.registry import Alias, Ancestor, Details, Entry, Facts, Fit, Lineage, Version
 
 
 def version_record(version: Version) -> dict[str, Any]:

@@ -30,11 +30,10 @@ from adapthub.hub.facts import is_unicode
 from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.knowledge import known_of
-from adapthub.hub.lineage import Lineage
 from adapthub.hub.lookup import find_repo, require_repo, require_version
 from adapthub.hub.records import aliases_of, bare_digest, facts_of, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
-from adapthub.hub.registry import Details, Entry, StoredFile, Version
+from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
 from adapthub.hub.storage.tables import VersionRow
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import is_text

@@ -1,4 +1,4 @@
-"""Lineage by a hub's tables: the edges that manifests' parents make, filled at publish; ancestors and descendants of a version.
+"""Lineage by a hub's tables: the edges that manifests' parents make, filled at publish; ancestors and descendants.
 
 What `lineage.ancestors` finds by asking a registry for one manifest after another, these tables know. A parent is found by
 its digest, whatever it is called now; of several names that hold it, the one that was written comes first. What the caller
@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session, joinedload
 from adapthub.adapters.errors import AdmissionError
 from adapthub.adapters.manifest import Manifest
 from adapthub.hub.access import Caller, visible
-from adapthub.hub.lineage import MAX_VERSIONS, Ancestor, Lineage, parents_in
+from adapthub.hub.lineage import MAX_VERSIONS, parents_in
 from adapthub.hub.records import bare_digest
+from adapthub.hub.registry import Ancestor, Lineage
 from adapthub.hub.storage.knowledge_tables import KnowledgeRow, ParentRow
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 
@@ -24,8 +25,8 @@ MAX_PARENTS = 1000
 
 
 def record(session: Session, version: VersionRow, manifest: Manifest | None) -> list[str]:
-    """Keep the parents that `manifest` names by digest, and return the others as they were written. Raises AdmissionError for
-    more than MAX_PARENTS."""
+    """Keep the parents that `manifest` names by digest, and return the others as they were written. Raises AdmissionError
+    for more than MAX_PARENTS."""
     if manifest is None or not manifest.parents:
         return []
     if len(manifest.parents) > MAX_PARENTS:

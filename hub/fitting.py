@@ -1,7 +1,7 @@
-"""Whether an adapter fits the base that it names, as a hub finds when it is published: from its header and the base's record.
+"""Whether an adapter fits the base that it names, as a hub finds at its publish: from its header and the base's record.
 
-The base is the one with the fingerprint that the manifest has; where no such base is known, one that is called as the adapter
-says. One that nobody recorded is unknown, and refuses nothing. Stores nothing (knowledge).
+The base is the one with the fingerprint that the manifest has; where no such base is known, one that is called as the
+adapter says. One that nobody recorded is unknown, and refuses nothing. Stores nothing (knowledge).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from adapthub.adapters.errors import TensorMismatch
 from adapthub.adapters.fingerprint import Fingerprint
 from adapthub.adapters.fit import check_fit
 from adapthub.hub import bases
-from adapthub.hub.registry import Fit
+from adapthub.hub.registry import UNKNOWN, Fit
 from adapthub.hub.store import Store
 
 _NAMESAKES = 8
@@ -41,7 +41,7 @@ def fit_of(store: Store, adapter: Description) -> Fit:
             return Fit("fits", base.fingerprint.digest, differences)
     if refusal is not None:
         raise refusal
-    return Fit("unknown", None, ())
+    return UNKNOWN
 
 
 def _differences(trained_on: Fingerprint | None, base: KnownBase) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 A board is the fingerprint of a base, a task, and the data fingerprint of the split that was measured, whatever the split is
 called; what was measured on other rows is on another board. An adapter is there once, with its newest version that was
-measured there. Splits that an adapter was trained on do not count. Everything comes from manifests: nothing is measured here.
+measured there. Splits that an adapter was trained on do not count. All comes from manifests: nothing is measured here.
 """
 
 from __future__ import annotations

@@ -9,45 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidReference, NotFound
 from adapthub.hub.reference import Reference
+from adapthub.hub.registry import Ancestor, Lineage
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Details, Registry, Version
 
 MAX_VERSIONS = 1_000
 """How many versions one answer names; a graph beyond it is cut, and says so."""
-
-
-@dataclass(frozen=True)
-class Ancestor:
-    """One version of a graph: `name` is `namespace/name` as its child wrote it, `number` its version here.
-
-    `parents` are digests. `found` is False where this registry does not have it: what it comes from is then not known.
-    """
-
-    digest: str
-    name: str
-    number: int | None
-    parents: tuple[str, ...]
-    found: bool
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """A version and what it comes from, by digest, nearest first. `unpinned` are parents that name no digest, as they were
-    written; `cut`: there is more than MAX_VERSIONS.
-
-    `descendants` are what came of it, nearest first, where the registry keeps edges (`family`)."""
-
-    root: str
-    versions: Mapping[str, Ancestor]
-    unpinned: tuple[str, ...]
-    cut: bool
-    descendants: Mapping[str, Ancestor] = field(default_factory=dict)
 
 
 def parent_of(version: Version) -> str:

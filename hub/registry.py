@@ -16,7 +16,6 @@ from adapthub.hub.reference import Reference
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
-    from adapthub.hub.lineage import Lineage
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +124,10 @@ class Fit:
     differences: tuple[str, ...]
 
 
+UNKNOWN = Fit("unknown", None, ())
+"""Nobody could say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Details:
     """Everything about one version, and the versions and aliases beside it.
@@ -142,6 +145,34 @@ class Details:
     manifest: Mapping[str, Any] | None
     targets: tuple[str, ...] | None = None
     fit: Fit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """One version of a graph: `name` is `namespace/name` as its child wrote it, `number` its version here.
+
+    `parents` are digests. `found` is False where this registry does not have it: what it comes from is then not known.
+    """
+
+    digest: str
+    name: str
+    number: int | None
+    parents: tuple[str, ...]
+    found: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A version and what it comes from, by digest, nearest first. `unpinned` are parents that name no digest, as they were
+    written; `cut`: there is more than one answer names.
+
+    `descendants` are what came of it, nearest first, where the registry knows."""
+
+    root: str
+    versions: Mapping[str, Ancestor]
+    unpinned: tuple[str, ...]
+    cut: bool
+    descendants: Mapping[str, Ancestor] = field(default_factory=dict)
 
 
 class Registry(Protocol):

@@ -3,8 +3,8 @@
 GET /api/leaderboards?base=&task=&dataset=       what boards there are, as `documents.board_record`
 GET /api/leaderboard?base=&task=&dataset=&metric=  the one that fits, as `documents.ranking_record`:
 
-{"base": "sha256:<hex>", "base_id": "org/base", "task": "...", "dataset": "sha256:<hex>", "rows": 500, "source": "test.conll",
- "metrics": ["f1", ...], "metric": "f1", "lower_is_better": false, "cut": false,
+{"base": "sha256:<hex>", "base_id": "org/base", "task": "...", "dataset": "sha256:<hex>", "rows": 500,
+ "source": "test.conll", "metrics": ["f1", ...], "metric": "f1", "lower_is_better": false, "cut": false,
  "standings": [{"rank": 1, "ties": 0, "name": "acme/ner", "version": "v3", "digest": "sha256:<hex>",
                 "value": 0.8, "low": 0.78, "high": 0.82, "n": 500}]}
 """

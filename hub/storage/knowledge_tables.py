@@ -50,8 +50,8 @@ class StructureRow(Base):
 
 class KnowledgeRow(Base):
     """What was found of a version at its publish. `verdict` is "fits" or "unknown"; `checked` the bare digest of the base
-    that it was held against, `differences` what of the two fingerprints differs, in words; `unpinned` the parents that name no
-    digest, as they were written."""
+    that it was held against, `differences` what of the two fingerprints differs, in words; `unpinned` the parents that name
+    no digest, as they were written."""
 
     __tablename__ = "knowledge"
 
