@@ -36,7 +36,7 @@ def lineage(ref: str, as_json: bool) -> None:
         show_json(lineage_record(found))
         return
     for line in _lines(found):
-        click.echo(one_line(line) if not line.startswith(" ") else line)
+        click.echo(line)
 
 
 def _lines(found: Lineage) -> Iterator[str]:

@@ -65,11 +65,10 @@ CONDITIONS: list[dict[str, str]] = [
 def test_it_finds_what_the_registry_finds(hub_server: HubServer, hub: EmbeddedHub) -> None:
     for conditions in CONDITIONS:
         expected = {entry.name: entry_record(entry) for entry in hub.search(**conditions)}
-        for limit in (2, 100):
-            found = pages(hub_server, **conditions, limit=limit)
-            assert len(found) == len(expected), conditions
-            assert {record["name"]: record for record in found} == expected, conditions
-            assert found == sorted(found, key=order(conditions), reverse=True), conditions
+        found = pages(hub_server, **conditions, limit=3)
+        assert len(found) == len(expected), conditions
+        assert {record["name"]: record for record in found} == expected, conditions
+        assert found == sorted(found, key=order(conditions), reverse=True), conditions
 
 
 def order(conditions: dict[str, str]) -> Callable[[Any], Any]:

@@ -14,6 +14,7 @@ from adapthub.adapters.diff import difference, difference_record
 from adapthub.adapters.manifest import DataRecord, Manifest
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lineage import parent_of
+from adapthub.hub.registry import Version
 from tests.hub.adapters import fingerprint, known_base, manifest, write_adapter
 from tests.hub.server.live import HubServer
 
@@ -68,7 +69,7 @@ def test_what_does_not_land_on_its_base_is_refused_by_name(hub_server: HubServer
     assert api(f"/api/bases/{listed['digest'][7:20]}")["id"] == "org/base"
 
     sha = upload(hub_server, write_adapter(tmp_path / "fits", manifest=manifest(seed=1)), "acme/fits")
-    known = hub_server.client(None).model_info("acme/fits").adapthub
+    known = vars(hub_server.client(None).model_info("acme/fits"))["adapthub"]
     assert known["fit"] == {"verdict": "fits", "base": listed["digest"], "differences": []}
     assert (known["version"], known["rank"], known["targets"], known["method"]) == (
         "v1",
@@ -172,9 +173,11 @@ def test_a_leaderboard_ranks_what_was_measured_on_the_same_rows(
 
 def test_where_an_adapter_comes_from_and_what_came_of_it(hub_server: HubServer, tmp_path: Path) -> None:
     api, hub = Api(hub_server), EmbeddedHub(hub_server.data)
-    push = lambda name, *parents: hub.push(  # noqa: E731
-        write_adapter(tmp_path / name, manifest=manifest(parents=list(parents), seed=len(name))), name
-    )
+
+    def push(name: str, *parents: str) -> Version:
+        made = manifest(parents=list(parents), seed=len(name))
+        return hub.push(write_adapter(tmp_path / name, manifest=made), name)
+
     root = push("acme/root")
     left, right = push("acme/left", parent_of(root)), push("acme/right", parent_of(root), "acme/root@v1")
     last = push("acme/last", parent_of(left), parent_of(right), "acme/gone@" + "a" * 64)
