@@ -157,7 +157,7 @@ def ranking(
         .options(joinedload(ResultRow.version).joinedload(VersionRow.repo))
     )
     rows = session.scalars(query).all()
-    standings = tuple(_standings(rows[:MOST_ENTRIES], lower=lower))
+    standings = tuple(standings_of(rows[:MOST_ENTRIES], lower=lower))
     return Ranking(board, name, lower, standings, cut=len(rows) > MOST_ENTRIES)
 
 
@@ -166,8 +166,9 @@ def lower_is_better(metric: str) -> bool:
     return metric.partition("/")[0].lower() in _LOWER_IS_BETTER
 
 
-def _standings(rows: Sequence[ResultRow], *, lower: bool) -> Iterator[Standing]:
-    """Whoever is certainly better has a better value, so the first rows of a board are enough to rank them."""
+def standings_of(rows: Sequence[ResultRow], *, lower: bool) -> Iterator[Standing]:
+    """The standings of a board's rows, which are the best in their order. Whoever is certainly better has a better value, so
+    the first rows of a board are enough to rank them."""
     intervals = [_interval(row, lower=lower) for row in rows]
     lows = sorted(low for low, _ in intervals)
     highs = sorted(high for _, high in intervals)
