@@ -104,9 +104,12 @@ def show(base: str, data: Path | None, database: str | None, as_json: bool) -> N
 def remove(base: str, data: Path | None, database: str | None, as_json: bool) -> None:
     """Let the hub forget the base BASE, an id or a digest. What was published stays.
 
+    A base that is added again replaces what was known of it.
+
     \b
     Example:
       $ adapt hub base remove package:minilm
+      $ adapt hub base add package:minilm
     """
     from adapthub.hub import bases
     from adapthub.hub.documents import base_record

@@ -14,13 +14,29 @@ from pathlib import Path
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Alias, Details, Entry, Facts, Metric, Move, Registry, StoredFile, Version
+from adapthub.hub.registry import (
+    Alias,
+    Ancestor,
+    Details,
+    Entry,
+    Facts,
+    Fit,
+    Lineage,
+    Metric,
+    Move,
+    Registry,
+    StoredFile,
+    Version,
+)
 
 __all__ = [
     "Alias",
+    "Ancestor",
     "Details",
     "Entry",
     "Facts",
+    "Fit",
+    "Lineage",
     "Metric",
     "Move",
     "Reference",

@@ -17,8 +17,9 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, defer
 
 from adapthub.adapters.base_record import KnownBase
-from adapthub.adapters.errors import BaseNotFound
+from adapthub.adapters.errors import AdmissionError, BaseNotFound
 from adapthub.adapters.suggest import did_you_mean
+from adapthub.hub.facts import is_unicode
 from adapthub.hub.records import bare_digest
 from adapthub.hub.storage.knowledge_tables import BaseModelRow
 from adapthub.hub.storage.types import hex_range
@@ -40,7 +41,10 @@ class ListedBase:
 
 def add_base(session: Session, record: KnownBase) -> ListedBase:
     """Know a base from now on; an earlier record of the same fingerprint is replaced. What was published before keeps its
-    verdict."""
+    verdict. Raises AdmissionError for names that no database can hold."""
+    for text in (record.id, record.revision or "", record.model_type):
+        if not is_unicode(text):
+            raise AdmissionError(f"{text!r} in the record of the base is not valid Unicode text")
     digest = bare_digest(record.fingerprint.digest)
     session.execute(delete(BaseModelRow).where(BaseModelRow.digest == digest))
     row = BaseModelRow(

@@ -19,6 +19,8 @@ from adapthub.hub.storage.tables import MetricRow, RepoRow, TermRow
 from adapthub.hub.storage.text import contains, text_index
 
 _DIGEST_LENGTH = len("sha256:") + 64
+_FEW = 1000
+_Terms = list[tuple[str, str | tuple[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def find_repos(
     """The page of what `caller` may see. Raises InvalidSettings for a condition or a cursor that does not read."""
     place: ColumnElement[int] = RepoRow.sequence.expression
     query = select(RepoRow.id, RepoRow.sequence).where(visible(caller), RepoRow.newest > 0)
-    for kind, begins in _terms(session, wanted):
+    terms = _terms(session, wanted)
+    for kind, begins in terms:
         term = aliased(TermRow)
         query = query.join(term, and_(term.kind == kind, term.sequence == RepoRow.sequence))
         # Of the repositories with one term the newest are the end of a range of the key; of several terms they are not.
@@ -61,6 +64,9 @@ def find_repos(
     if wanted.namespace is not None:
         query = query.where(RepoRow.namespace == wanted.namespace)
     if wanted.metric is not None:
+        few = _few(session, terms)
+        if few is not None:
+            query = query.where(MetricRow.repo_id.in_(few))
         return _by_metric(session, query, wanted.metric, limit=limit, after=after)
     if after is not None:
         query = query.where(place < _whole(after))
@@ -86,9 +92,21 @@ def _by_metric(
     return Found([row.id for row in page], f"{page[-1].value!r}:{page[-1].id}" if len(rows) > limit else None)
 
 
-def _terms(session: Session, wanted: Wanted) -> list[tuple[str, str | tuple[str, str]]]:
+def _few(session: Session, terms: _Terms) -> list[int] | None:
+    """The keys of all repositories that have one of the terms, where those are few: then they are looked at one by one, and
+    not every repository that has the metric."""
+    for kind, begins in terms:
+        same = TermRow.term == begins if isinstance(begins, str) else TermRow.term.between(*begins)
+        query = select(TermRow.repo_id).where(TermRow.kind == kind, same).limit(_FEW + 1)
+        found = session.scalars(query).all()
+        if len(found) <= _FEW:
+            return [*found]
+    return None
+
+
+def _terms(session: Session, wanted: Wanted) -> _Terms:
     """The terms that a repository must have: each its kind, and the term or the ends of a range of terms."""
-    found: list[tuple[str, str | tuple[str, str]]] = [
+    found: _Terms = [
         (kind, term)
         for kind, term in (("task", wanted.task), ("method", wanted.method), ("label", wanted.label))
         if term is not None

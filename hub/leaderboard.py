@@ -10,10 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, delete, exists, insert, or_, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
 from adapthub.adapters.manifest import Manifest, Metric
@@ -31,7 +31,8 @@ MOST_ENTRIES = 1000
 """How many adapters a board shows."""
 _MOST_BOARDS = 100
 _MOST_METRICS = 200
-_LONGEST = 500  # characters of what a board is named by
+_LONGEST = 500  # characters of a metric, and of what a board is named by
+_WHOLE = len("sha256:") + 64
 _LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "error", "error_rate", "wer", "cer", "mae", "mse", "rmse"}
 )
@@ -49,6 +50,18 @@ class Board:
     rows: int
     source: str | None
     metrics: tuple[str, ...]
+
+
+class Result(NamedTuple):
+    """What one version came to: its name and number, its bare digest, the value, the interval, and over how many rows."""
+
+    name: str
+    number: int
+    digest: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,11 @@ def record(session: Session, version: VersionRow, manifest: Manifest | None) -> 
         session.execute(
             delete(ResultRow).where(ResultRow.board_id == board, ResultRow.repo_id == version.repo_id)
         )
-        session.execute(
-            insert(ResultRow), [_result(board, version, name, found) for name, found in metrics.items()]
-        )
+        named = {name: found for name, found in metrics.items() if len(name) <= _LONGEST}
+        if named:
+            session.execute(
+                insert(ResultRow), [_result(board, version, name, found) for name, found in named.items()]
+            )
 
 
 def forget(session: Session, repo: RepoRow) -> None:
@@ -149,14 +164,23 @@ def ranking(
     lower = lower_is_better(name)
     value = ResultRow.value.asc() if lower else ResultRow.value.desc()
     query = (
-        select(ResultRow)
+        select(
+            RepoRow.namespace,
+            RepoRow.name,
+            VersionRow.number,
+            VersionRow.digest,
+            ResultRow.value,
+            ResultRow.low,
+            ResultRow.high,
+            ResultRow.n,
+        )
         .join(RepoRow, RepoRow.id == ResultRow.repo_id)
+        .join(VersionRow, VersionRow.id == ResultRow.version_id)
         .where(ResultRow.board_id == _row(session, board).id, ResultRow.metric == name, visible(caller))
         .order_by(value, ResultRow.repo_id)
         .limit(MOST_ENTRIES + 1)
-        .options(joinedload(ResultRow.version).joinedload(VersionRow.repo))
     )
-    rows = session.scalars(query).all()
+    rows = [Result(f"{namespace}/{name}", *rest) for namespace, name, *rest in session.execute(query)]
     standings = tuple(standings_of(rows[:MOST_ENTRIES], lower=lower))
     return Ranking(board, name, lower, standings, cut=len(rows) > MOST_ENTRIES)
 
@@ -166,29 +190,29 @@ def lower_is_better(metric: str) -> bool:
     return metric.partition("/")[0].lower() in _LOWER_IS_BETTER
 
 
-def standings_of(rows: Sequence[ResultRow], *, lower: bool) -> Iterator[Standing]:
-    """The standings of a board's rows, which are the best in their order. Whoever is certainly better has a better value, so
-    the first rows of a board are enough to rank them."""
-    intervals = [_interval(row, lower=lower) for row in rows]
+def standings_of(results: Sequence[Result], *, lower: bool) -> Iterator[Standing]:
+    """The standings of a board's results, which are the best in their order. Whoever is certainly better has a better value,
+    so the first of a board are enough to rank them."""
+    intervals = [_interval(one, lower=lower) for one in results]
     lows = sorted(low for low, _ in intervals)
     highs = sorted(high for _, high in intervals)
-    for row, (low, high) in zip(rows, intervals, strict=True):
+    for one, (low, high) in zip(results, intervals, strict=True):
         better = len(lows) - bisect_right(lows, high)
         worse = bisect_left(highs, low)
         yield Standing(
             rank=better + 1,
-            ties=len(rows) - better - worse - 1,
-            name=row.version.repo.full_name,
-            number=row.version.number,
-            digest=f"sha256:{row.version.digest}",
-            value=row.value,
-            low=row.low,
-            high=row.high,
-            n=row.n,
+            ties=len(results) - better - worse - 1,
+            name=one.name,
+            number=one.number,
+            digest=f"sha256:{one.digest}",
+            value=one.value,
+            low=one.low,
+            high=one.high,
+            n=one.n,
         )
 
 
-def _interval(row: ResultRow, *, lower: bool) -> tuple[float, float]:
+def _interval(row: Result, *, lower: bool) -> tuple[float, float]:
     """The interval, widened to its own value, mirrored where less is better."""
     low = min(row.value, row.value if row.low is None else row.low)
     high = max(row.value, row.value if row.high is None else row.high)
@@ -244,7 +268,8 @@ def _conditions(base: str | None, task: str | None, dataset: str | None) -> Iter
     if task is not None:
         yield BoardRow.task == task
     if dataset is not None:
-        yield BoardRow.dataset.between(dataset, f"{dataset}\U0010ffff")
+        whole = BoardRow.dataset == dataset
+        yield whole if len(dataset) >= _WHOLE else func.substr(BoardRow.dataset, 1, len(dataset)) == dataset
 
 
 def _shown(session: Session, caller: Caller, row: BoardRow) -> Board:

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from adapthub.hub.storage.tables import Base, VersionRow
+from adapthub.hub.storage.tables import Base
 from adapthub.hub.storage.types import Hex
 
 
@@ -117,5 +117,3 @@ class ResultRow(Base):
     low: Mapped[float | None]
     high: Mapped[float | None]
     n: Mapped[int]
-
-    version: Mapped[VersionRow] = relationship()

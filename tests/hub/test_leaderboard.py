@@ -5,17 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapthub.hub.leaderboard import lower_is_better, standings_of
-from adapthub.hub.storage.knowledge_tables import ResultRow
-from adapthub.hub.storage.tables import RepoRow, VersionRow
+from adapthub.hub.leaderboard import Result, lower_is_better, standings_of
 
 TENTHS = st.integers(0, 10).map(lambda tenth: tenth / 10)
 RESULT = st.tuples(TENTHS, st.none() | TENTHS, st.none() | TENTHS)
-
-
-def row(number: int, value: float, low: float | None, high: float | None) -> ResultRow:
-    version = VersionRow(repo=RepoRow(namespace="acme", name=f"a{number}"), number=1, digest="0" * 64)
-    return ResultRow(version=version, value=value, low=low, high=high, n=100)
 
 
 @given(st.lists(RESULT, max_size=8), st.booleans())
@@ -23,7 +16,7 @@ def test_those_that_cannot_be_told_apart_share_a_rank(
     results: list[tuple[float, float | None, float | None]], lower: bool
 ) -> None:
     results.sort(key=lambda result: result[0] if lower else -result[0])
-    rows = [row(number, *result) for number, result in enumerate(results)]
+    rows = [Result(f"acme/a{number}", 1, "0" * 64, *result, 100) for number, result in enumerate(results)]
     intervals = [
         (min(value, value if low is None else low), max(value, value if high is None else high))
         for value, low, high in results
