@@ -24,6 +24,7 @@ from adapthub.adapters.errors import AdaptHubError, Overloaded, UnsupportedAdapt
 from adapthub.hub.registry import StoredFile
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs
 
+COMMAND = (sys.executable, "-m", "adapthub.hub.diff_process")
 _AT_ONCE = 2
 _WAITING = 16
 _SECONDS = 300
@@ -41,8 +42,11 @@ class Side:
 class Differ:
     """Compares versions whose files are in `blobs`."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, *, command: Sequence[str] = COMMAND) -> None:
+        """`command` takes a folder and a digest of each side, and prints as `diff_process` does."""
         self._blobs = blobs
+        self._command = command
+        self._closed = False
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hub-diff")
         self._lock = Lock()
         self._remembered: OrderedDict[tuple[str, str], bytes] = OrderedDict()
@@ -73,6 +77,7 @@ class Differ:
         """End what runs. Idempotent."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._closed = True
             for process in self._processes:
                 process.kill()
 
@@ -91,7 +96,7 @@ class Differ:
                 path = Path(folder) / name
                 self._write(path, side)
                 arguments += [str(path), side.digest]
-            answer = self._run([sys.executable, "-m", "adapthub.hub.diff_process", *arguments])
+            answer = self._run([*self._command, *arguments])
         if answer.startswith(b'{"error":'):
             name, message, hint = json.loads(answer)["error"]
             kind: type[AdaptHubError] = getattr(errors, name, AdaptHubError)
@@ -115,6 +120,8 @@ class Differ:
         with process:
             with self._lock:
                 self._processes.add(process)
+                if self._closed:
+                    process.kill()
             try:
                 answer, _ = process.communicate(timeout=_SECONDS)
             except subprocess.TimeoutExpired:
