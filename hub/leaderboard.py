@@ -180,7 +180,10 @@ def ranking(
         .order_by(value, ResultRow.repo_id)
         .limit(MOST_ENTRIES + 1)
     )
-    rows = [Result(f"{namespace}/{name}", *rest) for namespace, name, *rest in session.execute(query)]
+    rows = [
+        Result(f"{row.namespace}/{row.name}", row.number, row.digest, row.value, row.low, row.high, row.n)
+        for row in session.execute(query)
+    ]
     standings = tuple(standings_of(rows[:MOST_ENTRIES], lower=lower))
     return Ranking(board, name, lower, standings, cut=len(rows) > MOST_ENTRIES)
 
