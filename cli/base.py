@@ -45,7 +45,7 @@ def fit(adapter: str, model: str, hub: str | None, as_json: bool) -> None:
     from adapthub.cli.find import find_adapter
 
     artifact = find_adapter(adapter, open_chosen(hub))
-    known = _known(model)
+    known = known_base(model)
     check_fit(known, artifact.config, artifact.shapes)
     trained_on = artifact.base_fingerprint
     same = None if trained_on is None else trained_on == known.fingerprint
@@ -73,14 +73,15 @@ def record(model: str, output: Path | None) -> None:
     """
     from adapthub.adapters.files import write_bytes
 
-    document = _known(model).to_json()
+    document = known_base(model).to_json()
     if output is None:
         click.echo(document.decode(), nl=False)
     else:
         write_bytes(output, document)
 
 
-def _known(model: str) -> KnownBase:
+def known_base(model: str) -> KnownBase:
+    """The record of a base: read from its JSON file, or made of a model on this disk."""
     from adapthub.adapters.base_record import MAX_BYTES, KnownBase, record_base
 
     if Path(model).is_file():

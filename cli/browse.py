@@ -10,19 +10,17 @@ from adapthub.cli.options import complete_names, hub_option
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.records import (
     ENTRY_COLUMNS,
-    details_record,
-    entry_record,
     entry_row,
     metric_text,
     most_telling_first,
-    version_record,
 )
 from adapthub.cli.text import one_line, size
+from adapthub.hub.documents import details_record, entry_record, version_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapthub.hub.registry import Details, Entry
+    from adapthub.hub.registry import Details, Entry, Fit
 
 
 @click.command("list")
@@ -143,7 +141,8 @@ def _show_details(details: Details) -> None:
         )
     }
     made = {key: (details.manifest or {}).get(key) for key in ("recipe", "quantization", "seed")}
-    show_record({**summary, **made, "size": size(details.version.size)})
+    known = {"targets": record["targets"], "fit": _fit_text(details.fit)}
+    show_record({**summary, **made, **known, "size": size(details.version.size)})
     if details.facts.metrics:
         click.echo("\nMetrics, with 95 % intervals")
         for metric in most_telling_first(details.facts):
@@ -168,3 +167,13 @@ def _show_details(details: Details) -> None:
         show_table(rows, ("alias", "version", "history"))
     click.echo("\nFiles")
     show_table([{**file, "size": size(file["size"])} for file in record["files"]], ("path", "size", "sha256"))
+
+
+def _fit_text(fit: Fit | None) -> str | None:
+    if fit is None:
+        return None
+    if fit.verdict == "unknown":
+        return "not known: the hub has no record of its base"
+    if fit.differences:
+        return f"every tensor lands, on another base than it was trained on: {'; '.join(fit.differences)}"
+    return f"every tensor lands on {(fit.base or '')[:19]}"

@@ -37,40 +37,18 @@ def diff(before: str, after: str, everything: bool, hub: str | None, as_json: bo
       $ adapt diff acme/ner@v1 acme/ner
       $ adapt diff acme/ner@v1 runs/ner/adapter --json
     """
-    from adapthub.adapters.diff import difference
+    from adapthub.adapters.diff import difference, difference_record
     from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
 
     registry = open_chosen(hub)
     found = difference(find_adapter(before, registry), find_adapter(after, registry))
     if as_json:
-        show_json(_record(found))
+        show_json(difference_record(found))
     elif found.before == found.after:
         click.echo(f"The same adapter: {found.before}")
     else:
         _show(found, everything)
-
-
-def _record(found: Difference) -> dict[str, Any]:
-    return {
-        "before": found.before,
-        "after": found.after,
-        "modules": [{"module": name, **asdict(comparison)} for name, comparison in found.modules.items()],
-        "configuration": [asdict(change) for change in found.configuration],
-        "manifest": None if found.manifest is None else [asdict(change) for change in found.manifest],
-        "metrics": [_metric_record(change) for change in found.metrics],
-        "files": [asdict(change) for change in found.files],
-    }
-
-
-def _metric_record(change: MetricChange) -> dict[str, Any]:
-    return {
-        "split": change.split,
-        "name": change.name,
-        "before": None if change.before is None else change.before.model_dump(),
-        "after": None if change.after is None else change.after.model_dump(),
-        "apart": change.apart,
-    }
 
 
 def _show(found: Difference, everything: bool) -> None:

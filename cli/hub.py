@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapthub.cli.hub_audit import audit
+from adapthub.cli.hub_bases import base
 from adapthub.cli.hub_gates import approve, gate, key
 from adapthub.cli.hub_members import account, member, org
 from adapthub.cli.hub_mirror import mirror
 from adapthub.cli.hub_tokens import token
 from adapthub.cli.hub_webhooks import webhook
+from adapthub.cli.leaderboard import leaderboard
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
 
@@ -32,7 +34,7 @@ def hub() -> None:
     """
 
 
-for command in (token, org, member, account, gate, key, approve, webhook, audit, mirror):
+for command in (token, org, member, account, gate, key, approve, webhook, audit, mirror, base, leaderboard):
     hub.add_command(command)
 
 

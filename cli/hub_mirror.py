@@ -6,7 +6,8 @@ import click
 
 from adapthub.cli.options import complete_hubs, complete_names
 from adapthub.cli.output import announce, json_option, show_json
-from adapthub.cli.records import version_line, version_record
+from adapthub.cli.records import version_line
+from adapthub.hub.documents import version_record
 
 
 @click.command()

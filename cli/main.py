@@ -30,6 +30,7 @@ COMMANDS = {
     "logout": "login:logout",
     "whoami": "login:whoami",
     "diff": "diff:diff",
+    "lineage": "lineage:lineage",
     "key": "key:key",
     "sign": "sign:sign",
     "verify": "sign:verify",

@@ -9,7 +9,8 @@ import click
 
 from adapthub.cli.options import complete_aliases, complete_names, hub_option
 from adapthub.cli.output import json_option, show_json
-from adapthub.cli.records import version_line, version_record
+from adapthub.cli.records import version_line
+from adapthub.hub.documents import version_record
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Version

@@ -15,13 +15,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Alias, Details, Entry, Facts, Metric, Move, Registry, StoredFile, Version
+from adapthub.hub.registry import (
+    Alias,
+    Ancestor,
+    Details,
+    Entry,
+    Facts,
+    Fit,
+    Lineage,
+    Metric,
+    Move,
+    Registry,
+    StoredFile,
+    Version,
+)
 
 __all__ = [
     "Alias",
+    "Ancestor",
     "Details",
     "Entry",
     "Facts",
+    "Fit",
+    "Lineage",
     "Metric",
     "Move",
     "Reference",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import insert
@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, RevisionNotFound
-from adapthub.hub import indexing, repos, signatures
+from adapthub.hub import indexing, knowledge, repos, signatures
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
 from adapthub.hub.facts import is_unicode
+from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected, inspect_tree
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
@@ -91,7 +92,7 @@ def commit(store: Store, reference: Reference, proposal: Proposal, branch: str =
                 hint="Look at what changed, then commit again on top of it.",
             )
         tree = changed(head.tree, proposal.changes)
-        inspected = inspect_tree(tree, store.read, where=reference.full_name)
+        inspected = _inspect(store, reference, tree)
         signed = signatures.is_signed(tree, inspected, store.read, where=reference.full_name)
         with store.database.writing() as session:
             repo = repos.lock(session, require_repo(session, reference))
@@ -162,6 +163,13 @@ def _read_head(session: Session, repo: RepoRow, branch: str) -> _Head:
             f"{repo.full_name} has no branch {branch[:120]}", hint="Make it first, or commit to main."
         )
     return _Head(end, {} if end is None else read_tree(session, end.id))
+
+
+def _inspect(store: Store, reference: Reference, tree: Tree) -> Inspected:
+    inspected = inspect_tree(tree, store.read, where=reference.full_name)
+    if inspected.adapter is None:
+        return inspected
+    return replace(inspected, fit=fit_of(store, inspected.adapter))
 
 
 def _already(session: Session, repo: RepoRow, head: _Head, proposal: Proposal) -> Committed | None:
@@ -247,6 +255,7 @@ def _follow(
     if branch == MAIN:
         if inspected.adapter is not None and known is None:
             version = add_version(session, repo, row, inspected.adapter)
+            knowledge.record(session, version, inspected.adapter, inspected.fit)
         newest = version or repos.newest_version(session, repo)
         indexing.index(
             session, repo, newest, card=inspected.card, metadata=inspected.metadata, now=row.created

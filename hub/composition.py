@@ -14,7 +14,7 @@ from adapthub.adapters.lora_facts import LORA_KEY
 from adapthub.adapters.names import PEFT_PREFIX
 
 if TYPE_CHECKING:
-    from adapthub.adapters.artifact import Artifact
+    from adapthub.adapters.description import Description
 
 _GENERATION = "text-generation"
 
@@ -58,7 +58,7 @@ class Composition:
     merged_rank: int
 
 
-def traits_of(artifact: Artifact) -> Traits:
+def traits_of(artifact: Description) -> Traits:
     """Read off configuration, header and manifest; no tensor is touched."""
     ranks: dict[str, int] = {}
     whole: set[str] = set()

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import MANIFEST
+from adapthub.hub.knowledge import known_of
 from adapthub.hub.records import aliases_of, facts_of, files_of, version_of
 from adapthub.hub.registry import Details, StoredFile
 from adapthub.hub.storage.tables import VersionRow
@@ -18,6 +19,7 @@ from adapthub.hub.versions import versions_of
 def read_details(store: Store, session: Session, row: VersionRow) -> Details:
     """The details of the version `row`. Raises IntegrityError where its manifest is damaged."""
     files = files_of(row)
+    known = known_of(session, [row.id]).get(row.id)
     return Details(
         version=version_of(row),
         facts=facts_of(row),
@@ -25,6 +27,8 @@ def read_details(store: Store, session: Session, row: VersionRow) -> Details:
         aliases=aliases_of(row.repo),
         files=files,
         manifest=_manifest(store, row, files),
+        targets=None if known is None else known.structure.targets,
+        fit=None if known is None else known.fit,
     )
 
 

@@ -26,7 +26,8 @@ from adapthub.adapters.errors import (
 )
 from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.home import home
-from adapthub.hub import aliases, repos, search, signatures
+from adapthub.hub import aliases, family, repos, search, signatures
+from adapthub.hub.access import Caller
 from adapthub.hub.cache import Cache, Files
 from adapthub.hub.cards import card_metadata
 from adapthub.hub.commits import add_signature
@@ -38,7 +39,7 @@ from adapthub.hub.promotion import promote, refusals_told
 from adapthub.hub.publishing import check_words, publish
 from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
-from adapthub.hub.registry import Details, Entry, StoredFile, Version
+from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import is_text
 from adapthub.hub.trees import Blob, Tree, git_oid
@@ -126,6 +127,11 @@ class EmbeddedHub:
         reference = _parse(ref)
         with self._database.reading() as session:
             return read_details(self._store, session, require_version(session, reference))
+
+    def lineage(self, ref: str | Reference) -> Lineage:
+        reference = _parse(ref)
+        with self._database.reading() as session:
+            return family.lineage_of(session, Caller(alone=True), require_version(session, reference))
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)

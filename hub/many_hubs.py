@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from adapthub.adapters.errors import InvalidReference, InvalidSettings
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Details, Entry, Registry, Version
+from adapthub.hub.registry import Details, Entry, Lineage, Registry, Version
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -62,6 +62,10 @@ class ManyHubs:
             version=_called(details.version, reference),
             versions=tuple(_called(version, reference) for version in details.versions),
         )
+
+    def lineage(self, ref: str | Reference) -> Lineage:
+        hub, reference = self._find(ref)
+        return hub.lineage(_bare(reference))
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         hub, reference = self._find(ref)

@@ -12,7 +12,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode, urljoin
 
 from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
 from adapthub.adapters.description import digest_of
@@ -20,7 +20,7 @@ from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Details, Entry, Version
+from adapthub.hub.registry import Details, Entry, Lineage, Version
 from adapthub.hub.speaker import Pin, read_file
 from adapthub.hub.text_files import is_text
 from adapthub.hub.wire import (
@@ -108,15 +108,23 @@ class OwnHub:
         return download(self._connection, wanted, parts, watch)
 
     def list(self, namespace: str | None) -> builtins.list[Entry]:
-        return self._entries({"namespace": namespace})
+        return _by_name(self._entries({"namespace": namespace}))
 
     def search(self, text: str | None, **conditions: str | None) -> builtins.list[Entry]:
-        return self._entries({"text": text, **conditions})
+        found = self._entries({"text": text, **conditions})
+        return _by_name(found) if conditions.get("metric") is None else found
 
     def show(self, reference: Reference) -> Details:
         details = self._read(Details, f"{_version_path(reference)}/details")
         _checked(details.version)
         return details
+
+    def lineage(self, reference: Reference) -> Lineage:
+        from adapthub.hub.documents_read import LineageDocument
+
+        where = f"/api/models/{_name(reference)}/lineage"
+        revision = {"revision": reference.revision or "latest"}
+        return self._read(LineageDocument, where, params=revision).lineage()
 
     def promote(self, reference: Reference, alias: str) -> Version:
         body = {"revision": reference.revision or "latest"}
@@ -135,19 +143,20 @@ class OwnHub:
         return self._read(bool, f"/api/models/{_name(reference)}/available")
 
     def _entries(self, conditions: dict[str, str | None]) -> builtins.list[Entry]:
-        """All pages of a list. What is published while they are read may be in two of them, or in none."""
+        """All pages of a list. What is published while they are read may be in none of them."""
+        from adapthub.hub.documents_read import EntryDocument
+
         given = {key: value for key, value in conditions.items() if value is not None}
+        where: str | None = f"/api/adapters?{urlencode({**given, 'limit': PAGE})}"
         entries: dict[str, Entry] = {}
-        skip = 0
-        while True:
-            page = self._read(
-                builtins.list[Entry], "/api/adapters", params={**given, "skip": skip, "limit": PAGE}
-            )
+        while where is not None:
+            response = self._connection.ask("GET", where)
+            page = self._parsed(tuple[EntryDocument, ...], response)
             known = len(entries)
-            entries |= {entry.name: entry for entry in page}
-            skip += PAGE
-            if len(page) < PAGE or len(entries) == known:
-                return [*entries.values()]
+            entries |= {document.name: document.entry() for document in page}
+            link = response.links.get("next", {}).get("url")
+            where = None if link is None or len(entries) == known else urljoin(str(response.url), link)
+        return [*entries.values()]
 
     def _publish(self, reference: Reference, publication: Publication) -> Published:
         where = f"/api/models/{_name(reference)}/versions"
@@ -166,14 +175,16 @@ class OwnHub:
 
     def _read(self, kind: type[T], where: str, method: str = "GET", **options: Any) -> T:
         """An answer as a value of ours. Raises StorageError where it is none."""
+        return self._parsed(kind, self._connection.ask(method, where, **options))
+
+    def _parsed(self, kind: type[T], response: httpx2.Response) -> T:
         from pydantic import TypeAdapter, ValidationError
 
-        response = self._connection.ask(method, where, **options)
         try:
             return TypeAdapter(kind).validate_json(response.content)
         except ValidationError as error:
             raise StorageError(
-                f"what {self._connection.url} answers to {where} is not what this version of AdaptHub understands",
+                f"what the hub answers to {response.url.path} is not what this version of AdaptHub understands",
                 hint=f"It speaks protocol {PROTOCOL}: update AdaptHub here or there.",
             ) from error
 
@@ -235,6 +246,10 @@ def _read_texts(artifact: Artifact) -> dict[str, bytes]:
             texts[path] = data
             room -= record.size
     return texts
+
+
+def _by_name(entries: builtins.list[Entry]) -> builtins.list[Entry]:
+    return sorted(entries, key=lambda entry: entry.name.split("/"))
 
 
 def _name(reference: Reference) -> str:

@@ -23,10 +23,11 @@ from adapthub.adapters.errors import AdapterNotFound, InvalidSettings, Unreachab
 from adapthub.hub.connection import error_of
 from adapthub.hub.downloading import Wanted, Watch, download, is_of
 from adapthub.hub.facts import read_facts
+from adapthub.hub.lineage import ancestors
 from adapthub.hub.plain_facts import entry_of
 from adapthub.hub.plain_reading import Commit, PlainReading, Stored
 from adapthub.hub.reference import NEWEST, Reference
-from adapthub.hub.registry import Alias, Details, Entry, StoredFile, Version
+from adapthub.hub.registry import Alias, Details, Entry, Lineage, StoredFile, Version
 from adapthub.hub.speaker import Pin, read_file
 
 if TYPE_CHECKING:
@@ -123,6 +124,9 @@ class PlainHub:
             files=tuple(StoredFile(path, one.sha256, one.size) for path, one in sorted(files.items())),
             manifest=None if manifest is None else manifest.model_dump(mode="json"),
         )
+
+    def lineage(self, reference: Reference) -> Lineage:
+        return ancestors(self, reference)
 
     def promote(self, reference: Reference, alias: str) -> Version:
         version, commit = self._counted(reference)

@@ -6,12 +6,15 @@ before (store), and its signature is over its files: that is the caller's to kno
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub import repos
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.commits import add_signature, add_whole
 from adapthub.hub.facts import is_unicode
+from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.promotion import promote, refusals_told
 from adapthub.hub.records import version_of
@@ -43,13 +46,16 @@ def publish(
     """Make `tree`, a whole adapter, the next version of `reference`, or find the version that it is, which may get its
     signature so; point `alias` at it.
 
-    Raises Conflict where the name is for another task, GateRefused where a gate of the alias does not let it."""
-    assert inspected.adapter is not None
+    Raises Conflict where the name is for another task, TensorMismatch where it does not land on a base that is known here,
+    GateRefused where a gate of the alias does not let it."""
+    adapter = inspected.adapter
+    assert adapter is not None
     check_words(message, alias)
+    inspected = replace(inspected, fit=fit_of(store, adapter))
     told = refusals_told(store, reference.full_name, actor=actor)
     with told, store.database.writing() as session:
         repo = repos.find_or_make(session, reference, actor=actor)
-        version = with_digest(session, repo, inspected.adapter.digest)
+        version = with_digest(session, repo, adapter.digest)
         repeated = version is not None
         if version is None:
             version = add_whole(session, repo, tree, inspected, message=message, actor=actor)

@@ -27,7 +27,7 @@ from adapthub.hub.completeness import check_complete
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, is_of, unwatched
 from adapthub.hub.facts import is_unicode
 from adapthub.hub.reference import Reference, check_alias, parse_name
-from adapthub.hub.registry import Details, Entry, Version
+from adapthub.hub.registry import Details, Entry, Lineage, Version
 from adapthub.hub.remembered import Remembered
 from adapthub.hub.speaker import Speaker
 
@@ -112,6 +112,9 @@ class RemoteHub:
 
     def show(self, ref: str | Reference) -> Details:
         return self._speaker.show(self._parse(ref))
+
+    def lineage(self, ref: str | Reference) -> Lineage:
+        return self._speaker.lineage(self._parse(ref))
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = self._parse(ref)

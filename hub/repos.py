@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict
-from adapthub.hub import indexing
+from adapthub.hub import indexing, knowledge
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
 from adapthub.hub.lookup import find_repo, require_repo
@@ -118,6 +118,7 @@ def remove(session: Session, repo: RepoRow, *, actor: Actor = MACHINE) -> None:
     versions = select(VersionRow.id).where(VersionRow.repo_id == repo.id)
     for beside in (ApprovalRow, SignatureRow):
         session.execute(delete(beside).where(beside.version_id.in_(versions)))
+    knowledge.forget(session, repo)
     commits = select(CommitRow.id).where(CommitRow.repo_id == repo.id)
     session.execute(delete(AliasRow).where(AliasRow.repo_id == repo.id))
     # A rollback names the move that it took back, which may not go before it.

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import RevisionNotFound
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.hub.signatures import signed_commit
+from adapthub.hub.signatures import signed_commit, version_of_commit
 from adapthub.hub.storage.tables import MAIN, AliasRow, CommitRow, RefRow, RepoRow, VersionRow
 from adapthub.hub.storage.types import hex_range
 
@@ -37,6 +37,19 @@ def require_commit(session: Session, repo: RepoRow, revision: str) -> CommitRow:
         f"{repo.full_name} has no revision {revision[:120]}",
         hint=did_you_mean(revision, _names(session, repo)),
     )
+
+
+def require_version_at(session: Session, repo: RepoRow, revision: str) -> VersionRow:
+    """The version that `revision` means now. Raises RevisionNotFound where it means a commit that is no version; of main,
+    which may have moved on without a whole adapter, it is the newest version."""
+    wanted = LATEST if revision == MAIN and repo.newest else revision
+    version = version_of_commit(session, require_commit(session, repo, wanted))
+    if version is None:
+        raise RevisionNotFound(
+            f"{revision[:120]} of {repo.full_name} is no version: its files are not a whole adapter",
+            hint=f"The newest version is v{repo.newest}." if repo.newest else "Push an adapter first.",
+        )
+    return version
 
 
 def head_of(session: Session, repo: RepoRow, branch: str = MAIN) -> CommitRow | None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, select, true
+from sqlalchemy import ColumnElement, Result, Select, and_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from adapthub.adapters.errors import InvalidSettings
@@ -35,21 +34,12 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{7,64}")
 
 
-@dataclass(frozen=True)
-class Window:
-    """What of an answer somebody gets: repositories of which `visible` holds, `limit` of them after the first `skip`."""
-
-    visible: ColumnElement[bool] = field(default_factory=true)
-    limit: int | None = None
-    skip: int = 0
-
-
-def list_entries(session: Session, namespace: str | None, window: Window = Window()) -> list[Entry]:
+def list_entries(session: Session, namespace: str | None) -> list[Entry]:
     """Every adapter, or those of one namespace, by name."""
     query = _newest()
     if namespace is not None:
         query = query.where(RepoRow.namespace == namespace)
-    return _entries(session, query, window)
+    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
 
 
 def search_entries(
@@ -61,7 +51,6 @@ def search_entries(
     metric: str | None = None,
     method: str | None = None,
     label: str | None = None,
-    window: Window = Window(),
 ) -> list[Entry]:
     """Adapters whose newest version meets every condition that is given. Raises InvalidSettings for
     `metric`."""
@@ -77,7 +66,7 @@ def search_entries(
         query = query.where(RepoRow.sequence.in_(found))
     if metric is not None:
         query = _measured(query, metric)
-    return _entries(session, query, window)
+    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
 
 
 def _newest() -> Select[RepoRow, VersionRow]:
@@ -85,18 +74,17 @@ def _newest() -> Select[RepoRow, VersionRow]:
     return select(RepoRow, VersionRow).join(VersionRow, is_newest)
 
 
-def _entries(session: Session, query: Select[RepoRow, VersionRow], window: Window) -> list[Entry]:
-    query = query.where(window.visible).order_by(RepoRow.namespace, RepoRow.name)
-    query = (
-        query.limit(window.limit)
-        .offset(window.skip)
-        .options(
-            contains_eager(VersionRow.repo),
-            joinedload(VersionRow.commit),
-            selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
-        )
+def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> list[Entry]:
+    return [entry_of(repo, version) for repo, version in _rows(session, query)]
+
+
+def _rows(session: Session, query: Select[RepoRow, VersionRow]) -> Result[RepoRow, VersionRow]:
+    query = query.options(
+        contains_eager(VersionRow.repo),
+        joinedload(VersionRow.commit),
+        selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
     )
-    return [entry_of(repo, version) for repo, version in session.execute(query)]
+    return session.execute(query)
 
 
 def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -104,21 +92,39 @@ def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return RepoRow.id.in_(select(TermRow.repo_id).where(*conditions))
 
 
-def _has_base(base: str) -> ColumnElement[bool]:
-    if _FINGERPRINT.fullmatch(base):
-        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
-        return has_term(TermRow.kind == "fingerprint", begins)
-    return has_term(TermRow.kind == "base", TermRow.term == base)
+def entries_of(session: Session, repo_ids: Sequence[int]) -> list[Entry]:
+    """The adapters with these keys, in this order."""
+    rows = _rows(session, _newest().where(RepoRow.id.in_(repo_ids)))
+    found = {repo.id: entry_of(repo, version) for repo, version in rows}
+    return [found[id] for id in repo_ids]
 
 
-def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+def is_fingerprint(base: str) -> bool:
+    """Whether a base is named by the digest of its fingerprint, or the beginning of one, and not by its id."""
+    return _FINGERPRINT.fullmatch(base) is not None
+
+
+def read_condition(expression: str) -> tuple[str, str, ColumnElement[bool]]:
+    """The metric's name, the sign, and the condition on `metrics.value` that "f1>=0.8" means. Raises InvalidSettings."""
     match = _METRIC.fullmatch(expression)
     if match is None:
         raise InvalidSettings(
             f"{expression!r} is not a condition on a metric", hint='Write one as in "f1>=0.8" or "loss<0.3".'
         )
     name, sign, number = match.groups()
-    holds = _COMPARE[sign](MetricRow.value, float(number))
+    holds: ColumnElement[bool] = _COMPARE[sign](MetricRow.value, float(number))
+    return name, sign, holds
+
+
+def _has_base(base: str) -> ColumnElement[bool]:
+    if is_fingerprint(base):
+        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
+        return has_term(TermRow.kind == "fingerprint", begins)
+    return has_term(TermRow.kind == "base", TermRow.term == base)
+
+
+def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+    name, sign, holds = read_condition(expression)
     of_repo = and_(MetricRow.repo_id == RepoRow.id, MetricRow.name == name)
     best_first = MetricRow.value.asc() if "<" in sign else MetricRow.value.desc()
     return query.join(MetricRow, of_repo).where(holds).order_by(best_first)

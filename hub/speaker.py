@@ -12,7 +12,7 @@ from adapthub.adapters.errors import IntegrityError
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.downloading import Wanted, Watch
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Details, Entry, Version
+from adapthub.hub.registry import Details, Entry, Lineage, Version
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -64,6 +64,8 @@ class Speaker(Protocol):
     ) -> builtins.list[Entry]: ...
 
     def show(self, reference: Reference) -> Details: ...
+
+    def lineage(self, reference: Reference) -> Lineage: ...
 
     def promote(self, reference: Reference, alias: str) -> Version: ...
 

@@ -1,7 +1,8 @@
 """What our client and our server say to each other beside the Hugging Face protocol. Sends nothing itself.
 
 GET  /api/adapthub                                    which hub this is
-GET  /api/adapters                                    Entry, a page of them
+GET  /api/adapters                                    documents.entry_record, a page of them; Link has the next
+GET  /api/models/{name}/lineage                       documents.lineage_record
 GET  /api/models/{name}/available
 GET  /api/models/{name}/versions/{revision}           Version
 GET  /api/models/{name}/versions/{revision}/details   Details

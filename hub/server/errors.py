@@ -17,6 +17,7 @@ from adapthub.adapters.errors import (
     Forbidden,
     InvalidInput,
     NotFound,
+    Overloaded,
     RateLimited,
     RevisionNotFound,
     StorageError,
@@ -40,6 +41,7 @@ _KINDS: tuple[tuple[type[AdaptHubError], int, str | None], ...] = (
     (InvalidInput, 400, None),
     (ArtifactError, 422, None),
     (StorageError, 503, None),
+    (Overloaded, 503, None),
     (AdaptHubError, 500, None),
 )
 _MOST = 2000  # characters of a message in a header

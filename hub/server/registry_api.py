@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound
-from adapthub.hub import search
-from adapthub.hub.access import Caller, readable_repo, visible
+from adapthub.hub.access import Caller, readable_repo
 from adapthub.hub.details import read_details
 from adapthub.hub.lookup import require_version
 from adapthub.hub.records import version_of
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Details, Entry, Version
+from adapthub.hub.registry import Details, Version
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.storage.tables import VersionRow
-from adapthub.hub.wire import PAGE, PROTOCOL
+from adapthub.hub.wire import PROTOCOL
 
 router = APIRouter(tags=["registry"])
 
@@ -26,30 +25,6 @@ router = APIRouter(tags=["registry"])
 def hello() -> dict[str, Any]:
     """That this is a hub of AdaptHub, and which of its own interfaces it has."""
     return {"hub": "adapthub", "protocol": PROTOCOL}
-
-
-@router.get("/api/adapters")
-def adapters(
-    serving: TheServing,
-    caller: TheCaller,
-    namespace: str | None = None,
-    text: str | None = None,
-    base: str | None = None,
-    task: str | None = None,
-    metric: str | None = None,
-    method: str | None = None,
-    label: str | None = None,
-    skip: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
-    limit: Annotated[int, Query(ge=1, le=PAGE)] = PAGE,
-) -> list[Entry]:
-    """Adapters that meet every condition; `limit` of them after the first `skip`."""
-    window = search.Window(visible(caller), limit, skip)
-    with serving.store.database.reading() as session:
-        if namespace is not None:
-            return search.list_entries(session, namespace, window)
-        return search.search_entries(
-            session, text, base=base, task=task, metric=metric, method=method, label=label, window=window
-        )
 
 
 @router.get("/api/models/{namespace}/{name}/available")

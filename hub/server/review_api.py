@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
-from adapthub.adapters.errors import RevisionNotFound
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub import gates, repos, signatures, signing
 from adapthub.hub.access import Caller, readable_repo, writable_repo
 from adapthub.hub.commits import add_signature
 from adapthub.hub.reference import Reference, check_alias
-from adapthub.hub.revisions import require_commit
+from adapthub.hub.revisions import require_version_at
 from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.serving import Serving
@@ -32,7 +30,7 @@ def unmet(
     """What a revision still lacks for `alias` to move to it, and who approved it."""
     with serving.store.database.reading() as session:
         repo = readable_repo(session, caller, target)
-        version = _version(session, repo, revision)
+        version = require_version_at(session, repo, revision)
         missing = gates.unmet(session, serving.store, version, check_alias(alias))
         return {
             **_item(repo, version, alias),
@@ -46,7 +44,7 @@ def approve(target: Target, revision: Revision, serving: TheServing, caller: The
     """Find a version good."""
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
-        version = _version(session, repo, revision)
+        version = require_version_at(session, repo, revision)
         gates.approve(session, version, str(caller.account), actor=caller.actor)
         return {**_item(repo, version), "approvals": gates.approvals(session, version)}
 
@@ -56,7 +54,7 @@ def withdraw(target: Target, revision: Revision, serving: TheServing, caller: Th
     """Take an approval of one's own back."""
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
-        version = _version(session, repo, revision)
+        version = require_version_at(session, repo, revision)
         gates.withdraw(session, version, str(caller.account), actor=caller.actor)
         return {**_item(repo, version), "approvals": gates.approvals(session, version)}
 
@@ -82,7 +80,7 @@ def _sign(
     store = serving.store
     with store.database.reading() as session:
         repo = writable_repo(session, caller, target)
-        version = _version(session, repo, revision)
+        version = require_version_at(session, repo, revision)
         files = signatures.digests_of(signatures.files_of_version(session, version))
         number = version.number
     signing.check_is_of(bundle, files, f"v{number} of {target.full_name}")
@@ -91,20 +89,9 @@ def _sign(
     store.register([blob])
     with store.database.writing() as session:
         repo = repos.lock(session, writable_repo(session, caller, target))
-        version = _version(session, repo, f"v{number}")
+        version = require_version_at(session, repo, f"v{number}")
         add_signature(session, repo, version, blob, caller.actor)
         return _item(repo, version)
-
-
-def _version(session: Session, repo: RepoRow, revision: str) -> VersionRow:
-    """The version that a revision means. Raises RevisionNotFound where it means none."""
-    version = signatures.version_of_commit(session, require_commit(session, repo, revision))
-    if version is None:
-        raise RevisionNotFound(
-            f"{revision[:120]} of {repo.full_name} is not a version: its files are not a whole adapter on main",
-            hint="Name a version, such as v1.",
-        )
-    return version
 
 
 def _item(repo: RepoRow, version: VersionRow, alias: str | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapthub.adapters.home import make_folder, unusable
+from adapthub.hub.differ import Differ
 from adapthub.hub.server.signed_urls import Signer
 from adapthub.hub.store import Store
 
@@ -35,6 +36,7 @@ class Serving:
 
     store: Store
     signer: Signer
+    differ: Differ
     limits: Limits = field(default_factory=Limits)
 
     @classmethod
@@ -48,10 +50,11 @@ class Serving:
     ) -> Serving:
         """Over the hub in `root` (see Store.open). Raises StorageError, InvalidSettings."""
         store = Store.open(root, database=database, blobs=blobs, kept=True)
-        return cls(store, Signer(_secret(root / SECRET)), limits or Limits())
+        return cls(store, Signer(_secret(root / SECRET)), Differ(store.blobs), limits or Limits())
 
     def close(self) -> None:
-        """Let go of the database. Idempotent."""
+        """Let go of the database, and end what runs. Idempotent."""
+        self.differ.close()
         self.store.database.close()
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 from adapthub.hub.storage.account_tables import AccountRow
 from adapthub.hub.storage.database import Schema
 from adapthub.hub.storage.governance_tables import AuditRow
+from adapthub.hub.storage.knowledge_tables import KnowledgeRow
 from adapthub.hub.storage.migrations import upgrade
 from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
 from adapthub.hub.storage.text import created_with
 
-_EVERY_MODULE = (AccountRow, AuditRow)
+_EVERY_MODULE = (AccountRow, AuditRow, KnowledgeRow)
 
 created_with(Base.metadata)
 

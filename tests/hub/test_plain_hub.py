@@ -13,11 +13,12 @@ from huggingface_hub import constants
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import AdmissionError, InvalidSettings, RevisionNotFound
 from adapthub.hub.connection import Connection
+from adapthub.hub.lineage import parent_of
 from adapthub.hub.registry import Registry
 from adapthub.hub.remote import RemoteHub
 from adapthub.hub.signing import sign
 from tests.hub import test_registry as contract
-from tests.hub.adapters import contents, write_adapter
+from tests.hub.adapters import contents, manifest, write_adapter
 from tests.hub.plain import PlainOnly
 from tests.hub.server.live import HubServer, live
 
@@ -109,6 +110,13 @@ def test_a_signature_lies_beside_the_newest_files(registry: Registry, adapters: 
     old = sign(adapters[0].sha256s, contract.KEY)
     with pytest.raises(InvalidSettings, match=r"acme/ner@v1 is not what acme/ner is now.*Sign the newest"):
         registry.attach_signature("acme/ner@v1", old)
+
+
+def test_lineage_is_read_from_manifests(registry: Registry, tmp_path: Path) -> None:
+    first = registry.push(write_adapter(tmp_path / "1", manifest=manifest()), "acme/first")
+    child = manifest(parents=[parent_of(first)])
+    second = registry.push(write_adapter(tmp_path / "2", seed=1, manifest=child), "acme/second")
+    assert [*registry.lineage("acme/second").versions] == [second.digest, first.digest]
 
 
 def test_what_other_clients_pushed(

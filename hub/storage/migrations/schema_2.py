@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from adapthub.hub.storage.migrations.governance import create_governance
+from adapthub.hub.storage.migrations.knowledge_2 import create_knowledge
 from adapthub.hub.storage.text import create_text_index
 from adapthub.hub.storage.types import Hex, UtcDateTime
 
@@ -214,6 +215,8 @@ def _create() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("aliases_by_version", "aliases", ["version_id"], unique=False)
+    op.create_index("versions_by_digest", "versions", ["digest"], unique=False)
+    create_knowledge()
 
 
 def _copy(bind: sa.Connection) -> None:

@@ -35,6 +35,7 @@ from adapthub.hub import audit, gates
 from adapthub.hub.connection import Connection
 from adapthub.hub.downloading import Wanted
 from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.lineage import parent_of
 from adapthub.hub.mirroring import mirror
 from adapthub.hub.own_hub import OwnHub
 from adapthub.hub.plain_hub import PlainHub
@@ -573,3 +574,33 @@ def test_a_gate_holds_for_a_push_with_an_alias(hub_server: HubServer, hub: Remot
     hub.push(write_adapter(tmp_path / "again"), "ada/ner")
     with pytest.raises(Forbidden, match="prod may not move to v1 of ada/ner: .*approv"):
         hub.promote("ada/ner", "prod")
+
+
+# what a hub knows
+
+
+def test_a_list_comes_page_by_page(
+    hub_server: HubServer, hub: RemoteHub, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.hub.own_hub.PAGE", 2)
+    names = [f"ada/{name}" for name in "cebda"]
+    for seed, name in enumerate(names):
+        hub.push(write_adapter(tmp_path / str(seed), seed=seed, manifest=manifest()), name)
+    network.asked.clear()
+    assert [entry.name for entry in hub.list("ada")] == sorted(names)
+    assert network.paths == ["GET /api/adapters"] * 3
+    assert hub.list("ada") == EmbeddedHub(hub_server.data).list("ada")
+
+
+def test_lineage_and_fit_come_from_the_hub(hub: RemoteHub, network: Network, tmp_path: Path) -> None:
+    first = hub.push(write_adapter(tmp_path / "1", manifest=manifest()), "ada/first")
+    child = manifest(parents=[parent_of(first)])
+    second = hub.push(write_adapter(tmp_path / "2", seed=1, manifest=child), "ada/second")
+    network.asked.clear()
+    found = hub.lineage("ada/first")
+    assert network.paths == ["GET /api/models/ada/first/lineage"]
+    assert (found.root, [*found.descendants]) == (first.digest, [second.digest])
+    assert [*hub.lineage("ada/second").versions] == [second.digest, first.digest]
+    fit = hub.show("ada/second").fit
+    assert fit is not None
+    assert fit.verdict == "unknown"
