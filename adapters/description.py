@@ -32,10 +32,14 @@ class FileRecord:
     size: int
 
 
+def sums_of(files: Mapping[str, str]) -> str:
+    """The lines "<sha256>  <name>", sorted, of files with these sha256 by name: what `sha256sum -c` reads."""
+    return "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in files.items()))
+
+
 def digest_of(files: Mapping[str, str]) -> str:
     """The digest of an adapter whose files have these sha256, by name: "sha256:<hex>"."""
-    lines = sorted(f"{sha256}  {name}\n" for name, sha256 in files.items())
-    return f"sha256:{sha256_bytes(''.join(lines).encode())}"
+    return f"sha256:{sha256_bytes(sums_of(files).encode())}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ they make together depends on the base's weights. Prints nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.manifest import Manifest, Metric
@@ -93,6 +93,29 @@ def difference(before: Artifact, after: Artifact) -> Difference:
         metrics=tuple(_metrics(before.manifest, after.manifest)),
         files=tuple(_files(before, after)),
     )
+
+
+def difference_record(found: Difference) -> dict[str, Any]:
+    """The same as JSON with stable keys: `modules` is a list, those that changed most first."""
+    return {
+        "before": found.before,
+        "after": found.after,
+        "modules": [{"module": name, **asdict(comparison)} for name, comparison in found.modules.items()],
+        "configuration": [asdict(change) for change in found.configuration],
+        "manifest": None if found.manifest is None else [asdict(change) for change in found.manifest],
+        "metrics": [_metric_record(change) for change in found.metrics],
+        "files": [asdict(change) for change in found.files],
+    }
+
+
+def _metric_record(change: MetricChange) -> dict[str, Any]:
+    return {
+        "split": change.split,
+        "name": change.name,
+        "before": None if change.before is None else change.before.model_dump(),
+        "after": None if change.after is None else change.after.model_dump(),
+        "apart": change.apart,
+    }
 
 
 def _modules(before: Artifact, after: Artifact) -> dict[str, Comparison]:

@@ -26,6 +26,7 @@
     ├── RateLimited (RuntimeError)            a tenant's requests or tokens a minute: says when to try again
     │   └── QuotaExceeded                     a tenant's tokens a month
     ├── StorageError (OSError)                disk full, read-only, unreachable: nothing was half-written
+    │   └── Unreachable                       a hub that does not answer, or not in time
     ├── SamplingError (RuntimeError)          logits or a grammar that leave no token to choose
     ├── TrainingError (RuntimeError)          a run that cannot work or went wrong (no gradient, NaN loss)
     ├── TrainingInterrupted (RuntimeError)    Ctrl-C: the checkpoint is kept and named
@@ -156,6 +157,10 @@ class QuotaExceeded(RateLimited):
 
 class StorageError(AdaptHubError, OSError):
     """The disk or blob store failed; nothing was half-written."""
+
+
+class Unreachable(StorageError):
+    """A hub that does not answer, or not in time; what is in the cache still works."""
 
 
 class SamplingError(AdaptHubError, RuntimeError):

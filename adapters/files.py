@@ -63,12 +63,13 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_directory(target: Path, *, replace: bool = False, durable: bool = True) -> Iterator[Path]:
     """Yield an empty folder beside `target`; on a clean exit fsync its files and rename it to `target`.
 
     With `replace` an existing `target` is swapped out and removed after the rename; without it an existing
     `target` raises Conflict: before anything is written, or at the end where it appeared meanwhile. On any
-    exception nothing is left and `target` is untouched. Raises StorageError where the disk refuses.
+    exception nothing is left and `target` is untouched. Without `durable` nothing is synced: for what can be made again.
+    Raises StorageError where the disk refuses.
     """
     if target.exists() and not replace:
         raise Conflict(f"{target} already exists", hint="Remove it or choose another folder.")
@@ -80,14 +81,11 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield aside
         aside.chmod(0o755)
-        for path in (aside, *aside.rglob("*")):
-            if path.is_dir():
-                fsync_directory(path)
-                continue
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
+        if durable:
+            _sync(aside)
         _publish(aside, target, replace=replace)
-        fsync_directory(target.parent)
+        if durable:
+            fsync_directory(target.parent)
     except OSError as error:
         if isinstance(error, (StorageError, Conflict)):
             raise
@@ -97,6 +95,15 @@ def new_directory(target: Path, *, replace: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            fsync_directory(path)
+            continue
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def _publish(aside: Path, target: Path, *, replace: bool) -> None:

@@ -88,7 +88,7 @@ class _Fit:
                 f"{base.id} has no layers of keys and values that a prefix could stand before"
             )
         width = 2 * base.layers * base.key_value_heads * base.head_size
-        self._compare(key, shape, (self._config["num_virtual_tokens"], width))
+        self._compare(key, shape, (self._virtual_tokens(key), width))
 
     def check_prompt(self, key: str, shape: Shape) -> None:
         if key != _PROMPTS:
@@ -97,7 +97,13 @@ class _Fit:
             raise TensorMismatch(
                 f"{self._base.id} has no embeddings of tokens that a prompt could stand before"
             )
-        self._compare(key, shape, (self._config["num_virtual_tokens"], self._base.hidden_size))
+        self._compare(key, shape, (self._virtual_tokens(key), self._base.hidden_size))
+
+    def _virtual_tokens(self, key: str) -> int:
+        count: int | None = self._config.get("num_virtual_tokens")
+        if count is None:
+            raise TensorMismatch(f"adapter_config.json has no num_virtual_tokens, which {key!r} needs")
+        return count
 
     def _target(self, key: str, module: str) -> tuple[str, tuple[int, int]]:
         """The kind of the layer that `module` is in the base, and its in and out features."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_models, complete_names
+from adapthub.cli.options import complete_models, complete_names, hub_option
 from adapthub.cli.output import announce, json_option, show_json
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ def base() -> None:
 @base.command()
 @click.argument("adapter", shell_complete=complete_names)
 @click.argument("model", shell_complete=complete_models)
+@hub_option
 @json_option
-def fit(adapter: str, model: str, as_json: bool) -> None:
+def fit(adapter: str, model: str, hub: str | None, as_json: bool) -> None:
     """Check that every tensor of ADAPTER lands on a module of MODEL.
 
     ADAPTER is a folder or a name in the hub. MODEL is a base, or the JSON file of its record. Only names and shapes are
@@ -40,11 +41,11 @@ def fit(adapter: str, model: str, as_json: bool) -> None:
       $ adapt base fit acme/ner package:minilm
     """
     from adapthub.adapters.fit import check_fit
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub
 
-    artifact = find_adapter(adapter, open_hub())
-    known = _known(model)
+    artifact = find_adapter(adapter, open_chosen(hub))
+    known = known_base(model)
     check_fit(known, artifact.config, artifact.shapes)
     trained_on = artifact.base_fingerprint
     same = None if trained_on is None else trained_on == known.fingerprint
@@ -72,14 +73,15 @@ def record(model: str, output: Path | None) -> None:
     """
     from adapthub.adapters.files import write_bytes
 
-    document = _known(model).to_json()
+    document = known_base(model).to_json()
     if output is None:
         click.echo(document.decode(), nl=False)
     else:
         write_bytes(output, document)
 
 
-def _known(model: str) -> KnownBase:
+def known_base(model: str) -> KnownBase:
+    """The record of a base: read from its JSON file, or made of a model on this disk."""
     from adapthub.adapters.base_record import MAX_BYTES, KnownBase, record_base
 
     if Path(model).is_file():

@@ -6,29 +6,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_names
+from adapthub.cli.options import complete_names, hub_option
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.records import (
     ENTRY_COLUMNS,
-    details_record,
-    entry_record,
     entry_row,
     metric_text,
     most_telling_first,
-    version_record,
 )
 from adapthub.cli.text import one_line, size
+from adapthub.hub.documents import details_record, entry_record, version_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapthub.hub.registry import Details, Entry
+    from adapthub.hub.registry import Details, Entry, Fit
 
 
 @click.command("list")
 @click.argument("namespace", required=False)
+@hub_option
 @json_option
-def list_adapters(namespace: str | None, as_json: bool) -> None:
+def list_adapters(namespace: str | None, hub: str | None, as_json: bool) -> None:
     """List the adapters of the hub, or those of one NAMESPACE.
 
     \b
@@ -36,11 +35,11 @@ def list_adapters(namespace: str | None, as_json: bool) -> None:
       $ adapt list
       $ adapt list acme --json
     """
-    from adapthub.hub import open_hub
+    from adapthub.cli.chosen_hub import open_chosen
 
-    hub = open_hub()
-    entries, empty = hub.list(namespace), "No adapters here yet: adapt push FOLDER NAME."
-    if not entries and (others := sorted({entry.name.partition("/")[0] for entry in hub.list()})):
+    found = open_chosen(hub)
+    entries, empty = found.list(namespace), "No adapters here yet: adapt push FOLDER NAME."
+    if not entries and (others := sorted({entry.name.partition("/")[0] for entry in found.list()})):
         empty = f"No adapters of {namespace} here. There is: {', '.join(others)}."
     _show_entries(entries, as_json, empty=empty)
 
@@ -52,6 +51,7 @@ def list_adapters(namespace: str | None, as_json: bool) -> None:
 @click.option("--metric", help='A bound on a metric, such as "f1>=0.8"; the best come first.')
 @click.option("--method", help="The method, such as lora.")
 @click.option("--label", help="A label that it knows, such as B-PER.")
+@hub_option
 @json_option
 def search(
     words: tuple[str, ...],
@@ -61,6 +61,7 @@ def search(
     metric: str | None,
     method: str | None,
     label: str | None,
+    hub: str | None,
     as_json: bool,
 ) -> None:
     """Find adapters by words, base, task, metric, method or label.
@@ -72,20 +73,21 @@ def search(
       $ adapt search acme --task token-classification
       $ adapt search --metric "f1>=0.0" --json
     """
-    from adapthub.hub import open_hub
+    from adapthub.cli.chosen_hub import open_chosen
 
-    hub = open_hub()
-    entries = hub.search(
+    found = open_chosen(hub)
+    entries = found.search(
         " ".join(words) or None, base=base, task=task, metric=metric, method=method, label=label
     )
-    empty = "" if entries or as_json else _why_none(hub.list(), base=base, task=task, method=method)
+    empty = "" if entries or as_json else _why_none(found.list(), base=base, task=task, method=method)
     _show_entries(entries, as_json, empty=empty, metric=metric)
 
 
 @click.command()
 @click.argument("ref", shell_complete=complete_names)
+@hub_option
 @json_option
-def show(ref: str, as_json: bool) -> None:
+def show(ref: str, hub: str | None, as_json: bool) -> None:
     """Show everything about the adapter REF.
 
     What it is, its metrics, versions, aliases and files.
@@ -95,9 +97,9 @@ def show(ref: str, as_json: bool) -> None:
       $ adapt show acme/ner
       $ adapt show acme/ner@v1 --json
     """
-    from adapthub.hub import open_hub
+    from adapthub.cli.chosen_hub import open_chosen
 
-    details = open_hub().show(ref)
+    details = open_chosen(hub).show(ref)
     if as_json:
         show_json(details_record(details))
     else:
@@ -139,7 +141,8 @@ def _show_details(details: Details) -> None:
         )
     }
     made = {key: (details.manifest or {}).get(key) for key in ("recipe", "quantization", "seed")}
-    show_record({**summary, **made, "size": size(details.version.size)})
+    known = {"targets": record["targets"], "fit": _fit_text(details.fit)}
+    show_record({**summary, **made, **known, "size": size(details.version.size)})
     if details.facts.metrics:
         click.echo("\nMetrics, with 95 % intervals")
         for metric in most_telling_first(details.facts):
@@ -164,3 +167,13 @@ def _show_details(details: Details) -> None:
         show_table(rows, ("alias", "version", "history"))
     click.echo("\nFiles")
     show_table([{**file, "size": size(file["size"])} for file in record["files"]], ("path", "size", "sha256"))
+
+
+def _fit_text(fit: Fit | None) -> str | None:
+    if fit is None:
+        return None
+    if fit.verdict == "unknown":
+        return "not known: the hub has no record of its base"
+    if fit.differences:
+        return f"every tensor lands, on another base than it was trained on: {'; '.join(fit.differences)}"
+    return f"every tensor lands on {(fit.base or '')[:19]}"

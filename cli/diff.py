@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.cli.options import complete_names
+from adapthub.cli.options import complete_names, hub_option
 from adapthub.cli.output import json_option, show_json, show_table
 from adapthub.cli.text import size
 
@@ -24,8 +24,9 @@ _NUMBERS = ("before", "after", "difference", "cosine", "before_rank", "after_ran
 @click.argument("before", shell_complete=complete_names)
 @click.argument("after", shell_complete=complete_names)
 @click.option("--all", "everything", is_flag=True, help="Every module, not only those that changed most.")
+@hub_option
 @json_option
-def diff(before: str, after: str, everything: bool, as_json: bool) -> None:
+def diff(before: str, after: str, everything: bool, hub: str | None, as_json: bool) -> None:
     """Show what changed from the adapter BEFORE to AFTER.
 
     Each is a folder or a name in the hub. Norms are Frobenius norms of the update that an adapter makes to a module; the
@@ -36,40 +37,18 @@ def diff(before: str, after: str, everything: bool, as_json: bool) -> None:
       $ adapt diff acme/ner@v1 acme/ner
       $ adapt diff acme/ner@v1 runs/ner/adapter --json
     """
-    from adapthub.adapters.diff import difference
+    from adapthub.adapters.diff import difference, difference_record
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub
 
-    hub = open_hub()
-    found = difference(find_adapter(before, hub), find_adapter(after, hub))
+    registry = open_chosen(hub)
+    found = difference(find_adapter(before, registry), find_adapter(after, registry))
     if as_json:
-        show_json(_record(found))
+        show_json(difference_record(found))
     elif found.before == found.after:
         click.echo(f"The same adapter: {found.before}")
     else:
         _show(found, everything)
-
-
-def _record(found: Difference) -> dict[str, Any]:
-    return {
-        "before": found.before,
-        "after": found.after,
-        "modules": [{"module": name, **asdict(comparison)} for name, comparison in found.modules.items()],
-        "configuration": [asdict(change) for change in found.configuration],
-        "manifest": None if found.manifest is None else [asdict(change) for change in found.manifest],
-        "metrics": [_metric_record(change) for change in found.metrics],
-        "files": [asdict(change) for change in found.files],
-    }
-
-
-def _metric_record(change: MetricChange) -> dict[str, Any]:
-    return {
-        "split": change.split,
-        "name": change.name,
-        "before": None if change.before is None else change.before.model_dump(),
-        "after": None if change.after is None else change.after.model_dump(),
-        "apart": change.apart,
-    }
 
 
 def _show(found: Difference, everything: bool) -> None:

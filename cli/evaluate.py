@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from adapthub.cli.data import data_option, find_split
-from adapthub.cli.options import base_option, complete_names, quantize_option
+from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
 from adapthub.cli.output import json_option, show_json
 from adapthub.cli.set_option import set_option, settings
 
@@ -23,6 +23,7 @@ from adapthub.cli.set_option import set_option, settings
 @click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last.")
 @click.option("--encoding", help="Of the data file; default utf-8.")
 @set_option("Any other way to read the data; see adapt recipes.")
+@hub_option
 @json_option
 def evaluate(
     ref: str,
@@ -33,6 +34,7 @@ def evaluate(
     quantize: str | None,
     batch_size: int,
     more: tuple[str, ...],
+    hub: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -45,17 +47,17 @@ def evaluate(
       $ adapt eval acme/ner --data test.conll
       $ adapt eval runs/ner/adapter --data test.conll --json
     """
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter
     from adapthub.cli.quiet import quiet_libraries
     from adapthub.cli.records import estimate_text
-    from adapthub.hub import open_hub
 
     quiet_libraries()
     options = {name: value for name, value in given.items() if value is not None} | settings(
         more, of="evaluate"
     )
     file = find_split(data, split)
-    artifact = find_adapter(ref, open_hub())
+    artifact = find_adapter(ref, open_chosen(hub))
 
     from adapthub.recipes import evaluate as evaluate_adapter
 

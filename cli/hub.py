@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.hub_audit import audit
+from adapthub.cli.hub_bases import base
+from adapthub.cli.hub_gates import approve, gate, key
 from adapthub.cli.hub_login import login
+from adapthub.cli.hub_members import account, member, org
+from adapthub.cli.hub_mirror import mirror
 from adapthub.cli.hub_quota import quota
 from adapthub.cli.hub_tokens import token
 from adapthub.cli.hub_upkeep import backup, check, gc, restore
+from adapthub.cli.hub_webhooks import webhook
+from adapthub.cli.leaderboard import leaderboard
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json
 from adapthub.cli.tenant_options import duration
@@ -39,7 +46,13 @@ def hub() -> None:
     """
 
 
-for command in (token, login, quota, gc, check, backup, restore):
+_COMMANDS = (
+    *(token, login, account, org, member, quota),
+    *(gate, key, approve, webhook, audit),
+    *(mirror, base, leaderboard),
+    *(gc, check, backup, restore),
+)
+for command in _COMMANDS:
     hub.add_command(command)
 
 
@@ -58,6 +71,9 @@ for command in (token, login, quota, gc, check, backup, restore):
     metavar="N/TIME",
     help="Requests of one token, or of one address without, such as 1000/5m. Default: any.",
 )
+@click.option(
+    "--webhooks-to-private", is_flag=True, help="Send webhooks to addresses off the public internet too."
+)
 @json_option
 def serve(
     host: str,
@@ -66,6 +82,7 @@ def serve(
     database: str | None,
     blobs: str | None,
     rate_limit: tuple[int, int] | None,
+    webhooks_to_private: bool,
     as_json: bool,
 ) -> None:
     """Serve the hub in a folder to others, by HTTP.
@@ -85,6 +102,7 @@ def serve(
     from adapthub.hub.server.lifecycle import ServerSettings
     from adapthub.hub.server.lifecycle import serve as serve_until_signal
     from adapthub.hub.server.serving import Limits
+    from adapthub.hub.server.webhook_sender import WebhookSettings
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
@@ -96,6 +114,7 @@ def serve(
         database=database,
         blobs=blobs,
         limits=Limits(rate=rate_limit),
+        webhooks=WebhookSettings(private=webhooks_to_private),
     )
     serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
 

@@ -110,7 +110,7 @@ def revoke(token: str, data: Path | None, database: str | None, as_json: bool) -
 
 
 def hub_database(data: Path | None, database: str | None) -> Database:
-    """The database of a hub, made on first use."""
+    """The database of the hub that --data and --database name, made on first use."""
     from adapthub.adapters.home import home
     from adapthub.hub.storage.database import Database
     from adapthub.hub.storage.schema import HUB

@@ -22,6 +22,23 @@ def base_option(default: str) -> Callable[[Command], Command]:
     )
 
 
+def hub_option(command: Command) -> Command:
+    """`--hub`: which hub names are looked for in. Its value is for `cli.chosen_hub.open_chosen`."""
+    return click.option(
+        "--hub",
+        metavar="HUB",
+        shell_complete=complete_hubs,
+        help="A hub by address, hf, local, or a name of adapt login. Default: $ADAPTHUB_HUB, else local.",
+    )(command)
+
+
+def complete_hubs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The hubs that have names."""
+    from adapthub.hub.known_hubs import LOCAL, PUBLIC, known_hubs
+
+    return [name for name in (LOCAL, PUBLIC, *known_hubs()) if name.startswith(incomplete)]
+
+
 def complete_files(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -56,7 +73,7 @@ def complete_names(context: click.Context, parameter: click.Parameter, incomplet
     from adapthub.hub import open_hub
 
     name, at, _ = incomplete.partition("@")
-    entries = open_hub().list()
+    entries = open_hub(context.params.get("hub")).list()
     if not at:
         return [entry.name for entry in entries if entry.name.startswith(name)]
     revisions = [
@@ -73,7 +90,12 @@ def complete_aliases(context: click.Context, parameter: click.Parameter, incompl
     from adapthub.hub import open_hub
 
     name = (context.params.get("ref") or context.params.get("name") or "").partition("@")[0]
-    aliases = [alias for entry in open_hub().list() if entry.name == name for alias in entry.aliases]
+    aliases = [
+        alias
+        for entry in open_hub(context.params.get("hub")).list()
+        if entry.name == name
+        for alias in entry.aliases
+    ]
     return [alias for alias in aliases if alias.startswith(incomplete)]
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_aliases, complete_names
+from adapthub.cli.options import complete_aliases, complete_names, hub_option
 from adapthub.cli.output import json_option, show_json
-from adapthub.cli.records import version_line, version_record
+from adapthub.cli.records import version_line
+from adapthub.hub.documents import version_record
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Version
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 @click.argument("name", shell_complete=complete_names)
 @click.option("--message", "-m", default="", help="What changed, in a line.")
 @click.option("--alias", help="Also point this alias at the new version.")
+@hub_option
 @json_option
-def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool) -> None:
+def push(folder: Path, name: str, message: str, alias: str | None, hub: str | None, as_json: bool) -> None:
     """Publish the adapter in FOLDER as the next version of NAME.
 
     NAME is namespace/name. Any PEFT folder of safetensors is welcome. Versions never change; the same bytes
@@ -31,17 +33,11 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
     Example:
       $ adapt push runs/ner/adapter acme/ner --message "a higher rank" --alias prod
     """
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import read_adapter
-    from adapthub.hub import open_hub
 
     artifact = read_adapter(folder)
-    if artifact.signature is not None:
-        from adapthub.hub import signing
-        from adapthub.hub.signatures import Signatures
-
-        signing.check_is_of(artifact.signature, artifact.sha256s, str(folder))
-        Signatures().put(artifact.digest, artifact.signature)
-    version = open_hub().push(artifact, name, message=message, alias=alias)
+    version = open_chosen(hub).push(artifact, name, message=message, alias=alias)
     _say(version, as_json, "Already there: " if version.repeated else "Published ")
 
 
@@ -49,21 +45,24 @@ def push(folder: Path, name: str, message: str, alias: str | None, as_json: bool
 @click.argument("ref", shell_complete=complete_names)
 @click.option("--output", type=click.Path(path_type=Path), help="Copy the files to this new folder.")
 @click.option("--signed", is_flag=True, help="Refuse it unless a key of `adapt key list` signed it.")
+@hub_option
 @json_option
-def pull(ref: str, output: Path | None, signed: bool, as_json: bool) -> None:
+def pull(ref: str, output: Path | None, signed: bool, hub: str | None, as_json: bool) -> None:
     """Bring the adapter REF here, verified, and print its folder.
 
-    REF is namespace/name, with @v3, @prod or @0123abc for a version, an alias or a digest. The folder is a
+    REF is namespace/name, with @v3, @prod or @0123abc for a version, an alias or a digest; hf::namespace/name is of
+    the hub hf. The folder is a
     cache entry that plain PEFT loads too; --output makes a copy of your own.
 
     \b
     Example:
       $ adapt pull acme/ner
       $ adapt pull acme/ner@v1 --output my-ner
+      $ adapt pull hf::acme/ner
     """
-    from adapthub.hub import open_hub
+    from adapthub.cli.chosen_hub import open_chosen
 
-    artifact = open_hub().pull(ref)
+    artifact = open_chosen(hub).pull(ref)
     if signed:
         from adapthub.cli.sign import signed_by
 
@@ -72,14 +71,12 @@ def pull(ref: str, output: Path | None, signed: bool, as_json: bool) -> None:
     if output is not None:
         from adapthub.adapters.admission import SIGNATURE
         from adapthub.adapters.files import new_directory
-        from adapthub.hub.signatures import Signatures
 
-        signature = Signatures().get(artifact.digest)
         with new_directory(output) as aside:
             for name in artifact.files:
                 (aside / name).write_bytes((artifact.path / name).read_bytes())
-            if signature is not None:
-                (aside / SIGNATURE).write_bytes(signature)
+            if artifact.signature is not None:
+                (aside / SIGNATURE).write_bytes(artifact.signature)
         folder = output
     if as_json:
         show_json({"reference": ref, "digest": artifact.digest, "size": artifact.size, "path": str(folder)})
@@ -90,8 +87,9 @@ def pull(ref: str, output: Path | None, signed: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("ref", shell_complete=complete_names)
 @click.argument("alias", shell_complete=complete_aliases)
+@hub_option
 @json_option
-def promote(ref: str, alias: str, as_json: bool) -> None:
+def promote(ref: str, alias: str, hub: str | None, as_json: bool) -> None:
     """Point ALIAS at the version that REF means now.
 
     \b
@@ -99,16 +97,17 @@ def promote(ref: str, alias: str, as_json: bool) -> None:
       $ adapt promote acme/ner@v1 prod
       $ adapt promote acme/ner@v2 prod
     """
-    from adapthub.hub import open_hub
+    from adapthub.cli.chosen_hub import open_chosen
 
-    _say(open_hub().promote(ref, alias), as_json, f"{alias} is now ")
+    _say(open_chosen(hub).promote(ref, alias), as_json, f"{alias} is now ")
 
 
 @click.command()
 @click.argument("name", shell_complete=complete_names)
 @click.argument("alias", shell_complete=complete_aliases)
+@hub_option
 @json_option
-def rollback(name: str, alias: str, as_json: bool) -> None:
+def rollback(name: str, alias: str, hub: str | None, as_json: bool) -> None:
     """Point ALIAS of NAME back at what it meant before.
 
     Before the last promotion, that is; each further call goes one promotion further back.
@@ -117,9 +116,9 @@ def rollback(name: str, alias: str, as_json: bool) -> None:
     Example:
       $ adapt rollback acme/ner prod
     """
-    from adapthub.hub import open_hub
+    from adapthub.cli.chosen_hub import open_chosen
 
-    _say(open_hub().rollback(name, alias), as_json, f"{alias} is now ")
+    _say(open_chosen(hub).rollback(name, alias), as_json, f"{alias} is now ")
 
 
 def _say(version: Version, as_json: bool, what: str) -> None:

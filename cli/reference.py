@@ -25,6 +25,7 @@ with its checkpoint kept; 130 for Ctrl-C elsewhere; 1 for a defect.
 | environment variable | meaning |
 |---|---|
 | `ADAPTHUB_HOME` | where hub, cache and fetched samples live; default: the user's data folder |
+| `ADAPTHUB_HUB` | the hub that commands work with where `--hub` names none |
 | `ADAPTHUB_KEY` | the key that commands send to a running server |
 | `ADAPTHUB_TRACEBACK=1` | show the traceback behind an error |
 | `NO_COLOR` | no colours |

@@ -10,7 +10,7 @@ import sys
 import click
 
 from adapthub.adapters.errors import InvalidInput
-from adapthub.cli.options import base_option, complete_names, quantize_option
+from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
 from adapthub.cli.output import json_option
 from adapthub.cli.set_option import set_option, setting
 
@@ -24,6 +24,7 @@ from adapthub.cli.set_option import set_option, setting
 @click.option("--temperature", type=float, help="Generation: 0 takes the likeliest token. Default: 0.")
 @click.option("--chat", is_flag=True, help="Generation: each text is a message in the model's chat template.")
 @set_option("Generation: another setting, such as top_p=0.9, seed=1, stop=END or regex=[0-9]+.")
+@hub_option
 @json_option
 def run(
     expression: str,
@@ -34,6 +35,7 @@ def run(
     temperature: float | None,
     chat: bool,
     more: tuple[str, ...],
+    hub: str | None,
     as_json: bool,
 ) -> None:
     """Run texts through an adapter, or a weighted sum of adapters.
@@ -49,16 +51,16 @@ def run(
       $ adapt run "0.7*acme/ner@v1 + 0.3*acme/ner@v2" "Ada was born in London."
     """
     from adapthub.adapters.expression import parse_expression
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter
     from adapthub.cli.generations import show_generations
     from adapthub.cli.predictions import show_predictions
     from adapthub.cli.quiet import quiet_libraries
-    from adapthub.hub import open_hub
 
     quiet_libraries()
     rows = stdin_lines() if texts == ("-",) else list(texts)
-    hub = open_hub()
-    first = find_adapter(parse_expression(expression).terms[0].name, hub)
+    registry = open_chosen(hub)
+    first = find_adapter(parse_expression(expression).terms[0].name, registry)
 
     from adapthub.runtime import Runtime
 
@@ -71,7 +73,9 @@ def run(
         raise InvalidInput(
             f"{option} is for adapters that generate; {expression} is for {first.task or 'no known task'}"
         )
-    with Runtime(chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=hub) as runtime:
+    with Runtime(
+        chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=registry
+    ) as runtime:
         if first.task == "text-generation":
             show_generations(runtime, rows, expression, given, chat=chat, as_json=as_json)
         else:

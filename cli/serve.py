@@ -14,7 +14,7 @@ import click
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import find_base
-from adapthub.cli.options import base_option, complete_names, quantize_option, room_options
+from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option, room_options
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.quiet import quiet_libraries
 from adapthub.cli.server_client import Server, asking
@@ -60,6 +60,7 @@ _RANK = 16  # of the adapters that the ready message counts in
     metavar="MODULE:FUNCTION",
     help="Mask texts with a function that keeps their length, too.",
 )
+@hub_option
 @json_option
 @click.pass_context
 def serve(
@@ -80,6 +81,7 @@ def serve(
     log_requests: bool,
     redact: tuple[str, ...],
     redact_with: str | None,
+    hub: str | None,
     as_json: bool,
 ) -> None:
     """Serve a base model and many adapters over it, by HTTP.
@@ -104,6 +106,7 @@ def serve(
         raise InvalidSettings("there is no log of requests to mask", hint="Add --log-requests.")
     quiet_libraries()
 
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.runtime.generation import Limits
     from adapthub.runtime.redaction import Redaction
     from adapthub.runtime.server import logs
@@ -131,7 +134,11 @@ def serve(
         server=ServerLimits() if drain is None else ServerLimits(drain_seconds=drain),
     )
     with logs.shown(sys.stderr):
-        serve_until_signal(settings, announce=lambda running: _show_ready(running, room, names, as_json))
+        serve_until_signal(
+            settings,
+            announce=lambda running: _show_ready(running, room, names, as_json),
+            hub=open_chosen(hub),
+        )
 
 
 def _names(adapters: str | None) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adapthub.cli.options import complete_names
+from adapthub.cli.options import complete_names, hub_option
 from adapthub.cli.output import json_option, show_json
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("adapter", shell_complete=complete_names)
 @click.option("--key", "word", metavar="KEY", help="A key's name or its PEM file. Default: your only one.")
+@hub_option
 @json_option
-def sign(adapter: str, word: str | None, as_json: bool) -> None:
+def sign(adapter: str, word: str | None, hub: str | None, as_json: bool) -> None:
     """Sign ADAPTER, a folder or a name in the hub.
 
     The path and sha256 of every file are signed. In a folder the signature is the file model.sig, which push takes along;
-    the adapter's digest stays as it is. A signature that is there already is replaced.
+    the adapter's digest stays as it is, and so does the version of a name. A signature that is there already is replaced.
 
     \b
     Example:
@@ -32,18 +33,18 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     """
     from adapthub.adapters.admission import SIGNATURE
     from adapthub.adapters.files import write_bytes
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub, signing, signing_keys
-    from adapthub.hub.signatures import Signatures
+    from adapthub.hub import signing, signing_keys
 
-    hub = open_hub()
-    artifact = find_adapter(adapter, hub)
+    chosen = open_chosen(hub)
+    artifact = find_adapter(adapter, chosen)
     key = signing_keys.private_key(word)
     bundle = signing.sign(artifact.sha256s, key)
     if Path(adapter).is_dir():
         write_bytes(artifact.path / SIGNATURE, bundle)
     else:
-        Signatures().put(artifact.digest, bundle)
+        chosen.attach_signature(adapter, bundle)
     key_id = signing_keys.PublicKey.of("", key.public_key()).id
     if as_json:
         show_json({"adapter": adapter, "digest": artifact.digest, "key": key_id})
@@ -60,9 +61,12 @@ def sign(adapter: str, word: str | None, as_json: bool) -> None:
     multiple=True,
     help="Believe this key alone, a name or a PEM file. Repeatable.",
 )
+@hub_option
 @json_option
-def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
-    """Check that a trusted key signed ADAPTER: a folder, or a name.
+def verify(adapter: str, words: tuple[str, ...], hub: str | None, as_json: bool) -> None:
+    """Check that a trusted key signed ADAPTER.
+
+    ADAPTER is a folder, or a name in the hub.
 
     Without --key every key of `adapt key list` is believed. Whatever does not fit is refused with its name: a file that
     differs, is missing or was added, a key that is not trusted, a damaged signature, or none.
@@ -72,10 +76,10 @@ def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
       $ adapt verify runs/ner/adapter
       $ adapt verify acme/ner@v1 --key releases --json
     """
+    from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import find_adapter
-    from adapthub.hub import open_hub
 
-    artifact = find_adapter(adapter, open_hub())
+    artifact = find_adapter(adapter, open_chosen(hub))
     found = signed_by(artifact, adapter, words)
     if as_json:
         show_json({"adapter": adapter, "digest": artifact.digest, "key": found.id, "name": found.name})
@@ -86,9 +90,7 @@ def verify(adapter: str, words: tuple[str, ...], as_json: bool) -> None:
 def signed_by(artifact: Artifact, called: str, words: tuple[str, ...] = ()) -> PublicKey:
     """The key that signed `artifact`, one of `words` or else of those trusted. Raises SignatureError."""
     from adapthub.hub import signing
-    from adapthub.hub.signatures import Signatures
     from adapthub.hub.signing_keys import public_key, trusted_keys
 
     keys = tuple(map(public_key, words)) or trusted_keys()
-    bundle = artifact.signature or Signatures().get(artifact.digest)
-    return signing.verify(bundle, artifact.sha256s, keys, called)
+    return signing.verify(artifact.signature, artifact.sha256s, keys, called)

@@ -57,7 +57,7 @@ def train(*, dry_run: bool, as_json: bool, **options: Any) -> None:
 
 def result_record(result: TrainingResult) -> dict[str, Any]:
     """A finished run with stable keys."""
-    from adapthub.cli.records import version_record
+    from adapthub.hub.documents import version_record
 
     return {
         "run": str(result.run.path),

@@ -10,11 +10,18 @@ from typing import Any
 import click
 
 from adapthub.cli.data import data_option, find_base, find_data
-from adapthub.cli.options import Command, complete_files, complete_models, quantize_option
+from adapthub.cli.options import Command, complete_files, complete_models, hub_option, quantize_option
 from adapthub.cli.set_option import set_option, settings
 
 LATEST = "latest"
-OF_THE_RUN = ("name", "push", "alias", "output", "resume")  # decide where a run goes, not what it becomes
+OF_THE_RUN = (
+    "name",
+    "push",
+    "alias",
+    "hub",
+    "output",
+    "resume",
+)  # decide where a run goes, not what it becomes
 
 
 def _complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -77,6 +84,7 @@ _OPTIONS = (
     click.option("--name", metavar="NAMESPACE/NAME", help="The adapter's name."),
     click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
     click.option("--alias", help="With --push: point this alias at the new version."),
+    hub_option,
     click.option(
         "--output",
         metavar="FOLDER",
@@ -102,7 +110,14 @@ def training_options(command: Command) -> Command:
 
 
 def run_arguments(
-    *, push: bool, alias: str | None, output: str | None, resume: str | None, name: str | None, **options: Any
+    *,
+    push: bool,
+    alias: str | None,
+    hub: str | None,
+    output: str | None,
+    resume: str | None,
+    name: str | None,
+    **options: Any,
 ) -> dict[str, Any]:
     """The options as the arguments of `recipes.train`."""
     if alias is not None and not push:
@@ -115,6 +130,7 @@ def run_arguments(
         "name": name,
         "push": push,
         "alias": alias,
+        "hub": hub,
         "output": output,
         "resume": True if resume == LATEST else resume or False,
     }

@@ -1,8 +1,9 @@
 """Who may do what: callers, namespaces, repositories.
 
-A namespace that is called as an account is that account's. One with members is theirs, by role. Any other is shared: whoever
-has a token may read it, and write to it if the token's scope says so. What a caller may not read is, for them, not there.
-Until a token is made everybody reads everything, for nobody but this machine is answered (server).
+A namespace that is called as an account is that account's. One with members is theirs, by role. Any other is shared:
+whoever has a token may read it, and write to it if the token's scope says so; its rules are for tokens of the scope admin.
+What a caller may not read is, for them, not there. Until a token is made everybody reads everything, for nobody but this
+machine is answered (server).
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from sqlalchemy import ColumnElement, exists, or_, select, true
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound, Forbidden, Unauthorized
-from adapthub.hub.accounts import SCOPES, Scope
+from adapthub.hub.accounts import SCOPES, Scope, is_account
+from adapthub.hub.audit import Actor
 from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.account_tables import AccountRow, MemberRow
@@ -29,6 +31,11 @@ class Caller:
     scope: Scope = "read"
     token: str | None = None
     alone: bool = False
+
+    @property
+    def actor(self) -> Actor:
+        """As the audit log knows them."""
+        return Actor(self.account, self.token)
 
 
 class Gated(Forbidden):
@@ -62,18 +69,25 @@ def writable_repo(session: Session, caller: Caller, reference: Reference) -> Rep
     return repo
 
 
-def require_write(session: Session, caller: Caller, namespace: str, role: Scope = "write") -> None:
-    """Raises Unauthorized without a token, Forbidden where the caller has not got that `role` in the namespace."""
+def require_write(session: Session, caller: Caller, namespace: str) -> None:
+    """Raises Unauthorized without a token, Forbidden where the caller may not write to the namespace."""
+    require_role(session, caller, namespace, "write")
+
+
+def require_role(session: Session, caller: Caller, namespace: str, role: Scope) -> None:
+    """Raises Unauthorized without a token, Forbidden where the caller has not got that `role` in the namespace, or a token
+    that only reads."""
     if caller.account is None:
         raise Unauthorized(
             "this needs a token", hint="Make one with adapt hub token create, and log in with hf auth login."
         )
-    if not _covers(caller.scope, "write"):
+    if role != "read" and not _covers(caller.scope, "write"):
         raise Forbidden(
             f"the token {caller.token} has the scope {caller.scope}", hint="Use one of the scope write."
         )
     if not _may(session, caller, namespace, role):
-        raise Forbidden(f"{caller.account} may not write to {namespace}/", hint="Ask one of its members.")
+        what = {"read": "read", "write": "write to", "admin": "administer"}[role]
+        raise Forbidden(f"{caller.account} may not {what} {namespace}/", hint="Ask one of its admins.")
 
 
 def require_admin(caller: Caller) -> None:
@@ -103,6 +117,14 @@ def visible(caller: Caller) -> ColumnElement[bool]:
     return or_(RepoRow.private.is_(False), own, member, ~somebodys)
 
 
+def has_role(session: Session, account: str, namespace: str, role: Scope) -> bool:
+    """Whether an account that is still there has `role` in a namespace now, without a token of the scope admin."""
+    there = session.scalar(
+        select(AccountRow.id).where(AccountRow.name == account, AccountRow.removed.is_(None))
+    )
+    return there is not None and _may(session, Caller(account, "write"), namespace, role)
+
+
 def _may(session: Session, caller: Caller, namespace: str, role: Scope) -> bool:
     """Whether the caller has `role` in a namespace, whatever their token's scope."""
     if caller.scope == "admin" or (caller.alone and role == "read"):
@@ -119,7 +141,8 @@ def _may(session: Session, caller: Caller, namespace: str, role: Scope) -> bool:
     if members:
         found = {row.name: row.role for row in members}.get(caller.account)
         return found is not None and _covers(found, role)
-    return session.scalar(select(AccountRow.id).where(AccountRow.name == namespace)) is None
+    # Whoever may write to what is nobody's in particular may not make it theirs.
+    return role != "admin" and not is_account(session, namespace)
 
 
 def _covers(held: str, wanted: str) -> bool:

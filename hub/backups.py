@@ -10,6 +10,7 @@ other. Signed addresses and uploads that run are not part of a backup; tokens ar
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,7 +129,13 @@ def _tables() -> list[Table]:
 
 
 def _plain(value: Any) -> Any:
-    return {"time": value.isoformat()} if isinstance(value, datetime) else value
+    match value:
+        case datetime():
+            return {"time": value.isoformat()}
+        case bytes():
+            return {"bytes": base64.b64encode(value).decode()}
+        case _:
+            return value
 
 
 def _insert_all(session: Session, reading: Reading) -> int:
@@ -156,9 +163,13 @@ def _insert_all(session: Session, reading: Reading) -> int:
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, dict) and value.keys() == {"time"}:
-        return datetime.fromisoformat(value["time"])
-    return value
+    match value:
+        case {"time": str(time), **others} if not others:
+            return datetime.fromisoformat(time)
+        case {"bytes": str(data), **others} if not others:
+            return base64.b64decode(data)
+        case _:
+            return value
 
 
 def _epoch_of(line: str) -> int:

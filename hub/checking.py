@@ -1,4 +1,5 @@
-"""Whether a hub is whole: every blob against its digest, every version against its files, every name against what it means.
+"""Whether a hub is whole: every blob against its digest, every version against its files, every name against what it means,
+and the audit log against its own hashes.
 
 Reads everything and changes nothing; clients may write meanwhile. What garbage a killed process left is counted, not
 complained of: it harms nobody and goes with the next collection.
@@ -16,8 +17,8 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import IGNORED
 from adapthub.adapters.description import digest_of
-from adapthub.adapters.errors import AdaptHubError
-from adapthub.hub import epoch
+from adapthub.adapters.errors import AdaptHubError, IntegrityError
+from adapthub.hub import audit, epoch
 from adapthub.hub.inspection import inspect_tree
 from adapthub.hub.records import bare_digest
 from adapthub.hub.storage.tables import (
@@ -77,6 +78,10 @@ def check(store: Store, *, quick: bool = False) -> Report:
     _check_versions(store, report)
     with store.database.reading() as session:
         report.problems += _names(session)
+        try:
+            audit.verify(session)
+        except IntegrityError as error:
+            report.problems.append(error.message)
     return report
 
 

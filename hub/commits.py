@@ -10,37 +10,43 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
+from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, RevisionNotFound
-from adapthub.hub import indexing, repos
+from adapthub.hub import indexing, knowledge, repos, signatures
+from adapthub.hub.audit import MACHINE, Actor
+from adapthub.hub.events import happened
 from adapthub.hub.facts import is_unicode
+from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected, inspect_tree
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
 from adapthub.hub.storage.tables import MAIN, CommitRow, FileRow, RefRow, RepoRow, VersionRow
 from adapthub.hub.store import Store, blob_ids
-from adapthub.hub.trees import Change, Tree, changed, read_tree
+from adapthub.hub.trees import Blob, Change, Tree, changed, read_tree
 from adapthub.hub.versions import add_version, with_digest
 
 _ATTEMPTS = 16
 _LONGEST_MESSAGE = 64 * 1024
+_LONGEST_TITLE = 200
 
 
 @dataclass(frozen=True)
 class Proposal:
     """A commit that somebody wants: `changes` in order, the whole `message` (its first line is the title), who its `author`
-    is, and the `parent` that they mean (40 hex digits), where they say so."""
+    is and the prefix of their `token`, and the `parent` that they mean (40 hex digits), where they say so."""
 
     changes: Sequence[Change]
     message: str
     author: str | None = None
     parent: str | None = None
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,17 @@ def commit(store: Store, reference: Reference, proposal: Proposal, branch: str =
                 hint="Look at what changed, then commit again on top of it.",
             )
         tree = changed(head.tree, proposal.changes)
-        inspected = inspect_tree(tree, store.read, where=reference.full_name)
+        inspected = _inspect(store, reference, tree)
+        signed = signatures.is_signed(tree, inspected, store.read, where=reference.full_name)
         with store.database.writing() as session:
             repo = repos.lock(session, require_repo(session, reference))
             end = head_of(session, repo, branch)
             if (None if end is None else end.oid) == head.oid:
                 row = _add(session, repo, end, tree, proposal)
                 _point(session, repo, branch, row)
-                version = _follow(session, repo, branch, row, inspected)
+                actor = Actor(proposal.author, proposal.token)
+                signature = tree[SIGNATURE] if signed else None
+                version = _follow(session, repo, branch, row, inspected, signature, actor)
                 return Committed(row.oid, None if version is None else version.number)
     raise Conflict(
         f"{branch} of {reference.full_name} changes faster than this commit can be made",
@@ -108,16 +117,36 @@ def add_whole(
     inspected: Inspected,
     *,
     message: str,
-    author: str | None = None,
+    actor: Actor = MACHINE,
 ) -> VersionRow:
     """Make `tree`, a whole adapter that `repo` does not hold yet, the end of main and the next version, in the caller's
-    transaction, which has locked `repo`."""
+    transaction, which has locked `repo`. A model.sig in it is over its files: that is the caller's to know."""
     assert inspected.adapter is not None
-    row = _add(session, repo, head_of(session, repo), tree, Proposal((), message, author))
+    row = _add(session, repo, head_of(session, repo), tree, Proposal((), message, actor.account))
     _point(session, repo, MAIN, row)
-    version = _follow(session, repo, MAIN, row, inspected)
+    version = _follow(session, repo, MAIN, row, inspected, tree.get(SIGNATURE), actor)
     assert version is not None
     return version
+
+
+def add_signature(
+    session: Session, repo: RepoRow, version: VersionRow, signature: Blob, actor: Actor = MACHINE
+) -> None:
+    """Commit `signature`, which is over the version's files, as their model.sig, in the caller's transaction, which has
+    locked `repo`: on main where that has these very files, else on no branch, after the version's commit."""
+    known = signatures.signature_of(session, version)
+    if known is not None and known.sha256 == signature.sha256:
+        return
+    head = head_of(session, repo)
+    on_main = {} if head is None else read_tree(session, head.id)
+    tree = read_tree(session, version.id)
+    is_head = signatures.digests_of(on_main) == signatures.digests_of(tree)
+    proposal = Proposal((), f"Signature of v{version.number}", actor.account)
+    parent = head if is_head else version.commit
+    row = _add(session, repo, parent, {**(on_main if is_head else tree), SIGNATURE: signature}, proposal)
+    if is_head:
+        _point(session, repo, MAIN, row)
+    _attach(session, repo, version, row, signature, actor)
 
 
 def begin(session: Session, repo: RepoRow, *, author: str | None) -> CommitRow:
@@ -144,6 +173,13 @@ def _read_head(session: Session, repo: RepoRow, branch: str) -> _Head:
             f"{repo.full_name} has no branch {branch[:120]}", hint="Make it first, or commit to main."
         )
     return _Head(end, {} if end is None else read_tree(session, end.id))
+
+
+def _inspect(store: Store, reference: Reference, tree: Tree) -> Inspected:
+    inspected = inspect_tree(tree, store.read, where=reference.full_name)
+    if inspected.adapter is None:
+        return inspected
+    return replace(inspected, fit=fit_of(store, inspected.adapter))
 
 
 def _already(session: Session, repo: RepoRow, head: _Head, proposal: Proposal) -> Committed | None:
@@ -214,17 +250,51 @@ def _point(session: Session, repo: RepoRow, branch: str, row: CommitRow) -> None
 
 
 def _follow(
-    session: Session, repo: RepoRow, branch: str, row: CommitRow, inspected: Inspected
+    session: Session,
+    repo: RepoRow,
+    branch: str,
+    row: CommitRow,
+    inspected: Inspected,
+    signature: Blob | None,
+    actor: Actor,
 ) -> VersionRow | None:
-    """What follows from a commit: a version where it is one; what lists show, where it is on main."""
-    if branch != MAIN:
-        return None
+    """What follows from a commit: a version where it is one; what lists show, where it is on main; a version's
+    `signature`."""
+    known = None if inspected.adapter is None else with_digest(session, repo, inspected.adapter.digest)
     version = None
-    if inspected.adapter is not None and with_digest(session, repo, inspected.adapter.digest) is None:
-        version = add_version(session, repo, row, inspected.adapter)
-    newest = version or repos.newest_version(session, repo)
-    indexing.index(session, repo, newest, card=inspected.card, metadata=inspected.metadata, now=row.created)
+    if branch == MAIN:
+        if inspected.adapter is not None and known is None:
+            version = add_version(session, repo, row, inspected.adapter)
+            knowledge.record(session, version, inspected.adapter, inspected.fit)
+        newest = version or repos.newest_version(session, repo)
+        indexing.index(
+            session, repo, newest, card=inspected.card, metadata=inspected.metadata, now=row.created
+        )
+    title = row.message.partition("\n")[0][:_LONGEST_TITLE]
+    happened(session, actor, "commit", repo=repo.full_name, commit=row.oid, branch=branch, title=title)
+    if version is not None:
+        happened(
+            session, actor, "version", repo=repo.full_name, version=version.number, digest=version.digest
+        )
+    signed = version or known
+    if signed is not None and signature is not None:
+        _attach(session, repo, signed, row, signature, actor)
     return version
+
+
+def _attach(
+    session: Session, repo: RepoRow, version: VersionRow, row: CommitRow, signature: Blob, actor: Actor
+) -> None:
+    if signatures.attach(session, version, row, signature):
+        happened(
+            session,
+            actor,
+            "signature",
+            repo=repo.full_name,
+            version=version.number,
+            commit=row.oid,
+            sha256=signature.sha256,
+        )
 
 
 def _oid(repo: RepoRow, parent: CommitRow | None, tree: Tree, proposal: Proposal, now: datetime) -> str:

@@ -4,38 +4,45 @@
     blobs/        the bytes of every file, by sha256 (hub/storage/blobs.py)
 
 A push is one commit on main, which is a version: its blobs are stored first, where nothing sees them, then it appears in one
-transaction;
-killed anywhere, it leaves either nothing or all of it. Any number of processes may use one hub at once.
-Serves nobody else, and knows neither users nor permissions: whoever can write the folder can publish.
+transaction; killed anywhere, it leaves either nothing or all of it. Any number of processes may use one hub at once.
+Serves nobody else, and knows neither users nor permissions: whoever can write the folder can publish. Gates hold here too.
 """
 
 from __future__ import annotations
 
 import builtins
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapthub.adapters.admission import CARD, MANIFEST
+from adapthub.adapters.admission import CARD, SIGNATURE
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import AdmissionError, IntegrityError, InvalidReference, InvalidSettings
+from adapthub.adapters.errors import (
+    AdmissionError,
+    IntegrityError,
+    InvalidReference,
+    NotFound,
+    StorageError,
+)
+from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.home import home
-from adapthub.hub import aliases, repos, search
+from adapthub.hub import aliases, family, repos, search, signatures
+from adapthub.hub.access import Caller
 from adapthub.hub.cache import Cache, Files
 from adapthub.hub.cards import card_metadata
-from adapthub.hub.commits import add_whole
+from adapthub.hub.commits import add_signature
 from adapthub.hub.completeness import check_complete
-from adapthub.hub.facts import is_unicode
+from adapthub.hub.details import read_details
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.lookup import find_repo, require_repo, require_version
-from adapthub.hub.records import aliases_of, bare_digest, facts_of, files_of, version_of
+from adapthub.hub.promotion import promote, refusals_told
+from adapthub.hub.publishing import check_words, publish
+from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
-from adapthub.hub.registry import Details, Entry, StoredFile, Version
-from adapthub.hub.storage.tables import VersionRow
+from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import is_text
 from adapthub.hub.trees import Blob, Tree, git_oid
-from adapthub.hub.versions import versions_of, with_digest
 
 
 class EmbeddedHub:
@@ -62,22 +69,13 @@ class EmbeddedHub:
 
     def push(self, artifact: Artifact, name: str, *, message: str = "", alias: str | None = None) -> Version:
         reference = _local(parse_name(name))
-        if alias is not None:
-            check_alias(alias)
-        if not is_unicode(message):
-            raise InvalidSettings("the message is not valid Unicode text")
+        check_words(message, alias)
         check_complete(artifact)
+        if artifact.signature is not None:
+            _check_signature(artifact.signature, artifact.sha256s, str(artifact.path))
         tree, card = self._store_files(artifact)
         inspected = Inspected(artifact, card, _metadata(card))
-        with self._database.writing() as session:
-            repo = repos.find_or_make(session, reference)
-            version = with_digest(session, repo, artifact.digest)
-            repeated = version is not None
-            if version is None:
-                version = add_whole(session, repo, tree, inspected, message=message)
-            if alias is not None:
-                aliases.promote(session, version, alias)
-            return version_of(version, repeated=repeated)
+        return publish(self._store, reference, tree, inspected, message=message, alias=alias)
 
     def resolve(self, ref: str | Reference) -> Version:
         reference = _parse(ref)
@@ -89,7 +87,22 @@ class EmbeddedHub:
         whole = reference.commit is not None and len(reference.commit) == 64
         digest = f"sha256:{reference.commit}" if whole else self.resolve(reference).digest
         pinned = Reference(None, reference.namespace, reference.name, bare_digest(digest))
-        return self._cache.pull(digest, lambda: self._fetch(pinned))
+        return self._cache.pull(digest, lambda: self._fetch(pinned), self._signature(pinned))
+
+    def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
+        reference = _parse(ref)
+        with self._database.reading() as session:
+            files = signatures.files_of_version(session, require_version(session, reference))
+        _check_signature(bundle, signatures.digests_of(files), str(reference))
+        blob = self._put(SIGNATURE, bundle, origin=f"the signature of {reference}")
+        self._store.register([blob])
+        with self._database.writing() as session:
+            version = require_version(session, reference)
+            repo = repos.lock(session, version.repo)
+            if signatures.files_of_version(session, version) != files:
+                raise IntegrityError(f"{reference} moved while it was signed", hint="Sign it again.")
+            add_signature(session, repo, version, blob)
+            return version_of(version)
 
     def list(self, namespace: str | None = None) -> builtins.list[Entry]:
         with self._database.reading() as session:
@@ -113,23 +126,19 @@ class EmbeddedHub:
     def show(self, ref: str | Reference) -> Details:
         reference = _parse(ref)
         with self._database.reading() as session:
-            row = require_version(session, reference)
-            files = files_of(row)
-            return Details(
-                version=version_of(row),
-                facts=facts_of(row),
-                versions=tuple(version_of(version) for version in versions_of(session, row.repo)),
-                aliases=aliases_of(row.repo),
-                files=files,
-                manifest=self._manifest(row, files),
-            )
+            return read_details(self._store, session, require_version(session, reference))
+
+    def lineage(self, ref: str | Reference) -> Lineage:
+        reference = _parse(ref)
+        with self._database.reading() as session:
+            return family.lineage_of(session, Caller(alone=True), require_version(session, reference))
 
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)
         check_alias(alias)
-        with self._database.writing() as session:
+        with refusals_told(self._store, reference.full_name), self._database.writing() as session:
             version = require_version(session, reference)
-            aliases.promote(session, version, alias)
+            promote(session, self._store, version, alias)
             return version_of(version)
 
     def rollback(self, name: str | Reference, alias: str) -> Version:
@@ -155,26 +164,33 @@ class EmbeddedHub:
                 data = source.read_bytes()
             except OSError as error:
                 raise IntegrityError(f"{source} can no longer be read: {error.strerror or error}") from error
-            self._store.blobs.put(record.sha256, data, origin=str(source))
-            sha1 = git_oid(data) if is_text(path, len(data), data) else None
-            tree[path] = Blob(record.sha256, record.size, sha1)
+            tree[path] = self._put(path, data, origin=str(source), sha256=record.sha256)
             if path == CARD:
                 card = data.decode("utf-8", errors="replace")
+        if artifact.signature is not None:
+            tree[SIGNATURE] = self._put(SIGNATURE, artifact.signature, origin=str(artifact.path / SIGNATURE))
         self._store.register(tree.values())
         return tree, card
+
+    def _put(self, path: str, data: bytes, *, origin: str, sha256: str | None = None) -> Blob:
+        """Store the bytes of a file, whose digest is `sha256` if it is known."""
+        digest = sha256 or sha256_bytes(data)
+        self._store.blobs.put(digest, data, origin=origin)
+        return Blob(digest, len(data), git_oid(data) if is_text(path, len(data), data) else None)
+
+    def _signature(self, reference: Reference) -> bytes | None:
+        """The signature of a version, if this hub can be asked, knows it and has one: the cache may do without it."""
+        try:
+            with self._database.reading() as session:
+                blob = signatures.signature_of(session, require_version(session, reference))
+            return None if blob is None else self._store.read(blob, 0, blob.size)
+        except (NotFound, StorageError):
+            return None
 
     def _fetch(self, reference: Reference) -> Files:
         with self._database.reading() as session:
             files = files_of(require_version(session, reference))
         return ((file.path, self._blob(reference, file)) for file in files)
-
-    def _manifest(self, row: VersionRow, files: tuple[StoredFile, ...]) -> dict[str, Any] | None:
-        reference = Reference(None, row.repo.namespace, row.repo.name, f"v{row.number}")
-        for file in files:
-            if file.path == MANIFEST:
-                manifest: dict[str, Any] = json.loads(self._blob(reference, file))
-                return manifest
-        return None
 
     def _blob(self, reference: Reference, file: StoredFile) -> bytes:
         return self._store.blobs.get(file.sha256, origin=f"{file.path} of {reference}")
@@ -191,6 +207,12 @@ def _local(reference: Reference) -> Reference:
             hint=f"Leave out {reference.hub}::.",
         )
     return reference
+
+
+def _check_signature(bundle: bytes, files: Mapping[str, str], where: str) -> None:
+    from adapthub.hub import signing
+
+    signing.check_is_of(bundle, files, where)
 
 
 def _metadata(card: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from adapthub.adapters.errors import AdmissionError
 from adapthub.adapters.safetensors_header import Span, check_header, header_length
 from adapthub.hub.cards import card_metadata
 from adapthub.hub.completeness import check_complete
+from adapthub.hub.registry import UNKNOWN, Fit
 from adapthub.hub.trees import Blob, Tree, folders_of
 
 MAX_HEADER_BYTES = 8 * 2**20
@@ -40,11 +41,13 @@ Read = Callable[[Blob, int, int], bytes]
 
 @dataclass(frozen=True)
 class Inspected:
-    """What a tree says: `adapter` if it is a whole one, the text of its card and the metadata in it."""
+    """What a tree says: `adapter` if it is a whole one, the text of its card and the metadata in it. `fit`: whether the
+    adapter fits its base, which needs more than the tree to be known (fitting)."""
 
     adapter: Description | None
     card: str
     metadata: Mapping[str, Any]
+    fit: Fit = UNKNOWN
 
 
 def inspect_tree(tree: Tree, read: Read, *, where: str) -> Inspected:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adapthub.adapters.errors import InvalidReference, NotFound
 from adapthub.hub.reference import Reference
+from adapthub.hub.registry import Ancestor, Lineage
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Details, Registry, Version
@@ -22,42 +22,23 @@ MAX_VERSIONS = 1_000
 """How many versions one answer names; a graph beyond it is cut, and says so."""
 
 
-@dataclass(frozen=True)
-class Ancestor:
-    """One version of a graph: `name` is `namespace/name` as its child wrote it, `number` its version here.
-
-    `parents` are digests. `found` is False where this registry does not have it: what it comes from is then not known.
-    """
-
-    digest: str
-    name: str
-    number: int | None
-    parents: tuple[str, ...]
-    found: bool
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """A version and what it comes from, by digest, nearest first. `unpinned` are parents that name no digest, as they were
-    written; `cut`: there is more than MAX_VERSIONS."""
-
-    root: str
-    versions: Mapping[str, Ancestor]
-    unpinned: tuple[str, ...]
-    cut: bool
-
-
 def parent_of(version: Version) -> str:
     """How a manifest names this version as a parent."""
     return f"{version.name}@{version.digest.removeprefix('sha256:')}"
 
 
-def ancestors(registry: Registry, ref: str | Reference) -> Lineage:
+class Shows(Protocol):
+    """What of a registry lineage needs."""
+
+    def show(self, ref: Reference, /) -> Details: ...
+
+
+def ancestors(registry: Shows, ref: str | Reference) -> Lineage:
     """The version `ref` and everything that it comes from, as far as `registry` knows.
 
     Raises what `Registry.show` raises for `ref` itself.
     """
-    first = registry.show(ref)
+    first = registry.show(ref if isinstance(ref, Reference) else Reference.parse(ref))
     found: dict[str, Ancestor] = {}
     unpinned: list[str] = []
     waiting: deque[tuple[str, str, Details | None]] = deque(
@@ -125,7 +106,7 @@ def parents_in(manifest: Mapping[str, Any] | None) -> tuple[dict[str, Reference]
     return pinned, others
 
 
-def _shown(registry: Registry, reference: Reference) -> Details | None:
+def _shown(registry: Shows, reference: Reference) -> Details | None:
     """What the registry has under a pinned reference; None where it has no such thing, or it is another hub's."""
     if reference.hub is not None:
         return None

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from adapthub.adapters.errors import AdapterNotFound, RevisionNotFound
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.reference import NEWEST, Reference
+from adapthub.hub.storage.governance_tables import SignatureRow
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RepoRow, VersionRow
 from adapthub.hub.storage.types import hex_range
 
@@ -75,7 +76,8 @@ def _begins_with(repo: RepoRow, digits: str) -> ColumnElement[bool]:
     of_commit = select(CommitRow.id).where(
         CommitRow.repo_id == repo.id, CommitRow.oid.between(*hex_range(digits, 40))
     )
-    return or_(found, VersionRow.id.in_(of_commit))
+    of_signed = select(SignatureRow.version_id).where(SignatureRow.commit_id.in_(of_commit))
+    return or_(found, VersionRow.id.in_(of_commit), VersionRow.id.in_(of_signed))
 
 
 def _near_names(session: Session, reference: Reference) -> list[str]:

@@ -72,7 +72,7 @@ def files_of(row: VersionRow) -> tuple[StoredFile, ...]:
     return tuple(
         StoredFile(file.path, file.blob.sha256, file.blob.size)
         for file in row.commit.files
-        if file.path not in IGNORED
+        if file.path.partition("/")[0] not in IGNORED
     )
 
 

@@ -10,7 +10,7 @@ import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from adapthub.hub.reference import Reference
 
@@ -23,7 +23,8 @@ class Version:
     """One immutable version of an adapter. `name` is `namespace/name`; `number` counts from 1 within it.
 
     `digest` is "sha256:<hex>", `created` is in UTC, `size` the sum of its files in bytes. `repeated` is set
-    only in the answer to a push: the name already held this very digest, so nothing was added.
+    only in the answer to a push: the name already held this very digest, so nothing was added. The number is 0
+    where a plain hub counts none: on a branch, and in its lists, where digest and size are empty too.
     """
 
     name: str
@@ -111,11 +112,30 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether every tensor of a version lands on a module of its base, as was found when it was published.
+
+    `verdict`: "fits", or "unknown" where the hub had no record of the base; what does not fit is never published. `base` is
+    the digest of the fingerprint of the base that it was held against, `differences` what of that fingerprint is not as the
+    adapter recorded it, in words: then it was trained on another base of the same shapes.
+    """
+
+    verdict: Literal["fits", "unknown"]
+    base: str | None
+    differences: tuple[str, ...]
+
+
+UNKNOWN = Fit("unknown", None, ())
+"""Nobody could say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Details:
     """Everything about one version, and the versions and aliases beside it.
 
     `facts.metrics` holds every split. `versions` is newest first. `manifest` is `adapthub.json` as stored,
-    None where the adapter came without one.
+    None where the adapter came without one. `targets` are the ends of the names of the modules that it changes; it and `fit`
+    are None where the registry did not look, as for what was published before it could.
     """
 
     version: Version
@@ -124,6 +144,36 @@ class Details:
     aliases: tuple[Alias, ...]
     files: tuple[StoredFile, ...]
     manifest: Mapping[str, Any] | None
+    targets: tuple[str, ...] | None = None
+    fit: Fit | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """One version of a graph: `name` is `namespace/name` as its child wrote it, `number` its version here.
+
+    `parents` are digests. `found` is False where this registry does not have it: what it comes from is then not known.
+    """
+
+    digest: str
+    name: str
+    number: int | None
+    parents: tuple[str, ...]
+    found: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A version and what it comes from, by digest, nearest first. `unpinned` are parents that name no digest, as they were
+    written; `cut`: there is more than one answer names.
+
+    `descendants` are what came of it, nearest first, where the registry knows."""
+
+    root: str
+    versions: Mapping[str, Ancestor]
+    unpinned: tuple[str, ...]
+    cut: bool
+    descendants: Mapping[str, Ancestor] = field(default_factory=dict)
 
 
 class Registry(Protocol):
@@ -145,8 +195,8 @@ class Registry(Protocol):
         A digest that the name already holds makes no new version: the existing one is returned with
         `repeated` set (and `alias` moved to it); the newest version stays the newest. Raises IntegrityError,
         naming the file, when a file changed since the artifact was read, TensorMismatch, naming the tensor, when
-        it is not whole (see `completeness`), and Conflict where the name's newest version is known to be for
-        another task.
+        it is not whole (see `completeness`) or does not land on a base that is known here (`fitting`), and Conflict
+        where the name's newest version is known to be for another task.
         """
         ...
 
@@ -160,7 +210,7 @@ class Registry(Protocol):
 
     def pull(self, ref: str | Reference) -> Artifact:
         """The artifact, in a local folder of its own, every byte verified against the digest that `ref`
-        resolved to.
+        resolved to. Its `signature` is the newest that the registry has of it.
 
         The folder is a cache entry: the next pull reads it, verifies it again, and fetches anew what does not
         match. A reference by full digest that the cache holds needs no registry. Raises IntegrityError,
@@ -195,12 +245,22 @@ class Registry(Protocol):
         """Everything about the version that `ref` means now."""
         ...
 
+    def lineage(self, ref: str | Reference) -> Lineage:
+        """What the version that `ref` means now comes from, and what came of it, as far as this registry knows."""
+        ...
+
     def promote(self, ref: str | Reference, alias: str) -> Version:
         """Point `alias` at the version that `ref` means, and return it. Already there: nothing is recorded.
+        Raises Forbidden, naming each, where requirements of its gates do not hold.
 
         Raises InvalidReference for an alias that reads as a version or commit, or that means the newest
         version.
         """
+        ...
+
+    def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
+        """Let `bundle` be the signature of the version that `ref` means, in place of one that it has, and return the
+        version, which stays as it is. Raises SignatureError where it is not over exactly that version's files."""
         ...
 
     def rollback(self, name: str | Reference, alias: str) -> Version:

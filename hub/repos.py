@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict
-from adapthub.hub import indexing
+from adapthub.hub import indexing, knowledge
+from adapthub.hub.audit import MACHINE, Actor
+from adapthub.hub.events import happened
 from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
+from adapthub.hub.storage.governance_tables import ApprovalRow, GateRow, SignatureRow, WebhookRow
 from adapthub.hub.storage.tables import (
     AliasMoveRow,
     AliasRow,
@@ -39,7 +42,9 @@ class Settings:
     gated: Gated | None = None
 
 
-def make(session: Session, reference: Reference, settings: Settings = Settings()) -> RepoRow:
+def make(
+    session: Session, reference: Reference, settings: Settings = Settings(), *, actor: Actor = MACHINE
+) -> RepoRow:
     """A new repository without commits. Raises Conflict where the name is taken."""
     if find_repo(session, reference) is not None:
         raise taken(reference)
@@ -62,15 +67,16 @@ def make(session: Session, reference: Reference, settings: Settings = Settings()
     except IntegrityError as error:  # another writer was faster, as in PostgreSQL one may be
         raise taken(reference) from error
     indexing.index(session, repo, None, card="", metadata={}, now=now)
+    happened(session, actor, "repo.made", repo=repo.full_name, private=repo.private)
     return repo
 
 
-def find_or_make(session: Session, reference: Reference) -> RepoRow:
+def find_or_make(session: Session, reference: Reference, *, actor: Actor = MACHINE) -> RepoRow:
     """The repository of that name, locked; made where there is none."""
     repo = find_repo(session, reference)
     if repo is None:
         try:
-            repo = make(session, reference)
+            repo = make(session, reference, actor=actor)
         except Conflict:
             repo = require_repo(session, reference)
     return lock(session, repo)
@@ -91,19 +97,29 @@ def lock(session: Session, repo: RepoRow) -> RepoRow:
     ).one()
 
 
-def move(session: Session, repo: RepoRow, target: Reference, *, card: str) -> None:
-    """Give `repo` another name; what points at its versions by their digest does not notice. `card`: its text, which it is
-    found by. Raises Conflict where the name is taken."""
+def move(session: Session, repo: RepoRow, target: Reference, *, card: str, actor: Actor = MACHINE) -> None:
+    """Give `repo` another name; what points at its versions by their digest does not notice. Its own gates come along,
+    inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict where the name is
+    taken."""
     if find_repo(session, target) is not None:
         raise taken(target)
+    before = repo.full_name
+    _move_rules(session, repo, target)
     repo.namespace, repo.name = target.namespace, target.name
     version = newest_version(session, repo)
     indexing.index(session, repo, version, card=card, metadata=repo.card, now=datetime.now(UTC))
+    happened(session, actor, "repo.moved", repo=before, to=repo.full_name)
 
 
-def remove(session: Session, repo: RepoRow) -> None:
-    """Delete `repo` with all its history. Its blobs stay until they are collected."""
+def remove(session: Session, repo: RepoRow, *, actor: Actor = MACHINE) -> None:
+    """Delete `repo` with all its history. Its blobs stay until they are collected, and the audit log for good; so do gates
+    and webhooks of its name, for whoever makes one of that name again."""
     indexing.forget(session, repo)
+    full_name = repo.full_name
+    versions = select(VersionRow.id).where(VersionRow.repo_id == repo.id)
+    for beside in (ApprovalRow, SignatureRow):
+        session.execute(delete(beside).where(beside.version_id.in_(versions)))
+    knowledge.forget(session, repo)
     commits = select(CommitRow.id).where(CommitRow.repo_id == repo.id)
     session.execute(delete(AliasRow).where(AliasRow.repo_id == repo.id))
     # A rollback names the move that it took back, which may not go before it.
@@ -115,6 +131,7 @@ def remove(session: Session, repo: RepoRow) -> None:
     session.execute(delete(FileRow).where(FileRow.commit_id.in_(commits)))
     session.execute(delete(CommitRow).where(CommitRow.repo_id == repo.id))
     session.execute(delete(RepoRow).where(RepoRow.id == repo.id))
+    happened(session, actor, "repo.deleted", repo=full_name)
 
 
 def newest_version(session: Session, repo: RepoRow) -> VersionRow | None:
@@ -122,3 +139,15 @@ def newest_version(session: Session, repo: RepoRow) -> VersionRow | None:
     return session.scalar(
         select(VersionRow).where(VersionRow.repo_id == repo.id, VersionRow.number == repo.newest)
     )
+
+
+def _move_rules(session: Session, repo: RepoRow, target: Reference) -> None:
+    """Gates of the repository's own go where it goes; one of the same alias that is there already stays. Webhooks go along
+    inside the namespace alone: who was told of it here need not be told what it is elsewhere."""
+    kept = select(GateRow.alias).where(GateRow.namespace == target.namespace, GateRow.name == target.name)
+    own = (GateRow.namespace == repo.namespace, GateRow.name == repo.name)
+    values = {"namespace": target.namespace, "name": target.name}
+    session.execute(update(GateRow).where(*own, GateRow.alias.not_in(kept)).values(values))
+    if target.namespace == repo.namespace:
+        hooks = (WebhookRow.namespace == repo.namespace, WebhookRow.name == repo.name)
+        session.execute(update(WebhookRow).where(*hooks).values(values))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy import ColumnElement, Result, Select, and_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from adapthub.adapters.errors import InvalidSettings
@@ -76,12 +76,16 @@ def _newest() -> Select[RepoRow, VersionRow]:
 
 
 def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> list[Entry]:
+    return [entry_of(repo, version) for repo, version in _rows(session, query)]
+
+
+def _rows(session: Session, query: Select[RepoRow, VersionRow]) -> Result[RepoRow, VersionRow]:
     query = query.options(
         contains_eager(VersionRow.repo),
         joinedload(VersionRow.commit),
         selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
     )
-    return [entry_of(repo, version) for repo, version in session.execute(query)]
+    return session.execute(query)
 
 
 def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -89,17 +93,16 @@ def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return RepoRow.id.in_(select(TermRow.repo_id).where(*conditions))
 
 
-def _has_base(base: str) -> ColumnElement[bool]:
-    if _FINGERPRINT.fullmatch(base):
-        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
-        return has_term(TermRow.kind == "fingerprint", begins)
-    return has_term(TermRow.kind == "base", TermRow.term == base)
+def entries_of(session: Session, repo_ids: Sequence[int]) -> list[Entry]:
+    """The adapters with these keys, in this order."""
+    rows = _rows(session, _newest().where(RepoRow.id.in_(repo_ids)))
+    found = {repo.id: entry_of(repo, version) for repo, version in rows}
+    return [found[id] for id in repo_ids]
 
 
-def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
-    measured = metric_condition(expression)
-    of_repo = and_(MetricRow.repo_id == RepoRow.id, measured.holds)
-    return query.join(MetricRow, of_repo).order_by(measured.best_first)
+def is_fingerprint(base: str) -> bool:
+    """Whether a base is named by the digest of its fingerprint, or the beginning of one, and not by its id."""
+    return _FINGERPRINT.fullmatch(base) is not None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,12 @@ class MetricCondition:
     """A condition on rows of `metrics`, and the order that has the best of them first."""
 
     holds: ColumnElement[bool]
-    best_first: ColumnElement[float]
+    ascending: bool
+
+    @property
+    def best_first(self) -> ColumnElement[float]:
+        """Of `metrics.value`."""
+        return MetricRow.value.asc() if self.ascending else MetricRow.value.desc()
 
 
 def metric_condition(expression: str) -> MetricCondition:
@@ -119,4 +127,17 @@ def metric_condition(expression: str) -> MetricCondition:
         )
     name, sign, number = match.groups()
     holds = and_(MetricRow.name == name, _COMPARE[sign](MetricRow.value, float(number)))
-    return MetricCondition(holds, MetricRow.value.asc() if "<" in sign else MetricRow.value.desc())
+    return MetricCondition(holds, ascending="<" in sign)
+
+
+def _has_base(base: str) -> ColumnElement[bool]:
+    if is_fingerprint(base):
+        begins = and_(TermRow.term >= base, TermRow.term < f"{base}g")
+        return has_term(TermRow.kind == "fingerprint", begins)
+    return has_term(TermRow.kind == "base", TermRow.term == base)
+
+
+def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+    measured = metric_condition(expression)
+    of_repo = and_(MetricRow.repo_id == RepoRow.id, measured.holds)
+    return query.join(MetricRow, of_repo).order_by(measured.best_first)

@@ -1,43 +1,79 @@
-"""Signatures kept by the digest of what they sign, in a folder: for adapters whose files cannot change any more.
+"""Signatures of versions: the file model.sig in a tree whose other files are the version's.
 
-A signature beside a folder is `model.sig` in it. A published version has a digest, and its signature may come later; it is
-the same wherever that digest lies. Keeps bytes and verifies none.
+It is no part of the digest, so a version may be signed when it is pushed or later: a commit that adds model.sig to a
+version's files, on any branch, makes no new version, and its tree is from then on what the version's number, its aliases
+and its digest mean (revisions). The newest counts. One over other files than lie beside it counts for nothing. Knows no
+keys: whether somebody trusted made it is asked of `signing.verify`.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
+from collections.abc import Mapping
 
-from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
-from adapthub.adapters.errors import InvalidInput
-from adapthub.adapters.files import write_bytes
-from adapthub.adapters.home import home
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+from adapthub.adapters.admission import IGNORED, MAX_BYTES, SIGNATURE
+from adapthub.adapters.errors import SignatureError
+from adapthub.hub.inspection import Inspected, Read
+from adapthub.hub.storage.governance_tables import SignatureRow
+from adapthub.hub.storage.tables import CommitRow, VersionRow
+from adapthub.hub.store import blob_ids
+from adapthub.hub.trees import Blob, Tree, read_tree
 
 
-class Signatures:
-    """The folder `root` (default: `signatures/` in AdaptHub's home), made on first use. Any number of processes may share
-    it; of two who put one digest's signature at once, the last wins whole."""
+def is_signed(tree: Tree, inspected: Inspected, read: Read, *, where: str) -> bool:
+    """Whether `tree` is a whole adapter with a signature of exactly its files."""
+    blob = tree.get(SIGNATURE)
+    if inspected.adapter is None or blob is None or blob.size > MAX_BYTES[SIGNATURE]:
+        return False
+    from adapthub.hub import signing
 
-    def __init__(self, root: Path | None = None) -> None:
-        self._root = home() / "signatures" if root is None else root
+    try:
+        signing.check_is_of(read(blob, 0, blob.size), digests_of(tree), where)
+    except SignatureError:
+        return False
+    return True
 
-    def get(self, digest: str) -> bytes | None:
-        """The signature of "sha256:<hex>", None where there is none; never more than admission reads."""
-        path = self._path(digest)
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES[SIGNATURE] + 1)
 
-    def put(self, digest: str, bundle: bytes) -> None:
-        """Keep the signature of "sha256:<hex>", in place of one that is there. Raises StorageError."""
-        write_bytes(self._path(digest), bundle)
+def attach(session: Session, version: VersionRow, commit: CommitRow, blob: Blob) -> bool:
+    """Let `blob`, which `commit` has as its model.sig, be the version's signature. Whether it was not that already."""
+    key = blob_ids(session, [blob.sha256])[blob.sha256]
+    row = session.get(SignatureRow, version.id)
+    if row is None:
+        session.add(SignatureRow(version_id=version.id, commit_id=commit.id, blob_id=key))
+    elif row.blob_id != key:
+        row.commit_id, row.blob_id = commit.id, key
+    else:
+        return False
+    session.flush()
+    return True
 
-    def _path(self, digest: str) -> Path:
-        match = _DIGEST.fullmatch(digest)
-        if match is None:
-            raise InvalidInput(f"{digest!r} is not a digest", hint="It reads sha256: and 64 hex digits.")
-        return self._root / f"{match[1]}.sig"
+
+def signed_commit(session: Session, version_id: int) -> CommitRow | None:
+    """The commit that has the version's files and its signature, if it has one."""
+    row = session.get(SignatureRow, version_id)
+    return None if row is None else row.commit
+
+
+def signature_of(session: Session, version: VersionRow) -> Blob | None:
+    """The version's model.sig, if it has one."""
+    row = session.get(SignatureRow, version.id)
+    return None if row is None else Blob(row.blob.sha256, row.blob.size, row.blob.sha1)
+
+
+def files_of_version(session: Session, version: VersionRow) -> dict[str, Blob]:
+    """The files that a version's digest is over, and so its signature."""
+    tree = read_tree(session, version.id)
+    return {path: tree[path] for path in digests_of(tree)}
+
+
+def digests_of(tree: Tree) -> Mapping[str, str]:
+    """sha256 by path of the files of `tree` that a digest and a signature are over."""
+    return {path: blob.sha256 for path, blob in tree.items() if path.partition("/")[0] not in IGNORED}
+
+
+def version_of_commit(session: Session, commit: CommitRow) -> VersionRow | None:
+    """The version that a commit is, or is the signed form of."""
+    signed = select(SignatureRow.version_id).where(SignatureRow.commit_id == commit.id)
+    return session.get(VersionRow, session.scalar(signed) or commit.id)

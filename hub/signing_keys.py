@@ -54,6 +54,11 @@ class PublicKey:
         """The key under a name by which errors speak of it."""
         return cls(name, key, sha256_bytes(_pem(key)))
 
+    @property
+    def pem(self) -> str:
+        """Its text."""
+        return _pem(self.key).decode()
+
 
 def create_key(name: str) -> PublicKey:
     """Make a private key `name` and trust its public half. Raises Conflict where the name is taken."""
@@ -91,21 +96,27 @@ def private_key(word: str | None = None) -> ec.EllipticCurvePrivateKey:
         raise InvalidInput(f"{path} is not a private key in PEM: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidInput(f"{path} is not an elliptic-curve key", hint="Make one: adapt key create NAME.")
-    _check_curve(key.curve, path)
+    _check_curve(key.curve, str(path))
     return key
 
 
 def public_key(word: str) -> PublicKey:
     """The public key in the file `word`, or the trusted one of that name. Raises as `private_key`."""
     path = _find(word, _trusted_path, [key.stem for key in _trusted().glob("*.pub")])
+    return parse_public_key(_read(path), path.stem, where=str(path))
+
+
+def parse_public_key(data: bytes, name: str, *, where: str | None = None) -> PublicKey:
+    """The public key of this PEM text, called `name`. Raises InvalidInput, naming `where` it comes from."""
+    where = where or f"the key {name}"
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InvalidInput(f"{path} is not a public key in PEM: {error}") from error
+        raise InvalidInput(f"{where} is not a public key in PEM: {error}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise InvalidInput(f"{path} is not an elliptic-curve key")
-    _check_curve(key.curve, path)
-    return PublicKey.of(path.stem, key)
+        raise InvalidInput(f"{where} is not an elliptic-curve key")
+    _check_curve(key.curve, where)
+    return PublicKey.of(name, key)
 
 
 def trust(name: str, file: Path) -> PublicKey:
@@ -180,9 +191,9 @@ def _pem(key: ec.EllipticCurvePublicKey) -> bytes:
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def _check_curve(curve: ec.EllipticCurve, path: Path) -> None:
+def _check_curve(curve: ec.EllipticCurve, where: str) -> None:
     if curve.name not in _HASHES:
-        raise InvalidInput(f"{path} is a key of the curve {curve.name}", hint=f"Use {', '.join(_HASHES)}.")
+        raise InvalidInput(f"{where} is a key of the curve {curve.name}", hint=f"Use {', '.join(_HASHES)}.")
 
 
 def _checked(name: str) -> str:

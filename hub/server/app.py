@@ -6,7 +6,6 @@ A new part of the hub is a module with a `router`, added to ROUTERS. Does not op
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,19 +16,31 @@ from starlette.requests import ClientDisconnect
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub.server import (
     account_api,
+    adapters_api,
+    alias_api,
+    audit_api,
+    bases_api,
+    bundle_api,
+    diff_api,
     info_api,
+    leaderboard_api,
     lfs_api,
     lfs_transfer_api,
     login_api,
+    namespace_api,
+    publish_api,
     refs_api,
+    registry_api,
+    relations_api,
     repo_api,
     resolve_api,
+    review_api,
     rewriting_api,
     tree_api,
     upload_api,
 )
 from adapthub.hub.server.bodies import BoundedBodies
-from adapthub.hub.server.errors import error_body, headers_of, message_headers, status_of
+from adapthub.hub.server.errors import error_body, headers_of, message_headers, own_error_body, status_of
 from adapthub.hub.server.pages import failures
 from adapthub.hub.server.pages import routes as pages
 from adapthub.hub.server.rates import RateHeaders
@@ -43,6 +54,18 @@ _LOG = logging.getLogger(__name__)
 ROUTERS = (
     account_api,
     login_api,
+    registry_api,
+    publish_api,
+    alias_api,
+    bundle_api,
+    audit_api,
+    namespace_api,
+    review_api,
+    adapters_api,
+    bases_api,
+    leaderboard_api,
+    relations_api,
+    diff_api,
     repo_api,
     refs_api,
     rewriting_api,
@@ -83,7 +106,9 @@ def _handle_errors(app: FastAPI) -> None:
     async def ours(request: Request, error: AdaptHubError) -> Response:
         if status_of(error) >= 500:
             _LOG.error("a request failed: %s", error, exc_info=error if status_of(error) == 500 else None)
-        return _refusal(request, str(error), status_of(error), headers_of(error))
+        if failures.wants_page(request):
+            return failures.failure_page(request, str(error), status_of(error), headers_of(error))
+        return JSONResponse(own_error_body(error), status_of(error), headers_of(error))
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> Response:
@@ -109,11 +134,9 @@ def _handle_errors(app: FastAPI) -> None:
         return _refusal(request, f"the server failed: {type(error).__name__}", 500)
 
 
-def _refusal(
-    request: Request, message: str, status: int, headers: Mapping[str, str] | None = None
-) -> Response:
-    """The error as JSON; as a page, where a browser asked for one."""
-    headers = headers or message_headers(message)
+def _refusal(request: Request, message: str, status: int) -> Response:
+    """What is no error of ours, as JSON; as a page, where a browser asked for one."""
+    headers = message_headers(message)
     if failures.wants_page(request):
         return failures.failure_page(request, message, status, headers)
     return JSONResponse(error_body(message), status, headers)

@@ -54,7 +54,7 @@ class BoundedBodies:
                 raise HTTPException(408, words, {"Connection": "close"}) from None
             body.received += len(message.get("body", b""))
             if body.received > body.most:
-                raise _too_large(body.most)
+                raise too_large(body.most)
             body.complete = not message.get("more_body", False)
             return message
 
@@ -70,12 +70,13 @@ async def pieces(request: Request, most: int) -> AsyncIterator[bytes]:
     """The body as it comes. Raises HTTPException: 413 where it has more than `most` bytes, 408 where it is too slow."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
-        raise _too_large(most)
+        raise too_large(most)
     body: _Body = request.scope["state"][_STATE]
     body.most = most
     async for piece in request.stream():
         yield piece
 
 
-def _too_large(most: int) -> HTTPException:
+def too_large(most: int) -> HTTPException:
+    """413, for a body that is."""
     return HTTPException(413, f"the body is larger than {most:,} bytes")

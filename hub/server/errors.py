@@ -24,11 +24,13 @@ from adapthub.adapters.errors import (
     Unauthorized,
 )
 from adapthub.hub.access import Gated
+from adapthub.hub.gates import GateRefused
 
 # The first that an error is one of: its status, and the code that clients make an exception of their own from.
 _KINDS: tuple[tuple[type[AdaptHubError], int, str | None], ...] = (
     (Unauthorized, 401, None),
     (Gated, 403, "GatedRepo"),
+    (GateRefused, 403, "GateRefused"),
     (Forbidden, 403, None),
     (RateLimited, 429, None),
     (AdapterNotFound, 404, "RepoNotFound"),
@@ -71,7 +73,21 @@ def message_headers(message: str, code: str | None = None) -> dict[str, str]:
 
 def error_body(message: str) -> Mapping[str, str]:
     """The JSON body. What is no Unicode in a message is replaced."""
-    return {"error": message.encode(errors="replace").decode()}
+    return {"error": _unicode(message)}
+
+
+def own_error_body(error: AdaptHubError) -> Mapping[str, str | None]:
+    """The JSON body of an error of ours, from which our client makes the very same one."""
+    return {
+        **error_body(str(error)),
+        "kind": type(error).__name__,
+        "message": _unicode(error.message),
+        "hint": None if error.hint is None else _unicode(error.hint),
+    }
+
+
+def _unicode(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _kind(error: AdaptHubError) -> tuple[type[AdaptHubError], int, str | None]:

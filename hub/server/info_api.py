@@ -14,10 +14,14 @@ from adapthub.adapters.errors import AdmissionError, InvalidSettings
 from adapthub.hub import listing
 from adapthub.hub.access import readable_repo
 from adapthub.hub.cards import card_metadata
+from adapthub.hub.documents import facts_record, fit_record, version_record
+from adapthub.hub.knowledge import known_of
+from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.revisions import head_of, require_commit
 from adapthub.hub.server.answers import only, repo_info, siblings
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.signatures import version_of_commit
 from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow
 from adapthub.hub.trees import Tree, read_tree, read_trees
 
@@ -137,6 +141,7 @@ def _info(
         found = repo_info(repo, commit)
         is_head = commit is None or (head is not None and commit.id == head.id)
         found["cardData"] = repo.card if is_head else None
+        found["adapthub"] = None if commit is None else _known(session, commit)
     if found["cardData"] is None:
         found["cardData"] = _metadata(serving, tree)
     found["siblings"] = siblings(tree, blobs=blobs)
@@ -144,6 +149,20 @@ def _info(
     if security:
         found["securityRepoStatus"] = {"scansDone": True, "filesWithIssues": []}
     return only(found, expand) if expand else found
+
+
+def _known(session: Session, commit: CommitRow) -> dict[str, Any] | None:
+    """What this hub knows of a commit that is a version; None of any other."""
+    version = version_of_commit(session, commit)
+    if version is None:
+        return None
+    known = known_of(session, [version.id]).get(version.id)
+    return {
+        **version_record(version_of(version)),
+        **facts_record(facts_of(version)),
+        "targets": None if known is None else list(known.structure.targets),
+        "fit": fit_record(None if known is None else known.fit),
+    }
 
 
 def _heads(session: Session, repos: Any) -> dict[int, CommitRow]:

@@ -20,10 +20,9 @@ from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub import uploads
 from adapthub.hub.reference import Reference
 from adapthub.hub.server import lfs_urls
-from adapthub.hub.server.bodies import pieces
 from adapthub.hub.server.dependencies import Target, TheServing
+from adapthub.hub.server.receiving import keep_body
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.blobs import PIECE_BYTES, Incoming
 from adapthub.hub.trees import Blob
 
 router = APIRouter(prefix="/{namespace}/{name}.git/info/lfs/objects", tags=["uploads"])
@@ -50,12 +49,7 @@ class Completion(BaseModel):
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
     size = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
-    incoming = await run_in_threadpool(serving.store.blobs.incoming)
-    try:
-        await _receive(request, incoming, size)
-        await run_in_threadpool(incoming.keep, oid, origin="the upload")
-    finally:
-        await run_in_threadpool(incoming.close)
+    await keep_body(request, serving.store.blobs, size, sha256=oid)
     await run_in_threadpool(uploads.received, serving.store, target, [Blob(oid, size)])
     return Response()
 
@@ -67,13 +61,7 @@ async def upload_part(
     """The bytes of one part; the same part may come again."""
     name = f"{oid}/{number}"
     size = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
-    incoming = await run_in_threadpool(serving.store.blobs.incoming)
-    try:
-        await _receive(request, incoming, size)
-        sha256 = incoming.sha256
-        await run_in_threadpool(incoming.keep, sha256, origin="the part")
-    finally:
-        await run_in_threadpool(incoming.close)
+    sha256 = await keep_body(request, serving.store.blobs, size, origin="the part")
     seconds = serving.limits.upload_seconds
     receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size, seconds)
     return Response(headers={"ETag": f'"{receipt}"'})
@@ -120,17 +108,3 @@ def _parts(serving: Serving, target: Reference, oid: str, parts: Sequence[Part])
         for part in ordered
     ]
     return [Blob(sha256, size) for sha256, size in receipts]
-
-
-async def _receive(request: Request, incoming: Incoming, size: int) -> None:
-    """Write the body piece by piece. Raises HTTPException 413 where it is larger than `size`, InvalidSettings where it ended
-    before."""
-    waiting = bytearray()
-    async for piece in pieces(request, size):
-        waiting += piece
-        if len(waiting) >= PIECE_BYTES:
-            await run_in_threadpool(incoming.write, bytes(waiting))
-            waiting.clear()
-    await run_in_threadpool(incoming.write, bytes(waiting))
-    if incoming.size != size:
-        raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")

@@ -23,6 +23,7 @@ from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.hub.accounts import any_token
 from adapthub.hub.server.app import create_app
 from adapthub.hub.server.serving import Limits, Serving
+from adapthub.hub.server.webhook_sender import Sender, WebhookSettings
 
 _LOG = logging.getLogger(__name__)
 _POLL = 0.02  # seconds
@@ -43,6 +44,7 @@ class ServerSettings:
     database: str | None = None
     blobs: str | None = None
     limits: Limits = field(default_factory=Limits)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,14 @@ def serve(settings: ServerSettings, *, announce: Callable[[Running], None] = lam
     serving = Serving.open(
         settings.data, database=settings.database, blobs=settings.blobs, limits=settings.limits
     )
+    sender = Sender(serving.store.database, settings.webhooks)
     try:
         _check_host(serving, settings.host)
         with _listener(settings) as listener:
+            sender.start()
             asyncio.run(_run(serving, listener, announce))
     finally:
+        sender.close()
         serving.close()
 
 

@@ -10,8 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapthub.hub import refs
-from adapthub.hub.access import readable_repo, writable_repo
-from adapthub.hub.revisions import require_commit
+from adapthub.hub.access import Caller, readable_repo, writable_repo
+from adapthub.hub.events import happened
+from adapthub.hub.gates import check_not_guarded
+from adapthub.hub.revisions import require_commit, standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
 
@@ -58,7 +60,10 @@ def make_branch(
     start = None if body is None else body.startingPoint
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
-        refs.make_branch(session, repo, revision, require_commit(session, repo, start or "main"))
+        commit = require_commit(session, repo, start or "main")
+        check_not_guarded(session, repo, revision)
+        refs.make_branch(session, repo, revision, commit)
+        _tell(session, caller, repo, "branch.made", branch=revision, commit=commit.oid)
     return Response()
 
 
@@ -66,7 +71,9 @@ def make_branch(
 def delete_branch(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
     """Delete a branch; its commits stay for as long as the repository."""
     with serving.store.database.writing() as session:
-        refs.delete(session, writable_repo(session, caller, target), revision, is_tag=False)
+        repo = writable_repo(session, caller, target)
+        refs.delete(session, repo, revision, is_tag=False)
+        _tell(session, caller, repo, "branch.deleted", branch=revision)
     return Response()
 
 
@@ -78,7 +85,9 @@ def make_tag(
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
         commit = require_commit(session, repo, revision)
+        check_not_guarded(session, repo, body.tag)
         refs.make_tag(session, repo, body.tag, commit, message=body.message or "")
+        _tell(session, caller, repo, "tag.made", tag=body.tag, commit=commit.oid)
     return Response()
 
 
@@ -86,18 +95,24 @@ def make_tag(
 def delete_tag(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
     """Take a tag away."""
     with serving.store.database.writing() as session:
-        refs.delete(session, writable_repo(session, caller, target), revision, is_tag=True)
+        repo = writable_repo(session, caller, target)
+        refs.delete(session, repo, revision, is_tag=True)
+        _tell(session, caller, repo, "tag.deleted", tag=revision)
     return Response()
+
+
+def _tell(session: Session, caller: Caller, repo: RepoRow, action: str, **detail: str) -> None:
+    session.flush()
+    happened(session, caller.actor, action, repo=repo.full_name, **detail)
 
 
 def _aliases(session: Session, repo: RepoRow) -> list[dict[str, str]]:
     rows = session.execute(
-        select(AliasRow.alias, CommitRow.oid)
-        .join(CommitRow, CommitRow.id == AliasRow.version_id)
+        select(AliasRow.alias, AliasRow.version_id)
         .where(AliasRow.repo_id == repo.id)
         .order_by(AliasRow.alias)
     )
-    return [_ref(alias, "aliases", oid) for alias, oid in rows]
+    return [_ref(alias, "aliases", standing_commit(session, id).oid) for alias, id in rows]
 
 
 def _ref(name: str, kind: str, oid: str) -> dict[str, str]:

@@ -7,16 +7,20 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import CARD
 from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.hub import commits, quotas, repos
-from adapthub.hub.access import Caller, require_write, writable_repo
+from adapthub.hub.access import Caller, require_role, require_write, writable_repo
+from adapthub.hub.events import happened
+from adapthub.hub.gates import is_guarded
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, origin
 from adapthub.hub.server.errors import error_body, message_headers
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.tables import RepoRow
 from adapthub.hub.trees import read_tree
 
 router = APIRouter(tags=["repositories"])
@@ -76,7 +80,7 @@ def create(body: Creation, request: Request, serving: TheServing, caller: TheCal
     try:
         with serving.store.database.writing() as session:
             require_write(session, caller, target.namespace)
-            repo = repos.make(session, target, repos.Settings(private=bool(private)))
+            repo = repos.make(session, target, repos.Settings(private=bool(private)), actor=caller.actor)
             commits.begin(session, repo, author=caller.account)
     except Conflict as error:
         # Clients that do not mind read on from here.
@@ -88,7 +92,8 @@ def create(body: Creation, request: Request, serving: TheServing, caller: TheCal
 def delete(body: Named, serving: TheServing, caller: TheCaller) -> Response:
     """Delete a repository with all its history."""
     with serving.store.database.writing() as session:
-        repos.remove(session, writable_repo(session, caller, body.target(caller)))
+        repo = _unguarded_repo(session, caller, body.target(caller))
+        repos.remove(session, repo, actor=caller.actor)
     return Response()
 
 
@@ -99,10 +104,10 @@ def move(body: Moving, serving: TheServing, caller: TheCaller) -> Response:
     source, target = Reference.parse(body.fromRepo), Reference.parse(body.toRepo)
     card = _card(serving, caller, source)
     with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, source)
+        repo = _unguarded_repo(session, caller, source)
         require_write(session, caller, target.namespace)
         quotas.check_move(session, repo, target.namespace)
-        repos.move(session, repo, target, card=card)
+        repos.move(session, repo, target, card=card, actor=caller.actor)
     return Response()
 
 
@@ -116,7 +121,23 @@ def settings(body: Change, target: Target, serving: TheServing, caller: TheCalle
             repo.private = private
         if body.gated is not None:
             repo.gated = body.gated or None
+        happened(
+            session,
+            caller.actor,
+            "repo.settings",
+            repo=repo.full_name,
+            private=repo.private,
+            gated=repo.gated,
+        )
         return {"private": repo.private, "gated": repo.gated or False}
+
+
+def _unguarded_repo(session: Session, caller: Caller, target: Reference) -> RepoRow:
+    """A repository that the caller may move or delete: where gates hold, only an admin, for its aliases go with it."""
+    repo = writable_repo(session, caller, target)
+    if is_guarded(session, repo):
+        require_role(session, caller, repo.namespace, "admin")
+    return repo
 
 
 def _card(serving: Serving, caller: Caller, source: Reference) -> str:

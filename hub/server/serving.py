@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapthub.adapters.home import make_folder, unusable
+from adapthub.hub.differ import Differ
 from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.signed_urls import Signer
 from adapthub.hub.server.xet import XetFacade
@@ -49,6 +50,7 @@ class Serving:
     store: Store
     signer: Signer
     xet: XetFacade
+    differ: Differ
     limits: Limits = field(default_factory=Limits)
     rates: Rates | None = None
 
@@ -66,7 +68,8 @@ class Serving:
         secret = _secret(root / SECRET)
         xet = XetFacade(root / XET, XetStore(store), secret)
         limits = limits or Limits()
-        return cls(store, Signer(secret), xet, limits, None if limits.rate is None else Rates(*limits.rate))
+        rates = None if limits.rate is None else Rates(*limits.rate)
+        return cls(store, Signer(secret), xet, Differ(store.blobs), limits, rates)
 
     def sweep(self) -> None:
         """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""
@@ -74,7 +77,8 @@ class Serving:
         self.xet.sweep()
 
     def close(self) -> None:
-        """Let go of the database. Idempotent."""
+        """Let go of the database, and end what runs. Idempotent."""
+        self.differ.close()
         self.store.database.close()
 
 

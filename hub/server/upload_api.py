@@ -152,7 +152,7 @@ def _commit(
 ) -> commits.Committed:
     header, changes = _read(serving, target, body)
     message = f"{header.summary}\n\n{header.description}" if header.description else header.summary
-    proposal = commits.Proposal(changes, message, caller.account, header.parentCommit)
+    proposal = commits.Proposal(changes, message, caller.account, header.parentCommit, caller.token)
     return commits.commit(serving.store, target, proposal, branch.removeprefix("refs/heads/"))
 
 

@@ -11,13 +11,14 @@ from adapthub.hub.storage.tables import Base
 
 
 class AccountRow(Base):
-    """Somebody, by name. The namespace of that name is theirs."""
+    """Somebody, by name. The namespace of that name is theirs. `removed`: when they were; nobody gets their name."""
 
     __tablename__ = "accounts"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created: Mapped[datetime]
+    removed: Mapped[datetime | None]
 
     tokens: Mapped[list[TokenRow]] = relationship(back_populates="account", order_by="TokenRow.created")
 

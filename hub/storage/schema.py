@@ -6,12 +6,14 @@ from __future__ import annotations
 
 from adapthub.hub.storage.account_tables import AccountRow
 from adapthub.hub.storage.database import Schema
+from adapthub.hub.storage.governance_tables import AuditRow
+from adapthub.hub.storage.knowledge_tables import KnowledgeRow
 from adapthub.hub.storage.migrations import upgrade
 from adapthub.hub.storage.tables import SCHEMA, Base, SchemaRow
 from adapthub.hub.storage.text import created_with
 from adapthub.hub.storage.upkeep_tables import SentRow
 
-_EVERY_MODULE = (AccountRow, SentRow)
+_EVERY_MODULE = (AccountRow, AuditRow, KnowledgeRow, SentRow)
 
 created_with(Base.metadata)
 

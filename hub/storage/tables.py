@@ -152,7 +152,11 @@ class VersionRow(Base):
     """
 
     __tablename__ = "versions"
-    __table_args__ = (UniqueConstraint("repo_id", "number"), UniqueConstraint("repo_id", "digest"))
+    __table_args__ = (
+        UniqueConstraint("repo_id", "number"),
+        UniqueConstraint("repo_id", "digest"),
+        Index("versions_by_digest", "digest"),
+    )
 
     id: Mapped[int] = mapped_column(ForeignKey("commits.id"), primary_key=True)
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id"))

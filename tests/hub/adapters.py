@@ -11,6 +11,7 @@ import numpy
 from safetensors.numpy import save
 
 from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.base_record import KnownBase
 from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.fingerprint import Fingerprint
 from adapthub.adapters.manifest import BaseRecord, Manifest, Metric
@@ -79,3 +80,25 @@ def write_adapter(
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of every file of an adapter's folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def known_base(
+    *, base: str = "org/base", base_seed: int = 0, width: int = 8, module: str = MODULE
+) -> KnownBase:
+    """The record of a base of one layer that `write_adapter` makes adapters for."""
+    name = module.removeprefix("base_model.model.")
+    return KnownBase(
+        id=base,
+        revision=None,
+        fingerprint=fingerprint(base_seed),
+        model_type="bert",
+        prefix="bert",
+        backbone="",
+        output=None,
+        hidden_size=width,
+        layers=1,
+        key_value_heads=1,
+        head_size=width,
+        kinds={name: "linear"},
+        parameters={f"{name}.weight": (width, width), f"{name}.bias": (width,)},
+    )

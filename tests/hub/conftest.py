@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from adapthub.hub.connection import Connection
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Registry
+from adapthub.hub.remote import RemoteHub
 from tests.hub.postgres import Postgres, postgres, programs
-
-
-def open_embedded(folder: Path) -> Registry:
-    return EmbeddedHub(folder / "hub", cache=folder / "cache")
+from tests.hub.server.live import HubServer, live
 
 
 @pytest.fixture(scope="session")
@@ -26,18 +26,38 @@ def new_database() -> Iterator[Postgres]:
         yield new
 
 
-REGISTRIES: dict[str, Callable[[Path], Registry]] = {"embedded": open_embedded}
-"""A kind of registry, and how to open one that is kept in a folder; opening it twice is opening the same
-one."""
+@contextmanager
+def served() -> Iterator[Callable[[Path], Registry]]:
+    """Opens hubs by HTTP, each kept in a folder and served on loopback, to an account that may do everything."""
+    with ExitStack() as running:
+        servers: dict[Path, HubServer] = {}
+        tokens: dict[Path, str] = {}
+
+        def open_served(folder: Path) -> Registry:
+            if folder not in servers:
+                servers[folder] = running.enter_context(live(folder / "hub"))
+                tokens[folder] = servers[folder].token("ada", "admin")
+            return RemoteHub(Connection(servers[folder].url, tokens[folder]), cache=folder / "cache")
+
+        yield open_served
+        for server in servers.values():
+            server.running.stop()  # all at once: each takes a moment
 
 
-@pytest.fixture(scope="module", params=[*REGISTRIES, pytest.param("postgres", marks=pytest.mark.slow)])
-def open_registry(request: pytest.FixtureRequest) -> Callable[[Path], Registry]:
-    """How to open a registry of each kind."""
-    if request.param != "postgres":
-        return REGISTRIES[request.param]
-    urls: defaultdict[Path, str] = defaultdict(request.getfixturevalue("new_database"))
-    return lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache", database=urls[folder])
+@pytest.fixture(
+    scope="module", params=["embedded", "served", pytest.param("postgres", marks=pytest.mark.slow)]
+)
+def open_registry(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Registry]]:
+    """How to open a registry of each kind, kept in a folder; opening it twice is opening the same one."""
+    match request.param:
+        case "embedded":
+            yield lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache")
+        case "served":
+            with served() as open_served:
+                yield open_served
+        case _:
+            urls: defaultdict[Path, str] = defaultdict(request.getfixturevalue("new_database"))
+            yield lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache", database=urls[folder])
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import IntegrityError, InvalidSettings, StorageError
+from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.hub import open_hub
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.storage.tables import SCHEMA
@@ -53,13 +53,6 @@ def test_a_hub_in_a_folder_of_choice(own_home: Path, tmp_path: Path) -> None:
     open_hub(tmp_path / "mine").push(write_adapter(tmp_path / "made"), "acme/ner")
     assert [entry.name for entry in EmbeddedHub(tmp_path / "mine").list()] == ["acme/ner"]
     assert open_hub().list() == []
-
-
-@pytest.mark.parametrize("where", ["hf", "https://hub.example", "embedded"])
-def test_hubs_that_this_build_does_not_open(where: str) -> None:
-    with pytest.raises(InvalidSettings, match=r"embedded hubs only.*open_hub\(\)") as caught:
-        open_hub(where)
-    assert repr(where) in str(caught.value)
 
 
 def test_importing_the_hub_loads_no_database_and_no_torch() -> None:

@@ -50,7 +50,8 @@ def test_it_answers_as_it_did(old_hub: Path, tmp_path: Path) -> None:
     answers = json.loads((OLD / "answers.json").read_text())
     hub = EmbeddedHub(old_hub, cache=tmp_path / "cache")
     for name, shown in answers["show"].items():
-        assert as_answered(asdict(hub.show(name))) == shown, name
+        unknown = {"targets": None, "fit": None}  # nobody looked
+        assert as_answered(asdict(hub.show(name))) == {**shown, **unknown}, name
     assert as_answered([asdict(entry) for entry in hub.list()]) == answers["list"]
     for conditions, names in answers["search"]:
         assert [entry.name for entry in hub.search(**conditions)] == names, conditions

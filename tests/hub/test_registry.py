@@ -1,12 +1,14 @@
-"""The contract of a registry. Every kind of registry in conftest.REGISTRIES runs through all of it."""
+"""The contract of a registry. Every kind of registry that conftest opens runs through all of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import (
@@ -17,9 +19,11 @@ from adapthub.adapters.errors import (
     InvalidReference,
     InvalidSettings,
     RevisionNotFound,
+    SignatureError,
 )
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Metric, Move, Registry
+from adapthub.hub.signing import sign
 from tests.hub.adapters import contents, fingerprint, manifest, write_adapter
 
 Open = Callable[[Path], Registry]
@@ -462,3 +466,42 @@ def test_two_open_at_once_see_each_other(
     one.push(adapters[0], "acme/ner", alias="prod")
     assert other.push(adapters[1], "acme/ner", alias="prod").number == 2
     assert one.resolve("acme/ner@prod").number == 2
+
+
+# signatures
+
+KEY, OTHER = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+
+
+def test_a_signature_comes_with_a_push_and_later(registry: Registry, adapters: list[Artifact]) -> None:
+    first, second = (sign(adapter.sha256s, KEY) for adapter in adapters[:2])
+    assert registry.push(replace(adapters[0], signature=first), "acme/ner").digest == adapters[0].digest
+    assert registry.pull("acme/ner").signature == first
+    registry.push(adapters[1], "acme/ner", alias="prod")
+    assert registry.pull("acme/ner").signature is None
+    assert registry.pull("acme/ner@v1").signature == first
+    signed = registry.attach_signature("acme/ner@prod", second)
+    assert (signed.number, signed.digest) == (2, adapters[1].digest)
+    assert [registry.pull(f"acme/ner{which}").signature for which in ("", "@v2", "@prod")] == [second] * 3
+    details = registry.show("acme/ner")
+    assert (len(details.versions), {file.path for file in details.files}) == (2, set(adapters[1].files))
+
+
+def test_the_newest_signature_counts(registry: Registry, adapters: list[Artifact]) -> None:
+    old, new = (sign(adapters[0].sha256s, key) for key in (KEY, OTHER))
+    registry.push(replace(adapters[0], signature=old), "acme/ner", alias="prod")
+    assert registry.pull("acme/ner@prod").signature == old
+    assert registry.push(replace(adapters[0], signature=new), "acme/ner").repeated
+    assert [registry.pull(f"acme/ner{which}").signature for which in ("@prod", "@v1", "")] == [new] * 3
+    assert registry.resolve("acme/ner").number == 1
+
+
+def test_a_signature_of_other_files_is_refused(registry: Registry, adapters: list[Artifact]) -> None:
+    other = sign(adapters[1].sha256s, KEY)
+    with pytest.raises(SignatureError, match=r"has another 'adapter_model.safetensors'"):
+        registry.push(replace(adapters[0], signature=other), "acme/ner")
+    registry.push(adapters[0], "acme/ner")
+    for bundle in (other, b"{}"):
+        with pytest.raises(SignatureError):
+            registry.attach_signature("acme/ner", bundle)
+    assert registry.pull("acme/ner").signature is None

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import AdaptHubError, Conflict, InvalidInput, NotFound, SignatureError
-from adapthub.hub.signatures import Signatures
 from adapthub.hub.signing import check_is_of, sign, verify
 from adapthub.hub.signing_keys import (
     PublicKey,
@@ -265,17 +264,6 @@ def test_a_statement_is_checked_before_its_key_is_known(signed: Path) -> None:
     assert check_is_of(bundle, files, "x") == TRUSTED[0].id
     with pytest.raises(SignatureError, match=r"x has another 'README\.md' than was signed"):
         check_is_of(bundle, {**files, "README.md": "0" * 64}, "x")
-
-
-def test_signatures_by_digest() -> None:
-    store, digest = Signatures(), "sha256:" + "a" * 64
-    assert store.get(digest) is None
-    store.put(digest, b"one")
-    store.put(digest, b"two")
-    assert Signatures().get(digest) == b"two"
-    for wrong in ("sha256:../../x", "a" * 64, "sha256:" + "A" * 64):
-        with pytest.raises(InvalidInput, match="digest"):
-            store.get(wrong)
 
 
 def test_keys_are_made_trusted_and_no_longer(own_home: Path, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session, joinedload
 
 from adapthub.adapters.admission import MANIFEST
 from adapthub.hub.access import Caller, visible
-from adapthub.hub.lineage import Ancestor, Lineage, parents_in
+from adapthub.hub.lineage import parents_in
 from adapthub.hub.records import bare_digest
 from adapthub.hub.reference import Reference
+from adapthub.hub.registry import Ancestor, Lineage
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.store import Store
 from adapthub.hub.trees import find_file

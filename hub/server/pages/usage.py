@@ -47,12 +47,12 @@ def snippets(origin: str, name: str, revision: str, facts: Facts, *, private: bo
 def _adapthub(origin: str, name: str, revision: str, facts: Facts, private: bool) -> str:
     return "\n".join(
         [
-            "from huggingface_hub import snapshot_download",
+            *([f"# Once: adapt login {shlex.quote(origin)}"] if private else []),
+            "from adapthub.hub import open_hub",
             "from adapthub.runtime import Runtime",
             "",
-            f"folder = {_downloaded(origin, name, revision, private)}",
-            f"runtime = Runtime({_python(_base(facts))})",
-            "runtime.attach(folder)",
+            f"runtime = Runtime({_python(_base(facts))}, hub=open_hub({_python(origin)}))",
+            f"runtime.attach({_python(f'{name}@{revision}')})",
         ]
     )
 

@@ -13,6 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from adapthub.hub.storage.migrations.governance import create_governance
+from adapthub.hub.storage.migrations.knowledge_2 import create_knowledge
 from adapthub.hub.storage.text import create_text_index, searchable
 from adapthub.hub.storage.types import Hex, UtcDateTime
 
@@ -39,6 +41,7 @@ def upgrade() -> None:
     for name in OLD:
         op.rename_table(name, f"old_{name}")
     _create()
+    create_governance()
     create_text_index(op.get_bind())
     _copy(op.get_bind())
     op.drop_table("adapter_text")
@@ -52,6 +55,7 @@ def _create() -> None:
         sa.Column("id", KEY, nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("created", UtcDateTime(), nullable=False),
+        sa.Column("removed", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
@@ -212,7 +216,9 @@ def _create() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("aliases_by_version", "aliases", ["version_id"], unique=False)
+    op.create_index("versions_by_digest", "versions", ["digest"], unique=False)
     _create_upkeep()
+    create_knowledge()
 
 
 def _create_upkeep() -> None:

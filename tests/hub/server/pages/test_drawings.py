@@ -7,8 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapthub.hub.lineage import Ancestor, Lineage
-from adapthub.hub.registry import Metric
+from adapthub.hub.registry import Ancestor, Lineage, Metric
 from adapthub.hub.server.pages.lineage_graph import draw
 from adapthub.hub.server.pages.plots import over_versions, side_by_side
 

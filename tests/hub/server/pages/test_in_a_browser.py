@@ -86,7 +86,7 @@ def test_browsing_leads_to_an_adapter(filled: HubServer, browser: Browser) -> No
         expect(names).to_have_text(["acme/ner"])
         names.get_by_role("link").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("ner")
-        assert page.locator(".card img").evaluate("image => image.naturalWidth") == 320
+        expect(page.locator(".card img")).to_have_js_property("naturalWidth", 320)
         page.get_by_role("link", name="how it was measured").click()
         assert page.evaluate("location.hash") == "#card-results"
         assert page.locator("#card-results").text_content() == "Results"
@@ -223,7 +223,7 @@ def test_a_token_opens_what_is_private(browser: Browser, tmp_path: Path) -> None
             page.get_by_label("Token").fill(token)
             page.keyboard.press("Enter")
             expect(page.get_by_text("private", exact=True)).to_be_visible()
-            assert page.locator(".card img").evaluate("image => image.naturalWidth") == 320
+            expect(page.locator(".card img")).to_have_js_property("naturalWidth", 320)
             expect(page.locator("#use")).to_contain_text("HF_TOKEN=ah_...")
             assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
             assert page.context.request.get(f"{server.url}/api/models/ada/secret").status == 404

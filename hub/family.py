@@ -1,0 +1,156 @@
+"""Lineage by a hub's tables: the edges that manifests' parents make, filled at publish; ancestors and descendants.
+
+What `lineage.ancestors` finds by asking a registry for one manifest after another, these tables know. A parent is found by
+its digest, whatever it is called now; of several names that hold it, the one that was written comes first. What the caller
+may not see is as if it were not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session, joinedload
+
+from adapthub.adapters.errors import AdmissionError
+from adapthub.adapters.manifest import Manifest
+from adapthub.hub.access import Caller, visible
+from adapthub.hub.lineage import MAX_VERSIONS, parents_in
+from adapthub.hub.records import bare_digest
+from adapthub.hub.registry import Ancestor, Lineage
+from adapthub.hub.storage.knowledge_tables import KnowledgeRow, ParentRow
+from adapthub.hub.storage.tables import RepoRow, VersionRow
+
+MAX_PARENTS = 1000
+
+
+def record(session: Session, version: VersionRow, manifest: Manifest | None) -> list[str]:
+    """Keep the parents that `manifest` names by digest, and return the others as they were written. Raises AdmissionError
+    for more than MAX_PARENTS."""
+    if manifest is None or not manifest.parents:
+        return []
+    if len(manifest.parents) > MAX_PARENTS:
+        raise AdmissionError(
+            f"the manifest names {len(manifest.parents)} parents; at most {MAX_PARENTS} are kept"
+        )
+    pinned, others = parents_in({"parents": manifest.parents})
+    rows = [
+        {
+            "version_id": version.id,
+            "parent": bare_digest(digest),
+            "name": parent.full_name,
+            "position": position,
+        }
+        for position, (digest, parent) in enumerate(pinned.items())
+    ]
+    if rows:
+        session.execute(insert(ParentRow), rows)
+    return others
+
+
+def forget(session: Session, repo: RepoRow) -> None:
+    """Before the versions of `repo` go: the edges to their parents."""
+    versions = select(VersionRow.id).where(VersionRow.repo_id == repo.id)
+    session.execute(delete(ParentRow).where(ParentRow.version_id.in_(versions)))
+
+
+def lineage_of(session: Session, caller: Caller, version: VersionRow) -> Lineage:
+    """What `version` comes from and what came of it, as far as `caller` may see."""
+    root = f"sha256:{version.digest}"
+    known = session.get(KnowledgeRow, version.id)
+    above, cut_above = _ancestors(session, caller, version)
+    below, cut_below = _descendants(session, caller, version)
+    return Lineage(
+        root=root,
+        versions=above,
+        unpinned=() if known is None else tuple(known.unpinned),
+        cut=cut_above or cut_below,
+        descendants=below,
+    )
+
+
+def _ancestors(session: Session, caller: Caller, version: VersionRow) -> tuple[dict[str, Ancestor], bool]:
+    names = {version.digest: version.repo.full_name}
+    here = {version.digest: version}
+    found: dict[str, Ancestor] = {}
+    level = [version.digest]
+    while level and len(found) < MAX_VERSIONS:
+        edges = _parents(session, [here[digest].id for digest in level if digest in here])
+        later: dict[str, None] = {}
+        for digest in level[: MAX_VERSIONS - len(found)]:
+            row = here.get(digest)
+            parents = edges.get(row.id, ()) if row is not None else ()
+            found[f"sha256:{digest}"] = _node(digest, names[digest], row, [edge.parent for edge in parents])
+            for edge in parents:
+                names.setdefault(edge.parent, edge.name)
+                later[edge.parent] = None
+        level = [digest for digest in later if f"sha256:{digest}" not in found]
+        here |= _versions(session, caller, {digest: names[digest] for digest in level})
+    return found, any(f"sha256:{digest}" not in found for digest in names)
+
+
+def _descendants(session: Session, caller: Caller, version: VersionRow) -> tuple[dict[str, Ancestor], bool]:
+    found: dict[str, Ancestor] = {}
+    level = [version.digest]
+    while level and len(found) < MAX_VERSIONS:
+        rows = _children(session, caller, level, most=MAX_VERSIONS + 1)
+        edges = _parents(session, [row.id for row in rows])
+        level = []
+        for row in rows:
+            if row.digest != version.digest and f"sha256:{row.digest}" not in found:
+                if len(found) == MAX_VERSIONS:
+                    return found, True
+                parents = [edge.parent for edge in edges.get(row.id, ())]
+                found[f"sha256:{row.digest}"] = _node(row.digest, row.repo.full_name, row, parents)
+                level.append(row.digest)
+    return found, bool(level)
+
+
+def _node(digest: str, name: str, row: VersionRow | None, parents: Iterable[str]) -> Ancestor:
+    return Ancestor(
+        digest=f"sha256:{digest}",
+        name=name if row is None else row.repo.full_name,
+        number=None if row is None else row.number,
+        parents=tuple(f"sha256:{parent}" for parent in parents),
+        found=row is not None,
+    )
+
+
+def _parents(session: Session, version_ids: Sequence[int]) -> dict[int, list[ParentRow]]:
+    """The edges from these versions to their parents, in the order in which they were written."""
+    query = select(ParentRow).where(ParentRow.version_id.in_(version_ids))
+    edges: dict[int, list[ParentRow]] = {}
+    for edge in session.scalars(query.order_by(ParentRow.version_id, ParentRow.position)):
+        edges.setdefault(edge.version_id, []).append(edge)
+    return edges
+
+
+def _versions(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, VersionRow]:
+    """The versions with these digests that are here, by digest; `names` says which name comes first."""
+    query = (
+        select(VersionRow)
+        .join(RepoRow, RepoRow.id == VersionRow.repo_id)
+        .where(VersionRow.digest.in_(names), visible(caller))
+        .order_by(VersionRow.id.desc())
+        .options(joinedload(VersionRow.repo))
+    )
+    found: dict[str, VersionRow] = {}
+    for row in session.scalars(query):
+        if row.digest not in found or found[row.digest].repo.full_name != names[row.digest]:
+            found[row.digest] = row
+    return found
+
+
+def _children(session: Session, caller: Caller, digests: Sequence[str], *, most: int) -> Sequence[VersionRow]:
+    query = (
+        select(VersionRow)
+        .join(RepoRow, RepoRow.id == VersionRow.repo_id)
+        .where(
+            VersionRow.id.in_(select(ParentRow.version_id).where(ParentRow.parent.in_(digests))),
+            visible(caller),
+        )
+        .order_by(VersionRow.id)
+        .limit(most)
+        .options(joinedload(VersionRow.repo))
+    )
+    return session.scalars(query).all()

@@ -1,0 +1,67 @@
+"""One adapter published: the next version of a name and the alias that points at it, in one transaction.
+
+The embedded hub and the server's own interface publish by this; the alias's gates are asked. The adapter's blobs are stored
+before (store), and its signature is over its files: that is the caller's to know. Knows no access rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from adapthub.adapters.admission import SIGNATURE
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.hub import quotas, repos
+from adapthub.hub.audit import MACHINE, Actor
+from adapthub.hub.commits import add_signature, add_whole
+from adapthub.hub.facts import is_unicode
+from adapthub.hub.fitting import fit_of
+from adapthub.hub.inspection import Inspected
+from adapthub.hub.promotion import promote, refusals_told
+from adapthub.hub.records import version_of
+from adapthub.hub.reference import Reference, check_alias
+from adapthub.hub.registry import Version
+from adapthub.hub.store import Store
+from adapthub.hub.trees import Tree
+from adapthub.hub.versions import with_digest
+
+
+def check_words(message: str, alias: str | None) -> None:
+    """Raises InvalidSettings for a message that no database can hold, InvalidReference for an alias that cannot be moved."""
+    if alias is not None:
+        check_alias(alias)
+    if not is_unicode(message):
+        raise InvalidSettings("the message is not valid Unicode text")
+
+
+def publish(
+    store: Store,
+    reference: Reference,
+    tree: Tree,
+    inspected: Inspected,
+    *,
+    message: str,
+    alias: str | None,
+    actor: Actor = MACHINE,
+) -> Version:
+    """Make `tree`, a whole adapter, the next version of `reference`, or find the version that it is, which may get its
+    signature so; point `alias` at it.
+
+    Raises Conflict where the name is for another task, TensorMismatch where it does not land on a base that is known here,
+    GateRefused where a gate of the alias does not let it, Forbidden where the namespace would hold more than it may."""
+    adapter = inspected.adapter
+    assert adapter is not None
+    check_words(message, alias)
+    inspected = replace(inspected, fit=fit_of(store, adapter))
+    told = refusals_told(store, reference.full_name, actor=actor)
+    with told, store.database.writing() as session:
+        repo = repos.find_or_make(session, reference, actor=actor)
+        quotas.check(session, repo.namespace, tree.values())
+        version = with_digest(session, repo, adapter.digest)
+        repeated = version is not None
+        if version is None:
+            version = add_whole(session, repo, tree, inspected, message=message, actor=actor)
+        elif SIGNATURE in tree:
+            add_signature(session, repo, version, tree[SIGNATURE], actor)
+        if alias is not None:
+            promote(session, store, version, alias, actor=actor)
+        return version_of(version, repeated=repeated)

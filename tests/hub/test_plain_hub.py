@@ -1,0 +1,137 @@
+"""A hub that speaks the Hugging Face protocol alone: the parts of the registry's contract that it keeps, run as they are,
+and what it refuses. The server is ours with everything of its own taken away from the client (plain.PlainOnly)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import AdmissionError, InvalidSettings, RevisionNotFound
+from adapthub.hub.connection import Connection
+from adapthub.hub.lineage import parent_of
+from adapthub.hub.registry import Registry
+from adapthub.hub.remote import RemoteHub
+from adapthub.hub.signing import sign
+from tests.hub import test_registry as contract
+from tests.hub.adapters import contents, manifest, write_adapter
+from tests.hub.plain import PlainOnly
+from tests.hub.server.live import HubServer, live
+
+adapters = contract.adapters
+test_versions_count_from_one = contract.test_versions_count_from_one
+test_the_same_digest_again_is_the_same_version = contract.test_the_same_digest_again_is_the_same_version
+test_push_refuses_what_is_not_a_name = contract.test_push_refuses_what_is_not_a_name
+test_a_folder_that_changed_since_it_was_read = contract.test_a_folder_that_changed_since_it_was_read
+test_a_name_stays_with_its_task = contract.test_a_name_stays_with_its_task
+test_every_way_to_name_a_version = contract.test_every_way_to_name_a_version
+test_an_unknown_name_in_an_empty_registry = contract.test_an_unknown_name_in_an_empty_registry
+test_a_commit_of_another_adapter_is_unknown = contract.test_a_commit_of_another_adapter_is_unknown
+test_pull_by_every_kind_of_revision_is_one_folder = contract.test_pull_by_every_kind_of_revision_is_one_folder
+test_editing_a_pulled_folder_harms_nobody = contract.test_editing_a_pulled_folder_harms_nobody
+test_promote_from_an_alias = contract.test_promote_from_an_alias
+test_show_says_everything = contract.test_show_says_everything
+test_available = contract.test_available
+test_a_signature_comes_with_a_push_and_later = contract.test_a_signature_comes_with_a_push_and_later
+test_the_newest_signature_counts = contract.test_the_newest_signature_counts
+test_a_signature_of_other_files_is_refused = contract.test_a_signature_of_other_files_is_refused
+test_two_open_at_once_see_each_other = contract.test_two_open_at_once_see_each_other
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Callable[[Path], HubServer]]:
+    """A server for each folder."""
+    begun: dict[Path, HubServer] = {}
+    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+
+        def serve(folder: Path) -> HubServer:
+            if folder not in begun:
+                begun[folder] = running.enter_context(live(folder / "hub"))
+            return begun[folder]
+
+        yield serve
+        for server in begun.values():
+            server.running.stop()
+
+
+@pytest.fixture(scope="module")
+def open_registry(servers: Callable[[Path], HubServer]) -> Callable[[Path], Registry]:
+    tokens: dict[Path, str] = {}
+
+    def open_plain(folder: Path) -> Registry:
+        server = servers(folder)
+        token = tokens.setdefault(folder, "") or server.token("ada", "admin")
+        tokens[folder] = token
+        return RemoteHub(Connection(server.url, token, transport=PlainOnly()), cache=folder / "cache")
+
+    return open_plain
+
+
+def test_a_list_says_what_tags_and_cards_say(registry: Registry, adapters: list[Artifact]) -> None:
+    registry.push(adapters[0], "acme/ner")
+    registry.push(adapters[1], "zeta/ner")
+    first, second = registry.list()
+    assert (first.name, second.name) == ("acme/ner", "zeta/ner")
+    assert [entry.name for entry in registry.list("acme")] == ["acme/ner"]
+    facts = first.facts
+    assert (facts.method, facts.base, facts.task) == ("lora", "org/base", "token-classification")
+    assert (first.latest.number, first.latest.digest, first.versions) == (0, "", 0)
+    assert [entry.name for entry in registry.search("zeta", base="org/base", method="lora")] == ["zeta/ner"]
+    assert registry.search(task="text-generation") == []
+
+
+def test_what_it_cannot_know_is_refused(registry: Registry, adapters: list[Artifact]) -> None:
+    registry.push(adapters[0], "acme/ner", alias="prod")
+    with pytest.raises(InvalidSettings, match=r"keeps no history of prod.*acme/ner@v1"):
+        registry.rollback("acme/ner", "prod")
+    for condition in ({"metric": "f1>0"}, {"label": "B-PER"}, {"base": f"sha256:{'0' * 64}"}):
+        with pytest.raises(InvalidSettings, match="is not searched by"):
+            registry.search(**condition)
+
+
+def test_an_alias_is_a_tag_that_moves(registry: Registry, adapters: list[Artifact]) -> None:
+    registry.push(adapters[0], "acme/ner", alias="prod")
+    registry.push(adapters[1], "acme/ner", alias="prod")
+    assert registry.resolve("acme/ner@prod").number == 2
+    assert registry.promote("acme/ner@v1", "prod").number == 1
+    (alias,) = registry.show("acme/ner").aliases
+    assert (alias.name, alias.number, alias.history) == ("prod", 1, ())
+
+
+def test_a_signature_lies_beside_the_newest_files(registry: Registry, adapters: list[Artifact]) -> None:
+    for adapter in adapters[:2]:
+        registry.push(adapter, "acme/ner")
+    old = sign(adapters[0].sha256s, contract.KEY)
+    with pytest.raises(InvalidSettings, match=r"acme/ner@v1 is not what acme/ner is now.*Sign the newest"):
+        registry.attach_signature("acme/ner@v1", old)
+
+
+def test_lineage_is_read_from_manifests(registry: Registry, tmp_path: Path) -> None:
+    first = registry.push(write_adapter(tmp_path / "1", manifest=manifest()), "acme/first")
+    child = manifest(parents=[parent_of(first)])
+    second = registry.push(write_adapter(tmp_path / "2", seed=1, manifest=child), "acme/second")
+    assert [*registry.lineage("acme/second").versions] == [second.digest, first.digest]
+
+
+def test_what_other_clients_pushed(
+    registry: Registry, servers: Callable[[Path], HubServer], tmp_path: Path
+) -> None:
+    api = servers(tmp_path).client("bob")
+    adapter = write_adapter(tmp_path / "made")
+    api.create_repo("acme/ner")
+    with pytest.raises(AdmissionError, match="is no adapter"):
+        registry.pull("acme/ner")
+    api.upload_folder(repo_id="acme/ner", folder_path=adapter.path)
+    api.create_branch("acme/ner", branch="draft")
+    pulled = registry.pull("acme/ner@draft")
+    assert pulled.digest == adapter.digest
+    assert set(contents(pulled.path)) == set(adapter.files)
+    assert registry.resolve("acme/ner").number == 1
+    with pytest.raises(RevisionNotFound, match="newest version is v1"):
+        registry.resolve("acme/ner@v2")
