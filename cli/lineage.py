@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @hub_option
 @json_option
 def lineage(ref: str, hub: str | None, as_json: bool) -> None:
-    """Show what the adapter REF was made from, and what was made from it.
+    """Show what the adapter REF was made from, and what came of it.
 
     A version that the hub does not have is there with a question mark, as its child names it.
 
