@@ -39,6 +39,7 @@ bench: $(STAMP)
 
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 bench-gpu:
+	$(ON_GPU) -m benchmarks.nf4
 	$(ON_GPU) -m benchmarks.graphs
 	$(ON_GPU) -m benchmarks.mixed_predict --device cuda --rounds 3
 
