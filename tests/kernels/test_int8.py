@@ -44,7 +44,7 @@ def test_any_number_of_rows(rows: int, outputs: int, size: int, dtype: torch.dty
     expected = x.double() @ (weights.double() * scales.double()[:, None] / 127).T
     if bias is not None:
         expected += bias.double()
-    on_device = [None if tensor is None else tensor.to(DEVICE) for tensor in (x, weights, scales, bias)]
-    y = int8.multiply(*on_device)
+    bias_there = None if bias is None else bias.to(DEVICE)
+    y = int8.multiply(x.to(DEVICE), weights.to(DEVICE), scales.to(DEVICE), bias_there)
     assert y.dtype == dtype
     assert (y.cpu().double() - expected).norm() <= TOLERANCES[dtype] * expected.norm()

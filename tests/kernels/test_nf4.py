@@ -81,7 +81,7 @@ def agrees(x: torch.Tensor, stored: Stored, bias: torch.Tensor | None, plan: Pla
         (17, True),
         (33, False),
         (64, True),
-        (200, True),
+        (130, True),
     ],
 )
 def test_any_number_of_rows(rows: int, nested: bool, dtype: torch.dtype) -> None:
@@ -110,8 +110,8 @@ def test_slices_and_parts_without_the_same_number_of_blocks(rows: int, size: int
 )
 def test_any_plan(plan: Plan, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    bias = torch.randn(70).to(DEVICE, dtype)
-    agrees(torch.randn(19, 512).to(DEVICE, dtype), Stored(70, 512, False), bias, plan)
+    bias = torch.randn(33).to(DEVICE, dtype)
+    agrees(torch.randn(9, 512).to(DEVICE, dtype), Stored(33, 512, False), bias, plan)
 
 
 @both
@@ -159,11 +159,11 @@ def test_a_layer_multiplies_by_it_on_a_gpu(nested: bool, dtype: torch.dtype) -> 
         modules.Linear4bit(512, 96, compute_dtype=dtype, quant_type="nf4", compress_statistics=nested)
     ).to("cuda")
     steady(model)
-    layer = model[0]
+    layer: Any = model[0]
     dense = pytest.importorskip("bitsandbytes").functional.dequantize_4bit(
         layer.weight, layer.weight.quant_state
     )
-    for shape in ((1,), (3, 5), (130,)):  # the last by bitsandbytes
+    for shape in ((1,), (3, 5), (300,)):  # the last by bitsandbytes
         x = torch.randn(*shape, 512, device="cuda", dtype=dtype)
         with torch.no_grad():
             y = layer(x)
