@@ -25,7 +25,7 @@ import torch
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, SamplingError
-from adapthub.runtime.forward import Forward
+from adapthub.runtime.forward import Forward, Results
 from adapthub.runtime.graphs import graphs_for
 from adapthub.runtime.inbox import Inbox
 from adapthub.runtime.kv import KV, Held, Pages
@@ -163,9 +163,10 @@ class Engine:
         self._admit()
         parts = self._plan()
         if parts:
-            began = self._clock()
-            self._finish_parts(parts, self.forward.compute(parts))
-            self._pace.seen(sum(part.count for part in parts), self._clock() - began)
+            began, captures = self._clock(), self.forward.captures
+            self._finish(self.forward.compute(parts))
+            if self.forward.captures == captures:  # else it says nothing of those to come
+                self._pace.seen(sum([part.count for part in parts]), self._clock() - began)
             self._steps += 1
         return bool(parts)
 
@@ -384,25 +385,23 @@ class Engine:
 
     # -- what comes of it --------------------------------------------------------------------------------------------
 
-    def _finish_parts(self, parts: Sequence[Part], results: dict[str, torch.Tensor | AdaptHubError]) -> None:
-        """Keep finished prompts for others, and give every completed row its next token."""
-        sampled: list[tuple[Row, torch.Tensor]] = []
-        for part in parts:
-            row, result = part.row, results.get(part.row.request.id)
-            if isinstance(result, AdaptHubError):
-                self._end(row.request.id, "error", result)
-                continue
-            if result is not None:
-                sampled.append((row, result))
-        if not sampled:
+    def _finish(self, results: Results) -> None:
+        """End the rows that failed, and give every completed one its next token."""
+        for id, error in results.errors.items():
+            self._end(id, "error", error)
+        if results.logits is None:
             return
-        tokens = sample(torch.stack([logits for _, logits in sampled]), [row.sampler for row, _ in sampled])
-        for (row, _), token in zip(sampled, tokens, strict=True):
+        rows = [self._running[id] for id in results.ids]
+        tokens = sample(results.logits, [row.sampler for row in rows])
+        generated: Counter[str] = Counter()
+        for row, token in zip(rows, tokens, strict=True):
             if isinstance(token, SamplingError):
                 self._end(row.request.id, "error", token)
             else:
-                self._scheduler.charge(row.request.tenant, output_tokens=1)
+                generated[row.request.tenant] += 1
                 self._give(row, token)
+        for tenant, count in generated.items():
+            self._scheduler.charge(tenant, output_tokens=count)
 
     def _charge_input(self, row: Row) -> None:
         """Prompt tokens that will be computed, once, and before another is chosen; what a preemption computes again is not
