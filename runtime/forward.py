@@ -25,8 +25,8 @@ from adapthub.runtime.rows import Part
 
 @dataclass(frozen=True)
 class Results:
-    """What a pass made of its parts: `logits` [rows, vocabulary] in float32 of the requests `ids`, None of no request; `errors`
-    of those that failed."""
+    """What a pass made of its parts: `logits` [rows, vocabulary] in float32 of the requests `ids`, None where there are
+    none; `errors` of those that failed."""
 
     ids: list[str] = field(default_factory=list)
     logits: torch.Tensor | None = None
@@ -73,8 +73,8 @@ class Forward:
         if logits is None:
             return _together(results | self._compute(told))
         if not results:
-            return Results(complete, logits)
-        return _together({**results, **dict(zip(complete, logits, strict=True))})
+            return Results(complete, logits[: len(complete)])
+        return _together({**results, **dict(zip(complete, logits, strict=False))})
 
     def _compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         try:

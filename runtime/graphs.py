@@ -91,7 +91,8 @@ class PassGraphs:
         return scores <= _MOST_SCORES
 
     def compute(self, parts: Sequence[Part]) -> torch.Tensor | None:
-        """Logits [rows, vocabulary] in float32 of the parts that complete their rows, in order: overwritten by the next call.
+        """Logits [max_rows, vocabulary] in float32, overwritten by the next call: the first are those of the parts that
+        complete their rows, in order.
 
         All are served and fit, and hold pages for their tokens. None where such a pass could not be captured, now or
         before: no row counts as computed, and the log says why. Raises AdapterNotFound.
@@ -110,10 +111,9 @@ class PassGraphs:
             graph.entries.set(rows)
             graph.inputs.copy_(self._inputs(parts, graph.inputs.shape[1]), non_blocking=True)
             logits = graph.run()
-        complete = sum([part.completes for part in parts])
         for part in parts:
             part.row.held.length += part.count
-        return logits[:complete]
+        return logits
 
     def _inputs(self, parts: Sequence[Part], tokens: int) -> torch.Tensor:
         """What a graph reads; tokens beyond the parts' write to a slot that nobody reads."""

@@ -321,9 +321,7 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
     return results
 
 
-def _rows(
-    logits: torch.Tensor, touched: Mapping[int, torch.Tensor], chosen: Sequence[int]
-) -> torch.Tensor:
+def _rows(logits: torch.Tensor, touched: Mapping[int, torch.Tensor], chosen: Sequence[int]) -> torch.Tensor:
     """The chosen ones of `logits`, those of `touched` instead where there are."""
     if len(chosen) == len(logits) and not touched:
         return logits
@@ -402,9 +400,7 @@ def _masked(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     return masked
 
 
-def _logprobs(
-    logits: torch.Tensor, tokens: torch.Tensor, samplers: Sequence[Sampler]
-) -> dict[int, Sampled]:
+def _logprobs(logits: torch.Tensor, tokens: torch.Tensor, samplers: Sequence[Sampler]) -> dict[int, Sampled]:
     """The chosen `tokens` [rows] of the rows that want log probabilities, with them."""
     wanted = {
         row: alternatives
