@@ -39,11 +39,11 @@ class Counted(PassGraphs):
         super().__init__(*args, **options)
         self.computed: list[str] = []
 
-    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor] | None:
-        results = super().compute(parts)
-        if results is not None:
+    def compute(self, parts: Sequence[Part]) -> torch.Tensor | None:
+        logits = super().compute(parts)
+        if logits is not None:
             self.computed += [part.row.request.id for part in parts]
-        return results
+        return logits
 
 
 def with_graphs(bench: Bench, max_rows: int = 8) -> Counted:
