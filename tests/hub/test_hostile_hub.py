@@ -100,8 +100,8 @@ class Endless(httpx2.SyncByteStream):
 
 
 def test_a_file_that_is_too_large_is_not_asked_for(tmp_path: Path) -> None:
-    facts = dict.fromkeys(("method", "task", "labels", "base", "base_fingerprint", "rank"))
-    details = {
+    facts: dict[str, Any] = dict.fromkeys(("method", "task", "labels", "base", "base_fingerprint", "rank"))
+    details: dict[str, Any] = {
         "version": {"name": "a/b", "number": 1, "digest": DIGEST, "created": "2020-01-01T00:00:00Z"}
         | {"message": "", "size": 1},
         "facts": {**facts, "metrics": []},
@@ -166,7 +166,7 @@ def test_answers_that_are_off_are_the_hubs_errors(tmp_path: Path, answers: dict[
 
 def test_an_old_commit_that_is_not_admitted_is_no_version(tmp_path: Path) -> None:
     large = {"type": "file", "path": "data.jsonl", "size": 1, "oid": "f" * 40}
-    answers = {
+    answers: dict[str, Any] = {
         "/a/b": INFO,
         f"/tree/{COMMIT}": [FILE, WEIGHTS],
         f"/tree/{OLD}": [FILE, WEIGHTS, {**large, "lfs": {"oid": "1" * 64, "size": 2**40}}],
