@@ -129,15 +129,15 @@ def test_an_answer_is_bounded_when_it_is_unpacked(tmp_path: Path, monkeypatch: p
         hub.resolve("a/b")
 
 
-FILE = {"type": "file", "path": "adapter_config.json", "size": 2, "oid": "b" * 40}
-WEIGHTS = {
+FILE: dict[str, Any] = {"type": "file", "path": "adapter_config.json", "size": 2, "oid": "b" * 40}
+WEIGHTS: dict[str, Any] = {
     "type": "file",
     "path": "adapter_model.safetensors",
     "size": 2,
     "oid": "c" * 40,
     "lfs": {"oid": "d" * 64, "size": 5},
 }
-INFO = {"sha": COMMIT, "lastModified": "2020-01-01T00:00:00Z"}
+INFO: dict[str, Any] = {"sha": COMMIT, "lastModified": "2020-01-01T00:00:00Z"}
 
 
 @pytest.mark.parametrize(
