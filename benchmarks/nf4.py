@@ -179,7 +179,7 @@ def compile_ahead(jobs: Iterable[Job], by: str = nf4.__name__) -> None:
 
 
 def _plan(rows: int, outputs: int, size: int, dtype: torch.dtype, nested: bool, plan: Plan | None) -> Plan:
-    return plan or plan_for(rows, outputs, size)
+    return plan or plan_for(nf4.CUTS, rows, outputs, size)
 
 
 def _compile(by: str, job: Job) -> None:

@@ -16,10 +16,10 @@ import triton.language as tl
 
 
 class Plan(NamedTuple):
-    """How a product is cut: a program makes `outputs` of `rows`, `stages` loads ahead.
+    """How a product is cut: a program of `warps` makes `outputs` of `rows`, `stages` loads ahead.
 
-    With `slices`, a program has a warp for each, which sums its blocks of K, and the warps' sums are added. With none, a
-    program has `warps`, which share its outputs. Programs of their own sum each of `parts` of K.
+    With `slices`, as many blocks of K go into a step, each a warp's, and the warps' sums are added. With none, the warps
+    share the outputs. Programs of their own sum each of `parts` of K.
     """
 
     rows: int
@@ -30,18 +30,36 @@ class Plan(NamedTuple):
     stages: int
 
 
+class Cut(NamedTuple):
+    """The plan of products of up to `rows` rows by `least` outputs or more, as measured.
+
+    K falls into parts until there are `spread` outputs, counting each part's, and a part has at most `blocks` of 64.
+    """
+
+    rows: int
+    least: int
+    outputs: int
+    slices: int
+    warps: int
+    stages: int
+    spread: int
+    blocks: int
+
+
 @cache
-def plan_for(rows: int, outputs: int, size: int) -> Plan:
-    """The plan of a product with weights [outputs, size]. It cuts K alike for 1 to 16 rows."""
-    if rows <= 16:
-        wide = outputs >= 8192
-        return Plan(8 if rows <= 8 else 16, 32 if wide else 16, 4 if wide else 8, 0, 1, 4)
+def plan_for(cuts: tuple[Cut, ...], rows: int, outputs: int, size: int) -> Plan:
+    """By the first of `cuts` that fits, or the last. Fewer slices and warps where its own do not divide K."""
+    cut = next((cut for cut in cuts if rows <= cut.rows and outputs >= cut.least), cuts[-1])
     blocks, parts = size // 64, 1
-    while parts < 8 and blocks % (2 * parts) == 0 and triton.cdiv(outputs, 64) * parts < _PROGRAMS:
+    while (
+        parts < _MOST_PARTS
+        and blocks % (2 * parts * max(cut.slices, 1)) == 0
+        and (outputs * parts < cut.spread or blocks // parts > cut.blocks)
+    ):
         parts *= 2
-    if rows <= 32:
-        return Plan(32, 64, 0, 4, parts, 4)
-    return Plan(64 if rows <= 64 else 128, 64, 0, 4, parts, 4)
+    slices = min(cut.slices, blocks & -blocks)
+    padded = 8 if rows <= 8 else min(cut.rows, 128)
+    return Plan(padded, cut.outputs, slices, min(cut.warps, slices or cut.warps), parts, cut.stages)
 
 
 def run(
@@ -73,7 +91,8 @@ def run(
         OUTPUTS=plan.outputs,
         PARTS=plan.parts,
         STAGES=plan.stages,
-        num_warps=plan.slices or plan.warps,
+        num_warps=plan.warps,
+        num_stages=plan.stages,
         **({"SLICES": plan.slices} if plan.slices else {}),
         **constants,
     )
@@ -84,7 +103,7 @@ def run(
     return y
 
 
-_PROGRAMS = 132  # enough to keep a GPU busy; parts are cut for so many
+_MOST_PARTS = 8
 _SUMMED = 512  # outputs of a row that a program of `_sum` makes
 
 

@@ -18,12 +18,24 @@ import torch
 import triton
 import triton.language as tl
 
-from adapthub.adapters.kernels.few_rows import Plan, finish, plan_for, run
+from adapthub.adapters.kernels.few_rows import Cut, Plan, finish, plan_for, run
 from adapthub.adapters.kernels.nf4_lookup import inverse, looked_up, values
 
 BLOCK = tl.constexpr(64)  # weights with a scale of their own, one behind the other in a row
 _BYTES = tl.constexpr(32)  # that hold them
 _SCALES = tl.constexpr(256)  # scales with a scale of their own
+
+
+# Measured on an H200. Up to 16 rows K is cut alike, so that a row's result does not depend on their number.
+CUTS = (
+    Cut(rows=8, least=8192, outputs=32, slices=16, warps=4, stages=2, spread=0, blocks=112),
+    Cut(rows=16, least=8192, outputs=32, slices=16, warps=4, stages=2, spread=0, blocks=112),
+    Cut(rows=8, least=0, outputs=32, slices=16, warps=8, stages=3, spread=4096, blocks=112),
+    Cut(rows=16, least=0, outputs=32, slices=16, warps=8, stages=3, spread=4096, blocks=112),
+    Cut(rows=32, least=0, outputs=64, slices=0, warps=4, stages=3, spread=16384, blocks=28),
+    Cut(rows=64, least=0, outputs=64, slices=0, warps=4, stages=3, spread=16384, blocks=28),
+    Cut(rows=128, least=0, outputs=64, slices=0, warps=4, stages=3, spread=8192, blocks=56),
+)
 
 
 class Scales(NamedTuple):
@@ -51,12 +63,14 @@ def multiply(
 
     K is a multiple of 64, bias [outputs] of x's dtype; weights and scales are contiguous.
     """
-    plan = plan or plan_for(len(x), outputs, x.shape[1])
+    plan = plan or plan_for(CUTS, len(x), outputs, x.shape[1])
     # What is not there is not read: any pointer will do for it.
     stored = [packed, *(scales.absmax if scale is None else scale for scale in scales)]
     interpreted = x.device.type == "cpu"
     stored.append(values(x.dtype) if interpreted else packed)
     constants = {"NESTED": scales.nested is not None, "INTERPRETED": interpreted}
+    if plan.slices:
+        constants["WARPS"] = plan.warps
     return run(_by_slices if plan.slices else _by_outputs, x, stored, outputs, bias, plan, constants)
 
 
@@ -82,35 +96,41 @@ def _by_slices(
     PARTS: tl.constexpr,
     STAGES: tl.constexpr,
     SLICES: tl.constexpr,
+    WARPS: tl.constexpr,
 ):
-    """Some outputs of some rows, a slice of K a warp: block b of the part is slice b % SLICES's."""
+    """Some outputs of some rows, `SLICES` blocks of K a step: block b of the part is warp b % WARPS's.
+
+    Weights and activations are loaded `STAGES` steps ahead. Scales come a step ahead, in registers: what they take is
+    asked for before the step's weights are looked up, and used after.
+    """
     n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     known = tl.minimum(n, outputs - 1)  # whose weights are there to read
     m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     blocks: tl.constexpr = SIZE // BLOCK // PARTS
-    whole: tl.constexpr = blocks % SLICES == 0
-    of_slice = tl.arange(0, SLICES)
+    start = tl.program_id(2) * blocks
+    of_step = tl.arange(0, SLICES)
     inside = (m < rows)[None, None, :]
-    total = tl.zeros([SLICES, OUTPUTS, ROWS], dtype=tl.float32)
-    for step in tl.range(0, (blocks + SLICES - 1) // SLICES, num_stages=STAGES):
-        of_part = step * SLICES + of_slice
-        block = tl.program_id(2) * blocks + of_part
-        byte = block[:, None] * _BYTES + tl.arange(0, _BYTES)[None, :]
-        source = packed + known[None, :, None] * (SIZE // 2) + byte[:, None, :]
-        at = known[None, :] * (SIZE // BLOCK) + block[:, None]
-        if whole:
-            pairs = tl.load(source)
-            scale = _scales(absmax, nested, code, offset, at, None, NESTED)
-            there = inside
+    at = known * (SIZE // BLOCK) + start
+    stored = tl.load(absmax + at[:, None] + of_step[None, :])
+    shift = tl.load(offset) if NESTED else 0.0
+    total = tl.zeros([WARPS, OUTPUTS, ROWS], dtype=tl.float32)
+    for first in tl.range(0, blocks, SLICES):  # stages as launched: with some of its own, it would load scales by them
+        if NESTED:
+            # One for the row's whole step, since steps begin at multiples of SLICES in a row, and rows do.
+            outer = tl.load(nested + (at + first) // _SCALES)
+            scale = tl.load(code + stored.to(tl.int32)) * outer[:, None] + shift
         else:
-            left = of_part < blocks
-            pairs = tl.load(source, mask=left[:, None, None], other=0)
-            scale = _scales(absmax, nested, code, offset, at, left[:, None], NESTED)
-            there = inside & left[:, None, None]
-        even_x, odd_x = _even_and_odd(x, m[None, None, :] * SIZE, byte[:, :, None], there, INTERPRETED)
+            scale = stored
+        following = tl.minimum(first + SLICES, blocks - SLICES)
+        stored = tl.load(absmax + (at + following)[:, None] + of_step[None, :])
+        line = (start + first) * _BYTES + tl.arange(0, SLICES * _BYTES)
+        pairs = tl.load(packed + known[:, None] * (SIZE // 2) + line[None, :])
+        pairs = pairs.reshape(OUTPUTS, SLICES, _BYTES).permute(1, 0, 2)
+        byte = (start + first + of_step)[:, None] * _BYTES + tl.arange(0, _BYTES)[None, :]
+        even_x, odd_x = _even_and_odd(x, m[None, None, :] * SIZE, byte[:, :, None], inside, INTERPRETED)
         even, odd = looked_up(pairs, values, x.dtype.element_ty, INTERPRETED)
-        product = tl.dot(odd, odd_x, acc=tl.dot(even, even_x))
-        total += product * scale[:, :, None]
+        product = tl.dot(odd, odd_x, acc=tl.dot(even, even_x)) * scale.trans()[:, :, None]
+        total += tl.sum(product.reshape(SLICES // WARPS, WARPS, OUTPUTS, ROWS), axis=0)
     total = tl.sum(total, axis=0) * inverse(x.dtype.element_ty)
     finish(total, bias, sums, m, n, rows, outputs, BIAS, PARTS)
 
@@ -147,7 +167,7 @@ def _by_outputs(
         block = tl.program_id(2) * blocks + step
         byte = block * _BYTES + tl.arange(0, _BYTES)
         pairs = tl.load(packed + known[:, None] * (SIZE // 2) + byte[None, :])
-        scale = _scales(absmax, nested, code, offset, known * (SIZE // BLOCK) + block, None, NESTED)
+        scale = _scales(absmax, nested, code, offset, known * (SIZE // BLOCK) + block, NESTED)
         k = block * BLOCK + tl.arange(0, BLOCK)
         activations = tl.load(x + m[None, :] * SIZE + k[:, None], mask=(m < rows)[None, :], other=0.0)
         if INTERPRETED:
@@ -159,15 +179,11 @@ def _by_outputs(
 
 
 @triton.jit
-def _scales(absmax, nested, code, offset, at, mask, NESTED: tl.constexpr):
+def _scales(absmax, nested, code, offset, at, NESTED: tl.constexpr):
     """Of the blocks `at`, in float32."""
+    scale = tl.load(absmax + at)
     if NESTED:
-        quantised = tl.load(absmax + at, mask=mask)
-        scale = tl.load(code + quantised.to(tl.int32)) * tl.load(nested + at // _SCALES, mask=mask) + tl.load(
-            offset
-        )
-    else:
-        scale = tl.load(absmax + at, mask=mask)
+        scale = tl.load(code + scale.to(tl.int32)) * tl.load(nested + at // _SCALES) + tl.load(offset)
     return scale
 
 

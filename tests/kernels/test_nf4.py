@@ -102,8 +102,8 @@ def test_slices_and_parts_without_the_same_number_of_blocks(rows: int, size: int
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan(8, 16, 4, 0, 2, 2),
-        Plan(16, 32, 2, 0, 1, 3),
+        Plan(8, 16, 4, 2, 2, 2),
+        Plan(16, 32, 2, 2, 1, 3),
         Plan(32, 64, 0, 4, 4, 3),
         Plan(64, 128, 0, 8, 1, 2),
     ],
