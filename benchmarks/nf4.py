@@ -1,11 +1,12 @@
-"""Products with nf4 weights on a GPU: our kernels, bitsandbytes, and torch with the weights in bfloat16.
+"""Products with nf4 and int8 weights on a GPU: our kernels, bitsandbytes, and torch with the weights in bfloat16.
 
     python -m benchmarks.nf4 [--rows 1 2 4 8 16 32 64 128 256] [--dtype bfloat16] [--simple]
 
-Linear layers of Llama-3.1-8B, double-quantised (`--simple`: not), each product on another copy of the weights so that no
-cache has them, many in one CUDA graph. `floor us` is what reading the weights as stored, x and y takes at the speed of a
-large copy, and `of floor` what part of our time it is; the last columns are the others' time over ours. Without
-bitsandbytes its columns are empty. `error` is ours, of the norm, from float64.
+Linear layers of Llama-3.1-8B, nf4 double-quantised (`--simple`: not), each product on another copy of the weights so that
+no cache has them, many in one CUDA graph. `floor us` is what reading the weights as stored, x and y takes at the speed at
+which a kernel copies much, and `of floor` what part of our time it is; the last columns are the others' time over ours.
+Without bitsandbytes its columns are empty; of its int8 products it is the one that does not round activations either.
+`error` is ours, of the norm, from float64.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from adapthub.adapters.kernels import nf4, nf4_lookup
+from adapthub.adapters.kernels import int8, nf4, nf4_lookup
 from adapthub.adapters.kernels.few_rows import Plan, plan_for
 from benchmarks.common import print_table, write_results
 
@@ -42,34 +43,37 @@ def main() -> None:
     dtype: torch.dtype = getattr(torch, options.dtype)
     nested = not options.simple
     speed = copy_speed()
-    jobs = [(count, *layer, dtype, nested, None) for count in options.rows for layer in LAYERS.values()]
-    compile_ahead(jobs)
+    layers = LAYERS.values()
+    compile_ahead([(count, *layer, dtype, nested, None) for count in options.rows for layer in layers])
     rows = []
     for name, (outputs, size) in LAYERS.items():
-        weights = Weights(outputs, size, dtype, nested)
-        theirs = weights.states() if find_spec("bitsandbytes") else None
         plain = torch.randn(_copies(outputs * size * 2), outputs, size, dtype=dtype, device="cuda")
-        for count in options.rows:
-            x = torch.randn(count, size, dtype=dtype, device="cuda")
-            ours = seconds(partial(weights.multiply, x), weights.copies)
-            peer = seconds(_bitsandbytes(x, theirs), weights.copies) if theirs else float("nan")
-            dense = seconds(partial(_dense, x, plain), len(plain))
-            floor = weights.bytes(count) / speed
-            rows.append(
-                {
-                    "layer": name,
-                    "rows": count,
-                    "floor us": round(1e6 * floor, 2),
-                    "ours us": round(1e6 * ours, 2),
-                    "of floor": floor / ours,
-                    "bitsandbytes us": round(1e6 * peer, 2),
-                    f"{options.dtype} us": round(1e6 * dense, 2),
-                    "error": weights.error(x),
-                    "bitsandbytes / ours": peer / ours,
-                    f"{options.dtype} / ours": dense / ours,
-                }
-            )
-        del weights, theirs, plain
+        inputs = [torch.randn(count, size, dtype=dtype, device="cuda") for count in options.rows]
+        dense = [seconds(partial(_dense, x, plain), len(plain)) for x in inputs]
+        del plain
+        for weights in (Weights(outputs, size, dtype, nested), Int8(outputs, size)):
+            theirs = weights.theirs() if find_spec("bitsandbytes") else None
+            for x, other in zip(inputs, dense, strict=True):
+                ours = seconds(partial(weights.multiply, x), weights.copies)
+                peer = seconds(partial(theirs, x), weights.copies) if theirs else float("nan")
+                floor = weights.bytes(len(x)) / speed
+                rows.append(
+                    {
+                        "weights": weights.name,
+                        "layer": name,
+                        "rows": len(x),
+                        "floor us": round(1e6 * floor, 2),
+                        "ours us": round(1e6 * ours, 2),
+                        "of floor": floor / ours,
+                        "bitsandbytes us": round(1e6 * peer, 2),
+                        f"{options.dtype} us": round(1e6 * other, 2),
+                        "error": weights.error(x),
+                        "bitsandbytes / ours": peer / ours,
+                        f"{options.dtype} / ours": other / ours,
+                    }
+                )
+            del weights, theirs
+    rows.sort(key=lambda row: row["weights"] != Weights.name)
     command = " ".join(["python -m benchmarks.nf4", *sys.argv[1:]])
     name = "-".join(["nf4", options.dtype, *(["simple"] if options.simple else [])])
     path = write_results(name, command, rows, copy_gb_per_second=round(speed / 1e9))
@@ -79,6 +83,8 @@ def main() -> None:
 
 class Weights:
     """Random nf4 weights [outputs, size], as many copies as no cache holds."""
+
+    name = "nf4"
 
     def __init__(self, outputs: int, size: int, dtype: torch.dtype, nested: bool) -> None:
         self.outputs, self.size, self.dtype = outputs, size, dtype
@@ -109,8 +115,9 @@ class Weights:
         weights = self.packed[0].nbytes + self.absmax[0].nbytes + (self.outer[0].nbytes if self.nested else 0)
         return weights + rows * (self.size + self.outputs) * self.dtype.itemsize
 
-    def states(self) -> list[tuple[torch.Tensor, Any]]:
-        """Each copy as bitsandbytes wants it."""
+    def theirs(self) -> Callable[[torch.Tensor, int], Any]:
+        """bitsandbytes' product with the weights of an index."""
+        from bitsandbytes import matmul_4bit
         from bitsandbytes.functional import QuantState
 
         states = []
@@ -123,7 +130,7 @@ class Weights:
             shape = torch.Size((self.outputs, self.size))
             state = QuantState(self.absmax[index], shape, code, 64, "nf4", self.dtype, **inner)
             states.append((self.packed[index][:, None], state))
-        return states
+        return lambda x, index: matmul_4bit(x, *states[index])
 
     def error(self, x: torch.Tensor, plan: Plan | None = None, by: Any = nf4) -> float:
         """Of copy 0's product, from one of its weights in float64, over the norm."""
@@ -138,6 +145,40 @@ class Weights:
         expected = x.double() @ weights.view(self.outputs, self.size).T
         found = self.multiply(x, 0, plan, by).double()
         return float((found - expected).norm() / expected.norm())
+
+
+class Int8:
+    """Random int8 weights [outputs, size], as many copies as no cache holds."""
+
+    name = "int8"
+
+    def __init__(self, outputs: int, size: int) -> None:
+        self.copies = _copies(outputs * size)
+        self.stored = torch.randint(-127, 128, (self.copies, outputs, size), dtype=torch.int8, device="cuda")
+        self.scales = torch.rand(outputs, device="cuda")
+
+    def multiply(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        return int8.multiply(x, self.stored[index], self.scales)
+
+    def bytes(self, rows: int) -> int:
+        """That a product must read or write."""
+        return self.stored[0].nbytes + self.scales.nbytes + rows * sum(self.stored[0].shape) * 2
+
+    def theirs(self) -> Callable[[torch.Tensor, int], Any]:
+        """bitsandbytes' product with the weights of an index."""
+        from bitsandbytes.autograd._functions import MatMul8bitFp, MatmulLtState
+
+        states = []
+        for stored in self.stored:
+            state = MatmulLtState(CB=stored, SCB=self.scales)
+            state.has_fp16_weights = False
+            states.append(state)
+        return lambda x, index: MatMul8bitFp.apply(x, states[index].CB, None, None, states[index])
+
+    def error(self, x: torch.Tensor) -> float:
+        """Of copy 0's product, from one of its weights in float64, over the norm."""
+        expected = x.double() @ (self.stored[0].double() * self.scales.double()[:, None] / 127).T
+        return float((self.multiply(x, 0).double() - expected).norm() / expected.norm())
 
 
 def seconds(product: Callable[[int], Any], copies: int) -> float:
@@ -161,10 +202,14 @@ def seconds(product: Callable[[int], Any], copies: int) -> float:
 
 
 def copy_speed() -> float:
-    """Bytes read and written in a second of a large copy."""
+    """Bytes read and written in a second by a kernel that copies much, or by the copy engine if that is faster."""
     source = torch.randint(1 << 30, (1 << 28,), dtype=torch.int32, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.nbytes / seconds(lambda _: target.copy_(source), 3)
+    ways: list[Callable[[int], Any]] = [
+        lambda _: torch.bitwise_not(source, out=target),
+        lambda _: target.copy_(source),
+    ]
+    return 2 * source.nbytes / min(seconds(way, 3) for way in ways)
 
 
 Job = tuple[int, int, int, torch.dtype, bool, "Plan | None"]
@@ -190,12 +235,6 @@ def _compile(by: str, job: Job) -> None:
     weights = Weights(32, size, dtype, nested)
     weights.multiply(torch.randn(rows, size, dtype=dtype, device="cuda"), 0, _plan(*job), import_module(by))
     torch.cuda.synchronize()
-
-
-def _bitsandbytes(x: torch.Tensor, states: list[tuple[torch.Tensor, Any]]) -> Callable[[int], Any]:
-    from bitsandbytes import matmul_4bit
-
-    return lambda index: matmul_4bit(x, *states[index])
 
 
 def _dense(x: torch.Tensor, weights: torch.Tensor, index: int) -> torch.Tensor:

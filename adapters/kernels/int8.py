@@ -69,6 +69,7 @@ def _by_slices(
     known = tl.minimum(n, outputs - 1)  # whose weights are there to read
     m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     blocks: tl.constexpr = SIZE // _BLOCK // PARTS
+    tl.static_assert(blocks % SLICES == 0 and SIZE // _BLOCK % PARTS == 0)
     of_slice = tl.arange(0, SLICES)
     inside = (m < rows)[None, None, :]
     total = tl.zeros([SLICES, OUTPUTS, ROWS], dtype=tl.float32)

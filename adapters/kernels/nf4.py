@@ -107,6 +107,7 @@ def _by_slices(
     known = tl.minimum(n, outputs - 1)  # whose weights are there to read
     m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     blocks: tl.constexpr = SIZE // BLOCK // PARTS
+    tl.static_assert(blocks % SLICES == 0 and SIZE // BLOCK % PARTS == 0)
     start = tl.program_id(2) * blocks
     of_step = tl.arange(0, SLICES)
     inside = (m < rows)[None, None, :]
@@ -114,7 +115,9 @@ def _by_slices(
     stored = tl.load(absmax + at[:, None] + of_step[None, :])
     shift = tl.load(offset) if NESTED else 0.0
     total = tl.zeros([WARPS, OUTPUTS, ROWS], dtype=tl.float32)
-    for first in tl.range(0, blocks, SLICES):  # stages as launched: with some of its own, it would load scales by them
+    for first in tl.range(
+        0, blocks, SLICES
+    ):  # stages as launched: with some of its own, it would load scales by them
         if NESTED:
             # One for the row's whole step, since steps begin at multiples of SLICES in a row, and rows do.
             outer = tl.load(nested + (at + first) // _SCALES)
