@@ -32,9 +32,9 @@ CUTS = (
     Cut(rows=16, least=8192, outputs=32, slices=16, warps=4, stages=2, spread=0, blocks=112),
     Cut(rows=8, least=0, outputs=32, slices=16, warps=8, stages=3, spread=4096, blocks=112),
     Cut(rows=16, least=0, outputs=32, slices=16, warps=8, stages=3, spread=4096, blocks=112),
-    Cut(rows=32, least=0, outputs=64, slices=0, warps=4, stages=3, spread=16384, blocks=28),
-    Cut(rows=64, least=0, outputs=64, slices=0, warps=4, stages=3, spread=16384, blocks=28),
-    Cut(rows=128, least=0, outputs=64, slices=0, warps=4, stages=3, spread=8192, blocks=56),
+    Cut(rows=32, least=0, outputs=64, slices=0, warps=4, stages=3, spread=8192, blocks=28),
+    Cut(rows=64, least=0, outputs=64, slices=0, warps=4, stages=3, spread=8192, blocks=28),
+    Cut(rows=128, least=0, outputs=64, slices=0, warps=4, stages=3, spread=16384, blocks=112),
 )
 
 
