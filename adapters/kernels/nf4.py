@@ -12,7 +12,7 @@ Does not quantise, differentiate, or choose between itself and bitsandbytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -68,7 +68,7 @@ def multiply(
     stored = [packed, *(scales.absmax if scale is None else scale for scale in scales)]
     interpreted = x.device.type == "cpu"
     stored.append(values(x.dtype) if interpreted else packed)
-    constants = {"NESTED": scales.nested is not None, "INTERPRETED": interpreted}
+    constants: dict[str, Any] = {"NESTED": scales.nested is not None, "INTERPRETED": interpreted}
     if plan.slices:
         constants["WARPS"] = plan.warps
     return run(_by_slices if plan.slices else _by_outputs, x, stored, outputs, bias, plan, constants)
