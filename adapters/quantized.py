@@ -32,8 +32,9 @@ from adapthub.adapters.products import linear
 # glibc's mallopt: keep freed blocks of up to 1 GiB instead of returning them to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
-# Up to which our kernels are faster than bitsandbytes, which multiplies more rows by weights that it dequantises aside.
-_KERNEL_ROWS = 128
+# Up to which our kernels were measured faster than bitsandbytes, which multiplies more by weights that it dequantises aside.
+_NF4_ROWS = 128
+_INT8_ROWS = 128
 
 
 class WeightOnlyInt8(Linear8bitLt):
@@ -54,7 +55,7 @@ class WeightOnlyInt8(Linear8bitLt):
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             stored, scales = cast(torch.Tensor, self.state.CB), cast(torch.Tensor, self.state.SCB)
             return linear(x, stored.to(x.dtype).mul_(scales[:, None].mul(1 / 127)), bias)
-        if _few(x) and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda"):
+        if _few(x, _INT8_ROWS) and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda"):
             from adapthub.adapters.kernels import int8
 
             stored, scales = cast(torch.Tensor, self.state.CB), cast(torch.Tensor, self.state.SCB)
@@ -76,7 +77,7 @@ class WeightOnlyNf4(Linear4bit):
             if kind == "cpu":
                 weight = dequantize_4bit(self.weight.data, cast(Any, self.weight).quant_state)
                 return linear(x, weight.to(x.dtype), self._bias(x))
-            if _few(x) and self._blocked():
+            if _few(x, _NF4_ROWS) and self._blocked():
                 return self._by_kernel(x)
         return cast(torch.Tensor, super().forward(x))
 
@@ -105,11 +106,11 @@ class WeightOnlyNf4(Linear4bit):
         return y.view(*x.shape[:-1], self.out_features)
 
 
-def _few(x: torch.Tensor) -> bool:
-    """Whether our kernels serve such rows, and are the faster ones."""
+def _few(x: torch.Tensor, most: int) -> bool:
+    """Whether our kernels serve such rows, and are the faster ones: up to `most`."""
     return (
         x.device.type == "cuda"
-        and 0 < x.numel() <= _KERNEL_ROWS * x.shape[-1]
+        and 0 < x.numel() <= most * x.shape[-1]
         and x.shape[-1] % 64 == 0
         and x.dtype in (torch.bfloat16, torch.float16)
         and _kernels(x.device)
