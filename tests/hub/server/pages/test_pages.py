@@ -226,7 +226,7 @@ def test_the_cookie_opens_pages_and_nothing_else(
     assert web.get(f"{hub_server.url}/ada/secret/resolve/v1/adapthub.json").status_code == 404
     assert web.post(f"{hub_server.url}/api/repos/create", json={"name": "ada/new"}).status_code == 401
     for method in ("POST", "PUT", "PATCH", "DELETE"):
-        for address in ("/", "/ada", "/ada/secret", "/ada/secret/tree/v1", "/compare"):
+        for address in ("/", "/ada", "/ada/secret", "/ada/secret/tree/v1", "/compare", "/audit"):
             assert web.request(method, hub_server.url + address).status_code == 405, (method, address)
 
 
