@@ -152,9 +152,9 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def fill(hub: EmbeddedHub, folder: Path) -> None:
-    """Push them all."""
-    store = Store.open(hub.root)
+def fill(hub: EmbeddedHub, folder: Path, *, database: str | None = None) -> None:
+    """Push them all, into a hub over this database."""
+    store = Store.open(hub.root, database=database)
     with store.database.writing() as session:
         add_base(session, roberta())
     _fill_a_leaderboard(hub, folder)

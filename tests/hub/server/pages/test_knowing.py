@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from adapthub.hub.signing import sign
 from adapthub.hub.signing_keys import PublicKey
 from adapthub.hub.storage.knowledge_tables import KnowledgeRow, ParentRow
 from tests.hub.server.governed import Api
-from tests.hub.server.live import HubServer
-from tests.hub.server.pages.filled import write
+from tests.hub.server.live import HubServer, live
+from tests.hub.server.pages.filled import fill, write
 from tests.hub.server.pages.test_pages import BROWSER
 
 KEY, OTHER = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -307,3 +308,21 @@ def test_the_chain_is_computed_where_it_is_asked_for_and_short(
     assert "too long to be computed again" in long
     assert "is broken" not in long
     assert "Verify the chain" not in long
+
+
+@pytest.mark.slow
+def test_every_page_over_postgresql(tmp_path: Path, new_database: Callable[[], str]) -> None:
+    database = new_database()
+    with live(tmp_path / "served", database=database) as server:
+        hub = EmbeddedHub(server.data, cache=tmp_path / "cache", database=database)
+        fill(hub, tmp_path / "made", database=database)
+        for pages in (Pages(server), signed_in(server, "root", "admin")):
+            assert "acme/ner" in pages("/?metric=f1>=0.8")
+            assert "org/roberta-base" in pages("/leaderboard")
+            assert "1 of 3" in pages.section("/acme/ner", "boards")
+            assert "it needs a signature" in pages.section("/acme/ner/tree/v2", "gates")
+            assert "acme/ner@v4" in pages.section("/acme/ner/tree/v1", "lineage")
+            assert pages("/leaderboard?task=text-classification&metric=loss").count('class="drawn"') == 6
+            assert "f1 test" in words(pages("/compare?ref=acme/ner&ref=acme/ner-news"))
+        assert "alias.moved" in pages("/audit?namespace=acme&action=alias.moved&repo=acme/ner")
+        assert "entries is as it was written" in pages("/audit?verify=1")
