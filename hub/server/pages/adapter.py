@@ -86,6 +86,8 @@ def _adapter(
     repository = read_repository(serving.store, visitor, target, revision, before)
     facts = _NOTHING if repository.shown is None else repository.shown.facts
     card = read_card(serving.store, repository)
+    # Of what is gated, card and facts are shown, as everywhere; files are not read for whoever may not have them.
+    adapter = None if repository.refused else read_adapter(serving.store, repository)
     return page(
         request,
         "adapter.html",
@@ -93,7 +95,7 @@ def _adapter(
         repository=repository,
         asked=revision,
         facts=facts,
-        record=_record(read_adapter(serving.store, repository)),
+        record=_record(adapter),
         card=None if card is None else card_html(card, repository.name, repository.revision),
         snippets=snippets(
             origin(request),
