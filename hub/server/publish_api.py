@@ -46,9 +46,7 @@ async def put_blob(
     await run_in_threadpool(_check_may, serving, caller, target, [Blob(sha256, int(size))])
     await keep_body(request, serving.store.blobs, int(size), sha256=sha256)
     await run_in_threadpool(serving.store.register, [Blob(sha256, int(size))])
-    return Kept(
-        receipt=receipt(serving.signer, target, sha256, sha256, int(size), serving.limits.upload_seconds)
-    )
+    return Kept(receipt=receipt(serving.signer, target, sha256, sha256, int(size)))
 
 
 @router.post("/versions")

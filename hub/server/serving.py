@@ -1,4 +1,4 @@
-"""What all endpoints of a hub's server share: the store, the secret that URLs are signed with, uploads over Xet, and bounds.
+"""What all endpoints of a hub's server share: the store, what it signs, uploads over Xet, and bounds.
 
 Does not answer anybody.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.differ import Differ
 from adapthub.hub.server.rates import Rates
-from adapthub.hub.server.signed_urls import Signer
+from adapthub.hub.server.signed import Signer
 from adapthub.hub.server.xet import XetFacade
 from adapthub.hub.server.xet_store import XetStore
 from adapthub.hub.store import Store
@@ -76,7 +76,7 @@ class Serving:
         xet = XetFacade(root / XET, XetStore(store), secret)
         limits = limits or Limits()
         rates = None if limits.rate is None else Rates(*limits.rate)
-        return cls(store, Signer(secret), xet, Differ(store.blobs), limits, rates)
+        return cls(store, Signer(secret, limits.upload_seconds), xet, Differ(store.blobs), limits, rates)
 
     def sweep(self) -> None:
         """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""
