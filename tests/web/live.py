@@ -7,21 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any
 
 from adapthub.web.running import Running
 
-Serving = TypeVar("Serving")
-
 
 @contextmanager
-def in_a_thread(serve: Callable[[Callable[[Running[Serving]], None]], None]) -> Iterator[Running[Serving]]:
-    """Within: the server runs that `serve` announces."""
-    started: queue.Queue[Running[Serving] | BaseException] = queue.Queue()
+def in_a_thread(serve: Callable[..., None]) -> Iterator[Running[Any]]:
+    """Within: the server runs that `serve` hands to its argument `announce`."""
+    started: queue.Queue[Running[Any] | BaseException] = queue.Queue()
 
     def run() -> None:
         try:
-            serve(started.put)
+            serve(announce=started.put)
         except BaseException as error:
             started.put(error)
 

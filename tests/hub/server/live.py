@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,5 +50,5 @@ class HubServer:
 def live(data: Path, **settings: object) -> Iterator[HubServer]:
     """Within: a server runs over the hub in `data`."""
     given: dict[str, Any] = {"port": 0, **settings}
-    with in_a_thread(lambda announce: serve(ServerSettings(data, **given), announce=announce)) as running:
+    with in_a_thread(partial(serve, ServerSettings(data, **given))) as running:
         yield HubServer(running, data)

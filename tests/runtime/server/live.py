@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from adapthub.adapters.artifact import Artifact
@@ -64,7 +65,7 @@ def write_hub(base: Path, folder: Path) -> Registry:
 @contextmanager
 def live(settings: ServerSettings, hub: Registry, gate: Gate | None = None) -> Iterator[Running]:
     """Within: the server runs."""
-    with in_a_thread(lambda announce: serve(settings, hub=hub, gate=gate, announce=announce)) as running:
+    with in_a_thread(partial(serve, settings, hub=hub, gate=gate)) as running:
         yield running
 
 
