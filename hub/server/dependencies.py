@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator
 
 from adapthub.adapters.errors import Forbidden, InvalidReference, Unauthorized
@@ -89,6 +89,9 @@ Revision = Annotated[str, Path(), AfterValidator(_unquoted)]
 
 FilePath = Annotated[str, Path(), AfterValidator(_unquoted)]
 """`{path:path}` of the path."""
+
+Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
+"""A filter in the query of a page: no longer than what lists are filtered by, and nothing that a database refuses."""
 
 
 def origin(request: Request) -> str:
