@@ -1,16 +1,15 @@
-"""Bodies to files: bounded in size and time, and a few hundred kilobytes in memory whatever their size."""
+"""Bodies to files: bounded in size and time, and a few megabytes in memory whatever their size."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
-from anyio.to_thread import run_sync
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from adapthub.hub.server.write_behind import write_behind
 from adapthub.hub.server.xet.kept import Incoming
-
-_BLOCK_BYTES = 1 << 20
 
 
 async def receive(request: Request, incoming: Incoming, *, limit: int, seconds: float) -> None:
@@ -21,9 +20,12 @@ async def receive(request: Request, incoming: Incoming, *, limit: int, seconds: 
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
+    await write_behind(_blocks(request, limit, seconds), incoming.write)
+
+
+async def _blocks(request: Request, limit: int, seconds: float) -> AsyncIterator[bytes]:
     stream = request.stream()
     received = 0
-    waiting = bytearray()
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:
@@ -36,15 +38,11 @@ async def receive(request: Request, incoming: Incoming, *, limit: int, seconds: 
         except ClientDisconnect:
             raise HTTPException(400, "the client went away before its body ended") from None
         if block is None:
-            break
+            return
         received += len(block)
         if received > limit:
             raise _too_large(limit)
-        waiting += block
-        if len(waiting) >= _BLOCK_BYTES:
-            await run_sync(incoming.write, bytes(waiting))
-            waiting.clear()
-    await run_sync(incoming.write, bytes(waiting))
+        yield block
 
 
 def _too_large(limit: int) -> HTTPException:
