@@ -15,7 +15,7 @@ import obstore
 from obstore.store import LocalStore
 
 from adapthub.adapters.errors import IntegrityError
-from adapthub.adapters.files import fsync_directory, sha256_bytes
+from adapthub.adapters.files import begin_writeback, fsync_directory, sha256_bytes
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.storage.blobs import (
     ABANDONED_SECONDS,
@@ -126,9 +126,14 @@ class _FolderSink:
         self._blobs = blobs
         self._path = path
         self._file = path.open("xb")
+        self._on_its_way = 0  # so many bytes are being brought to the disk
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
+        size = self._file.tell() - self._on_its_way
+        if size >= PIECE_BYTES:
+            begin_writeback(self._file.fileno(), self._on_its_way, size)
+            self._on_its_way += size
 
     def keep(self, sha256: str) -> None:
         self._file.flush()
