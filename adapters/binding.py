@@ -107,10 +107,6 @@ _PROMPT_COMPUTED = frozenset(
     ]
 )
 
-# Initialisations that change the base's weights: the saved A and B do not add to the base as published.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-
 # By PEFT's type, for every type that is admitted: the binder, and the fields that it computes.
 _METHODS: Mapping[str, tuple[type[LoraBinder | Ia3Binder | PrefixBinder | PromptBinder], frozenset[str]]] = {
     "LORA": (LoraBinder, _LORA_COMPUTED),
@@ -147,9 +143,3 @@ def _check_fields(config: Mapping[str, Any], computed: frozenset[str]) -> None:
     for name, value in config.items():
         if value and name not in computed and name not in _INERT:
             raise UnsupportedAdapter(f"adapter_config.json sets {name}={value!r}, which is not computed here")
-    initialised = config.get("init_lora_weights")
-    if isinstance(initialised, str) and initialised.lower().startswith(_CHANGES_BASE):
-        raise UnsupportedAdapter(
-            f"init_lora_weights={initialised!r} changed the base model's own weights in training",
-            hint="Save it with PEFT's path_initial_model_for_weight_conversion, which turns it into a plain LoRA.",
-        )

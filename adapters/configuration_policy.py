@@ -51,6 +51,9 @@ _PATTERNS = [
     "rank_pattern",
     "alpha_pattern",
 ]
+# Initialisations that change the base's weights, some by an SVD of each at every load: the saved A and B do not
+# add to the base as published.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 CONFIG_FIELDS: Mapping[str, frozenset[str]] = {
     "LORA": frozenset((_EVERY_TYPE + _LORA).split()),
     "IA3": frozenset((_EVERY_TYPE + _IA3).split()),
@@ -63,7 +66,8 @@ def read_config(data: bytes, where: str) -> dict[str, object]:
     """adapter_config.json as admitted: known type, known fields, values of the right kind, safe
     expressions.
 
-    Raises AdmissionError naming the field, or UnsupportedAdapter for a PEFT type outside CONFIG_FIELDS.
+    Raises AdmissionError naming the field, or UnsupportedAdapter for a PEFT type outside CONFIG_FIELDS, or an adapter that
+    is none of its base as published.
     """
     config = parse_json_object(data, where)
     peft_type = config.get("peft_type")
@@ -83,6 +87,7 @@ def read_config(data: bytes, where: str) -> dict[str, object]:
         if field in _KINDS and not _KINDS[field][1](value):
             raise AdmissionError(f"{where}: {field} must be {_KINDS[field][0]}, not {value!r:.80}")
     _check_patterns(config, where)
+    _check_initialisation(config, where)
     return config
 
 
@@ -95,6 +100,15 @@ def _check_patterns(config: Mapping[str, object], where: str) -> None:
         elif isinstance(value, dict) or (field == "layers_pattern" and isinstance(value, list)):
             for pattern in value:
                 check_pattern(pattern, f"{where}: {field}")
+
+
+def _check_initialisation(config: Mapping[str, object], where: str) -> None:
+    initialised = config.get("init_lora_weights")
+    if isinstance(initialised, str) and initialised.lower().startswith(_CHANGES_BASE):
+        raise UnsupportedAdapter(
+            f"{where}: init_lora_weights={initialised!r} changed the base model's own weights in training",
+            hint="Save it with PEFT's path_initial_model_for_weight_conversion, which turns it into a plain LoRA.",
+        )
 
 
 def _is_whole(value: object) -> bool:

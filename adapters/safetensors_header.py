@@ -10,6 +10,7 @@ Does not build tensors and does not judge their values.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ MAX_HEADER_BYTES = 100_000_000  # safetensors' own bound
 MAX_DIMENSIONS = 32
 _MAX_SIZE = 2**62
 _INTEGERS = frozenset({int})
+_NAME = re.compile(r"[^.\x00-\x1f\x7f]+(?:\.[^.\x00-\x1f\x7f]+)*")
+_LONGEST_NAME = 1024
 _FIELDS = {"dtype", "shape", "data_offsets"}
 
 # What both the format and torch know, in bytes an element. The sub-byte and scale formats have no torch
@@ -89,6 +92,10 @@ def _check_metadata(metadata: object, where: str) -> None:
 
 def _span(name: str, entry: object, where: str, start: int) -> Span:
     """One tensor whose dtype, shape and offsets agree; the data part begins at `start`."""
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise AdmissionError(
+            f"{where}: {name[:80]!r} is no tensor's name: names of modules, joined by single dots"
+        )
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise AdmissionError(f"{where}: tensor {name!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -93,6 +93,13 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "hole at the start": (build({"a": tensor([1], 4, 8)}, b"0" * 8), "hole"),
     "hole in the middle": (build({"a": tensor([1], 0, 4), "b": tensor([1], 8, 12)}, b"0" * 12), "'b'.*hole"),
     "empty tensor outside": (build({"a": tensor([0], 4, 4)}, b""), "hole"),
+    "a name that is a path": (
+        build({"../../x": tensor([1], 0, 4)}, b"0000"),
+        "'../../x' is no tensor's name",
+    ),
+    "a name that is empty": (build({"": tensor([1], 0, 4)}, b"0000"), "'' is no tensor's name"),
+    "a name of two lines": (build({"a\nb": tensor([1], 0, 4)}, b"0000"), "is no tensor's name"),
+    "a name too long": (build({"a" * 1025: tensor([1], 0, 4)}, b"0000"), "is no tensor's name"),
     "metadata a list": (build({"__metadata__": []}), "__metadata__"),
     "metadata with a number": (build({"__metadata__": {"a": 1}}), "__metadata__"),
 }
@@ -170,11 +177,15 @@ def test_any_header_is_refused_or_loads_what_it_says(header: dict[str, Any], dat
     assert_refused_or_loads(build(header, data))
 
 
+CONTROL = "".join(map(chr, [*range(32), 127]))
+
+
 @st.composite
 def tensors(draw: st.DrawFn) -> dict[str, torch.Tensor]:
-    names = draw(
-        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), unique=True, max_size=5)
+    part = st.text(
+        st.characters(exclude_categories=["Cs"], exclude_characters=CONTROL + "."), min_size=1, max_size=8
     )
+    names = draw(st.lists(st.lists(part, min_size=1, max_size=3).map(".".join), unique=True, max_size=5))
     names = [name for name in names if name != "__metadata__"]
     dtypes = st.sampled_from(
         [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8, torch.bool]
@@ -185,5 +196,5 @@ def tensors(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 
 @settings(deadline=None, max_examples=100)
 @given(tensors())
-def test_whatever_safetensors_writes_is_admitted(content: dict[str, torch.Tensor]) -> None:
+def test_whatever_safetensors_writes_of_modules_is_admitted(content: dict[str, torch.Tensor]) -> None:
     check_safetensors(save(content), "file")

@@ -240,7 +240,7 @@ def test_fields_that_are_not_computed_are_named(base: Base, tiny_base: Path, tmp
     runtime = Runtime(base)
     for change, message in (
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
-        ({"init_lora_weights": "pissa"}, "changed the base model's own weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changed the base model's own weights"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
     ):
         (plain / "adapter_config.json").write_text(json.dumps(config | change))
