@@ -1,8 +1,8 @@
 """Pushing a new 20 MB adapter against writing that much to the disk and hashing it: by Hugging Face's own client, over LFS
 and over Xet, and by ours.
 
-The same client also pushes to a server that keeps nothing (forgetful_server): what client and HTTP take alone. In turn; ratios
-are the medians of the rounds'.
+The same client also pushes to a server that keeps nothing (forgetful_server): what client and HTTP take alone. In turn;
+ratios are the medians of the rounds'.
 """
 
 from __future__ import annotations
