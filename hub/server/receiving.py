@@ -9,9 +9,9 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub.server.bodies import pieces
 from adapthub.hub.server.write_behind import write_behind
 from adapthub.hub.storage.blobs import Blobs
+from adapthub.web.bodies import pieces
 
 
 async def keep_body(
