@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.decode
 	$(RUN) $(BIN)/python -m benchmarks.generate
 	$(RUN) $(BIN)/python -m benchmarks.serve
+	$(RUN) $(BIN)/python -m benchmarks.hub
 
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 bench-gpu:

@@ -96,13 +96,15 @@ SECTIONS = {
     ),
     "hub-push": (
         "Pushing an adapter to the hub",
-        "Hugging Face's `upload_folder` of a new adapter of 20 MB, against copying its weights to the disk (synced) and hashing them "
-        "once. The client hashes them too, and so does the server.",
+        "A new adapter of 20 MB, by Hugging Face's `upload_folder` and by our client, against copying its weights to the disk (synced) and "
+        "hashing them once. `to nowhere` is the same client with a server that keeps nothing, not even a hash: what client and HTTP take alone. "
+        "`huggingface_hub` hashes the file before it sends it, and by Xet cuts and packs it too; our client leaves the hashing to the hub. "
+        "The hub hashes and writes what comes while more of it comes, syncs it, and then commits in about 40 statements of SQL.",
     ),
     "hub-many": (
         "A hundred pulls at once",
-        "Every file of one adapter of 20 MB, a hundred times at once by threads of one other process that throw the bytes away. "
-        "`server MB` is the resident memory of our server's process, before and at most.",
+        "Every file of one adapter of 20 MB, a hundred times at once by threads of one other process, which hash what comes and throw it "
+        "away. Times are from when all begin until one has everything; `MB before` and `MB at most` are the resident memory of the server's process.",
     ),
     "hub-small": (
         "Pulling many small adapters",
