@@ -34,7 +34,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 # Up to which our kernels were measured faster than bitsandbytes, which multiplies more by weights that it dequantises aside.
 _NF4_ROWS = 128
-_INT8_ROWS = 128
+_INT8_ROWS = 256
 
 
 class WeightOnlyInt8(Linear8bitLt):
