@@ -19,9 +19,9 @@ from adapthub.adapters.errors import InvalidSettings, NotFound
 from adapthub.adapters.manifest import Manifest, Metric
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.access import Caller, visible
+from adapthub.hub.conditions import is_fingerprint
 from adapthub.hub.facts import TRAINING_SPLIT, is_unicode
 from adapthub.hub.records import bare_digest
-from adapthub.hub.search import is_fingerprint
 from adapthub.hub.storage.dialects import insert_new
 from adapthub.hub.storage.knowledge_tables import BaseModelRow, BoardRow, ResultRow
 from adapthub.hub.storage.tables import RepoRow, VersionRow
