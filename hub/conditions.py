@@ -35,12 +35,22 @@ _WHOLE = len("sha256:") + 64
 _MOST_BASES = 50
 
 
+@dataclass(frozen=True)
+class Keys:
+    """The columns that say which repository a list is at: its `id` and its `sequence`; `by_id`: whether the first is known
+    before the second is looked up."""
+
+    id: ColumnElement[int] = RepoRow.id.expression
+    sequence: ColumnElement[int] = RepoRow.sequence.expression
+    by_id: bool = False
+
+
 class Condition(Protocol):
     """One thing that repositories must be."""
 
     @property
-    def key(self) -> ColumnElement[int]:
-        """The column of `repos` that `rows` gives."""
+    def by_id(self) -> bool:
+        """Whether `rows` gives ids of repositories, and not sequences."""
         ...
 
     @property
@@ -52,8 +62,8 @@ class Condition(Protocol):
         """The repositories of which it holds, each once."""
         ...
 
-    def holds(self) -> ColumnElement[bool]:
-        """Whether it holds of the row of `repos`: a look-up, however many it holds of."""
+    def holds(self, keys: Keys) -> ColumnElement[bool]:
+        """Whether it holds of the repository at `keys`: a look-up, however many it holds of."""
         ...
 
 
@@ -65,8 +75,8 @@ class HasTerm:
     terms: tuple[str, ...]
 
     @property
-    def key(self) -> ColumnElement[int]:
-        return RepoRow.sequence.expression
+    def by_id(self) -> bool:
+        return False
 
     @property
     def is_in_order(self) -> bool:
@@ -75,10 +85,12 @@ class HasTerm:
     def rows(self) -> Select[int]:
         return select(TermRow.sequence).where(TermRow.kind == self.kind, self.is_one(TermRow.term.expression))
 
-    def holds(self) -> ColumnElement[bool]:
+    def holds(self, keys: Keys) -> ColumnElement[bool]:
         row = aliased(TermRow)
-        same = (row.kind == self.kind, self.is_one(row.term.expression), row.sequence == RepoRow.sequence)
-        return select(literal(1)).where(*same).exists()
+        of_repo = row.repo_id == keys.id if keys.by_id else row.sequence == keys.sequence
+        return looked_up(
+            select(literal(1)).where(of_repo, row.kind == self.kind, self.is_one(row.term.expression))
+        )
 
     def is_one(self, term: ColumnElement[str]) -> ColumnElement[bool]:
         """Whether the column `term` is one of the terms."""
@@ -92,8 +104,8 @@ class InNamespace:
     namespace: str
 
     @property
-    def key(self) -> ColumnElement[int]:
-        return RepoRow.sequence.expression
+    def by_id(self) -> bool:
+        return False
 
     @property
     def is_in_order(self) -> bool:
@@ -102,8 +114,9 @@ class InNamespace:
     def rows(self) -> Select[int]:
         return select(RepoRow.sequence).where(RepoRow.namespace == self.namespace)
 
-    def holds(self) -> ColumnElement[bool]:
-        return RepoRow.namespace == self.namespace
+    def holds(self, keys: Keys) -> ColumnElement[bool]:
+        # Of an expression, for which there is no index: databases would go through the namespace instead.
+        return RepoRow.namespace.concat("") == self.namespace
 
 
 @dataclass(frozen=True)
@@ -114,8 +127,8 @@ class HasText:
     words: tuple[str, ...]
 
     @property
-    def key(self) -> ColumnElement[int]:
-        return RepoRow.sequence.expression
+    def by_id(self) -> bool:
+        return False
 
     @property
     def is_in_order(self) -> bool:
@@ -125,11 +138,12 @@ class HasText:
         index = text_index(self.session)
         return select(index.key).select_from(index.table).where(*contains(self.session, [*self.words]))
 
-    def holds(self) -> ColumnElement[bool]:
+    def holds(self, keys: Keys) -> ColumnElement[bool]:
         index = text_index(self.session)
         occur = contains(self.session, [*self.words], among_few=True)
-        found = select(literal(1)).select_from(index.table).where(index.key == RepoRow.sequence, *occur)
-        return found.exists()
+        return looked_up(
+            select(literal(1)).select_from(index.table).where(index.key == keys.sequence, *occur)
+        )
 
 
 @dataclass(frozen=True)
@@ -140,8 +154,8 @@ class HasMetric:
     ascending: bool
 
     @property
-    def key(self) -> ColumnElement[int]:
-        return RepoRow.id.expression
+    def by_id(self) -> bool:
+        return True
 
     @property
     def is_in_order(self) -> bool:
@@ -150,8 +164,8 @@ class HasMetric:
     def rows(self) -> Select[int]:
         return select(MetricRow.repo_id).where(self.of_row)
 
-    def holds(self) -> ColumnElement[bool]:
-        return select(literal(1)).where(MetricRow.repo_id == RepoRow.id, self.of_row).exists()
+    def holds(self, keys: Keys) -> ColumnElement[bool]:
+        return looked_up(select(literal(1)).where(MetricRow.repo_id == keys.id, self.of_row))
 
 
 def measured(expression: str) -> HasMetric:
@@ -194,3 +208,9 @@ def words_of(session: Session, text: str) -> Sequence[HasText]:
     """The condition that each word of `text` occurs; none where there is no word."""
     words = tuple(text.split())
     return [HasText(session, words)] if words and contains(session, [*words]) else []
+
+
+def looked_up(row: Select[int]) -> ColumnElement[bool]:
+    """Whether there is such a row. What EXISTS says PostgreSQL would join, and go through all rows of the condition; a value
+    it looks up."""
+    return row.limit(1).scalar_subquery().is_not(None)

@@ -23,6 +23,7 @@ from adapthub.hub.conditions import (
     HasMetric,
     HasTerm,
     InNamespace,
+    Keys,
     measured,
     on_base,
     words_of,
@@ -71,7 +72,7 @@ def list_repos(session: Session, caller: Caller, query: Query) -> Page:
     if any(isinstance(condition, HasTerm) and not condition.terms for condition in conditions):
         return Page((), None)
     walk = _walk(session, query, conditions)
-    found = walk.found.where(visible(caller), *(other.holds() for other in walk.others))
+    found = walk.found.where(visible(caller), *(other.holds(walk.keys) for other in walk.others))
     if query.gated is not None:
         found = found.where(RepoRow.gated.is_not(None) if query.gated else RepoRow.gated.is_(None))
     if query.adapters:
@@ -95,12 +96,11 @@ def rows_of(session: Session, ids: Sequence[int]) -> list[RepoRow]:
 
 def _conditions(session: Session, query: Query) -> list[Condition]:
     terms = dict.fromkeys([*(("tag", tag) for tag in query.tags), *query.terms])
-    found: list[Condition] = [*words_of(session, query.text)]
+    found: list[Condition] = [] if query.namespace is None else [InNamespace(query.namespace)]
+    found += words_of(session, query.text)
     found += [HasTerm(kind, (term,)) for kind, term in terms]
     if query.base is not None:
         found.append(on_base(session, query.base))
-    if query.namespace is not None:
-        found.append(InNamespace(query.namespace))
     if query.metric is not None:
         found.append(measured(query.metric))
     return found
@@ -108,54 +108,65 @@ def _conditions(session: Session, query: Query) -> list[Condition]:
 
 @dataclass(frozen=True)
 class _Walk:
-    """What is gone through, joined to `repos`; the columns that it is sorted by; the conditions that it does not meet by
-    itself."""
+    """What is gone through, joined to `repos`, and where it is; the columns that it is sorted by; the conditions that are
+    still to be held against each."""
 
     found: Select[Any]
+    keys: Keys
     places: Sequence[ColumnElement[Any]]
     ascending: bool
     others: Sequence[Condition]
 
 
 def _walk(session: Session, query: Query, conditions: Sequence[Condition]) -> _Walk:
-    walked: Condition | None = None
+    few: Condition | None = None
     # Counting costs, and of one condition that is in the list's order there is nothing to choose.
     if len(conditions) > 1 or (conditions and query.sort != "modified"):
         rarest = narrowest(session, conditions)
-        walked = rarest.condition if rarest.few else None
+        few = rarest.condition if rarest.few else None
     if query.sort == "metric":
-        return _best(walked, conditions)
-    if walked is not None:
-        found = _few(walked)
-    elif query.sort == "modified" and (ordered := [one for one in conditions if one.is_in_order]):
-        walked = ordered[0]
-        (place,) = walked.rows().selected_columns
-        found = walked.rows()
-        if place.table is not RepoRow.__table__:
-            found = found.join(RepoRow, RepoRow.sequence == place)
-        return _Walk(found, (place,), query.ascending, _without(conditions, walked))
+        return _best(few, conditions)
+    in_order = [one for one in conditions if one.is_in_order and query.sort == "modified"]
+    if few is not None:
+        found, keys = _through(few)
+    elif in_order:
+        return _newest(in_order[0], query, conditions)
     else:
-        found = select(RepoRow.id)
-    place = RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
-    return _Walk(found, (place,), query.ascending, _without(conditions, walked))
+        found, keys = select(RepoRow.id), Keys()
+    place = keys.sequence if query.sort == "modified" else keys.id
+    return _Walk(found, keys, (place,), query.ascending, _without(conditions, few))
 
 
-def _best(walked: Condition | None, conditions: Sequence[Condition]) -> _Walk:
-    """Through those of which `walked` holds, which are few, else through a metric from its best value on."""
+def _best(few: Condition | None, conditions: Sequence[Condition]) -> _Walk:
+    """Through the few of which a condition holds, else through a metric from its best value on."""
     metric = next(one for one in conditions if isinstance(one, HasMetric))
-    of_repo = MetricRow.repo_id == RepoRow.id
-    if walked is None:
-        found: Select[Any] = select(MetricRow.repo_id).join(RepoRow, of_repo).where(metric.of_row)
+    if few is None:
+        keys = Keys(id=MetricRow.repo_id.expression, by_id=True)
+        found: Select[Any] = select(keys.id).join(RepoRow, RepoRow.id == keys.id).where(metric.of_row)
     else:
-        found = _few(walked).join(MetricRow, and_(of_repo, metric.of_row))
+        found, keys = _through(few)
+        found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, metric.of_row))
     places = (MetricRow.value.expression, MetricRow.repo_id.expression)
-    return _Walk(found, places, metric.ascending, _without(conditions, walked, metric))
+    return _Walk(found, keys, places, metric.ascending, _without(conditions, few, metric))
 
 
-def _few(condition: Condition) -> Select[Any]:
-    """The few repositories of which a condition holds, whatever the database thinks of how many those are."""
-    rows = condition.rows().limit(narrowing.FEW).subquery()
-    return select(RepoRow.id).select_from(rows).join(RepoRow, condition.key == rows.c[0])
+def _newest(condition: Condition, query: Query, conditions: Sequence[Condition]) -> _Walk:
+    """Through those of which a condition holds, in their order."""
+    found = condition.rows()
+    (sequence,) = found.selected_columns
+    if not isinstance(condition, InNamespace):
+        found = found.join(RepoRow, RepoRow.sequence == sequence)
+    others = _without(conditions, condition)
+    return _Walk(found, Keys(sequence=sequence), (sequence,), query.ascending, others)
+
+
+def _through(few: Condition) -> tuple[Select[Any], Keys]:
+    """Through the few of which a condition holds, first of all, whatever the database thinks of how many those are."""
+    rows = few.rows().limit(narrowing.FEW).subquery()
+    (key,) = rows.c
+    own = RepoRow.id if few.by_id else RepoRow.sequence
+    found = select(RepoRow.id).select_from(rows).join(RepoRow, own == key)
+    return found, Keys(id=key, by_id=True) if few.by_id else Keys(sequence=key)
 
 
 def _without(conditions: Sequence[Condition], *met: Condition | None) -> list[Condition]:

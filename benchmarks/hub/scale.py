@@ -11,6 +11,7 @@ import http.client
 import random
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 
+from adapthub.hub.server.pages.visitors import COOKIE
 from adapthub.hub.storage.tables import RepoRow
 from adapthub.hub.store import BLOBS, Store
 from benchmarks.hub import asks, servers
@@ -81,10 +83,12 @@ def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     with servers.hub(filled.data, database=filled.database) as server:
         where = urlsplit(server.url)
+        headers = {admin: _headers(filled, "admin" if admin else "read") for admin in (False, True)}
         connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)
         for turn in range(FIRST + ASKS):
             for kind, make in kinds.items():
-                seconds = _ask(connection, kind, make(rng))
+                ask = make(rng)
+                seconds = _ask(connection, kind, ask, headers[ask.admin])
                 if turn >= FIRST:
                     took[kind].append(seconds * 1000)
         connection.close()
@@ -93,15 +97,22 @@ def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
     return {**found, "memory of the server, MB": (round(memory), round(memory))}
 
 
-def _ask(connection: http.client.HTTPConnection, kind: str, ask: asks.Ask) -> float:
+def _ask(
+    connection: http.client.HTTPConnection, kind: str, ask: asks.Ask, headers: Mapping[str, str]
+) -> float:
     start = time.perf_counter()
-    connection.request(ask.method, ask.path)
+    connection.request(ask.method, ask.path, headers=headers)
     response = connection.getresponse()
     body = response.read()
     seconds = time.perf_counter() - start
     if response.status != ask.status:
         raise RuntimeError(f"{kind}: {ask.method} {ask.path} is {response.status}: {body[:500]!r}")
     return seconds
+
+
+def _headers(filled: Filled, scope: str) -> Mapping[str, str]:
+    token = servers.new_token(filled.data, database=filled.database, scope=scope)
+    return {"Authorization": f"Bearer {token}", "Cookie": f"{COOKIE}={token}"}
 
 
 def _percentile(times: list[float], percent: int) -> float:

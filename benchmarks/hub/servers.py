@@ -48,7 +48,7 @@ def static(folder: Path) -> Iterator[Server]:
         yield server
 
 
-def new_token(data: Path, *, database: str | None = None) -> str:
+def new_token(data: Path, *, database: str | None = None, scope: str = "write") -> str:
     """A token of the account `bench`, whose namespace is its own."""
     where = [] if database is None else ["--database", database]
     done = subprocess.run(
@@ -59,7 +59,7 @@ def new_token(data: Path, *, database: str | None = None) -> str:
             "create",
             "bench",
             "--scope",
-            "write",
+            scope,
             "--data",
             str(data),
             *where,
