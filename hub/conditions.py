@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.storage.tables import MetricRow, RepoRow, TermRow
-from adapthub.hub.storage.text import contains, text_index
+from adapthub.hub.storage.text import comes_in_order, contains, is_common, text_index
 
 _METRIC = re.compile(
     r"\s*([^\s<>=]+)\s*(>=|<=|==|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII
@@ -54,6 +54,11 @@ class Condition(Protocol):
         ...
 
     @property
+    def is_common(self) -> bool:
+        """Whether it is known to hold of many, so that they need not be counted."""
+        ...
+
+    @property
     def is_in_order(self) -> bool:
         """Whether an index has `rows` in the order of `repos.sequence`."""
         ...
@@ -73,6 +78,10 @@ class HasTerm:
 
     kind: str
     terms: tuple[str, ...]
+
+    @property
+    def is_common(self) -> bool:
+        return False
 
     @property
     def by_id(self) -> bool:
@@ -104,6 +113,10 @@ class InNamespace:
     namespace: str
 
     @property
+    def is_common(self) -> bool:
+        return False
+
+    @property
     def by_id(self) -> bool:
         return False
 
@@ -125,6 +138,7 @@ class HasText:
 
     session: Session
     words: tuple[str, ...]
+    is_common: bool = False
 
     @property
     def by_id(self) -> bool:
@@ -132,15 +146,16 @@ class HasText:
 
     @property
     def is_in_order(self) -> bool:
-        return True
+        return self.is_common or comes_in_order(self.session)
 
     def rows(self) -> Select[int]:
         index = text_index(self.session)
-        return select(index.key).select_from(index.table).where(*contains(self.session, [*self.words]))
+        occur = contains(self.session, [*self.words], reading=self.is_common)
+        return select(index.key).select_from(index.table).where(*occur)
 
     def holds(self, keys: Keys) -> ColumnElement[bool]:
         index = text_index(self.session)
-        occur = contains(self.session, [*self.words], among_few=True)
+        occur = contains(self.session, [*self.words], reading=True)
         return looked_up(
             select(literal(1)).select_from(index.table).where(index.key == keys.sequence, *occur)
         )
@@ -152,6 +167,10 @@ class HasMetric:
 
     of_row: ColumnElement[bool]
     ascending: bool
+
+    @property
+    def is_common(self) -> bool:
+        return False
 
     @property
     def by_id(self) -> bool:
@@ -206,8 +225,10 @@ def is_fingerprint(base: str) -> bool:
 
 def words_of(session: Session, text: str) -> Sequence[HasText]:
     """The condition that each word of `text` occurs; none where there is no word."""
-    words = tuple(text.split())
-    return [HasText(session, words)] if words and contains(session, [*words]) else []
+    words = text.split()
+    if not contains(session, words):
+        return []
+    return [HasText(session, tuple(words), is_common(session, words))]
 
 
 def looked_up(row: Select[int]) -> ColumnElement[bool]:

@@ -120,13 +120,13 @@ class _Walk:
 
 def _walk(session: Session, query: Query, conditions: Sequence[Condition]) -> _Walk:
     few: Condition | None = None
+    in_order = [one for one in conditions if one.is_in_order and query.sort == "modified"]
     # Counting costs, and of one condition that is in the list's order there is nothing to choose.
-    if len(conditions) > 1 or (conditions and query.sort != "modified"):
+    if conditions and not (len(conditions) == len(in_order) == 1):
         rarest = narrowest(session, conditions)
         few = rarest.condition if rarest.few else None
     if query.sort == "metric":
         return _best(few, conditions)
-    in_order = [one for one in conditions if one.is_in_order and query.sort == "modified"]
     if few is not None:
         found, keys = _through(few)
     elif in_order:

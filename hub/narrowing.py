@@ -34,5 +34,7 @@ def narrowest(session: Session, conditions: Sequence[Condition]) -> Narrowest:
 
 
 def _count(session: Session, condition: Condition) -> int:
+    if condition.is_common:
+        return FEW
     rows = condition.rows().limit(FEW).subquery()
     return session.scalar(select(func.count()).select_from(rows)) or 0
