@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import select
@@ -18,7 +18,7 @@ from adapthub.adapters.errors import AdapterNotFound, InvalidSettings
 from adapthub.hub import conditions, narrowing
 from adapthub.hub.access import Caller
 from adapthub.hub.conditions import HasTerm, HasText, InNamespace, measured, on_base
-from adapthub.hub.listing import Query, list_repos, rows_of
+from adapthub.hub.listing import Query, Sort, list_repos, rows_of
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.narrowing import narrowest
 from adapthub.hub.reference import Reference
@@ -62,7 +62,7 @@ def test_lists_hold_what_meets_every_condition(session: Session) -> None:
     for _ in range(200):
         some = rng.choice(repos)
         adapter = POPULATION.adapters[some.id - 1]
-        sort = rng.choice(["modified", "created", "metric"])
+        sort: Sort = rng.choice(get_args(Sort))
         metric = f"{adapter.metric}{rng.choice(['>=', '<='])}{rng.choice([0, 1, rng.random()])}"
         query = Query(
             tags=rng.sample(some.tags, rng.choice([0, 1, 1, 2, 3])),
