@@ -127,7 +127,7 @@ class FileRow(Base):
     path: Mapped[str] = mapped_column(primary_key=True)
     blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"))
 
-    blob: Mapped[BlobRow] = relationship()
+    blob: Mapped[BlobRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class RefRow(Base):
@@ -182,7 +182,7 @@ class TermRow(Base):
     """
 
     __tablename__ = "terms"
-    __table_args__ = (Index("terms_by_repo", "repo_id"), {"sqlite_with_rowid": False})
+    __table_args__ = (Index("terms_by_repo", "repo_id", "kind", "term"), {"sqlite_with_rowid": False})
 
     kind: Mapped[str] = mapped_column(primary_key=True)
     term: Mapped[str] = mapped_column(primary_key=True)
@@ -194,7 +194,7 @@ class MetricRow(Base):
     """What a repository's newest version came to, on the split that lists and searches use."""
 
     __tablename__ = "metrics"
-    __table_args__ = (Index("metrics_by_value", "name", "value"), {"sqlite_with_rowid": False})
+    __table_args__ = (Index("metrics_by_value", "name", "value", "repo_id"), {"sqlite_with_rowid": False})
 
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -211,7 +211,7 @@ class AliasRow(Base):
     alias: Mapped[str] = mapped_column(primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
 
-    version: Mapped[VersionRow] = relationship()
+    version: Mapped[VersionRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class AliasMoveRow(Base):
@@ -232,5 +232,5 @@ class AliasMoveRow(Base):
     target_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
     undoes: Mapped[int | None] = mapped_column(ForeignKey("alias_moves.id"), unique=True)
 
-    source: Mapped[VersionRow | None] = relationship(foreign_keys=[source_id])
-    target: Mapped[VersionRow] = relationship(foreign_keys=[target_id])
+    source: Mapped[VersionRow | None] = relationship(foreign_keys=[source_id], lazy="joined")
+    target: Mapped[VersionRow] = relationship(foreign_keys=[target_id], lazy="joined", innerjoin=True)

@@ -118,7 +118,7 @@ def _create() -> None:
         sa.PrimaryKeyConstraint("repo_id", "name"),
         sqlite_with_rowid=False,
     )
-    op.create_index("metrics_by_value", "metrics", ["name", "value"], unique=False)
+    op.create_index("metrics_by_value", "metrics", ["name", "value", "repo_id"], unique=False)
     op.create_table(
         "terms",
         sa.Column("kind", sa.String(), nullable=False),
@@ -129,7 +129,7 @@ def _create() -> None:
         sa.PrimaryKeyConstraint("kind", "term", "sequence"),
         sqlite_with_rowid=False,
     )
-    op.create_index("terms_by_repo", "terms", ["repo_id"], unique=False)
+    op.create_index("terms_by_repo", "terms", ["repo_id", "kind", "term"], unique=False)
     op.create_table(
         "tokens",
         sa.Column("prefix", sa.String(length=11), nullable=False),
