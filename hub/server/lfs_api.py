@@ -55,7 +55,8 @@ def batch(
     response.headers["Content-Type"] = _CONTENT
     seconds = serving.limits.upload_seconds
     addresses = [
-        Addresses(serving.signer, origin(request), target, one.oid, one.size, seconds) for one in body.objects
+        Addresses(serving.signer, origin(request), target, one.oid, one.size, seconds, holder=caller.token)
+        for one in body.objects
     ]
     if body.operation == "download":
         readable = _readable(serving, caller, target, body.objects)

@@ -1,7 +1,7 @@
 """The addresses that LFS sends clients to, each signed for one thing, and what their signatures say. Answers nobody.
 
-.../info/lfs/objects/{oid}?size=…            the file: PUT all of it, GET it, or POST the list of its parts
-.../info/lfs/objects/{oid}/{number}?size=…   PUT one part of it
+.../info/lfs/objects/{oid}?size=…&by=…            the file: PUT all of it, GET it, or POST the list of its parts
+.../info/lfs/objects/{oid}/{number}?size=…&by=…   PUT one part of it
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ UPLOAD, PART, COMPLETION, DOWNLOAD, RECEIPT = (
     "lfs download",
     "lfs receipt",
 )
-_SIGNED = ("size", "expires", "signature")
+_SIGNED = ("size", "by", "expires", "signature")
 
 
 @dataclass(frozen=True)
 class Addresses:
     """The addresses for one file, the sha256 `oid` of `size` bytes, of the repository `target` at `server`, a URL. They are
-    good for so many `seconds`."""
+    good for so many `seconds`, and for as long as the token works that was asked with: `holder` is its prefix."""
 
     signer: Signer
     server: str
@@ -36,6 +36,7 @@ class Addresses:
     oid: str
     size: int
     seconds: int
+    holder: str | None
 
     @property
     def verify(self) -> str:
@@ -58,12 +59,14 @@ class Addresses:
 
     def _signed(self, purpose: str, name: str, size: int) -> str:
         values = {"size": str(size), "repo": self.target.full_name, "name": name}
+        values |= {} if self.holder is None else {"by": self.holder}
         signed = self.signer.sign(purpose, values, self.seconds)
-        return f"{self._root}/{name}?{urlencode({key: signed[key] for key in _SIGNED})}"
+        return f"{self._root}/{name}?{urlencode({key: signed[key] for key in _SIGNED if key in signed})}"
 
 
 def check(signer: Signer, purpose: str, target: Reference, name: str, query: Mapping[str, str]) -> int:
-    """The size in bytes that an address was signed for. Raises Forbidden unless it was, for this purpose."""
+    """The size in bytes that an address was signed for. Raises Forbidden unless it was, for this purpose. `by` in its query
+    is then the prefix of the token that asked for it; downloads outlive theirs."""
     signed = {key: query[key] for key in _SIGNED if key in query}
     signer.check(purpose, {**signed, "repo": target.full_name, "name": name})
     return int(signed["size"])

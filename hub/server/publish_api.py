@@ -137,4 +137,4 @@ def _store_texts(serving: Serving, wanted: Publication) -> Mapping[str, Blob]:
         serving.store.blobs.put(file.sha256, file.content, origin=path)
         blobs[file.sha256] = Blob(file.sha256, len(file.content), git_oid(file.content))
     serving.store.register(blobs.values())
-    return serving.store.known(blobs)
+    return blobs

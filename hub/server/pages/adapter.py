@@ -89,7 +89,8 @@ def _adapter(
 ) -> Response:
     repository = read_repository(serving.store, visitor, target, revision, before)
     facts = _NOTHING if repository.shown is None else repository.shown.facts
-    card = read_card(serving.store, repository)
+    card = None if repository.refused else read_card(serving.store, repository)
+    adapter = None if repository.refused else read_adapter(serving.store, repository)
     return page(
         request,
         "adapter.html",
@@ -97,7 +98,7 @@ def _adapter(
         repository=repository,
         asked=revision,
         facts=facts,
-        record=_record(read_adapter(serving.store, repository)),
+        record=_record(adapter),
         card=None if card is None else card_html(card, repository.name, repository.revision),
         snippets=snippets(
             origin(request),

@@ -191,7 +191,10 @@ def test_gated_files_are_shown_to_those_who_were_let_in(
 ) -> None:
     push(hub_server, tmp_path, "ada/gated", card=CARD)
     hub_server.client().update_repo_settings("ada/gated", gated="manual")
-    assert "is gated" in web.get(f"{hub_server.url}/ada/gated").text
+    text = web.get(f"{hub_server.url}/ada/gated").text
+    assert "is gated" in text
+    for told in ("Names in English news", "Alpha"):  # of the card; of the configuration
+        assert (told in mine.get(f"{hub_server.url}/ada/gated").text, told in text) == (True, False), told
     for address in ("blob/v1/adapthub.json", "raw/v1/adapthub.json", "diff/v1..v1"):
         assert web.get(f"{hub_server.url}/ada/gated/{address}").status_code == 403, address
         with_token = mine.get(f"{hub_server.url}/ada/gated/{address}")
