@@ -306,6 +306,8 @@ def test_a_signature_is_a_change_of_main_like_any_other(hub_server: HubServer, t
     assert ada.raw("PUT", "/api/models/ada/ner/signature/v1", content=bundle).is_success
     after = api.model_info("ada/ner")
     assert after.sha != before.sha
+    assert before.last_modified is not None
+    assert after.last_modified is not None
     assert after.last_modified > before.last_modified
     assert [model.id for model in api.list_models()] == ["ada/ner", "ada/later"]
     assert [entry.name for entry in hub.search("ner")] == ["ada/ner"]

@@ -9,18 +9,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Forbidden
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub import quotas, uploads
+from adapthub.hub import audit, knowledge, quotas, repos, uploads
 from adapthub.hub.checking import check
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.reference import Reference
-from adapthub.hub.storage.tables import RepoRow
+from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.storage.text import text_index
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Blob
@@ -129,19 +130,31 @@ def test_moves_deletions_and_commits_at_once(any_server: HubServer) -> None:
 
 
 @pytest.mark.slow
-def test_pushes_to_new_and_old_names_at_once(new_database: Callable[[], str], tmp_path: Path) -> None:
-    """Both make the row of a structure that the hub has not seen, and an entry of the audit log."""
+def test_pushes_to_a_new_and_an_old_name_at_once(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both make the row of a structure that the hub has not seen, and entries of the audit log: in the same order."""
     root, url = tmp_path / "hub", new_database()
-    EmbeddedHub(root, database=url).push(write_adapter(tmp_path / "first"), "acme/old")
+    store = Store.open(root, database=url)
+    with store.database.writing() as session:
+        repos.make(session, Reference.parse("acme/old"))
+    made, record = threading.Barrier(2), knowledge.record
 
-    def pushing(name: str, n: int, seed: int) -> Callable[[], int]:
-        artifact = write_adapter(tmp_path / f"{n}-{seed}", seed=seed, width=8 * (n + 2))
-        hub = EmbeddedHub(root, database=url)
-        return lambda: hub.push(artifact, name).number
+    def slowly(session: Session, version: VersionRow, *given: Any) -> None:
+        if version.repo.name == "new":  # it comes second, and waits for the other to end
+            made.wait()
+        record(session, version, *given)
+        if version.repo.name == "old":
+            made.wait()
 
-    for n in range(12):
-        numbers = together(
-            pushing("acme/old", n, 1), *(pushing(f"acme/new-{n}-{seed}", n, seed) for seed in (2, 3, 4))
-        )
-        assert numbers == [n + 2, 1, 1, 1]
-    assert check(Store.open(root, database=url)).whole
+    monkeypatch.setattr(knowledge, "record", slowly)
+
+    def pushing(name: str, seed: int) -> Callable[[], int]:
+        artifact = write_adapter(tmp_path / f"{seed}", seed=seed)
+        return lambda: EmbeddedHub(root, database=url).push(artifact, name).number
+
+    assert together(pushing("acme/old", 1), pushing("acme/new", 2)) == [1, 1]
+    assert check(store).whole
+    with store.database.reading() as session:
+        actions = [entry.action for entry in audit.entries(session, repo="acme/new")]
+    assert actions == ["version", "commit", "repo.made"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub.errors import HfHubHTTPError
+from sqlalchemy.orm import Session
 
 from adapthub.hub import accounts, audit, members, repos
 from adapthub.hub.embedded import EmbeddedHub
@@ -18,6 +19,7 @@ from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.server import publish_api, review_api, upload_api
 from adapthub.hub.signing import sign
+from adapthub.hub.store import Store
 from adapthub.hub.wire import Publication, PublishedFile
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.server.governed import Api
@@ -48,6 +50,21 @@ def signature(folder: Path) -> tuple[ModuleType, str, str, bytes]:
     return review_api, "PUT", "signature/v1", sign(write_adapter(folder / "again").sha256s, key)
 
 
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, store: Store, change: Callable[[Session], None]
+) -> None:
+    """Let `change` be made while the endpoints of `module` read a body."""
+    read = module.read_body
+
+    async def slowly(*given: Any) -> bytes:
+        came: bytes = await read(*given)
+        with store.database.writing() as session:
+            change(session)
+        return came
+
+    monkeypatch.setattr(module, "read_body", slowly)
+
+
 @pytest.mark.parametrize("what", ["token", "role"])
 @pytest.mark.parametrize("change", [commit, version, signature])
 def test_while_a_body_comes(
@@ -66,18 +83,14 @@ def test_while_a_body_comes(
         )
         members.set_member(session, "acme", "ada", "write")
     module, method, where, body = change(tmp_path)
-    read = module.read_body
 
-    async def slowly(*given: Any) -> bytes:
-        came: bytes = await read(*given)
-        with store.database.writing() as session:
-            if what == "token":
-                accounts.revoke_token(session, ada.token)
-            else:
-                members.remove_member(session, "acme", "ada")
-        return came
+    def take_away(session: Session) -> None:
+        if what == "token":
+            accounts.revoke_token(session, ada.token)
+        else:
+            members.remove_member(session, "acme", "ada")
 
-    monkeypatch.setattr(module, "read_body", slowly)
+    meanwhile(monkeypatch, module, store, take_away)
     answer = ada.raw(method, f"/api/models/acme/ner/{where}", content=body)
     assert answer.status_code == (401 if what == "token" else 403), answer.text
     with store.database.reading() as session:
@@ -92,15 +105,11 @@ def test_a_name_that_goes_meanwhile_is_answered_without_others(
     hub_server.client("ada").create_repo("ada/project-falcon", private=True)
     eve = hub_server.client("eve")
     eve.create_repo("eve/project-falcom")
-    read = upload_api.read_body
 
-    async def slowly(*given: Any) -> bytes:
-        came: bytes = await read(*given)
-        with hub_server.running.serving.store.database.writing() as session:
-            repos.remove(session, require_repo(session, Reference.parse("eve/project-falcom")))
-        return came
+    def remove(session: Session) -> None:
+        repos.remove(session, require_repo(session, Reference.parse("eve/project-falcom")))
 
-    monkeypatch.setattr(upload_api, "read_body", slowly)
+    meanwhile(monkeypatch, upload_api, hub_server.running.serving.store, remove)
     with pytest.raises(HfHubHTTPError) as refused:
         eve.upload_file(path_or_fileobj=b"x", path_in_repo="a.txt", repo_id="eve/project-falcom")
     assert refused.value.response.status_code == 404
