@@ -51,9 +51,9 @@ class Completion(BaseModel):
 @router.put("/{oid}")
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
-    size = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
+    size, holder = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
     await keep_body(request, serving.store.blobs, size, sha256=oid)
-    await run_in_threadpool(_received, serving, target, Blob(oid, size), request)
+    await run_in_threadpool(_received, serving, target, Blob(oid, size), holder)
     return Response()
 
 
@@ -63,12 +63,11 @@ async def upload_part(
 ) -> Response:
     """The bytes of one part; the same part may come again."""
     name = f"{oid}/{number}"
-    size = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
-    await run_in_threadpool(uploads.expect, serving.store, target, size, request.query_params.get("by"))
+    size, holder = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
+    await run_in_threadpool(uploads.expect, serving.store, target, size, holder)
     sha256 = await keep_body(request, serving.store.blobs, size, origin="the part")
-    await run_in_threadpool(_received, serving, target, Blob(sha256, size), request)
-    seconds = serving.limits.upload_seconds
-    receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size, seconds)
+    await run_in_threadpool(_received, serving, target, Blob(sha256, size), holder)
+    receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size)
     return Response(headers={"ETag": f'"{receipt}"'})
 
 
@@ -77,7 +76,7 @@ def complete(
     target: Target, oid: Sha256, body: Completion, request: Request, serving: TheServing
 ) -> Response:
     """Put the parts together; nothing, where that was done and the answer was lost."""
-    size = lfs_urls.check(serving.signer, lfs_urls.COMPLETION, target, oid, request.query_params)
+    size, holder = lfs_urls.check(serving.signer, lfs_urls.COMPLETION, target, oid, request.query_params)
     parts = _parts(serving, target, oid, body.parts)
     if _is_done(serving, target, Blob(oid, size)):
         return Response()
@@ -92,7 +91,7 @@ def complete(
                 incoming.write(piece)
         incoming.keep(oid, origin="the upload")
     now, own = datetime.now(UTC), _own(serving, target, parts)
-    _received(serving, target, Blob(oid, size), request, parts)
+    _received(serving, target, Blob(oid, size), holder, parts)
     discard(serving.store, own, before=now)
     return Response()
 
@@ -100,7 +99,7 @@ def complete(
 @router.get("/{oid}")
 async def download(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
-    size = lfs_urls.check(serving.signer, lfs_urls.DOWNLOAD, target, oid, request.query_params)
+    size, _ = lfs_urls.check(serving.signer, lfs_urls.DOWNLOAD, target, oid, request.query_params)
     found = await serving.store.blobs.stream(oid, 0, size)
     return StreamingResponse(
         found, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"}
@@ -108,11 +107,10 @@ async def download(target: Target, oid: Sha256, request: Request, serving: TheSe
 
 
 def _received(
-    serving: Serving, target: Reference, blob: Blob, request: Request, parts: Sequence[Blob] = ()
+    serving: Serving, target: Reference, blob: Blob, holder: str | None, parts: Sequence[Blob] = ()
 ) -> None:
-    token = request.query_params.get("by")
     replaced = {part.sha256 for part in parts} - {blob.sha256}
-    uploads.received(serving.store, target, [blob], token=token, parts=replaced)
+    uploads.received(serving.store, target, [blob], token=holder, parts=replaced)
 
 
 def _is_done(serving: Serving, target: Reference, blob: Blob) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Iterator
@@ -112,7 +113,8 @@ def test_parts_that_are_not_the_files(server: HubServer) -> None:
     assert complete(entry, [other, *etags[1:]]).status_code == 422  # another file's bytes
     assert complete(entry, [etags[1], etags[0], *etags[2:]]).status_code == 403
     assert complete(entry, etags[:3]).status_code == 400
-    stolen = f"{sha256_bytes(b'a private blob')}-{PART}-{'-'.join(etags[0].split('-')[2:])}"
+    private = json.dumps([sha256_bytes(b"a private blob"), PART]).encode()
+    stolen = ".".join([base64.urlsafe_b64encode(private).decode(), *etags[0].strip('"').split(".")[-2:]])
     assert complete(entry, [stolen, *etags[1:]]).status_code == 403
     assert server.running.serving.store.blobs.size(OID) is None
     assert complete(entry, etags).status_code == 200
@@ -186,8 +188,6 @@ def test_addresses_end_with_the_token_that_asked_for_them(server: HubServer) -> 
     assert httpx2.put(url, content=b"whole").status_code == 401
     assert httpx2.put(parts_of(entry)[0], content=part(1)).status_code == 401
     assert complete(entry, etags).status_code == 401
-    forged = url.replace("&by=", "&of=")
-    assert httpx2.put(forged, content=b"whole").status_code == 403
     with store.database.reading() as session:
         repo = require_repo(session, Reference.parse("ada/ner"))
         assert uploads.held(session, repo, [OID, sha256_bytes(b"whole")]) == {}
