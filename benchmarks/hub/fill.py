@@ -83,13 +83,13 @@ def fill(store: Store, blobs: Path, population: Population) -> None:
 
 @dataclass
 class _History:
-    """Where a repository is: the keys of its last commit, of what is promoted, and of the blobs of its files by path; the
-    number of its version with the key `promoted`, and the digests of its versions."""
+    """Where a repository is: the keys of its last commit, of what is promoted, and of the blobs of its files by path, with
+    git's ids of those; the number of its version with the key `promoted`, and the digests of its versions."""
 
     last: int | None = None
     promoted: int | None = None
     in_use: int | None = None
-    blobs: dict[str, int] = field(default_factory=dict)
+    blobs: dict[str, tuple[int, str | None]] = field(default_factory=dict)
 
 
 def _fill_histories(into: Bulk, population: Population) -> None:
@@ -114,10 +114,12 @@ def _fill_histories(into: Bulk, population: Population) -> None:
         )  # fmt: skip
         for path in _PATHS:
             if path in _ALWAYS_NEW or path not in history.blobs:
-                key = history.blobs[path] = next(keys)
+                key = next(keys)
                 blob = _card(adapter) if path == CARD else _made_up(path, key)
-                blobs.add(id=key, sha256=blob.sha256, sha1=blob.sha1, size=blob.size, stored=now)
-            files.add(commit_id=place, path=path, blob_id=history.blobs[path])
+                history.blobs[path] = key, blob.sha1
+                blobs.add(id=key, sha256=blob.sha256, size=blob.size, stored=now)
+            blob_id, sha1 = history.blobs[path]
+            files.add(commit_id=place, path=path, blob_id=blob_id, sha1=sha1)
         facts = _facts(adapter, number)
         versions.add(
             id=place, repo_id=repo, number=number, digest=digest, size=20_000_000, method=facts.method,

@@ -86,7 +86,7 @@ class RepoRow(Base):
 
 
 class BlobRow(Base):
-    """Bytes that the blob store holds. `sha1` is git's id of them where they came with a commit; what came by LFS has none.
+    """Bytes that the blob store holds.
 
     `stored` is when they were last uploaded or reported as there: what is younger may be waiting for its commit.
     """
@@ -95,7 +95,6 @@ class BlobRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     sha256: Mapped[str] = mapped_column(Hex, unique=True)
-    sha1: Mapped[str | None] = mapped_column(Hex)
     size: Mapped[int]
     stored: Mapped[datetime]
 
@@ -118,7 +117,8 @@ class CommitRow(Base):
 
 
 class FileRow(Base):
-    """A file of a commit."""
+    """A file of a commit. `sha1` is git's id of it where its bytes came with a commit; what came by LFS has none. It is no
+    part of the blob: of two who have the same bytes, one may have sent them so and the other so."""
 
     __tablename__ = "files"
     __table_args__ = (Index("files_by_blob", "blob_id"), {"sqlite_with_rowid": False})
@@ -126,6 +126,7 @@ class FileRow(Base):
     commit_id: Mapped[int] = mapped_column(ForeignKey("commits.id"), primary_key=True)
     path: Mapped[str] = mapped_column(primary_key=True)
     blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"))
+    sha1: Mapped[str | None] = mapped_column(Hex)
 
     blob: Mapped[BlobRow] = relationship(lazy="joined", innerjoin=True)
 

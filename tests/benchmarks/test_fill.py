@@ -210,7 +210,7 @@ def repo_state(session: Session, repo: RepoRow) -> dict[str, Any]:
         "times": (repo.created <= commits[0].created, repo.modified == commits[-1].created),
         "commits": [(one.message, one.author, places[one.parent_id]) for one in commits],
         "files": [
-            (file.path, file.blob.sha1 is None, blobs.setdefault((file.path, file.blob_id), places[one.id]))
+            (file.path, file.sha1 is None, blobs.setdefault((file.path, file.blob_id), places[one.id]))
             for one in commits
             for file in one.files
         ],

@@ -185,4 +185,4 @@ def test_a_name_that_is_not_there_has_near_ones(session: Session) -> None:
         f"zz/{adapter.name}",
     ):
         with pytest.raises(AdapterNotFound, match=adapter.full_name):
-            require_repo(session, Reference.parse(wrong))
+            require_repo(session, Reference.parse(wrong), near=True)

@@ -18,12 +18,13 @@ from adapthub.hub.server.xet.xorbs import DamagedXorb, seal
 
 
 class Upload:
-    """What may be done with one access token at one address: into `repo`, with the xorbs of one generation."""
+    """What may be done with one access token at one address: by `holder` into `repo`, with the xorbs of one generation."""
 
-    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, folder: Path) -> None:
+    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, holder: str, folder: Path) -> None:
         self._kept = kept
         self._store = store
         self._repo = repo
+        self._holder = holder
         self._folder = folder
 
     def keep_xorb(self, name: str, body: Incoming) -> bool:
@@ -50,7 +51,8 @@ class Upload:
                     for file in files:
                         reassembly.check(file)
                     for file in files:
-                        self._store.store(self._repo, file.sha256, file.size, reassembly.blocks(file))
+                        blocks = reassembly.blocks(file)
+                        self._store.store(self._repo, self._holder, file.sha256, file.size, blocks)
             except (XorbGone, DamagedXorb):
                 self._kept.retire(self._folder)
                 raise

@@ -98,4 +98,6 @@ def create_governance() -> None:
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"]),
         sa.PrimaryKeyConstraint("version_id"),
     )
+    op.create_index("signatures_by_blob", "version_signatures", ["blob_id"], unique=False)
+    op.create_index("signatures_by_commit", "version_signatures", ["commit_id"], unique=False)
     make_append_only(op.get_bind())
