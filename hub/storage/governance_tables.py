@@ -24,6 +24,7 @@ class AuditRow(Base):
     __tablename__ = "audit"
     __table_args__ = (
         Index("audit_by_repo", "repo", "number"),
+        Index("audit_by_namespace", "namespace", "number"),
         Index("audit_by_actor", "actor", "number"),
         Index("audit_by_action", "action", "number"),
     )
@@ -81,6 +82,7 @@ class SignatureRow(Base):
     """The newest signature of a version: `blob` is model.sig, and `commit` the one whose tree is the version's and it."""
 
     __tablename__ = "version_signatures"
+    __table_args__ = (Index("signatures_by_commit", "commit_id"), Index("signatures_by_blob", "blob_id"))
 
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
     commit_id: Mapped[int] = mapped_column(ForeignKey("commits.id"))

@@ -106,6 +106,7 @@ class ResultRow(Base):
     __table_args__ = (
         Index("results_by_value", "board_id", "metric", "value"),
         Index("results_by_repo", "repo_id"),
+        Index("results_by_version", "version_id"),
         {"sqlite_with_rowid": False},
     )
 

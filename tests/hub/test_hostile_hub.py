@@ -146,7 +146,10 @@ INFO: dict[str, Any] = {"sha": COMMIT, "lastModified": "2020-01-01T00:00:00Z"}
         {"/api/models": "<html>", "/a/b": "<html>"},
         {"/api/models": ["x"], "/a/b": ["x"]},
         {"/api/models": [{"id": 3}], "/a/b": {"sha": COMMIT}},
-        {"/api/models": [{"id": "a/b", "lastModified": "soon"}], "/a/b": {"sha": "../../x", "lastModified": "soon"}},
+        {
+            "/api/models": [{"id": "a/b", "lastModified": "soon"}],
+            "/a/b": {"sha": "../../x", "lastModified": "soon"},
+        },
         {"/api/models": {"a": 1}, "/a/b": INFO, f"/tree/{COMMIT}": {}},
         {"/api/models": [{"id": "a/b", "tags": 3}], "/a/b": INFO, f"/tree/{COMMIT}": [{**FILE, "oid": "x"}]},
         {"/api/models": 3, "/a/b": INFO, f"/tree/{COMMIT}": [{**FILE, "size": -1}, WEIGHTS]},

@@ -28,6 +28,7 @@ def create_governance() -> None:
         sa.PrimaryKeyConstraint("number"),
     )
     op.create_index("audit_by_action", "audit", ["action", "number"], unique=False)
+    op.create_index("audit_by_namespace", "audit", ["namespace", "number"], unique=False)
     op.create_index("audit_by_actor", "audit", ["actor", "number"], unique=False)
     op.create_index("audit_by_repo", "audit", ["repo", "number"], unique=False)
     op.create_table(
@@ -97,4 +98,6 @@ def create_governance() -> None:
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"]),
         sa.PrimaryKeyConstraint("version_id"),
     )
+    op.create_index("signatures_by_blob", "version_signatures", ["blob_id"], unique=False)
+    op.create_index("signatures_by_commit", "version_signatures", ["commit_id"], unique=False)
     make_append_only(op.get_bind())

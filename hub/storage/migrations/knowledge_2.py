@@ -89,3 +89,4 @@ def create_knowledge() -> None:
     )
     op.create_index("results_by_value", "results", ["board_id", "metric", "value"], unique=False)
     op.create_index("results_by_repo", "results", ["repo_id"], unique=False)
+    op.create_index("results_by_version", "results", ["version_id"], unique=False)
