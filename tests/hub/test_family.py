@@ -66,8 +66,44 @@ def test_a_long_line_is_cut_and_says_so(
 
 def test_no_manifest_names_thousands_of_parents(registry: Registry, tmp_path: Path) -> None:
     parents = [f"acme/a{number}@{number:064x}" for number in range(family.MAX_PARENTS + 1)]
-    with pytest.raises(AdmissionError, match="1001 parents"):
+    with pytest.raises(AdmissionError, match="33 parents"):
         push(registry, tmp_path, "acme/merge", parents)
     push(registry, tmp_path, "acme/merge", parents[1:])
-    assert registry.lineage("acme/merge").cut
+    assert len(registry.lineage("acme/merge").versions) == family.MAX_PARENTS + 1
     assert registry.list()[0].versions == 1
+
+
+def test_parents_that_do_not_fit_are_not_looked_for(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many the versions on one level name together."""
+    fathers = [
+        push(registry, tmp_path, f"acme/f{one}", [f"acme/a@{one * 100 + number:064x}" for number in range(9)])
+        for one in range(3)
+    ]
+    push(registry, tmp_path, "acme/merge", [parent_of(one) for one in fathers])
+    monkeypatch.setattr(family, "MAX_VERSIONS", 8)
+    looked_for: list[int] = []
+    versions = family._versions
+    monkeypatch.setattr(
+        family, "_versions", lambda *given: looked_for.append(len(given[-1])) or versions(*given)
+    )
+    found = registry.lineage("acme/merge")
+    assert (len(found.versions), found.cut) == (8, True)
+    assert looked_for == [3, 4, 0]
+
+
+def test_copies_of_a_child_do_not_hide_others_unsaid(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    father = push(registry, tmp_path, "acme/father", [])
+    seed = next(SEEDS)
+    made = write_adapter(
+        tmp_path / "child", seed=seed, manifest=manifest(parents=[parent_of(father)], seed=seed)
+    )
+    for number in range(3):
+        registry.push(made, f"acme/copy{number}")
+    push(registry, tmp_path, "acme/other", [parent_of(father)])
+    monkeypatch.setattr(family, "MAX_VERSIONS", 2)
+    found = registry.lineage("acme/father")
+    assert found.cut or len(found.descendants) == 2
