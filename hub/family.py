@@ -55,12 +55,14 @@ def forget(session: Session, repo: RepoRow) -> None:
     session.execute(delete(ParentRow).where(ParentRow.version_id.in_(versions)))
 
 
-def lineage_of(session: Session, caller: Caller, version: VersionRow) -> Lineage:
-    """What `version` comes from and what came of it, as far as `caller` may see."""
+def lineage_of(session: Session, caller: Caller, version: VersionRow, *, most: int | None = None) -> Lineage:
+    """What `version` comes from and what came of it, as far as `caller` may see: each way the nearest `most`, the version
+    itself counted among what it comes from; MAX_VERSIONS if nothing is said."""
+    most = most or MAX_VERSIONS
     root = f"sha256:{version.digest}"
     known = session.get(KnowledgeRow, version.id)
-    above, cut_above = _ancestors(session, caller, version)
-    below, cut_below = _descendants(session, caller, version)
+    above, cut_above = _ancestors(session, caller, version, most)
+    below, cut_below = _descendants(session, caller, version, most)
     return Lineage(
         root=root,
         versions=above,
@@ -70,7 +72,9 @@ def lineage_of(session: Session, caller: Caller, version: VersionRow) -> Lineage
     )
 
 
-def _ancestors(session: Session, caller: Caller, version: VersionRow) -> tuple[dict[str, Ancestor], bool]:
+def _ancestors(
+    session: Session, caller: Caller, version: VersionRow, most: int
+) -> tuple[dict[str, Ancestor], bool]:
     names = {version.digest: version.repo.full_name}  # of all that the answer will have
     here = {version.digest: version}
     found: dict[str, Ancestor] = {}
@@ -86,7 +90,7 @@ def _ancestors(session: Session, caller: Caller, version: VersionRow) -> tuple[d
             for edge in parents:
                 if edge.parent in names:
                     continue
-                if len(names) == MAX_VERSIONS:
+                if len(names) == most:
                     cut = True
                     break
                 names[edge.parent] = edge.name
@@ -96,18 +100,20 @@ def _ancestors(session: Session, caller: Caller, version: VersionRow) -> tuple[d
     return found, cut
 
 
-def _descendants(session: Session, caller: Caller, version: VersionRow) -> tuple[dict[str, Ancestor], bool]:
+def _descendants(
+    session: Session, caller: Caller, version: VersionRow, most: int
+) -> tuple[dict[str, Ancestor], bool]:
     found: dict[str, Ancestor] = {}
     level = [version.digest]
     cut = False
-    while level and len(found) < MAX_VERSIONS:
-        rows = _children(session, caller, level, most=MAX_VERSIONS + 1)
+    while level and len(found) < most:
+        rows = _children(session, caller, level, most=most + 1)
         edges = _parents(session, [row.id for row in rows])
-        cut = cut or len(rows) > MAX_VERSIONS  # what was left out may be no copy of what is here
+        cut = cut or len(rows) > most  # what was left out may be no copy of what is here
         level = []
         for row in rows:
             if row.digest != version.digest and f"sha256:{row.digest}" not in found:
-                if len(found) == MAX_VERSIONS:
+                if len(found) == most:
                     return found, True
                 parents = [edge.parent for edge in edges.get(row.id, ())]
                 found[f"sha256:{row.digest}"] = _node(row.digest, row.repo.full_name, row, parents)

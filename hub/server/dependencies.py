@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.security.utils import get_authorization_scheme_param
 from pydantic import AfterValidator
 
@@ -89,6 +89,9 @@ Revision = Annotated[str, Path(), AfterValidator(_unquoted)]
 
 FilePath = Annotated[str, Path(), AfterValidator(_unquoted)]
 """`{path:path}` of the path."""
+
+Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
+"""A filter in the query of a page: no longer than what lists are filtered by, and nothing that a database refuses."""
 
 
 def origin(request: Request) -> str:
