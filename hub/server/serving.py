@@ -72,8 +72,9 @@ class Serving:
         return cls(store, Signer(secret), xet, Differ(store.blobs), limits, rates)
 
     def sweep(self) -> None:
-        """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""
+        """Remove what uploads and comparisons that ended or died have left: from time to time. Raises StorageError."""
         self.store.blobs.discard_abandoned()
+        self.differ.sweep()
         self.xet.sweep()
 
     def close(self) -> None:
