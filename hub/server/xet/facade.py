@@ -67,7 +67,7 @@ class XetFacade:
                 f"writing into {claims.repo} is no longer allowed", hint="Ask for a token that may write."
             )
         folder = self.kept.generation(current, generation)
-        return Upload(self.kept, self._store, claims.repo, folder)
+        return Upload(self.kept, self._store, claims.repo, claims.holder, folder)
 
     def sweep(self) -> None:
         """Remove what no upload uses any more. `grant` does so too, at most once a minute."""

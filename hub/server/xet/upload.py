@@ -6,6 +6,7 @@ Does not read requests or check tokens.
 from __future__ import annotations
 
 import mmap
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
@@ -18,13 +19,18 @@ from adapthub.hub.server.xet.xorbs import DamagedXorb, seal
 
 
 class Upload:
-    """What may be done with one access token at one address: into `repo`, with the xorbs of one generation."""
+    """What may be done with one access token at one address: by `holder` into `repo`, with the xorbs of one generation."""
 
-    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, folder: Path) -> None:
+    def __init__(self, kept: KeptXorbs, store: FileStore, repo: str, holder: str, folder: Path) -> None:
         self._kept = kept
         self._store = store
         self._repo = repo
+        self._holder = holder
         self._folder = folder
+
+    def receive(self) -> AbstractContextManager[Incoming]:
+        """A file for a body of this upload (KeptXorbs.receive)."""
+        return self._kept.receive(self._holder)
 
     def keep_xorb(self, name: str, body: Incoming) -> bool:
         """Keep the received xorb under its hash in hex, `name`; whether it is new.
