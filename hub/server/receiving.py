@@ -9,8 +9,8 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub.server.bodies import pieces
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, Incoming
+from adapthub.web.bodies import pieces
 
 
 async def keep_body(

@@ -14,9 +14,9 @@ from adapthub.hub.access import readable_repo
 from adapthub.hub.history import history, last_changes
 from adapthub.hub.revisions import require_commit
 from adapthub.hub.server.answers import commit_item, file_item, folder_item, last_commit, tree_items
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.trees import folders_of, read_tree
+from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["files"])
 

@@ -20,11 +20,11 @@ from adapthub.hub.lookup import require_repo
 from adapthub.hub.paths import check_path
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.text_files import SAMPLE_BYTES, is_text
 from adapthub.hub.trees import Blob, Change, Delete, Put, git_oid, read_tree
+from adapthub.web.bodies import read_body
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["uploads"])
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapthub.hub.registry import Ancestor, Lineage, Metric
@@ -23,6 +23,8 @@ def metrics(draw_: st.DrawFn) -> Metric:
 
 
 @given(st.lists(metrics(), min_size=1, max_size=20))
+@example([Metric("test", "f1", 5e-324, 0.0, 1e-323, 1)])
+@example([Metric("test", "f1", 1e-310, 1e-310, 1e-310, 1)])
 def test_marks_lie_in_the_box(measured: list[Metric]) -> None:
     plot = over_versions("f1", [*enumerate(measured, 1)])
     assert len(plot.marks) == len(measured)

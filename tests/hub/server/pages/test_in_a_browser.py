@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.server.pages.visitors import COOKIE
-from tests.browsing import Seen, needs_chromium, opened
+from tests.browsing import Seen, check_schemes, needs_chromium, opened
 from tests.hub.server.live import HubServer, live
 from tests.hub.server.pages.filled import REVIEWERS, picture, write
 
@@ -224,21 +225,7 @@ def test_everything_can_be_done_with_the_keyboard(compared: HubServer, browser: 
 
 
 def test_the_scheme_is_the_systems_until_it_is_chosen(filled: HubServer, browser: Browser) -> None:
-    paper = "getComputedStyle(document.body).backgroundColor"
-    papers = {}
-    for scheme in ("light", "dark"):
-        with opened(browser, filled.url, color_scheme=scheme) as seen:
-            papers[scheme] = seen.page.evaluate(paper)
-            button = seen.page.get_by_role("button", name="Colours")
-            for chosen in ("light", "dark"):
-                button.click()
-                assert button.text_content() == chosen.capitalize()
-                papers.setdefault(f"{chosen} on {scheme}", seen.page.evaluate(paper))
-            seen.page.goto(f"{filled.url}/compare")
-            assert seen.page.evaluate(paper) == papers[f"dark on {scheme}"]
-    assert papers["light"] != papers["dark"]
-    assert papers["light"] == papers["light on light"] == papers["light on dark"]
-    assert papers["dark"] == papers["dark on light"] == papers["dark on dark"]
+    check_schemes(partial(opened, browser, filled.url), lambda page: page.goto(f"{filled.url}/compare"))
 
 
 def test_it_works_without_script(compared: HubServer, browser: Browser) -> None:
