@@ -96,8 +96,8 @@ class BoardRow(Base):
 
 
 class ResultRow(Base):
-    """What a repository's newest version that was measured on a board came to, by one metric; `source` and `rows` are what its
-    manifest says of the data."""
+    """What a repository's newest version that was measured on a board came to, by one metric; `source` and `rows` are what
+    its manifest says of the data."""
 
     __tablename__ = "results"
     __table_args__ = (
