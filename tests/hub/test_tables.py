@@ -22,6 +22,6 @@ def test_what_refers_to_what_is_deleted_has_an_index_for_it() -> None:
 
 def first_columns(table: Table) -> set[str]:
     """The columns that a key or an index of `table` begins with."""
-    unique = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
-    found = {next(iter(one.columns)).name for one in (table.primary_key, *table.indexes, *unique)}
-    return found | {column.name for column in table.columns if column.unique}
+    found = {next(iter(index.columns)).name for index in table.indexes}
+    found |= {next(iter(one.columns)).name for one in table.constraints if isinstance(one, UniqueConstraint)}
+    return {*found, next(iter(table.primary_key.columns)).name}
