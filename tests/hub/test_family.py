@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdmissionError
 from adapthub.hub import family
+from adapthub.hub.access import Caller
 from adapthub.hub.lineage import ancestors, descendants, parent_of
 from adapthub.hub.registry import Registry, Version
+from adapthub.hub.storage.tables import VersionRow
 from tests.hub.adapters import manifest, write_adapter
 
 SEEDS = itertools.count()
@@ -85,9 +88,12 @@ def test_parents_that_do_not_fit_are_not_looked_for(
     monkeypatch.setattr(family, "MAX_VERSIONS", 8)
     looked_for: list[int] = []
     versions = family._versions
-    monkeypatch.setattr(
-        family, "_versions", lambda *given: looked_for.append(len(given[-1])) or versions(*given)
-    )
+
+    def noted(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, VersionRow]:
+        looked_for.append(len(names))
+        return versions(session, caller, names)
+
+    monkeypatch.setattr(family, "_versions", noted)
     found = registry.lineage("acme/merge")
     assert (len(found.versions), found.cut) == (8, True)
     assert looked_for == [3, 4, 0]

@@ -167,7 +167,8 @@ def test_a_total_of_what_is_kept(open_facade: Open, tmp_path: Path) -> None:
         keep(open_facade(kept_bytes=10_000), upload, encode_xorb([bytes(5_000)]))
 
 
-def test_a_share_of_one_holder(open_facade: Open, tmp_path: Path) -> None:
+def test_a_share_of_one_holder(open_facade: Open, store: MemoryStore, tmp_path: Path) -> None:
+    store.writers.add("eve")
     facade = open_facade(share_bytes=10_000)
     eve = begin(facade, "eve")
     keep(facade, eve, XORB)
