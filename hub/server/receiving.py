@@ -1,4 +1,4 @@
-"""A request's body as a blob: written to the blob store piece by piece as it comes, and kept once it is whole.
+"""A request's body as a blob: written to the blob store while it comes, and kept once it is whole.
 
 Does not say who may send it, or write down who did.
 """
@@ -9,7 +9,8 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, Incoming
+from adapthub.hub.server.write_behind import write_behind
+from adapthub.hub.storage.blobs import Blobs
 from adapthub.web.bodies import pieces
 
 
@@ -22,21 +23,11 @@ async def keep_body(
     """
     incoming = await run_in_threadpool(blobs.incoming)
     try:
-        await _write(request, incoming, size)
+        await write_behind(pieces(request, size), incoming.write)
+        if incoming.size != size:
+            raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")
         found = sha256 or incoming.sha256
         await run_in_threadpool(incoming.keep, found, origin=origin)
     finally:
         await run_in_threadpool(incoming.close)
     return found
-
-
-async def _write(request: Request, incoming: Incoming, size: int) -> None:
-    waiting = bytearray()
-    async for piece in pieces(request, size):
-        waiting += piece
-        if len(waiting) >= PIECE_BYTES:
-            await run_in_threadpool(incoming.write, bytes(waiting))
-            waiting.clear()
-    await run_in_threadpool(incoming.write, bytes(waiting))
-    if incoming.size != size:
-        raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")
