@@ -157,14 +157,15 @@ def _may(session: Session, caller: Caller, namespace: str, role: Scope) -> bool:
         return False
     if namespace == caller.account:
         return True
-    members = session.execute(
-        select(AccountRow.name, MemberRow.role)
-        .join(MemberRow, MemberRow.account_id == AccountRow.id)
-        .where(MemberRow.namespace == namespace)
-    ).all()
-    if members:
-        found = {row.name: row.role for row in members}.get(caller.account)
-        return found is not None and _covers(found, role)
+    held = session.scalar(
+        select(MemberRow.role)
+        .join(AccountRow, AccountRow.id == MemberRow.account_id)
+        .where(MemberRow.namespace == namespace, AccountRow.name == caller.account)
+    )
+    if held is not None:
+        return _covers(held, role)
+    if session.scalar(select(MemberRow.namespace).where(MemberRow.namespace == namespace).limit(1)):
+        return False
     # Whoever may write to what is nobody's in particular may not make it theirs.
     return role != "admin" and not is_account(session, namespace)
 

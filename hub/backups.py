@@ -29,13 +29,19 @@ from adapthub.hub.storage.account_tables import AccountRow
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import SCHEMA, SEQUENCE, BlobRow, FileRow, RepoRow
 from adapthub.hub.storage.text import put_text, text_index
-from adapthub.hub.storage.upkeep_tables import EpochRow, LoginRow, SentRow
+from adapthub.hub.storage.upkeep_tables import EpochRow, LoginRow, SecretRow, SentRow
 from adapthub.hub.store import Store
 
 _KIND = "adapthub hub backup"
 _TEXT = "repo_text"
 # What uploads and logins that run have: they begin anew where a hub is restored.
-_PASSING = {SentRow.__tablename__, LoginRow.__tablename__, EpochRow.__tablename__, HUB.versions.name}
+_PASSING = {
+    SentRow.__tablename__,
+    LoginRow.__tablename__,
+    EpochRow.__tablename__,
+    SecretRow.__tablename__,
+    HUB.versions.name,
+}
 _AT_ONCE = 1000
 
 

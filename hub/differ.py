@@ -1,27 +1,37 @@
 """Differences between versions for a server: a few computed at once, each in a process of its own, remembered by digests.
 
 A digest names the same bytes for ever, so an answer never gets old, and neither does a refusal of what was read. What is
-asked for while it is computed is computed once. Compares nothing itself (adapters/diff), and knows neither callers nor
-repositories.
+asked for while it is computed is computed once. Bounded by the bytes of both versions, by what a process may take
+(diff_process), and by how many comparisons one who asks may have waiting. Compares nothing itself (adapters/diff), and
+knows no repositories.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from adapthub.adapters import errors
-from adapthub.adapters.errors import AdaptHubError, Overloaded, TensorMismatch, UnsupportedAdapter
+from adapthub.adapters.errors import (
+    AdaptHubError,
+    Overloaded,
+    StorageError,
+    TensorMismatch,
+    UnsupportedAdapter,
+)
 from adapthub.hub.registry import StoredFile
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs
 
@@ -31,8 +41,11 @@ MOST_BYTES = 512 * 2**20
 
 _AT_ONCE = 2
 _WAITING = 16
+_EACH = 4  # running or waiting, of one who asks
 _SECONDS = 300
 _REMEMBERED = 256
+_FOLDER = "adapthub-diff-"
+_ABANDONED = 2 * _SECONDS
 _Refusal = TensorMismatch | UnsupportedAdapter
 
 
@@ -56,10 +69,11 @@ class Differ:
         self._lock = Lock()
         self._remembered: OrderedDict[tuple[str, str], bytes | _Refusal] = OrderedDict()
         self._pending: dict[tuple[str, str], Future[bytes]] = {}
+        self._askers: Counter[str] = Counter()  # of those that are pending: who asked first
         self._processes: set[subprocess.Popen[bytes]] = set()
 
-    def difference(self, before: Side, after: Side) -> Future[bytes]:
-        """The JSON of `adapters.diff.difference_record`, to come.
+    def difference(self, before: Side, after: Side, *, asker: str) -> Future[bytes]:
+        """The JSON of `adapters.diff.difference_record`, to come. `asker`: who asks, as far as is known.
 
         Raises UnsupportedAdapter for more than MOST_BYTES, Overloaded where too many wait; the future raises what
         `adapters.diff.difference` raises, and UnsupportedAdapter for what takes longer than five minutes.
@@ -76,9 +90,21 @@ class Differ:
                 raise Overloaded(
                     f"{len(self._pending)} comparisons wait already", hint="Try again in a minute."
                 )
+            if self._askers[asker] >= _EACH:
+                raise Overloaded(
+                    f"{self._askers[asker]} of your comparisons wait already", hint="Try again in a minute."
+                )
             asked = self._pending[pair] = self._threads.submit(self._compare, before, after)
-        asked.add_done_callback(lambda done: self._settle(pair, done))
+            self._askers[asker] += 1
+        asked.add_done_callback(lambda done: self._settle(pair, asker, done))
         return asked
+
+    def sweep(self) -> None:
+        """Remove the files of comparisons whose server was killed."""
+        for path in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         """End what runs. Idempotent."""
@@ -88,9 +114,10 @@ class Differ:
             for process in self._processes:
                 process.kill()
 
-    def _settle(self, pair: tuple[str, str], done: Future[bytes]) -> None:
+    def _settle(self, pair: tuple[str, str], asker: str, done: Future[bytes]) -> None:
         with self._lock:
             del self._pending[pair]
+            self._askers -= Counter([asker])  # which leaves out who has none
             if done.cancelled():
                 return
             error = done.exception()
@@ -102,7 +129,7 @@ class Differ:
                 self._remembered.popitem(last=False)
 
     def _compare(self, before: Side, after: Side) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="adapthub-diff-") as folder:
+        with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
             arguments: list[str] = []
             for name, side in (("before", before), ("after", after)):
                 path = Path(folder) / name
@@ -117,12 +144,20 @@ class Differ:
 
     def _write(self, folder: Path, side: Side) -> None:
         """The files of `side`, unverified: the process that reads them does that."""
-        folder.mkdir()
-        for file in side.files:
-            with (folder / file.path).open("xb") as target:
-                for offset in range(0, file.size, PIECE_BYTES):
-                    length = min(PIECE_BYTES, file.size - offset)
-                    target.write(self._blobs.read(file.sha256, offset, length))
+        try:
+            folder.mkdir()
+            for file in side.files:
+                with (folder / file.path).open("xb") as target:
+                    for offset in range(0, file.size, PIECE_BYTES):
+                        length = min(PIECE_BYTES, file.size - offset)
+                        target.write(self._blobs.read(file.sha256, offset, length))
+        except OSError as error:
+            if isinstance(error, AdaptHubError):
+                raise
+            raise StorageError(
+                f"the folder for temporary files failed: {error.strerror or error}",
+                hint="Check free space and permissions, then try again.",
+            ) from error
 
     def _run(self, command: list[str]) -> bytes:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

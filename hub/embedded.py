@@ -35,7 +35,7 @@ from adapthub.hub.completeness import check_complete
 from adapthub.hub.details import read_details
 from adapthub.hub.inspection import Inspected
 from adapthub.hub.lookup import find_repo, require_repo, require_version
-from adapthub.hub.promotion import promote, refusals_told
+from adapthub.hub.promotion import ahead_of, promote, refusals_told
 from adapthub.hub.publishing import check_words, publish
 from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
@@ -136,9 +136,11 @@ class EmbeddedHub:
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)
         check_alias(alias)
+        with self._database.reading() as session:
+            ahead = ahead_of(session, self._store, require_version(session, reference), alias)
         with refusals_told(self._store, reference.full_name), self._database.writing() as session:
             version = require_version(session, reference)
-            promote(session, self._store, version, alias)
+            promote(session, ahead, version, alias)
             return version_of(version)
 
     def rollback(self, name: str | Reference, alias: str) -> Version:

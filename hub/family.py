@@ -21,7 +21,8 @@ from adapthub.hub.registry import Ancestor, Lineage
 from adapthub.hub.storage.knowledge_tables import KnowledgeRow, ParentRow
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 
-MAX_PARENTS = 1000
+MAX_PARENTS = 32
+"""Of one version. An expression sums 16 adapters at most; a lineage of MAX_VERSIONS stays a few megabytes."""
 
 
 def record(session: Session, version: VersionRow, manifest: Manifest | None) -> list[str]:
@@ -74,23 +75,29 @@ def lineage_of(session: Session, caller: Caller, version: VersionRow, *, most: i
 def _ancestors(
     session: Session, caller: Caller, version: VersionRow, most: int
 ) -> tuple[dict[str, Ancestor], bool]:
-    names = {version.digest: version.repo.full_name}
+    names = {version.digest: version.repo.full_name}  # of all that the answer will have
     here = {version.digest: version}
     found: dict[str, Ancestor] = {}
     level = [version.digest]
-    while level and len(found) < most:
+    cut = False
+    while level:
         edges = _parents(session, [here[digest].id for digest in level if digest in here])
-        later: dict[str, None] = {}
-        for digest in level[: most - len(found)]:
+        later: list[str] = []
+        for digest in level:
             row = here.get(digest)
             parents = edges.get(row.id, ()) if row is not None else ()
             found[f"sha256:{digest}"] = _node(digest, names[digest], row, [edge.parent for edge in parents])
             for edge in parents:
-                names.setdefault(edge.parent, edge.name)
-                later[edge.parent] = None
-        level = [digest for digest in later if f"sha256:{digest}" not in found]
+                if edge.parent in names:
+                    continue
+                if len(names) == most:
+                    cut = True
+                    break
+                names[edge.parent] = edge.name
+                later.append(edge.parent)
+        level = later
         here |= _versions(session, caller, {digest: names[digest] for digest in level})
-    return found, any(f"sha256:{digest}" not in found for digest in names)
+    return found, cut
 
 
 def _descendants(
@@ -98,9 +105,11 @@ def _descendants(
 ) -> tuple[dict[str, Ancestor], bool]:
     found: dict[str, Ancestor] = {}
     level = [version.digest]
+    cut = False
     while level and len(found) < most:
         rows = _children(session, caller, level, most=most + 1)
         edges = _parents(session, [row.id for row in rows])
+        cut = cut or len(rows) > most  # what was left out may be no copy of what is here
         level = []
         for row in rows:
             if row.digest != version.digest and f"sha256:{row.digest}" not in found:
@@ -109,7 +118,7 @@ def _descendants(
                 parents = [edge.parent for edge in edges.get(row.id, ())]
                 found[f"sha256:{row.digest}"] = _node(row.digest, row.repo.full_name, row, parents)
                 level.append(row.digest)
-    return found, bool(level)
+    return found, cut or bool(level)
 
 
 def _node(digest: str, name: str, row: VersionRow | None, parents: Iterable[str]) -> Ancestor:

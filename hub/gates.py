@@ -44,6 +44,7 @@ from adapthub.hub.records import facts_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Metric
 from adapthub.hub.repos import lock
+from adapthub.hub.room import check_room
 from adapthub.hub.signatures import digests_of, files_of_version, signature_of
 from adapthub.hub.storage.governance_tables import ApprovalRow, GateRow
 from adapthub.hub.storage.tables import MAIN, AliasRow, RefRow, RepoRow, VersionRow
@@ -78,7 +79,7 @@ class GateRefused(Forbidden):
 
 def set_gate(session: Session, gate: Gate, *, actor: Actor = MACHINE) -> Gate:
     """Let `gate` hold from now on, in place of one for the same name and pattern. Raises InvalidReference, InvalidSettings,
-    Conflict where there is a branch or tag of a name that it guards."""
+    Conflict where there is a branch or tag of a name that it guards, or the namespace has too many."""
     Reference(None, gate.namespace, gate.name or "any")
     if not _PATTERN.fullmatch(gate.alias):
         raise InvalidReference(
@@ -99,6 +100,8 @@ def set_gate(session: Session, gate: Gate, *, actor: Actor = MACHINE) -> Gate:
     _check_no_ref(session, gate)
     row = session.get(GateRow, (gate.namespace, gate.name, gate.alias))
     if row is None:
+        audit.lock(session)
+        check_room(session, GateRow.namespace, gate.namespace, "gates")
         row = GateRow(namespace=gate.namespace, name=gate.name, alias=gate.alias, created=datetime.now(UTC))
         session.add(row)
     row.signature, row.reviewers = gate.signature, gate.reviewers

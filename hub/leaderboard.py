@@ -2,7 +2,8 @@
 
 A board is the fingerprint of a base, a task, and the data fingerprint of the split that was measured, whatever the split is
 called; what was measured on other rows is on another board. An adapter is there once, with its newest version that was
-measured there. Splits that an adapter was trained on do not count. All comes from manifests: nothing is measured here.
+measured there. Splits that an adapter was trained on do not count. What a board is called is what the hub knows its base
+as, or else what one of the results on it says that the caller may see. All comes from manifests: nothing is measured here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, or_, select, true
+from sqlalchemy import ColumnElement, ScalarSelect, and_, delete, func, insert, literal, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
-from adapthub.adapters.manifest import Manifest, Metric
+from adapthub.adapters.manifest import DataRecord, Manifest, Metric
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.access import Caller, visible
 from adapthub.hub.conditions import is_fingerprint, looked_up
@@ -122,14 +123,15 @@ def record(session: Session, version: VersionRow, manifest: Manifest | None) -> 
         if key is None or not metrics:
             continue
         data = manifest.data[split]
-        board = _board(session, key, name=manifest.base.id, source=data.source, rows=data.rows)
+        board = _board(session, key)
         session.execute(
             delete(ResultRow).where(ResultRow.board_id == board, ResultRow.repo_id == version.repo_id)
         )
         named = {name: found for name, found in metrics.items() if len(name) <= _LONGEST}
         if named:
             session.execute(
-                insert(ResultRow), [_result(board, version, name, found) for name, found in named.items()]
+                insert(ResultRow),
+                [_result(board, version, data, name, found) for name, found in named.items()],
             )
 
 
@@ -148,21 +150,9 @@ def boards(
 ) -> list[Board]:
     """The boards that fit, the newest first, at most 100: `base` is an id, or a fingerprint's digest or its beginning,
     `dataset` a data fingerprint or its beginning. Those without a result that `caller` may see are not there."""
-    query = select(BoardRow).where(_is_seen(caller, BoardRow.id), *_conditions(base, task, dataset))
-    rows = session.scalars(query.order_by(BoardRow.id.desc()).limit(_MOST_BOARDS)).all()
-    metrics = _metrics(session, caller, [row.id for row in rows])
-    return [
-        Board(
-            f"sha256:{row.base}",
-            row.name,
-            row.task,
-            row.dataset,
-            row.rows,
-            row.source,
-            tuple(metrics[row.id]),
-        )
-        for row in rows
-    ]
+    found = _fitting(session, caller, base, task, dataset)
+    metrics = _metrics(session, caller, [one.row.id for one in found])
+    return [_shown(one, metrics[one.row.id]) for one in found]
 
 
 def ranking(
@@ -176,17 +166,18 @@ def ranking(
 ) -> Ranking:
     """The one board that fits, by `metric`, or the first of its metrics by name. Raises NotFound where there is none,
     InvalidSettings where several fit."""
-    found = boards(session, caller, base=base, task=task, dataset=dataset)
+    found = _fitting(session, caller, base, task, dataset)
     if not found:
         raise NotFound("no adapter was measured so", hint="The list of leaderboards says what there is.")
     if len(found) > 1:
         choices = "; ".join(
-            f"{one.base_id}, {one.task}, {one.source} {one.dataset[:19]}" for one in found[:5]
+            f"{one.name}, {one.row.task}, {one.source} {one.row.dataset[:19]}" for one in found[:5]
         )
         raise InvalidSettings(
             f"{len(found)} leaderboards fit: {choices}", hint="Name base, task and dataset."
         )
-    board = found[0]
+    key = found[0].row.id
+    board = _shown(found[0], _metrics(session, caller, [key])[key])
     name = metric or board.metrics[0]
     if name not in board.metrics:
         raise NotFound(f"nothing was measured by {name[:80]!r} there", hint=did_you_mean(name, board.metrics))
@@ -205,7 +196,7 @@ def ranking(
         )
         .join(RepoRow, RepoRow.id == ResultRow.repo_id)
         .join(VersionRow, VersionRow.id == ResultRow.version_id)
-        .where(ResultRow.board_id == _row(session, board).id, ResultRow.metric == name, visible(caller))
+        .where(ResultRow.board_id == key, ResultRow.metric == name, visible(caller))
         .order_by(value, ResultRow.repo_id)
         .limit(MOST_ENTRIES + 1)
     )
@@ -232,7 +223,7 @@ def places(session: Session, caller: Caller, repo: RepoRow, *, limit: int) -> li
             base=f"sha256:{board.base}",
             task=board.task,
             dataset=board.dataset,
-            source=board.source,
+            source=result.source,
             metric=result.metric,
             number=number,
             value=result.value,
@@ -320,17 +311,17 @@ def _key(version: VersionRow, manifest: Manifest, split: str) -> dict[str, str] 
     }
 
 
-def _board(session: Session, key: Mapping[str, str], *, name: str, source: str | None, rows: int) -> int:
+def _board(session: Session, key: Mapping[str, str]) -> int:
     find = select(BoardRow.id).filter_by(**key)
     found = session.scalar(find)
     if found is None:
-        insert_new(session, BoardRow, [{**key, "name": name, "source": source, "rows": rows}])
+        insert_new(session, BoardRow, [dict(key)])
         found = session.scalar(find)
         assert found is not None
     return found
 
 
-def _result(board: int, version: VersionRow, name: str, metric: Metric) -> dict[str, Any]:
+def _result(board: int, version: VersionRow, data: DataRecord, name: str, metric: Metric) -> dict[str, Any]:
     return {
         "board_id": board,
         "metric": name,
@@ -340,20 +331,73 @@ def _result(board: int, version: VersionRow, name: str, metric: Metric) -> dict[
         "low": metric.low,
         "high": metric.high,
         "n": metric.n,
+        "source": data.source,
+        "rows": data.rows,
     }
 
 
-def _conditions(base: str | None, task: str | None, dataset: str | None) -> Iterator[ColumnElement[bool]]:
+class _Found(NamedTuple):
+    """A board that fits, and what it is called."""
+
+    row: BoardRow
+    name: str
+    source: str | None
+    rows: int
+
+
+def _fitting(
+    session: Session, caller: Caller, base: str | None, task: str | None, dataset: str | None
+) -> list[_Found]:
+    source, rows = _first(caller, ResultRow.source), _first(caller, ResultRow.rows)
+    query = (
+        select(BoardRow, _name(caller), source, rows)
+        .where(_is_seen(caller, BoardRow.id), *_conditions(caller, base, task, dataset))
+        .order_by(BoardRow.id.desc())
+        .limit(_MOST_BOARDS)
+    )
+    return [_Found(*one) for one in session.execute(query)]
+
+
+def _name(caller: Caller) -> ColumnElement[str]:
+    recorded = select(BaseModelRow.name).where(BaseModelRow.digest == BoardRow.base).scalar_subquery()
+    return func.coalesce(recorded, _first(caller, VersionRow.base), "")
+
+
+def _first(caller: Caller, column: Any) -> ScalarSelect[Any]:
+    """A column of the first result on a board that `caller` may see, in the order of their key."""
+    return (
+        select(column)
+        .select_from(ResultRow)
+        .join(RepoRow, RepoRow.id == ResultRow.repo_id)
+        .join(VersionRow, VersionRow.id == ResultRow.version_id)
+        .where(ResultRow.board_id == BoardRow.id, visible(caller))
+        .order_by(ResultRow.metric, ResultRow.repo_id)
+        .limit(1)
+        .correlate(BoardRow)
+        .scalar_subquery()
+    )
+
+
+def _conditions(
+    caller: Caller, base: str | None, task: str | None, dataset: str | None
+) -> Iterator[ColumnElement[bool]]:
     if base is not None and is_fingerprint(base):
         yield BoardRow.base.between(*hex_range(bare_digest(base), 64))
     elif base is not None:
         known = select(BaseModelRow.digest).where(BaseModelRow.name == base)
-        yield or_(BoardRow.name == base, BoardRow.base.in_(known))
+        yield or_(_first(caller, VersionRow.base) == base, BoardRow.base.in_(known))
     if task is not None:
         yield BoardRow.task == task
     if dataset is not None:
         whole = BoardRow.dataset == dataset
         yield whole if len(dataset) >= _WHOLE else func.substr(BoardRow.dataset, 1, len(dataset)) == dataset
+
+
+def _shown(found: _Found, metrics: Sequence[str]) -> Board:
+    row = found.row
+    return Board(
+        f"sha256:{row.base}", found.name, row.task, row.dataset, found.rows, found.source, tuple(metrics)
+    )
 
 
 def _is_seen(caller: Caller, board: _Column, metric: ColumnElement[str] | None = None) -> ColumnElement[bool]:
@@ -384,8 +428,3 @@ def _metrics(session: Session, caller: Caller, boards: Sequence[int]) -> dict[in
     for board, metric in session.execute(query):
         found[board].append(metric)
     return found
-
-
-def _row(session: Session, board: Board) -> BoardRow:
-    key = {"base": bare_digest(board.base), "task": board.task, "dataset": board.dataset}
-    return session.scalars(select(BoardRow).filter_by(**key)).one()

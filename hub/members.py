@@ -18,6 +18,7 @@ from adapthub.hub import audit
 from adapthub.hub.accounts import SCOPES, Scope, check_not_last, is_account, require_account
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.reference import Reference
+from adapthub.hub.room import check_room
 from adapthub.hub.storage.account_tables import AccountRow, MemberRow
 from adapthub.hub.storage.tables import RepoRow
 
@@ -46,7 +47,7 @@ def set_member(
     session: Session, namespace: str, account: str, role: Scope, *, actor: Actor = MACHINE
 ) -> Member:
     """Give `account` a role in a namespace, in place of one that it has. Raises InvalidReference, InvalidSettings, NotFound,
-    and Conflict where an organisation would be left without an admin."""
+    and Conflict where an organisation would be left without an admin, or has too many members."""
     Reference(None, namespace, "any")
     if role not in SCOPES:
         raise InvalidSettings(f"there is no role {role!r}", hint=f"Use one of {', '.join(SCOPES)}.")
@@ -61,6 +62,7 @@ def set_member(
                 f"{namespace} has no members yet, and the first must be an admin",
                 hint=f"Make it one: adapt hub org create {namespace} --admin NAME.",
             )
+        check_room(session, MemberRow.namespace, namespace, "members")
         session.add(MemberRow(namespace=namespace, account_id=found.id, role=role))
     else:
         if role != "admin":

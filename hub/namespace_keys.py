@@ -13,6 +13,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub import audit
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.reference import Reference
+from adapthub.hub.room import check_room
 from adapthub.hub.storage.governance_tables import NamespaceKeyRow
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def add_key(session: Session, namespace: str, name: str, pem: str, *, actor: Actor = MACHINE) -> PublicKey:
     """Believe signatures by the public key of this PEM text. Raises InvalidReference, InvalidInput, Conflict for a name that
-    another key has."""
+    another key has, and where the namespace has too many."""
     from adapthub.hub.signing_keys import parse_public_key
 
     Reference(None, namespace, name)
@@ -31,6 +32,8 @@ def add_key(session: Session, namespace: str, name: str, pem: str, *, actor: Act
         if row.key_id == key.id:
             return key
         raise Conflict(f"{namespace} has another key {name} already", hint="Remove it first.")
+    audit.lock(session)
+    check_room(session, NamespaceKeyRow.namespace, namespace, "keys")
     session.add(
         NamespaceKeyRow(namespace=namespace, name=name, key_id=key.id, pem=key.pem, added=datetime.now(UTC))
     )

@@ -22,7 +22,7 @@ from adapthub.hub.connection import value_of
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
 from adapthub.hub.file_body import FileBody
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Details, Entry, Lineage, Version
+from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
 from adapthub.hub.speaker import Pin, read_file
 from adapthub.hub.text_files import is_text
 from adapthub.hub.wire import (
@@ -100,7 +100,7 @@ class OwnHub:
             pin = self.pin(pinned, None)
         if pin.contents:
             return iter(pin.contents.items())
-        found = self._connection.read(Details, f"{_version_path(pinned)}/details").files
+        found = self._connection.read(tuple[StoredFile, ...], f"{_version_path(pinned)}/files")
         if digest_of({file.path: file.sha256 for file in found}) != pin.digest:
             raise IntegrityError(f"the files that the hub names are not those of {pinned}")
         where = f"/{_name(pinned)}/resolve/{pinned.revision}"

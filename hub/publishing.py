@@ -18,7 +18,7 @@ from adapthub.hub.commits import add_signature, add_whole
 from adapthub.hub.facts import is_unicode
 from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected
-from adapthub.hub.promotion import promote, refusals_told
+from adapthub.hub.promotion import promote, read_ahead, refusals_told
 from adapthub.hub.records import version_of
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Version
@@ -55,6 +55,10 @@ def publish(
     assert adapter is not None
     check_words(message, alias)
     inspected = replace(inspected, fit=fit_of(store, adapter))
+    ahead = store
+    if alias is not None:
+        with store.database.reading() as session:
+            ahead = read_ahead(session, store, reference, tree, alias)
     told = refusals_told(store, reference.full_name, actor=actor)
     with told, store.database.writing() as session:
         check_still(session, actor.token, reference.namespace)
@@ -69,5 +73,5 @@ def publish(
         elif SIGNATURE in tree:
             add_signature(session, store, repo, version, tree[SIGNATURE], actor)
         if alias is not None:
-            promote(session, store, version, alias, actor=actor)
+            promote(session, ahead, version, alias, actor=actor)
         return version_of(version, repeated=repeated)

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
@@ -28,6 +28,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub import audit
 from adapthub.hub.audit import MACHINE, Actor, AuditEntry
 from adapthub.hub.reference import Reference
+from adapthub.hub.room import check_room
 from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
 
 EVENTS = (
@@ -42,6 +43,8 @@ EVENTS = (
 PING = "ping"
 _SECRET = "whsec_"
 _LONGEST_URL = 2000
+MOST_WEBHOOKS = 20
+"""Of one namespace: all of them are told of an event in the transaction of what it tells."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def add(
     events: Sequence[str] = (),
     actor: Actor = MACHINE,
 ) -> tuple[Webhook, str]:
-    """A new webhook, and its secret, which is not shown again. Raises InvalidReference, InvalidSettings."""
+    """A new webhook, and its secret, which is not shown again. Raises InvalidReference, InvalidSettings, and Conflict where
+    the namespace has MOST_WEBHOOKS."""
     Reference(None, namespace, name or "any")
     _check_url(url)
     for event in events:
@@ -97,6 +101,8 @@ def add(
                 f"there is no event {event!r}",
                 hint=did_you_mean(event, EVENTS) or f"Use {', '.join(EVENTS)}.",
             )
+    audit.lock(session)
+    check_room(session, WebhookRow.namespace, namespace, "webhooks", most=MOST_WEBHOOKS)
     row = WebhookRow(
         id=f"wh_{secrets.token_hex(6)}",
         namespace=namespace,
@@ -146,12 +152,15 @@ def require(session: Session, id: str, namespace: str | None = None) -> WebhookR
 
 def ping(session: Session, row: WebhookRow) -> Delivery:
     """Put an event in its outbox that says nothing but that it can be reached."""
-    return _put(session, row, PING, datetime.now(UTC), {"webhook": row.id})
+    delivery = DeliveryRow(**_event(row, PING, datetime.now(UTC), {"webhook": row.id}))
+    session.add(delivery)
+    session.flush()
+    return delivery_of(delivery, row)
 
 
 def ping_of(row: WebhookRow) -> Delivery:
     """Such an event that is in no outbox, to be sent at once."""
-    return delivery_of(_event(row, PING, datetime.now(UTC), {"webhook": row.id}), row)
+    return delivery_of(DeliveryRow(**_event(row, PING, datetime.now(UTC), {"webhook": row.id})), row)
 
 
 def tell(session: Session, entry: AuditEntry) -> None:
@@ -160,10 +169,10 @@ def tell(session: Session, entry: AuditEntry) -> None:
         return
     namespace, _, name = entry.repo.partition("/")
     query = select(WebhookRow).where(WebhookRow.namespace == namespace, WebhookRow.name.in_(("", name)))
-    for row in session.scalars(query):
-        if not row.events or entry.action in row.events:
-            data = {"repo": entry.repo, "actor": entry.actor, "audit": entry.number, **entry.detail}
-            _put(session, row, entry.action, entry.time, data)
+    data = {"repo": entry.repo, "actor": entry.actor, "audit": entry.number, **entry.detail}
+    told = [row for row in session.scalars(query) if not row.events or entry.action in row.events]
+    if told:
+        session.execute(insert(DeliveryRow), [_event(row, entry.action, entry.time, data) for row in told])
 
 
 def deliveries(session: Session, row: WebhookRow, *, limit: int = 100) -> list[Delivery]:
@@ -203,24 +212,18 @@ def delivery_of(row: DeliveryRow, webhook: WebhookRow) -> Delivery:
     )
 
 
-def _put(session: Session, row: WebhookRow, type_: str, when: datetime, data: Mapping[str, Any]) -> Delivery:
-    delivery = _event(row, type_, when, data)
-    session.add(delivery)
-    session.flush()
-    return delivery_of(delivery, row)
-
-
-def _event(row: WebhookRow, type_: str, when: datetime, data: Mapping[str, Any]) -> DeliveryRow:
+def _event(row: WebhookRow, type_: str, when: datetime, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of an event for one webhook."""
     document = {"type": type_, "timestamp": when.isoformat(), "data": data}
-    return DeliveryRow(
-        webhook_id=row.id,
-        event_id=f"evt_{secrets.token_hex(12)}",
-        type=type_,
-        body=json.dumps(document, separators=(",", ":")),
-        created=when,
-        due=when,
-        attempts=0,
-    )
+    return {
+        "webhook_id": row.id,
+        "event_id": f"evt_{secrets.token_hex(12)}",
+        "type": type_,
+        "body": json.dumps(document, separators=(",", ":")),
+        "created": when,
+        "due": when,
+        "attempts": 0,
+    }
 
 
 def _check_url(url: str) -> None:

@@ -38,8 +38,8 @@ def bulk(database: Database) -> Iterator[Bulk]:
         connection = sqlite3.connect(str(url.database), isolation_level=None)
         for pragma in _SQLITE:
             connection.execute(f"PRAGMA {pragma}").fetchall()
-        indexes = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql <> ''")
-        made = _Sqlite(connection, dialect, dict(indexes.fetchall()))
+        found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql <> ''")
+        made = _Sqlite(connection, dialect, dict(found.fetchall()))
     else:
         import psycopg
 

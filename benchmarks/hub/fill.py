@@ -195,13 +195,10 @@ def _fill_boards(into: Bulk, population: Population, newest: Sequence[int | None
             board = bare_digest(adapter.base_fingerprint), adapter.task, data.fingerprint
             if board not in keys:
                 keys[board] = len(keys) + 1
-                boards.add(
-                    id=keys[board], base=board[0], task=board[1], dataset=board[2], name=adapter.base,
-                    source=data.source, rows=data.rows,
-                )  # fmt: skip
+                boards.add(id=keys[board], base=board[0], task=board[1], dataset=board[2])
             results.add(
                 board_id=keys[board], metric=metric.name, repo_id=adapter.index + 1, version_id=version,
-                value=metric.value, low=metric.low, high=metric.high, n=metric.n,
+                value=metric.value, low=metric.low, high=metric.high, n=metric.n, source=data.source, rows=data.rows,
             )  # fmt: skip
     into.send(tables)
 
@@ -275,7 +272,7 @@ def _fill_repos(into: Bulk, population: Population, index: TextIndex) -> None:
     into.send(tables)
     tables = into.rows(index.table)
     for sequence, found in sorted(texts):
-        tables[0].add(**{index.key.key: sequence, "text": searchable(found)})
+        tables[0].add(**{str(index.key.key): sequence, "text": searchable(found)})
     into.send(tables)
 
 

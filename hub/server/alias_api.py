@@ -35,14 +35,18 @@ def promote(
 ) -> Version:
     """Point the alias at a version, if its gates let it."""
     alias = check_alias(revision)
+    with serving.store.database.reading() as session:
+        writable_repo(session, caller, target)
+        wanted = Reference(None, target.namespace, target.name, body.revision)
+        version = require_version(session, wanted)
+        ahead = promotion.ahead_of(session, serving.store, version, alias)
     with (
         promotion.refusals_told(serving.store, target.full_name, actor=caller.actor),
         serving.store.database.writing() as session,
     ):
         writable_repo(session, caller, target)
-        wanted = Reference(None, target.namespace, target.name, body.revision)
         version = require_version(session, wanted)
-        promotion.promote(session, serving.store, version, alias, actor=caller.actor)
+        promotion.promote(session, ahead, version, alias, actor=caller.actor)
         return version_of(version)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -22,13 +22,15 @@ from adapthub.hub.differ import Side
 from adapthub.hub.records import files_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_version_at
-from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, address_of
 
 router = APIRouter(tags=["adapters"])
 
 
 @router.get("/api/models/{namespace}/{name}/diff/{revision}")
-async def diff(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
+async def diff(
+    request: Request, target: Target, revision: Revision, serving: TheServing, caller: TheCaller
+) -> Response:
     """Compare two versions, module by module."""
     first, dots, second = revision.partition("..")
     if not (first and dots and second):
@@ -42,7 +44,8 @@ async def diff(target: Target, revision: Revision, serving: TheServing, caller: 
         with serving.store.database.reading() as session:
             return _side(session, caller, target, first), _side(session, caller, other, after)
 
-    asked = serving.differ.difference(*await run_in_threadpool(sides))
+    asker = caller.token or address_of(request)
+    asked = serving.differ.difference(*await run_in_threadpool(sides), asker=asker)
     document = await asyncio.shield(asyncio.wrap_future(asked))  # others may wait for the same
     return Response(document, media_type="application/json")
 

@@ -11,9 +11,9 @@ from adapthub.adapters.errors import AdapterNotFound
 from adapthub.hub.access import Caller, may_have_files, readable_repo
 from adapthub.hub.details import read_details
 from adapthub.hub.lookup import require_version
-from adapthub.hub.records import version_of
+from adapthub.hub.records import files_of, version_of
 from adapthub.hub.reference import Reference
-from adapthub.hub.registry import Details, Version
+from adapthub.hub.registry import Details, StoredFile, Version
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.storage.tables import VersionRow
 from adapthub.hub.wire import PROTOCOL
@@ -43,6 +43,15 @@ def version(target: Target, revision: Revision, serving: TheServing, caller: The
     """The version that a revision means now."""
     with serving.store.database.reading() as session:
         return version_of(readable_version(session, caller, target, revision))
+
+
+@router.get("/api/models/{namespace}/{name}/versions/{revision}/files")
+def files(
+    target: Target, revision: Revision, serving: TheServing, caller: TheCaller
+) -> tuple[StoredFile, ...]:
+    """The files that the digest of a version is over, by path, for whoever brings them one by one."""
+    with serving.store.database.reading() as session:
+        return files_of(readable_version(session, caller, target, revision))
 
 
 @router.get("/api/models/{namespace}/{name}/versions/{revision}/details")

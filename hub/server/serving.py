@@ -5,14 +5,11 @@ Does not answer anybody.
 
 from __future__ import annotations
 
-import os
-import secrets
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.differ import Differ
+from adapthub.hub.secret import secret_of
 from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.signed import Signer
 from adapthub.hub.server.xet import XetFacade
@@ -20,7 +17,6 @@ from adapthub.hub.server.xet_store import XetStore
 from adapthub.hub.store import Store
 from adapthub.web.bodies import Bounds
 
-SECRET = "secret"
 XET = "xet"
 
 
@@ -72,38 +68,19 @@ class Serving:
     ) -> Serving:
         """Over the hub in `root` (see Store.open). Raises StorageError, InvalidSettings."""
         store = Store.open(root, database=database, blobs=blobs, kept=True)
-        secret = _secret(root / SECRET)
+        secret = secret_of(store.database)
         xet = XetFacade(root / XET, XetStore(store), secret)
         limits = limits or Limits()
         rates = None if limits.rate is None else Rates(*limits.rate)
         return cls(store, Signer(secret, limits.upload_seconds), xet, Differ(store.blobs), limits, rates)
 
     def sweep(self) -> None:
-        """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""
+        """Remove what uploads and comparisons that ended or died have left: from time to time. Raises StorageError."""
         self.store.blobs.discard_abandoned()
+        self.differ.sweep()
         self.xet.sweep()
 
     def close(self) -> None:
         """Let go of the database, and end what runs. Idempotent."""
         self.differ.close()
         self.store.database.close()
-
-
-def _secret(path: Path) -> bytes:
-    """The secret in a file for its owner's eyes alone, made once: of two servers that make it at once, one is first."""
-    try:
-        make_folder(path.parent)
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(aside, path)
-        finally:
-            aside.unlink()
-        return path.read_bytes()
-    except OSError as error:
-        raise unusable(path.parent, error) from error

@@ -80,12 +80,11 @@ class ParentRow(Base):
 
 class BoardRow(Base):
     """What results are compared on: a base, by the bare digest of its fingerprint, a task, and the rows with one data
-    fingerprint. `name` and `source` are what the first to be measured there called the base and the data."""
+    fingerprint."""
 
     __tablename__ = "boards"
     __table_args__ = (
         UniqueConstraint("base", "task", "dataset"),
-        Index("boards_by_name", "name"),
         Index("boards_by_task", "task"),
         Index("boards_by_dataset", "dataset"),
     )
@@ -94,18 +93,17 @@ class BoardRow(Base):
     base: Mapped[str] = mapped_column(Hex)
     task: Mapped[str]
     dataset: Mapped[str]
-    name: Mapped[str]
-    source: Mapped[str | None]
-    rows: Mapped[int]
 
 
 class ResultRow(Base):
-    """What a repository's newest version that was measured on a board came to, by one metric."""
+    """What a repository's newest version that was measured on a board came to, by one metric; `source` and `rows` are what
+    its manifest says of the data."""
 
     __tablename__ = "results"
     __table_args__ = (
         Index("results_by_value", "board_id", "metric", "value"),
         Index("results_by_repo", "repo_id"),
+        Index("results_by_version", "version_id"),
         {"sqlite_with_rowid": False},
     )
 
@@ -117,3 +115,5 @@ class ResultRow(Base):
     low: Mapped[float | None]
     high: Mapped[float | None]
     n: Mapped[int]
+    source: Mapped[str | None]
+    rows: Mapped[int]

@@ -1,5 +1,6 @@
-"""The tables of a hub's upkeep: which repository was sent what, the epoch of uploads, quotas, logins that wait. Holds no
-queries.
+"""The tables of a hub's upkeep: which repository was sent what, the epoch of uploads, the secret, quotas, logins that wait.
+
+Holds no queries.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ class EpochRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     number: Mapped[int]
+
+
+class SecretRow(Base):
+    """The one row with what this hub's servers sign addresses with (`server/serving`)."""
+
+    __tablename__ = "hub_secret"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    secret: Mapped[bytes]
 
 
 class QuotaRow(Base):

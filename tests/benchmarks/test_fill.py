@@ -181,7 +181,7 @@ def results(session: Session) -> Iterator[tuple[Any, ...]]:
     for board, result, repo, version in session.execute(
         rows.join(VersionRow, VersionRow.id == ResultRow.version_id)
     ):
-        where = (board.base, board.task, board.dataset, board.name, board.source, board.rows)
+        where = (board.base, board.task, board.dataset, result.source, result.rows)
         yield (
             *where,
             result.metric,

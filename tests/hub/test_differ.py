@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +56,10 @@ def side(blobs: FolderBlobs, text: str) -> Side:
 
 def test_a_pair_is_compared_once(differ: Differ, blobs: FolderBlobs, tmp_path: Path) -> None:
     one, two = side(blobs, "one"), side(blobs, "two")
-    both = [differ.difference(one, two) for _ in range(3)]
+    both = [differ.difference(one, two, asker="ada") for _ in range(3)]
     assert {asked.result(30) for asked in both} == {b'{"texts":"one two"}\n'}
-    assert differ.difference(one, two).result(0) == b'{"texts":"one two"}\n'
-    assert differ.difference(two, one).result(30) == b'{"texts":"two one"}\n'
+    assert differ.difference(one, two, asker="ada").result(0) == b'{"texts":"one two"}\n'
+    assert differ.difference(two, one, asker="ada").result(30) == b'{"texts":"two one"}\n'
     assert (tmp_path / "log").read_text().splitlines() == [one.digest, two.digest]
 
 
@@ -64,22 +67,57 @@ def test_what_is_refused_and_what_falls(differ: Differ, blobs: FolderBlobs, tmp_
     one = side(blobs, "one")
     for _ in range(2):  # the second time from memory
         with pytest.raises(TensorMismatch, match=r"a tensor\. Save it again"):
-            differ.difference(one, side(blobs, "refuse")).result(30)
+            differ.difference(one, side(blobs, "refuse"), asker="ada").result(30)
     assert (tmp_path / "log").read_text().splitlines() == [one.digest]
     with pytest.raises(Overloaded, match="ended before"):
-        differ.difference(one, side(blobs, "fall")).result(30)
+        differ.difference(one, side(blobs, "fall"), asker="ada").result(30)
     lost = Side("sha256:" + "0" * 64, [StoredFile("README.md", "0" * 64, 3)])
     with pytest.raises(IntegrityError):
-        differ.difference(one, lost).result(30)
-    assert differ.difference(one, one).result(30) == b'{"texts":"one one"}\n'
+        differ.difference(one, lost, asker="ada").result(30)
+    assert differ.difference(one, one, asker="ada").result(30) == b'{"texts":"one one"}\n'
+
+
+def test_who_asks_for_many_leaves_room_for_others(differ: Differ, blobs: FolderBlobs) -> None:
+    slow = side(blobs, "wait")
+    for number in range(4):
+        differ.difference(slow, side(blobs, str(number)), asker="eve")
+    with pytest.raises(Overloaded, match="4 of your comparisons"):
+        differ.difference(slow, slow, asker="eve")
+    differ.difference(slow, side(blobs, "0"), asker="eve")  # is computed already
+    differ.difference(slow, slow, asker="ada")
+
+
+def test_a_process_has_so_much_memory() -> None:
+    code = (
+        "from mmap import mmap; from adapthub.hub import diff_process as own; own._bound();"
+        "mmap(-1, own.MEMORY_BYTES // 2).close(); mmap(-1, own.MEMORY_BYTES)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "Cannot allocate memory" in ended.stderr.splitlines()[-1]
+
+
+def test_what_a_killed_server_left_is_removed(
+    differ: Differ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    old, new, other = (tmp_path / name for name in ("adapthub-diff-old", "adapthub-diff-new", "other"))
+    for folder in (old, new, other):
+        (folder / "before").mkdir(parents=True)
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+    differ.sweep()
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
 def test_too_many_are_turned_away_and_a_server_ends_at_once(differ: Differ, blobs: FolderBlobs) -> None:
     slow, others = side(blobs, "wait"), [side(blobs, str(number)) for number in range(18)]
-    asked = [differ.difference(slow, other) for other in others]
+    asked = [
+        differ.difference(slow, other, asker=f"user{number // 4}") for number, other in enumerate(others)
+    ]
     with pytest.raises(Overloaded, match="18 comparisons wait"):
-        differ.difference(slow, slow)
-    assert differ.difference(slow, others[0]) is asked[0]
+        differ.difference(slow, slow, asker="ada")
+    assert differ.difference(slow, others[0], asker="ada") is asked[0]
     differ.close()
     while not all(one.done() for one in asked):
         time.sleep(0.01)

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdmissionError
 from adapthub.hub import family
+from adapthub.hub.access import Caller
 from adapthub.hub.lineage import ancestors, descendants, parent_of
 from adapthub.hub.registry import Registry, Version
+from adapthub.hub.storage.tables import VersionRow
 from tests.hub.adapters import manifest, write_adapter
 
 SEEDS = itertools.count()
@@ -66,8 +69,47 @@ def test_a_long_line_is_cut_and_says_so(
 
 def test_no_manifest_names_thousands_of_parents(registry: Registry, tmp_path: Path) -> None:
     parents = [f"acme/a{number}@{number:064x}" for number in range(family.MAX_PARENTS + 1)]
-    with pytest.raises(AdmissionError, match="1001 parents"):
+    with pytest.raises(AdmissionError, match="33 parents"):
         push(registry, tmp_path, "acme/merge", parents)
     push(registry, tmp_path, "acme/merge", parents[1:])
-    assert registry.lineage("acme/merge").cut
+    assert len(registry.lineage("acme/merge").versions) == family.MAX_PARENTS + 1
     assert registry.list()[0].versions == 1
+
+
+def test_parents_that_do_not_fit_are_not_looked_for(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many the versions on one level name together."""
+    fathers = [
+        push(registry, tmp_path, f"acme/f{one}", [f"acme/a@{one * 100 + number:064x}" for number in range(9)])
+        for one in range(3)
+    ]
+    push(registry, tmp_path, "acme/merge", [parent_of(one) for one in fathers])
+    monkeypatch.setattr(family, "MAX_VERSIONS", 8)
+    looked_for: list[int] = []
+    versions = family._versions
+
+    def noted(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, VersionRow]:
+        looked_for.append(len(names))
+        return versions(session, caller, names)
+
+    monkeypatch.setattr(family, "_versions", noted)
+    found = registry.lineage("acme/merge")
+    assert (len(found.versions), found.cut) == (8, True)
+    assert looked_for == [3, 4, 0]
+
+
+def test_copies_of_a_child_do_not_hide_others_unsaid(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    father = push(registry, tmp_path, "acme/father", [])
+    seed = next(SEEDS)
+    made = write_adapter(
+        tmp_path / "child", seed=seed, manifest=manifest(parents=[parent_of(father)], seed=seed)
+    )
+    for number in range(3):
+        registry.push(made, f"acme/copy{number}")
+    push(registry, tmp_path, "acme/other", [parent_of(father)])
+    monkeypatch.setattr(family, "MAX_VERSIONS", 2)
+    found = registry.lineage("acme/father")
+    assert found.cut or len(found.descendants) == 2

@@ -18,7 +18,7 @@ from adapthub.hub.access import Caller, Gated
 from adapthub.hub.differ import Side
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import StoredFile
-from adapthub.hub.server.dependencies import Target, TheServing
+from adapthub.hub.server.dependencies import Target, TheServing, address_of
 from adapthub.hub.server.pages.reading import Repository, read_repository
 from adapthub.hub.server.pages.rendering import page
 from adapthub.hub.server.pages.visitors import TheVisitor
@@ -43,7 +43,7 @@ async def diff(
 ) -> Response:
     """From one version to another, `v1..v3`; while it is being computed, a page that asks again."""
     before, after = await run_in_threadpool(_both, serving, visitor, target, range)
-    found = await _difference(serving, before, after)
+    found = await _difference(serving, before, after, visitor.token or address_of(request))
     modules = [] if found is None else [one for one in found["modules"] if one["changed"]]
     greatest = max((one["difference"] or 0.0 for one in modules), default=0.0)
     return page(
@@ -79,12 +79,14 @@ def _version(serving: Serving, visitor: Caller, target: Reference, revision: str
     return found
 
 
-async def _difference(serving: Serving, before: Repository, after: Repository) -> Mapping[str, Any] | None:
+async def _difference(
+    serving: Serving, before: Repository, after: Repository, asker: str
+) -> Mapping[str, Any] | None:
     """The JSON of `adapters.diff.difference_record`; None while it is being computed."""
     first, second = _side(before), _side(after)
     if first.digest == second.digest:
         return {"before": first.digest, "after": second.digest, "modules": []}
-    asked = serving.differ.difference(first, second)
+    asked = serving.differ.difference(first, second, asker=asker)
     with suppress(TimeoutError):
         document = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(asked)), PATIENCE)
         found: dict[str, Any] = json.loads(document)

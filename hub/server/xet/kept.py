@@ -6,7 +6,7 @@
 A client remembers, by the address that it uploaded to, which xorbs the hub has, and does not send them again. So a xorb
 never goes alone: a generation is one address, lives until no upload uses it, and goes whole; new uploads then have another
 address. Folders are the only record, so several processes may share one root; each counts what the others keep when it
-sweeps. Does not look into xorbs.
+sweeps, and what one holder adds by itself. Does not look into xorbs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,15 +36,17 @@ _NS = 1_000_000_000
 class Incoming:
     """A body on its way to the disk."""
 
-    def __init__(self, kept: KeptXorbs, stream: IO[bytes]) -> None:
+    def __init__(self, kept: KeptXorbs, holder: str, stream: IO[bytes]) -> None:
         self.path = Path(stream.name)
         self.size = 0
+        self.holder = holder
         self._kept = kept
         self._stream = stream
 
     def write(self, data: bytes) -> None:
-        """Append `data`. Raises Overloaded where the hub keeps all that it may, StorageError where the disk refuses."""
-        self._kept.reserve(len(data))
+        """Append `data`. Raises Overloaded where the hub keeps all that it may, in all or of this holder, and StorageError
+        where the disk refuses."""
+        self._kept.reserve(self.holder, len(data))
         self.size += len(data)
         with storage_errors():
             self._stream.write(data)
@@ -59,7 +62,8 @@ class KeptXorbs:
         self._incoming = root / "incoming"
         self.limits = limits
         self._lock = threading.Lock()
-        self._arriving = 0  # bytes in incoming that are of this process
+        self._arriving: Counter[str] = Counter()  # bytes in incoming that are of this process, by holder
+        self._shares: dict[str, Counter[str]] = {}  # those kept by this process, by generation and holder
         try:
             make_folder(self._incoming)
         except OSError as error:
@@ -95,17 +99,17 @@ class KeptXorbs:
         return folder
 
     @contextmanager
-    def receive(self) -> Iterator[Incoming]:
-        """A file for a body, removed at the end unless it was kept."""
+    def receive(self, holder: str) -> Iterator[Incoming]:
+        """A file for a body that `holder` sends, removed at the end unless it was kept."""
         with storage_errors():
             stream = tempfile.NamedTemporaryFile(dir=self._incoming, delete=False)  # noqa: SIM115 - closed below
-        incoming = Incoming(self, stream)
+        incoming = Incoming(self, holder, stream)
         try:
             yield incoming
         finally:
             stream.close()
             incoming.path.unlink(missing_ok=True)
-            self.release(incoming.size)
+            self.release(holder, incoming.size)
 
     def keep(self, incoming: Incoming, folder: Path, name: str) -> bool:
         """Keep a sealed xorb in a generation's folder; whether it is new there. It is on the disk when this returns."""
@@ -117,22 +121,29 @@ class KeptXorbs:
         if new:
             with self._lock:
                 self._kept += _on_disk(size)
+                self._shares.setdefault(folder.name, Counter())[incoming.holder] += _on_disk(size)
         return new
 
-    def reserve(self, size: int) -> None:
-        """Count `size` bytes that arrive. Raises Overloaded where that is more than the hub may keep."""
+    def reserve(self, holder: str, size: int) -> None:
+        """Count `size` bytes that arrive. Raises Overloaded where that is more than the hub may keep, or of this holder."""
         with self._lock:
-            if self._kept + self._arriving + size > self.limits.kept_bytes:
+            share = sum(kept[holder] for kept in self._shares.values()) + self._arriving[holder]
+            if share + size > self.limits.share_bytes:
+                raise Overloaded(
+                    f"the hub keeps {share:,} bytes of your uploads, and may keep {self.limits.share_bytes:,}",
+                    hint="Room is made when uploads end: try again later.",
+                )
+            if self._kept + self._arriving.total() + size > self.limits.kept_bytes:
                 raise Overloaded(
                     f"the hub keeps {self._kept:,} bytes of uploads, and may keep {self.limits.kept_bytes:,}",
                     hint="Room is made when uploads end: try again later.",
                 )
-            self._arriving += size
+            self._arriving[holder] += size
 
-    def release(self, size: int) -> None:
+    def release(self, holder: str, size: int) -> None:
         """Count `size` bytes no longer as arriving."""
         with self._lock:
-            self._arriving -= size
+            self._arriving -= Counter({holder: size})  # which leaves out who has none
 
     def sweep(self, epoch: int) -> None:
         """Remove what no upload uses: other epochs, generations that are old and idle, bodies long abandoned."""
@@ -152,8 +163,10 @@ class KeptXorbs:
                     if _untouched(path) > ABANDONED_SECONDS:
                         path.unlink()
             kept = self._count()
+            there = self._names(epoch)
         with self._lock:
             self._kept = kept
+            self._shares = {name: share for name, share in self._shares.items() if name in there}
 
     def _names(self, epoch: int) -> list[str]:
         folder = self._root / str(epoch)

@@ -51,10 +51,11 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file in a shard: its sha256 in hex, its size in bytes as the terms add it up."""
+    """A file in a shard: its sha256 in hex, its size in bytes and its chunks, as the terms add them up."""
 
     sha256: str
     size: int
+    chunks: int
     _shard: Buffer = field(repr=False)
     _first: int
     _count: int
@@ -88,6 +89,12 @@ def parse_shard(data: Buffer, limits: XetLimits) -> list[FileEntry]:
             f"the shard's files have {total:,} bytes, more than {limits.shard_unpacked_bytes:,}",
             hint="Upload fewer files at once.",
         )
+    chunks = sum(file.chunks for file in files)
+    if chunks > limits.shard_chunks:
+        raise InvalidData(
+            f"the shard's files have {chunks:,} chunks, more than {limits.shard_chunks:,}",
+            hint="Upload fewer files at once.",
+        )
     return files
 
 
@@ -113,8 +120,12 @@ def _files(data: Buffer) -> Iterator[FileEntry]:
         _require(data, first, at - first + SHA256.size)
         (sha256,) = SHA256.unpack_from(data, at)
         at += SHA256.size
-        sizes = (TERM.unpack_from(data, first + index * TERM.size)[2] for index in range(count))
-        yield FileEntry(to_hex(sha256), sum(sizes), data, first, count)
+        size = chunks = 0
+        for index in range(count):
+            _, _, unpacked, start, end = TERM.unpack_from(data, first + index * TERM.size)
+            size += unpacked
+            chunks += max(0, end - start)
+        yield FileEntry(to_hex(sha256), size, chunks, data, first, count)
 
 
 def _require(data: Buffer, start: int, size: int) -> None:

@@ -6,6 +6,7 @@ Does not read requests or check tokens.
 from __future__ import annotations
 
 import mmap
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
@@ -26,6 +27,10 @@ class Upload:
         self._repo = repo
         self._holder = holder
         self._folder = folder
+
+    def receive(self) -> AbstractContextManager[Incoming]:
+        """A file for a body of this upload (KeptXorbs.receive)."""
+        return self._kept.receive(self._holder)
 
     def keep_xorb(self, name: str, body: Incoming) -> bool:
         """Keep the received xorb under its hash in hex, `name`; whether it is new.

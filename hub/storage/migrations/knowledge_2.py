@@ -39,13 +39,9 @@ def create_knowledge() -> None:
         sa.Column("base", Hex(), nullable=False),
         sa.Column("task", sa.String(), nullable=False),
         sa.Column("dataset", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("source", sa.String(), nullable=True),
-        sa.Column("rows", _KEY, nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("base", "task", "dataset"),
     )
-    op.create_index("boards_by_name", "boards", ["name"], unique=False)
     op.create_index("boards_by_task", "boards", ["task"], unique=False)
     op.create_index("boards_by_dataset", "boards", ["dataset"], unique=False)
     op.create_table(
@@ -81,6 +77,8 @@ def create_knowledge() -> None:
         sa.Column("low", sa.Double(), nullable=True),
         sa.Column("high", sa.Double(), nullable=True),
         sa.Column("n", _KEY, nullable=False),
+        sa.Column("source", sa.String(), nullable=True),
+        sa.Column("rows", _KEY, nullable=False),
         sa.ForeignKeyConstraint(["board_id"], ["boards.id"]),
         sa.ForeignKeyConstraint(["repo_id"], ["repos.id"]),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"]),
@@ -89,3 +87,4 @@ def create_knowledge() -> None:
     )
     op.create_index("results_by_value", "results", ["board_id", "metric", "value"], unique=False)
     op.create_index("results_by_repo", "results", ["repo_id"], unique=False)
+    op.create_index("results_by_version", "results", ["version_id"], unique=False)

@@ -240,6 +240,12 @@ def _create_upkeep() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_table(
+        "hub_secret",
+        sa.Column("id", KEY, autoincrement=False, nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "quotas",
         sa.Column("namespace", sa.String(), nullable=False),
         sa.Column("bytes", KEY, nullable=False),

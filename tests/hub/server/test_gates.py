@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import Conflict, Forbidden, InvalidReference, InvalidSettings, SignatureError
 from adapthub.adapters.manifest import DataRecord
-from adapthub.hub import audit, gates, webhooks
+from adapthub.hub import audit, gates, namespace_keys, webhooks
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.gates import Gate, GateRefused
 from adapthub.hub.signing import sign
 from adapthub.hub.signing_keys import PublicKey
+from adapthub.hub.storage.database import Database
+from adapthub.hub.storage.folder_blobs import FolderBlobs
 from adapthub.hub.store import Store
 from tests.hub.adapters import manifest, write_adapter
 from tests.hub.server.governed import Api
@@ -108,6 +113,38 @@ def test_a_release_from_push_to_promotion(any_server: HubServer, tmp_path: Path)
     ]
     assert entries[-5]["detail"]["unmet"] == state["unmet"]
     assert [entry["actor"] for entry in entries[:2]] == ["grace", "ada"]
+
+
+def test_no_file_is_read_while_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blobs may be far away: what gates read of them is read before the transaction that promotes."""
+    hub = guarded(tmp_path / "hub", signature=True, evaluations=("test/f1",))
+    with Store.open(tmp_path / "hub").database.writing() as session:
+        namespace_keys.add_key(session, "acme", "releases", PEM)
+    writing = Database.writing
+    read = FolderBlobs.read
+    within: list[bool] = []
+    reads: list[bool] = []
+
+    @contextmanager
+    def noted(database: Database) -> Iterator[Session]:
+        with writing(database) as session:
+            within.append(True)
+            yield session
+            within.pop()
+
+    def reading(blobs: FolderBlobs, *where: Any) -> bytes:
+        reads.append(bool(within))
+        return read(blobs, *where)
+
+    monkeypatch.setattr(Database, "writing", noted)
+    monkeypatch.setattr(FolderBlobs, "read", reading)
+    for number in (1, 2, 3):
+        artifact = measured(tmp_path, number, 0.8)
+        (artifact.path / "model.sig").write_bytes(sign(artifact.sha256s, KEY))
+        hub.push(Artifact.read(artifact.path), "acme/ner", alias="prod" if number == 2 else None)
+        hub.promote(f"acme/ner@v{number}", "prod")
+    assert reads
+    assert not any(reads)
 
 
 def test_the_same_gate_holds_without_the_server(hub_server: HubServer, tmp_path: Path) -> None:

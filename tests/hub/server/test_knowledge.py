@@ -171,6 +171,26 @@ def test_a_leaderboard_ranks_what_was_measured_on_the_same_rows(
     assert left == []  # what was measured on other rows went with its repository
 
 
+def test_a_board_is_called_as_what_is_seen_says(hub_server: HubServer, tmp_path: Path) -> None:
+    """Not as the first comer called it, who may be private."""
+    hub, api = EmbeddedHub(hub_server.data), Api(hub_server)
+    secret = DataRecord(fingerprint="sha256:aa", rows=7, source="/home/eve/secret.conll")
+    eve = measured("sha256:aa", 0.9, base="eve/base").model_copy(update={"data": {"test": secret}})
+    hub.push(write_adapter(tmp_path / "eve", seed=1, manifest=eve), "eve/first")
+    hub_server.client("eve").update_repo_settings("eve/first", private=True)
+    assert api("/api/leaderboards") == []
+    hub.push(write_adapter(tmp_path / "ada", seed=2, manifest=measured("sha256:aa", 0.8)), "ada/second")
+    (board,) = api("/api/leaderboards", base="org/base")
+    assert (board["base_id"], board["source"], board["rows"]) == ("org/base", "test.conll", 100)
+    assert api("/api/leaderboards", base="eve/base") == []
+    assert "secret" not in str(api("/api/leaderboard"))
+    own = Api(hub_server, hub_server.token("eve"))
+    assert own("/api/leaderboard", base="eve/base")["source"] == secret.source
+    admin = Api(hub_server, hub_server.token("root", "admin"))
+    assert admin.ask("PUT", "/api/bases", content=SQUARE.to_json()).status_code == 200
+    assert own("/api/leaderboard", base="org/base")["base_id"] == "org/base"
+
+
 def test_where_an_adapter_comes_from_and_what_came_of_it(hub_server: HubServer, tmp_path: Path) -> None:
     api, hub = Api(hub_server), EmbeddedHub(hub_server.data)
 

@@ -15,7 +15,7 @@ from adapthub.hub.server.xet.limits import XetLimits
 from adapthub.hub.server.xet.shards import WITH_SHA256, WITH_VERIFICATION, parse_shard
 from tests.hub.xet.encoding import encode_file, encode_shard, encode_term
 
-LIMITS = XetLimits()
+LIMITS = XetLimits(shard_chunks=2**40)
 
 hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
 numbers = st.integers(0, 2**32 - 1)
@@ -87,3 +87,10 @@ def test_bounds_of_a_shard() -> None:
         parse_shard(body, XetLimits(shard_files=2))
     with pytest.raises(InvalidData, match="3,000 bytes, more than 2,999"):
         parse_shard(body, XetLimits(shard_unpacked_bytes=2999))
+
+
+def test_many_chunks_are_refused_however_small() -> None:
+    terms = [("0" * 64, 0, 16_384, 16_384, bytes(32))] * 600
+    with pytest.raises(InvalidData, match="9,830,400 chunks"):
+        parse_shard(shard([("1" * 64, terms)]), XetLimits())
+    assert len(parse_shard(shard([("1" * 64, terms[:500])]), XetLimits())) == 1

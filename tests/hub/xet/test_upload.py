@@ -44,20 +44,20 @@ def open_facade(tmp_path: Path, store: MemoryStore) -> Open:
     return opened
 
 
-def begin(facade: XetFacade) -> Upload:
+def begin(facade: XetFacade, holder: str = "alice") -> Upload:
     """An upload at the address that the facade gives now."""
-    grant = facade.grant("acme/ner", "alice", "http://hub/")
+    grant = facade.grant("acme/ner", holder, "http://hub/")
     return facade.admit(grant.access_token, *grant.cas_url.split("/")[-2:])
 
 
 def keep(facade: XetFacade, upload: Upload, xorb: Xorb, name: str | None = None) -> bool:
-    with facade.kept.receive() as body:
+    with upload.receive() as body:
         body.write(xorb.data)
         return upload.keep_xorb(name or xorb.name, body)
 
 
 def register(facade: XetFacade, upload: Upload, shard: bytes) -> None:
-    with facade.kept.receive() as body:
+    with upload.receive() as body:
         body.write(shard)
         upload.store_files(body)
 
@@ -165,6 +165,23 @@ def test_a_total_of_what_is_kept(open_facade: Open, tmp_path: Path) -> None:
     keep(facade, upload, XORB)  # what is there already takes no room
     with pytest.raises(Overloaded):
         keep(open_facade(kept_bytes=10_000), upload, encode_xorb([bytes(5_000)]))
+
+
+def test_a_share_of_one_holder(open_facade: Open, store: MemoryStore, tmp_path: Path) -> None:
+    store.writers.add("eve")
+    facade = open_facade(share_bytes=10_000)
+    eve = begin(facade, "eve")
+    keep(facade, eve, XORB)
+    keep(facade, eve, OTHER)
+    large = encode_xorb([bytes(5_000)])
+    with pytest.raises(Overloaded, match="8,192 bytes of your uploads"):
+        keep(facade, eve, large)
+    keep(facade, begin(facade), large)
+    (folder,) = (tmp_path / "xet" / "1").iterdir()
+    facade.kept.retire(folder)
+    age(folder, 3 * 3600)
+    facade.sweep()
+    keep(facade, begin(facade, "eve"), large)  # there is room again
 
 
 def age(path: Path, seconds: float) -> None:
