@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import event, update
 from sqlalchemy.orm import Session
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -30,6 +31,7 @@ from adapthub.hub.audit import MACHINE
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.events import happened
 from adapthub.hub.server.webhook_sender import WebhookSettings, is_public, send, send_due
+from adapthub.hub.signing import sign
 from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
 from adapthub.hub.store import Store
 from tests.hub.adapters import write_adapter
@@ -62,24 +64,28 @@ def test_what_happens_is_told_and_signed(tmp_path: Path) -> None:
         assert "secret" not in json.dumps(ada("GET", "/api/namespaces/acme/webhooks"))
         api = server.client()
         api.create_repo("acme/ner")
-        api.upload_folder(repo_id="acme/ner", folder_path=write_adapter(tmp_path / "made").path)
+        artifact = write_adapter(tmp_path / "made")
+        api.upload_folder(repo_id="acme/ner", folder_path=artifact.path)
+        bundle = sign(artifact.sha256s, ec.generate_private_key(ec.SECP256R1()))
+        ada("PUT", "/api/models/acme/ner/signature/v1", content=bundle)
+        api.super_squash_history("acme/ner")
         ada("PUT", "/api/namespaces/acme/gates", {"alias": "prod", "reviewers": 1})
         ada.refused("PUT", "/api/models/acme/ner/aliases/prod", {"revision": "v1"})
         ada("PUT", "/api/models/acme/ner/aliases/staging", {"revision": "v1"})
         api.delete_repo("acme/ner")
         api.create_repo("elsewhere/ner")
-        found = got.wait_for(lambda all: len(all) == 5)
+        found = got.wait_for(lambda all: len(all) == 8)
         check = Webhook(made["secret"])
         for request in found:
             assert check.verify(request.body, request.headers)["data"]["repo"] == "acme/ner"
             with pytest.raises(WebhookVerificationError):
                 check.verify(request.body.replace(b"acme", b"evil"), request.headers)
         assert {request.type for request in found} == set(webhooks.EVENTS)
-        assert len({request.headers["webhook-id"] for request in found}) == 5
+        assert len({request.headers["webhook-id"] for request in found}) == 8
         version = next(json.loads(one.body) for one in found if one.type == "version")
         assert (version["data"]["actor"], version["data"]["version"]) == ("ada", 1)
         ada("POST", f"/api/namespaces/acme/webhooks/{made['id']}/test")
-        assert got.wait_for(lambda all: len(all) == 6)[-1].type == "ping"
+        assert got.wait_for(lambda all: len(all) == 9)[-1].type == "ping"
         ada("DELETE", f"/api/namespaces/acme/webhooks/{made['id']}")
         assert ada("GET", "/api/namespaces/acme/webhooks") == []
 
