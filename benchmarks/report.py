@@ -119,7 +119,8 @@ SECTIONS = {
     "hub-scale": (
         "A large hub",
         "Ten versions an adapter on average, so 1,000,000 versions at 100,000 adapters; filled by bulk with the rows that real publishes "
-        "leave. One client over one connection, requests of every kind in turn, in milliseconds until the whole answer was there; "
+        "leave. One client with a token over one connection, requests of every kind in turn, in milliseconds until the whole answer was "
+        "there; `list` is the protocol's /api/models, `search` /api/adapters, `page` a page in the browser, of 100 or 30 adapters; "
         "words, bases, tasks and namespaces follow Zipf's law, and trigrams are few, because all words are of the same 70 syllables.",
     ),
     "decode": (

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, exists, or_, select, true
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound, Forbidden, Unauthorized
-from adapthub.hub.accounts import SCOPES, Scope, is_account
+from adapthub.hub.accounts import SCOPES, Scope, is_account, token_of_prefix
 from adapthub.hub.audit import Actor
 from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
@@ -47,19 +47,23 @@ def readable_repo(session: Session, caller: Caller, reference: Reference) -> Rep
     repo = find_repo(session, reference)
     if repo is None or (repo.private and not _may(session, caller, repo.namespace, "read")):
         if caller.alone or caller.scope == "admin":
-            return require_repo(session, reference)
+            return require_repo(session, reference, near=True)
         raise AdapterNotFound(f"there is no repository {reference.full_name} in this hub, or not for you")
     return repo
 
 
-def check_gate(session: Session, caller: Caller, repo: RepoRow) -> None:
-    """Raises Gated where the files of a repository that the caller sees are not for them: `auto` lets in whoever has a
-    token, `manual` those who have a role in its namespace."""
+def may_have_files(session: Session, caller: Caller, repo: RepoRow) -> bool:
+    """Whether the files of a repository that the caller sees are for them: `auto` lets in whoever has a token, `manual` who
+    has a role in its namespace."""
     if repo.gated is None or caller.alone or _may(session, caller, repo.namespace, "read"):
-        return
-    if repo.gated == "auto" and caller.account is not None:
-        return
-    raise Gated(f"{repo.full_name} is gated", hint=f"Ask {repo.namespace} for access, and log in.")
+        return True
+    return repo.gated == "auto" and caller.account is not None
+
+
+def check_gate(session: Session, caller: Caller, repo: RepoRow) -> None:
+    """Raises Gated where the files of a repository that the caller sees are not for them."""
+    if not may_have_files(session, caller, repo):
+        raise Gated(f"{repo.full_name} is gated", hint=f"Ask {repo.namespace} for access, and log in.")
 
 
 def writable_repo(session: Session, caller: Caller, reference: Reference) -> RepoRow:
@@ -74,6 +78,20 @@ def require_write(session: Session, caller: Caller, namespace: str) -> None:
     require_role(session, caller, namespace, "write")
 
 
+def caller_of(session: Session, token: str) -> Caller:
+    """Who asks with the token of that prefix, as it is now. Raises Unauthorized where it works no longer."""
+    found = token_of_prefix(session, token)
+    return Caller(found.account, found.scope, found.prefix)
+
+
+def check_still(session: Session, token: str | None, namespace: str) -> None:
+    """Raises Unauthorized or Forbidden where the token of that prefix works no longer, or may not write to the namespace any
+    more. Asked in the transaction that writes what a body brought, which may have taken long to come; None is the machine
+    itself."""
+    if token is not None:
+        require_write(session, caller_of(session, token), namespace)
+
+
 def require_role(session: Session, caller: Caller, namespace: str, role: Scope) -> None:
     """Raises Unauthorized without a token, Forbidden where the caller has not got that `role` in the namespace, or a token
     that only reads."""
@@ -81,13 +99,19 @@ def require_role(session: Session, caller: Caller, namespace: str, role: Scope) 
         raise Unauthorized(
             "this needs a token", hint="Make one with adapt hub token create, and log in with hf auth login."
         )
-    if role != "read" and not _covers(caller.scope, "write"):
-        raise Forbidden(
-            f"the token {caller.token} has the scope {caller.scope}", hint="Use one of the scope write."
-        )
+    if role != "read":
+        require_write_scope(caller)
     if not _may(session, caller, namespace, role):
         what = {"read": "read", "write": "write to", "admin": "administer"}[role]
         raise Forbidden(f"{caller.account} may not {what} {namespace}/", hint="Ask one of its admins.")
+
+
+def require_write_scope(caller: Caller) -> None:
+    """Raises Forbidden for a token that only reads, whatever its account may do."""
+    if not _covers(caller.scope, "write"):
+        raise Forbidden(
+            f"the token {caller.token} has the scope {caller.scope}", hint="Use one of the scope write."
+        )
 
 
 def require_admin(caller: Caller) -> None:

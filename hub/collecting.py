@@ -13,16 +13,17 @@ Xorbs are kept apart from blobs, so that the epoch of uploads stays: uploads tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
-from sqlalchemy import ColumnElement, Select, delete, select
+from sqlalchemy import ColumnElement, Select, delete, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.storage.dialects import insert_new
+from adapthub.hub.storage.governance_tables import SignatureRow
 from adapthub.hub.storage.tables import BlobRow, FileRow
 from adapthub.hub.storage.upkeep_tables import SentRow
 from adapthub.hub.store import Store
@@ -61,17 +62,27 @@ def collect(store: Store, *, grace: timedelta = GRACE, dry_run: bool = False) ->
         session.execute(delete(SentRow).where(SentRow.sent < before))
         if strays:
             rows = [
-                {"sha256": sha256, "sha1": None, "size": size, "stored": _LONG_AGO}
+                {"sha256": sha256, "size": size, "stored": _LONG_AGO}
                 for sha256, size in sorted(strays.items())
             ]
             insert_new(session, BlobRow, rows)
     blobs = size = 0
     for batch in _batches(store, before):
         with store.database.writing() as session:
-            deleted = _delete(session, store, batch, before)
+            deleted = _delete(session, store, batch, _garbage(before))
         blobs += len(deleted)
         size += sum(deleted)
     return Collected(blobs, size, len(strays))
+
+
+def discard(store: Store, sha256s: Sequence[str], *, before: datetime) -> None:
+    """Delete those of the blobs at once that nothing names, no repository was sent and nobody uploaded since `before`."""
+    if not sha256s:
+        return
+    with store.database.writing() as session:
+        keys = session.scalars(select(BlobRow.id).where(BlobRow.sha256.in_(sha256s))).all()
+        unsent = ~select(SentRow.blob_id).where(SentRow.blob_id == BlobRow.id).exists()
+        _delete(session, store, keys, _unnamed(before).where(unsent))
 
 
 def _strays(store: Store, before: datetime) -> dict[str, int]:
@@ -97,26 +108,30 @@ def _batches(store: Store, before: datetime) -> Iterator[list[int]]:
         last = keys[-1]
 
 
-def _delete(session: Session, store: Store, keys: list[int], before: datetime) -> list[int]:
-    """Delete those of the blobs that still are garbage once their rows are locked; their sizes."""
+def _delete(session: Session, store: Store, keys: Sequence[int], garbage: Select[int, str, int]) -> list[int]:
+    """Delete those of the blobs that still are `garbage` once their rows are locked; their sizes."""
     ordered = select(BlobRow.id).where(BlobRow.id.in_(keys)).order_by(BlobRow.sha256)  # as `register` does
     session.execute(ordered.with_for_update())
-    rows = session.execute(_garbage(before).where(BlobRow.id.in_(keys))).all()
-    store.blobs.delete([row.sha256 for row in rows])
+    rows = session.execute(garbage.where(BlobRow.id.in_(keys))).all()
     gone = [row.id for row in rows]
     session.execute(delete(SentRow).where(SentRow.blob_id.in_(gone)))
     session.execute(delete(BlobRow).where(BlobRow.id.in_(gone)))
+    store.blobs.delete([row.sha256 for row in rows])  # last: what refers to a row keeps the bytes too
     return [row.size for row in rows]
 
 
 def _garbage(before: datetime) -> Select[int, str, int]:
-    return select(BlobRow.id, BlobRow.sha256, BlobRow.size).where(
-        BlobRow.stored < before, ~_named(), ~_sent_since(before)
-    )
+    return _unnamed(before).where(~_sent_since(before))
+
+
+def _unnamed(before: datetime) -> Select[int, str, int]:
+    return select(BlobRow.id, BlobRow.sha256, BlobRow.size).where(BlobRow.stored < before, ~_named())
 
 
 def _named() -> ColumnElement[bool]:
-    return select(FileRow.blob_id).where(FileRow.blob_id == BlobRow.id).exists()
+    in_a_tree = select(FileRow.blob_id).where(FileRow.blob_id == BlobRow.id).exists()
+    signature = select(SignatureRow.blob_id).where(SignatureRow.blob_id == BlobRow.id).exists()
+    return or_(in_a_tree, signature)
 
 
 def _sent_since(before: datetime) -> ColumnElement[bool]:

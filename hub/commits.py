@@ -18,18 +18,19 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, RevisionNotFound
-from adapthub.hub import indexing, knowledge, repos, signatures
+from adapthub.hub import indexing, knowledge, quotas, repos, signatures
+from adapthub.hub.access import check_still
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
 from adapthub.hub.facts import is_unicode
 from adapthub.hub.fitting import fit_of
-from adapthub.hub.inspection import Inspected, inspect_tree
+from adapthub.hub.inspection import Inspected, card_of, inspect_tree
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
 from adapthub.hub.storage.tables import MAIN, CommitRow, FileRow, RefRow, RepoRow, VersionRow
 from adapthub.hub.store import Store, blob_ids
-from adapthub.hub.trees import Blob, Change, Tree, changed, read_tree
+from adapthub.hub.trees import Blob, Change, Put, Tree, changed, read_tree
 from adapthub.hub.versions import add_version, with_digest
 
 _ATTEMPTS = 16
@@ -75,8 +76,9 @@ def commit(store: Store, reference: Reference, proposal: Proposal, branch: str =
     """Add `proposal` to a branch of the repository `reference`.
 
     Raises AdapterNotFound, RevisionNotFound (no such branch), EntryNotFound (a file to delete), Conflict where the parent is
-    no longer the end of the branch, ArtifactError where the tree is refused, InvalidSettings for blobs that were not stored.
-    Nothing is changed then.
+    no longer the end of the branch, ArtifactError where the tree is refused, InvalidSettings for blobs that were not stored,
+    Forbidden where the namespace would hold more than it may, Unauthorized or Forbidden where the token may not write any
+    more. Nothing is changed then.
     """
     _check_message(proposal.message)
     for _ in range(_ATTEMPTS):
@@ -96,13 +98,16 @@ def commit(store: Store, reference: Reference, proposal: Proposal, branch: str =
         signed = signatures.is_signed(tree, inspected, store.read, where=reference.full_name)
         with store.database.writing() as session:
             repo = repos.lock(session, require_repo(session, reference))
+            check_still(session, proposal.token, repo.namespace)
             end = head_of(session, repo, branch)
             if (None if end is None else end.oid) == head.oid:
+                new = [change.blob for change in proposal.changes if isinstance(change, Put)]
+                quotas.reserve(session, repo.namespace, new)
                 row = _add(session, repo, end, tree, proposal)
                 _point(session, repo, branch, row)
                 actor = Actor(proposal.author, proposal.token)
                 signature = tree[SIGNATURE] if signed else None
-                version = _follow(session, repo, branch, row, inspected, signature, actor)
+                version = _follow(session, store, repo, branch, row, inspected, signature, actor)
                 return Committed(row.oid, None if version is None else version.number)
     raise Conflict(
         f"{branch} of {reference.full_name} changes faster than this commit can be made",
@@ -112,28 +117,37 @@ def commit(store: Store, reference: Reference, proposal: Proposal, branch: str =
 
 def add_whole(
     session: Session,
+    store: Store,
     repo: RepoRow,
     tree: Tree,
     inspected: Inspected,
     *,
+    made: bool,
     message: str,
     actor: Actor = MACHINE,
 ) -> VersionRow:
     """Make `tree`, a whole adapter that `repo` does not hold yet, the end of main and the next version, in the caller's
-    transaction, which has locked `repo`. A model.sig in it is over its files: that is the caller's to know."""
+    transaction, which has locked `repo`, or `made` it and not announced it. A model.sig in it is over its files: that is the
+    caller's to know."""
     assert inspected.adapter is not None
     row = _add(session, repo, head_of(session, repo), tree, Proposal((), message, actor.account))
     _point(session, repo, MAIN, row)
-    version = _follow(session, repo, MAIN, row, inspected, tree.get(SIGNATURE), actor)
+    version = _follow(session, store, repo, MAIN, row, inspected, tree.get(SIGNATURE), actor, made=made)
     assert version is not None
     return version
 
 
 def add_signature(
-    session: Session, repo: RepoRow, version: VersionRow, signature: Blob, actor: Actor = MACHINE
+    session: Session,
+    store: Store,
+    repo: RepoRow,
+    version: VersionRow,
+    signature: Blob,
+    actor: Actor = MACHINE,
 ) -> None:
     """Commit `signature`, which is over the version's files, as their model.sig, in the caller's transaction, which has
-    locked `repo`: on main where that has these very files, else on no branch, after the version's commit."""
+    locked `repo`: on main where that has these very files, else on no branch, after the version's commit. Raises Conflict
+    where one that a key of the namespace made would be replaced by one that none made."""
     known = signatures.signature_of(session, version)
     if known is not None and known.sha256 == signature.sha256:
         return
@@ -143,10 +157,15 @@ def add_signature(
     is_head = signatures.digests_of(on_main) == signatures.digests_of(tree)
     proposal = Proposal((), f"Signature of v{version.number}", actor.account)
     parent = head if is_head else version.commit
-    row = _add(session, repo, parent, {**(on_main if is_head else tree), SIGNATURE: signature}, proposal)
+    signed = {**(on_main if is_head else tree), SIGNATURE: signature}
+    row = _add(session, repo, parent, signed, proposal)
     if is_head:
         _point(session, repo, MAIN, row)
-    _attach(session, repo, version, row, signature, actor)
+        newest = repos.newest_version(session, repo)
+        card = card_of(signed, store.read)
+        indexing.index(session, repo, newest, card=card, metadata=repo.card, now=row.created)
+    _tell(session, repo, MAIN if is_head else None, row, actor)
+    _attach(session, store, repo, version, row, signature, actor)
 
 
 def begin(session: Session, repo: RepoRow, *, author: str | None) -> CommitRow:
@@ -234,7 +253,7 @@ def _add(
         session.execute(
             insert(FileRow),
             [
-                {"commit_id": row.id, "path": path, "blob_id": keys[blob.sha256]}
+                {"commit_id": row.id, "path": path, "blob_id": keys[blob.sha256], "sha1": blob.sha1}
                 for path, blob in tree.items()
             ],
         )
@@ -251,12 +270,15 @@ def _point(session: Session, repo: RepoRow, branch: str, row: CommitRow) -> None
 
 def _follow(
     session: Session,
+    store: Store,
     repo: RepoRow,
     branch: str,
     row: CommitRow,
     inspected: Inspected,
     signature: Blob | None,
     actor: Actor,
+    *,
+    made: bool = False,
 ) -> VersionRow | None:
     """What follows from a commit: a version where it is one; what lists show, where it is on main; a version's
     `signature`."""
@@ -270,22 +292,35 @@ def _follow(
         indexing.index(
             session, repo, newest, card=inspected.card, metadata=inspected.metadata, now=row.created
         )
-    title = row.message.partition("\n")[0][:_LONGEST_TITLE]
-    happened(session, actor, "commit", repo=repo.full_name, commit=row.oid, branch=branch, title=title)
+    # From here on others that write to the log wait: whatever they may insert too is inserted.
+    if made:
+        repos.announce(session, repo, actor)
+    _tell(session, repo, branch, row, actor)
     if version is not None:
         happened(
             session, actor, "version", repo=repo.full_name, version=version.number, digest=version.digest
         )
     signed = version or known
     if signed is not None and signature is not None:
-        _attach(session, repo, signed, row, signature, actor)
+        _attach(session, store, repo, signed, row, signature, actor)
     return version
 
 
+def _tell(session: Session, repo: RepoRow, branch: str | None, row: CommitRow, actor: Actor) -> None:
+    title = row.message.partition("\n")[0][:_LONGEST_TITLE]
+    happened(session, actor, "commit", repo=repo.full_name, commit=row.oid, branch=branch, title=title)
+
+
 def _attach(
-    session: Session, repo: RepoRow, version: VersionRow, row: CommitRow, signature: Blob, actor: Actor
+    session: Session,
+    store: Store,
+    repo: RepoRow,
+    version: VersionRow,
+    row: CommitRow,
+    signature: Blob,
+    actor: Actor,
 ) -> None:
-    if signatures.attach(session, version, row, signature):
+    if signatures.attach(session, store, version, row, signature):
         happened(
             session,
             actor,

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session, joinedload
 from adapthub.adapters.errors import NotFound
 from adapthub.hub.access import Caller
 from adapthub.hub.composition import Composition, Traits, compose
-from adapthub.hub.finding import Wanted, find_repos
 from adapthub.hub.knowledge import known_of, traits_of_version
+from adapthub.hub.listing import Query, list_repos
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 
 
@@ -58,7 +58,8 @@ def companions(
     if version.base_fingerprint is None:
         return Companions((), None)
     own = traits_of_version(version, known)
-    page = find_repos(session, caller, Wanted(base=version.base_fingerprint), limit=limit, after=after)
+    same = Query(base=version.base_fingerprint, adapters=True, limit=limit, after=after)
+    page = list_repos(session, caller, same)
     others = _newest(session, [id for id in page.ids if id != version.repo_id])
     kept = known_of(session, [other.id for other in others])
     found = [

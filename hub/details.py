@@ -16,8 +16,9 @@ from adapthub.hub.store import Store
 from adapthub.hub.versions import versions_of
 
 
-def read_details(store: Store, session: Session, row: VersionRow) -> Details:
-    """The details of the version `row`. Raises IntegrityError where its manifest is damaged."""
+def read_details(store: Store, session: Session, row: VersionRow, *, with_manifest: bool = True) -> Details:
+    """The details of the version `row`; without the manifest, a file, for whom its files are not. Raises IntegrityError
+    where that is damaged."""
     files = files_of(row)
     known = known_of(session, [row.id]).get(row.id)
     return Details(
@@ -26,7 +27,7 @@ def read_details(store: Store, session: Session, row: VersionRow) -> Details:
         versions=tuple(version_of(version) for version in versions_of(session, row.repo)),
         aliases=aliases_of(row.repo),
         files=files,
-        manifest=_manifest(store, row, files),
+        manifest=_manifest(store, row, files) if with_manifest else None,
         targets=None if known is None else known.structure.targets,
         fit=None if known is None else known.fit,
     )

@@ -101,7 +101,7 @@ class EmbeddedHub:
             repo = repos.lock(session, version.repo)
             if signatures.files_of_version(session, version) != files:
                 raise IntegrityError(f"{reference} moved while it was signed", hint="Sign it again.")
-            add_signature(session, repo, version, blob)
+            add_signature(session, self._store, repo, version, blob)
             return version_of(version)
 
     def list(self, namespace: str | None = None) -> builtins.list[Entry]:
@@ -147,7 +147,7 @@ class EmbeddedHub:
         reference = _local(parse_name(name))
         check_alias(alias)
         with self._database.writing() as session:
-            repo = require_repo(session, reference)
+            repo = require_repo(session, reference, near=True)
             return version_of(aliases.rollback(session, repo, reference.full_name, alias))
 
     def available(self, name: str | Reference) -> bool:

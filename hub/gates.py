@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import MANIFEST
@@ -47,7 +47,7 @@ from adapthub.hub.repos import lock
 from adapthub.hub.room import check_room
 from adapthub.hub.signatures import digests_of, files_of_version, signature_of
 from adapthub.hub.storage.governance_tables import ApprovalRow, GateRow
-from adapthub.hub.storage.tables import AliasRow, RepoRow, VersionRow
+from adapthub.hub.storage.tables import MAIN, AliasRow, RefRow, RepoRow, VersionRow
 from adapthub.hub.store import Store
 
 _PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]-]{1,96}")
@@ -78,8 +78,8 @@ class GateRefused(Forbidden):
 
 
 def set_gate(session: Session, gate: Gate, *, actor: Actor = MACHINE) -> Gate:
-    """Let `gate` hold from now on, in place of one for the same name and pattern. Raises InvalidReference,
-    InvalidSettings, and Conflict where the namespace has too many."""
+    """Let `gate` hold from now on, in place of one for the same name and pattern. Raises InvalidReference, InvalidSettings,
+    Conflict where there is a branch or tag of a name that it guards, or the namespace has too many."""
     Reference(None, gate.namespace, gate.name or "any")
     if not _PATTERN.fullmatch(gate.alias):
         raise InvalidReference(
@@ -97,6 +97,7 @@ def set_gate(session: Session, gate: Gate, *, actor: Actor = MACHINE) -> Gate:
         raise InvalidSettings(
             "the gate asks for nothing", hint="Ask for a signature, an evaluation or reviewers."
         )
+    _check_no_ref(session, gate)
     row = session.get(GateRow, (gate.namespace, gate.name, gate.alias))
     if row is None:
         audit.lock(session)
@@ -196,9 +197,16 @@ def unmet(session: Session, store: Store, version: VersionRow, alias: str) -> li
     return list(dict.fromkeys(found))
 
 
-def is_guarded(session: Session, repo: RepoRow) -> bool:
-    """Whether a gate holds for any alias of `repo`: then only an admin moves or deletes it, for its aliases go with it."""
-    return bool(list_gates(session, repo.namespace, repo.name))
+def is_guarded(session: Session, namespace: str, name: str) -> bool:
+    """Whether a gate holds for any alias of that name: then only an admin moves a repository from it or to it, or deletes
+    it, for its aliases go with it."""
+    return bool(list_gates(session, namespace, name))
+
+
+def check_refs(session: Session, repo: RepoRow, target: Reference) -> None:
+    """Raises Conflict where `repo` has a branch or a tag whose name a gate of `target` guards."""
+    for gate in list_gates(session, target.namespace, target.name):
+        _check_names(session, gate, RepoRow.id == repo.id)
 
 
 def check_not_guarded(session: Session, repo: RepoRow, name: str) -> None:
@@ -208,6 +216,26 @@ def check_not_guarded(session: Session, repo: RepoRow, name: str) -> None:
             raise Forbidden(
                 f"{name} is a name that the gate for {gate.alias} of {gate.namespace}/{gate.name or '*'} guards",
                 hint="Promote a version to it, or choose another name.",
+            )
+
+
+def _check_no_ref(session: Session, gate: Gate) -> None:
+    named = (RepoRow.name == gate.name,) if gate.name else ()
+    _check_names(session, gate, RepoRow.namespace == gate.namespace, *named)
+
+
+def _check_names(session: Session, gate: Gate, *repos: ColumnElement[bool]) -> None:
+    """Raises Conflict for the first branch or tag of those repositories whose name `gate` guards. It would go on being
+    committed to, and be what the name means. Nothing is promoted to main, so that is guarded by no gate."""
+    refs = select(RefRow.name, RepoRow.namespace, RepoRow.name.label("repo")).join(
+        RepoRow, RepoRow.id == RefRow.repo_id
+    )
+    for ref in session.execute(refs.where(RefRow.name != MAIN, *repos).order_by(RepoRow.id)):
+        if fnmatchcase(ref.name, gate.alias):
+            raise Conflict(
+                f"{ref.namespace}/{ref.repo} has a branch or a tag {ref.name}, which the gate for {gate.alias} of"
+                f" {gate.namespace}/{gate.name or '*'} guards",
+                hint="Delete it first, or give it another name.",
             )
 
 
@@ -254,7 +282,10 @@ def _evaluation(
     if current is None or before is None:
         return
     data = [_data(session, store, one, split) for one in (version, current)]
-    if None not in data and data[0] != data[1]:
+    if data[0] is None and data[1] is not None:
+        yield f"its manifest does not say over which data its {name} on {split} is, as v{current.number}'s does"
+        return
+    if data[1] is not None and data[0] != data[1]:
         yield f"its {name} on {split} is over other data than v{current.number}'s"
         return
     bound = before.high if lower else before.low

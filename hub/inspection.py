@@ -59,7 +59,7 @@ def inspect_tree(tree: Tree, read: Read, *, where: str) -> Inspected:
         raise AdmissionError(f"{path} would be a file and a folder", hint="Delete the one or the other.")
     for path, blob in tree.items():
         _check_size(path, blob)
-    card = _card(tree, read)
+    card = card_of(tree, read)
     metadata = card_metadata(card)
     return Inspected(adapter_in(tree, read, where=where), card, metadata)
 
@@ -110,7 +110,8 @@ def spans_of(blob: Blob, read: Read, where: str) -> tuple[Span, ...]:
     return check_header(header, blob.size, where)
 
 
-def _card(tree: Tree, read: Read) -> str:
+def card_of(tree: Tree, read: Read) -> str:
+    """The text of README.md, of a very long one its beginning; empty where there is none."""
     blob = tree.get(CARD)
     if blob is None:
         return ""

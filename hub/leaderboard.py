@@ -13,20 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, ScalarSelect, and_, delete, exists, func, insert, or_, select, true
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, ScalarSelect, and_, delete, func, insert, literal, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
 from adapthub.adapters.manifest import DataRecord, Manifest, Metric
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.access import Caller, visible
+from adapthub.hub.conditions import is_fingerprint, looked_up
 from adapthub.hub.facts import TRAINING_SPLIT, is_unicode
 from adapthub.hub.records import bare_digest
-from adapthub.hub.search import is_fingerprint
 from adapthub.hub.storage.dialects import insert_new
 from adapthub.hub.storage.knowledge_tables import BaseModelRow, BoardRow, ResultRow
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.storage.types import hex_range
+
+_Column = ColumnElement[int] | InstrumentedAttribute[int]
 
 MOST_ENTRIES = 1000
 """How many adapters a board shows."""
@@ -148,7 +150,9 @@ def boards(
 ) -> list[Board]:
     """The boards that fit, the newest first, at most 100: `base` is an id, or a fingerprint's digest or its beginning,
     `dataset` a data fingerprint or its beginning. Those without a result that `caller` may see are not there."""
-    return [_shown(session, caller, one) for one in _fitting(session, caller, base, task, dataset)]
+    found = _fitting(session, caller, base, task, dataset)
+    metrics = _metrics(session, caller, [one.row.id for one in found])
+    return [_shown(one, metrics[one.row.id]) for one in found]
 
 
 def ranking(
@@ -172,7 +176,8 @@ def ranking(
         raise InvalidSettings(
             f"{len(found)} leaderboards fit: {choices}", hint="Name base, task and dataset."
         )
-    board = _shown(session, caller, found[0])
+    key = found[0].row.id
+    board = _shown(found[0], _metrics(session, caller, [key])[key])
     name = metric or board.metrics[0]
     if name not in board.metrics:
         raise NotFound(f"nothing was measured by {name[:80]!r} there", hint=did_you_mean(name, board.metrics))
@@ -191,7 +196,7 @@ def ranking(
         )
         .join(RepoRow, RepoRow.id == ResultRow.repo_id)
         .join(VersionRow, VersionRow.id == ResultRow.version_id)
-        .where(ResultRow.board_id == found[0].row.id, ResultRow.metric == name, visible(caller))
+        .where(ResultRow.board_id == key, ResultRow.metric == name, visible(caller))
         .order_by(value, ResultRow.repo_id)
         .limit(MOST_ENTRIES + 1)
     )
@@ -343,11 +348,10 @@ class _Found(NamedTuple):
 def _fitting(
     session: Session, caller: Caller, base: str | None, task: str | None, dataset: str | None
 ) -> list[_Found]:
-    seen = exists().where(ResultRow.board_id == BoardRow.id, RepoRow.id == ResultRow.repo_id, visible(caller))
     source, rows = _first(caller, ResultRow.source), _first(caller, ResultRow.rows)
     query = (
         select(BoardRow, _name(caller), source, rows)
-        .where(seen, *_conditions(caller, base, task, dataset))
+        .where(_is_seen(caller, BoardRow.id), *_conditions(caller, base, task, dataset))
         .order_by(BoardRow.id.desc())
         .limit(_MOST_BOARDS)
     )
@@ -389,23 +393,38 @@ def _conditions(
         yield whole if len(dataset) >= _WHOLE else func.substr(BoardRow.dataset, 1, len(dataset)) == dataset
 
 
-def _shown(session: Session, caller: Caller, found: _Found) -> Board:
+def _shown(found: _Found, metrics: Sequence[str]) -> Board:
     row = found.row
-    metrics = tuple(_metrics(session, caller, row))
-    return Board(f"sha256:{row.base}", found.name, row.task, row.dataset, found.rows, found.source, metrics)
+    return Board(
+        f"sha256:{row.base}", found.name, row.task, row.dataset, found.rows, found.source, tuple(metrics)
+    )
 
 
-def _metrics(session: Session, caller: Caller, board: BoardRow) -> Iterator[str]:
-    """The metrics of a board, by name, each by one step into the index: a board may have many adapters."""
-    last = ""
-    for _ in range(_MOST_METRICS):
-        query = (
-            select(ResultRow.metric)
-            .join(RepoRow, RepoRow.id == ResultRow.repo_id)
-            .where(ResultRow.board_id == board.id, ResultRow.metric > last, visible(caller))
-        )
-        found = session.scalar(query.order_by(ResultRow.metric).limit(1))
-        if found is None:
-            return
-        yield found
-        last = found
+def _is_seen(caller: Caller, board: _Column, metric: ColumnElement[str] | None = None) -> ColumnElement[bool]:
+    """Whether a board has a result, by a metric if one is given, that `caller` may see."""
+    result = aliased(ResultRow)
+    found = select(literal(1)).select_from(result).join(RepoRow, RepoRow.id == result.repo_id)
+    found = found.where(result.board_id == board, visible(caller))
+    return looked_up(found if metric is None else found.where(result.metric == metric))
+
+
+def _metrics(session: Session, caller: Caller, boards: Sequence[int]) -> dict[int, list[str]]:
+    """The metrics of boards, in order, each by one step into the index: a board may have many adapters."""
+
+    def following(board: _Column, last: Any) -> ColumnElement[str | None]:
+        result = aliased(ResultRow)
+        after = select(func.min(result.metric)).where(result.board_id == board, result.metric > last)
+        return after.scalar_subquery().label("metric")
+
+    first = select(BoardRow.id.label("board"), following(BoardRow.id, ""), literal(1).label("step"))
+    steps = first.where(BoardRow.id.in_(boards)).cte("steps", recursive=True)
+    further = (steps.c.metric.is_not(None), steps.c.step < _MOST_METRICS)
+    steps = steps.union_all(
+        select(steps.c.board, following(steps.c.board, steps.c.metric), steps.c.step + 1).where(*further)
+    )
+    query = select(steps.c.board, steps.c.metric).where(steps.c.metric.is_not(None))
+    query = query.where(_is_seen(caller, steps.c.board, steps.c.metric)).order_by(steps.c.step)
+    found: dict[int, list[str]] = {board: [] for board in boards}
+    for board, metric in session.execute(query):
+        found[board].append(metric)
+    return found

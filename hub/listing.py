@@ -1,112 +1,186 @@
-"""Pages of repositories for the server: filtered, newest first, each page by one range of an index.
+"""Pages of repositories: those that meet every condition, newest first or best first, each page by a range of an index.
 
-Whatever a filter says is looked up in `terms`, `repo_text` or `repos`, whose keys end in the same `sequence`, so that a page
-costs the same however many repositories there are. Of several filters the rarest is walked through, and the others are held
-against each repository that it has. Does not decide what of a repository is shown.
+Whatever is asked is looked up in `terms`, `repo_text`, `metrics` or `repos` (conditions). Where one condition leaves few
+repositories, those are walked through (narrowing); else the index whose order the list has, from its end until the page is
+full. Either way the other conditions are held against each, so a page costs about the same however many repositories there
+are. `search` gives all at once, by name. Does not decide what of a repository is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, exists, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Select, and_, select, tuple_
+from sqlalchemy.orm import Session
 
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.hub import narrowing
 from adapthub.hub.access import Caller, visible
-from adapthub.hub.narrowing import Narrowest, narrowest
-from adapthub.hub.search import metric_condition
-from adapthub.hub.storage.tables import MetricRow, RepoRow, TermRow
-from adapthub.hub.storage.text import contains, text_index
+from adapthub.hub.conditions import (
+    Condition,
+    HasMetric,
+    HasTerm,
+    InNamespace,
+    Keys,
+    measured,
+    on_base,
+    words_of,
+)
+from adapthub.hub.narrowing import narrowest
+from adapthub.hub.storage.tables import MetricRow, RepoRow
 
 Sort = Literal["modified", "created", "metric"]
 
 
 @dataclass(frozen=True)
 class Query:
-    """What a list shows. `tags`: all of them; `terms`: all of these (kind, term) of `terms`; `text`: each word occurs in the
-    name, card or facts; `metric`: "f1>=0.8", as `Registry.search` has it; `gated`: whether it is.
+    """What a list shows. `tags`: all of them; `terms`: all of these (kind, term) of `terms`; `base`: an id, the digest of a
+    fingerprint, or the beginning of one; `text`: each word occurs in the name, card or facts; `metric`: "f1>=0.8", as
+    `Registry.search` has it; `gated`: whether it is; `adapters`: only those that have a version.
 
-    Sorted by "metric" the best is first, which needs a `metric`. `after` is the place that the page before ended at.
+    Sorted by "metric" the best is first, which needs a `metric`. `after` is the cursor that the page before ended with.
     """
 
     tags: Sequence[str] = ()
     terms: Sequence[tuple[str, str]] = ()
+    base: str | None = None
     text: str = ""
     metric: str | None = None
     namespace: str | None = None
     gated: bool | None = None
+    adapters: bool = False
     sort: Sort = "modified"
     ascending: bool = False
     limit: int = 100
-    after: int | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True)
 class Page:
-    """Repositories in order, and the place that the next page begins after; None where this is the last one."""
+    """The keys of repositories in order, and the cursor that the next page begins after; None where this is the last."""
 
-    repos: Sequence[RepoRow]
-    next: int | None
+    ids: Sequence[int]
+    next: str | None
 
 
 def list_repos(session: Session, caller: Caller, query: Query) -> Page:
-    """The page of what `caller` may see. Raises InvalidSettings for a `metric` that is no condition."""
-    place: ColumnElement[int] = (
-        RepoRow.sequence.expression if query.sort == "modified" else RepoRow.id.expression
-    )
-    found = select(RepoRow).where(visible(caller))
-    walked = _narrowest(session, query)
-    for kind, wanted in _terms(query):
-        term = aliased(TermRow)
-        same = and_(term.kind == kind, term.term == wanted, term.sequence == RepoRow.sequence)
-        if (kind, wanted) == walked.term:
-            found = found.join(term, same)
-            place = term.sequence.expression if query.sort == "modified" else place
-        else:
-            found = found.where(exists().where(same))
-    if words := query.text.split():
-        index = text_index(session)
-        found = found.join(index.table, index.key == RepoRow.sequence)
-        found = found.where(*contains(session, words, among_few=walked.few))
-        place = index.key if query.sort == "modified" and not walked.few else place
-    if query.namespace is not None:
-        found = found.where(RepoRow.namespace == query.namespace)
+    """The page of what `caller` may see. Raises InvalidSettings for a `metric`, a `base` or a cursor that does not read."""
+    after = None if query.after is None else _place(query.after, query.sort)
+    conditions = _conditions(session, query)
+    if any(isinstance(condition, HasTerm) and not condition.terms for condition in conditions):
+        return Page((), None)
+    walk = _walk(session, query, conditions)
+    found = walk.found.where(visible(caller), *(other.holds(walk.keys) for other in walk.others))
     if query.gated is not None:
         found = found.where(RepoRow.gated.is_not(None) if query.gated else RepoRow.gated.is_(None))
-    if query.metric is not None:
-        measured = metric_condition(query.metric)
-        found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, measured.holds))
-        if query.sort == "metric":
-            return _best(session, found.order_by(measured.best_first, RepoRow.id), query)
-    if query.after is not None:
-        found = found.where(place > query.after if query.ascending else place < query.after)
-    found = found.order_by(place.asc() if query.ascending else place.desc()).limit(query.limit + 1)
-    rows = session.scalars(found).all()
+    if query.adapters:
+        found = found.where(RepoRow.newest > 0)
+    if after is not None:
+        place = tuple_(*walk.places)
+        found = found.where(place > after if walk.ascending else place < after)
+    found = found.order_by(*(column.asc() if walk.ascending else column.desc() for column in walk.places))
+    found = found.with_only_columns(RepoRow.id, *walk.places).limit(query.limit + 1)
+    rows = session.execute(found).all()
     page = rows[: query.limit]
-    more = len(rows) > query.limit
-    last = page[-1] if page else None
-    end = None if last is None else (last.sequence if query.sort == "modified" else last.id)
-    return Page(page, end if more else None)
+    cursor = ":".join(repr(part) for part in page[-1][1:]) if len(rows) > query.limit else None
+    return Page([row[0] for row in page], cursor)
 
 
-def _terms(query: Query) -> list[tuple[str, str]]:
-    """What must be so exactly, each once."""
-    return [*dict.fromkeys([*(("tag", tag) for tag in query.tags), *query.terms])]
+def rows_of(session: Session, ids: Sequence[int]) -> list[RepoRow]:
+    """The repositories with these keys, in this order."""
+    rows = {row.id: row for row in session.scalars(select(RepoRow).where(RepoRow.id.in_(ids)))}
+    return [rows[id] for id in ids]
 
 
-def _narrowest(session: Session, query: Query) -> Narrowest:
-    """What is walked through. Terms are not in the order of creation: sorted by that, only few are."""
-    terms = _terms(query)
-    if query.sort == "modified" and len(terms) + (query.namespace is not None) + bool(query.text.strip()) < 2:
-        return Narrowest(terms[0] if terms else None)
-    found = narrowest(session, terms, query.namespace)
-    return found if query.sort == "modified" or found.few else Narrowest()
+def _conditions(session: Session, query: Query) -> list[Condition]:
+    terms = dict.fromkeys([*(("tag", tag) for tag in query.tags), *query.terms])
+    found: list[Condition] = [] if query.namespace is None else [InNamespace(query.namespace)]
+    found += words_of(session, query.text)
+    found += [HasTerm(kind, (term,)) for kind, term in terms]
+    if query.base is not None:
+        found.append(on_base(session, query.base))
+    if query.metric is not None:
+        found.append(measured(query.metric))
+    return found
 
 
-def _best(session: Session, found: Select[RepoRow], query: Query) -> Page:
-    """A page of what is sorted by a value, which many may have: its place is a count."""
-    skip = query.after or 0
-    rows = session.scalars(found.offset(skip).limit(query.limit + 1)).all()
-    return Page(rows[: query.limit], skip + query.limit if len(rows) > query.limit else None)
+@dataclass(frozen=True)
+class _Walk:
+    """What is gone through, joined to `repos`, and where it is; the columns that it is sorted by; the conditions that are
+    still to be held against each."""
+
+    found: Select[Any]
+    keys: Keys
+    places: Sequence[ColumnElement[Any]]
+    ascending: bool
+    others: Sequence[Condition]
+
+
+def _walk(session: Session, query: Query, conditions: Sequence[Condition]) -> _Walk:
+    few: Condition | None = None
+    in_order = [one for one in conditions if one.is_in_order and query.sort == "modified"]
+    # Counting costs, and of one condition that is in the list's order there is nothing to choose.
+    if conditions and not (len(conditions) == len(in_order) == 1):
+        rarest = narrowest(session, conditions)
+        few = rarest.condition if rarest.few else None
+    if query.sort == "metric":
+        return _best(few, conditions)
+    if few is not None:
+        found, keys = _through(few)
+    elif in_order:
+        return _newest(in_order[0], query, conditions)
+    else:
+        found, keys = select(RepoRow.id), Keys()
+    place = keys.sequence if query.sort == "modified" else keys.id
+    return _Walk(found, keys, (place,), query.ascending, _without(conditions, few))
+
+
+def _best(few: Condition | None, conditions: Sequence[Condition]) -> _Walk:
+    """Through the few of which a condition holds, else through a metric from its best value on."""
+    metric = next(one for one in conditions if isinstance(one, HasMetric))
+    if few is None:
+        keys = Keys(id=MetricRow.repo_id.expression, by_id=True)
+        found: Select[Any] = select(keys.id).join(RepoRow, RepoRow.id == keys.id).where(metric.of_row)
+    else:
+        found, keys = _through(few)
+        found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, metric.of_row))
+    places = (MetricRow.value.expression, MetricRow.repo_id.expression)
+    return _Walk(found, keys, places, metric.ascending, _without(conditions, few, metric))
+
+
+def _newest(condition: Condition, query: Query, conditions: Sequence[Condition]) -> _Walk:
+    """Through those of which a condition holds, in their order."""
+    found = condition.rows()
+    (sequence,) = found.selected_columns
+    if not isinstance(condition, InNamespace):
+        found = found.join(RepoRow, RepoRow.sequence == sequence)
+    others = _without(conditions, condition)
+    return _Walk(found, Keys(sequence=sequence), (sequence,), query.ascending, others)
+
+
+def _through(few: Condition) -> tuple[Select[Any], Keys]:
+    """Through the few of which a condition holds, first of all, whatever the database thinks of how many those are."""
+    rows = few.rows().limit(narrowing.FEW).subquery()
+    (key,) = rows.c
+    own = RepoRow.id if few.by_id else RepoRow.sequence
+    found = select(RepoRow.id).select_from(rows).join(RepoRow, own == key)
+    return found, Keys(id=key, by_id=True) if few.by_id else Keys(sequence=key)
+
+
+def _without(conditions: Sequence[Condition], *met: Condition | None) -> list[Condition]:
+    return [one for one in conditions if not any(one is other for other in met)]
+
+
+def _place(cursor: str, sort: Sort) -> tuple[float | int, ...]:
+    """Where a cursor is, as `list_repos` writes it."""
+    number, colon, key = cursor.rpartition(":")
+    if key.isascii() and key.isdigit() and len(key) < 19 and bool(colon) == (sort == "metric"):
+        try:
+            return (float(number), int(key)) if colon else (int(key),)
+        except ValueError:
+            pass
+    raise InvalidSettings(
+        f"{cursor[:80]!r} is no cursor of this list", hint="Follow the list's own link, or leave it out."
+    )

@@ -3,8 +3,9 @@
     device ──> asks for a code ──> polls with its secret ──> once allowed: a token of its own, handed out once
     person ──> types the code, with a token that they have or on the hub's machine ──> allows or denies it
 
-The secret is 32 random bytes, of which only a hash is kept; the code alone gets nobody anything. Every function runs
-inside a transaction of the database's.
+The secret is 32 random bytes, of which only a hash is kept; the code alone gets nobody anything. The device's token works no
+longer than the one that allowed it, and is made while that one works. Every function runs inside a transaction of the
+database's.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from enum import Enum
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import InvalidSettings, NotFound, RateLimited
-from adapthub.hub.accounts import SCOPES, Scope, create_token
+from adapthub.adapters.errors import InvalidSettings, NotFound, RateLimited, Unauthorized
+from adapthub.hub import audit
+from adapthub.hub.accounts import SCOPES, Scope, create_token, token_of_prefix
+from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.upkeep_tables import LoginRow
 
 LIFETIME = timedelta(minutes=15)
 _MOST_WAITING = 1000
+_MOST_OF_ONE = 20  # that one address has; whoever asks for more ends their own oldest
 _LETTERS = "BCDFGHJKLMNPQRSTVWXZ"  # no vowels: codes are no words; 20^8 of them, for a quarter of an hour
 _CODE = re.compile(rf"([{_LETTERS}]{{4}})-?([{_LETTERS}]{{4}})")
 
@@ -46,48 +50,72 @@ class Outcome(Enum):
     EXPIRED = "expired_token"
 
 
-def begin(session: Session) -> Waiting:
-    """A login that waits. Raises RateLimited where too many do."""
+def begin(session: Session, address: str) -> Waiting:
+    """A login that waits, of a client at `address`. Raises RateLimited where too many wait."""
     now = datetime.now(UTC)
     session.execute(delete(LoginRow).where(LoginRow.expires < now - LIFETIME))
+    mine = select(LoginRow.hash).where(LoginRow.address == address).order_by(LoginRow.expires.desc())
+    session.execute(delete(LoginRow).where(LoginRow.hash.in_(mine.offset(_MOST_OF_ONE - 1))))
     waiting = session.scalar(select(func.count()).select_from(LoginRow).where(LoginRow.expires > now)) or 0
     if waiting >= _MOST_WAITING:
         raise RateLimited("too many logins wait to be allowed", retry_after=60)
     secret = secrets.token_urlsafe(32)
     letters = "".join(secrets.choice(_LETTERS) for _ in range(8))
     code = f"{letters[:4]}-{letters[4:]}"
-    session.add(LoginRow(hash=_hash_of(secret), code=code, expires=now + LIFETIME, denied=False))
+    row = LoginRow(hash=_hash_of(secret), code=code, expires=now + LIFETIME, denied=False, address=address)
+    session.add(row)
     return Waiting(secret, code)
 
 
-def allow(session: Session, code: str, account: str, scope: Scope) -> None:
+def allow(session: Session, code: str, account: str, scope: Scope, *, actor: Actor = MACHINE) -> None:
     """Let the device that shows `code` have a token of `account`. Raises NotFound where none shows it, InvalidReference for
     a name that no account may have, InvalidSettings for a scope that is none."""
     Reference(None, account, "any")
     if scope not in SCOPES:
         raise InvalidSettings(f"there is no scope {scope!r}", hint=f"Use one of {', '.join(SCOPES)}.")
     row = _find(session, code)
-    row.account, row.scope = account, scope
+    row.account, row.scope, row.approver = account, scope, actor.token
+    session.flush()
+    audit.record(session, actor, "login.allowed", namespace=account, account=account, scope=scope)
 
 
-def deny(session: Session, code: str) -> None:
+def deny(session: Session, code: str, *, actor: Actor = MACHINE) -> None:
     """Let the device that shows `code` hear that it may not. Raises NotFound where none shows it."""
-    _find(session, code).denied = True
+    row = _find(session, code)
+    row.denied = True
+    session.flush()
+    audit.record(session, actor, "login.denied", namespace=actor.account, address=row.address)
 
 
-def poll(session: Session, secret: str) -> str | Outcome:
+def waiting_for(session: Session, secret: str) -> Outcome | None:
+    """Why there is no token for the device that has this secret; None where there is one to `take`. Writes nothing."""
+    return _outcome(session.get(LoginRow, _hash_of(secret)))
+
+
+def take(session: Session, secret: str) -> str | Outcome:
     """The token of the device that has this secret, once; or why there is none."""
     row = session.get(LoginRow, _hash_of(secret), with_for_update=True)
+    outcome = _outcome(row)
+    if row is None or outcome is not None:
+        return outcome or Outcome.EXPIRED
+    session.delete(row)
+    lifetime = None
+    if row.approver is not None:
+        try:
+            approver = token_of_prefix(session, row.approver)
+        except Unauthorized:
+            return Outcome.DENIED
+        lifetime = None if approver.expires is None else approver.expires - datetime.now(UTC)
+    actor = Actor(None if row.approver is None else row.account, row.approver)
+    return create_token(session, row.account, row.scope, lifetime=lifetime, actor=actor)[1]  # type: ignore[arg-type]
+
+
+def _outcome(row: LoginRow | None) -> Outcome | None:
     if row is None or row.expires < datetime.now(UTC):
         return Outcome.EXPIRED
     if row.denied:
-        session.delete(row)
         return Outcome.DENIED
-    if row.account is None:
-        return Outcome.PENDING
-    _, text = create_token(session, row.account, row.scope)  # type: ignore[arg-type]
-    session.delete(row)
-    return text
+    return Outcome.PENDING if row.account is None else None
 
 
 def _find(session: Session, code: str) -> LoginRow:

@@ -24,21 +24,21 @@ def find_repo(session: Session, reference: Reference) -> RepoRow | None:
     )
 
 
-def require_repo(session: Session, reference: Reference) -> RepoRow:
-    """The adapter of that name. Raises AdapterNotFound, suggesting near names."""
+def require_repo(session: Session, reference: Reference, *, near: bool = False) -> RepoRow:
+    """The adapter of that name. Raises AdapterNotFound, suggesting `near` names for who may know of every name."""
     repo = find_repo(session, reference)
     if repo is None:
         raise AdapterNotFound(
             f"there is no adapter {reference.full_name} in this hub",
-            hint=did_you_mean(reference.full_name, _near_names(session, reference)),
+            hint=did_you_mean(reference.full_name, _near_names(session, reference)) if near else "",
         )
     return repo
 
 
 def require_version(session: Session, reference: Reference) -> VersionRow:
-    """The version that `reference` means now. Raises AdapterNotFound or RevisionNotFound, suggesting near
-    ones."""
-    repo = require_repo(session, reference)
+    """The version that `reference` means now, for who may know of every name, or that this one is there. Raises
+    AdapterNotFound or RevisionNotFound, suggesting near ones."""
+    repo = require_repo(session, reference, near=True)
     if not repo.newest:
         raise RevisionNotFound(
             f"{reference.full_name} has no version yet", hint="Push an adapter, or ask for a branch of it."

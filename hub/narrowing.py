@@ -1,4 +1,5 @@
-"""Which of several conditions leaves the fewest repositories: a list walks through those, and holds the others against each.
+"""Which of several conditions leaves the fewest repositories: where those are few, a list walks through them, and holds the
+other conditions against each.
 
 SQLite does not know how rare a value is, so they are counted, up to a bound. Builds no lists.
 """
@@ -6,39 +7,34 @@ SQLite does not know how rare a value is, so they are counted, up to a bound. Bu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from adapthub.hub.storage.tables import RepoRow, TermRow
+from adapthub.hub.conditions import Condition
 
-FEW = 500
-"""So few repositories are looked at one by one, whatever else they must have."""
-
-Term = tuple[str, str]
-"""A `kind` and a `term` of `terms`."""
+FEW = 2000
+"""So few repositories are looked at one by one, whatever else they must have. With more, a list goes through all in its own
+order until the page is full: one in fifty of 100,000 fits then, and a page of 100 is full after 5,000."""
 
 
-@dataclass(frozen=True)
-class Narrowest:
-    """The term that leaves the fewest; None where the namespace does, or there is no condition. `few`: fewer than FEW."""
+class Narrowest(NamedTuple):
+    """The condition that leaves the fewest, and whether those are few."""
 
-    term: Term | None = None
-    few: bool = False
-
-
-def narrowest(session: Session, terms: Sequence[Term], namespace: str | None = None) -> Narrowest:
-    """Of `terms` and of being in `namespace`."""
-    counts: list[tuple[int, Term | None]] = []
-    for kind, term in terms:
-        having = select(TermRow.sequence).where(TermRow.kind == kind, TermRow.term == term)
-        counts.append((_count(session, having), (kind, term)))
-    if namespace is not None:
-        counts.append((_count(session, select(RepoRow.id).where(RepoRow.namespace == namespace)), None))
-    least, found = min(counts, key=lambda one: one[0], default=(FEW, None))
-    return Narrowest(found, least < FEW)
+    condition: Condition
+    few: bool
 
 
-def _count(session: Session, rows: Select[int]) -> int:
-    return session.scalar(select(func.count()).select_from(rows.limit(FEW).subquery())) or 0
+def narrowest(session: Session, conditions: Sequence[Condition]) -> Narrowest:
+    """Of `conditions`, of which there is one at least."""
+    counts = [(_count(session, condition), place) for place, condition in enumerate(conditions)]
+    least, place = min(counts)
+    return Narrowest(conditions[place], least < FEW)
+
+
+def _count(session: Session, condition: Condition) -> int:
+    if condition.is_common:
+        return FEW
+    rows = condition.rows().limit(FEW).subquery()
+    return session.scalar(select(func.count()).select_from(rows)) or 0

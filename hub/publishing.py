@@ -1,7 +1,8 @@
 """One adapter published: the next version of a name and the alias that points at it, in one transaction.
 
-The embedded hub and the server's own interface publish by this; the alias's gates are asked. The adapter's blobs are stored
-before (store), and its signature is over its files: that is the caller's to know. Knows no access rules.
+The embedded hub and the server's own interface publish by this; the alias's gates are asked, and once more whether the
+actor's token may write. The adapter's blobs are stored before (store), and its signature is over its files: that is the
+caller's to know.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub import quotas, repos
+from adapthub.hub.access import check_still
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.commits import add_signature, add_whole
 from adapthub.hub.facts import is_unicode
@@ -47,7 +49,8 @@ def publish(
     signature so; point `alias` at it.
 
     Raises Conflict where the name is for another task, TensorMismatch where it does not land on a base that is known here,
-    GateRefused where a gate of the alias does not let it, Forbidden where the namespace would hold more than it may."""
+    GateRefused where a gate of the alias does not let it, Forbidden where the namespace would hold more than it may, and
+    Unauthorized or Forbidden where the actor's token may not write to it any more."""
     adapter = inspected.adapter
     assert adapter is not None
     check_words(message, alias)
@@ -58,14 +61,17 @@ def publish(
             ahead = read_ahead(session, store, reference, tree, alias)
     told = refusals_told(store, reference.full_name, actor=actor)
     with told, store.database.writing() as session:
-        repo = repos.find_or_make(session, reference, actor=actor)
-        quotas.check(session, repo.namespace, tree.values())
+        check_still(session, actor.token, reference.namespace)
+        repo, made = repos.find_or_make(session, reference)
+        quotas.reserve(session, repo.namespace, tree.values())
         version = with_digest(session, repo, adapter.digest)
         repeated = version is not None
         if version is None:
-            version = add_whole(session, repo, tree, inspected, message=message, actor=actor)
+            version = add_whole(
+                session, store, repo, tree, inspected, made=made, message=message, actor=actor
+            )
         elif SIGNATURE in tree:
-            add_signature(session, repo, version, tree[SIGNATURE], actor)
+            add_signature(session, store, repo, version, tree[SIGNATURE], actor)
         if alias is not None:
             promote(session, ahead, version, alias, actor=actor)
         return version_of(version, repeated=repeated)

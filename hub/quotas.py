@@ -13,13 +13,16 @@ from sqlalchemy import CompoundSelect, Select, delete, func, select, union
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Forbidden, InvalidSettings
+from adapthub.hub import audit
+from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.reference import Reference
+from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RepoRow
 from adapthub.hub.storage.upkeep_tables import QuotaRow, SentRow
 from adapthub.hub.trees import Blob
 
 
-def set_quota(session: Session, namespace: str, most: int | None) -> None:
+def set_quota(session: Session, namespace: str, most: int | None, *, actor: Actor = MACHINE) -> None:
     """Let a namespace hold at most so many bytes; None takes the quota away. What it holds already stays.
 
     Raises InvalidReference for what no namespace is called, InvalidSettings for a negative number.
@@ -27,9 +30,12 @@ def set_quota(session: Session, namespace: str, most: int | None) -> None:
     Reference(None, namespace, "any")
     if most is not None and most < 0:
         raise InvalidSettings(f"a quota of {most} bytes is none", hint="Give 0 bytes or more.")
-    session.execute(delete(QuotaRow).where(QuotaRow.namespace == namespace))
-    if most is not None:
-        session.add(QuotaRow(namespace=namespace, bytes=most))
+    if most is None:
+        session.execute(delete(QuotaRow).where(QuotaRow.namespace == namespace))
+    else:
+        quota = {"namespace": namespace, "bytes": most}
+        insert_or_update(session, QuotaRow, [quota], key=["namespace"], changed=["bytes"])
+    audit.record(session, actor, "quota.set", namespace=namespace, bytes=most)
 
 
 def list_quotas(session: Session) -> list[tuple[str, int, int]]:
@@ -52,6 +58,12 @@ def check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
     check_bytes(session, namespace, sum(new.values()))
 
 
+def reserve(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
+    """As `check`, in the transaction that adds them: others that add to `namespace` wait until it ends."""
+    session.get(QuotaRow, namespace, with_for_update=True)
+    check(session, namespace, blobs)
+
+
 def check_bytes(session: Session, namespace: str, more: int) -> None:
     """Raises Forbidden where `namespace` may not hold `more` bytes than it does."""
     quota = session.get(QuotaRow, namespace)
@@ -67,7 +79,7 @@ def check_bytes(session: Session, namespace: str, more: int) -> None:
 
 def check_move(session: Session, repo: RepoRow, namespace: str) -> None:
     """Raises Forbidden where `namespace`, with all that `repo` has, would hold more than it may."""
-    if session.get(QuotaRow, namespace) is not None:
+    if session.get(QuotaRow, namespace, with_for_update=True) is not None:
         rows = session.execute(select(BlobRow.sha256, BlobRow.size).where(BlobRow.id.in_(_keys([repo.id]))))
         check(session, namespace, [Blob(*row) for row in rows])
 

@@ -260,7 +260,8 @@ class Registry(Protocol):
 
     def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
         """Let `bundle` be the signature of the version that `ref` means, in place of one that it has, and return the
-        version, which stays as it is. Raises SignatureError where it is not over exactly that version's files."""
+        version, which stays as it is. Raises SignatureError where it is not over exactly that version's files, Conflict
+        where a key that its namespace believes made the one that it has, and none made this one."""
         ...
 
     def rollback(self, name: str | Reference, alias: str) -> Version:

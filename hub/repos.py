@@ -13,7 +13,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import Conflict, InvalidReference
+from adapthub.adapters.errors import AdapterNotFound, Conflict, InvalidReference
 from adapthub.hub import indexing, knowledge
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
@@ -49,6 +49,30 @@ def make(
     session: Session, reference: Reference, settings: Settings = Settings(), *, actor: Actor = MACHINE
 ) -> RepoRow:
     """A new repository without commits. Raises Conflict where the name is taken, InvalidReference for a reserved one."""
+    repo = _insert(session, reference, settings)
+    announce(session, repo, actor)
+    return repo
+
+
+def find_or_make(session: Session, reference: Reference) -> tuple[RepoRow, bool]:
+    """The repository of that name, locked; made where there is none, and then True: the caller has to `announce` it, once it
+    has written what other writers may be writing too, for the audit log lets in one at a time."""
+    repo = find_repo(session, reference)
+    made = repo is None
+    if repo is None:
+        try:
+            repo = _insert(session, reference, Settings())
+        except Conflict:
+            repo, made = require_repo(session, reference), False
+    return lock(session, repo), made
+
+
+def announce(session: Session, repo: RepoRow, actor: Actor) -> None:
+    """Record that `repo` was made."""
+    happened(session, actor, "repo.made", repo=repo.full_name, private=repo.private)
+
+
+def _insert(session: Session, reference: Reference, settings: Settings) -> RepoRow:
     _check_namespace(reference)
     if find_repo(session, reference) is not None:
         raise taken(reference)
@@ -71,19 +95,7 @@ def make(
     except IntegrityError as error:  # another writer was faster, as in PostgreSQL one may be
         raise taken(reference) from error
     indexing.index(session, repo, None, card="", metadata={}, now=now)
-    happened(session, actor, "repo.made", repo=repo.full_name, private=repo.private)
     return repo
-
-
-def find_or_make(session: Session, reference: Reference, *, actor: Actor = MACHINE) -> RepoRow:
-    """The repository of that name, locked; made where there is none."""
-    repo = find_repo(session, reference)
-    if repo is None:
-        try:
-            repo = make(session, reference, actor=actor)
-        except Conflict:
-            repo = require_repo(session, reference)
-    return lock(session, repo)
 
 
 def taken(reference: Reference) -> Conflict:
@@ -92,33 +104,42 @@ def taken(reference: Reference) -> Conflict:
 
 
 def lock(session: Session, repo: RepoRow) -> RepoRow:
-    """The same repository as it is now, and no other writer's until this transaction ends."""
-    return session.scalars(
+    """The same repository as it is now, and no other writer's until this transaction ends. Raises AdapterNotFound where one
+    that was faster deleted it, or gave it another name: what the caller may do was looked up for this one."""
+    name = repo.full_name
+    found = session.scalars(
         select(RepoRow)
         .where(RepoRow.id == repo.id)
         .with_for_update()
         .execution_options(populate_existing=True)
-    ).one()
+    ).one_or_none()
+    if found is None or found.full_name != name:
+        raise AdapterNotFound(f"{name} was deleted or renamed meanwhile")
+    return found
 
 
 def move(session: Session, repo: RepoRow, target: Reference, *, card: str, actor: Actor = MACHINE) -> None:
-    """Give `repo` another name; what points at its versions by their digest does not notice. Its own gates come along,
-    inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict where the name is
-    taken, InvalidReference for a reserved one."""
+    """Give `repo`, which the caller has locked, another name; what points at its versions by their digest does not notice.
+    Its own gates come along, inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict
+    where the name is taken, InvalidReference for a reserved one."""
     _check_namespace(target)
     if find_repo(session, target) is not None:
         raise taken(target)
     before = repo.full_name
     _move_rules(session, repo, target)
-    repo.namespace, repo.name = target.namespace, target.name
+    try:
+        with session.begin_nested():
+            repo.namespace, repo.name = target.namespace, target.name
+    except IntegrityError as error:  # another writer was faster
+        raise taken(target) from error
     version = newest_version(session, repo)
     indexing.index(session, repo, version, card=card, metadata=repo.card, now=datetime.now(UTC))
     happened(session, actor, "repo.moved", repo=before, to=repo.full_name)
 
 
 def remove(session: Session, repo: RepoRow, *, actor: Actor = MACHINE) -> None:
-    """Delete `repo` with all its history. Its blobs stay until they are collected, and the audit log for good; so do gates
-    and webhooks of its name, for whoever makes one of that name again."""
+    """Delete `repo`, which the caller has locked, with all its history. Its blobs stay until they are collected, and the
+    audit log for good; so do gates and webhooks of its name, for whoever makes one of that name again."""
     indexing.forget(session, repo)
     full_name = repo.full_name
     versions = select(VersionRow.id).where(VersionRow.repo_id == repo.id)

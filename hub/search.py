@@ -6,33 +6,16 @@ spelling.
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Result, Select, and_, select
 from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.hub.conditions import is_fingerprint, measured
 from adapthub.hub.records import entry_of
 from adapthub.hub.registry import Entry
 from adapthub.hub.storage.tables import AliasRow, MetricRow, RepoRow, TermRow, VersionRow
 from adapthub.hub.storage.text import contains, text_index
-
-_METRIC = re.compile(
-    r"\s*([^\s<>=]+)\s*(>=|<=|==|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*", re.ASCII
-)
-_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-    "==": operator.eq,
-    "=": operator.eq,
-}
-_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{7,64}")
 
 
 def list_entries(session: Session, namespace: str | None) -> list[Entry]:
@@ -93,41 +76,10 @@ def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     return RepoRow.id.in_(select(TermRow.repo_id).where(*conditions))
 
 
-def entries_of(session: Session, repo_ids: Sequence[int]) -> list[Entry]:
-    """The adapters with these keys, in this order."""
+def entries_of(session: Session, repo_ids: Sequence[int]) -> dict[int, Entry]:
+    """Those of the repositories with these keys that have a version, by key."""
     rows = _rows(session, _newest().where(RepoRow.id.in_(repo_ids)))
-    found = {repo.id: entry_of(repo, version) for repo, version in rows}
-    return [found[id] for id in repo_ids]
-
-
-def is_fingerprint(base: str) -> bool:
-    """Whether a base is named by the digest of its fingerprint, or the beginning of one, and not by its id."""
-    return _FINGERPRINT.fullmatch(base) is not None
-
-
-@dataclass(frozen=True)
-class MetricCondition:
-    """A condition on rows of `metrics`, and the order that has the best of them first."""
-
-    holds: ColumnElement[bool]
-    ascending: bool
-
-    @property
-    def best_first(self) -> ColumnElement[float]:
-        """Of `metrics.value`."""
-        return MetricRow.value.asc() if self.ascending else MetricRow.value.desc()
-
-
-def metric_condition(expression: str) -> MetricCondition:
-    """What "f1>=0.8" says of a row of `metrics`. Raises InvalidSettings where it does not read so."""
-    match = _METRIC.fullmatch(expression)
-    if match is None:
-        raise InvalidSettings(
-            f"{expression!r} is not a condition on a metric", hint='Write one as in "f1>=0.8" or "loss<0.3".'
-        )
-    name, sign, number = match.groups()
-    holds = and_(MetricRow.name == name, _COMPARE[sign](MetricRow.value, float(number)))
-    return MetricCondition(holds, ascending="<" in sign)
+    return {repo.id: entry_of(repo, version) for repo, version in rows}
 
 
 def _has_base(base: str) -> ColumnElement[bool]:
@@ -138,6 +90,6 @@ def _has_base(base: str) -> ColumnElement[bool]:
 
 
 def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
-    measured = metric_condition(expression)
-    of_repo = and_(MetricRow.repo_id == RepoRow.id, measured.holds)
-    return query.join(MetricRow, of_repo).order_by(measured.best_first)
+    metric = measured(expression)
+    query = query.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, metric.of_row))
+    return query.order_by(MetricRow.value.asc() if metric.ascending else MetricRow.value.desc())

@@ -74,10 +74,8 @@ class Store:
         """Those of the blobs that the database knows, by sha256."""
         wanted = list(sha256s)
         with self.database.reading() as session:
-            rows = session.execute(
-                select(BlobRow.sha256, BlobRow.size, BlobRow.sha1).where(BlobRow.sha256.in_(wanted))
-            )
-            return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
+            rows = session.execute(select(BlobRow.sha256, BlobRow.size).where(BlobRow.sha256.in_(wanted)))
+            return {sha256: Blob(sha256, size) for sha256, size in rows}
 
     def read(self, blob: Blob, offset: int, length: int) -> bytes:
         """So many bytes of a blob. Raises IntegrityError where the store has lost it."""
@@ -100,7 +98,7 @@ def register(session: Session, blobs: Iterable[Blob]) -> None:
     """As `Store.register`, in the caller's transaction, who then calls `Store.require`."""
     now = datetime.now(UTC)
     rows = [
-        {"sha256": blob.sha256, "sha1": blob.sha1, "size": blob.size, "stored": now}
+        {"sha256": blob.sha256, "size": blob.size, "stored": now}
         for blob in sorted({blob.sha256: blob for blob in blobs}.values(), key=lambda blob: blob.sha256)
     ]
     insert_or_update(session, BlobRow, rows, key=["sha256"], changed=["stored"])

@@ -19,7 +19,8 @@ from adapthub.hub.storage.tables import BlobRow, FileRow
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes in the blob store: hex sha256, size in bytes, and git's id of them (hex sha1) where they came with a commit.
+    """A file's bytes, which the blob store has: hex sha256, size in bytes, and git's id of them (hex sha1) where they came
+    with a commit.
 
     Those without one came by LFS: for git and its clients such a file is a pointer.
     """
@@ -84,7 +85,7 @@ def read_tree(session: Session, commit_id: int) -> dict[str, Blob]:
 def read_trees(session: Session, commit_ids: Collection[int]) -> dict[int, dict[str, Blob]]:
     """The files of several commits: each as `read_tree` has it."""
     rows = session.execute(
-        select(FileRow.commit_id, FileRow.path, BlobRow.sha256, BlobRow.size, BlobRow.sha1)
+        select(FileRow.commit_id, FileRow.path, BlobRow.sha256, BlobRow.size, FileRow.sha1)
         .join(BlobRow, BlobRow.id == FileRow.blob_id)
         .where(FileRow.commit_id.in_(commit_ids))
         .order_by(FileRow.commit_id, FileRow.path)
@@ -98,7 +99,7 @@ def read_trees(session: Session, commit_ids: Collection[int]) -> dict[int, dict[
 def find_file(session: Session, commit_id: int, path: str) -> Blob | None:
     """One file of a commit, or None."""
     row = session.execute(
-        select(BlobRow.sha256, BlobRow.size, BlobRow.sha1)
+        select(BlobRow.sha256, BlobRow.size, FileRow.sha1)
         .join(FileRow, BlobRow.id == FileRow.blob_id)
         .where(FileRow.commit_id == commit_id, FileRow.path == path)
     ).one_or_none()

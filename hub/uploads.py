@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
-from adapthub.hub import quotas
+from adapthub.hub import quotas, repos
+from adapthub.hub.access import check_still
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.dialects import insert_or_update
@@ -22,18 +23,36 @@ from adapthub.hub.store import Store, blob_ids, register
 from adapthub.hub.trees import Blob
 
 
-def received(store: Store, reference: Reference, blobs: Iterable[Blob]) -> None:
-    """Write down that the repository `reference` was sent bytes that the blob store holds now.
+def expect(store: Store, reference: Reference, size: int, token: str | None) -> None:
+    """Before `size` bytes come for the repository `reference`: raises as `received` will, as far as can be known."""
+    with store.database.reading() as session:
+        repo = require_repo(session, reference)
+        check_still(session, token, repo.namespace)
+        quotas.check_bytes(session, repo.namespace, size)
 
-    Raises AdapterNotFound where it is gone, Forbidden where its namespace would hold more than it may, StorageError where a
-    collection was faster.
+
+def received(
+    store: Store,
+    reference: Reference,
+    blobs: Iterable[Blob],
+    *,
+    token: str | None,
+    parts: Iterable[str] = (),
+) -> None:
+    """Write down that the repository `reference` was sent bytes that the blob store holds now, by who has the token of the
+    prefix `token`; in place of its `parts`, by sha256.
+
+    Raises AdapterNotFound where it is gone, Unauthorized or Forbidden where the token may not write to it any more,
+    Forbidden where its namespace would hold more than it may, StorageError where a collection was faster.
     """
     found = list(blobs)
     if not found:
         return
     with store.database.writing() as session:
-        repo = require_repo(session, reference)
-        quotas.check(session, repo.namespace, found)
+        repo = repos.lock(session, require_repo(session, reference))
+        check_still(session, token, repo.namespace)
+        forget(session, repo, parts)
+        quotas.reserve(session, repo.namespace, found)
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
         now = datetime.now(UTC)
@@ -51,11 +70,21 @@ def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, B
         .where(RefRow.repo_id == repo.id)
     )
     rows = session.execute(
-        select(BlobRow.sha256, BlobRow.size, BlobRow.sha1).where(
+        select(BlobRow.sha256, BlobRow.size).where(
             BlobRow.sha256.in_(list(sha256s)), or_(BlobRow.id.in_(sent), BlobRow.id.in_(in_trees))
         )
     )
-    return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
+    return {sha256: Blob(sha256, size) for sha256, size in rows}
+
+
+def only_its_own(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> list[str]:
+    """Those of the blobs that `repo` was sent and nobody else has uploaded since."""
+    mine = (
+        select(BlobRow.sha256)
+        .join(SentRow, SentRow.blob_id == BlobRow.id)
+        .where(SentRow.repo_id == repo.id, SentRow.sent >= BlobRow.stored, BlobRow.sha256.in_(list(sha256s)))
+    )
+    return [*session.scalars(mine)]
 
 
 def in_history(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:
@@ -66,11 +95,9 @@ def in_history(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[
         .where(FileRow.blob_id == BlobRow.id, CommitRow.repo_id == repo.id)
     )
     rows = session.execute(
-        select(BlobRow.sha256, BlobRow.size, BlobRow.sha1).where(
-            BlobRow.sha256.in_(list(sha256s)), named.exists()
-        )
+        select(BlobRow.sha256, BlobRow.size).where(BlobRow.sha256.in_(list(sha256s)), named.exists())
     )
-    return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
+    return {sha256: Blob(sha256, size) for sha256, size in rows}
 
 
 def forget(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> None:

@@ -31,7 +31,15 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.room import check_room
 from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
 
-EVENTS = ("commit", "version", "alias.moved", "gate.refused", "repo.deleted")
+EVENTS = (
+    "commit",
+    "version",
+    "signature",
+    "alias.moved",
+    "gate.refused",
+    "history.rewritten",
+    "repo.deleted",
+)
 PING = "ping"
 _SECRET = "whsec_"
 _LONGEST_URL = 2000

@@ -18,11 +18,12 @@ ADAPTERS = "/api/adapters"
 
 @dataclass(frozen=True)
 class Ask:
-    """One request, and the status that its answer has."""
+    """One request, the status that its answer has, and whether it takes an admin."""
 
     path: str
     method: str = "GET"
     status: int = 200
+    admin: bool = False
 
 
 def kinds(population: Population, last: int) -> Mapping[str, Callable[[random.Random], Ask]]:
@@ -37,6 +38,9 @@ def kinds(population: Population, last: int) -> Mapping[str, Callable[[random.Ra
     def found(**query: str | int) -> Ask:
         return Ask(f"{ADAPTERS}?{urlencode(query)}")
 
+    def audit(**query: str) -> Ask:
+        return Ask(f"/api/audit?{urlencode(query)}", admin=True)
+
     def of(adapter: Adapter, rest: str = "", **ask: str | int) -> Ask:
         return Ask(f"/api/models/{adapter.full_name}{rest}", **ask)  # type: ignore[arg-type]
 
@@ -48,29 +52,50 @@ def kinds(population: Population, last: int) -> Mapping[str, Callable[[random.Ra
         "list, deep": lambda rng: listed(cursor=rng.randrange(1, last)),
         "list with files": lambda rng: listed(full="true", cursor=rng.randrange(1, last)),
         "list, namespace": lambda rng: listed(author=some(rng).namespace),
-        "search, a word": lambda rng: listed(search=rng.choice(some(rng).words.split())),
-        "search, two words": lambda rng: listed(search=" ".join(rng.sample(some(rng).words.split(), 2))),
-        "search, a name": lambda rng: listed(search=some(rng).full_name[:-1]),
-        "search, two letters": lambda rng: listed(search=rng.choice(WORDS)[:2]),
-        "search, nothing": lambda rng: listed(search=f"{rng.choice(WORDS)}{rng.choice(WORDS)}xq"),
-        "search, base": lambda rng: listed(filter=f"base_model:adapter:{rng.choice(BASES)}"),
-        "search, task": lambda rng: listed(pipeline_tag=some(rng).task, cursor=rng.randrange(1, last)),
-        "search, base and task": lambda rng: listed(
+        "list, text": lambda rng: listed(search=rng.choice(some(rng).words.split())),
+        "list, base and task": lambda rng: listed(
             filter=f"base_model:adapter:{some(rng).base}", pipeline_tag=some(rng).task
         ),
-        "search, text and task": lambda rng: listed(search=rng.choice(WORDS), pipeline_tag=some(rng).task),
+        "page": lambda rng: Ask(f"/?{urlencode({'after': rng.randrange(1, last)})}"),
+        "page, text": lambda rng: Ask(f"/?{urlencode({'q': rng.choice(some(rng).words.split())})}"),
+        "search, a word": lambda rng: found(text=rng.choice(some(rng).words.split())),
+        "search, two words": lambda rng: found(text=" ".join(rng.sample(some(rng).words.split(), 2))),
+        "search, a name": lambda rng: found(text=some(rng).full_name[:-1]),
+        "search, two letters": lambda rng: found(text=rng.choice(WORDS)[:2]),
+        "search, nothing": lambda rng: found(text=f"{rng.choice(WORDS)}{rng.choice(WORDS)}xq"),
+        "search, base": lambda rng: found(base=rng.choice(BASES)),
+        "search, fingerprint": lambda rng: found(base=some(rng).base_fingerprint[:20]),
+        "search, task": lambda rng: found(task=some(rng).task, cursor=rng.randrange(1, last)),
+        "search, text and task": lambda rng: found(text=rng.choice(WORDS), task=some(rng).task),
+        "search, text and namespace": lambda rng: found(
+            text=rng.choice(WORDS), namespace=some(rng).namespace
+        ),
         "search, metric": lambda rng: found(metric=f"f1>={rng.random():.3f}"),
         "search, metric, base, task": lambda rng: _measured(some(rng), rng, found),
         "info": lambda rng: of(
             adapter := rng.choice(population.with_bytes), f"/revision/{revision(rng, adapter)}"
         ),
         "info with sizes": lambda rng: of(some(rng), "?blobs=true"),
+        "version": lambda rng: of(adapter := some(rng), f"/versions/{revision(rng, adapter)}"),
         "tree": lambda rng: of(adapter := some(rng), f"/tree/{revision(rng, adapter)}?recursive=true"),
         "tree, expanded": lambda rng: of(some(rng), "/tree/main?expand=true"),
         "commits": lambda rng: of(some(rng), "/commits/main"),
         "resolve": lambda rng: _resolve(adapter := some(rng), revision(rng, adapter)),
+        "lineage": lambda rng: of(some(rng), "/lineage"),
+        "composes": lambda rng: of(some(rng), "/composes"),
+        "composes with": lambda rng: of(some(rng), f"/composes?{urlencode({'with': some(rng).full_name})}"),
+        "leaderboards": lambda rng: Ask(f"/api/leaderboards?{urlencode({'base': some(rng).base})}"),
+        "leaderboard": lambda rng: _board(some(rng)),
+        "audit, a repository": lambda rng: audit(repo=some(rng).full_name),
+        "audit, a namespace": lambda rng: audit(namespace=some(rng).namespace),
         "a name that is not there": lambda rng: of(_slip(some(rng)), status=404),
     }
+
+
+def _board(adapter: Adapter) -> Ask:
+    dataset = adapter.data["test"].fingerprint
+    query = {"base": adapter.base_fingerprint, "task": adapter.task, "dataset": dataset}
+    return Ask(f"/api/leaderboard?{urlencode(query)}")
 
 
 def _measured(adapter: Adapter, rng: random.Random, found: Callable[..., Ask]) -> Ask:

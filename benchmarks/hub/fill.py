@@ -5,26 +5,37 @@ A test holds it against real publishes. Only some of the cards have blobs behind
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import json
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Table, text
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import CARD, CONFIG, MANIFEST, WEIGHTS
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub.audit import START
 from adapthub.hub.cards import tags_of
 from adapthub.hub.facts import headlines, search_text
 from adapthub.hub.indexing import PEFT, terms_of
+from adapthub.hub.records import bare_digest
 from adapthub.hub.registry import Facts, Metric
 from adapthub.hub.storage.blobs import key_of
-from adapthub.hub.storage.database import Database
+from adapthub.hub.storage.governance_tables import AuditRow
+from adapthub.hub.storage.knowledge_tables import (
+    BaseModelRow,
+    BoardRow,
+    KnowledgeRow,
+    ParentRow,
+    ResultRow,
+    StructureRow,
+)
 from adapthub.hub.storage.tables import (
     MAIN,
     SEQUENCE,
@@ -39,11 +50,12 @@ from adapthub.hub.storage.tables import (
     TermRow,
     VersionRow,
 )
-from adapthub.hub.storage.text import put_text
-from adapthub.hub.storage.types import UtcDateTime
+from adapthub.hub.storage.text import TextIndex, searchable, text_index
 from adapthub.hub.store import Store
+from adapthub.hub.structure import Structure, to_json
 from adapthub.hub.trees import Blob, git_oid
-from benchmarks.hub.population import ALIAS, RANK, Adapter, Population
+from benchmarks.hub.bulk import Bulk, Rows, bulk
+from benchmarks.hub.population import ALIAS, BASES, RANK, Adapter, Population, known_base, modules_of
 
 _BATCH = 10_000
 _BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,70 +71,177 @@ def fill(store: Store, blobs: Path, population: Population) -> None:
         path = blobs / key_of(sha256_bytes(card))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(card)  # unsynced: nobody is told that it is there
-    with _without_indexes(store.database, [CommitRow, FileRow, VersionRow, RefRow, AliasMoveRow, BlobRow]):
-        _fill_repos(store.database, population)
-        _fill_histories(store.database, population)
+    with store.database.reading() as session:
+        texts = text_index(session)
+    with bulk(store.database) as into:
+        _fill_repos(into, population, texts)
+        _fill_histories(into, population)
     with store.database.writing() as session:
         if session.get_bind().dialect.name == "postgresql":
             _count_on(session)
-            session.execute(text("ANALYZE"))  # as its autovacuum does soon
 
 
 @dataclass
 class _History:
-    """Where a repository is: the keys of its last commit, of what is promoted, and of the blobs of its files by path."""
+    """Where a repository is: the keys of its last commit, of what is promoted, and of the blobs of its files by path, with
+    git's ids of those; the number of its version with the key `promoted`, and the digests of its versions."""
 
     last: int | None = None
     promoted: int | None = None
-    blobs: dict[str, int] = field(default_factory=dict)
+    in_use: int | None = None
+    blobs: dict[str, tuple[int, str | None]] = field(default_factory=dict)
 
 
-def _fill_histories(database: Database, population: Population) -> None:
+def _fill_histories(into: Bulk, population: Population) -> None:
     histories = [_History() for _ in population.adapters]
-    tables = _Tables(database, BlobRow, CommitRow, FileRow, VersionRow, AliasMoveRow)
-    blobs, commits, files, versions, moves = tables.rows
+    tables = into.rows(
+        BlobRow, CommitRow, FileRow, VersionRow, AliasMoveRow, StructureRow, KnowledgeRow, ParentRow, AuditRow
+    )
+    blobs, commits, files, versions, moves, structures, knowledge, parents, entries = tables
+    structure_keys: dict[str, int] = {}
+    audit = _Audit(entries)
+    _fill_bases(into, audit)
     keys, move_keys = count(1), count(1)
+    places: dict[tuple[int, int], int] = {}
     for place, (adapter, number) in enumerate(population.publications(), start=1):
         now = _when(place)
         history = histories[adapter.index]
         repo = adapter.index + 1
+        name, oid, digest = adapter.full_name, _digest(f"commit {place}")[:40], _version_digest(place)
         commits.add(
-            id=place, repo_id=repo, oid=_digest(f"commit {place}")[:40], author=None,
+            id=place, repo_id=repo, oid=oid, author=None,
             parent_id=history.last, message=adapter.message(number), created=now,
         )  # fmt: skip
         for path in _PATHS:
             if path in _ALWAYS_NEW or path not in history.blobs:
-                key = history.blobs[path] = next(keys)
+                key = next(keys)
                 blob = _card(adapter) if path == CARD else _made_up(path, key)
-                blobs.add(id=key, sha256=blob.sha256, sha1=blob.sha1, size=blob.size, stored=now)
-            files.add(commit_id=place, path=path, blob_id=history.blobs[path])
+                history.blobs[path] = key, blob.sha1
+                blobs.add(id=key, sha256=blob.sha256, size=blob.size, stored=now)
+            blob_id, sha1 = history.blobs[path]
+            files.add(commit_id=place, path=path, blob_id=blob_id, sha1=sha1)
         facts = _facts(adapter, number)
         versions.add(
-            id=place, repo_id=repo, number=number, digest=_digest(f"version {place}"), size=20_000_000, method=facts.method,
+            id=place, repo_id=repo, number=number, digest=digest, size=20_000_000, method=facts.method,
             task=facts.task, base=facts.base, base_fingerprint=facts.base_fingerprint, rank=facts.rank,
-            labels=list(facts.labels or ()), metrics=[_measured(metric) for metric in facts.metrics],
+            labels=_canonical(list(facts.labels or ())), metrics=_canonical([_measured(one) for one in facts.metrics]),
         )  # fmt: skip
+        of_structure, document = _structure(adapter.base, adapter.targets)
+        if of_structure not in structure_keys:
+            structure_keys[of_structure] = len(structure_keys) + 1
+            structures.add(id=structure_keys[of_structure], digest=of_structure, document=document)
+        knowledge.add(
+            version_id=place, structure_id=structure_keys[of_structure], verdict="fits",
+            checked=bare_digest(adapter.base_fingerprint), differences="[]", unpinned="[]",
+        )  # fmt: skip
+        for position, parent in enumerate(adapter.parents(number)):
+            of = population.adapters[parent[0]].full_name
+            parents.add(version_id=place, parent=_version_digest(places[parent]), name=of, position=position)
+        if number == 1:
+            audit.add(now, name, "repo.made", private=False)
+        audit.add(now, name, "commit", commit=oid, branch=MAIN, title=adapter.message(number))
+        audit.add(now, name, "version", version=number, digest=digest)
         if adapter.is_promoted(number):
             moves.add(
                 id=next(move_keys), repo_id=repo, alias=ALIAS, moved=now, source_id=history.promoted, target_id=place,
                 undoes=None,
             )  # fmt: skip
-            history.promoted = place
-        history.last = place
+            before = history.in_use
+            detail = {"alias": ALIAS, "from": before, "to": number, "digest": digest, "rollback": False}
+            audit.add(now, name, "alias.moved", **detail)
+            history.promoted, history.in_use = place, number
+        history.last = places[adapter.index, number] = place
         if place % _BATCH == 0:
-            tables.send()
-    tables.send()
-    tables = _Tables(database, RefRow, AliasRow)
-    refs, aliases = tables.rows
+            into.send(tables)
+    into.send(tables)
+    tables = into.rows(RefRow, AliasRow)
+    refs, aliases = tables
     for repo, history in enumerate(histories, start=1):
         refs.add(repo_id=repo, name=MAIN, is_tag=False, commit_id=history.last, message="")
         aliases.add(repo_id=repo, alias=ALIAS, version_id=history.promoted)
-    tables.send()
+    into.send(tables)
+    _fill_boards(into, population, [history.last for history in histories])
 
 
-def _fill_repos(database: Database, population: Population) -> None:
-    tables = _Tables(database, RepoRow, TermRow, MetricRow)
-    repos, terms, metrics = tables.rows
+def _fill_bases(into: Bulk, audit: _Audit) -> None:
+    """Every base, as recorded before anything was published."""
+    tables = into.rows(BaseModelRow)
+    for key, base in enumerate(BASES, start=1):
+        record = known_base(base)
+        digest = bare_digest(record.fingerprint.digest)
+        tables[0].add(
+            id=key, digest=digest, name=base, revision=None, model_type=record.model_type, added=_BEGINNING,
+            document=zlib.compress(record.to_json()),
+        )  # fmt: skip
+        audit.add(_BEGINNING, None, "base.added", base=base, digest=f"sha256:{digest}")
+    into.send(tables)
+
+
+@cache
+def _structure(base: str, targets: tuple[str, ...]) -> tuple[str, bytes]:
+    """The digest and the document of the structure of an adapter."""
+    ranks = dict.fromkeys(modules_of(base, targets), RANK)
+    packed = to_json(Structure("lora", False, ranks, (), targets))
+    return sha256_bytes(packed), zlib.compress(packed)
+
+
+def _fill_boards(into: Bulk, population: Population, newest: Sequence[int | None]) -> None:
+    tables = into.rows(BoardRow, ResultRow)
+    boards, results = tables
+    keys: dict[tuple[str, str, str], int] = {}
+    for adapter, version in zip(population.adapters, newest, strict=True):
+        for metric in adapter.measured(adapter.versions):
+            data = adapter.data[metric.split]
+            board = bare_digest(adapter.base_fingerprint), adapter.task, data.fingerprint
+            if board not in keys:
+                keys[board] = len(keys) + 1
+                boards.add(id=keys[board], base=board[0], task=board[1], dataset=board[2])
+            results.add(
+                board_id=keys[board], metric=metric.name, repo_id=adapter.index + 1, version_id=version,
+                value=metric.value, low=metric.low, high=metric.high, n=metric.n, source=data.source, rows=data.rows,
+            )  # fmt: skip
+    into.send(tables)
+
+
+class _Audit:
+    """The audit log: each entry has the hash of the one before."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._number, self._hash = 0, START
+
+    def add(self, time: datetime, repo: str | None, action: str, **detail: Any) -> None:
+        """One thing that the machine itself did."""
+        self._number += 1
+        namespace = None if repo is None else repo.partition("/")[0]
+        said, names = _canonical(detail), (_quoted(namespace), _quoted(repo))
+        # The canonical JSON, in a tenth of the time.
+        text = (
+            f'{{"action":"{action}","actor":null,"detail":{said},"namespace":{names[0]},"number":{self._number},'
+            f'"previous":"{self._hash}","repo":{names[1]},"time":"{_iso(time)}","token":null}}'
+        )
+        previous, self._hash = self._hash, sha256_bytes(text.encode())
+        self._rows.add(
+            number=self._number, time=time, actor=None, token=None, action=action, namespace=namespace, repo=repo,
+            detail=said, previous=previous, hash=self._hash,
+        )  # fmt: skip
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _quoted(name: str | None) -> str:
+    return "null" if name is None else f'"{name}"'
+
+
+@lru_cache(64)
+def _iso(time: datetime) -> str:
+    return time.isoformat(timespec="microseconds")
+
+
+def _fill_repos(into: Bulk, population: Population, index: TextIndex) -> None:
+    tables = into.rows(RepoRow, TermRow, MetricRow)
+    repos, terms, metrics = tables
     texts: list[tuple[int, str]] = []
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -150,12 +269,11 @@ def _fill_repos(database: Database, population: Population) -> None:
                 metrics.add(repo_id=repo, name=metric.name, value=metric.value)
         message = adapter.message(adapter.versions)
         texts.append((sequence, search_text(adapter.full_name, facts, message, card)))
-    tables.send()
-    texts.sort()
-    for start in range(0, len(texts), _BATCH):
-        with database.writing() as session:
-            for sequence, found in texts[start : start + _BATCH]:
-                put_text(session, sequence, found)
+    into.send(tables)
+    tables = into.rows(index.table)
+    for sequence, found in sorted(texts):
+        tables[0].add(**{str(index.key.key): sequence, "text": searchable(found)})
+    into.send(tables)
 
 
 def _card(adapter: Adapter) -> Blob:
@@ -184,95 +302,22 @@ def _measured(metric: Metric) -> list[Any]:
     return [metric.split, metric.name, metric.value, metric.low, metric.high, metric.n]
 
 
+def _version_digest(place: int) -> str:
+    return _digest(f"version {place}")
+
+
 def _when(place: int) -> datetime:
     return _BEGINNING + place * _BETWEEN
 
 
-class _Rows:
-    """Rows of one table on their way to the database: SQLite by executemany, PostgreSQL by COPY, converted as SQLAlchemy
-    would."""
-
-    def __init__(self, row: type[DeclarativeBase], dialect: Dialect) -> None:
-        self._table = _table(row)
-        self._names = [column.name for column in self._table.columns]
-        converters = [
-            (place, column.type.dialect_impl(dialect).bind_processor(dialect))
-            for place, column in enumerate(self._table.columns)
-        ]
-        kept = lru_cache(64)  # neighbours have the same time
-        self._converters = [
-            (place, kept(convert) if isinstance(self._table.columns[place].type, UtcDateTime) else convert)
-            for place, convert in converters
-            if convert is not None
-        ]
-        self._rows: list[list[Any]] = []
-
-    def add(self, **values: Any) -> None:
-        """Every column of it."""
-        row = [values[name] for name in self._names]
-        for place, convert in self._converters:
-            row[place] = convert(row[place])
-        self._rows.append(row)
-
-    def send(self, connection: Connection) -> None:
-        """What was added since."""
-        names = ", ".join(f'"{name}"' for name in self._names)
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        cursor = driver.cursor()
-        if connection.dialect.name == "sqlite":
-            marks = ", ".join("?" * len(self._names))
-            cursor.executemany(f"INSERT INTO {self._table.name} ({names}) VALUES ({marks})", self._rows)
-        else:
-            with cursor.copy(f"COPY {self._table.name} ({names}) FROM STDIN") as copy:
-                for row in self._rows:
-                    copy.write_row(row)
-        self._rows = []
-
-
-class _Tables:
-    """Rows of several tables, of which a later one may point at an earlier one."""
-
-    def __init__(self, database: Database, *rows: type[DeclarativeBase]) -> None:
-        self._database = database
-        with database.reading() as session:
-            dialect = session.get_bind().dialect
-        self.rows = [_Rows(row, dialect) for row in rows]
-
-    def send(self) -> None:
-        """What was added since, in one transaction."""
-        with self._database.writing() as session:
-            for rows in self.rows:
-                rows.send(session.connection())
-
-
-@contextmanager
-def _without_indexes(database: Database, rows: Iterable[type[DeclarativeBase]]) -> Iterator[None]:
-    """Within: the tables have no indexes but those of their keys; then they have again."""
-    indexes = [index for row in rows for index in _table(row).indexes]
-    with database.writing() as session:
-        for index in indexes:
-            index.drop(session.connection())
-    yield
-    for index in indexes:
-        with database.writing() as session:
-            index.create(session.connection())
-
-
 def _count_on(session: Session) -> None:
     """Let the next real rows in PostgreSQL get keys of their own."""
-    for row in (RepoRow, BlobRow, CommitRow, AliasMoveRow):
-        name = _table(row).name
+    for row in (RepoRow, BlobRow, CommitRow, AliasMoveRow, BaseModelRow, StructureRow, BoardRow):
+        name = row.__tablename__
         session.execute(
             text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")
         )
     session.execute(text(f"SELECT setval('{SEQUENCE.name}', (SELECT max(sequence) FROM repos))"))
-
-
-def _table(row: type[DeclarativeBase]) -> Table:
-    table = row.__table__
-    assert isinstance(table, Table)
-    return table
 
 
 def _digest(what: str) -> str:

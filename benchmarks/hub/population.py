@@ -1,7 +1,9 @@
 """A hub that nobody filled: what each adapter of it would say of itself, and in which order its versions were published.
 
 Everything follows from the number of adapters. Half of them have 4 versions, two in five 10, one in ten 40: ten on average.
-Namespaces, bases, tasks and words follow Zipf's law: the first namespace has a good part of everything. Writes nothing.
+Namespaces, bases, tasks and words follow Zipf's law: the first namespace has a good part of everything. One adapter in three
+is trained further from version to version, one in four goes on from the first version of another, of a few more often than
+of the rest. Writes nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +16,17 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+from adapthub.adapters.base_record import KnownBase
 from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.fingerprint import Fingerprint
+from adapthub.adapters.manifest import DataRecord
 from adapthub.adapters.tasks import Task
 from adapthub.hub.registry import Metric
 
 ALIAS = "prod"
 """What every third version is promoted to, from the first on."""
-RANK = 2
+RANK, WIDTH = 2, 8
+SPLITS = ("test", "validation")
 _VERSIONS = (4, 10, 4, 10, 4, 40, 4, 10, 4, 10)
 _TASKS: tuple[tuple[Task, str, tuple[str, ...]], ...] = (
     ("text-classification", "accuracy", ("negative", "positive")),
@@ -32,6 +37,17 @@ _TASKS: tuple[tuple[Task, str, tuple[str, ...]], ...] = (
 _METHODS = ("lora", "dora", "ia3", "prefix")
 _WITH_BYTES = 50
 _BASES, _WORDS, _LONGEST_CARD = 60, 4000, 120
+_DATASETS = 3  # a task
+_LAYERS = (6, 12, 24)
+_IN_A_LAYER = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+_TARGETS = (("query", "value"), ("key", "query", "value"), ("dense", "key", "query", "value"))
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
@@ -49,8 +65,35 @@ BASES = [f"{_word(_RNG)}-ai/{_word(_RNG)}-{size}b" for size in range(1, _BASES +
 FINGERPRINTS = {
     base: Fingerprint(*(sha256_bytes(f"{base} {part}".encode()) for part in range(4))) for base in BASES
 }
+LAYERS = {base: _LAYERS[place % len(_LAYERS)] for place, base in enumerate(BASES)}
 _DIGESTS = [fingerprint.digest for fingerprint in FINGERPRINTS.values()]
 _WORDS_SO_FAR, _BASES_SO_FAR = _zipf(len(WORDS)), _zipf(_BASES)
+
+
+def modules_of(base: str, targets: tuple[str, ...]) -> list[str]:
+    """The modules of a base whose names end so."""
+    names = (f"encoder.layer.{layer}.{part}" for layer in range(LAYERS[base]) for part in _IN_A_LAYER)
+    return [name for name in names if name.rpartition(".")[2] in targets]
+
+
+def known_base(base: str) -> KnownBase:
+    """The record of a base."""
+    modules = modules_of(base, _TARGETS[-1])
+    return KnownBase(
+        id=base,
+        revision=None,
+        fingerprint=FINGERPRINTS[base],
+        model_type="bert",
+        prefix="bert",
+        backbone="",
+        output=None,
+        hidden_size=WIDTH,
+        layers=LAYERS[base],
+        key_value_heads=1,
+        head_size=WIDTH,
+        kinds=dict.fromkeys(modules, "linear"),
+        parameters={f"{name}.weight": (WIDTH, WIDTH) for name in modules},
+    )
 
 
 @dataclass(frozen=True)
@@ -69,6 +112,7 @@ class Adapter:
     base_fingerprint: str
     method: str
     words: str
+    origin: int | None
 
     @property
     def full_name(self) -> str:
@@ -88,6 +132,32 @@ class Adapter:
     def card(self) -> str:
         return f"---\n{json.dumps(self.metadata)}\n---\n# {self.name}\n\n{self.words}\n"
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return _TARGETS[self.index % len(_TARGETS)]
+
+    @property
+    def data(self) -> dict[str, DataRecord]:
+        """The rows that its splits have; every third adapter for a task is measured on the same."""
+        which = f"{self.task} {self.index % _DATASETS}"
+        return {
+            split: DataRecord(
+                fingerprint=f"sha256:{sha256_bytes(f'{which} {split}'.encode())}",
+                rows=100,
+                source=f"{which} {split}",
+            )
+            for split in SPLITS
+        }
+
+    def parents(self, number: int) -> list[tuple[int, int]]:
+        """What its version `number` was trained on from: (index, number), each published before it."""
+        found = []
+        if number == 2 and self.origin not in (None, self.index):
+            found.append((self.origin, 1))
+        if number > 1 and self.index % 3 == 0:
+            found.append((self.index, number - 1))
+        return found
+
     def is_promoted(self, number: int) -> bool:
         return number % 3 == 1
 
@@ -97,10 +167,7 @@ class Adapter:
     def measured(self, number: int) -> tuple[Metric, ...]:
         """Of its version `number`, on two splits."""
         value = ((self.index * 7919 + number * 104729) % 10_000) / 10_000
-        return tuple(
-            Metric(split, self.metric, value, value - 0.05, value + 0.05, 100)
-            for split in ("test", "validation")
-        )
+        return tuple(Metric(split, self.metric, value, value - 0.05, value + 0.05, 100) for split in SPLITS)
 
 
 @dataclass(frozen=True)
@@ -147,4 +214,5 @@ class Population:
             base_fingerprint=_DIGESTS[base],
             method=_METHODS[min(int(rng.expovariate(1.5)), len(_METHODS) - 1)],
             words=" ".join(words),
+            origin=int(self.size * rng.random() ** 2) if index % 4 == 1 else None,
         )

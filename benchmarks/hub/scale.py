@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import http.client
 import random
+import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import func, select
 from sqlalchemy.engine import make_url
 
+from adapthub.hub.server.pages.visitors import COOKIE
 from adapthub.hub.storage.tables import RepoRow
 from adapthub.hub.store import BLOBS, Store
 from benchmarks.hub import asks, servers
@@ -51,16 +54,23 @@ def measure(folder: Path, postgres: str | None) -> list[dict[str, Any]]:
 
 
 def filled_hub(folder: Path, size: int, postgres: str | None = None) -> Filled:
-    """The hub of that many adapters in `folder` or `postgres`, filled if it is empty."""
-    data = folder / f"hub-{size}"
-    database = None if postgres is None else _database(postgres, f"adapthub_scale_{size}")
+    """The hub of that many adapters in `folder` or `postgres`, filled if it is not there; a filling that was interrupted is
+    begun anew."""
+    data = folder / f"hub-{size}{'' if postgres is None else '-postgres'}"
+    name = f"adapthub_scale_{size}"
     population = Population(size)
-    store = Store.open(data, database=database)
-    with store.database.reading() as session:
-        empty = session.scalar(select(func.count()).select_from(select(RepoRow.id).limit(1).subquery())) == 0
-    if empty:
-        fill(store, data / BLOBS, population)
-    with store.database.reading() as session:
+    if not data.exists():
+        part = data.with_name(f"{data.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        store = Store.open(
+            part, database=None if postgres is None else _new_database(postgres, f"{name}_part")
+        )
+        fill(store, part / BLOBS, population)
+        if postgres is not None:
+            _execute(postgres, f'ALTER DATABASE "{name}_part" RENAME TO "{name}"')
+        part.rename(data)
+    database = None if postgres is None else _url(postgres, name)
+    with Store.open(data, database=database).database.reading() as session:
         last = session.scalar(select(func.max(RepoRow.sequence)))
     assert last is not None
     return Filled(data, database, population, last)
@@ -73,10 +83,12 @@ def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     with servers.hub(filled.data, database=filled.database) as server:
         where = urlsplit(server.url)
+        headers = {admin: _headers(filled, "admin" if admin else "read") for admin in (False, True)}
         connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)
         for turn in range(FIRST + ASKS):
             for kind, make in kinds.items():
-                seconds = _ask(connection, kind, make(rng))
+                ask = make(rng)
+                seconds = _ask(connection, kind, ask, headers[ask.admin])
                 if turn >= FIRST:
                     took[kind].append(seconds * 1000)
         connection.close()
@@ -85,9 +97,11 @@ def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
     return {**found, "memory of the server, MB": (round(memory), round(memory))}
 
 
-def _ask(connection: http.client.HTTPConnection, kind: str, ask: asks.Ask) -> float:
+def _ask(
+    connection: http.client.HTTPConnection, kind: str, ask: asks.Ask, headers: Mapping[str, str]
+) -> float:
     start = time.perf_counter()
-    connection.request(ask.method, ask.path)
+    connection.request(ask.method, ask.path, headers=headers)
     response = connection.getresponse()
     body = response.read()
     seconds = time.perf_counter() - start
@@ -96,15 +110,28 @@ def _ask(connection: http.client.HTTPConnection, kind: str, ask: asks.Ask) -> fl
     return seconds
 
 
+def _headers(filled: Filled, scope: str) -> Mapping[str, str]:
+    token = servers.new_token(filled.data, database=filled.database, scope=scope)
+    return {"Authorization": f"Bearer {token}", "Cookie": f"{COOKIE}={token}"}
+
+
 def _percentile(times: list[float], percent: int) -> float:
     return sorted(times)[min(len(times) - 1, len(times) * percent // 100)]
 
 
-def _database(server: str, name: str) -> str:
-    """The URL of that database of a PostgreSQL server, made if it is not there."""
+def _new_database(server: str, name: str) -> str:
+    """The URL of an empty database of a PostgreSQL server."""
+    _execute(server, f'DROP DATABASE IF EXISTS "{name}"')
+    _execute(server, f'CREATE DATABASE "{name}"')
+    return _url(server, name)
+
+
+def _execute(server: str, statement: str) -> None:
     import psycopg
 
     with psycopg.connect(server, autocommit=True) as connection:
-        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
-            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        connection.execute(statement.encode())
+
+
+def _url(server: str, name: str) -> str:
     return make_url(server).set(database=name).render_as_string(hide_password=False)

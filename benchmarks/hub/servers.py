@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def forgetful() -> Iterator[Server]:
         yield server
 
 
-def new_token(data: Path, *, database: str | None = None) -> str:
+def new_token(data: Path, *, database: str | None = None, scope: str = "write") -> str:
     """A token of the account `bench`, whose namespace is its own."""
     where = [] if database is None else ["--database", database]
     done = subprocess.run(
@@ -66,7 +67,7 @@ def new_token(data: Path, *, database: str | None = None) -> str:
             "create",
             "bench",
             "--scope",
-            "write",
+            scope,
             "--data",
             str(data),
             *where,
@@ -83,18 +84,20 @@ def new_token(data: Path, *, database: str | None = None) -> str:
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator[Server]:
     """A process that says in its first lines, as JSON, at which address it is."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
-    assert process.stdout is not None
-    try:
-        text = ""
-        for line in process.stdout:
-            text += line
-            if line.startswith("}") or (line.startswith("{") and line.rstrip().endswith("}")):
-                break
-        else:
-            raise RuntimeError(f"{command} did not start")
-        yield Server(json.loads(text)["address"], process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+    with tempfile.TemporaryFile("w+") as log:  # a line a request
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ)
+        assert process.stdout is not None
+        try:
+            text = ""
+            for line in process.stdout:
+                text += line
+                if line.startswith("}") or (line.startswith("{") and line.rstrip().endswith("}")):
+                    break
+            else:
+                log.seek(0)
+                raise RuntimeError(f"{command} did not start: {log.read()}")
+            yield Server(json.loads(text)["address"], process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()

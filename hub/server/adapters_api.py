@@ -20,8 +20,8 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
+from adapthub.hub import listing
 from adapthub.hub.documents import entry_record
-from adapthub.hub.finding import Wanted, find_repos
 from adapthub.hub.search import entries_of
 from adapthub.hub.server.dependencies import TheCaller, TheServing, origin
 
@@ -47,10 +47,22 @@ def adapters(
     cursor: str | None = None,
 ) -> list[dict[str, Any]]:
     """A page of the adapters that meet every condition given; the header Link has the next one."""
-    wanted = Wanted(namespace, text, base, task, method, label, metric)
+    terms = (("task", task), ("method", method), ("label", label))
+    query = listing.Query(
+        terms=[(kind, term) for kind, term in terms if term is not None],
+        base=base,
+        text=text,
+        metric=metric,
+        namespace=namespace,
+        adapters=True,
+        sort="modified" if metric is None else "metric",
+        limit=min(limit, serving.limits.page),
+        after=cursor,
+    )
     with serving.store.database.reading() as session:
-        page = find_repos(session, caller, wanted, limit=min(limit, serving.limits.page), after=cursor)
-        records = [entry_record(entry) for entry in entries_of(session, page.ids)]
+        page = listing.list_repos(session, caller, query)
+        entries = entries_of(session, page.ids)
+        records = [entry_record(entries[id]) for id in page.ids]
     if page.next is not None:
         response.headers["Link"] = next_link(request, page.next)
     return records

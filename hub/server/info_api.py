@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
@@ -18,8 +18,9 @@ from adapthub.hub.documents import facts_record, fit_record, version_record
 from adapthub.hub.knowledge import known_of
 from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.revisions import head_of, require_commit
+from adapthub.hub.server.adapters_api import next_link
 from adapthub.hub.server.answers import only, repo_info, siblings
-from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
+from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.signatures import version_of_commit
 from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow
@@ -59,7 +60,7 @@ def models(
     full: bool = False,
     cardData: bool = False,
     expand: Texts = [],  # noqa: B006
-    cursor: int | None = None,
+    cursor: str | None = None,
 ) -> list[dict[str, Any]]:
     """A page of repositories, newest first; the header Link has the next one."""
     if sort not in _SORTS:
@@ -80,11 +81,12 @@ def models(
     )
     with serving.store.database.reading() as session:
         page = listing.list_repos(session, caller, query)
-        heads = _heads(session, page.repos)
+        repos = listing.rows_of(session, page.ids)
+        heads = _heads(session, page.ids)
         with_files = full or "siblings" in expand
         trees = read_trees(session, [head.id for head in heads.values()]) if with_files else {}
         items = []
-        for repo in page.repos:
+        for repo in repos:
             item = repo_info(repo, heads.get(repo.id))
             if full or cardData or "cardData" in expand:
                 item["cardData"] = repo.card
@@ -93,7 +95,7 @@ def models(
                 item["siblings"] = siblings(trees[head.id] if head else {}, blobs=False)
             items.append(only(item, expand) if expand else item)
     if page.next is not None:
-        response.headers["Link"] = _next(request, page.next)
+        response.headers["Link"] = next_link(request, page.next)
     return items
 
 
@@ -165,12 +167,12 @@ def _known(session: Session, commit: CommitRow) -> dict[str, Any] | None:
     }
 
 
-def _heads(session: Session, repos: Any) -> dict[int, CommitRow]:
+def _heads(session: Session, repo_ids: Sequence[int]) -> dict[int, CommitRow]:
     """The end of each repository's main branch, by the repository's key."""
     query = (
         select(RefRow.repo_id, CommitRow)
         .join(CommitRow, CommitRow.id == RefRow.commit_id)
-        .where(RefRow.repo_id.in_([repo.id for repo in repos]), RefRow.name == MAIN)
+        .where(RefRow.repo_id.in_(repo_ids), RefRow.name == MAIN)
     )
     return {row.repo_id: row.CommitRow for row in session.execute(query)}
 
@@ -183,8 +185,3 @@ def _metadata(serving: Serving, tree: Tree) -> dict[str, Any]:
         return card_metadata(serving.store.read(blob, 0, blob.size).decode(errors="replace"))
     except AdmissionError:
         return {}
-
-
-def _next(request: Request, after: int) -> str:
-    given = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-    return f'<{origin(request)}{request.url.path}?{urlencode([*given, ("cursor", after)])}>; rel="next"'

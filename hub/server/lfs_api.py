@@ -53,8 +53,8 @@ def batch(
             f"{len(body.objects)} objects are too many", hint=f"Send {_MOST_OBJECTS} at once."
         )
     response.headers["Content-Type"] = _CONTENT
-    server = origin(request)
-    addresses = [Addresses(serving.signer, server, target, one.oid, one.size) for one in body.objects]
+    server, holder = origin(request), caller.token
+    addresses = [Addresses(serving.signer, server, target, one.oid, one.size, holder) for one in body.objects]
     if body.operation == "download":
         readable = _readable(serving, caller, target, body.objects)
         objects = [_download(one, readable.get(one.oid)) for one in addresses]

@@ -1,14 +1,15 @@
 """The bytes of LFS files, uploaded whole or in parts, and downloaded. Clients send no token with them: addresses are signed.
 
-A part is stored as a blob that nothing knows of, and answered with a receipt, its ETag, which proves that its sender had the
-bytes. The completion brings the receipts; what they are for is put together and stored under the file's own sha256. Nothing
-else is kept of an upload, so that any server of the hub goes on with it, and an address takes the same part again after a
-failure. Parts are garbage by themselves (collecting).
+A part is a blob that the repository was sent, so it counts for the quota; it is answered with a receipt, its ETag, which
+proves that its sender had the bytes. The completion brings the receipts; what they are for is put together, stored under the
+file's own sha256, and takes the place of its parts. Nothing else is kept of an upload, so that any server of the hub goes on
+with it, and an address takes the same part again after a failure. Parts that were never completed are garbage (collecting).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
@@ -18,6 +19,8 @@ from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub import uploads
+from adapthub.hub.collecting import discard
+from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.server import lfs_urls
 from adapthub.hub.server.dependencies import Target, TheServing
@@ -48,9 +51,9 @@ class Completion(BaseModel):
 @router.put("/{oid}")
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
-    size = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
+    size, holder = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
     await keep_body(request, serving.store.blobs, size, sha256=oid)
-    await run_in_threadpool(uploads.received, serving.store, target, [Blob(oid, size)])
+    await run_in_threadpool(_received, serving, target, Blob(oid, size), holder)
     return Response()
 
 
@@ -60,8 +63,10 @@ async def upload_part(
 ) -> Response:
     """The bytes of one part; the same part may come again."""
     name = f"{oid}/{number}"
-    size = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
+    size, holder = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
+    await run_in_threadpool(uploads.expect, serving.store, target, size, holder)
     sha256 = await keep_body(request, serving.store.blobs, size, origin="the part")
+    await run_in_threadpool(_received, serving, target, Blob(sha256, size), holder)
     receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size)
     return Response(headers={"ETag": f'"{receipt}"'})
 
@@ -70,9 +75,11 @@ async def upload_part(
 def complete(
     target: Target, oid: Sha256, body: Completion, request: Request, serving: TheServing
 ) -> Response:
-    """Put the parts together."""
-    size = lfs_urls.check(serving.signer, lfs_urls.COMPLETION, target, oid, request.query_params)
+    """Put the parts together; nothing, where that was done and the answer was lost."""
+    size, holder = lfs_urls.check(serving.signer, lfs_urls.COMPLETION, target, oid, request.query_params)
     parts = _parts(serving, target, oid, body.parts)
+    if _is_done(serving, target, Blob(oid, size)):
+        return Response()
     total = sum(part.size for part in parts)
     if total != size:
         raise InvalidSettings(
@@ -83,18 +90,39 @@ def complete(
             for piece in serving.store.blobs.pieces(part.sha256):
                 incoming.write(piece)
         incoming.keep(oid, origin="the upload")
-    uploads.received(serving.store, target, [Blob(oid, size)])
+    now, own = datetime.now(UTC), _own(serving, target, parts)
+    _received(serving, target, Blob(oid, size), holder, parts)
+    discard(serving.store, own, before=now)
     return Response()
 
 
 @router.get("/{oid}")
 async def download(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
-    size = lfs_urls.check(serving.signer, lfs_urls.DOWNLOAD, target, oid, request.query_params)
+    size, _ = lfs_urls.check(serving.signer, lfs_urls.DOWNLOAD, target, oid, request.query_params)
     found = await serving.store.blobs.stream(oid, 0, size)
     return StreamingResponse(
         found, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"}
     )
+
+
+def _received(
+    serving: Serving, target: Reference, blob: Blob, holder: str | None, parts: Sequence[Blob] = ()
+) -> None:
+    replaced = {part.sha256 for part in parts} - {blob.sha256}
+    uploads.received(serving.store, target, [blob], token=holder, parts=replaced)
+
+
+def _is_done(serving: Serving, target: Reference, blob: Blob) -> bool:
+    with serving.store.database.reading() as session:
+        known = uploads.held(session, require_repo(session, target), [blob.sha256])
+    return blob.sha256 in known and serving.store.blobs.size(blob.sha256) == blob.size
+
+
+def _own(serving: Serving, target: Reference, parts: Sequence[Blob]) -> list[str]:
+    with serving.store.database.reading() as session:
+        repo = require_repo(session, target)
+        return uploads.only_its_own(session, repo, {part.sha256 for part in parts})
 
 
 def _parts(serving: Serving, target: Reference, oid: str, parts: Sequence[Part]) -> list[Blob]:

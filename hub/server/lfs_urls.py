@@ -31,13 +31,15 @@ _AGAIN = "Ask for a new one: start the upload again."
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses for one file, the sha256 `oid` of `size` bytes, of the repository `target` at `server`, a URL."""
+    """The addresses for one file, the sha256 `oid` of `size` bytes, of the repository `target` at `server`, a URL. `holder`
+    the prefix of the token that they are for, as long as that works; None without one."""
 
     signer: Signer
     server: str
     target: Reference
     oid: str
     size: int
+    holder: str | None
 
     @property
     def verify(self) -> str:
@@ -59,14 +61,17 @@ class Addresses:
         return f"{self.server}/{self.target.full_name}.git/info/lfs/objects"
 
     def _signed(self, purpose: str, name: str, size: int) -> str:
-        signed = self.signer.sign(size, purpose, self.target.full_name, name)
+        signed = self.signer.sign((size, self.holder), purpose, self.target.full_name, name)
         return f"{self._root}/{name}?{urlencode({_SIGNED: signed})}"
 
 
-def check(signer: Signer, purpose: str, target: Reference, name: str, query: Mapping[str, str]) -> int:
-    """The size in bytes that an address was signed for. Raises Forbidden unless it was, for this purpose."""
-    size: int = _read(signer, query.get(_SIGNED, ""), "this address", purpose, target, name)
-    return size
+def check(
+    signer: Signer, purpose: str, target: Reference, name: str, query: Mapping[str, str]
+) -> tuple[int, str | None]:
+    """The size in bytes that an address was signed for, and its holder, of whom nothing was asked yet. Raises Forbidden
+    unless it was, for this purpose."""
+    size, holder = _read(signer, query.get(_SIGNED, ""), "this address", purpose, target, name)
+    return size, holder
 
 
 def receipt(signer: Signer, target: Reference, name: str, sha256: str, size: int) -> str:

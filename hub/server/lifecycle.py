@@ -6,12 +6,14 @@ Does not define endpoints or configure logging.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TypeAlias
 
 from adapthub.adapters.errors import InvalidSettings, StorageError
@@ -71,8 +73,15 @@ async def _run(serving: Serving, port: socket.socket, announce: Callable[[Runnin
     protocol = partial(
         BoundedProtocol, seconds=limits.body_seconds, rate=limits.body_rate, error_body=error_body
     )
+    app = create_app(serving)
+    if current_thread() is main_thread():
+        # What is there now stays: looking through it for garbage would hold up everybody for a tenth of a second. And what
+        # stays later is looked through every few hundred requests, and not every fifty.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(700, 10, 100)
     sweeping = asyncio.create_task(_sweep(serving))
-    await running.run(create_app(serving), serving, port, protocol, announce=announce, tails=_TAILS)
+    await running.run(app, serving, port, protocol, announce=announce, tails=_TAILS)
     sweeping.cancel()
 
 

@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub import logins
 from adapthub.hub.accounts import find_token
+from adapthub.hub.audit import Actor
 from adapthub.hub.server import rates
 from adapthub.hub.server.dependencies import TheServing, address_of, origin
 from adapthub.hub.server.errors import status_of
@@ -48,7 +49,7 @@ def device(request: Request, serving: TheServing) -> dict[str, Any]:
     """A code for a device to show, and a secret for it to poll with."""
     rates.enforce(serving.rates, request.scope, address_of(request))
     with serving.store.database.writing() as session:
-        waiting = logins.begin(session)
+        waiting = logins.begin(session, address_of(request))
     page = f"{origin(request)}/oauth/activate"
     return {
         "device_code": waiting.secret,
@@ -69,8 +70,13 @@ async def token(request: Request, serving: TheServing) -> JSONResponse:
         return JSONResponse({"error": "unsupported_grant_type"}, 400)
 
     def poll() -> str | logins.Outcome:
+        secret = form.get("device_code", "")
+        with serving.store.database.reading() as session:
+            waits = logins.waiting_for(session, secret)
+        if waits is not None:
+            return waits  # devices ask every second: most of them take no writer's turn
         with serving.store.database.writing() as session:
-            return logins.poll(session, form.get("device_code", ""))
+            return logins.take(session, secret)
 
     found = await run_in_threadpool(poll)
     if isinstance(found, logins.Outcome):
@@ -105,10 +111,11 @@ async def activate(request: Request, serving: TheServing) -> HTMLResponse:
 def _answer(serving: Serving, code: str, text: str, allowed: bool) -> None:
     with serving.store.database.writing() as session:
         held = find_token(session, text.strip())
+        actor = Actor(held.account, held.prefix)
         if allowed:
-            logins.allow(session, code, held.account, held.scope)
+            logins.allow(session, code, held.account, held.scope, actor=actor)
         else:
-            logins.deny(session, code)
+            logins.deny(session, code, actor=actor)
 
 
 async def _form(request: Request) -> dict[str, str]:

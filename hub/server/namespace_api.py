@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict
 from adapthub.hub import gates, members, namespace_keys, webhooks
-from adapthub.hub.access import Caller, require_role
+from adapthub.hub.access import Caller, require_role, require_write_scope
 from adapthub.hub.gates import Gate
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import TheCaller, TheServing
@@ -104,6 +104,7 @@ def remove_member(
     name = unquote(account)
     with serving.store.database.writing() as session:
         require_role(session, caller, namespace, "read" if name == caller.account else "admin")
+        require_write_scope(caller)
         gone = members.remove_member(session, namespace, name, actor=caller.actor)
         return {"account": gone.account, "role": gone.role}
 

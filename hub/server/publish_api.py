@@ -82,7 +82,7 @@ def _publish(serving: Serving, caller: Caller, target: Reference, wanted: Public
         return Published(version=None, missing=missing)
     stored = _store_texts(serving, wanted)
     store.register([*stored.values(), *sent.values()])
-    known = {**sent, **store.known(stored)}
+    known = {**sent, **stored}
     tree = {check_path(path): known[file.sha256] for path, file in sorted(wanted.files.items())}
     for path, file in wanted.files.items():
         if tree[path].size != file.size:

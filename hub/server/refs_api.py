@@ -13,6 +13,7 @@ from adapthub.hub import refs
 from adapthub.hub.access import Caller, readable_repo, writable_repo
 from adapthub.hub.events import happened
 from adapthub.hub.gates import check_not_guarded
+from adapthub.hub.repos import lock
 from adapthub.hub.revisions import require_commit, standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
@@ -59,7 +60,7 @@ def make_branch(
     """Make a branch."""
     start = None if body is None else body.startingPoint
     with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, target)
+        repo = lock(session, writable_repo(session, caller, target))
         commit = require_commit(session, repo, start or "main")
         check_not_guarded(session, repo, revision)
         refs.make_branch(session, repo, revision, commit)
@@ -71,7 +72,7 @@ def make_branch(
 def delete_branch(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
     """Delete a branch; its commits stay for as long as the repository."""
     with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, target)
+        repo = lock(session, writable_repo(session, caller, target))
         refs.delete(session, repo, revision, is_tag=False)
         _tell(session, caller, repo, "branch.deleted", branch=revision)
     return Response()
@@ -83,7 +84,7 @@ def make_tag(
 ) -> Response:
     """Give a revision a name that stays."""
     with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, target)
+        repo = lock(session, writable_repo(session, caller, target))
         commit = require_commit(session, repo, revision)
         check_not_guarded(session, repo, body.tag)
         refs.make_tag(session, repo, body.tag, commit, message=body.message or "")
@@ -95,7 +96,7 @@ def make_tag(
 def delete_tag(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
     """Take a tag away."""
     with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, target)
+        repo = lock(session, writable_repo(session, caller, target))
         refs.delete(session, repo, revision, is_tag=True)
         _tell(session, caller, repo, "tag.deleted", tag=revision)
     return Response()

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound
-from adapthub.hub.access import Caller, readable_repo
+from adapthub.hub.access import Caller, may_have_files, readable_repo
 from adapthub.hub.details import read_details
 from adapthub.hub.lookup import require_version
 from adapthub.hub.records import files_of, version_of
@@ -56,9 +56,11 @@ def files(
 
 @router.get("/api/models/{namespace}/{name}/versions/{revision}/details")
 def details(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Details:
-    """Everything about the version that a revision means now."""
+    """Everything about the version that a revision means now; of a gated one no more than lists say."""
     with serving.store.database.reading() as session:
-        return read_details(serving.store, session, readable_version(session, caller, target, revision))
+        row = readable_version(session, caller, target, revision)
+        let_in = may_have_files(session, caller, row.repo)
+        return read_details(serving.store, session, row, with_manifest=let_in)
 
 
 def readable_version(session: Session, caller: Caller, target: Reference, revision: str) -> VersionRow:

@@ -14,7 +14,7 @@ from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.hub import commits, quotas, repos
 from adapthub.hub.access import Caller, require_role, require_write, writable_repo
 from adapthub.hub.events import happened
-from adapthub.hub.gates import is_guarded
+from adapthub.hub.gates import check_refs, is_guarded
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, origin
@@ -106,6 +106,9 @@ def move(body: Moving, serving: TheServing, caller: TheCaller) -> Response:
     with serving.store.database.writing() as session:
         repo = _unguarded_repo(session, caller, source)
         require_write(session, caller, target.namespace)
+        if is_guarded(session, target.namespace, target.name):
+            require_role(session, caller, target.namespace, "admin")  # no gate was asked where it comes from
+            check_refs(session, repo, target)
         quotas.check_move(session, repo, target.namespace)
         repos.move(session, repo, target, card=card, actor=caller.actor)
     return Response()
@@ -115,7 +118,7 @@ def move(body: Moving, serving: TheServing, caller: TheCaller) -> Response:
 def settings(body: Change, target: Target, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Change who may read a repository."""
     with serving.store.database.writing() as session:
-        repo = writable_repo(session, caller, target)
+        repo = repos.lock(session, writable_repo(session, caller, target))
         private = body.private if body.visibility is None else body.visibility == "private"
         if private is not None:
             repo.private = private
@@ -133,9 +136,9 @@ def settings(body: Change, target: Target, serving: TheServing, caller: TheCalle
 
 
 def _unguarded_repo(session: Session, caller: Caller, target: Reference) -> RepoRow:
-    """A repository that the caller may move or delete: where gates hold, only an admin, for its aliases go with it."""
-    repo = writable_repo(session, caller, target)
-    if is_guarded(session, repo):
+    """A repository that the caller may move or delete, locked: where gates hold, only an admin, for its aliases go along."""
+    repo = repos.lock(session, writable_repo(session, caller, target))
+    if is_guarded(session, repo.namespace, repo.name):
         require_role(session, caller, repo.namespace, "admin")
     return repo
 

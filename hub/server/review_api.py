@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub import gates, repos, signatures, signing
-from adapthub.hub.access import Caller, readable_repo, writable_repo
+from adapthub.hub.access import Caller, check_still, readable_repo, require_role, writable_repo
 from adapthub.hub.commits import add_signature
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.revisions import require_version_at
@@ -27,9 +27,10 @@ router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["review"])
 def unmet(
     target: Target, revision: Revision, alias: str, serving: TheServing, caller: TheCaller
 ) -> dict[str, Any]:
-    """What a revision still lacks for `alias` to move to it, and who approved it."""
+    """What a revision still lacks for `alias` to move to it, and who approved it: for who has a role in its namespace."""
     with serving.store.database.reading() as session:
         repo = readable_repo(session, caller, target)
+        require_role(session, caller, repo.namespace, "read")
         version = require_version_at(session, repo, revision)
         missing = gates.unmet(session, serving.store, version, check_alias(alias))
         return {
@@ -89,8 +90,9 @@ def _sign(
     store.register([blob])
     with store.database.writing() as session:
         repo = repos.lock(session, writable_repo(session, caller, target))
+        check_still(session, caller.token, repo.namespace)
         version = require_version_at(session, repo, f"v{number}")
-        add_signature(session, repo, version, blob, caller.actor)
+        add_signature(session, store, repo, version, blob, caller.actor)
         return _item(repo, version)
 
 

@@ -46,7 +46,7 @@ def super_squash(
     """Let the end of a branch be its only commit; versions stay."""
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
-        rewriting.squash(session, repo, revision, message=body.message, author=caller.account)
+        rewriting.squash(session, repo, revision, message=body.message, actor=caller.actor)
     return Response()
 
 
@@ -90,7 +90,8 @@ def delete_lfs_files(target: Target, body: Deletion, serving: TheServing, caller
         )
     with serving.store.database.writing() as session:
         repo = writable_repo(session, caller, target)
-        rewriting.delete_files(session, repo, [_sha256(sha256) for sha256 in body.deletions.sha])
+        wanted = [_sha256(sha256) for sha256 in body.deletions.sha]
+        rewriting.delete_files(session, repo, wanted, actor=caller.actor)
     return Response()
 
 

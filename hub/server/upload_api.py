@@ -209,12 +209,11 @@ def _stored(serving: Serving, target: Reference, parsed: list[Any]) -> list[Chan
     for path, data in texts.items():
         serving.store.blobs.put(blobs[data].sha256, data, origin=path)
     serving.store.register([*blobs.values(), *sent.values()])
-    known = serving.store.known({blob.sha256 for blob in blobs.values()})
     changes: list[Change] = []
     for one in parsed:
         match one:
             case TextFile():
-                changes.append(Put(one.path, known[blobs[texts[one.path]].sha256]))
+                changes.append(Put(one.path, blobs[texts[one.path]]))
             case LfsFile():
                 changes.append(Put(check_path(one.path), _uploaded(one, sent)))
             case _:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from adapthub.hub import epoch, quotas, uploads
-from adapthub.hub.access import Caller, writable_repo
-from adapthub.hub.accounts import token_of_prefix
+from adapthub.hub.access import caller_of, writable_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.blobs import PIECE_BYTES
 from adapthub.hub.store import Store
@@ -25,14 +24,12 @@ class XetStore:
     def may_write(self, repo: str, holder: str) -> bool:
         try:
             with self._store.database.reading() as session:
-                token = token_of_prefix(session, holder)
-                caller = Caller(token.account, token.scope, token.prefix)
-                writable_repo(session, caller, Reference.parse(repo))
+                writable_repo(session, caller_of(session, holder), Reference.parse(repo))
         except PermissionError:
             return False
         return True
 
-    def store(self, repo: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
+    def store(self, repo: str, holder: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
         target = Reference.parse(repo)
         with self._store.database.reading() as session:
             quotas.check(session, target.namespace, [Blob(sha256, size)])
@@ -40,7 +37,7 @@ class XetStore:
             for piece in _pieces(blocks):
                 incoming.write(piece)
             incoming.keep(sha256, origin="the upload")
-        uploads.received(self._store, target, [Blob(sha256, size)])
+        uploads.received(self._store, target, [Blob(sha256, size)], token=holder)
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterable[bytes]:

@@ -79,7 +79,7 @@ class ApprovalRow(Base):
 
 
 class SignatureRow(Base):
-    """The newest signature of a version: `blob` is model.sig, and `commit` the one whose tree is the version's and it."""
+    """The signature of a version: `blob` is model.sig, and `commit` the one whose tree is the version's and it."""
 
     __tablename__ = "version_signatures"
     __table_args__ = (Index("signatures_by_commit", "commit_id"), Index("signatures_by_blob", "blob_id"))
@@ -129,9 +129,14 @@ class DeliveryRow(Base):
 
 _REFUSAL = "the audit log is append-only"
 _APPEND_ONLY = {
+    # A REPLACE deletes what it replaces and fires no trigger for that.
     "sqlite": tuple(
-        f"CREATE TRIGGER audit_no_{verb} BEFORE {verb} ON audit BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
-        for verb in ("update", "delete")
+        f"CREATE TRIGGER audit_no_{name} BEFORE {what} BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+        for name, what in (
+            ("update", "UPDATE ON audit"),
+            ("delete", "DELETE ON audit"),
+            ("replace", "INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE number = NEW.number)"),
+        )
     ),
     "postgresql": (
         "CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS"

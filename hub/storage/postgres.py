@@ -15,6 +15,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from adapthub.adapters.errors import MissingDependency, StorageError
 
+_COLLIDED = ("40001", "40P01")  # a serialization failure, a deadlock
 _TABLES_LOCK = 0x61646170746875  # "adapthu": any number that others do not use
 
 
@@ -61,4 +62,6 @@ class Postgres:
         if not (away or isinstance(error, OperationalError | InterfaceError)):
             return None
         cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
+        if getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLIDED:
+            hint = "Two changes were in each other's way, and this one was not made: try again."
         return StorageError(f"the {what} database {self.name} failed: {cause}", hint=hint)

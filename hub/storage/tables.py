@@ -86,7 +86,7 @@ class RepoRow(Base):
 
 
 class BlobRow(Base):
-    """Bytes that the blob store holds. `sha1` is git's id of them where they came with a commit; what came by LFS has none.
+    """Bytes that the blob store holds.
 
     `stored` is when they were last uploaded or reported as there: what is younger may be waiting for its commit.
     """
@@ -95,7 +95,6 @@ class BlobRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     sha256: Mapped[str] = mapped_column(Hex, unique=True)
-    sha1: Mapped[str | None] = mapped_column(Hex)
     size: Mapped[int]
     stored: Mapped[datetime]
 
@@ -118,7 +117,8 @@ class CommitRow(Base):
 
 
 class FileRow(Base):
-    """A file of a commit."""
+    """A file of a commit. `sha1` is git's id of it where its bytes came with a commit; what came by LFS has none. It is no
+    part of the blob: of two who have the same bytes, one may have sent them so and the other so."""
 
     __tablename__ = "files"
     __table_args__ = (Index("files_by_blob", "blob_id"), {"sqlite_with_rowid": False})
@@ -126,8 +126,9 @@ class FileRow(Base):
     commit_id: Mapped[int] = mapped_column(ForeignKey("commits.id"), primary_key=True)
     path: Mapped[str] = mapped_column(primary_key=True)
     blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"))
+    sha1: Mapped[str | None] = mapped_column(Hex)
 
-    blob: Mapped[BlobRow] = relationship()
+    blob: Mapped[BlobRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class RefRow(Base):
@@ -182,7 +183,7 @@ class TermRow(Base):
     """
 
     __tablename__ = "terms"
-    __table_args__ = (Index("terms_by_repo", "repo_id"), {"sqlite_with_rowid": False})
+    __table_args__ = (Index("terms_by_repo", "repo_id", "kind", "term"), {"sqlite_with_rowid": False})
 
     kind: Mapped[str] = mapped_column(primary_key=True)
     term: Mapped[str] = mapped_column(primary_key=True)
@@ -194,7 +195,7 @@ class MetricRow(Base):
     """What a repository's newest version came to, on the split that lists and searches use."""
 
     __tablename__ = "metrics"
-    __table_args__ = (Index("metrics_by_value", "name", "value"), {"sqlite_with_rowid": False})
+    __table_args__ = (Index("metrics_by_value", "name", "value", "repo_id"), {"sqlite_with_rowid": False})
 
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id"), primary_key=True)
     name: Mapped[str] = mapped_column(primary_key=True)
@@ -211,7 +212,7 @@ class AliasRow(Base):
     alias: Mapped[str] = mapped_column(primary_key=True)
     version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
 
-    version: Mapped[VersionRow] = relationship()
+    version: Mapped[VersionRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class AliasMoveRow(Base):
@@ -232,5 +233,5 @@ class AliasMoveRow(Base):
     target_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
     undoes: Mapped[int | None] = mapped_column(ForeignKey("alias_moves.id"), unique=True)
 
-    source: Mapped[VersionRow | None] = relationship(foreign_keys=[source_id])
-    target: Mapped[VersionRow] = relationship(foreign_keys=[target_id])
+    source: Mapped[VersionRow | None] = relationship(foreign_keys=[source_id], lazy="joined")
+    target: Mapped[VersionRow] = relationship(foreign_keys=[target_id], lazy="joined", innerjoin=True)

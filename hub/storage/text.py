@@ -19,12 +19,15 @@ from sqlalchemy import (
     column,
     delete,
     event,
+    func,
     insert,
+    select,
     table,
 )
 from sqlalchemy.orm import Session
 
 _TRIGRAM = 3
+_SAMPLE, _COMMON = 1000, 30
 _MARK = "\x01"  # no text has it; for both databases it parts words
 _DDL = {
     "sqlite": ("CREATE VIRTUAL TABLE repo_text USING fts5(text, tokenize = 'trigram case_sensitive 1')",),
@@ -94,15 +97,39 @@ def forget_text(session: Session, sequence: int) -> None:
     session.execute(delete(found.table).where(found.key == sequence))
 
 
-def contains(session: Session, words: list[str], *, among_few: bool = False) -> list[ColumnElement[bool]]:
-    """Conditions on the text index: each of `words` occurs somewhere. `among_few`: other conditions leave so few rows that
-    their texts are read instead of the index."""
+def contains(session: Session, words: list[str], *, reading: bool = False) -> list[ColumnElement[bool]]:
+    """Conditions on the text index: each of `words` occurs somewhere. `reading`: by the text of every row that is looked at,
+    and not by trigrams."""
     text = text_index(session).text
     needles = [_needle(part) for word in words for part in _folded(word).split()]
-    if among_few or _dialect(session) != "sqlite":  # PostgreSQL chooses by itself
+    if reading:
+        place = func.instr if _dialect(session) == "sqlite" else func.strpos
+        return [place(text, needle) > 0 for needle in needles]
+    if _dialect(session) != "sqlite":
         return [text.contains(needle, autoescape=True) for needle in needles]
     phrases = ['"' + needle.replace('"', '""') + '"' for needle in needles]
     return [text.op("MATCH")(" AND ".join(phrases))] if phrases else []
+
+
+def is_common(session: Session, words: list[str]) -> bool:
+    """Whether so many texts have `words` that PostgreSQL should read one after another until there are enough: the trigrams
+    give it all at once, and it cannot tell how many that are. SQLite's index gives one after another."""
+    if _dialect(session) == "sqlite":
+        return False
+    index = text_index(session)
+    newest = select(index.key, index.text).select_from(index.table).order_by(index.key.desc()).limit(_SAMPLE)
+    sample = newest.subquery()
+    occurs = [
+        sample.c.text.contains(_needle(part), autoescape=True)
+        for word in words
+        for part in _folded(word).split()
+    ]
+    return (session.scalar(select(func.count()).select_from(sample).where(*occurs)) or 0) >= _COMMON
+
+
+def comes_in_order(session: Session) -> bool:
+    """Whether trigrams give rows in the order of their key."""
+    return _dialect(session) == "sqlite"
 
 
 def _needle(word: str) -> str:

@@ -55,7 +55,8 @@ class QuotaRow(Base):
 class LoginRow(Base):
     """A login that waits for somebody to allow it: the sha256 of what its client asks with, and the code that people type.
 
-    `account` and `scope` once it is allowed, `denied` where it is not.
+    `account` and `scope` once it is allowed, and `approver`, the prefix of the token that allowed it (NULL: the machine
+    itself); `denied` where it is not. `address`: where its client asked from.
     """
 
     __tablename__ = "logins"
@@ -66,3 +67,5 @@ class LoginRow(Base):
     account: Mapped[str | None]
     scope: Mapped[str | None] = mapped_column(String(5))
     denied: Mapped[bool] = mapped_column(default=False)
+    approver: Mapped[str | None] = mapped_column(String(11))
+    address: Mapped[str] = mapped_column(default="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,15 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.manifest import BaseRecord, Manifest
 from adapthub.adapters.manifest import Metric as Measured
+from adapthub.hub import audit, family
+from adapthub.hub.access import Caller
+from adapthub.hub.bases import add_base
 from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.knowledge import known_of
+from adapthub.hub.lineage import parent_of
+from adapthub.hub.registry import Version
+from adapthub.hub.storage.governance_tables import AuditRow
+from adapthub.hub.storage.knowledge_tables import BoardRow, ParentRow, ResultRow
 from adapthub.hub.storage.tables import (
     AliasMoveRow,
     AliasRow,
@@ -34,8 +42,17 @@ from adapthub.hub.storage.tables import (
 from adapthub.hub.storage.text import text_index
 from adapthub.hub.store import BLOBS, Store
 from benchmarks.hub.fill import fill
-from benchmarks.hub.population import ALIAS, FINGERPRINTS, RANK, Adapter, Population
-from tests.hub.adapters import MODULE
+from benchmarks.hub.population import (
+    ALIAS,
+    BASES,
+    FINGERPRINTS,
+    RANK,
+    WIDTH,
+    Adapter,
+    Population,
+    known_base,
+    modules_of,
+)
 
 POPULATION = Population(5)
 VERSION = ("number", "method", "task", "base", "base_fingerprint", "rank", "labels", "metrics")
@@ -55,11 +72,18 @@ def test_it_holds_what_real_publishes_leave(new_url: Callable[[], str | None], t
     store = Store.open(tmp_path / "filled", database=filled)
     fill(store, tmp_path / "filled" / BLOBS, POPULATION)
     hub = EmbeddedHub(tmp_path / "published", database=published)
-    for adapter, number in POPULATION.publications():
-        artifact = write_version(tmp_path / "made" / f"{adapter.index}-{number}", adapter, number)
-        alias = ALIAS if adapter.is_promoted(number) else None
-        hub.push(artifact, adapter.full_name, message=adapter.message(number), alias=alias)
     real = Store.open(tmp_path / "published", database=published)
+    with real.database.writing() as session:
+        for base in BASES:
+            add_base(session, known_base(base))
+    made: dict[tuple[int, int], Version] = {}
+    for adapter, number in POPULATION.publications():
+        parents = [parent_of(made[parent]) for parent in adapter.parents(number)]
+        artifact = write_version(tmp_path / "made" / f"{adapter.index}-{number}", adapter, number, parents)
+        alias = ALIAS if adapter.is_promoted(number) else None
+        made[adapter.index, number] = hub.push(
+            artifact, adapter.full_name, message=adapter.message(number), alias=alias
+        )
     with real.database.writing() as session:
         private = [adapter.name for adapter in POPULATION.adapters if adapter.private]
         session.execute(update(RepoRow).where(RepoRow.name.in_(private)).values(private=True))
@@ -69,27 +93,34 @@ def test_it_holds_what_real_publishes_leave(new_url: Callable[[], str | None], t
             assert ours["repos"][name][part] == expected, (name, part)
     assert ours.pop("repos").keys() == set(theirs["names"])
     assert ours == theirs
+    with store.database.reading() as session:
+        audit.verify(session)
     # And it goes on.
     again = EmbeddedHub(tmp_path / "filled", cache=tmp_path / "cache", database=filled)
     first = POPULATION.adapters[0]
-    artifact = write_version(tmp_path / "next", first, first.versions + 1)
+    artifact = write_version(tmp_path / "next", first, first.versions + 1, [])
     assert again.push(artifact, first.full_name).number == first.versions + 1
     assert again.push(artifact, "acme/new").number == 1
 
 
-def write_version(folder: Path, adapter: Adapter, number: int) -> Artifact:
+def write_version(folder: Path, adapter: Adapter, number: int, parents: list[str]) -> Artifact:
     """A version of an adapter of the population, with real bytes."""
-    weights = numpy.full((RANK, 8), adapter.index + number / 100, dtype=numpy.float32)
+    weights = numpy.full((RANK, WIDTH), adapter.index + number / 100, dtype=numpy.float32)
+    tensors = {
+        f"base_model.model.{module}.lora_{part}.weight": tensor
+        for module in modules_of(adapter.base, adapter.targets)
+        for part, tensor in (("A", weights), ("B", weights.T.copy()))
+    }
     config = {
         "peft_type": "LORA",
         "r": RANK,
         "lora_alpha": adapter.index + 1,
-        "target_modules": ["query"],
+        "target_modules": [*adapter.targets],
         "base_model_name_or_path": adapter.base,
     }
     files = {
         CONFIG: json.dumps(config).encode(),
-        WEIGHTS: save({f"{MODULE}.lora_A.weight": weights, f"{MODULE}.lora_B.weight": weights.T.copy()}),
+        WEIGHTS: save(tensors),
         CARD: adapter.card.encode(),
     }
     metrics: dict[str, dict[str, Measured]] = {}
@@ -101,7 +132,9 @@ def write_version(folder: Path, adapter: Adapter, number: int) -> Artifact:
         labels=adapter.labels or None,
         base=BaseRecord(id=adapter.base, fingerprint=FINGERPRINTS[adapter.base]),
         method=adapter.method,
+        data=adapter.data,
         metrics=metrics,
+        parents=parents,
         files={name: sha256_bytes(data) for name, data in files.items()},
     )
     folder.mkdir(parents=True)
@@ -124,9 +157,41 @@ def state(store: Store) -> dict[str, Any]:
                 }
             ),
             "texts": [text for (text,) in texts],
+            "audit": [
+                (one.action, one.repo, one.namespace, one.actor, unpinned(one.detail))
+                for one in session.scalars(select(AuditRow).order_by(AuditRow.number))
+            ],
+            "results": sorted(results(session)),
             "names": [repo.full_name for repo in repos],
             "repos": {repo.full_name: repo_state(session, repo) for repo in repos},
         }
+
+
+def unpinned(detail: dict[str, Any]) -> dict[str, Any]:
+    """What an entry of the audit log says, without what follows from bytes; bases have no bytes."""
+    return {
+        key: value for key, value in detail.items() if key not in ("commit", "digest") or "base" in detail
+    }
+
+
+def results(session: Session) -> Iterator[tuple[Any, ...]]:
+    """What is on the boards."""
+    rows = select(BoardRow, ResultRow, RepoRow, VersionRow).join(ResultRow, ResultRow.board_id == BoardRow.id)
+    rows = rows.join(RepoRow, RepoRow.id == ResultRow.repo_id)
+    for board, result, repo, version in session.execute(
+        rows.join(VersionRow, VersionRow.id == ResultRow.version_id)
+    ):
+        where = (board.base, board.task, board.dataset, result.source, result.rows)
+        yield (
+            *where,
+            result.metric,
+            repo.full_name,
+            version.number,
+            result.value,
+            result.low,
+            result.high,
+            result.n,
+        )
 
 
 def repo_state(session: Session, repo: RepoRow) -> dict[str, Any]:
@@ -137,20 +202,24 @@ def repo_state(session: Session, repo: RepoRow) -> dict[str, Any]:
     places = {None: None} | {commit.id: place for place, commit in enumerate(commits)}
     blobs: dict[tuple[str, int], int | None] = {}
     terms = of(TermRow, TermRow.kind, TermRow.term)
+    versions = of(VersionRow, VersionRow.number)
+    known = known_of(session, [version.id for version in versions])
     return {
         "settings": (repo.private, repo.gated, repo.newest),
         "card": (repo.tags, repo.card),
         "times": (repo.created <= commits[0].created, repo.modified == commits[-1].created),
         "commits": [(one.message, one.author, places[one.parent_id]) for one in commits],
         "files": [
-            (file.path, file.blob.sha1 is None, blobs.setdefault((file.path, file.blob_id), places[one.id]))
+            (file.path, file.sha1 is None, blobs.setdefault((file.path, file.blob_id), places[one.id]))
             for one in commits
             for file in one.files
         ],
         "versions": [
             {column: getattr(one, column) for column in VERSION} | {"commit": places[one.id]}
-            for one in of(VersionRow, VersionRow.number)
+            for one in versions
         ],
+        "known": [known[one.id] for one in versions],
+        "lineage": [lineage(session, one) for one in versions],
         "refs": [
             (one.name, one.is_tag, places[one.commit_id], one.message) for one in of(RefRow, RefRow.name)
         ],
@@ -162,3 +231,15 @@ def repo_state(session: Session, repo: RepoRow) -> dict[str, Any]:
         "terms": [(one.kind, one.term, one.sequence == repo.sequence) for one in terms],
         "metrics": [(one.name, one.value) for one in of(MetricRow, MetricRow.name)],
     }
+
+
+def lineage(session: Session, version: VersionRow) -> tuple[Any, ...]:
+    """A version's parents and all that it comes from and that came of it, by name and number."""
+    found = family.lineage_of(session, Caller(alone=True), version)
+    edges = select(ParentRow).where(ParentRow.version_id == version.id).order_by(ParentRow.position)
+    return (
+        [edge.name for edge in session.scalars(edges)],
+        [(one.name, one.number) for one in found.versions.values()],
+        [(one.name, one.number) for one in found.descendants.values()],
+        found.unpinned,
+    )

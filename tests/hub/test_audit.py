@@ -16,6 +16,7 @@ from adapthub.adapters.errors import AdaptHubError, IntegrityError
 from adapthub.hub import accounts, audit, members
 from adapthub.hub.audit import Actor
 from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.quotas import set_quota
 from adapthub.hub.store import Store
 from tests.hub.adapters import write_adapter
 
@@ -72,11 +73,15 @@ def test_what_failed_is_not(where: tuple[Path, str | None], tmp_path: Path) -> N
 def test_the_database_refuses_to_change_it(where: tuple[Path, str | None]) -> None:
     store = Store.open(where[0], database=where[1])
     written(store, 2)
-    for statement in (
+    statements = [
         "UPDATE audit SET actor = 'eve'",
         "DELETE FROM audit WHERE number = 2",
         "DELETE FROM audit",
-    ):
+    ]
+    if where[1] is None:
+        same = "number, time, 'eve', token, action, namespace, repo, detail, previous, hash"
+        statements.append(f"REPLACE INTO audit SELECT {same} FROM audit WHERE number = 1")
+    for statement in statements:
         with (
             pytest.raises((SQLAlchemyError, AdaptHubError), match="append-only"),
             store.database.writing() as session,
@@ -154,6 +159,7 @@ def test_accounts_and_members_are_recorded(tmp_path: Path) -> None:
         accounts.revoke_token(session, token.prefix)
         accounts.revoke_token(session, token.prefix)
         accounts.remove_account(session, "grace")
+        set_quota(session, "acme", 500, actor=Actor("ada", "ah_00000000"))
     with store.database.reading() as session:
         found = [(entry.action, entry.actor, entry.namespace) for entry in reversed(audit.entries(session))]
     assert found == [
@@ -164,4 +170,5 @@ def test_accounts_and_members_are_recorded(tmp_path: Path) -> None:
         ("token.revoked", None, "grace"),
         ("member", None, "acme"),
         ("account.removed", None, "grace"),
+        ("quota.set", "ada", "acme"),
     ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import AdapterNotFound
-from adapthub.hub import narrowing
+from adapthub.adapters.errors import AdapterNotFound, InvalidSettings
+from adapthub.hub import conditions, narrowing
 from adapthub.hub.access import Caller
-from adapthub.hub.listing import Query, list_repos
+from adapthub.hub.conditions import HasTerm, HasText, InNamespace, measured, on_base
+from adapthub.hub.listing import Query, Sort, list_repos, rows_of
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.narrowing import narrowest
 from adapthub.hub.reference import Reference
@@ -54,28 +59,62 @@ def test_lists_hold_what_meets_every_condition(session: Session) -> None:
     texts = {repo.id: str(text).split("\x01")[0] for repo, text in rows}
     repos = [repo for repo, _ in rows]
     found = 0
-    for _ in range(150):
+    for _ in range(200):
         some = rng.choice(repos)
+        adapter = POPULATION.adapters[some.id - 1]
+        sort: Sort = rng.choice(get_args(Sort))
+        metric = f"{adapter.metric}{rng.choice(['>=', '<='])}{rng.choice([0, 1, rng.random()])}"
         query = Query(
             tags=rng.sample(some.tags, rng.choice([0, 1, 1, 2, 3])),
+            terms=[("task", adapter.task)] if rng.random() < 0.3 else [],
+            base=rng.choice([None, None, adapter.base, adapter.base_fingerprint[: rng.choice([16, 71])]]),
             text=" ".join(
                 _part(rng, rng.choice(texts[some.id].split())) for _ in range(rng.choice([0, 1, 2]))
             ),
+            metric=metric if sort == "metric" or rng.random() < 0.3 else None,
             namespace=rng.choice([None, some.namespace]),
-            sort=rng.choice(["modified", "created"]),
+            adapters=rng.random() < 0.5,
+            sort=sort,
             ascending=rng.random() < 0.3,
             limit=rng.choice([3, 100]),
         )
-        expected = [
-            repo.full_name
-            for repo in sorted(repos, key=lambda one: one.sequence if query.sort == "modified" else one.id)
-            if set(query.tags) <= set(repo.tags)
-            and query.namespace in (None, repo.namespace)
-            and all(word in texts[repo.id] for word in query.text.split())
-        ]
-        assert _pages(session, query) == (expected if query.ascending else expected[::-1]), query
+        keys: dict[str, Callable[[RepoRow], Any]] = {
+            "modified": lambda repo: repo.sequence,
+            "created": lambda repo: repo.id,
+            "metric": lambda repo: (_value(repo), repo.id),
+        }
+        upwards = "<" in metric if sort == "metric" else query.ascending
+        fitting = [repo for repo in repos if _fits(repo, texts[repo.id], query)]
+        expected = [repo.full_name for repo in sorted(fitting, key=keys[sort], reverse=not upwards)]
+        assert _pages(session, query) == expected, query
         found += len(expected)
     assert found > 500
+
+
+def _value(repo: RepoRow) -> float:
+    """What the repository's adapter came to."""
+    return POPULATION.adapters[repo.id - 1].measured(repo.newest)[0].value
+
+
+def _fits(repo: RepoRow, text: str, query: Query) -> bool:
+    """Whether a repository is what the query asks for, one thing after another."""
+    adapter = POPULATION.adapters[repo.id - 1]
+    if query.metric is not None:
+        name, least, most = re.split(">=|<=", query.metric)[0], *_bounds(query.metric)
+        if adapter.metric != name or not least <= _value(repo) <= most:
+            return False
+    return (
+        set(query.tags) <= set(repo.tags)
+        and all(adapter.task == task for _, task in query.terms)
+        and (query.base in (None, adapter.base) or adapter.base_fingerprint.startswith(str(query.base)))
+        and query.namespace in (None, repo.namespace)
+        and all(word in text for word in query.text.split())
+    )
+
+
+def _bounds(metric: str) -> tuple[float, float]:
+    number = float(re.split(">=|<=", metric)[1])
+    return (number, math.inf) if ">" in metric else (-math.inf, number)
 
 
 def _part(rng: random.Random, word: str) -> str:
@@ -88,22 +127,49 @@ def _pages(session: Session, query: Query) -> list[str]:
     names: list[str] = []
     while True:
         page = list_repos(session, ALONE, query)
-        names += [repo.full_name for repo in page.repos]
+        names += [repo.full_name for repo in rows_of(session, page.ids)]
         if page.next is None:
             return names
         query = replace(query, after=page.next)
 
 
 def test_the_rarest_condition_is_walked_through(session: Session) -> None:
-    rare, common = ("tag", POPULATION.adapters[0].metadata["tags"][0]), ("tag", "peft")
-    assert narrowest(session, [common, rare]) == narrowing.Narrowest(rare, few=True)
-    assert narrowest(session, [common]) == narrowing.Narrowest(common, few=False)
+    rare = HasTerm("tag", (POPULATION.adapters[0].metadata["tags"][0],))
+    common = HasTerm("tag", ("peft",))
+    assert narrowest(session, [common, rare]) == (rare, True)
+    assert narrowest(session, [common]) == (common, False)
     small = min(
         (adapter.namespace for adapter in POPULATION.adapters),
         key=[adapter.namespace for adapter in POPULATION.adapters].count,
     )
-    assert narrowest(session, [common], small) == narrowing.Narrowest(None, few=True)
-    assert narrowest(session, [("tag", "nobody has this"), rare]).few
+    assert narrowest(session, [common, InNamespace(small)]) == (InNamespace(small), True)
+    text = HasText(session, (POPULATION.adapters[7].name,))
+    assert narrowest(session, [common, text, measured("accuracy>=0")]) == (text, True)
+    assert narrowest(session, [HasTerm("tag", ("nobody has this",)), rare]).few
+
+
+def test_the_beginning_of_a_fingerprint_may_be_of_several_bases(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "is_fingerprint", lambda base: base.startswith("sha256:"))
+    digits = sorted({adapter.base_fingerprint for adapter in POPULATION.adapters})
+    beginning = next(one[:8] for one, two in pairwise(digits) if one[:8] == two[:8])
+    expected = {
+        adapter.full_name for adapter in POPULATION.adapters if adapter.base_fingerprint.startswith(beginning)
+    }
+    for query in (Query(base=beginning, limit=3), Query(base=beginning, limit=3, sort="created")):
+        assert set(_pages(session, query)) == expected
+        assert len({*digits} & {*on_base(session, beginning).terms}) > 1
+    assert _pages(session, Query(base="sha256:none")) == []
+    monkeypatch.setattr(conditions, "_MOST_BASES", 1)
+    with pytest.raises(InvalidSettings, match="more than 1 bases"):
+        list_repos(session, ALONE, Query(base=beginning))
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "9" * 40, "1:2", "0.5:x", ":3", ""])
+def test_cursors_that_do_not_read(session: Session, cursor: str) -> None:
+    with pytest.raises(InvalidSettings, match="no cursor"):
+        list_repos(session, ALONE, Query(after=cursor))
 
 
 @pytest.mark.parametrize("text", ["\x01", "\x01ab", "%", "_", '"', "a\x01b"])
@@ -119,4 +185,4 @@ def test_a_name_that_is_not_there_has_near_ones(session: Session) -> None:
         f"zz/{adapter.name}",
     ):
         with pytest.raises(AdapterNotFound, match=adapter.full_name):
-            require_repo(session, Reference.parse(wrong))
+            require_repo(session, Reference.parse(wrong), near=True)

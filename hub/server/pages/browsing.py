@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from sqlalchemy import and_, select
-from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.tasks import PEFT_TASK_TYPES
 from adapthub.hub import listing
 from adapthub.hub.access import Caller
-from adapthub.hub.records import entry_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Entry
+from adapthub.hub.search import entries_of
 from adapthub.hub.server.dependencies import Text, TheServing
 from adapthub.hub.server.pages import links
 from adapthub.hub.server.pages.rendering import page
 from adapthub.hub.server.pages.visitors import TheVisitor
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.tables import AliasRow, RepoRow, VersionRow
+from adapthub.hub.storage.tables import RepoRow
 
 router = APIRouter(include_in_schema=False)
 
 PAGE = 30
 METHODS = ("lora", "dora", "rslora", "ia3", "prefix", "prompt")
-Place = Annotated[int | None, Query(ge=0, lt=2**63)]
+Cursor = Annotated[str | None, Query(max_length=80, pattern=r"^-?[0-9][0-9.e+-]*(:[0-9]+)?$")]
 Sort = Literal["", "modified", "created", "metric"]
 
 
@@ -45,7 +43,7 @@ def index(
     label: Text = "",
     metric: Text = "",
     sort: Sort = "",
-    after: Place = None,
+    after: Cursor = None,
 ) -> Response:
     """Every adapter that the visitor may see."""
     filters = {
@@ -68,7 +66,7 @@ def in_namespace(
     visitor: TheVisitor,
     namespace: Annotated[str, Path()],
     q: Text = "",
-    after: Place = None,
+    after: Cursor = None,
 ) -> Response:
     """A namespace's adapters."""
     name = Reference(None, unquote(namespace), "any").namespace
@@ -76,16 +74,17 @@ def in_namespace(
 
 
 def _list(
-    request: Request, serving: Serving, visitor: Caller, filters: Mapping[str, str], after: int | None
+    request: Request, serving: Serving, visitor: Caller, filters: Mapping[str, str], after: str | None
 ) -> Response:
-    wrong, found, entries = "", listing.Page((), None), dict[int, Entry]()
+    wrong, found = "", listing.Page((), None)
+    repos, entries = list[RepoRow](), dict[int, Entry]()
     with serving.store.database.reading() as session:
         try:
             found = listing.list_repos(session, visitor, _query(filters, after))
         except InvalidSettings as error:  # of what was typed: the form stays
             wrong = str(error)
         else:
-            entries = _newest(session, found.repos)
+            repos, entries = listing.rows_of(session, found.ids), entries_of(session, found.ids)
     return page(
         request,
         "browse.html",
@@ -93,7 +92,7 @@ def _list(
         status=400 if wrong else 200,
         filters=filters,
         wrong=wrong,
-        repos=[(repo, entries.get(repo.id)) for repo in found.repos],
+        repos=[(repo, entries.get(repo.id)) for repo in repos],
         next=None if found.next is None else links.browse(**filters, after=found.next),
         first=links.browse(**filters) if after is not None else None,
         filtered=any(filters.values()),
@@ -102,21 +101,16 @@ def _list(
     )
 
 
-def _query(filters: Mapping[str, str], after: int | None) -> listing.Query:
+def _query(filters: Mapping[str, str], after: str | None) -> listing.Query:
     def given(name: str) -> str:
         return filters.get(name, "").strip()
 
-    base = given("base")
-    kinds = {
-        "fingerprint" if base.startswith("sha256:") else "base": base,
-        "task": given("task"),
-        "method": given("method"),
-        "label": given("label"),
-    }
+    terms = [(kind, given(kind)) for kind in ("task", "method", "label")]
     metric = given("metric") or None
     sort = given("sort") or ("modified" if metric is None else "metric")
     return listing.Query(
-        terms=[(kind, term) for kind, term in kinds.items() if term],
+        terms=[(kind, term) for kind, term in terms if term],
+        base=given("base") or None,
         text=given("q"),
         metric=metric,
         namespace=given("namespace") or None,
@@ -124,19 +118,3 @@ def _query(filters: Mapping[str, str], after: int | None) -> listing.Query:
         limit=PAGE,
         after=after,
     )
-
-
-def _newest(session: Session, repos: Sequence[RepoRow]) -> dict[int, Entry]:
-    """The newest version of each repository that has one."""
-    newest = and_(VersionRow.repo_id == RepoRow.id, VersionRow.number == RepoRow.newest)
-    query = (
-        select(RepoRow, VersionRow)
-        .join(VersionRow, newest)
-        .where(RepoRow.id.in_([repo.id for repo in repos]))
-        .options(
-            contains_eager(VersionRow.repo),
-            joinedload(VersionRow.commit),
-            selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
-        )
-    )
-    return {repo.id: entry_of(repo, version) for repo, version in session.execute(query)}

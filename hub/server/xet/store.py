@@ -17,8 +17,9 @@ class FileStore(Protocol):
         """Whether the one who was granted an upload as `holder` may still write into `repo`."""
         ...
 
-    def store(self, repo: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
-        """Store a file of `size` bytes, durably when this returns, and remember that `repo` was sent it.
+    def store(self, repo: str, holder: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
+        """Store a file of `size` bytes, durably when this returns, and remember that `repo` was sent it by `holder`, if they
+        may still write into it then.
 
         Also asked for a file that is there: `blocks` is to be read to its end all the same, for whoever refers to a file has
         to have it, not only to know its name.

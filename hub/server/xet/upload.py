@@ -56,7 +56,8 @@ class Upload:
                     for file in files:
                         reassembly.check(file)
                     for file in files:
-                        self._store.store(self._repo, file.sha256, file.size, reassembly.blocks(file))
+                        blocks = reassembly.blocks(file)
+                        self._store.store(self._repo, self._holder, file.sha256, file.size, blocks)
             except (XorbGone, DamagedXorb):
                 self._kept.retire(self._folder)
                 raise

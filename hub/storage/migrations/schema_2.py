@@ -63,7 +63,6 @@ def _create() -> None:
         "blobs",
         sa.Column("id", KEY, nullable=False),
         sa.Column("sha256", Hex(), nullable=False),
-        sa.Column("sha1", Hex(), nullable=True),
         sa.Column("size", KEY, nullable=False),
         sa.Column("stored", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
@@ -118,7 +117,7 @@ def _create() -> None:
         sa.PrimaryKeyConstraint("repo_id", "name"),
         sqlite_with_rowid=False,
     )
-    op.create_index("metrics_by_value", "metrics", ["name", "value"], unique=False)
+    op.create_index("metrics_by_value", "metrics", ["name", "value", "repo_id"], unique=False)
     op.create_table(
         "terms",
         sa.Column("kind", sa.String(), nullable=False),
@@ -129,7 +128,7 @@ def _create() -> None:
         sa.PrimaryKeyConstraint("kind", "term", "sequence"),
         sqlite_with_rowid=False,
     )
-    op.create_index("terms_by_repo", "terms", ["repo_id"], unique=False)
+    op.create_index("terms_by_repo", "terms", ["repo_id", "kind", "term"], unique=False)
     op.create_table(
         "tokens",
         sa.Column("prefix", sa.String(length=11), nullable=False),
@@ -147,6 +146,7 @@ def _create() -> None:
         sa.Column("commit_id", KEY, nullable=False),
         sa.Column("path", sa.String(), nullable=False),
         sa.Column("blob_id", KEY, nullable=False),
+        sa.Column("sha1", Hex(), nullable=True),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
         sa.ForeignKeyConstraint(["commit_id"], ["commits.id"]),
         sa.PrimaryKeyConstraint("commit_id", "path"),
@@ -259,6 +259,8 @@ def _create_upkeep() -> None:
         sa.Column("account", sa.String(), nullable=True),
         sa.Column("scope", sa.String(length=5), nullable=True),
         sa.Column("denied", sa.Boolean(), nullable=False),
+        sa.Column("approver", sa.String(length=11), nullable=True),
+        sa.Column("address", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("hash"),
         sa.UniqueConstraint("code"),
     )
@@ -375,7 +377,7 @@ def _version(row: Any, labels: dict[int, list[Any]], metrics: dict[int, list[Any
 
 
 def _copy_files(bind: sa.Connection, files: sa.Table, created: dict[int, Any]) -> None:
-    """What came before blobs had rows of their own has no id of git's: it is as if it had come by LFS."""
+    """Files of schema 1 have no id of git's: it is as if they had come by LFS."""
     keys: dict[str, int] = {}
     blobs: list[dict[str, Any]] = []
     paths: list[dict[str, Any]] = []
@@ -386,12 +388,13 @@ def _copy_files(bind: sa.Connection, files: sa.Table, created: dict[int, Any]) -
                 {
                     "id": keys[row.sha256],
                     "sha256": row.sha256,
-                    "sha1": None,
                     "size": row.size,
                     "stored": created[row.version_id],
                 }
             )
-        paths.append({"commit_id": row.version_id, "path": row.path, "blob_id": keys[row.sha256]})
+        paths.append(
+            {"commit_id": row.version_id, "path": row.path, "blob_id": keys[row.sha256], "sha1": None}
+        )
     _insert(bind, "blobs", blobs)
     _insert(bind, "files", paths)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub import snapshot_download
@@ -17,7 +18,7 @@ from sqlalchemy.orm import Session
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import Conflict, Forbidden, InvalidReference, InvalidSettings, SignatureError
 from adapthub.adapters.manifest import DataRecord
-from adapthub.hub import audit, gates, namespace_keys
+from adapthub.hub import audit, gates, namespace_keys, webhooks
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.gates import Gate, GateRefused
 from adapthub.hub.signing import sign
@@ -40,8 +41,10 @@ def guarded(root: Path, **asked: object) -> EmbeddedHub:
     return EmbeddedHub(root, cache=root.with_name("cache"))
 
 
-def measured(folder: Path, seed: int, f1: float | None, data: str = "one", split: str = "test") -> Artifact:
-    record = {split: DataRecord(fingerprint=data, rows=100)}
+def measured(
+    folder: Path, seed: int, f1: float | None, data: str | None = "one", split: str = "test"
+) -> Artifact:
+    record = {} if data is None else {split: DataRecord(fingerprint=data, rows=100)}
     metrics = {} if f1 is None else {split: {"f1": f1}}
     return write_adapter(folder / f"m{seed}", seed=seed, manifest=manifest(metrics=metrics, data=record))
 
@@ -167,6 +170,7 @@ EVALUATIONS = [
     (0.80, 0.75, "one", None),  # the interval begins there
     (0.80, 0.749, "one", "its f1 on test is 0.749, worse than the 0.75 that v1's interval ends at"),
     (0.80, 0.90, "two", "its f1 on test is over other data than v1's"),
+    (0.80, 0.90, None, "its manifest does not say over which data its f1 on test is, as v1's does"),
     (0.80, None, "one", "its manifest has no f1 on test"),
     (None, 0.10, "two", None),  # nothing to compare with
 ]
@@ -268,8 +272,98 @@ def test_a_gate_is_not_passed_by_a_tag_of_the_aliass_name(hub_server: HubServer,
         api.create_branch("acme/ner", branch="prod")
     with pytest.raises(Conflict, match="a branch or a tag stable"):
         hub.promote("acme/ner", "stable")
+    with (
+        pytest.raises(Conflict, match="acme/ner has a branch or a tag stable, which the gate for st"),
+        Store.open(hub_server.data).database.writing() as session,
+    ):
+        gates.set_gate(session, Gate("acme", "", "st*", reviewers=1))
+    with Store.open(hub_server.data).database.writing() as session:
+        gates.set_gate(session, Gate("other", "", "*", reviewers=1))
+        gates.set_gate(session, Gate("acme", "tone", "stable", reviewers=1))
     api.delete_tag("acme/ner", tag="stable")
     hub.promote("acme/ner", "stable")
+
+
+def test_a_gate_is_not_passed_by_moving_there(hub_server: HubServer, tmp_path: Path) -> None:
+    """Promoted where no gate is, and moved to the name that one guards: for admins of that namespace alone."""
+    ada, grace = Api(hub_server, "ada"), Api(hub_server, "grace")
+    ada("POST", "/api/namespaces/acme/create")
+    ada("PUT", "/api/namespaces/acme/members/grace", {"role": "write"})
+    hub = guarded(hub_server.data, reviewers=1)
+    hub.push(measured(tmp_path, 1, 0.8), "grace/ner", alias="prod")
+    moving = {"fromRepo": "grace/ner", "toRepo": "acme/ner"}
+    assert "may not administer acme/" in grace.refused("POST", "/api/repos/move", moving)
+    assert grace.raw("POST", "/api/repos/move", json={**moving, "toRepo": "acme/other"}).is_success
+    hub.push(measured(tmp_path, 2, 0.8), "ada/ner", alias="prod")
+    hub_server.client("ada").create_branch("ada/ner", branch="prod-eu")
+    with Store.open(hub_server.data).database.writing() as session:
+        gates.set_gate(session, Gate("acme", "ner", "prod-*", reviewers=1))
+    moving = {**moving, "fromRepo": "ada/ner"}
+    assert "a branch or a tag prod-eu" in ada.refused("POST", "/api/repos/move", moving, 409)
+    hub_server.client("ada").delete_branch("ada/ner", branch="prod-eu")
+    assert ada.raw("POST", "/api/repos/move", json=moving).is_success
+
+
+def test_a_signature_that_is_believed_is_not_replaced_by_one_that_is_not(
+    hub_server: HubServer, tmp_path: Path
+) -> None:
+    hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
+    artifact = measured(tmp_path, 1, 0.8)
+    hub.push(artifact, "acme/ner")
+    mine, others, again = (sign(artifact.sha256s, key) for key in (KEY, OTHER, KEY))
+    hub.attach_signature("acme/ner", others)
+    hub.attach_signature("acme/ner", mine)
+    hub.attach_signature("acme/ner", others)  # no key is believed yet: the newest counts
+    root = Api(hub_server, "root", "admin")
+    root("PUT", "/api/namespaces/acme/keys/releases", {"pem": PEM})
+    hub.attach_signature("acme/ner", mine)
+    said = "v1 of acme/ner is signed by a key of acme"
+    with pytest.raises(Conflict, match=said):
+        hub.attach_signature("acme/ner", others)
+    with pytest.raises(HfHubHTTPError, match=said):
+        hub_server.client().upload_file(path_or_fileobj=others, path_in_repo="model.sig", repo_id="acme/ner")
+    (artifact.path / "model.sig").write_bytes(others)
+    with pytest.raises(Conflict, match=said):
+        hub.push(Artifact.read(artifact.path), "acme/ner")
+    assert hub.pull("acme/ner").signature == mine
+    hub.attach_signature("acme/ner", again)
+    assert hub.pull("acme/ner").signature == again
+
+
+def test_a_signature_is_a_change_of_main_like_any_other(hub_server: HubServer, tmp_path: Path) -> None:
+    hub, api = EmbeddedHub(hub_server.data), hub_server.client()
+    artifact = measured(tmp_path, 1, 0.8)
+    hub.push(artifact, "ada/ner")
+    hub.push(measured(tmp_path, 2, 0.8), "ada/later")
+    with Store.open(hub_server.data).database.writing() as session:
+        hook, _ = webhooks.add(session, "ada", "https://ci.example.com/", events=["signature", "commit"])
+    before = api.model_info("ada/ner")
+    ada = Api(hub_server, "ada")
+    bundle = sign(artifact.sha256s, KEY)
+    assert ada.raw("PUT", "/api/models/ada/ner/signature/v1", content=bundle).is_success
+    after = api.model_info("ada/ner")
+    assert after.sha != before.sha
+    assert before.last_modified is not None
+    assert after.last_modified is not None
+    assert after.last_modified > before.last_modified
+    assert [model.id for model in api.list_models()] == ["ada/ner", "ada/later"]
+    assert [entry.name for entry in hub.search("ner")] == ["ada/ner"]
+    with Store.open(hub_server.data).database.reading() as session:
+        signature, commit = audit.entries(session, repo="ada/ner")[:2]
+        assert (signature.action, signature.actor, commit.action) == ("signature", "ada", "commit")
+        assert commit.detail == {"branch": "main", "commit": after.sha, "title": "Signature of v1"}
+        told = webhooks.deliveries(session, webhooks.require(session, hook.id))
+        assert [one.type for one in told] == ["signature", "commit"]
+
+
+def test_what_lacks_is_said_to_members(hub_server: HubServer, tmp_path: Path) -> None:
+    hub = guarded(hub_server.data, reviewers=1)
+    hub.push(measured(tmp_path, 1, 0.8), "acme/ner")
+    url = f"{hub_server.url}/api/models/acme/ner/gates/v1?alias=prod"
+    Api(hub_server, "root", "admin")("POST", "/api/namespaces/acme/create")
+    assert httpx2.get(url).status_code == 401
+    eve = Api(hub_server, "eve")
+    assert "may not read acme/" in eve.refused("GET", "/api/models/acme/ner/gates/v1?alias=prod")
 
 
 def test_signatures_come_with_push_and_pull_and_later(hub_server: HubServer, tmp_path: Path) -> None:

@@ -11,9 +11,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from huggingface_hub import CommitOperationAdd
+from huggingface_hub.hf_api import RepoFile
 
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub import accounts, quotas, repos, uploads
+from adapthub.hub.lookup import require_repo
+from adapthub.hub.reference import Reference
 from adapthub.hub.server.serving import Limits
+from adapthub.hub.trees import git_oid
 from tests.hub.server.live import HubServer, live
 
 PART = 100_000
@@ -54,15 +60,25 @@ def complete(entry: dict[str, Any], etags: list[str]) -> httpx2.Response:
     return httpx2.post(entry["actions"]["upload"]["href"], json={"oid": OID, "parts": parts})
 
 
-def test_a_client_uploads_in_parts(server: HubServer, tmp_path: Path) -> None:
+def blob_path(server: HubServer, data: bytes) -> Path:
+    sha256 = sha256_bytes(data)
+    return server.data / "blobs" / sha256[:2] / sha256
+
+
+def test_a_client_uploads_in_parts(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came: list[int] = []
+    monkeypatch.setattr(uploads, "expect", lambda *given: came.append(given[2]))
     path = tmp_path / "notes.dat"
     path.write_bytes(DATA)
     server.client().upload_file(path_or_fileobj=path, path_in_repo="notes.dat", repo_id="ada/ner")
     assert httpx2.get(f"{server.url}/ada/ner/resolve/main/notes.dat").content == DATA
     assert "actions" not in batch(server)  # it is there
-    assert (
-        server.data / "blobs" / sha256_bytes(part(1))[:2] / sha256_bytes(part(1))
-    ).exists()  # it came in parts
+    assert sorted(came) == [17, PART, PART, PART]
+    assert not any(
+        blob_path(server, part(number)).exists() for number in (1, 2, 3, 4)
+    )  # they are in the file now
 
 
 def test_an_upload_goes_on_where_it_was_cut_off(server: HubServer) -> None:
@@ -117,3 +133,96 @@ def test_downloads(server: HubServer, tmp_path: Path) -> None:
     api.update_repo_settings("ada/ner", private=True)
     with pytest.raises(AssertionError, match="no repository"):
         batch(server, "bob", "download")
+
+
+def test_parts_count_until_the_file_is_whole(server: HubServer) -> None:
+    store = server.running.serving.store
+
+    def used() -> int:
+        with store.database.reading() as session:
+            return quotas.used(session, "ada")
+
+    with store.database.writing() as session:
+        quotas.set_quota(session, "ada", 4 * PART + 17)
+    entry = batch(server)
+    urls = parts_of(entry)
+    etags = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+    assert used() == len(DATA)
+    assert httpx2.put(urls[0], content=part(2)[::-1]).status_code == 200  # other bytes at the same address
+    refused = httpx2.put(urls[0], content=part(3)[::-1])
+    assert (refused.status_code, "may hold" in refused.text) == (403, True)
+    assert not blob_path(server, part(3)[::-1]).exists()
+    assert [complete(entry, etags).status_code for _ in range(2)] == [200, 200]  # the first answer was lost
+    assert used() == len(DATA) + PART
+    assert store.blobs.get(OID, origin="test") == DATA
+
+
+def test_a_part_that_is_a_file_stays(server: HubServer, tmp_path: Path) -> None:
+    path = tmp_path / "part.dat"
+    path.write_bytes(part(1))
+    entry = batch(server)
+    etags = [
+        httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(parts_of(entry), start=1)
+    ]
+    server.client().upload_file(path_or_fileobj=path, path_in_repo="part.dat", repo_id="ada/ner")
+    server.client("eve").create_repo("eve/ner")
+    path.write_bytes(part(2))
+    server.client("eve").preupload_lfs_files(
+        "eve/ner", [CommitOperationAdd("part.dat", path)]
+    )  # to be committed
+    assert complete(entry, etags).status_code == 200
+    assert [blob_path(server, part(n)).exists() for n in (1, 2, 3, 4)] == [True, True, False, False]
+
+
+def test_addresses_end_with_the_token_that_asked_for_them(server: HubServer) -> None:
+    """Clients send no token to them: they name it."""
+    store = server.running.serving.store
+    whole, entry = batch(server, oid=sha256_bytes(b"whole"), size=5), batch(server)
+    url = whole["actions"]["upload"]["href"]
+    etags = [
+        httpx2.put(one, content=part(n)).headers["etag"] for n, one in enumerate(parts_of(entry), start=1)
+    ]
+    with store.database.writing() as session:
+        for token in accounts.list_tokens(session, "ada"):
+            accounts.revoke_token(session, token.prefix)
+    assert httpx2.put(url, content=b"whole").status_code == 401
+    assert httpx2.put(parts_of(entry)[0], content=part(1)).status_code == 401
+    assert complete(entry, etags).status_code == 401
+    with store.database.reading() as session:
+        repo = require_repo(session, Reference.parse("ada/ner"))
+        assert uploads.held(session, repo, [OID, sha256_bytes(b"whole")]) == {}
+
+
+def test_a_name_that_is_gone_is_answered_without_others(server: HubServer) -> None:
+    """Who may not see all is told of none that is like it."""
+    store = server.running.serving.store
+    server.client().create_repo("eve/ner-falcon", private=True)
+    url = batch(server, oid=sha256_bytes(b"whole"), size=5)["actions"]["upload"]["href"]
+    with store.database.writing() as session:
+        repos.remove(session, require_repo(session, Reference.parse("ada/ner")))
+    answer = httpx2.put(url, content=b"whole")
+    assert (answer.status_code, "falcon" in answer.text) == (404, False)
+
+
+def test_how_somebody_else_sent_the_same_bytes_is_not_told(server: HubServer, tmp_path: Path) -> None:
+    """A file is of LFS where it was sent so, whoever else has these bytes: else it would say that they do."""
+    secret = b"password: hunter2\n"
+    entry = batch(server, oid=sha256_bytes(secret), size=len(secret))
+    assert httpx2.put(entry["actions"]["upload"]["href"], content=secret).status_code == 200
+    large = {"path": "secret.txt", "algo": "sha256", "oid": sha256_bytes(secret), "size": len(secret)}
+    lines = [{"key": "header", "value": {"summary": "a"}}, {"key": "lfsFile", "value": large}]
+    url, headers = f"{server.url}/api/models/ada/ner", {"Authorization": f"Bearer {server.token()}"}
+    body = "\n".join(map(json.dumps, lines))
+    assert httpx2.post(f"{url}/commit/main", content=body, headers=headers).status_code == 200
+    eve = server.client("eve")
+    eve.create_repo("eve/ner")
+    eve.upload_file(path_or_fileobj=secret, path_in_repo="guess.txt", repo_id="eve/ner")
+    for name, path, etag in (
+        ("eve/ner", "guess.txt", git_oid(secret)),
+        ("ada/ner", "secret.txt", sha256_bytes(secret)),
+    ):
+        (info,) = eve.get_paths_info(name, path)
+        assert isinstance(info, RepoFile)
+        assert (info.lfs is None) == (name == "eve/ner")
+        found = httpx2.head(f"{server.url}/{name}/resolve/main/{path}").headers["etag"]
+        assert found.strip('"') == etag

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -15,6 +16,9 @@ from click.testing import CliRunner
 from huggingface_hub.utils._http import parse_ratelimit_headers
 
 from adapthub.cli.main import adapt
+from adapthub.hub import audit, logins
+from adapthub.hub.accounts import create_token, find_token, revoke_token
+from adapthub.hub.logins import Outcome
 from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.serving import Limits
 from tests.hub.server.live import HubServer, live
@@ -90,6 +94,60 @@ def test_a_person_allows_it_with_a_token_of_theirs(hub_server: HubServer) -> Non
     assert httpx2.post(waiting["verification_uri"], data=form).status_code == 404
     shown = httpx2.get(f"{hub_server.url}/oauth/activate?user_code=%3Cscript%3E").text
     assert "<script>" not in shown
+
+
+def allow(server: HubServer, waiting: dict[str, str], token: str) -> int:
+    form = {"user_code": waiting["user_code"], "token": token, "answer": "allow"}
+    return httpx2.post(waiting["verification_uri"], data=form).status_code
+
+
+def test_the_token_works_no_longer_than_the_one_that_allowed_it(hub_server: HubServer) -> None:
+    store = hub_server.running.serving.store
+    with store.database.writing() as session:
+        short, text = create_token(session, "ada", "write", lifetime=timedelta(hours=1))
+        ended, gone = create_token(session, "ada", "write")
+    first, second = begin(hub_server), begin(hub_server)
+    assert (allow(hub_server, first, text), allow(hub_server, second, gone)) == (200, 200)
+    with store.database.writing() as session:
+        revoke_token(session, ended.prefix)
+    made = poll(hub_server, first["device_code"])["access_token"]
+    assert poll(hub_server, second["device_code"]) == {"error": "access_denied"}
+    with store.database.reading() as session:
+        assert short.expires is not None
+        found = find_token(session, made).expires
+        assert found is not None
+        assert abs(found - short.expires) < timedelta(seconds=5)
+        actions = [
+            (entry.action, entry.actor, entry.token)
+            for entry in audit.entries(session)
+            if entry.action != "token.revoked"
+        ]
+    assert actions[:3] == [
+        ("token.created", "ada", short.prefix),
+        ("login.allowed", "ada", ended.prefix),
+        ("login.allowed", "ada", short.prefix),
+    ]
+
+
+def test_a_device_that_asks_takes_no_writers_turn(hub_server: HubServer) -> None:
+    hub_server.token()
+    waiting = begin(hub_server)
+    with hub_server.running.serving.store.database.writing():  # SQLite has one writer
+        assert poll(hub_server, waiting["device_code"]) == {"error": "authorization_pending"}
+        assert poll(hub_server, "no secret") == {"error": "expired_token"}
+
+
+def test_one_address_does_not_keep_others_from_logging_in(hub_server: HubServer) -> None:
+    store = hub_server.running.serving.store
+    with store.database.writing() as session:
+        other = logins.begin(session, "192.0.2.1")
+        mine = [logins.begin(session, "192.0.2.2") for _ in range(1100)]
+    with store.database.reading() as session:
+        assert logins.waiting_for(session, other.secret) == Outcome.PENDING
+        states = [logins.waiting_for(session, one.secret) for one in mine]
+    assert states[-20:] == [Outcome.PENDING] * 20
+    assert set(states[:-20]) == {Outcome.EXPIRED}
+    begin(hub_server)
 
 
 def test_callers_that_ask_too_often(tmp_path: Path) -> None:

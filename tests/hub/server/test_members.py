@@ -164,3 +164,13 @@ def test_two_last_admins_do_not_leave_together(
 
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(leave, ("ada", "grace"))) == [False, True]
+
+
+def test_a_token_that_reads_does_not_leave(hub_server: HubServer) -> None:
+    """Anybody may leave, by a token that may change something."""
+    ada = Api(hub_server, "ada")
+    reading, writing = Api(hub_server, "grace", "read"), Api(hub_server, "grace")
+    ada("POST", "/api/namespaces/acme/create")
+    ada("PUT", f"{MEMBERS}/grace", {"role": "admin"})
+    assert "has the scope read" in reading.refused("DELETE", f"{MEMBERS}/grace")
+    assert writing("DELETE", f"{MEMBERS}/grace")["role"] == "admin"

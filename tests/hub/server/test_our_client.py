@@ -467,10 +467,11 @@ def test_who_may_do_what(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) 
 def test_a_gated_adapter_is_shown_and_not_given(
     hub_server: HubServer, hub: RemoteHub, tmp_path: Path
 ) -> None:
-    hub.push(write_adapter(tmp_path / "made"), "ada/ner")
+    hub.push(write_adapter(tmp_path / "made", manifest=manifest()), "ada/ner")
     hub_server.client("ada").update_repo_settings("ada/ner", gated="manual")
     bob = open_as(hub_server, hub_server.token("bob"), tmp_path / "bob")
     assert bob.resolve("ada/ner").number == 1
+    assert (bob.show("ada/ner").manifest is None, hub.show("ada/ner").manifest is None) == (True, False)
     with pytest.raises(Forbidden, match="gated"):
         bob.pull("ada/ner")
 

@@ -28,7 +28,7 @@ class MemoryStore:
     def holds(self, sha256: str) -> bool:
         return sha256 in self.files
 
-    def store(self, repo: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
+    def store(self, repo: str, holder: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
         data = b"".join(blocks)
         assert len(data) == size
         found = hashlib.sha256(data).hexdigest()
