@@ -29,6 +29,6 @@ def _candidates(wrong: str, known: list[str]) -> list[str]:
     short = [name for name in known if len(name) <= 2 * _LONGEST]
 
     def distance(name: str) -> tuple[int, int]:
-        return -len(commonprefix((name, wrong))), abs(len(name) - len(wrong))
+        return -len(commonprefix((name, wrong))), abs(len(name) - len(wrong))  # noqa: RUF071 - of characters
 
     return short if len(short) <= _MOST else heapq.nsmallest(_MOST, short, key=distance)

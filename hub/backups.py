@@ -169,7 +169,10 @@ def _insert_all(session: Session, reading: Reading) -> int:
                 session.execute(
                     insert(tables[name]),
                     [
-                        {column.key: _value(column, value) for column, value in zip(columns, row, strict=True)}
+                        {
+                            column.key: _value(column, value)
+                            for column, value in zip(columns, row, strict=True)
+                        }
                         for row in values
                     ],
                 )

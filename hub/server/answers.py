@@ -55,7 +55,7 @@ def siblings(tree: Tree, *, blobs: bool) -> list[dict[str, Any]]:
 
 
 class Listing:
-    """The files and folders of a commit by path, and what clients read of each. Sorted once: what is in a folder is a range."""
+    """The files and folders of a commit by path, and what clients read of each: sorted once, a folder is a range."""
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree

@@ -12,16 +12,18 @@ from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from fastapi.security.utils import get_authorization_scheme_param
 from pydantic import AfterValidator
 
-from adapthub.adapters.errors import Forbidden, InvalidReference, Unauthorized
+from adapthub.adapters.errors import Forbidden, InvalidReference, InvalidSettings, Unauthorized
 from adapthub.hub.access import Caller
 from adapthub.hub.accounts import any_token, find_token
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.rates import enforce
 from adapthub.hub.server.serving import Serving
+
+_MOST_WORDS = 64
 
 
 def _serving(request: Request) -> Serving:
@@ -89,6 +91,16 @@ Revision = Annotated[str, Path(), AfterValidator(_unquoted)]
 
 FilePath = Annotated[str, Path(), AfterValidator(_unquoted)]
 """`{path:path}` of the path."""
+
+
+def _words(text: str) -> str:
+    if len(text.split()) > _MOST_WORDS:
+        raise InvalidSettings(f"a search for more than {_MOST_WORDS} words", hint="Search for fewer.")
+    return text
+
+
+Words = Annotated[str, Query(), AfterValidator(_words)]
+"""What a list is searched for, in the query."""
 
 
 def origin(request: Request) -> str:

@@ -19,7 +19,7 @@ from adapthub.hub.knowledge import known_of
 from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.revisions import head_of, require_commit
 from adapthub.hub.server.answers import only, repo_info, siblings
-from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
+from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, Words, origin
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.signatures import version_of_commit
 from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow
@@ -29,6 +29,7 @@ router = APIRouter(tags=["repositories"])
 
 Texts = Annotated[list[str], Query()]
 _DEFAULT_PAGE = 100
+_MOST_FILTERS = 32
 # Nothing is counted yet that these sort by: everything is equal, and newest first among equals.
 _SORTS = {
     "lastModified": "modified",
@@ -50,7 +51,7 @@ def models(
     caller: TheCaller,
     filter: Texts = [],  # noqa: B006
     author: str | None = None,
-    search: str = "",
+    search: Words = "",
     pipeline_tag: str | None = None,
     sort: str = "lastModified",
     direction: int = -1,
@@ -59,7 +60,7 @@ def models(
     full: bool = False,
     cardData: bool = False,
     expand: Texts = [],  # noqa: B006
-    cursor: int | None = None,
+    cursor: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
 ) -> list[dict[str, Any]]:
     """A page of repositories, newest first; the header Link has the next one."""
     if sort not in _SORTS:
@@ -67,6 +68,10 @@ def models(
             f"repositories are not sorted by {sort!r}", hint="Use lastModified or createdAt."
         )
     tags = [tag for given in filter for tag in given.split(",") if tag]
+    if len(tags) > _MOST_FILTERS:
+        raise InvalidSettings(
+            f"{len(tags)} filters at once are too many", hint=f"Filter by {_MOST_FILTERS} at most."
+        )
     size = min(limit or _DEFAULT_PAGE, serving.limits.page)
     query = listing.Query(
         tags=[*tags, *([pipeline_tag] if pipeline_tag else [])],

@@ -105,7 +105,7 @@ async def paths_info(
             listing = Listing(read_tree(session, commit.id))
             items = listing.items(dict.fromkeys(path.strip("/") for path in paths))
             if expand:
-                _expand(items, last_changes(session, commit, paths))
+                _expand(items, last_changes(session, commit, [item["path"] for item in items]))
             return items
 
     return await run_in_threadpool(look)

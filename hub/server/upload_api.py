@@ -22,6 +22,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
 from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
+from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.text_files import SAMPLE_BYTES, is_text
 from adapthub.hub.trees import Blob, Change, Delete, Put, git_oid, read_tree
@@ -33,7 +34,7 @@ _MOST_FILES = 256  # that clients ask about at once
 _MOST_CHANGES = 10_000
 
 
-class Upload(BaseModel):
+class Upload(Said):
     """A file that somebody is about to upload: its `size` in bytes and the base64 of its beginning."""
 
     path: str
@@ -41,7 +42,7 @@ class Upload(BaseModel):
     sample: str = ""
 
 
-class Uploads(BaseModel):
+class Uploads(Said):
     """Files that somebody is about to upload."""
 
     files: list[Upload]
@@ -139,7 +140,7 @@ def _mode(upload: Upload, there: Blob | None) -> dict[str, Any]:
     check_path(upload.path)
     try:
         sample = base64.b64decode(upload.sample[: 2 * SAMPLE_BYTES])
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidSettings(f"the sample of {upload.path} is not base64") from error
     mode = "regular" if is_text(upload.path, upload.size, sample) else "lfs"
     if there is not None and there.size == upload.size and mode == ("lfs" if there.is_lfs else "regular"):
