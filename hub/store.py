@@ -80,7 +80,7 @@ class Store:
             return {sha256: Blob(sha256, size, sha1) for sha256, size, sha1 in rows}
 
     def read(self, blob: Blob, offset: int, length: int) -> bytes:
-        """So many bytes of a blob. Raises IntegrityError where the store has lost it."""
+        """So many bytes of a blob. Raises BlobLost where the store has lost it."""
         return self.blobs.read(blob.sha256, offset, length)
 
 
