@@ -5,7 +5,7 @@ Every function runs inside a transaction of the database's, and locks the reposi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -107,12 +107,11 @@ def _drop_unreachable(session: Session, repo: RepoRow) -> None:
     reached = reached.union(
         select(parent.id, parent.parent_id).join(reached, parent.id == reached.c.parent_id)
     )
-    gone: Sequence[int] = session.scalars(
-        select(CommitRow.id).where(
-            CommitRow.repo_id == repo.id,
-            CommitRow.id.not_in(select(reached.c.id)),
-            CommitRow.id.not_in(select(VersionRow.id).where(VersionRow.repo_id == repo.id)),
-        )
-    ).all()
-    session.execute(delete(FileRow).where(FileRow.commit_id.in_(gone)))
-    session.execute(delete(CommitRow).where(CommitRow.id.in_(gone)))
+    gone = select(CommitRow.id).where(
+        CommitRow.repo_id == repo.id,
+        CommitRow.id.not_in(select(reached.c.id)),
+        CommitRow.id.not_in(select(VersionRow.id).where(VersionRow.repo_id == repo.id)),
+    )
+    here = {"synchronize_session": False}  # whoever squashes holds none of what goes
+    session.execute(delete(FileRow).where(FileRow.commit_id.in_(gone)), execution_options=here)
+    session.execute(delete(CommitRow).where(CommitRow.id.in_(gone)), execution_options=here)
