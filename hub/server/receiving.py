@@ -1,16 +1,28 @@
-"""A request's body as a blob: written to the blob store piece by piece as it comes, and kept once it is whole.
+"""Bodies of requests that are too large for memory: written piece by piece as they come, to the blob store, where they are
+kept once they are whole, or aside, to be read again.
 
-Does not say who may send it, or write down who did.
+Does not say who may send them, or write down who did.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from tempfile import SpooledTemporaryFile
+from typing import IO, TypeVar
+
+from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.server.bodies import pieces
+from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, Incoming
+
+Result = TypeVar("Result")
+LARGE_BYTES = 2**20  # from which on a body, or a line of one, is large
 
 
 async def keep_body(
@@ -30,13 +42,47 @@ async def keep_body(
     return found
 
 
+@dataclass(frozen=True)
+class Spooled:
+    """A whole body, of `size` bytes: `lines`, and all else of a file."""
+
+    lines: IO[bytes]
+    size: int
+
+
+@asynccontextmanager
+async def spooled(request: Request, most: int) -> AsyncIterator[Spooled]:
+    """The body, of at most `most` bytes: in memory where it is small, else in a temporary file. Raises HTTPException 413."""
+    with SpooledTemporaryFile(max_size=LARGE_BYTES) as file:
+        async for block in _blocks(request, most):
+            await run_in_threadpool(file.write, block)
+        size = file.tell()
+        file.seek(0)
+        yield Spooled(file, size)
+
+
+async def run_with(
+    serving: Serving, body: Spooled, function: Callable[..., Result], *arguments: object
+) -> Result:
+    """Call a `function` that reads `body`, in a thread; where it is large in one of those that are for large bodies, so that
+    all others are free."""
+    limiter = serving.large_bodies if body.size > LARGE_BYTES else None
+    return await run_sync(function, *arguments, limiter=limiter)
+
+
 async def _write(request: Request, incoming: Incoming, size: int) -> None:
-    waiting = bytearray()
-    async for piece in pieces(request, size):
-        waiting += piece
-        if len(waiting) >= PIECE_BYTES:
-            await run_in_threadpool(incoming.write, bytes(waiting))
-            waiting.clear()
-    await run_in_threadpool(incoming.write, bytes(waiting))
+    async for block in _blocks(request, size):
+        await run_in_threadpool(incoming.write, block)
     if incoming.size != size:
         raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")
+
+
+async def _blocks(request: Request, most: int) -> AsyncIterator[bytes]:
+    """The body in blocks that are worth a thread's time."""
+    waiting = bytearray()
+    async for piece in pieces(request, most):
+        waiting += piece
+        if len(waiting) >= PIECE_BYTES:
+            yield bytes(waiting)
+            waiting.clear()
+    yield bytes(waiting)

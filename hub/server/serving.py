@@ -10,6 +10,9 @@ import secrets
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+
+from anyio import CapacityLimiter
 
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.differ import Differ
@@ -21,6 +24,7 @@ from adapthub.hub.store import Store
 
 SECRET = "secret"
 XET = "xet"
+_LARGE_BODIES = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Serving:
-    """One server's state."""
+    """One server's state. Threads of their own read `large_bodies`, a few at once; `large_text` is held by the one of them
+    that has a large text in memory."""
 
     store: Store
     signer: Signer
@@ -53,6 +58,8 @@ class Serving:
     differ: Differ
     limits: Limits = field(default_factory=Limits)
     rates: Rates | None = None
+    large_bodies: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LARGE_BODIES))
+    large_text: Lock = field(default_factory=Lock)
 
     @classmethod
     def open(

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi
 from pydantic import BaseModel
 
 from adapthub.hub.server.app import ROUTERS
+from adapthub.hub.server.commit_bodies import Gone, Header, LfsFile, TextFile
 from adapthub.hub.server.lfs_transfer_api import Completion
-from adapthub.hub.server.upload_api import Gone, Header, LfsFile, TextFile
 from tests.hub.adapters import write_adapter
 from tests.hub.server.live import HubServer
 
