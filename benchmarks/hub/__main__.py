@@ -17,7 +17,7 @@ os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": 
 
 from benchmarks import hub
 from benchmarks.common import print_table, write_results
-from benchmarks.hub import dedupe, many, pull, push, scale, small
+from benchmarks.hub import dedupe, many, pull, push, refusals, scale, small
 
 PARTS: Mapping[str, Callable[[Path, int], list[dict[str, Any]]]] = {
     "pull": pull.measure,
@@ -25,6 +25,7 @@ PARTS: Mapping[str, Callable[[Path, int], list[dict[str, Any]]]] = {
     "many": many.measure,
     "small": small.measure,
     "dedupe": dedupe.measure,
+    "refusals": refusals.measure,
 }
 
 

@@ -86,7 +86,7 @@ def test_an_adapter_is_looked_at_once(parsed: list[int], tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "data",
-    [weights(20_000), weights(1, metadata=MAX_HEADER_BYTES)],
+    [weights(30_000), weights(1, metadata=MAX_HEADER_BYTES)],
     ids=["tensors", "metadata"],
 )
 def test_a_header_that_is_too_large_is_not_read(parsed: list[int], data: bytes) -> None:
