@@ -96,11 +96,15 @@ def difference(before: Artifact, after: Artifact) -> Difference:
 
 
 def difference_record(found: Difference) -> dict[str, Any]:
-    """The same as JSON with stable keys: `modules` is a list, those that changed most first."""
+    """The same as JSON with stable keys: `modules` is a list, those that changed most first, and says of each whether it
+    `changed` by more than rounding."""
     return {
         "before": found.before,
         "after": found.after,
-        "modules": [{"module": name, **asdict(comparison)} for name, comparison in found.modules.items()],
+        "modules": [
+            {"module": name, **asdict(comparison), "changed": comparison.changed}
+            for name, comparison in found.modules.items()
+        ],
         "configuration": [asdict(change) for change in found.configuration],
         "manifest": None if found.manifest is None else [asdict(change) for change in found.manifest],
         "metrics": [_metric_record(change) for change in found.metrics],

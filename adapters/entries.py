@@ -20,7 +20,7 @@ from adapthub.adapters.delta import Dora, LowRank, Update
 # As kernels.low_rank has them, which cannot be imported where there is no Triton.
 _COLUMNS, _FACTORS = 6, 2
 # A row's adapters at their weights.
-Told = Sequence[tuple[float, "Addresses"]]
+Told = tuple[tuple[float, "Addresses"], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +96,7 @@ class Entries:
     def set(self, rows: Sequence[Told]) -> None:
         """Tell each row's (weight, adapter) terms; rows beyond those given have none."""
         told = [*rows, *[()] * (len(self._told) - len(rows))]
-        changed = [
-            row for row, (new, old) in enumerate(zip(told, self._told, strict=True)) if not _same(new, old)
-        ]
+        changed = [row for row, (new, old) in enumerate(zip(told, self._told, strict=True)) if new != old]
         if not changed:
             return
         table = torch.zeros(len(changed), *self._table.shape[1:], dtype=torch.int64)
@@ -179,10 +177,6 @@ class TokenEntries:
     def _of(self, path: str, is_output: bool) -> tuple[torch.Tensor, torch.Tensor]:
         table, factors = self._kept if is_output else self._tokens
         return table[:, :, self._places[path]], factors[:, :, self._places[path]]
-
-
-def _same(new: Told, old: Told) -> bool:
-    return len(new) == len(old) and all(a[0] == b[0] and a[1] is b[1] for a, b in zip(new, old, strict=True))
 
 
 def needed(rows: Sequence[Told]) -> tuple[int, int]:

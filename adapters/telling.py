@@ -31,6 +31,9 @@ class Telling:
         self._device, self._dtype = base.device, base.dtype
         self._bank = bank
         self._known: dict[str, Addresses | None] = {}
+        # What was asked for last, and the answer: rows that decode are the same step after step.
+        self._asked: Sequence[Sequence[tuple[float, str]]] | None = None
+        self._answer: list[Told] | None = None
         self.paths: tuple[str, ...] = ()
         self.works = base.device.type == "cuda" and find_spec("triton") is not None
         # Of a priority of its own, and so of a pool of streams that no loader takes one from. One for all passes.
@@ -38,6 +41,13 @@ class Telling:
 
     def rows(self, selections: Sequence[Sequence[tuple[float, str]]]) -> list[Told] | None:
         """Each row's terms; None where the kernels do not compute what some adapter adds. Raises AdapterNotFound."""
+        if selections == self._asked:
+            return self._answer
+        answer = self._rows(selections)
+        self._asked, self._answer = selections, answer
+        return answer
+
+    def _rows(self, selections: Sequence[Sequence[tuple[float, str]]]) -> list[Told] | None:
         paths = None
         while paths != self.paths:  # else some were looked up over fewer modules than others
             paths = self.paths
@@ -48,7 +58,8 @@ class Telling:
             return None
         # A prefix touches no module.
         return [
-            [(weight, found) for weight, found in row if found is not None and found.rank] for row in rows
+            tuple((weight, found) for weight, found in row if found is not None and found.rank)
+            for row in rows
         ]
 
     def entries(self, segments: Sequence[Segment]) -> TokenEntries | None:
@@ -72,6 +83,7 @@ class Telling:
     def forget(self, digest: str) -> None:
         """The adapter leaves: where its matrices were, others may be."""
         self._known.pop(digest, None)
+        self._asked = self._answer = None
 
     def _find(self, digest: str) -> Addresses | None:
         binding = self._bank.get(digest)
@@ -80,6 +92,7 @@ class Telling:
             if found is not None and not binding.updates.keys() <= set(self.paths):
                 self.paths = tuple(sorted({*self.paths, *binding.updates}))
                 self._known.clear()
+                self._asked = self._answer = None
                 found = addresses(binding, self.paths, self._dtype)
             self._known[digest] = found
         return self._known[digest]

@@ -1,10 +1,12 @@
 """Generation on a GPU with passes as CUDA graphs and without: 32 requests of 32 tokens, on the base and on 32 LoRA adapters.
 
-    python -m benchmarks.graphs [--model qwen2.5-0.5b llama-3.1-8b] [--quantize none nf4] [--rounds 5]
+    python -m benchmarks.graphs [--model qwen2.5-0.5b llama-3.1-8b] [--quantize none nf4] [--rounds 3]
 
 Four ways in turn, by one engine each: the base and the adapters (r16, all linear layers, one a request), by graphs and
-eagerly. `first ms` is the first call, in which passes are captured and kernels compiled; `replay ms` a decode pass of 32
-rows alone on the GPU, by events. Compares with no peer.
+eagerly. `load ms` is what attaching the adapters takes, before all else; `first ms` the first call, in which passes are
+captured (`captures` of them) and kernels compiled; `replay ms` a decode pass of 32 rows alone on the GPU, by events, and
+`GPU ms` all passes of a call likewise, one graph's replays back to back. What a step takes beyond that, `rest ms/step`, is
+the host's: scheduling, launching, waiting for tokens, text; and the GPU's sampling. Compares with no peer.
 """
 
 from __future__ import annotations
@@ -15,24 +17,29 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from adapthub.runtime import Runtime
+from adapthub.runtime.rows import Part
 from benchmarks.common import in_turn, print_table, write_results
 from benchmarks.generate.common import NEW, REQUESTS, Setting, chosen_adapters, ours
 from benchmarks.generate.files import SHAPES, random_adapters, random_base
+
+_REPLAYS = 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen2.5-0.5b", choices=SHAPES)
     parser.add_argument("--quantize", nargs="*", default=["none", "nf4"], choices=["none", "nf4", "int8"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[dict[str, Any]] = []
@@ -51,47 +58,82 @@ def main() -> None:
 def _measure(setting: Setting) -> list[dict[str, Any]]:
     with setting.runtime() as captured, setting.runtime() as eager:
         eager.generation.engine.forward.graphs = None
-        programs: dict[str, Callable[[], Any]] = {}
-        first: dict[str, float] = {}
+        runtimes = {"graphs": captured, "eager": eager}
         mixed = [setting.adapters[i] for i in chosen_adapters(REQUESTS, "uniform")]
+        programs: dict[str, Callable[[], Any]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         for kind, adapters in (("base", [None] * REQUESTS), ("32 adapters", mixed)):
-            for way, runtime in (("graphs", captured), ("eager", eager)):
+            for way, runtime in runtimes.items():
                 name = f"{kind}, {way}"
                 programs[name] = partial(ours, runtime, setting.prompts(), adapters)
-                start = time.perf_counter()
-                programs[name]()
-                first[name] = time.perf_counter() - start
-        seconds = in_turn(programs, setting.rounds)
-        return [
-            {
-                "quantize": setting.loaded,
-                "way": name,
-                "first ms": first[name] * 1000,
-                "ms": statistics.median(times) * 1000,
-                "tokens/s": REQUESTS * NEW / statistics.median(times),
-                "replay ms": _replay(captured, name == "32 adapters, graphs") if "graphs" in name else "",
-            }
-            for name, times in seconds.items()
-        ]
+                load = _seconds(partial(_attach, runtime, adapters))
+                before = runtime.generation.engine.forward.captures
+                first = _seconds(programs[name])
+                rows[name] = {
+                    "quantize": setting.loaded,
+                    "way": name,
+                    "load ms": load * 1000,
+                    "first ms": first * 1000,
+                    "captures": runtime.generation.engine.forward.captures - before,
+                }
+        for name, times in in_turn(programs, setting.rounds).items():
+            milliseconds = statistics.median(times) * 1000
+            rows[name] |= {"ms": milliseconds, "tokens/s": REQUESTS * NEW / milliseconds * 1000}
+            rows[name] |= _apart(runtimes[name.split(", ")[1]], programs[name], milliseconds)
+        return [*rows.values()]
 
 
-def _replay(runtime: Runtime, adapted: bool) -> float:
-    """Milliseconds of the GPU for a captured pass of REQUESTS tokens."""
-    graphs = runtime.generation.engine.forward.graphs
-    assert graphs is not None
-    run = next(
-        graph.run
-        for (tokens, terms, _), graph in graphs._graphs.items()
-        if tokens == REQUESTS and bool(terms) == adapted
-    )
+def _attach(runtime: Runtime, adapters: Sequence[Path | None]) -> None:
+    for path in adapters:
+        if path is not None:
+            runtime.attach(path)
+
+
+def _seconds(program: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    program()
+    return time.perf_counter() - start
+
+
+def _apart(runtime: Runtime, program: Callable[[], Any], milliseconds: float) -> dict[str, Any]:
+    """The steps of a call that takes so long; where they are graphs, what the GPU has of it and what is left a step."""
+    forward, replayed, steps = runtime.generation.engine.forward, [], []
+    compute, graphs = forward.compute, forward.graphs
+
+    def noting(parts: Sequence[Part]) -> Any:
+        steps.append(len(parts))
+        return compute(parts)
+
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(forward, "compute", noting))
+        if graphs is not None:
+            find = graphs._graph
+            patches.enter_context(
+                patch.object(graphs, "_graph", lambda key: replayed.append(key) or find(key))
+            )
+        program()
+    row: dict[str, Any] = {"steps": len(steps), "replay ms": "", "GPU ms": "", "rest ms/step": ""}
+    if graphs is None:
+        return row
+    replays = {key: _replay(graphs._graphs[key].run) for key in {*replayed}}
+    gpu = sum(replays[key] for key in replayed)
+    return row | {
+        "replay ms": replays[statistics.mode(replayed)],
+        "GPU ms": gpu,
+        "rest ms/step": (milliseconds - gpu) / len(steps),
+    }
+
+
+def _replay(run: Callable[[], Any]) -> float:
+    """Milliseconds of the GPU for a captured pass."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     run()
     start.record()
-    for _ in range(20):
+    for _ in range(_REPLAYS):
         run()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 20
+    return start.elapsed_time(end) / _REPLAYS
 
 
 if __name__ == "__main__":

@@ -89,24 +89,21 @@ def serve(
 
     What adapt push published here is there at once, and what others upload is there for adapt pull. Point
     Hugging Face's clients at it with HF_ENDPOINT. Reading needs no token but for what is private; writing does.
-    SIGTERM and Ctrl-C let running requests end; a second one does not.
+    Logs go to stderr, a line a request, as JSON where that is no terminal. SIGTERM and Ctrl-C let running
+    requests end; a second one does not.
 
     \b
     Example:
       $ adapt hub serve
       $ adapt hub serve --data /srv/hub --host 0.0.0.0 --database postgresql://hub@db/hub --blobs s3://adapters
     """
-    import logging
-
     from adapthub.adapters.home import home
     from adapthub.hub.server.lifecycle import ServerSettings
     from adapthub.hub.server.lifecycle import serve as serve_until_signal
     from adapthub.hub.server.serving import Limits
     from adapthub.hub.server.webhook_sender import WebhookSettings
+    from adapthub.web import logs
 
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
     settings = ServerSettings(
         data=data or home() / "hub",
         host=host,
@@ -116,7 +113,8 @@ def serve(
         limits=Limits(rate=rate_limit),
         webhooks=WebhookSettings(private=webhooks_to_private),
     )
-    serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
+    with logs.shown(sys.stderr):
+        serve_until_signal(settings, announce=lambda running: _show_ready(running, settings, as_json))
 
 
 def _show_ready(running: Running, settings: Any, as_json: bool) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from adapthub.cli.hub_tokens import hub_database
 from adapthub.cli.options import data_options
 from adapthub.cli.output import json_option, show_json, show_table
-
-if TYPE_CHECKING:
-    from adapthub.hub.audit import AuditEntry
 
 
 @click.command()
@@ -46,6 +42,7 @@ def audit(
       $ adapt hub audit --verify
     """
     from adapthub.hub import audit as log
+    from adapthub.hub.documents import audit_record
 
     with hub_database(data, database).reading() as session:
         if verify:
@@ -56,7 +53,7 @@ def audit(
                 click.echo(f"All {chain.entries} entries are as they were written. The last is {chain.head}.")
             return
         records = [
-            _record(entry)
+            {**audit_record(entry), "time": entry.time.isoformat(timespec="seconds")}
             for entry in log.entries(session, repo=repo, actor=actor, action=action, limit=limit)
         ]
     if as_json:
@@ -64,18 +61,3 @@ def audit(
     else:
         columns = ("number", "time", "actor", "action", "repo", "detail")
         show_table(records, columns, empty="Nothing was recorded yet.")
-
-
-def _record(entry: AuditEntry) -> dict[str, Any]:
-    return {
-        "number": entry.number,
-        "time": entry.time.isoformat(timespec="seconds"),
-        "actor": entry.actor,
-        "token": entry.token,
-        "action": entry.action,
-        "namespace": entry.namespace,
-        "repo": entry.repo,
-        "detail": dict(entry.detail),
-        "previous": entry.previous,
-        "hash": entry.hash,
-    }

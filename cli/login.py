@@ -99,10 +99,11 @@ def _who(hub: KnownHub) -> dict[str, Any]:
     """Whom the hub takes the token's owner for. Raises Unauthorized, Unreachable."""
     from adapthub.hub.connection import Connection
     from adapthub.hub.known_hubs import why_offline
+    from adapthub.hub.plain_documents import WhoDocument
 
-    found = Connection(hub.url, hub.token, offline=why_offline(hub)).json("GET", "/api/whoami-v2")
-    access = (found.get("auth") or {}).get("accessToken") or {}
-    return {"name": found.get("name"), "url": hub.url, "scope": access.get("role")}
+    found = Connection(hub.url, hub.token, offline=why_offline(hub)).read(WhoDocument, "/api/whoami-v2")
+    access = None if found.auth is None else found.auth.accessToken
+    return {"name": found.name, "url": hub.url, "scope": None if access is None else access.role}
 
 
 def _is_safe(url: str) -> bool:

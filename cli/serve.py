@@ -109,10 +109,10 @@ def serve(
     from adapthub.cli.chosen_hub import open_chosen
     from adapthub.runtime.generation import Limits
     from adapthub.runtime.redaction import Redaction
-    from adapthub.runtime.server import logs
     from adapthub.runtime.server.lifecycle import ServerSettings
     from adapthub.runtime.server.lifecycle import serve as serve_until_signal
     from adapthub.runtime.server.serving import ServerLimits
+    from adapthub.web import logs
 
     given = {"kv_tokens": kv_tokens, "max_rows": max_rows, "queue_limit": queue}
     limits = Limits(**{name: value for name, value in given.items() if value is not None})

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from adapthub.adapters import errors
@@ -36,6 +36,7 @@ from adapthub.adapters.errors import (
 if TYPE_CHECKING:
     import httpx2
 
+T = TypeVar("T")
 _ATTEMPTS = 4
 _AGAIN = (408, 429, 500, 502, 503, 504)
 _FIRST_WAIT = 0.25  # seconds, doubled each time
@@ -43,6 +44,8 @@ _LONGEST_WAIT = 30.0  # that a hub may ask for; what is longer is the caller's d
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 60.0
 _CONNECTIONS = 16
+MOST_BYTES = 128 * 2**20
+"""Of an answer that is read whole; files are streamed."""
 _LONGEST_TEXT = 2000  # characters of a hub's words that are shown
 _SPENT = re.compile(r";\s*r=0\s*;\s*t=(\d{1,6})\b", re.ASCII)  # nothing is left, and for how many seconds
 _CODES: Mapping[str, type[AdaptHubError]] = {
@@ -94,13 +97,13 @@ class Connection:
         )
         weakref.finalize(self, self._client.close)
 
-    def json(self, method: str, where: str, **options: Any) -> Any:
-        """The JSON of an answer. Raises StorageError where it is none."""
-        return json_of(self.ask(method, where, **options))
+    def read(self, kind: type[T], where: str, method: str = "GET", **options: Any) -> T:
+        """The JSON of an answer, as a value of `kind` (pydantic). Raises StorageError where it is none."""
+        return value_of(self.ask(method, where, **options), kind)
 
     def ask(self, method: str, where: str, *, once: bool = False, **options: Any) -> httpx2.Response:
         """The whole answer to a request for `where`, a path of the hub or a URL; `once`: it is not sent again where it may
-        have been heard."""
+        have been heard. Raises StorageError for one of more than `MOST_BYTES`."""
         response = self._send(method, where, options, whole=True, once=once)
         response.close()
         return response
@@ -132,7 +135,7 @@ class Connection:
                 url = self.url + where if where.startswith("/") else where
                 response = self._send_once(method, url, dict(options))
                 if whole or response.is_error:
-                    response.read()
+                    response = _whole(response)
             except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.InvalidURL) as error:
                 raise self._unreachable(error) from error  # nobody is there: no use in asking again
             except httpx2.TransportError as error:
@@ -197,14 +200,44 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
     return parts.scheme, parts.hostname.lower(), port
 
 
-def json_of(response: httpx2.Response) -> Any:
-    """The JSON in an answer. Raises StorageError where it is none."""
+def value_of(response: httpx2.Response, kind: type[T]) -> T:
+    """The JSON in an answer as a value of `kind`. Raises StorageError where it is none."""
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return response.json()
-    except ValueError as error:
+        return TypeAdapter(kind).validate_json(response.content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
         raise StorageError(
-            f"what answers at {response.url} is no hub", hint="Check the hub's address."
+            f"what {response.url} answers is not what this version of AdaptHub understands:"
+            f" {where + ': ' if where else ''}{first['msg']}",
+            hint="Check the hub's address; if it is right, update AdaptHub here or there.",
         ) from error
+
+
+def _whole(response: httpx2.Response) -> httpx2.Response:
+    """`response` with its body, which is bounded also once it is unpacked."""
+    import httpx2
+
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        for piece in response.iter_bytes():
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise StorageError(
+                    f"{response.url} answers with more than {MOST_BYTES:,} bytes",
+                    hint="Check the hub's address.",
+                )
+    finally:
+        response.close()
+    packed = ("content-encoding", "content-length", "transfer-encoding")
+    headers = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in packed]
+    return httpx2.Response(
+        response.status_code, headers=headers, content=b"".join(pieces), request=response.request
+    )
 
 
 def error_of(response: httpx2.Response, hub: str) -> AdaptHubError:
@@ -229,6 +262,8 @@ def error_of(response: httpx2.Response, hub: str) -> AdaptHubError:
         return AdapterNotFound(message, hint=f"If it is private, log in: adapt login {hub}.")
     if kind is not None:
         return kind(message, hint=None if said or issubclass(kind, NotFound) else _hint(kind, hub))
+    if status in (502, 503, 504):  # a proxy's words: the hub itself was not reached
+        return Unreachable(f"the hub at {hub} does not answer: {message}", hint="Try again later.")
     if status >= 500:
         return StorageError(f"the hub at {hub} failed: {message}", hint="Try again later.")
     return StorageError(where + (f": {said}" if said else ""), hint="Check the hub's address.")

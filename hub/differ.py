@@ -1,7 +1,8 @@
 """Differences between versions for a server: a few computed at once, each in a process of its own, remembered by digests.
 
-A digest names the same bytes for ever, so an answer never gets old. What is asked for while it is computed is computed once.
-Compares nothing itself (adapters/diff), and knows neither callers nor repositories.
+A digest names the same bytes for ever, so an answer never gets old, and neither does a refusal of what was read. What is
+asked for while it is computed is computed once. Compares nothing itself (adapters/diff), and knows neither callers nor
+repositories.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from pathlib import Path
 from threading import Lock
 
 from adapthub.adapters import errors
-from adapthub.adapters.errors import AdaptHubError, Overloaded, UnsupportedAdapter
+from adapthub.adapters.errors import AdaptHubError, Overloaded, TensorMismatch, UnsupportedAdapter
 from adapthub.hub.registry import StoredFile
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs
 
 COMMAND = (sys.executable, "-m", "adapthub.hub.diff_process")
+MOST_BYTES = 512 * 2**20
+"""Of the files of both: so much may lie in a temporary folder, and about so much in the memory of the process."""
+
 _AT_ONCE = 2
 _WAITING = 16
 _SECONDS = 300
 _REMEMBERED = 256
+_Refusal = TensorMismatch | UnsupportedAdapter
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,22 @@ class Differ:
         self._closed = False
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="hub-diff")
         self._lock = Lock()
-        self._remembered: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._remembered: OrderedDict[tuple[str, str], bytes | _Refusal] = OrderedDict()
         self._pending: dict[tuple[str, str], Future[bytes]] = {}
         self._processes: set[subprocess.Popen[bytes]] = set()
 
     def difference(self, before: Side, after: Side) -> Future[bytes]:
-        """The JSON of `adapters.diff.difference_record`, to come. Raises Overloaded where too many wait; the future raises
-        what `adapters.diff.difference` raises, UnsupportedAdapter for what takes longer than five minutes."""
+        """The JSON of `adapters.diff.difference_record`, to come.
+
+        Raises UnsupportedAdapter for more than MOST_BYTES, Overloaded where too many wait; the future raises what
+        `adapters.diff.difference` raises, and UnsupportedAdapter for what takes longer than five minutes.
+        """
+        _check_size(before, after)
         pair = (before.digest, after.digest)
         with self._lock:
             if pair in self._remembered:
                 self._remembered.move_to_end(pair)
-                known: Future[bytes] = Future()
-                known.set_result(zlib.decompress(self._remembered[pair]))
-                return known
+                return _known(self._remembered[pair])
             if pair in self._pending:
                 return self._pending[pair]
             if len(self._pending) >= _AT_ONCE + _WAITING:
@@ -84,10 +91,15 @@ class Differ:
     def _settle(self, pair: tuple[str, str], done: Future[bytes]) -> None:
         with self._lock:
             del self._pending[pair]
-            if not done.cancelled() and done.exception() is None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if error is None:
                 self._remembered[pair] = zlib.compress(done.result())
-                if len(self._remembered) > _REMEMBERED:
-                    self._remembered.popitem(last=False)
+            elif isinstance(error, _Refusal):
+                self._remembered[pair] = error
+            if len(self._remembered) > _REMEMBERED:
+                self._remembered.popitem(last=False)
 
     def _compare(self, before: Side, after: Side) -> bytes:
         with tempfile.TemporaryDirectory(prefix="adapthub-diff-") as folder:
@@ -136,3 +148,21 @@ class Differ:
                 hint="Try again later.",
             )
         return answer
+
+
+def _check_size(before: Side, after: Side) -> None:
+    size = sum(file.size for side in (before, after) for file in side.files)
+    if size > MOST_BYTES:
+        raise UnsupportedAdapter(
+            f"these two have {size:,} bytes; a server compares {MOST_BYTES:,}",
+            hint="Pull both, and compare them with adapt diff.",
+        )
+
+
+def _known(answer: bytes | _Refusal) -> Future[bytes]:
+    future: Future[bytes] = Future()
+    if isinstance(answer, bytes):
+        future.set_result(zlib.decompress(answer))
+    else:
+        future.set_exception(answer)
+    return future

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adapthub.hub.audit import AuditEntry
     from adapthub.hub.bases import ListedBase
     from adapthub.hub.composition import Composition
     from adapthub.hub.leaderboard import Board, Ranking
@@ -128,6 +129,22 @@ def lineage_record(lineage: Lineage) -> dict[str, Any]:
 def composition_record(composition: Composition) -> dict[str, Any]:
     """Two adapters together; `possible` is null where it is not known."""
     return asdict(composition)
+
+
+def audit_record(entry: AuditEntry) -> dict[str, Any]:
+    """One entry of the audit log; `hash` and `previous` link it to its neighbours."""
+    return {
+        "number": entry.number,
+        "time": entry.time.isoformat(),
+        "actor": entry.actor,
+        "token": entry.token,
+        "action": entry.action,
+        "namespace": entry.namespace,
+        "repo": entry.repo,
+        "detail": dict(entry.detail),
+        "previous": entry.previous,
+        "hash": entry.hash,
+    }
 
 
 def _ancestor(one: Ancestor) -> dict[str, Any]:

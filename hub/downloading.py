@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapthub.adapters.errors import IntegrityError, StorageError, Unreachable
+from adapthub.adapters.admission import MAX_BYTES, MAX_DOCUMENT_BYTES
+from adapthub.adapters.errors import AdmissionError, IntegrityError, StorageError, Unreachable
 from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.home import make_folder
 
@@ -37,13 +38,19 @@ def unwatched(_done: int, _total: int) -> None:
 @dataclass(frozen=True)
 class Wanted:
     """A file to download: its `path`, `size` in bytes, the `where` to ask the hub for, and its hex `sha256` or git's hex
-    sha1 (`git_oid`): one of them is known."""
+    sha1 (`git_oid`): one of them is known. Raises AdmissionError for a size that no such file of an adapter may have: what
+    is larger is refused before it is brought."""
 
     path: str
     size: int
     where: str
     sha256: str | None = None
     git_oid: str | None = None
+
+    def __post_init__(self) -> None:
+        limit = MAX_BYTES.get(self.path, MAX_DOCUMENT_BYTES)
+        if not 0 <= self.size <= limit:
+            raise AdmissionError(f"the hub's {self.path} has {self.size} bytes; at most {limit} are kept")
 
     @property
     def part(self) -> str:

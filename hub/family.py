@@ -54,12 +54,14 @@ def forget(session: Session, repo: RepoRow) -> None:
     session.execute(delete(ParentRow).where(ParentRow.version_id.in_(versions)))
 
 
-def lineage_of(session: Session, caller: Caller, version: VersionRow) -> Lineage:
-    """What `version` comes from and what came of it, as far as `caller` may see."""
+def lineage_of(session: Session, caller: Caller, version: VersionRow, *, most: int | None = None) -> Lineage:
+    """What `version` comes from and what came of it, as far as `caller` may see: each way the nearest `most`, the version
+    itself counted among what it comes from; MAX_VERSIONS if nothing is said."""
+    most = most or MAX_VERSIONS
     root = f"sha256:{version.digest}"
     known = session.get(KnowledgeRow, version.id)
-    above, cut_above = _ancestors(session, caller, version)
-    below, cut_below = _descendants(session, caller, version)
+    above, cut_above = _ancestors(session, caller, version, most)
+    below, cut_below = _descendants(session, caller, version, most)
     return Lineage(
         root=root,
         versions=above,
@@ -69,15 +71,17 @@ def lineage_of(session: Session, caller: Caller, version: VersionRow) -> Lineage
     )
 
 
-def _ancestors(session: Session, caller: Caller, version: VersionRow) -> tuple[dict[str, Ancestor], bool]:
+def _ancestors(
+    session: Session, caller: Caller, version: VersionRow, most: int
+) -> tuple[dict[str, Ancestor], bool]:
     names = {version.digest: version.repo.full_name}
     here = {version.digest: version}
     found: dict[str, Ancestor] = {}
     level = [version.digest]
-    while level and len(found) < MAX_VERSIONS:
+    while level and len(found) < most:
         edges = _parents(session, [here[digest].id for digest in level if digest in here])
         later: dict[str, None] = {}
-        for digest in level[: MAX_VERSIONS - len(found)]:
+        for digest in level[: most - len(found)]:
             row = here.get(digest)
             parents = edges.get(row.id, ()) if row is not None else ()
             found[f"sha256:{digest}"] = _node(digest, names[digest], row, [edge.parent for edge in parents])
@@ -89,16 +93,18 @@ def _ancestors(session: Session, caller: Caller, version: VersionRow) -> tuple[d
     return found, any(f"sha256:{digest}" not in found for digest in names)
 
 
-def _descendants(session: Session, caller: Caller, version: VersionRow) -> tuple[dict[str, Ancestor], bool]:
+def _descendants(
+    session: Session, caller: Caller, version: VersionRow, most: int
+) -> tuple[dict[str, Ancestor], bool]:
     found: dict[str, Ancestor] = {}
     level = [version.digest]
-    while level and len(found) < MAX_VERSIONS:
-        rows = _children(session, caller, level, most=MAX_VERSIONS + 1)
+    while level and len(found) < most:
+        rows = _children(session, caller, level, most=most + 1)
         edges = _parents(session, [row.id for row in rows])
         level = []
         for row in rows:
             if row.digest != version.digest and f"sha256:{row.digest}" not in found:
-                if len(found) == MAX_VERSIONS:
+                if len(found) == most:
                     return found, True
                 parents = [edge.parent for edge in edges.get(row.id, ())]
                 found[f"sha256:{row.digest}"] = _node(row.digest, row.repo.full_name, row, parents)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from adapthub.adapters.errors import InvalidSettings, StorageError
 from adapthub.adapters.files import write_bytes
-from adapthub.adapters.home import home
+from adapthub.adapters.home import home, make_folder
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.connection import origin_of
 from adapthub.hub.reference import Reference
@@ -59,16 +60,19 @@ def known_hubs() -> dict[str, KnownHub]:
 def remember_hub(url: str, token: str, name: str | None = None) -> KnownHub:
     """Keep the token for a hub; its name is `name`, or the host's. Raises InvalidSettings, InvalidReference."""
     url = _address(url)
-    known = known_hubs()
-    if name is None:
-        name = next((hub.name for hub in known.values() if hub.url == url), None) or _host(url)
-    Reference(name, "a", "b")  # a name that a reference may begin with
-    if name in (PUBLIC, LOCAL):
-        raise InvalidSettings(f"the name {name} means another hub", hint="Choose one with --name.")
-    if name in known and known[name].url != url:
-        raise InvalidSettings(f"{name} is {known[name].url}", hint="Choose another name, or log out of it.")
-    kept = {key: hub for key, hub in _read().items() if hub["url"] != url}
-    _write({**kept, name: {"url": url, "token": token}})
+    with _locked():
+        known = known_hubs()
+        if name is None:
+            name = next((hub.name for hub in known.values() if hub.url == url), None) or _host(url)
+        Reference(name, "a", "b")  # a name that a reference may begin with
+        if name in (PUBLIC, LOCAL):
+            raise InvalidSettings(f"the name {name} means another hub", hint="Choose one with --name.")
+        if name in known and known[name].url != url:
+            raise InvalidSettings(
+                f"{name} is {known[name].url}", hint="Choose another name, or log out of it."
+            )
+        kept = {key: hub for key, hub in _read().items() if hub["url"] != url}
+        _write({**kept, name: {"url": url, "token": token}})
     return KnownHub(name, url, token)
 
 
@@ -80,7 +84,8 @@ def forget_hub(where: str) -> KnownHub:
             f"nobody is logged in to {hub.url} by adapt login",
             hint="Use hf auth logout." if hub.name == PUBLIC else None,
         )
-    _write({name: entry for name, entry in _read().items() if name != hub.name})
+    with _locked():
+        _write({name: entry for name, entry in _read().items() if name != hub.name})
     return hub
 
 
@@ -114,6 +119,17 @@ def _host(url: str) -> str:
 
 def _path() -> Path:
     return home() / "hubs.json"
+
+
+def _locked() -> AbstractContextManager[object]:
+    """Within: nobody else changes the file. Raises StorageError where the disk refuses."""
+    from filelock import FileLock
+
+    try:
+        make_folder(_path().parent)
+        return FileLock(_path().with_suffix(".lock"))
+    except OSError as error:
+        raise StorageError(f"cannot write {_path()}: {error.strerror or error}") from error
 
 
 def _read() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select
+from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, true
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
@@ -93,6 +93,22 @@ class Ranking:
     lower_is_better: bool
     standings: tuple[Standing, ...]
     cut: bool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an adapter is on the board of `base` ("sha256:<hex>"), `task` and `dataset`, by one metric: with its version
+    `number`, at `rank` as in Standing, `among` so many, itself one of them; neither counts beyond MOST_ENTRIES."""
+
+    base: str
+    task: str
+    dataset: str
+    source: str | None
+    metric: str
+    number: int
+    value: float
+    rank: int
+    among: int
 
 
 def record(session: Session, version: VersionRow, manifest: Manifest | None) -> None:
@@ -188,6 +204,32 @@ def ranking(
     return Ranking(board, name, lower, standings, cut=len(rows) > MOST_ENTRIES)
 
 
+def places(session: Session, caller: Caller, repo: RepoRow, *, limit: int) -> list[Place]:
+    """Where `repo` is on its boards, the newest first, by each metric, among those that `caller` may see."""
+    query = (
+        select(BoardRow, ResultRow, VersionRow.number)
+        .join(ResultRow, ResultRow.board_id == BoardRow.id)
+        .join(VersionRow, VersionRow.id == ResultRow.version_id)
+        .where(ResultRow.repo_id == repo.id)
+        .order_by(BoardRow.id.desc(), ResultRow.metric)
+        .limit(limit)
+    )
+    return [
+        Place(
+            base=f"sha256:{board.base}",
+            task=board.task,
+            dataset=board.dataset,
+            source=board.source,
+            metric=result.metric,
+            number=number,
+            value=result.value,
+            rank=1 + _count(session, caller, result, _certainly_better(result)),
+            among=_count(session, caller, result, true()),
+        )
+        for board, result, number in session.execute(query)
+    ]
+
+
 def lower_is_better(metric: str) -> bool:
     """Whether less of this metric is more; `loss/B-PER` is as `loss`."""
     return metric.partition("/")[0].lower() in _LOWER_IS_BETTER
@@ -213,6 +255,32 @@ def standings_of(results: Sequence[Result], *, lower: bool) -> Iterator[Standing
             high=one.high,
             n=one.n,
         )
+
+
+def _count(session: Session, caller: Caller, result: ResultRow, condition: ColumnElement[bool]) -> int:
+    """How many results of the same board and metric fit, up to MOST_ENTRIES."""
+    fit = (
+        select(ResultRow.repo_id)
+        .join(RepoRow, RepoRow.id == ResultRow.repo_id)
+        .where(
+            ResultRow.board_id == result.board_id,
+            ResultRow.metric == result.metric,
+            condition,
+            visible(caller),
+        )
+        .limit(MOST_ENTRIES)
+    )
+    return session.scalar(select(func.count()).select_from(fit.subquery())) or 0
+
+
+def _certainly_better(result: ResultRow) -> ColumnElement[bool]:
+    """The results whose whole interval is better than that of `result`, as `standings_of` has it."""
+    bounds = [bound for bound in (result.value, result.low, result.high) if bound is not None]
+    if lower_is_better(result.metric):
+        best = min(bounds)
+        return and_(ResultRow.value < best, or_(ResultRow.high.is_(None), ResultRow.high < best))
+    best = max(bounds)
+    return and_(ResultRow.value > best, or_(ResultRow.low.is_(None), ResultRow.low > best))
 
 
 def _interval(row: Result, *, lower: bool) -> tuple[float, float]:

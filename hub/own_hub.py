@@ -11,13 +11,14 @@ import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode, urljoin
 
 from adapthub.adapters.admission import MAX_BYTES, SIGNATURE
 from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub.connection import value_of
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Details, Entry, Lineage, Version
@@ -27,7 +28,6 @@ from adapthub.hub.wire import (
     BUNDLE_BYTES,
     DIGEST_HEADER,
     PAGE,
-    PROTOCOL,
     SIGNATURE_HEADER,
     SIZE_HEADER,
     SUMS,
@@ -79,7 +79,7 @@ class OwnHub:
         return _checked(published.version)
 
     def resolve(self, reference: Reference) -> Version:
-        return _checked(self._read(Version, _version_path(reference)))
+        return _checked(self._connection.read(Version, _version_path(reference)))
 
     def pin(self, reference: Reference, held: str | None) -> Pin:
         """One request: a small adapter that is not held comes with its name."""
@@ -99,7 +99,7 @@ class OwnHub:
             pin = self.pin(pinned, None)
         if pin.contents:
             return iter(pin.contents.items())
-        found = self._read(Details, f"{_version_path(pinned)}/details").files
+        found = self._connection.read(Details, f"{_version_path(pinned)}/details").files
         if digest_of({file.path: file.sha256 for file in found}) != pin.digest:
             raise IntegrityError(f"the files that the hub names are not those of {pinned}")
         where = f"/{_name(pinned)}/resolve/{pinned.revision}"
@@ -116,7 +116,7 @@ class OwnHub:
         return _by_name(found) if conditions.get("metric") is None else found
 
     def show(self, reference: Reference) -> Details:
-        details = self._read(Details, f"{_version_path(reference)}/details")
+        details = self._connection.read(Details, f"{_version_path(reference)}/details")
         _checked(details.version)
         return details
 
@@ -125,11 +125,11 @@ class OwnHub:
 
         where = f"/api/models/{_name(reference)}/lineage"
         revision = {"revision": reference.revision or "latest"}
-        return self._read(LineageDocument, where, params=revision).lineage()
+        return self._connection.read(LineageDocument, where, params=revision).lineage()
 
     def promote(self, reference: Reference, alias: str) -> Version:
         body = {"revision": reference.revision or "latest"}
-        return _checked(self._read(Version, _alias_path(reference, alias), "PUT", json=body))
+        return _checked(self._connection.read(Version, _alias_path(reference, alias), "PUT", json=body))
 
     def attach_signature(self, reference: Reference, bundle: bytes) -> Version:
         version = self.resolve(reference)
@@ -138,10 +138,12 @@ class OwnHub:
         return version
 
     def rollback(self, reference: Reference, alias: str) -> Version:
-        return _checked(self._read(Version, f"{_alias_path(reference, alias)}/rollback", "POST", once=True))
+        return _checked(
+            self._connection.read(Version, f"{_alias_path(reference, alias)}/rollback", "POST", once=True)
+        )
 
     def available(self, reference: Reference) -> bool:
-        return self._read(bool, f"/api/models/{_name(reference)}/available")
+        return self._connection.read(bool, f"/api/models/{_name(reference)}/available")
 
     def _entries(self, conditions: dict[str, str | None]) -> builtins.list[Entry]:
         """All pages of a list. What is published while they are read may be in none of them."""
@@ -152,7 +154,7 @@ class OwnHub:
         entries: dict[str, Entry] = {}
         while where is not None:
             response = self._connection.ask("GET", where)
-            page = self._parsed(tuple[EntryDocument, ...], response)
+            page = value_of(response, tuple[EntryDocument, ...])
             known = len(entries)
             entries |= {document.name: document.entry() for document in page}
             link = response.links.get("next", {}).get("url")
@@ -163,7 +165,7 @@ class OwnHub:
         where = f"/api/models/{_name(reference)}/versions"
         body = publication.model_dump_json().encode()
         headers = {"content-type": "application/json"}
-        return self._read(Published, where, "POST", content=body, headers=headers)
+        return self._connection.read(Published, where, "POST", content=body, headers=headers)
 
     def _upload(
         self,
@@ -180,37 +182,20 @@ class OwnHub:
                 raise StorageError(f"the hub asks for {sha256}, which is no file of the adapter")
             where = f"/api/models/{_name(reference)}/blobs/{sha256}"
             data = read_file(artifact, paths[sha256])
-            receipts[sha256] = self._read(Kept, where, "PUT", content=data).receipt
+            receipts[sha256] = self._connection.read(Kept, where, "PUT", content=data).receipt
         files = {
             path: file.model_copy(update={"receipt": receipts.get(file.sha256)})
             for path, file in publication.files.items()
         }
         return publication.model_copy(update={"files": files})
 
-    def _read(self, kind: type[T], where: str, method: str = "GET", **options: Any) -> T:
-        """An answer as a value of ours. Raises StorageError where it is none."""
-        return self._parsed(kind, self._connection.ask(method, where, **options))
-
-    def _parsed(self, kind: type[T], response: httpx2.Response) -> T:
-        from pydantic import TypeAdapter, ValidationError
-
-        try:
-            return TypeAdapter(kind).validate_json(response.content)
-        except ValidationError as error:
-            raise StorageError(
-                f"what the hub answers to {response.url.path} is not what this version of AdaptHub understands",
-                hint=f"It speaks protocol {PROTOCOL}: update AdaptHub here or there.",
-            ) from error
-
 
 def _unbundled(data: bytes, pinned: Reference) -> dict[str, bytes]:
     """The files in a bundle, each found to be what the digest says. Raises IntegrityError naming what is not."""
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as bundle:
-            members = {
-                member.name: stream.read() for member in bundle if (stream := bundle.extractfile(member))
-            }
-    except tarfile.TarError as error:
+            members = {member.name: _member(bundle, member, len(data)) for member in bundle}
+    except (tarfile.TarError, EOFError) as error:
         raise IntegrityError(f"what the hub sent for {pinned} is no bundle: {error}") from error
     lines = [line.split("  ", 1) for line in members.pop(SUMS, b"").decode(errors="replace").splitlines()]
     sums = {line[1]: line[0] for line in lines if len(line) == 2}
@@ -219,6 +204,15 @@ def _unbundled(data: bytes, pinned: Reference) -> dict[str, bytes]:
     for name, content in members.items():
         check_bytes(Wanted(name, len(content), "", sha256=sums[name]), content)
     return members
+
+
+def _member(bundle: tarfile.TarFile, member: tarfile.TarInfo, most: int) -> bytes:
+    """A plain file of a bundle of `most` bytes. A sparse one would be as large as it likes. Raises tarfile.TarError."""
+    plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None
+    stream = bundle.extractfile(member) if plain and member.size <= most else None
+    if stream is None:
+        raise tarfile.ReadError(f"{member.name[:80]!r} is no plain file of it")
+    return stream.read()
 
 
 def _signature_of(artifact: Artifact) -> dict[str, PublishedFile]:

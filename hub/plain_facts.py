@@ -5,40 +5,39 @@ Does not guess: what neither says is unknown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from adapthub.adapters.tasks import PEFT_TASK_TYPES
 from adapthub.hub.registry import Entry, Facts, Version
+
+if TYPE_CHECKING:
+    from adapthub.hub.plain_documents import ListedDocument
 
 _BASE = "base_model:adapter:"
 _METHODS = ("lora", "ia3", "prefix", "prompt", "dora")
 
 
-def entry_of(item: Mapping[str, Any]) -> Entry | None:
+def entry_of(item: ListedDocument) -> Entry | None:
     """One adapter of a list; None for what no reference can name. Its version has the number 0 and no digest:
     a plain hub counts none."""
     from adapthub.adapters.errors import InvalidReference
     from adapthub.hub.reference import Reference
 
     try:
-        name = Reference.parse(str(item.get("id"))).full_name
+        name = Reference.parse(item.id).full_name
     except InvalidReference:
         return None
-    when = item.get("lastModified") or item.get("createdAt")
-    created = (
-        datetime.fromtimestamp(0, UTC) if when is None else datetime.fromisoformat(str(when)).astimezone(UTC)
-    )
+    when = item.lastModified or item.createdAt
+    created = datetime.fromtimestamp(0, UTC) if when is None else when.astimezone(UTC)
     return Entry(Version(name, 0, "", created, "", 0), _facts_of(item), 0, {})
 
 
-def _facts_of(item: Mapping[str, Any]) -> Facts:
-    tags = [str(tag) for tag in item.get("tags") or ()]
-    card = item.get("cardData") or {}
-    base = card.get("base_model") if isinstance(card, dict) else None
+def _facts_of(item: ListedDocument) -> Facts:
+    tags = item.tags or []
+    base = item.cardData.get("base_model") if isinstance(item.cardData, dict) else None
     tagged = next((tag.removeprefix(_BASE) for tag in tags if tag.startswith(_BASE)), None)
-    task = item.get("pipeline_tag")
+    task = item.pipeline_tag
     return Facts(
         method=next((method for method in _METHODS if method in tags), None),
         task=task if task in PEFT_TASK_TYPES else next((tag for tag in tags if tag in PEFT_TASK_TYPES), None),

@@ -11,7 +11,7 @@ import builtins
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from adapthub.hub.connection import error_of
 from adapthub.hub.downloading import Wanted, Watch, download, is_of
 from adapthub.hub.facts import read_facts
 from adapthub.hub.lineage import ancestors
+from adapthub.hub.plain_documents import ListedDocument
 from adapthub.hub.plain_facts import entry_of
 from adapthub.hub.plain_reading import Commit, PlainReading, Stored
 from adapthub.hub.reference import NEWEST, Reference
@@ -221,7 +222,7 @@ class PlainHub:
         return stored.signature
 
     def _head(self, reference: Reference) -> str:
-        return str(self._reading.info(reference)["sha"])
+        return self._reading.info(reference).sha
 
     def _with_digest(self, reference: Reference, digest: str) -> Version | None:
         try:
@@ -245,8 +246,7 @@ class PlainHub:
             if known.identity == stored.identity:
                 return self._version(reference, number, made, known)
         info = self._reading.info(reference, commit)
-        created = datetime.fromisoformat(str(info["lastModified"])).astimezone(UTC)
-        return self._version(reference, 0, Commit(commit, "", created), stored)
+        return self._version(reference, 0, Commit(commit, "", info.lastModified.astimezone(UTC)), stored)
 
     def _version(self, reference: Reference, number: int, commit: Commit, stored: Stored) -> Version:
         digest = self._reading.digest(stored)
@@ -257,7 +257,7 @@ class PlainHub:
         given = {key: value for key, value in conditions.items() if value}
         given["filter"] = ["peft", *given.get("filter", ())]
         query = urlencode({**given, "full": "true", "cardData": "true", "limit": 100}, doseq=True)
-        items = islice(self._reading.pages(f"/api/models?{query}"), MOST_LISTED)
+        items = islice(self._reading.pages(ListedDocument, f"/api/models?{query}"), MOST_LISTED)
         entries = [entry for item in items if (entry := entry_of(item)) is not None]
         return sorted(entries, key=lambda entry: entry.name)
 

@@ -10,23 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
 from adapthub.adapters.admission import (
     CONFIG,
     IGNORED,
-    MAX_BYTES,
-    MAX_DOCUMENT_BYTES,
     MAX_FILES,
     SIGNATURE,
     WEIGHTS,
     check_name,
 )
 from adapthub.adapters.description import FileRecord, digest_of
-from adapthub.adapters.errors import AdmissionError, RevisionNotFound, StorageError
+from adapthub.adapters.errors import AdmissionError, RevisionNotFound
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub.connection import T, value_of
 from adapthub.hub.downloading import Wanted, check_bytes
+from adapthub.hub.plain_documents import CommitDocument, InfoDocument, RefsDocument, TreeDocument
 from adapthub.hub.reference import Reference
 
 if TYPE_CHECKING:
@@ -77,15 +77,12 @@ class PlainReading:
         self._adapters: dict[tuple[str, str], Stored | None] = {}
         self._texts: dict[str, bytes] = {}
 
-    def info(self, reference: Reference, revision: str | None = None) -> Mapping[str, Any]:
+    def info(self, reference: Reference, revision: str | None = None) -> InfoDocument:
         """A repository at a revision. Raises AdapterNotFound, RevisionNotFound."""
         where = f"/api/models/{reference.full_name}"
         if revision is not None:
             where += f"/revision/{quote(revision, safe='')}"
-        found = self._connection.json("GET", where)
-        if not isinstance(found, dict) or not _is_commit(found.get("sha")):
-            raise StorageError(f"{self._connection.url} does not say which commit {reference} is")
-        return found
+        return self._connection.read(InfoDocument, where)
 
     def adapter(self, reference: Reference, commit: str) -> Stored | None:
         """The adapter in a commit, None where there is no whole one."""
@@ -93,7 +90,7 @@ class PlainReading:
         if key not in self._adapters:
             where = f"/api/models/{reference.full_name}/tree/{commit}?recursive=false"
             root = f"/{reference.full_name}/resolve/{commit}"
-            self._adapters[key] = _adapter_of(list(self.pages(where)), root)
+            self._adapters[key] = _adapter_of([*self.pages(TreeDocument, where)], root)
         return self._adapters[key]
 
     def require_adapter(self, reference: Reference, commit: str) -> Stored:
@@ -129,19 +126,26 @@ class PlainReading:
 
     def history(self, reference: Reference) -> list[Commit]:
         """The commits of main, oldest first."""
-        items = self.pages(f"/api/models/{reference.full_name}/commits/main")
+        items = self.pages(CommitDocument, f"/api/models/{reference.full_name}/commits/main")
         return [_commit_of(item) for item in items][::-1]
 
     def versions(self, reference: Reference) -> list[tuple[Commit, Stored]]:
         """The versions of a name, oldest first: the commits of main that made a whole adapter which was not there before."""
         commits = self.history(reference)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = pool.map(lambda commit: self.adapter(reference, commit.oid), commits)
+            found = pool.map(lambda commit: self._admitted(reference, commit.oid), commits)
             known: dict[object, tuple[Commit, Stored]] = {}
             for commit, stored in zip(commits, found, strict=True):
                 if stored is not None:
                     known.setdefault(stored.identity, (commit, stored))
         return [*known.values()]
+
+    def _admitted(self, reference: Reference, commit: str) -> Stored | None:
+        """The adapter in a commit of old, if there is one that is admitted here."""
+        try:
+            return self.adapter(reference, commit)
+        except AdmissionError:
+            return None
 
     def commit(self, reference: Reference) -> str:
         """The commit that `reference` means now: a commit or the beginning of one, a branch, a tag, or `vN`."""
@@ -156,22 +160,18 @@ class PlainReading:
         if reference.commit is not None and len(reference.commit) == 64:
             return self._commit_of_digest(reference)
         revision = None if reference.revision in (None, "latest") else reference.revision
-        return str(self.info(reference, revision)["sha"])
+        return self.info(reference, revision).sha
 
     def refs(self, reference: Reference) -> dict[str, str]:
         """The commit of each branch but main, and of each tag."""
-        found = self._connection.json("GET", f"/api/models/{reference.full_name}/refs")
-        items = [*found.get("branches", ()), *found.get("tags", ())]
-        return {str(item["name"]): str(item["targetCommit"]) for item in items if item["name"] != "main"}
+        found = self._connection.read(RefsDocument, f"/api/models/{reference.full_name}/refs")
+        return {ref.name: ref.targetCommit for ref in [*found.branches, *found.tags] if ref.name != "main"}
 
-    def pages(self, where: str) -> Iterator[Mapping[str, Any]]:
+    def pages(self, kind: type[T], where: str) -> Iterator[T]:
         """The entries of a list, page after page. A next page of another origin is asked for without the token."""
         for _ in range(_MOST_PAGES):
             response = self._connection.ask("GET", where)
-            found = response.json()
-            if not isinstance(found, list):
-                raise StorageError(f"what {self._connection.url} answers to {where} is no list")
-            yield from found
+            yield from value_of(response, list[kind])  # type: ignore[valid-type]
             link = response.links.get("next", {}).get("url")
             if link is None:
                 return
@@ -189,18 +189,17 @@ class PlainReading:
         return data
 
 
-def _adapter_of(items: Sequence[Mapping[str, Any]], root: str) -> Stored | None:
+def _adapter_of(items: Sequence[TreeDocument], root: str) -> Stored | None:
     files = {}
     for item in items:
-        path = str(item.get("path"))
-        if item.get("type") == "file" and (path == SIGNATURE or _is_admitted(path)):
-            lfs = item.get("lfs") or {}
+        path, lfs = item.path, item.lfs
+        if item.type == "file" and (path == SIGNATURE or _is_admitted(path)):
             files[path] = Wanted(
                 path,
-                _admitted_size(path, int(lfs.get("size", item["size"]))),
+                item.size if lfs is None else lfs.size,
                 f"{root}/{quote(path)}",
-                sha256=_hex(lfs["oid"], 64) if lfs else None,
-                git_oid=None if lfs else _hex(item["oid"], 40),
+                sha256=None if lfs is None else lfs.oid.removeprefix("sha256:"),
+                git_oid=item.oid if lfs is None else None,
             )
     signature = files.pop(SIGNATURE, None)
     if CONFIG not in files or WEIGHTS not in files or len(files) > MAX_FILES:
@@ -217,26 +216,6 @@ def _is_admitted(path: str) -> bool:
     return path not in IGNORED
 
 
-def _admitted_size(path: str, size: int) -> int:
-    """`size`, if an adapter's file may have it: what is larger is refused before it is brought."""
-    limit = MAX_BYTES.get(path, MAX_DOCUMENT_BYTES)
-    if not 0 <= size <= limit:
-        raise AdmissionError(f"the hub's {path} has {size} bytes; at most {limit} are kept")
-    return size
-
-
-def _commit_of(item: Mapping[str, Any]) -> Commit:
-    title, rest = str(item.get("title") or ""), str(item.get("message") or "")
-    when = datetime.fromisoformat(str(item["date"])).astimezone(UTC)
-    return Commit(str(item["id"]), f"{title}\n\n{rest}" if rest else title, when)
-
-
-def _is_commit(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 40 and not set(value) - set("0123456789abcdef")
-
-
-def _hex(value: object, digits: int) -> str:
-    text = str(value).removeprefix("sha256:")
-    if len(text) != digits or set(text) - set("0123456789abcdef"):
-        raise StorageError(f"the hub says that {text[:80]!r} is a digest of {digits} digits")
-    return text
+def _commit_of(item: CommitDocument) -> Commit:
+    title, rest = item.title or "", item.message or ""
+    return Commit(item.id, f"{title}\n\n{rest}" if rest else title, item.date.astimezone(UTC))

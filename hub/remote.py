@@ -12,7 +12,7 @@ import dataclasses
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import (
     InvalidReference,
@@ -86,11 +86,11 @@ class RemoteHub:
         try:
             held = self._remembered.digest(reference)
             pin = self._speaker.pin(reference, held if held and self._cache.holds(held) else None)
+            self._remembered.note(reference, pin.digest)
+            signature = None if pin.signature is None else self._signature(pin.digest, pin.signature)
         except Unreachable as error:
             return self._pull_offline(reference, error)
-        self._remembered.note(reference, pin.digest)
         parts = self._cache.parts(pin.digest)
-        signature = None if pin.signature is None else self._signature(pin.digest, pin.signature)
         return self._cache.pull(
             pin.digest, lambda: self._speaker.download(pin, parts, self._watch), signature
         )
@@ -137,12 +137,12 @@ class RemoteHub:
         from adapthub.hub.wire import PROTOCOL
 
         try:
-            hello = self._connection.json("GET", "/api/adapthub")
+            hello = self._connection.read(dict[str, Any], "/api/adapthub")
         except NotFound:
             from adapthub.hub.plain_hub import PlainHub
 
             return PlainHub(self._connection)
-        spoken = hello.get("protocol") if isinstance(hello, dict) else None
+        spoken = hello.get("protocol")
         if spoken != PROTOCOL:
             raise StorageError(
                 f"the hub at {self.url} speaks protocol {spoken}, and this version of AdaptHub {PROTOCOL}",

@@ -13,7 +13,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import Conflict
+from adapthub.adapters.errors import Conflict, InvalidReference
 from adapthub.hub import indexing, knowledge
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
@@ -33,6 +33,9 @@ from adapthub.hub.storage.upkeep_tables import SentRow
 
 Gated = Literal["auto", "manual"]
 
+RESERVED = frozenset({"api", "audit", "compare", "health", "leaderboard", "oauth", "xet"})
+"""No namespaces: a hub's own addresses begin so."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -45,7 +48,8 @@ class Settings:
 def make(
     session: Session, reference: Reference, settings: Settings = Settings(), *, actor: Actor = MACHINE
 ) -> RepoRow:
-    """A new repository without commits. Raises Conflict where the name is taken."""
+    """A new repository without commits. Raises Conflict where the name is taken, InvalidReference for a reserved one."""
+    _check_namespace(reference)
     if find_repo(session, reference) is not None:
         raise taken(reference)
     now = datetime.now(UTC)
@@ -100,7 +104,8 @@ def lock(session: Session, repo: RepoRow) -> RepoRow:
 def move(session: Session, repo: RepoRow, target: Reference, *, card: str, actor: Actor = MACHINE) -> None:
     """Give `repo` another name; what points at its versions by their digest does not notice. Its own gates come along,
     inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict where the name is
-    taken."""
+    taken, InvalidReference for a reserved one."""
+    _check_namespace(target)
     if find_repo(session, target) is not None:
         raise taken(target)
     before = repo.full_name
@@ -139,6 +144,14 @@ def newest_version(session: Session, repo: RepoRow) -> VersionRow | None:
     return session.scalar(
         select(VersionRow).where(VersionRow.repo_id == repo.id, VersionRow.number == repo.newest)
     )
+
+
+def _check_namespace(reference: Reference) -> None:
+    if reference.namespace in RESERVED:
+        raise InvalidReference(
+            f"no namespace is called {reference.namespace}: a hub's own addresses begin so",
+            hint="Choose another one.",
+        )
 
 
 def _move_rules(session: Session, repo: RepoRow, target: Reference) -> None:

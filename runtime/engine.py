@@ -25,7 +25,7 @@ import torch
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, SamplingError
-from adapthub.runtime.forward import Forward
+from adapthub.runtime.forward import Forward, Results
 from adapthub.runtime.graphs import graphs_for
 from adapthub.runtime.inbox import Inbox
 from adapthub.runtime.kv import KV, Held, Pages
@@ -163,9 +163,10 @@ class Engine:
         self._admit()
         parts = self._plan()
         if parts:
-            began = self._clock()
-            self._finish_parts(parts, self.forward.compute(parts))
-            self._pace.seen(sum(part.count for part in parts), self._clock() - began)
+            began, captures = self._clock(), self.forward.captures
+            self._finish(self.forward.compute(parts))
+            if self.forward.captures == captures:  # else it says nothing of those to come
+                self._pace.seen(sum([part.count for part in parts]), self._clock() - began)
             self._steps += 1
         return bool(parts)
 
@@ -311,26 +312,25 @@ class Engine:
         budget = self._step_tokens
         left = self._prompt_tokens()
         parts: list[Part] = []
-        planned: list[Row] = []
         for row in in_turn(self._running.values()):
             if row.request.id not in self._running:  # preempted for one before it
                 continue
-            tenant = row.request.tenant
-            if row.pending > 1 and not left[tenant]:
+            tenant, pending, generated = row.request.tenant, row.pending, row.generated
+            if pending > 1 and not left[tenant]:
                 continue
-            if not row.generated and budget:  # others may be computing the same prompt, in this pass too
+            if not generated and budget:  # others may be computing the same prompt, in this pass too
                 self._go_on_from_others(row)
-            filling = row.pending > 1
-            count = min(row.pending, budget, left[tenant] if filling else 1)
+                pending = row.pending
+            filling = pending > 1
+            count = min(pending, budget, left[tenant] if filling else 1)
             if not count:
                 break
-            if self._make_room(row, count, planned):
+            if self._make_room(row, count, parts):
                 parts.append(Part(row, count))
-                planned.append(row)
                 budget -= count
                 if filling:
                     left[tenant] -= count
-                if not row.generated:
+                if not generated:
                     self._paging.keep(row.request, row.tokens, row.held, ahead=count)
         return sorted(parts, key=lambda part: part.row.request.selection)
 
@@ -338,10 +338,12 @@ class Engine:
         """How much of each tenant's prompts this step computes: as much as it has time for where several tenants are served;
         and of everybody's so much that it is worth a step, or all that they have if it is little."""
         needs: Counter[str] = Counter()
+        decoding = 0
         for row in self._running.values():
-            if row.pending > 1:
-                needs[row.request.tenant] += row.pending
-        decoding = len(self._running) - sum(row.pending > 1 for row in self._running.values())
+            if (pending := row.pending) > 1:
+                needs[row.request.tenant] += pending
+            else:
+                decoding += 1
         seconds = self._step_seconds if len(self._shares) > 1 else math.inf
         together = min(self._step_tokens, self._pace.tokens(seconds)) - decoding
         worth, most = max(_PROMPT, self._pace.fixed_tokens), self._step_tokens / max(1, len(needs))
@@ -357,10 +359,10 @@ class Engine:
             row.cached += gained
             self._scheduler.charge(row.request.tenant, input_tokens=-gained)  # its tenant paid for all of it
 
-    def _make_room(self, row: Row, count: int, planned: Sequence[Row]) -> bool:
-        """Pages for the row's next `count` tokens; False if the row itself had to be preempted."""
+    def _make_room(self, row: Row, count: int, parts: Sequence[Part]) -> bool:
+        """Pages for the row's next `count` tokens; False if the row itself had to be preempted. No row of `parts` is."""
         while not self._paging.grow(row.held, count):
-            self._preempt(planned)
+            self._preempt([part.row for part in parts])
             if row.request.id not in self._running:
                 return False
         return True
@@ -384,25 +386,23 @@ class Engine:
 
     # -- what comes of it --------------------------------------------------------------------------------------------
 
-    def _finish_parts(self, parts: Sequence[Part], results: dict[str, torch.Tensor | AdaptHubError]) -> None:
-        """Keep finished prompts for others, and give every completed row its next token."""
-        sampled: list[tuple[Row, torch.Tensor]] = []
-        for part in parts:
-            row, result = part.row, results.get(part.row.request.id)
-            if isinstance(result, AdaptHubError):
-                self._end(row.request.id, "error", result)
-                continue
-            if result is not None:
-                sampled.append((row, result))
-        if not sampled:
+    def _finish(self, results: Results) -> None:
+        """End the rows that failed, and give every completed one its next token."""
+        for id, error in results.errors.items():
+            self._end(id, "error", error)
+        if results.logits is None:
             return
-        tokens = sample(torch.stack([logits for _, logits in sampled]), [row.sampler for row, _ in sampled])
-        for (row, _), token in zip(sampled, tokens, strict=True):
+        rows = [self._running[id] for id in results.ids]
+        tokens = sample(results.logits, [row.sampler for row in rows])
+        generated: Counter[str] = Counter()
+        for row, token in zip(rows, tokens, strict=True):
             if isinstance(token, SamplingError):
                 self._end(row.request.id, "error", token)
             else:
-                self._scheduler.charge(row.request.tenant, output_tokens=1)
+                generated[row.request.tenant] += 1
                 self._give(row, token)
+        for tenant, count in generated.items():
+            self._scheduler.charge(tenant, output_tokens=count)
 
     def _charge_input(self, row: Row) -> None:
         """Prompt tokens that will be computed, once, and before another is chosen; what a preemption computes again is not

@@ -6,14 +6,14 @@ Does not choose the parts, take pages, or sample.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.delta import Segment
-from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, OutOfMemory
+from adapthub.adapters.errors import AdaptHubError, OutOfMemory
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import PagedRow, paged_batch, positions
@@ -21,6 +21,16 @@ from adapthub.runtime.graphs import PassGraphs
 from adapthub.runtime.kv import KV
 from adapthub.runtime.requests import as_ours
 from adapthub.runtime.rows import Part
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a pass made of its parts: `logits` [rows, vocabulary] in float32 of the requests `ids`, None where there are
+    none; `errors` of those that failed."""
+
+    ids: list[str] = field(default_factory=list)
+    logits: torch.Tensor | None = None
+    errors: Mapping[str, AdaptHubError] = field(default_factory=dict)
 
 
 class Forward:
@@ -34,31 +44,37 @@ class Forward:
         self._kv = kv
         self.graphs = graphs
 
-    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
-        """Logits [vocabulary] in float32 of every part that completes its row, by request. A failing adapter fails alone.
+    @property
+    def captures(self) -> int:
+        """Graphs that were captured so far, or could not be: passes that took longer than others of their size."""
+        return 0 if self.graphs is None else self.graphs.captures
+
+    def compute(self, parts: Sequence[Part]) -> Results:
+        """Logits of every part that completes its row: overwritten by the next call. A failing adapter fails alone.
 
         The parts are sorted by selection, and their rows hold pages for them.
         """
         if self.graphs is None:
-            return self._compute(parts)
+            return _together(self._compute(parts))
         # Rows that may read each other's pages, written in this very pass, have the same adapters.
-        told: list[Part] = []
-        others: list[Part] = []
-        for part in parts:
-            (told if self._has_graph(self.graphs, part) else others).append(part)
+        served = self.graphs.served([part.row.request.selection for part in parts])
+        told = [part for part, is_served in zip(parts, served, strict=True) if is_served]
         if not told or not self.graphs.fits(told):
-            return self._compute(parts)
+            return _together(self._compute(parts))
+        others = [part for part, is_served in zip(parts, served, strict=True) if not is_served]
         results = self._compute(others) if others else {}
+        complete = [part.row.request.id for part in told if part.completes]
         try:
-            replayed = self.graphs.compute(told)
+            logits = self.graphs.compute(told)
         except Exception as error:  # out of memory, say; the others' results stand
-            return results | {part.row.request.id: as_ours(error, "the pass failed") for part in told}
-        return {**results, **(self._compute(told) if replayed is None else replayed)}
-
-    def _has_graph(self, graphs: PassGraphs, part: Part) -> bool:
-        with suppress(AdapterNotFound):  # said where it is computed
-            return graphs.serves(part.row.request.selection)
-        return False
+            return _together(
+                results | {part.row.request.id: as_ours(error, "the pass failed") for part in told}
+            )
+        if logits is None:
+            return _together(results | self._compute(told))
+        if not results:
+            return Results(complete, logits[: len(complete)])
+        return _together({**results, **dict(zip(complete, logits, strict=False))})
 
     def _compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         try:
@@ -129,6 +145,13 @@ class Forward:
             # Here: once the batch has ended the rows count as longer, whatever fails then.
             logits = logits.float()
         return {part.row.request.id: row for part, row in zip(complete, logits, strict=True)}
+
+
+def _together(results: Mapping[str, torch.Tensor | AdaptHubError]) -> Results:
+    """Of each request its logits [vocabulary], or its error."""
+    rows = {id: result for id, result in results.items() if isinstance(result, torch.Tensor)}
+    errors = {id: result for id, result in results.items() if isinstance(result, AdaptHubError)}
+    return Results([*rows], torch.stack([*rows.values()]) if rows else None, errors)
 
 
 def _let_go(error: BaseException | None) -> None:

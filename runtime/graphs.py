@@ -20,11 +20,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.entries import Entries, Told, needed
-from adapthub.adapters.errors import OutOfMemory
+from adapthub.adapters.errors import AdapterNotFound, OutOfMemory
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import attending
@@ -64,13 +65,22 @@ class PassGraphs:
         self._graphs: dict[_Key, _Graph] = {}
         self._refused: set[_Key] = set()
         self._failures = 0
+        self.captures = 0  # so far, failed ones included: each takes as long as hundreds of passes
         self._logits: torch.Tensor | None = None  # of all graphs, [max_rows, vocabulary]
         self._captures = _Captures(self._device) if self._device.type == "cuda" else None
 
-    def serves(self, selection: Selection) -> bool:
-        """Whether rows of `selection` can be computed here. Raises AdapterNotFound."""
+    def served(self, selections: Sequence[Selection]) -> list[bool]:
+        """Which of some rows, by their adapters, can be computed here. What is not attached cannot."""
         with self._adapted.alone():
-            return self._adapted.telling.rows([selection]) is not None
+            if self._are_told(selections):
+                return [True] * len(selections)
+            told = {selection: self._are_told([selection]) for selection in {*selections}}
+        return [told[selection] for selection in selections]
+
+    def _are_told(self, selections: Sequence[Selection]) -> bool:
+        with suppress(AdapterNotFound):  # said where it is computed
+            return self._adapted.telling.rows(selections) is not None
+        return False
 
     def fits(self, parts: Sequence[Part]) -> bool:
         """Whether so many tokens and scores can be computed in one pass here."""
@@ -80,8 +90,9 @@ class PassGraphs:
         scores = sum((held.prefix_length + held.length + count) * count for held, count in helds)
         return scores <= _MOST_SCORES
 
-    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor] | None:
-        """Logits [vocabulary] in float32 of every part that completes its row, by request: overwritten by the next call.
+    def compute(self, parts: Sequence[Part]) -> torch.Tensor | None:
+        """Logits [max_rows, vocabulary] in float32, overwritten by the next call: the first are those of the parts that
+        complete their rows, in order.
 
         All are served and fit, and hold pages for their tokens. None where such a pass could not be captured, now or
         before: no row counts as computed, and the log says why. Raises AdapterNotFound.
@@ -98,35 +109,48 @@ class PassGraphs:
             if graph is None:
                 return None
             graph.entries.set(rows)
-            graph.inputs.copy_(self._inputs(parts, graph.inputs.shape[1]))
+            graph.inputs.copy_(self._inputs(parts, graph.inputs.shape[1]), non_blocking=True)
             logits = graph.run()
-        complete = [part.row.request.id for part in parts if part.completes]
         for part in parts:
             part.row.held.length += part.count
-        return dict(zip(complete, logits, strict=False))
+        return logits
 
     def _inputs(self, parts: Sequence[Part], tokens: int) -> torch.Tensor:
         """What a graph reads; tokens beyond the parts' write to a slot that nobody reads."""
-        columns: list[list[int]] = [[] for _ in _INPUTS]
-        ids, positions, slots, lanes, lengths, rows, kept = columns
-        for place, part in enumerate(parts):
+        # Pinned where there is a GPU: it is copied while the host goes on. The allocator keeps it until that is done.
+        inputs = torch.empty(len(_INPUTS), tokens, dtype=torch.int64, pin_memory=self._device.type == "cuda")
+        values = inputs.numpy()
+        fillers = 0, 0, self._kv.spare, self._lanes.spare, 1, 0, 0
+        values[:] = np.array(fillers)[:, None]
+        if not parts:
+            return inputs
+        ids: list[int] = []
+        slots: list[int] = []
+        lanes, pasts, counts, kept = [], [], [], []
+        for part in parts:
             held, count = part.row.held, part.count
             past = held.prefix_length + held.length
-            lane, own = self._lanes.place(held, past, count)
-            ids += part.row.tokens[held.length : held.length + count]
-            positions += range(past, past + count)
-            slots += own
-            lanes += [lane] * count
-            lengths += range(past + 1, past + count + 1)
-            rows += [place] * count
+            lanes.append(self._lanes.place(held, past, count))
+            pasts.append(past)
+            counts.append(count)
+            slots += held.slots(past, past + count, self._kv.page_size)
             if part.completes:
+                ids += part.row.tokens[held.length :]
                 kept.append(len(ids) - 1)
-        fillers = 0, 0, self._kv.spare, self._lanes.spare, 1, 0, 0
-        filled = [
-            [*column, *[filler] * (tokens - len(column))]
-            for column, filler in zip(columns, fillers, strict=True)
-        ]
-        return torch.tensor(filled, dtype=torch.int64)
+            else:
+                ids += part.row.tokens[held.length : held.length + count]
+        total = len(ids)
+        rows = np.repeat(np.arange(len(parts)), counts)
+        # A token's place in its row, behind the row's past ones.
+        positions = np.arange(total) + (np.array(pasts) - np.cumsum(counts) + counts)[rows]
+        values[_IDS, :total] = ids
+        values[_POSITIONS, :total] = positions
+        values[_SLOTS, :total] = slots
+        values[_LANES, :total] = np.array(lanes)[rows]
+        values[_LENGTHS, :total] = positions + 1
+        values[_ROWS, :total] = rows
+        values[_KEPT, : len(kept)] = kept
+        return inputs
 
     def _key(self, tokens: int, rows: Sequence[Told]) -> _Key:
         """The pass to capture; one that is captured, of as many tokens and with more room for adapters, will do."""
@@ -144,6 +168,7 @@ class PassGraphs:
             if len(self._graphs) >= _MOST_GRAPHS:
                 self._drop()
             failure: type[Exception] | None = None
+            self.captures += 1
             try:
                 with memory_errors("capturing a pass", "Lower kv_tokens, step_tokens or max_rows."):
                     self._graphs[key] = self._capture(*key)
@@ -267,6 +292,15 @@ class _Captures:
                 torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
 
 
+@dataclass
+class _Lane:
+    """The lane of who holds `held`, which is kept here so that its identity stays its own; the slots that the table has."""
+
+    held: Held
+    place: int
+    filled: int = 0
+
+
 class _Lanes:
     """Which slots hold each row's keys, kept on the device from pass to pass: `table` int32 [lanes, width].
 
@@ -278,29 +312,21 @@ class _Lanes:
         self.table = torch.full((lanes + 1, width), kv.spare, dtype=torch.int32, device=device)
         self.spare = lanes
         self._free = list(range(lanes))
-        # By the identity of what a row holds, which is kept here and so stays its own: lane, and slots that the table has.
-        self._rows: OrderedDict[int, tuple[Held, int, int]] = OrderedDict()
+        self._rows: OrderedDict[int, _Lane] = OrderedDict()  # by the identity of what a row holds
 
-    def place(self, held: Held, past: int, new: int) -> tuple[int, list[int]]:
-        """A row's lane, in which the slots of its `past` keys are now, and those of its `new` ones, which the pass adds."""
-        known = self._rows.pop(id(held), None)
-        if known is None:
-            lane = self._free.pop() if self._free else self._rows.popitem(last=False)[1][1]
-            known = held, lane, 0
-        _, lane, filled = known
-        self._rows[id(held)] = known  # whatever fails below, the lane is this row's
-        if filled < past:
-            missing = torch.tensor(self._slots(held, filled, past), dtype=torch.int32)
-            self.table[lane, filled:past] = missing.to(self.table.device)
-        self._rows[id(held)] = held, lane, past + new
-        return lane, self._slots(held, past, past + new)
-
-    def _slots(self, held: Held, first: int, last: int) -> list[int]:
-        """Of its tokens [first, last), counted from the prefix's first."""
-        size, prefix = self._page_size, held.prefix_length
-        slots = [held.prefix_pages[i // size] * size + i % size for i in range(first, min(last, prefix))]
-        own = range(max(first - prefix, 0), max(last - prefix, 0))
-        return slots + [held.pages[i // size] * size + i % size for i in own]
+    def place(self, held: Held, past: int, new: int) -> int:
+        """A row's lane, in which the slots of its `past` keys are now; the pass adds those of its `new` ones."""
+        lane = self._rows.get(id(held))
+        if lane is None:
+            place = self._free.pop() if self._free else self._rows.popitem(last=False)[1].place
+            lane = self._rows[id(held)] = _Lane(held, place)
+        else:
+            self._rows.move_to_end(id(held))
+        if lane.filled < past:
+            missing = torch.tensor(held.slots(lane.filled, past, self._page_size), dtype=torch.int32)
+            self.table[lane.place, lane.filled : past] = missing.to(self.table.device)
+        lane.filled = past + new
+        return lane.place
 
 
 @dataclass(frozen=True)

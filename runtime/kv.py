@@ -171,6 +171,17 @@ class Held:
         """Pages of its own that it lacks for `new` more tokens."""
         return max(0, -(-(self.length + new) // page_size) - len(self.pages))
 
+    def slots(self, first: int, last: int, page_size: int) -> list[int]:
+        """The slots of its tokens [first, last), counted from the prefix's first."""
+        if first >= self.prefix_length:
+            first, last = first - self.prefix_length, last - self.prefix_length
+            return [self.pages[i // page_size] * page_size + i % page_size for i in range(first, last)]
+        prefix = [
+            self.prefix_pages[i // page_size] * page_size + i % page_size
+            for i in range(first, min(last, self.prefix_length))
+        ]
+        return prefix + self.slots(self.prefix_length, max(last, self.prefix_length), page_size)
+
     def spans(self, first: int, last: int, page_size: int) -> list[tuple[int, int]]:
         """Where its tokens [first, last) lie, counted from the prefix's first: [start, stop) slots of the pool in order."""
         prefix, rest = [], max(first, self.prefix_length)

@@ -114,7 +114,7 @@ class Paging:
     def grow(self, held: Held, count: int) -> bool:
         """Pages for the next `count` tokens; False, and nothing taken, where none are left to free but those that others
         use."""
-        missing = self.missing(held, count)
+        missing = held.missing(count, self._kv.page_size)
         while missing:
             try:
                 held.pages += self._pages.take(missing, after=held.pages[-1] if held.pages else None)

@@ -214,10 +214,12 @@ class Sampler:
 
     @property
     def untouched(self) -> bool:
-        """The next token is the likeliest of the logits as they are."""
-        waits = len(self.generated) < self.sampling.min_new_tokens
-        return self.sampling.temperature == 0 and not (
-            self._repeats or self._adds or waits or self._constraint is not None
+        """The next token is chosen by the logits as they are: `scores` are the same."""
+        return not (
+            self._repeats
+            or self._adds
+            or self._constraint is not None
+            or len(self.generated) < self.sampling.min_new_tokens
         )
 
     def scores(self, logits: torch.Tensor) -> torch.Tensor:
@@ -230,8 +232,8 @@ class Sampler:
             penalty = RepetitionPenaltyLogitsProcessor(float(self.sampling.repetition_penalty))
             scores = penalty(self._seen(logits.device), scores)
         if self._adds and self._counts:
-            tokens = torch.tensor([*self._counts], device=logits.device)
-            counts = torch.tensor([*self._counts.values()], device=logits.device)
+            tokens = _on(logits.device, [*self._counts], torch.long)
+            counts = _on(logits.device, [*self._counts.values()], torch.long)
             scores = scores.clone()
             scores[0, tokens] -= self.sampling.presence_penalty + self.sampling.frequency_penalty * counts
         if self._constraint is not None:
@@ -281,31 +283,33 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
     `logits` [rows, vocabulary] float32, one row a sampler, on any device. A row whose logits are not finite numbers, or
     that has no token left to choose, gives a SamplingError in its place and its sampler stays as it was.
     """
-    rows = logits.split(1)
     best, tokens = logits.max(dim=-1)
-    sound = best.isfinite()
     failed: dict[int, SamplingError] = {}
-    draws: dict[tuple[float, ...], dict[int, torch.Tensor]] = defaultdict(dict)
+    touched: dict[int, torch.Tensor] = {}
+    draws: dict[tuple[float, ...], list[int]] = defaultdict(list)
     for row, sampler in enumerate(samplers):
-        if sampler.untouched:
-            continue
-        try:
-            scores = sampler.scores(rows[row])
-        except Exception as error:  # a parser of another library, over what a stranger wrote
-            failed[row] = _as_ours(error)
-            continue
-        if scores is not rows[row]:
-            best[row], tokens[row] = scores[0].max(dim=-1)
+        if not sampler.untouched:
+            try:
+                touched[row] = sampler.scores(logits[row : row + 1])
+            except Exception as error:  # a parser of another library, over what a stranger wrote
+                failed[row] = _as_ours(error)
+                continue
         if sampler.sampling.temperature > 0:
-            draws[_drawing(sampler.sampling)][row] = scores
+            draws[_drawing(sampler.sampling)].append(row)
+    sound = best.abs() < math.inf
+    if touched:
+        places = _on(logits.device, [*touched], torch.long)
+        best, tokens[places] = torch.cat([*touched.values()]).max(dim=-1)
+        sound[places] &= best.abs() < math.inf
     for drawing, drawn in draws.items():
-        uniforms = [samplers[row].uniform() for row in drawn]
-        tokens[[*drawn]] = _draw(torch.cat([*drawn.values()]), drawing, uniforms)
-    sound &= best.isfinite()
-    logprobs = _logprobs(logits, samplers)
+        scores = _rows(logits, touched, drawn)
+        uniforms = _on(logits.device, [samplers[row].uniform() for row in drawn], torch.float64)
+        tokens[_on(logits.device, drawn, torch.long)] = _draw(scores, drawing, uniforms)
+    logprobs = _logprobs(logits, tokens, samplers)
     results: list[Sampled | SamplingError] = []
-    for row, (token, fine) in enumerate(zip(tokens.tolist(), sound.tolist(), strict=True)):
-        if row in failed or not fine:
+    # Here the host waits for a GPU, where it did not for logprobs or a grammar.
+    for row, token in enumerate(torch.where(sound, tokens, -1).tolist()):
+        if row in failed or token < 0:
             results.append(failed.get(row) or _unsound())
             continue
         try:
@@ -313,28 +317,41 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Sampled | 
         except Exception as error:
             results.append(_as_ours(error))
         else:
-            results.append(_sampled(token, samplers[row].sampling.logprobs, logprobs.get(row)))
+            results.append(logprobs.get(row) or Sampled(token))
     return results
+
+
+def _rows(logits: torch.Tensor, touched: Mapping[int, torch.Tensor], chosen: Sequence[int]) -> torch.Tensor:
+    """The chosen ones of `logits`, those of `touched` instead where there are."""
+    if len(chosen) == len(logits) and not touched:
+        return logits
+    return torch.cat([touched[row] if row in touched else logits[row : row + 1] for row in chosen])
+
+
+def _on(device: torch.device, values: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+    """`values` on `device`; a GPU gets them in its turn, and the host does not wait for it."""
+    host = torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda")
+    return host.to(device, non_blocking=True)
 
 
 def _drawing(sampling: Sampling) -> tuple[float, int, float, float]:
     return sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p
 
 
-def _draw(scores: torch.Tensor, drawing: tuple[float, ...], uniforms: Sequence[float]) -> torch.Tensor:
+def _draw(scores: torch.Tensor, drawing: tuple[float, ...], uniforms: torch.Tensor) -> torch.Tensor:
     """Tokens [rows] at the points `uniforms` of the rows' distributions, taken in the order of token ids."""
     temperature, top_k, top_p, min_p = drawing
     # The likeliest at 0: a very low temperature then cannot overflow.
     scores = scores - scores.amax(dim=-1, keepdim=True)
     scores = _processed(scores, TemperatureLogitsWarper(max(float(temperature), _LOWEST_TEMPERATURE)))
     if scores.is_cpu and (top_k or top_p < 1):
-        rows = zip(scores.split(1), uniforms, strict=True)
+        rows = zip(scores.split(1), uniforms.split(1), strict=True)
         return torch.cat([_draw_among_few(row, int(top_k), top_p, min_p, point) for row, point in rows])
     return _at(_warped(scores, int(top_k), top_p, min_p), uniforms)
 
 
 def _draw_among_few(
-    scores: torch.Tensor, top_k: int, top_p: float, min_p: float, uniform: float
+    scores: torch.Tensor, top_k: int, top_p: float, min_p: float, uniform: torch.Tensor
 ) -> torch.Tensor:
     """The same token [1] as among the whole vocabulary, which takes a CPU milliseconds to sort.
 
@@ -348,8 +365,8 @@ def _draw_among_few(
         no_tie = bool(few[0, -1].isneginf() or few[0, -1] < few[0, top_k - 1])
         if no_tie if top_k else share >= top_p:
             tokens, order = tokens[0].sort()
-            return tokens[_at(_warped(few[:, order], top_k, min(1.0, top_p / share), min_p), [uniform])]
-    return _at(_warped(scores, top_k, top_p, min_p), [uniform])
+            return tokens[_at(_warped(few[:, order], top_k, min(1.0, top_p / share), min_p), uniform)]
+    return _at(_warped(scores, top_k, top_p, min_p), uniform)
 
 
 def _warped(scores: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
@@ -367,10 +384,10 @@ def _processed(scores: torch.Tensor, processor: LogitsProcessor) -> torch.Tensor
     return cast(torch.Tensor, processor(cast(torch.LongTensor, None), cast(torch.FloatTensor, scores)))
 
 
-def _at(scores: torch.Tensor, uniforms: Sequence[float]) -> torch.Tensor:
+def _at(scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """Inverts the cumulative distributions; their sums in float64, so that no token's share is lost."""
     reached = scores.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    points = torch.tensor(uniforms, dtype=torch.float64, device=scores.device)[:, None] * reached[:, -1:]
+    points = uniforms[:, None] * reached[:, -1:]
     # Behind the last token only in a row that is not numbers, which `sample` refuses.
     return torch.searchsorted(reached, points, right=True)[:, 0].clamp(max=scores.shape[-1] - 1)
 
@@ -383,19 +400,24 @@ def _masked(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     return masked
 
 
-def _logprobs(logits: torch.Tensor, samplers: Sequence[Sampler]) -> dict[int, torch.Tensor]:
-    """[vocabulary] log probabilities of the rows that want them."""
-    rows = [row for row, sampler in enumerate(samplers) if sampler.sampling.logprobs is not None]
-    if not rows:
+def _logprobs(logits: torch.Tensor, tokens: torch.Tensor, samplers: Sequence[Sampler]) -> dict[int, Sampled]:
+    """The chosen `tokens` [rows] of the rows that want log probabilities, with them."""
+    wanted = {
+        row: alternatives
+        for row, sampler in enumerate(samplers)
+        if (alternatives := sampler.sampling.logprobs) is not None
+    }
+    if not wanted:
         return {}
-    return dict(zip(rows, logits[rows].log_softmax(dim=-1), strict=True))
-
-
-def _sampled(token: int, alternatives: int | None, logprobs: torch.Tensor | None) -> Sampled:
-    if alternatives is None or logprobs is None:
-        return Sampled(token)
-    values, tokens = logprobs.topk(min(alternatives, len(logprobs)))
-    return Sampled(token, float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+    chosen = tokens[_on(logits.device, [*wanted], torch.long)]
+    logprobs = _rows(logits, {}, [*wanted]).log_softmax(dim=-1)
+    values, likeliest = logprobs.topk(min(max(wanted.values()), logits.shape[-1]))
+    columns = chosen, logprobs.gather(1, chosen[:, None])[:, 0], likeliest, values
+    found = zip(wanted.items(), *(column.tolist() for column in columns), strict=True)
+    return {
+        row: Sampled(token, logprob, tuple(zip(ids[:alternatives], logs[:alternatives], strict=True)))
+        for (row, alternatives), token, logprob, ids, logs in found
+    }
 
 
 def _unsound() -> SamplingError:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import cast
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
+# What single tokens of a tokenizer are as a text of their own: wanted for every token, whoever's.
+_ALONE: WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, str]] = WeakKeyDictionary()
 
 
 class TextStream:
@@ -78,6 +81,7 @@ class _Decoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._alone = _ALONE.setdefault(tokenizer, {})
         self._context: list[int] = []
         self._context_text = ""
         self._pending: list[int] = []
@@ -90,7 +94,7 @@ class _Decoder:
         new = whole[self._given :]
         if text and whole == text:
             self._context, self._pending, self._given = self._pending, [], 0
-            self._context_text = self._decode(self._context)
+            self._context_text = self._text_alone(self._context)
         else:
             self._given = max(self._given, len(whole))
         return new
@@ -104,6 +108,13 @@ class _Decoder:
             return text[len(self._context_text) :]
         # Byte fallback spoils a whole run of byte tokens if one of them is not UTF-8, also what is out already.
         return self._decode(self._pending)
+
+    def _text_alone(self, ids: list[int]) -> str:
+        if len(ids) > 1:
+            return self._decode(ids)
+        if ids[0] not in self._alone:
+            self._alone[ids[0]] = self._decode(ids)
+        return self._alone[ids[0]]
 
     def _decode(self, ids: list[int]) -> str:
         return cast(str, self._tokenizer.decode(ids, skip_special_tokens=True))

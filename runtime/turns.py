@@ -34,15 +34,16 @@ def in_turn(running: Iterable[Row]) -> list[Row]:
     """Decoding rows, then prompts: one of every tenant, then another of every one that has more, the oldest first. Those of
     nobody, "", come last where there are tenants."""
     turns: Counter[str] = Counter()
-    keyed = []
-    for place, row in enumerate(running):
-        tenant = row.request.tenant
+    decoding: list[Row] = []
+    filling: list[tuple[bool, int, Row]] = []
+    for row in running:
         if row.pending == 1:
-            keyed.append((False, -1, place, row))
+            decoding.append(row)
             continue
-        keyed.append((not tenant, turns[tenant], place, row))
+        tenant = row.request.tenant
+        filling.append((not tenant, turns[tenant], row))
         turns[tenant] += 1
-    return [row for *_, row in sorted(keyed, key=lambda item: item[:3])]
+    return decoding + [row for *_, row in sorted(filling, key=lambda item: item[:2])]
 
 
 def divided(

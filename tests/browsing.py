@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,3 +51,24 @@ def opened(browser: Browser, address: str, **context: Any) -> Iterator[Seen]:
         seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
         seen.page.goto(address)
         yield seen
+
+
+def check_schemes(
+    opened: Callable[..., AbstractContextManager[Seen]], again: Callable[[Page], object]
+) -> None:
+    """The scheme of a page is the system's until it is chosen, and is remembered by the page that `again` opens."""
+    paper = "getComputedStyle(document.body).backgroundColor"
+    papers = {}
+    for scheme in ("light", "dark"):
+        with opened(color_scheme=scheme) as seen:
+            papers[scheme] = seen.page.evaluate(paper)
+            button = seen.page.get_by_role("button", name="Colours")
+            for chosen in ("light", "dark"):
+                button.click()
+                assert button.text_content() == chosen.capitalize()
+                papers.setdefault(f"{chosen} on {scheme}", seen.page.evaluate(paper))
+            again(seen.page)
+            assert seen.page.evaluate(paper) == papers[f"dark on {scheme}"]
+    assert papers["light"] != papers["dark"]
+    assert papers["light"] == papers["light on light"] == papers["light on dark"]
+    assert papers["dark"] == papers["dark on light"] == papers["dark on dark"]

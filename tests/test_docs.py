@@ -59,7 +59,7 @@ def test_architecture_names_every_module() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
     modules = [
         path.stem
-        for folder in ("adapters", "adapters/kernels", "hub", "recipes", "runtime")
+        for folder in ("adapters", "adapters/kernels", "web", "hub", "recipes", "runtime")
         for path in (ROOT / folder).glob("*.py")
         if path.stem != "__init__"
     ]
@@ -72,7 +72,7 @@ def test_every_package_on_disk_is_installed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {
         ".".join(("adapthub", *path.parent.relative_to(ROOT).parts))
-        for top in ("adapters", "hub", "recipes", "runtime", "cli")
+        for top in ("adapters", "web", "hub", "recipes", "runtime", "cli")
         for path in (ROOT / top).rglob("__init__.py")
     }
     assert folders == listed

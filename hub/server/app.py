@@ -39,7 +39,6 @@ from adapthub.hub.server import (
     tree_api,
     upload_api,
 )
-from adapthub.hub.server.bodies import BoundedBodies
 from adapthub.hub.server.errors import error_body, headers_of, message_headers, own_error_body, status_of
 from adapthub.hub.server.pages import failures
 from adapthub.hub.server.pages import routes as pages
@@ -47,6 +46,9 @@ from adapthub.hub.server.rates import RateHeaders
 from adapthub.hub.server.raw_paths import RawPaths
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.server.xet import xet_router
+from adapthub.web.bodies import BoundedBodies
+from adapthub.web.logs import RequestLines
+from adapthub.web.request_ids import HEADER, RequestIds
 
 _LOG = logging.getLogger(__name__)
 
@@ -83,9 +85,11 @@ def create_app(serving: Serving) -> FastAPI:
     app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None)
     app.state.serving = serving
     app.state.xet = serving.xet
-    app.add_middleware(BoundedBodies, limits=serving.limits)
+    app.add_middleware(BoundedBodies, bounds=serving.limits.body)
     app.add_middleware(RawPaths)
     app.add_middleware(RateHeaders)
+    app.add_middleware(RequestIds)
+    app.add_middleware(RequestLines)  # the outermost: what others refuse has a line too
     _handle_errors(app)
     for module in ROUTERS:
         app.include_router(module.router)
@@ -131,7 +135,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def defect(request: Request, error: Exception) -> Response:
-        return _refusal(request, f"the server failed: {type(error).__name__}", 500)
+        answer = _refusal(request, f"the server failed: {type(error).__name__}", 500)
+        answer.headers[HEADER] = request.scope["state"]["request_id"]  # outside all middleware
+        return answer
 
 
 def _refusal(request: Request, message: str, status: int) -> Response:

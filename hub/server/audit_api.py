@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from adapthub.hub import audit
 from adapthub.hub.access import require_admin
-from adapthub.hub.audit import AuditEntry
+from adapthub.hub.documents import audit_record
 from adapthub.hub.server.dependencies import TheCaller, TheServing, origin
 
 router = APIRouter(prefix="/api", tags=["audit"])
@@ -39,7 +39,7 @@ def entries(
         where = f"{origin(request)}{quote(request.url.path)}"
         following = urlencode({**query, "before": found[size - 1].number, "limit": size})
         response.headers["Link"] = f'<{where}?{following}>; rel="next"'
-    return [entry_item(entry) for entry in found[:size]]
+    return [audit_record(entry) for entry in found[:size]]
 
 
 @router.get("/audit/verify")
@@ -49,19 +49,3 @@ def verify(serving: TheServing, caller: TheCaller, expect: str | None = None) ->
     with serving.store.database.reading() as session:
         chain = audit.verify(session, expect=expect)
     return {"entries": chain.entries, "head": chain.head}
-
-
-def entry_item(entry: AuditEntry) -> dict[str, Any]:
-    """An entry as JSON."""
-    return {
-        "number": entry.number,
-        "time": entry.time.isoformat(),
-        "actor": entry.actor,
-        "token": entry.token,
-        "action": entry.action,
-        "namespace": entry.namespace,
-        "repo": entry.repo,
-        "detail": dict(entry.detail),
-        "previous": entry.previous,
-        "hash": entry.hash,
-    }

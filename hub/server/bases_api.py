@@ -17,8 +17,8 @@ from adapthub.adapters.base_record import MAX_BYTES, KnownBase
 from adapthub.hub import bases
 from adapthub.hub.access import require_admin
 from adapthub.hub.documents import base_record
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import FilePath, TheCaller, TheServing
+from adapthub.web.bodies import read_body
 
 router = APIRouter(prefix="/api/bases", tags=["bases"])
 

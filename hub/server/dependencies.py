@@ -8,12 +8,10 @@ def things(serving: TheServing, caller: TheCaller, target: Target) -> ...:
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fastapi import Depends, Path, Query, Request
-from fastapi.security.utils import get_authorization_scheme_param
 from pydantic import AfterValidator
 
 from adapthub.adapters.errors import Forbidden, InvalidReference, InvalidSettings, Unauthorized
@@ -22,6 +20,8 @@ from adapthub.hub.accounts import any_token, find_token
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.rates import enforce
 from adapthub.hub.server.serving import Serving
+from adapthub.web import logs, this_machine
+from adapthub.web.authorization import bearer
 
 _MOST_WORDS = 64
 
@@ -37,8 +37,7 @@ TheServing = Annotated[Serving, Depends(_serving)]
 def _caller(request: Request, serving: TheServing) -> Caller:
     """Raises Unauthorized for a token that does not work, Forbidden for another machine's name while there are no tokens,
     RateLimited for one request too many."""
-    scheme, text = get_authorization_scheme_param(request.headers.get("authorization"))
-    return caller_with(request, serving, text if scheme.lower() == "bearer" else "")
+    return caller_with(request, serving, bearer(request.headers) or "")
 
 
 def caller_with(request: Request, serving: Serving, text: str) -> Caller:
@@ -50,11 +49,12 @@ def caller_with(request: Request, serving: Serving, text: str) -> Caller:
             except Unauthorized:
                 enforce(serving.rates, request.scope, address_of(request))  # nobody guesses on
                 raise
+            logs.note(account=token.account)
             enforce(serving.rates, request.scope, token.prefix)
             return Caller(token.account, token.scope, token.prefix)
         enforce(serving.rates, request.scope, address_of(request))
         alone = not any_token(session)
-    if alone and not _is_loopback(request.headers.get("host", "")):
+    if alone and not this_machine.is_called(request.headers.get("host", "")):
         # A name that was made to mean this machine, by a website that reads what it holds.
         raise Forbidden(
             "a hub without tokens answers as localhost only",
@@ -92,6 +92,9 @@ Revision = Annotated[str, Path(), AfterValidator(_unquoted)]
 FilePath = Annotated[str, Path(), AfterValidator(_unquoted)]
 """`{path:path}` of the path."""
 
+Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
+"""A filter in the query of a page: no longer than what lists are filtered by, and nothing that a database refuses."""
+
 
 def _words(text: str) -> str:
     if len(text.split()) > _MOST_WORDS:
@@ -106,11 +109,3 @@ Words = Annotated[str, Query(), AfterValidator(_words)]
 def origin(request: Request) -> str:
     """This server as the client called it: clients refuse links to any other host."""
     return str(request.base_url).rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:
-        return False

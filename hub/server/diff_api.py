@@ -4,8 +4,8 @@
 
 {a} and {b} are revisions of the repository; {b} may be one of another, `namespace%2Fname@revision`. The answer is
 `adapters.diff.difference_record`: {"before": "sha256:<hex>", "after": ..., "modules": [{"module", "before", "after",
-"difference", "cosine", "before_rank", "after_rank"}], "configuration": [{"name", "before", "after"}], "manifest": [...] or
-null, "metrics": [{"split", "name", "before", "after", "apart"}], "files": [{"name", "before", "after"}]}.
+"difference", "cosine", "before_rank", "after_rank", "changed"}], "configuration": [{"name", "before", "after"}], "manifest":
+[...] or null, "metrics": [{"split", "name", "before", "after", "apart"}], "files": [{"name", "before", "after"}]}.
 """
 
 from __future__ import annotations

@@ -54,10 +54,8 @@ def batch(
             f"{len(body.objects)} objects are too many", hint=f"Send {_MOST_OBJECTS} at once."
         )
     response.headers["Content-Type"] = _CONTENT
-    seconds = serving.limits.upload_seconds
-    addresses = [
-        Addresses(serving.signer, origin(request), target, one.oid, one.size, seconds) for one in body.objects
-    ]
+    server = origin(request)
+    addresses = [Addresses(serving.signer, server, target, one.oid, one.size) for one in body.objects]
     if body.operation == "download":
         readable = _readable(serving, caller, target, body.objects)
         objects = [_download(one, readable.get(one.oid)) for one in addresses]
@@ -110,7 +108,7 @@ def _download(one: Addresses, blob: Blob | None) -> dict[str, Any]:
     if blob is None or blob.size != one.size:
         message = f"{one.target.full_name} has no file {one.oid} of {one.size} bytes"
         return {**entry, "error": {"code": 404, "message": message}}
-    action = {"href": one.of(DOWNLOAD), "header": {}, "expires_in": one.seconds}
+    action = {"href": one.of(DOWNLOAD), "header": {}, "expires_in": one.signer.seconds}
     return {**entry, "authenticated": True, "actions": {"download": action}}
 
 
@@ -124,7 +122,7 @@ def _upload(one: Addresses, known: Blob | None, part_bytes: int | None) -> dict[
     if one.size > MAX_BYTES[WEIGHTS]:
         message = f"{one.size} bytes; at most {MAX_BYTES[WEIGHTS]} are kept"
         return {**entry, "error": {"code": 413, "message": message}}
-    upload = {"href": one.of(UPLOAD), "header": {}, "expires_in": one.seconds}
+    upload = {"href": one.of(UPLOAD), "header": {}, "expires_in": one.signer.seconds}
     if part_bytes is not None and one.size > part_bytes:
         parts = {str(number): url for number, url in enumerate(one.parts(part_bytes), start=1)}
         upload = {**upload, "href": one.of(COMPLETION), "header": {"chunk_size": str(part_bytes), **parts}}

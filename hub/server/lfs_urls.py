@@ -1,7 +1,7 @@
 """The addresses that LFS sends clients to, each signed for one thing, and what their signatures say. Answers nobody.
 
-.../info/lfs/objects/{oid}?size=…            the file: PUT all of it, GET it, or POST the list of its parts
-.../info/lfs/objects/{oid}/{number}?size=…   PUT one part of it
+.../info/lfs/objects/{oid}?signed=…            the file: PUT all of it, GET it, or POST the list of its parts
+.../info/lfs/objects/{oid}/{number}?signed=…   PUT one part of it
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 from urllib.parse import urlencode
+
+from itsdangerous import BadSignature, SignatureExpired
 
 from adapthub.adapters.errors import Forbidden
 from adapthub.hub.reference import Reference
-from adapthub.hub.server.signed_urls import Signer
+from adapthub.hub.server.signed import Signer
 
 UPLOAD, PART, COMPLETION, DOWNLOAD, RECEIPT = (
     "lfs upload",
@@ -22,20 +25,19 @@ UPLOAD, PART, COMPLETION, DOWNLOAD, RECEIPT = (
     "lfs download",
     "lfs receipt",
 )
-_SIGNED = ("size", "expires", "signature")
+_SIGNED = "signed"
+_AGAIN = "Ask for a new one: start the upload again."
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses for one file, the sha256 `oid` of `size` bytes, of the repository `target` at `server`, a URL. They are
-    good for so many `seconds`."""
+    """The addresses for one file, the sha256 `oid` of `size` bytes, of the repository `target` at `server`, a URL."""
 
     signer: Signer
     server: str
     target: Reference
     oid: str
     size: int
-    seconds: int
 
     @property
     def verify(self) -> str:
@@ -57,31 +59,31 @@ class Addresses:
         return f"{self.server}/{self.target.full_name}.git/info/lfs/objects"
 
     def _signed(self, purpose: str, name: str, size: int) -> str:
-        values = {"size": str(size), "repo": self.target.full_name, "name": name}
-        signed = self.signer.sign(purpose, values, self.seconds)
-        return f"{self._root}/{name}?{urlencode({key: signed[key] for key in _SIGNED})}"
+        signed = self.signer.sign(size, purpose, self.target.full_name, name)
+        return f"{self._root}/{name}?{urlencode({_SIGNED: signed})}"
 
 
 def check(signer: Signer, purpose: str, target: Reference, name: str, query: Mapping[str, str]) -> int:
     """The size in bytes that an address was signed for. Raises Forbidden unless it was, for this purpose."""
-    signed = {key: query[key] for key in _SIGNED if key in query}
-    signer.check(purpose, {**signed, "repo": target.full_name, "name": name})
-    return int(signed["size"])
+    size: int = _read(signer, query.get(_SIGNED, ""), "this address", purpose, target, name)
+    return size
 
 
-def receipt(signer: Signer, target: Reference, name: str, sha256: str, size: int, seconds: int) -> str:
+def receipt(signer: Signer, target: Reference, name: str, sha256: str, size: int) -> str:
     """What a part is answered with: that its sender has sent these bytes."""
-    values = {"repo": target.full_name, "name": name, "sha256": sha256, "size": str(size)}
-    signed = signer.sign(RECEIPT, values, seconds)
-    return f"{sha256}-{size}-{signed['expires']}-{signed['signature']}"
+    return signer.sign((sha256, size), RECEIPT, target.full_name, name)
 
 
 def read_receipt(signer: Signer, target: Reference, name: str, text: str) -> tuple[str, int]:
     """The sha256 and size that a receipt is for. Raises Forbidden where it is none of ours for this part."""
-    fields = text.strip('"').split("-")
-    if len(fields) != 4:
-        raise Forbidden(f"{text[:40]!r} is not what this hub answered to a part")
-    sha256, size, expires, signature = fields
-    values = {"repo": target.full_name, "name": name, "sha256": sha256, "size": size}
-    signer.check(RECEIPT, {**values, "expires": expires, "signature": signature})
-    return sha256, int(size)
+    sha256, size = _read(signer, text.strip('"'), "the receipt of a part", RECEIPT, target, name)
+    return sha256, size
+
+
+def _read(signer: Signer, text: str, what: str, purpose: str, target: Reference, name: str) -> Any:
+    try:
+        return signer.read(text, purpose, target.full_name, name)
+    except SignatureExpired as error:
+        raise Forbidden(f"{what} is no longer good", hint=_AGAIN) from error
+    except BadSignature as error:
+        raise Forbidden(f"{what} is not as this hub signed it", hint=_AGAIN) from error

@@ -6,31 +6,27 @@ Does not define endpoints or configure logging.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from threading import current_thread, main_thread
+from typing import TypeAlias
 
-import uvicorn
-
-from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
+from adapthub.adapters.errors import InvalidSettings, StorageError
 from adapthub.hub.accounts import any_token
 from adapthub.hub.server.app import create_app
+from adapthub.hub.server.errors import error_body
 from adapthub.hub.server.serving import Limits, Serving
 from adapthub.hub.server.webhook_sender import Sender, WebhookSettings
+from adapthub.web import running, this_machine
+from adapthub.web.listening import listener
+from adapthub.web.protocol import BoundedProtocol
 
 _LOG = logging.getLogger(__name__)
-_POLL = 0.02  # seconds
 _SWEEP = 600  # seconds
 _TAILS = 10  # seconds that running requests get at the end
-_BACKLOG = 2048
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -47,13 +43,7 @@ class ServerSettings:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that takes requests at `address`, a URL; `stop` ends it, from any thread."""
-
-    serving: Serving
-    address: str
-    stop: Callable[[], None]
+Running: TypeAlias = running.Running[Serving]
 
 
 def serve(settings: ServerSettings, *, announce: Callable[[Running], None] = lambda _: None) -> None:
@@ -68,45 +58,22 @@ def serve(settings: ServerSettings, *, announce: Callable[[Running], None] = lam
     sender = Sender(serving.store.database, settings.webhooks)
     try:
         _check_host(serving, settings.host)
-        with _listener(settings) as listener:
+        with listener(settings.host, settings.port) as port:
             sender.start()
-            asyncio.run(_run(serving, listener, announce))
+            asyncio.run(_run(serving, port, announce))
     finally:
         sender.close()
         serving.close()
 
 
-async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Running], None]) -> None:
-    server = _Server(
-        uvicorn.Config(
-            create_app(serving),
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=_TAILS,
-        )
+async def _run(serving: Serving, port: socket.socket, announce: Callable[[Running], None]) -> None:
+    limits = serving.limits
+    protocol = partial(
+        BoundedProtocol, seconds=limits.body_seconds, rate=limits.body_rate, error_body=error_body
     )
-    loop = asyncio.get_running_loop()
-
-    def end() -> None:
-        server.should_exit = True
-
-    def stop() -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has ended
-            loop.call_soon_threadsafe(end)
-
-    with _signals(loop, end):
-        task = asyncio.create_task(server.serve([listener]))
-        while not server.started and not task.done():
-            await asyncio.sleep(_POLL)
-        if server.started:
-            announce(Running(serving, _address(listener), stop))
-        sweeping = asyncio.create_task(_sweep(serving))
-        await task
-        sweeping.cancel()
+    sweeping = asyncio.create_task(_sweep(serving))
+    await running.run(create_app(serving), serving, port, protocol, announce=announce, tails=_TAILS)
+    sweeping.cancel()
 
 
 async def _sweep(serving: Serving) -> None:
@@ -119,40 +86,8 @@ async def _sweep(serving: Serving) -> None:
         await asyncio.sleep(_SWEEP)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, without its signals: it would end by the signal once more when it is done."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> Iterator[None]:
-    """Within: the first signal to end calls `end`, a second one ends the process. Only on the main thread."""
-    if current_thread() is not main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def first() -> None:
-        for number in before:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        end()
-
-    for number in before:
-        loop.add_signal_handler(number, first)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
-
-
 def _check_host(serving: Serving, host: str) -> None:
-    if host in _LOOPBACK:
+    if this_machine.is_private(host):
         return
     with serving.store.database.reading() as session:
         if not any_token(session):
@@ -160,30 +95,3 @@ def _check_host(serving: Serving, host: str) -> None:
                 f"without a token everybody who reaches {host} reads everything",
                 hint="Make one with adapt hub token create, or serve on 127.0.0.1.",
             )
-
-
-def _listener(settings: ServerSettings) -> socket.socket:
-    """The port. Raises Conflict where it is taken, InvalidSettings for a host that is none."""
-    where = f"port {settings.port} of {settings.host}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, OverflowError) as error:
-        raise InvalidSettings(f"{where} cannot be served: {error}") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(f"{where} is in use", hint="Choose another port; 0 is any free one.") from error
-        raise InvalidSettings(f"{where} cannot be served: {error.strerror or error}") from error
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -14,10 +14,10 @@ from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub import logins
 from adapthub.hub.accounts import find_token
 from adapthub.hub.server import rates
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import TheServing, address_of, origin
 from adapthub.hub.server.errors import status_of
 from adapthub.hub.server.serving import Serving
+from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["accounts"])
 

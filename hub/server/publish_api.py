@@ -22,7 +22,6 @@ from adapthub.hub.lookup import find_repo
 from adapthub.hub.paths import check_path
 from adapthub.hub.publishing import check_words, publish
 from adapthub.hub.reference import Reference
-from adapthub.hub.server.bodies import too_large
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing
 from adapthub.hub.server.lfs_transfer_api import Sha256
 from adapthub.hub.server.lfs_urls import read_receipt, receipt
@@ -30,6 +29,7 @@ from adapthub.hub.server.receiving import LARGE_BYTES, Spooled, keep_body, run_w
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.trees import Blob, git_oid
 from adapthub.hub.wire import Kept, Publication, Published
+from adapthub.web.bodies import too_large
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["publishing"])
 
@@ -47,9 +47,7 @@ async def put_blob(
     await run_in_threadpool(_check_may, serving, caller, target, [Blob(sha256, int(size))])
     await keep_body(request, serving.store.blobs, int(size), sha256=sha256)
     await run_in_threadpool(serving.store.register, [Blob(sha256, int(size))])
-    return Kept(
-        receipt=receipt(serving.signer, target, sha256, sha256, int(size), serving.limits.upload_seconds)
-    )
+    return Kept(receipt=receipt(serving.signer, target, sha256, sha256, int(size)))
 
 
 @router.post("/versions")

@@ -17,9 +17,9 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub.server.bodies import pieces
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, Incoming
+from adapthub.web.bodies import pieces
 
 Result = TypeVar("Result")
 LARGE_BYTES = 2**20  # from which on a body, or a line of one, is large

@@ -37,7 +37,7 @@ async def resolve(
     caller: TheCaller,
 ) -> Response:
     """A file, or with a Range header a part of it."""
-    blob, commit = await run_in_threadpool(_find, serving, caller, target, revision, path)
+    blob, commit = await run_in_threadpool(find, serving, caller, target, revision, path)
     headers = _headers(blob, path, commit)
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
@@ -50,8 +50,8 @@ async def resolve(
     return await _answer(serving, request.method, blob, part, headers)
 
 
-def _find(serving: Serving, caller: Caller, target: Reference, revision: str, path: str) -> tuple[Blob, str]:
-    """The file, and the commit that the revision means."""
+def find(serving: Serving, caller: Caller, target: Reference, revision: str, path: str) -> tuple[Blob, str]:
+    """The file, and the commit that the revision means. Raises AdapterNotFound, RevisionNotFound, EntryNotFound, Gated."""
     with serving.store.database.reading() as session:
         repo = readable_repo(session, caller, target)
         commit = require_commit(session, repo, revision)

@@ -14,11 +14,11 @@ from adapthub.hub.access import Caller, readable_repo, writable_repo
 from adapthub.hub.commits import add_signature
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.revisions import require_version_at
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.trees import Blob, git_oid
+from adapthub.web.bodies import read_body
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["review"])
 

@@ -1,4 +1,4 @@
-"""What all endpoints of a hub's server share: the store, the secret that URLs are signed with, uploads over Xet, and bounds.
+"""What all endpoints of a hub's server share: the store, what it signs, uploads over Xet, and bounds.
 
 Does not answer anybody.
 """
@@ -17,10 +17,11 @@ from anyio import CapacityLimiter
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.differ import Differ
 from adapthub.hub.server.rates import Rates
-from adapthub.hub.server.signed_urls import Signer
+from adapthub.hub.server.signed import Signer
 from adapthub.hub.server.xet import XetFacade
 from adapthub.hub.server.xet_store import XetStore
 from adapthub.hub.store import Store
+from adapthub.web.bodies import Bounds
 
 SECRET = "secret"
 XET = "xet"
@@ -32,7 +33,8 @@ class Limits:
     """Bounds on what one request may bring.
 
     `commit_bytes`: a commit with the text files in it; `json_bytes`: any other body; `body_seconds`: what any body may take,
-    beyond which it is to come at `body_rate` bytes a second; `page`: entries of a list on one page; `upload_seconds`: how
+    beyond which it is to come at `body_rate` bytes a second, what a request's headers may, and what answers may lie unread,
+    beyond which they are to be read at that rate; `page`: entries of a list on one page; `upload_seconds`: how
     long a signed URL is good for; `part_bytes`: in parts of how many bytes larger files of LFS come; `rate`: how many
     requests a caller may make in how many seconds.
     """
@@ -45,6 +47,11 @@ class Limits:
     upload_seconds: int = 3600
     part_bytes: int = 64 * 2**20
     rate: tuple[int, int] | None = None
+
+    @property
+    def body(self) -> Bounds:
+        """Of any other body than a commit."""
+        return Bounds(self.json_bytes, self.body_seconds, self.body_rate)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class Serving:
         xet = XetFacade(root / XET, XetStore(store), secret)
         limits = limits or Limits()
         rates = None if limits.rate is None else Rates(*limits.rate)
-        return cls(store, Signer(secret), xet, Differ(store.blobs), limits, rates)
+        return cls(store, Signer(secret, limits.upload_seconds), xet, Differ(store.blobs), limits, rates)
 
     def sweep(self) -> None:
         """Remove what uploads that ended or died have left: from time to time. Raises StorageError."""

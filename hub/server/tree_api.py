@@ -15,9 +15,9 @@ from adapthub.hub.access import readable_repo
 from adapthub.hub.history import history, last_changes
 from adapthub.hub.revisions import require_commit
 from adapthub.hub.server.answers import Listing, commit_item, last_commit
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.trees import read_tree
+from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["files"])
 

@@ -24,6 +24,7 @@ class AuditRow(Base):
     __tablename__ = "audit"
     __table_args__ = (
         Index("audit_by_repo", "repo", "number"),
+        Index("audit_by_namespace", "namespace", "number"),
         Index("audit_by_actor", "actor", "number"),
         Index("audit_by_action", "action", "number"),
     )

@@ -29,17 +29,17 @@ from adapthub.runtime.server import (
     page_api,
     release_admin,
 )
-from adapthub.runtime.server.bodies import BoundedBodies
 from adapthub.runtime.server.dependencies import TheServing
 from adapthub.runtime.server.door import Door
-from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, status_of
+from adapthub.runtime.server.errors import ERRORS, body_of, error_body, headers_of, refusal_body, status_of
 from adapthub.runtime.server.groups import Groups
-from adapthub.runtime.server.logs import RequestLines
 from adapthub.runtime.server.metrics import CountedResponses, Metrics
 from adapthub.runtime.server.recent import Recent
-from adapthub.runtime.server.request_ids import HEADER, RequestIds
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.traces import TraceContext, open_traces
+from adapthub.web.bodies import BoundedBodies
+from adapthub.web.logs import RequestLines
+from adapthub.web.request_ids import HEADER, RequestIds
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def create_app(serving: Serving) -> FastAPI:
     app = FastAPI(title="AdaptHub", version="1", docs_url=None, redoc_url=None, responses=ERRORS)
     app.state.serving = serving
     app.add_middleware(Door, gate=serving.gate)
-    app.add_middleware(BoundedBodies, limits=serving.limits)
+    app.add_middleware(BoundedBodies, bounds=serving.limits.body)
     app.add_middleware(RequestIds)
     _observe(app, serving)
     app.add_middleware(RequestLines)  # the outermost: what others refuse has a line too
@@ -114,9 +114,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}"
-        return JSONResponse(
-            error_body(message, "invalid_request_error"), error.status_code, dict(error.headers or {})
-        )
+        return JSONResponse(refusal_body(message), error.status_code, dict(error.headers or {}))
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:

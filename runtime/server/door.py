@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +16,7 @@ from adapthub.adapters.errors import AdaptHubError
 from adapthub.runtime.server import same_machine
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.tenants.gate import Gate
+from adapthub.web.authorization import bearer
 
 # Read by anybody: they say nothing of what the server has.
 _OPEN = ("/", "/health", "/ready", "/openapi.json")
@@ -62,8 +62,7 @@ class Door:
         headers = Headers(scope=scope)
         if self._gate.open:
             same_machine.check(scope["method"], headers)
-        scheme, key = get_authorization_scheme_param(headers.get("authorization"))
-        caller = self._gate.authenticate(key if scheme.lower() == "bearer" else None)
+        caller = self._gate.authenticate(bearer(headers))
         if scope["path"] not in _UNCOUNTED:
             self._gate.count(caller)
         return caller

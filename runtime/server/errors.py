@@ -121,5 +121,10 @@ def error_body(
     return {"error": {"message": message, "type": type_, "param": param, "code": code}}
 
 
+def refusal_body(message: str) -> dict[str, Any]:
+    """OpenAI's error object for a request that is none."""
+    return error_body(message, "invalid_request_error")
+
+
 def _kind(error: AdaptHubError) -> tuple[type[AdaptHubError], int, str, str | None]:
     return next(kind for kind in _KINDS if isinstance(error, kind[0]))

@@ -7,25 +7,19 @@ Does not define endpoints or configure logging.
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import logging
-import os
-import signal
 import socket
 import sys
-import threading
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import cast
+from typing import TypeAlias
 
-import uvicorn
-
-from adapthub.adapters.errors import Conflict, InvalidSettings
+from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.home import home
 from adapthub.hub import open_hub
 from adapthub.hub.registry import Registry
@@ -34,26 +28,26 @@ from adapthub.runtime.generation import Limits
 from adapthub.runtime.redaction import Redaction
 from adapthub.runtime.runtime import Runtime
 from adapthub.runtime.scheduler import Scheduler
-from adapthub.runtime.server import logs, release_watch
+from adapthub.runtime.server import observation, release_watch
 from adapthub.runtime.server.app import create_app
 from adapthub.runtime.server.catalog import Catalog
+from adapthub.runtime.server.errors import refusal_body
 from adapthub.runtime.server.feedback_log import FeedbackLog
-from adapthub.runtime.server.protocol import BoundedProtocol
 from adapthub.runtime.server.releases import Releases
 from adapthub.runtime.server.serving import ServerLimits, Serving
 from adapthub.runtime.server.shadow import NOBODY
 from adapthub.runtime.tenants.gate import Gate
 from adapthub.runtime.tenants.tenant_gate import open_gate
+from adapthub.web import running, this_machine
+from adapthub.web.listening import listener
+from adapthub.web.protocol import BoundedProtocol
 
 _LOG = logging.getLogger(__name__)
-_POLL = 0.02  # seconds
 _THREADS = 64  # for what may take long: adapters pulled, prompts tokenised, grammars compiled
-_BACKLOG = 2048
 _SWITCH = 0.0002  # seconds that one thread may keep Python while another waits for it
 _SHADOWS = 0.01  # the weight of shadows: tenants that wait go first
 _TAILS = 5  # seconds in which clients take the last of what was sent to them, once all requests have ended
 _SETTLING = 15  # seconds in which what cancelled requests used is written down
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -76,13 +70,7 @@ class ServerSettings:
     server: ServerLimits = field(default_factory=ServerLimits)
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that takes requests at `address`, a URL; `stop` lets it drain and end, from any thread."""
-
-    serving: Serving
-    address: str
-    stop: Callable[[], None]
+Running: TypeAlias = running.Running[Serving]
 
 
 def serve(
@@ -98,7 +86,7 @@ def serve(
     is taken, and what loading the base and the adapters raises.
     """
     gate = gate or open_gate()
-    if gate.open and settings.host not in _LOOPBACK:
+    if gate.open and not this_machine.is_private(settings.host):
         raise InvalidSettings(
             f"without tenants everybody who reaches {settings.host} is an administrator",
             hint="Add one with adapt tenant add, or serve on 127.0.0.1.",
@@ -106,7 +94,7 @@ def serve(
     hub = hub or open_hub()
     limits = settings.limits or Limits()
     with (
-        _listener(settings) as listener,
+        listener(settings.host, settings.port) as port,
         Runtime(
             settings.base,
             settings.quantize,
@@ -124,7 +112,7 @@ def serve(
         serving = assemble(runtime, hub, settings, gate)
         try:
             with _soon_interrupted():
-                asyncio.run(_run(serving, listener, announce))
+                asyncio.run(_run(serving, port, announce))
         finally:
             gc.unfreeze()
             gate.close()
@@ -138,12 +126,12 @@ def assemble(runtime: Runtime, hub: Registry, settings: ServerSettings, gate: Ga
     catalog = Catalog(runtime, hub, settings.base, settings.adapters, releases)
     serving = Serving(runtime, hub, catalog, gate, settings.server)
     serving.feedback = FeedbackLog(FeedbackStore(), settings.request_log)
-    serving.observers.append(logs.observe)
+    serving.observers.append(observation.note)
     release_watch.watch(serving)
     return serving
 
 
-async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Running], None]) -> None:
+async def _run(serving: Serving, port: socket.socket, announce: Callable[[Running], None]) -> None:
     # asyncio's own pool is a few threads: as many slow downloads of adapters would hold up everybody's prompts.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, "server-work"))
     await asyncio.to_thread(_warm, serving)
@@ -152,53 +140,22 @@ async def _run(serving: Serving, listener: socket.socket, announce: Callable[[Ru
     gc.collect()
     gc.freeze()
     app = create_app(serving)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            http=cast(
-                "type[asyncio.Protocol]", partial(BoundedProtocol, seconds=serving.limits.body_seconds)
-            ),
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_graceful_shutdown=_TAILS,
-        )
+    serving.ready = True
+    protocol = partial(BoundedProtocol, seconds=serving.limits.body_seconds, error_body=refusal_body)
+    await running.run(
+        app, serving, port, protocol, announce=announce, drain=partial(_drain, serving), tails=_TAILS
     )
-    loop = asyncio.get_running_loop()
-
-    ending: list[asyncio.Task[None]] = []
-
-    def end() -> None:
-        if not ending:
-            ending.append(serving.spawn(_end(serving, server)))
-
-    def stop() -> None:
-        with suppress(RuntimeError):  # the loop is closed: the server has ended
-            loop.call_soon_threadsafe(end)
-
-    with _signals(loop, end):
-        serving.ready = True
-        task = asyncio.create_task(server.serve([listener]))
-        while not server.started and not task.done():
-            await asyncio.sleep(_POLL)
-        if server.started:
-            announce(Running(serving, _address(listener), stop))
-        await task
-        # uvicorn has cancelled what is left and does not wait for it; with the loop, what was used would be lost.
-        if not await serving.idle_within(_SETTLING):
-            _LOG.error("what %d requests used was not written down", serving.in_flight)
+    # uvicorn has cancelled what is left and does not wait for it; with the loop, what was used would be lost.
+    if not await serving.idle_within(_SETTLING):
+        _LOG.error("what %d requests used was not written down", serving.in_flight)
     if app.state.traces is not None:
         await asyncio.to_thread(app.state.traces.close)
 
 
-async def _end(serving: Serving, server: uvicorn.Server) -> None:
-    """Let what runs end, while others hear that this server takes nothing more; then let it stop listening."""
+async def _drain(serving: Serving) -> None:
+    """Let what runs end, while others hear that this server takes nothing more."""
     if not await serving.drain():
         _LOG.warning("%d requests were still running when the server ended", serving.in_flight)
-    server.should_exit = True
 
 
 @contextmanager
@@ -211,69 +168,6 @@ def _soon_interrupted() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's, without its signals: it would not drain, and end by the signal once more when it is done."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-@contextmanager
-def _signals(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> Iterator[None]:
-    """Within: the first signal to end calls `end`, a second one ends the process. Only on the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def first() -> None:
-        for number in before:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        end()
-
-    for number in before:
-        loop.add_signal_handler(number, first)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
-
-
-def _listener(settings: ServerSettings) -> socket.socket:
-    """The port, before anything is loaded; nobody can connect yet.
-
-    Raises Conflict where it is taken, InvalidSettings for a host that is none.
-    """
-    where = f"port {settings.port} of {settings.host}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, OverflowError) as error:
-        raise InvalidSettings(f"{where} cannot be served: {error}") from error
-    # asyncio sends small answers at once (TCP_NODELAY) only where the protocol is told.
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(f"{where} is in use", hint="Choose another port; 0 is any free one.") from error
-        raise InvalidSettings(f"{where} cannot be served: {error.strerror or error}") from error
-    return listener
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _warm(serving: Serving) -> None:

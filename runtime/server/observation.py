@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from adapthub.runtime.requests import Usage
 from adapthub.runtime.server.catalog import Target
+from adapthub.web import logs
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,16 @@ class Observation:
     def seconds(self) -> float:
         """From admission to the end."""
         return self.last - self.queued
+
+
+def note(observation: Observation) -> None:
+    """An observer of a server: the request's line in the log is to say what its answer came to."""
+    logs.note(
+        tenant=observation.tenant,
+        model=observation.target.model,
+        version=observation.target.label,
+        outcome=observation.outcome,
+        prompt_tokens=observation.usage.prompt_tokens,
+        completion_tokens=observation.usage.completion_tokens,
+        ttft=observation.ttft,
+    )

@@ -9,6 +9,8 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
+from adapthub.web.page_files import media_type, read_files
+
 router = APIRouter(include_in_schema=False)
 
 _HEADERS = {
@@ -23,12 +25,7 @@ _HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
     "Cache-Control": "no-cache",
 }
-_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
-_FILES = {
-    file.name: file.read_bytes()
-    for file in (files("adapthub.runtime.server") / "pages").iterdir()
-    if file.name.rpartition(".")[2] in _TYPES
-}
+_FILES = read_files(files("adapthub.runtime.server") / "pages")
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
@@ -44,4 +41,4 @@ async def file(name: str) -> Response:
 
 
 def _response(name: str) -> Response:
-    return Response(_FILES[name], media_type=_TYPES[name.rpartition(".")[2]], headers=_HEADERS)
+    return Response(_FILES[name], media_type=media_type(name), headers=_HEADERS)

@@ -6,12 +6,10 @@ gives these away is in headers that a website cannot choose. Does not answer any
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-from urllib.parse import urlsplit
-
 from starlette.datastructures import Headers
 
 from adapthub.adapters.errors import Forbidden
+from adapthub.web import this_machine
 
 _READS = ("GET", "HEAD")  # what they answer no other website's scripts may see
 _ELSEWHERE = ("cross-site", "same-site")  # one port of localhost and another are the same site
@@ -22,7 +20,7 @@ def check(method: str, headers: Headers) -> None:
     """Raises Forbidden for a host that is not this machine (a foreign name that was made to mean it, too), and for what a
     browser sends for another website."""
     host = headers.get("host", "")
-    if not _is_loopback(host):
+    if not this_machine.is_called(host):
         raise Forbidden(
             f"a server without tenants answers as localhost, not as {host!r:.120}",
             hint=f"Ask http://127.0.0.1. {_HINT}",
@@ -33,12 +31,3 @@ def check(method: str, headers: Headers) -> None:
     foreign = origin is not None and origin.partition("://")[2].lower() != host.lower()
     if foreign or headers.get("sec-fetch-site") in _ELSEWHERE:
         raise Forbidden("a server without tenants does nothing that another website asks for", hint=_HINT)
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether the Host header means this machine, at any port."""
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:
-        return False

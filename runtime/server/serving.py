@@ -19,6 +19,7 @@ from adapthub.runtime.server.catalog import Catalog, Target
 from adapthub.runtime.server.feedback_log import FeedbackLog
 from adapthub.runtime.server.observation import Observation
 from adapthub.runtime.tenants.gate import Gate
+from adapthub.web.bodies import Bounds
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,6 +36,11 @@ class ServerLimits:
     body_keys: int = 100_000
     body_seconds: float = 30.0
     drain_seconds: float = 30.0
+
+    @property
+    def body(self) -> Bounds:
+        """Of a body."""
+        return Bounds(self.body_bytes, self.body_seconds, parts=self.body_parts, keys=self.body_keys)
 
 
 @dataclass

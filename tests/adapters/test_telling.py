@@ -13,6 +13,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.entries import TokenEntries
+from adapthub.adapters.errors import AdapterNotFound
 from adapthub.adapters.selections import Selection
 from tests.adapters.peft_oracle import expected_logits, ia3_config, lora_config, prefix_config, save_adapter
 from tests.kernels.triton_here import interpreted_or_on_a_gpu
@@ -94,10 +95,36 @@ def test_what_left_and_came_back_is_told_where_it_is_now(
     assert all(torch.equal(a, b) for a, b in zip(logits(), before, strict=True))
     rows = adapted.telling.rows([((1.0, digest),)])
     assert rows is not None
+    assert adapted.telling.rows([((1.0, digest),)]) is rows, "looked up again though nothing changed"
     ((_, told),) = rows[0]
     for path, (update,) in adapted.attached[digest].updates.items():
         a = told.table[adapted.telling.paths.index(path), 0]
         assert a == update.a.data_ptr() != kept.updates[path][0].a.data_ptr()  # type: ignore[attr-defined]
+
+
+def test_rows_asked_for_again_after_one_left_are_not_found(
+    adapted: AdaptedBase, tiny_base: Path, tmp_path: Path
+) -> None:
+    digest = adapted.attach(Artifact.read(saved(tiny_base, tmp_path, "lora")))
+    assert adapted.telling.rows([((1.0, digest),)])
+    adapted.detach(digest)
+    with pytest.raises(AdapterNotFound):
+        adapted.telling.rows([((1.0, digest),)])
+
+
+def test_rows_asked_for_again_are_over_all_modules(
+    adapted: AdaptedBase, tiny_base: Path, tmp_path: Path
+) -> None:
+    narrow, wide = (
+        adapted.attach(Artifact.read(saved(tiny_base, tmp_path, name))) for name in ("narrow", "lora")
+    )
+    telling, asked = adapted.telling, [((1.0, narrow),)]
+    before = telling.rows(asked)
+    telling._find(wide)  # as another pass does
+    after = telling.rows(asked)
+    assert before is not None
+    assert after is not None
+    assert len(before[0][0][1].table) < len(after[0][0][1].table) == len(telling.paths)
 
 
 def test_many_runs_that_touch_no_module(adapted: AdaptedBase, tiny_base: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ import shutil
 import signal
 import sqlite3
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,10 +26,11 @@ from pathlib import Path
 from adapthub.adapters.artifact import Artifact
 from adapthub.hub.embedded import EmbeddedHub
 from tests.hub.adapters import contents, manifest, write_adapter
+from tests.hub.processes import in_child
 from tests.hub.write_points import WritePoints
 
 NAME = "acme/ner"
-NOTHING, WHOLE, FAILED = 10, 11, 99
+NOTHING, WHOLE = 10, 11
 OUTCOMES = {NOTHING: "nothing", WHOLE: "whole"}
 TORN_SIZES = range(0, 400_000, 25_000)
 
@@ -88,19 +88,19 @@ def main(mode: str, folder: Path) -> None:
     template.mkdir()
     held = None if mode == "killed-first" else before
     if held is not None:
-        assert _in_child(lambda: _push(template, held)) == 0
+        assert in_child(lambda: _push(template, held)) == 0
     attempts = _torn(pushed) if mode == "torn-next" else _killed(pushed)
     outcomes = []
     for number, attempt in enumerate(attempts):
         trial = folder / f"trial-{number}"
         shutil.copytree(template, trial)
-        died = _in_child(lambda attempt=attempt, trial=trial: attempt(trial))  # type: ignore[misc]
+        died = in_child(lambda attempt=attempt, trial=trial: attempt(trial))  # type: ignore[misc]
         where = (
             (trial / "died-at").read_text()
             if (trial / "died-at").exists()
             else signal.Signals(max(-died, 1)).name
         )
-        outcome = _in_child(lambda trial=trial: check(trial, held, pushed))  # type: ignore[misc]
+        outcome = in_child(lambda trial=trial: check(trial, held, pushed))  # type: ignore[misc]
         if outcome not in OUTCOMES:
             raise AssertionError(f"attempt {number}, {where}: the hub is not as it should be")
         if died == 0 and mode != "torn-next":
@@ -143,19 +143,6 @@ def _torn(pushed: Artifact) -> Iterator[Callable[[Path], int]]:
 
     for size in TORN_SIZES:
         yield lambda trial, size=size: attempt(trial, size)  # type: ignore[misc]
-
-
-def _in_child(work: Callable[[], int]) -> int:
-    """What `work` returned in a forked child, or minus the signal that killed it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-            code = FAILED
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""What the tests run in other processes: a few pushes to one name, in a loop."""
+"""What the tests run in other processes: a few pushes to one name, in a loop; and what may be killed."""
 
 from __future__ import annotations
 
+import os
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.hub.embedded import EmbeddedHub
+
+FAILED = 99  # what a child ends with that raised
 
 
 def push_all(hub: Path, folders: list[Path]) -> list[tuple[str, int]]:
@@ -15,3 +20,16 @@ def push_all(hub: Path, folders: list[Path]) -> list[tuple[str, int]]:
         for folder in folders
     ]
     return [(version.digest, version.number) for version in versions]
+
+
+def in_child(work: Callable[[], int]) -> int:
+    """What `work` returned in a forked child, or minus the signal that killed it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            code = work()
+        except BaseException:
+            traceback.print_exc()
+            code = FAILED
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -61,7 +61,9 @@ def answering(status: int, headers: dict[str, str] | None = None, **content: obj
         (418, None, StorageError),
         (429, None, RateLimited),
         (500, None, StorageError),
-        (503, None, StorageError),
+        (502, None, Unreachable),
+        (503, None, Unreachable),
+        (504, None, Unreachable),
     ],
 )
 def test_every_status_is_an_error_of_ours(status: int, code: str | None, kind: type[AdaptHubError]) -> None:
@@ -96,7 +98,7 @@ def test_a_hub_of_ours_raises_its_very_error() -> None:
 def test_it_waits_as_long_as_the_hub_asks(status: int, headers: dict[str, str], wait: float) -> None:
     answers = iter([httpx2.Response(status, headers=headers), httpx2.Response(200, json={"ok": True})])
     waits: list[float] = []
-    assert connect(lambda _: next(answers), waits=waits).json("GET", "/") == {"ok": True}
+    assert connect(lambda _: next(answers), waits=waits).read(dict[str, bool], "/") == {"ok": True}
     assert waits == [wait]
 
 
@@ -220,7 +222,7 @@ def test_a_next_page_elsewhere_gets_no_token(target: str) -> None:
         first = request.url.path == "/api/models"
         return httpx2.Response(200, json=[{}], headers={"link": f'<{target}>; rel="next"'} if first else {})
 
-    assert len([*PlainReading(connect(answer)).pages("/api/models")]) == 2
+    assert len([*PlainReading(connect(answer)).pages(dict[str, str], "/api/models")]) == 2
     assert seen[0] == "Bearer secret"
     assert "Bearer" not in seen[1]
 
@@ -249,7 +251,7 @@ def test_a_page_that_names_itself_for_ever_ends() -> None:
         asked.append(1)
         return httpx2.Response(200, json=[], headers={"link": '</api/models>; rel="next"'})
 
-    assert [*PlainReading(connect(answer)).pages("/api/models")] == []
+    assert [*PlainReading(connect(answer)).pages(dict[str, str], "/api/models")] == []
     assert len(asked) < 1000
 
 

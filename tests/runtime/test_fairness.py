@@ -32,6 +32,8 @@ class Steps:
         self.sizes: list[int] = []
         self.rows: list[int] = []
         compute = bench.engine.forward.compute
+        # On a GPU: the first steps by graphs capture them, and say nothing of what steps take.
+        bench.engine.forward.graphs = None
 
         def slowly(parts: Sequence[Part]) -> Any:
             self.sizes.append(sum(part.count for part in parts))
@@ -222,7 +224,6 @@ def test_what_another_computes_in_a_pass_is_taken_over_by_those_in_it_alone(
         return compute(parts)
 
     monkeypatch.setattr(bench.engine.forward, "_pass", once)
-    monkeypatch.setattr(bench.engine.forward, "graphs", None)
     for id in "ab":
         bench.submit(id, "base", range(20, 70), max_new_tokens=4, tenant="t", ignore_eos=True)
     bench.run()

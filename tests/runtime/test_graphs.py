@@ -39,11 +39,11 @@ class Counted(PassGraphs):
         super().__init__(*args, **options)
         self.computed: list[str] = []
 
-    def compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor] | None:
-        results = super().compute(parts)
-        if results is not None:
+    def compute(self, parts: Sequence[Part]) -> torch.Tensor | None:
+        logits = super().compute(parts)
+        if logits is not None:
             self.computed += [part.row.request.id for part in parts]
-        return results
+        return logits
 
 
 def with_graphs(bench: Bench, max_rows: int = 8) -> Counted:
@@ -82,13 +82,15 @@ def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(oracle: Oracle, make: Any
 def test_a_random_mix_with_preemptions_is_plain_pefts(
     oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = random.Random(3)
+    rng = random.Random(5)
     bench = make(pages=12, max_rows=4, step_tokens=16)
     with_nothing_else(bench, monkeypatch, 4)
+    kinds = [kind for kind in SERVED if "pr" not in kind]  # prefixes take half of the pages
+    bench.load(*kinds)  # or it would depend on the machine which rows are there together
     asked = {}
     for number in range(8):
-        kind = rng.choice([kind for kind in SERVED if "pr" not in kind])  # prefixes take half of the pages
-        asked[str(number)] = kind, prompt(rng, 20), rng.randint(1, 8)
+        kind = rng.choice(kinds)
+        asked[str(number)] = kind, prompt(rng, 12), rng.randint(4, 12)
         bench.submit(
             str(number), *asked[str(number)][:2], max_new_tokens=asked[str(number)][2], ignore_eos=True
         )
@@ -98,6 +100,30 @@ def test_a_random_mix_with_preemptions_is_plain_pefts(
         assert bench.result(id).token_ids == oracle.greedy(kind, tokens, count), kind
     assert bench.engine.preemptions > 0
     assert bench.leaks_nothing()
+
+
+def test_a_pass_that_was_captured_says_nothing_of_what_steps_take(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make()
+    graphs = with_nothing_else(bench, monkeypatch)
+    compute, capture = bench.engine.forward.compute, graphs._capture
+
+    def slowly(parts: Sequence[Part]) -> Any:
+        bench.now[0] += 0.01 * sum(part.count for part in parts)
+        return compute(parts)
+
+    def more_slowly(*key: int) -> Any:
+        bench.now[0] += 9.0
+        return capture(*key)
+
+    monkeypatch.setattr(bench.engine.forward, "compute", slowly)
+    monkeypatch.setattr(graphs, "_capture", more_slowly)
+    for _ in range(2):  # passes of 8 tokens and of 1, captured in the first round
+        bench.submit("a", "base", [5 + graphs.captures, *range(20, 27)], max_new_tokens=3, ignore_eos=True)
+        bench.run()
+    assert graphs.captures == 2
+    assert bench.engine._pace.tokens(1.0) == pytest.approx(100)
 
 
 def test_a_module_that_is_adapted_later_is_served(

@@ -117,6 +117,9 @@ def test_spans_are_the_slots_one_by_one(
         held.spans(0, length + len(held.pages) * size, size)
     spans = held.spans(first, last, size)
     assert [slot for start, stop in spans for slot in range(start, stop)] == slots[first:last]
+    first = data.draw(st.integers(0, last))  # where a prefix ends too, or before
+    assert held.slots(first, last, size) == slots[first:last]
+    assert held.slots(first, first, size) == []
     assert prefix or all(left[1] != right[0] for left, right in pairwise(spans))
 
 

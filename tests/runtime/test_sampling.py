@@ -347,6 +347,17 @@ class TestLogprobs:
         assert second.alternatives == ()
         assert third == Sampled(int(logits[2].argmax()), None, ())
 
+    def test_rows_that_want_different_numbers_of_them(self) -> None:
+        logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(4))
+        wanted = [3, None, 0, 7]
+        together = sample(logits, [Sampler(Sampling(logprobs=n), PROMPT, NO_EOS) for n in wanted])
+        alone = [
+            sample(logits[row : row + 1], [Sampler(Sampling(logprobs=n), PROMPT, NO_EOS)])[0]
+            for row, n in enumerate(wanted)
+        ]
+        assert together == alone
+        assert [len(one.alternatives) for one in together if isinstance(one, Sampled)] == [3, 0, 0, 7]
+
     def test_more_alternatives_than_tokens(self) -> None:
         (result,) = sample(torch.zeros(1, 4), [Sampler(Sampling(logprobs=20), PROMPT, NO_EOS)])
         assert isinstance(result, Sampled)

@@ -38,7 +38,7 @@ class _Soak:
         base = load_base(str(oracle.folder))
         self.adapted = AdaptedBase(base)
         self.residency = Residency(self.adapted, slots=4, slot_bytes=None, host_bytes=1 << 18)
-        self.pages = Pages(70)
+        self.pages = Pages(54)  # few enough that rows are preempted, however soon adapters load
         self.steps = 0
         serving, tokenizer = serves(base.model), base.tokenizer
         assert tokenizer is not None
@@ -52,7 +52,7 @@ class _Soak:
             context=serving.context or 160,
             max_rows=12,
             step_tokens=48,
-            scheduler=Scheduler(clock=lambda: float(self.steps), queue_limit=64),
+            scheduler=Scheduler(clock=lambda: float(self.steps), queue_limit=256),
             clock=lambda: float(self.steps),
         )
         self.loaded = threading.Event()

@@ -18,8 +18,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Facts, Metric
 from adapthub.hub.server.dependencies import Revision, Target, TheServing, origin
 from adapthub.hub.server.pages import links
-from adapthub.hub.server.pages.composing import Partner
-from adapthub.hub.server.pages.lineage_graph import Graph, draw, lineage_of
+from adapthub.hub.server.pages.knowing import read_knowledge
 from adapthub.hub.server.pages.markdown import card_html
 from adapthub.hub.server.pages.plots import Plot, over_versions
 from adapthub.hub.server.pages.reading import (
@@ -29,8 +28,8 @@ from adapthub.hub.server.pages.reading import (
     read_card,
     read_repository,
 )
+from adapthub.hub.server.pages.releasing import read_release
 from adapthub.hub.server.pages.rendering import page
-from adapthub.hub.server.pages.state import State, TheState
 from adapthub.hub.server.pages.usage import snippets
 from adapthub.hub.server.pages.visitors import TheVisitor
 from adapthub.hub.server.serving import Serving
@@ -52,11 +51,10 @@ def at_revision(
     revision: Revision,
     serving: TheServing,
     visitor: TheVisitor,
-    state: TheState,
     before: Number = None,
 ) -> Response:
     """An adapter at a revision."""
-    return _adapter(request, serving, visitor, state, target, revision, before)
+    return _adapter(request, serving, visitor, target, revision, before)
 
 
 @router.api_route("/{namespace}/{name}/commit/{revision}", methods=["GET", "HEAD"])
@@ -71,18 +69,16 @@ def newest(
     target: Target,
     serving: TheServing,
     visitor: TheVisitor,
-    state: TheState,
     before: Number = None,
 ) -> Response:
     """An adapter as its main branch is now."""
-    return _adapter(request, serving, visitor, state, target, None, before)
+    return _adapter(request, serving, visitor, target, None, before)
 
 
 def _adapter(
     request: Request,
     serving: Serving,
     visitor: Caller,
-    state: State,
     target: Reference,
     revision: str | None,
     before: int | None,
@@ -90,6 +86,8 @@ def _adapter(
     repository = read_repository(serving.store, visitor, target, revision, before)
     facts = _NOTHING if repository.shown is None else repository.shown.facts
     card = read_card(serving.store, repository)
+    # Of what is gated, card and facts are shown, as everywhere; files are not read for whoever may not have them.
+    adapter = None if repository.refused else read_adapter(serving.store, repository)
     return page(
         request,
         "adapter.html",
@@ -97,7 +95,7 @@ def _adapter(
         repository=repository,
         asked=revision,
         facts=facts,
-        record=_record(read_adapter(serving.store, repository)),
+        record=_record(adapter),
         card=None if card is None else card_html(card, repository.name, repository.revision),
         snippets=snippets(
             origin(request),
@@ -108,8 +106,8 @@ def _adapter(
         ),
         measured=_measured(repository.versions),
         older=_older(repository),
-        graph=_graph(serving, visitor, repository),
-        partners=_partners(state, visitor, repository),
+        knowledge=read_knowledge(serving.store, visitor, repository.version_key),
+        release=read_release(serving.store, visitor, repository.version_key),
     )
 
 
@@ -178,18 +176,3 @@ def _older(repository: Repository) -> int | None:
     """The number that the next page of versions begins below."""
     last = repository.versions[-1].version.number if repository.versions else 1
     return last if last > 1 else None
-
-
-def _graph(serving: Serving, visitor: Caller, repository: Repository) -> Graph | None:
-    """None where nothing is known of what the version comes from."""
-    if repository.shown is None:
-        return None
-    lineage = lineage_of(serving.store, visitor, repository.name, repository.shown.version.digest)
-    return draw(lineage) if len(lineage.versions) > 1 or lineage.unpinned else None
-
-
-def _partners(state: State, visitor: Caller, repository: Repository) -> Sequence[Partner]:
-    if repository.shown is None or repository.version_key is None:
-        return ()
-    digest = repository.shown.version.digest
-    return state.composer.partners(visitor, repository.key, repository.version_key, digest)

@@ -11,11 +11,11 @@ from importlib.resources import files
 from fastapi import APIRouter, Response
 
 from adapthub.adapters.errors import EntryNotFound
+from adapthub.web.page_files import media_type, read_files
 
 router = APIRouter(include_in_schema=False)
 
-_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-_FILES = {file.name: file.read_bytes() for file in (files(__package__) / "static").iterdir()}
+_FILES = read_files(files(__package__) / "static")
 VERSION = hashlib.sha256(b"".join(_FILES[name] for name in sorted(_FILES))).hexdigest()[:12]
 """Part of their addresses: another version has other ones."""
 
@@ -30,4 +30,4 @@ async def static(version: str, name: str) -> Response:
         "Cross-Origin-Resource-Policy": "same-origin",
         "Cache-Control": "public, max-age=31536000, immutable",
     }
-    return Response(_FILES[name], media_type=_TYPES[name.rpartition(".")[2]], headers=headers)
+    return Response(_FILES[name], media_type=media_type(name), headers=headers)

@@ -17,7 +17,7 @@ from adapthub.hub.access import Caller
 from adapthub.hub.records import entry_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Entry
-from adapthub.hub.server.dependencies import TheServing
+from adapthub.hub.server.dependencies import Text, TheServing
 from adapthub.hub.server.pages import links
 from adapthub.hub.server.pages.rendering import page
 from adapthub.hub.server.pages.visitors import TheVisitor
@@ -28,8 +28,6 @@ router = APIRouter(include_in_schema=False)
 
 PAGE = 30
 METHODS = ("lora", "dora", "rslora", "ia3", "prefix", "prompt")
-_MOST_CHARACTERS = 500  # the longest that terms are kept of
-Text = Annotated[str, Query(max_length=_MOST_CHARACTERS)]
 Place = Annotated[int | None, Query(ge=0, lt=2**63)]
 Sort = Literal["", "modified", "created", "metric"]
 

@@ -8,10 +8,12 @@ from itertools import combinations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import AdaptHubError, InvalidReference, RevisionNotFound
+from adapthub.adapters.errors import AdaptHubError, InvalidReference, NotFound, RevisionNotFound
 from adapthub.hub.access import Caller
-from adapthub.hub.composition import Composition, compose
+from adapthub.hub.composing import companion
+from adapthub.hub.composition import Composition
 from adapthub.hub.facts import TRAINING_SPLIT
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Metric
@@ -19,9 +21,9 @@ from adapthub.hub.server.dependencies import TheServing
 from adapthub.hub.server.pages.plots import Intervals, side_by_side
 from adapthub.hub.server.pages.reading import Measured, read_repository
 from adapthub.hub.server.pages.rendering import page
-from adapthub.hub.server.pages.state import State, TheState
 from adapthub.hub.server.pages.visitors import TheVisitor
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.tables import VersionRow
 
 router = APIRouter(include_in_schema=False)
 
@@ -58,7 +60,6 @@ def compare(
     request: Request,
     serving: TheServing,
     visitor: TheVisitor,
-    state: TheState,
     ref: Annotated[list[str], Query(max_length=MOST)] = [],  # noqa: B006
 ) -> Response:
     """Up to MOST adapters; without any, the form for them."""
@@ -79,7 +80,7 @@ def compare(
         found=found,
         wrong=wrong,
         rows=_rows(found),
-        pairs=_pairs(state, found),
+        pairs=_pairs(serving, found),
         most=MOST,
     )
 
@@ -107,10 +108,21 @@ def _rows(found: Sequence[Compared]) -> list[Row]:
     return rows
 
 
-def _pairs(state: State, found: Sequence[Compared]) -> list[tuple[Compared, Compared, Composition | None]]:
-    """Any two, and what they do together; None where the files of one cannot be read."""
-    pairs = []
-    for first, second in combinations(found, 2):
-        one, other = (state.composer.traits(each.key, each.shown.version.digest) for each in (first, second))
-        pairs.append((first, second, None if one is None or other is None else compose(one, other)))
-    return pairs
+def _pairs(
+    serving: Serving, found: Sequence[Compared]
+) -> list[tuple[Compared, Compared, Composition | None]]:
+    """Any two, and what they do together; None where one was published before that was kept."""
+    with serving.store.database.reading() as session:
+        return [
+            (first, second, _together(session, first, second)) for first, second in combinations(found, 2)
+        ]
+
+
+def _together(session: Session, first: Compared, second: Compared) -> Composition | None:
+    one, other = (session.get(VersionRow, each.key) for each in (first, second))
+    if one is None or other is None:  # deleted meanwhile
+        return None
+    try:
+        return companion(session, one, other).composition
+    except NotFound:
+        return None

@@ -1,8 +1,12 @@
-"""What changed between two revisions of an adapter: modules, configuration, metrics, files."""
+"""What changed between two revisions of an adapter: modules, configuration, metrics, files. `hub/differ` compares, aside."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Request, Response
@@ -11,18 +15,21 @@ from starlette.concurrency import run_in_threadpool
 from adapthub.adapters.admission import IGNORED
 from adapthub.adapters.errors import InvalidReference, RevisionNotFound
 from adapthub.hub.access import Caller, Gated
+from adapthub.hub.differ import Side
 from adapthub.hub.reference import Reference
+from adapthub.hub.registry import StoredFile
 from adapthub.hub.server.dependencies import Target, TheServing
 from adapthub.hub.server.pages.reading import Repository, read_repository
 from adapthub.hub.server.pages.rendering import page
-from adapthub.hub.server.pages.state import TheState
 from adapthub.hub.server.pages.visitors import TheVisitor
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.trees import Tree
 
 router = APIRouter(include_in_schema=False)
 
 MOST_MODULES = 200
+PATIENCE = 5.0
+"""Seconds that one request waits."""
+
 _AGAIN_SECONDS = 3
 
 
@@ -33,13 +40,12 @@ async def diff(
     range: Annotated[str, Path()],
     serving: TheServing,
     visitor: TheVisitor,
-    state: TheState,
 ) -> Response:
     """From one version to another, `v1..v3`; while it is being computed, a page that asks again."""
     before, after = await run_in_threadpool(_both, serving, visitor, target, range)
-    found = await state.differences.between(_adapter(before), _adapter(after))
-    modules = [] if found is None else [(name, one) for name, one in found.modules.items() if one.changed]
-    greatest = max((one.difference or 0.0 for _, one in modules), default=0.0)
+    found = await _difference(serving, before, after)
+    modules = [] if found is None else [one for one in found["modules"] if one["changed"]]
+    greatest = max((one["difference"] or 0.0 for one in modules), default=0.0)
     return page(
         request,
         "diff.html",
@@ -73,7 +79,24 @@ def _version(serving: Serving, visitor: Caller, target: Reference, revision: str
     return found
 
 
-def _adapter(repository: Repository) -> tuple[str, Tree]:
+async def _difference(serving: Serving, before: Repository, after: Repository) -> Mapping[str, Any] | None:
+    """The JSON of `adapters.diff.difference_record`; None while it is being computed."""
+    first, second = _side(before), _side(after)
+    if first.digest == second.digest:
+        return {"before": first.digest, "after": second.digest, "modules": []}
+    asked = serving.differ.difference(first, second)
+    with suppress(TimeoutError):
+        document = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(asked)), PATIENCE)
+        found: dict[str, Any] = json.loads(document)
+        return found
+    return None
+
+
+def _side(repository: Repository) -> Side:
     assert repository.shown is not None
-    own = {path: blob for path, blob in repository.files.items() if path not in IGNORED}
-    return repository.shown.version.digest, own
+    own = [
+        StoredFile(path, blob.sha256, blob.size)
+        for path, blob in repository.files.items()
+        if path.partition("/")[0] not in IGNORED
+    ]
+    return Side(repository.shown.version.digest, own)

@@ -32,16 +32,19 @@ def wants_page(request: Request) -> bool:
 def failure_page(request: Request, message: str, status: int, headers: Mapping[str, str]) -> Response:
     """The error as a page, with its headers."""
     kept = {name: value for name, value in headers.items() if name.lower() != "www-authenticate"}
-    forget = status == 401 and COOKIE in request.cookies
+    signed_in = COOKIE in request.cookies
+    forget = status == 401 and signed_in
     answer = page(
         request,
         "failure.html",
         None,
         status=status,
         headers=kept,
-        title=_TITLES.get(status, "That did not work"),
+        title="Sign in first"
+        if status == 401 and not signed_in
+        else _TITLES.get(status, "That did not work"),
         message=message,
-        signed_in=COOKIE in request.cookies and not forget,
+        signed_in=signed_in and not forget,
     )
     if forget:  # it would fail on every page
         answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")

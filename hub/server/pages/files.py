@@ -14,17 +14,13 @@ from fastapi import APIRouter, Request, Response
 from adapthub.adapters.errors import ArtifactError
 from adapthub.adapters.names import PEFT_PREFIX
 from adapthub.adapters.safetensors_header import Span
-from adapthub.hub.access import Caller, check_gate, readable_repo
 from adapthub.hub.inspection import spans_of
-from adapthub.hub.reference import Reference
-from adapthub.hub.revisions import require_commit
 from adapthub.hub.server import resolve_api
 from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheServing
 from adapthub.hub.server.pages.rendering import page
 from adapthub.hub.server.pages.visitors import TheVisitor
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.server.tree_api import missing
-from adapthub.hub.trees import Blob, find_file, read_tree
+from adapthub.hub.trees import Blob
 
 router = APIRouter(include_in_schema=False)
 
@@ -52,7 +48,7 @@ def show(
     visitor: TheVisitor,
 ) -> Response:
     """A file as a page."""
-    blob, commit = _find(serving, visitor, target, revision, path)
+    blob, commit = resolve_api.find(serving, visitor, target, revision, path)
     modules, left_out, wrong = _modules(serving, blob, path)
     return page(
         request,
@@ -92,18 +88,6 @@ async def raw(
     answer.headers["Cache-Control"] = "private, no-cache"
     answer.headers["Vary"] = "Cookie"
     return answer
-
-
-def _find(serving: Serving, visitor: Caller, target: Reference, revision: str, path: str) -> tuple[Blob, str]:
-    with serving.store.database.reading() as session:
-        repo = readable_repo(session, visitor, target)
-        commit = require_commit(session, repo, revision)
-        check_gate(session, visitor, repo)
-        blob = find_file(session, commit.id, path)
-        if blob is None:
-            where = f"{repo.full_name} has no file {path[:200]} at {revision}"
-            raise missing(where, commit.oid, path, read_tree(session, commit.id))
-        return blob, commit.oid
 
 
 def _text(serving: Serving, blob: Blob) -> str | None:

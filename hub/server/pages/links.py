@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
-# First parts of addresses that are not namespaces.
-RESERVED = frozenset({"api", "audit", "compare", "health", "xet"})
+from adapthub.hub.leaderboard import Board, Place
+from adapthub.hub.repos import RESERVED
 
 
 def namespace(name: str) -> str:
-    """The adapters of a namespace."""
+    """The adapters of a namespace; of one from before its name was reserved, too."""
     return browse(namespace=name) if name in RESERVED else f"/{quote(name)}"
 
 
@@ -40,13 +41,28 @@ def compare(*references: str) -> str:
 
 def browse(**filters: str | int | None) -> str:
     """The list, filtered by what is not empty."""
-    given = {key: value for key, value in filters.items() if value not in (None, "")}
-    return f"/?{urlencode(given)}" if given else "/"
+    return _filtered("/", filters)
+
+
+def audit(**filters: str | int | None) -> str:
+    """The audit log, filtered by what is not empty."""
+    return _filtered("/audit", filters)
+
+
+def leaderboard(board: Board | Place, metric: str) -> str:
+    """A leaderboard by one metric."""
+    named = {"base": board.base, "task": board.task, "dataset": board.dataset, "metric": metric}
+    return _filtered("/leaderboard", named)
 
 
 def sign_in(back: str) -> str:
     """The form for a token, and where it leads back to."""
     return f"/-/sign-in?{urlencode({'next': back})}"
+
+
+def _filtered(address: str, filters: Mapping[str, str | int | None]) -> str:
+    given = {key: value for key, value in filters.items() if value not in (None, "")}
+    return f"{address}?{urlencode(given)}" if given else address
 
 
 def _part(text: str) -> str:

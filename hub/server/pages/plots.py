@@ -108,7 +108,8 @@ class _Axis:
             if value is not None
         ]
         low, high = min(values), max(values)
-        room = (high / 2 - low / 2) * 0.2 or abs(high) * 0.05 or 0.05
+        # At least what can be divided into ticks: below are numbers that lose their digits.
+        room = max((high / 2 - low / 2) * 0.2 or abs(high) * 0.05 or 0.05, 1e-290)
         self._low, self._high = max(low - room, -1e308), min(high + room, 1e308)
         self._start, self._end = start, end
 

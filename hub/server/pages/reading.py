@@ -21,6 +21,7 @@ from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Alias, Facts, Move, Version
 from adapthub.hub.revisions import head_of, require_commit
+from adapthub.hub.signatures import version_of_commit
 from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, CommitRow, RepoRow, VersionRow
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Tree, read_tree
@@ -43,7 +44,8 @@ class Repository:
     """A repository at one revision.
 
     `revision` is what the address names it by: the version of its commit, else the commit. `commit` is 40 hex digits, None
-    where there is none yet. `shown` is the version that the commit is, else the newest before it; None where there is none.
+    where there is none yet. `is_version`: the commit is a version, or one with its signature. `shown` is that version, else
+    the newest before the commit; None where there is none.
     `versions` are VERSIONS_SHOWN of them, newest first; `aliases` have the last MOVES_SHOWN moves of all. `refused`: why its
     files are not for who asks, None where they are.
     """
@@ -85,8 +87,8 @@ def read_repository(
     with store.database.reading() as session:
         repo = readable_repo(session, caller, target)
         commit = head_of(session, repo) if revision is None else require_commit(session, repo, revision)
-        version = None if commit is None else _version_at(session, repo, commit)
-        is_version = version is not None and commit is not None and version.id == commit.id
+        exact = None if commit is None else version_of_commit(session, commit)
+        version = exact if commit is None or exact is not None else _version_before(session, repo, commit)
         return Repository(
             key=repo.id,
             name=repo.full_name,
@@ -96,8 +98,8 @@ def read_repository(
             tags=repo.tags,
             newest=repo.newest,
             commit=None if commit is None else commit.oid,
-            revision=_named(commit, version if is_version else None),
-            is_version=is_version,
+            revision=_named(commit, exact),
+            is_version=exact is not None,
             shown=None if version is None else _measured(version),
             version_key=None if version is None else version.id,
             versions=tuple(_measured(row) for row in _versions(session, repo, before)),
@@ -121,8 +123,8 @@ def read_card(store: Store, repository: Repository) -> str | None:
     return None if blob is None else store.read(blob, 0, min(blob.size, _CARD_BYTES)).decode(errors="replace")
 
 
-def _version_at(session: Session, repo: RepoRow, commit: CommitRow) -> VersionRow | None:
-    """The version that a commit is, or that it comes after."""
+def _version_before(session: Session, repo: RepoRow, commit: CommitRow) -> VersionRow | None:
+    """The newest version before a commit that is none."""
     return session.scalar(
         select(VersionRow)
         .where(VersionRow.repo_id == repo.id, VersionRow.id <= commit.id)

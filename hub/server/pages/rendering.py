@@ -36,6 +36,7 @@ HEADERS = {
 }
 # What turns the direction of the text after it, which would then not read as it is.
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069\u0000-\u0008\u000b-\u001f]")
+_LONG_HEX = re.compile(r"(?:sha256:)?(?:[0-9a-f]{40}|[0-9a-f]{64})")
 _UNITS = ("kB", "MB", "GB", "TB")
 
 
@@ -90,6 +91,12 @@ def value_text(value: Any) -> str:
     return short_text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 1000)
 
 
+def detail_text(value: Any) -> str:
+    """A value of an entry of the audit log, in few characters: of a digest or a commit its beginning."""
+    text = value_text(value)
+    return digest_text(text) if _LONG_HEX.fullmatch(text) else short_text(text, 300)
+
+
 def short_text(text: str, most: int = 200) -> str:
     """At most so many characters of a text that strangers may have made as long as they like."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
@@ -124,6 +131,7 @@ def _environment() -> Environment:
         "time": time_text,
         "digest": digest_text,
         "value": value_text,
+        "detail": detail_text,
         "short": short_text,
     }
     environment.globals["links"] = links

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from adapthub.hub.server.pages import adapter, assets, browsing, comparing, diffing, files, visitors
-from adapthub.hub.server.pages.state import State
-from adapthub.hub.server.serving import Serving
+from adapthub.hub.server.pages import (
+    adapter,
+    assets,
+    auditing,
+    browsing,
+    comparing,
+    diffing,
+    files,
+    ranking,
+    visitors,
+)
 
-MODULES = (assets, visitors, comparing, diffing, files, adapter, browsing)
+MODULES = (assets, visitors, comparing, ranking, auditing, diffing, files, adapter, browsing)
 
 
 def add_pages(app: FastAPI) -> None:
     """Let `app` answer browsers. Call it when every other route is there."""
-    serving: Serving = app.state.serving
-    app.state.pages = State.over(serving.store)
     for module in MODULES:
         app.include_router(module.router)

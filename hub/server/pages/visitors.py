@@ -15,10 +15,10 @@ from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import Forbidden, Unauthorized
 from adapthub.hub.access import Caller
-from adapthub.hub.server.bodies import read_body
 from adapthub.hub.server.dependencies import TheServing, caller_with, origin
 from adapthub.hub.server.pages.rendering import page
 from adapthub.hub.server.serving import Serving
+from adapthub.web.bodies import read_body
 
 router = APIRouter(include_in_schema=False)
 

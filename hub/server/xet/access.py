@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
+from itsdangerous import BadSignature, SignatureExpired
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adapthub.adapters.errors import Unauthorized
+from adapthub.hub.server.signed import Signer
 
+_PURPOSE = "xet write"
 _ASK_AGAIN = "Ask the hub for a new write token: clients do so at the next upload."
 
 
@@ -53,18 +55,16 @@ class Tokens:
     """Tokens signed with `secret`, which every process of the hub shares and nobody else knows."""
 
     def __init__(self, secret: bytes, seconds: int) -> None:
-        self._signer = URLSafeTimedSerializer(secret, salt="adapthub.xet.write")
-        self._seconds = seconds
+        self._signer = Signer(secret, seconds)
 
     def issue(self, claims: Claims) -> tuple[str, int]:
         """A token, and when it expires (Unix time in seconds)."""
-        token = self._signer.dumps(claims.model_dump())
-        return (token if isinstance(token, str) else token.decode()), int(time.time()) + self._seconds
+        return self._signer.sign(claims.model_dump(), _PURPOSE), int(time.time()) + self._signer.seconds
 
     def read(self, token: str) -> Claims:
         """What a token says. Raises Unauthorized where it is not ours, or has expired."""
         try:
-            return Claims.model_validate(self._signer.loads(token, max_age=self._seconds))
+            return Claims.model_validate(self._signer.read(token, _PURPOSE))
         except SignatureExpired as error:
             raise Unauthorized("the access token of this upload has expired", hint=_ASK_AGAIN) from error
         except (BadSignature, ValidationError) as error:

@@ -14,6 +14,7 @@ from adapthub.adapters.errors import NotFound, Unauthorized
 from adapthub.hub.server.xet.facade import XetFacade
 from adapthub.hub.server.xet.receiving import receive
 from adapthub.hub.server.xet.upload import Upload
+from adapthub.web.authorization import bearer
 
 # No part of the hub's own documented API: `XetFacade.grant` sends clients here.
 router = APIRouter(prefix="/xet/{epoch}/{generation}", include_in_schema=False)
@@ -30,10 +31,10 @@ TheFacade = Annotated[XetFacade, Depends(facade_of)]
 
 def upload_of(request: Request, facade: TheFacade, epoch: str, generation: str) -> Upload:
     """The upload that a request belongs to, before its body is read. Raises Unauthorized, Forbidden, NotFound."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
+    token = bearer(request.headers)
+    if token is None:
         raise Unauthorized("an upload needs its access token", hint="Send it as Authorization: Bearer.")
-    return facade.admit(token.strip(), epoch, generation)
+    return facade.admit(token, epoch, generation)
 
 
 TheUpload = Annotated[Upload, Depends(upload_of)]

@@ -17,8 +17,6 @@ import os
 import shutil
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,12 +36,12 @@ from adapthub.hub.server.app import create_app
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.store import Store
 from tests.hub.adapters import contents, write_adapter
+from tests.hub.processes import FAILED, in_child
 from tests.hub.write_points import WritePoints
 from tests.hub.xet.encoding import encode_xorb, shard_of
 
 NAME = "ada/ner"
 WEIGHTS = "adapter_model.safetensors"
-FAILED = 99
 
 
 class Trial:
@@ -172,13 +170,13 @@ def main(mode: str, folder: Path) -> None:
     write_adapter(made / "pushed", seed=2, card="# Interrupted")
     template = folder / "template"
     template.mkdir()
-    assert _in_child(lambda: Trial(mode, template, made).prepare()) == 0
+    assert in_child(lambda: Trial(mode, template, made).prepare()) == 0
     outcomes = []
     for at in range(1, 1000):
         trial = folder / f"trial-{at}"
         shutil.copytree(template, trial)
-        died = _in_child(lambda at=at, trial=trial: _killed(Trial(mode, trial, made), at))  # type: ignore[misc]
-        left = _in_child(lambda trial=trial: Trial(mode, trial, made).verify())  # type: ignore[misc]
+        died = in_child(lambda at=at, trial=trial: _killed(Trial(mode, trial, made), at))  # type: ignore[misc]
+        left = in_child(lambda trial=trial: Trial(mode, trial, made).verify())  # type: ignore[misc]
         where = (trial / "died-at").read_text() if died else "not at all"
         if left == FAILED or died not in (0, -signal.SIGKILL):
             raise AssertionError(f"point {at}, {where}: the hub is not as it should be")
@@ -199,19 +197,6 @@ def _killed(trial: Trial, at: int) -> int:
         trial.act()
         points.reach("the end")
     return 0
-
-
-def _in_child(work: Callable[[], int]) -> int:
-    """What `work` returned in a forked child, or minus the signal that killed it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            code = work()
-        except BaseException:
-            traceback.print_exc()
-            code = FAILED
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":

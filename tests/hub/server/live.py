@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 
 from adapthub.hub.accounts import Scope, create_token
 from adapthub.hub.server.lifecycle import Running, ServerSettings, serve
+from tests.web.live import in_a_thread
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,6 @@ class HubServer:
 @contextmanager
 def live(data: Path, **settings: object) -> Iterator[HubServer]:
     """Within: a server runs over the hub in `data`."""
-    started: queue.Queue[Running | BaseException] = queue.Queue()
-
-    def run() -> None:
-        try:
-            serve(ServerSettings(data, port=0, **settings), announce=started.put)  # type: ignore[arg-type]
-        except BaseException as error:
-            started.put(error)
-
-    thread = threading.Thread(target=run, name="hub-server")
-    thread.start()
-    running = started.get(timeout=60)
-    if isinstance(running, BaseException):
-        thread.join()
-        raise running
-    try:
+    given: dict[str, Any] = {"port": 0, **settings}
+    with in_a_thread(partial(serve, ServerSettings(data, **given))) as running:
         yield HubServer(running, data)
-    finally:
-        running.stop()
-        thread.join()

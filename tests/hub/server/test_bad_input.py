@@ -177,15 +177,16 @@ def test_an_upload_must_be_what_was_announced(hub_server: HubServer) -> None:
     "spoil",
     [
         lambda url: url.replace(OID, "0" * 64),
-        lambda url: url.replace("size=5", "size=6"),
         lambda url: url.replace("ada/ner.git", "ada/other.git"),
-        lambda url: url.replace("signature=", "signature=0"),
+        lambda url: url.replace(f"{OID}?", f"{OID}/1?"),
         lambda url: url.partition("?")[0],
-        lambda url: url.replace("expires=", "expires=9"),
+        lambda url: url[:-3] + "xxx",
+        lambda url: url.replace("signed=NQ.", "signed=Ng."),
     ],
 )
 def test_a_signed_address_is_for_one_thing(hub_server: HubServer, spoil: Callable[[str], str]) -> None:
     url = upload_url(hub_server, OID, 5)
+    assert spoil(url) != url
     assert httpx2.put(spoil(url), content=b"hello").status_code == 403
 
 

@@ -220,7 +220,7 @@ def test_a_sha256_that_is_a_path_leaves_nothing_outside(
             return httpx2.Response(200, json={**true, "files": files})
         return httpx2.Response(200, content=b"{}")
 
-    true = hub._connection.json("GET", "/api/models/ada/big/versions/latest/details")
+    true = hub._connection.read(dict[str, Any], "/api/models/ada/big/versions/latest/details")
     network.spoil = spoil
     with pytest.raises(IntegrityError):
         hub.pull("ada/big")

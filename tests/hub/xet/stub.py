@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from adapthub.adapters.errors import (
     AdaptHubError,
@@ -24,6 +25,7 @@ from adapthub.adapters.errors import (
     Unauthorized,
 )
 from adapthub.hub.server.xet import XetFacade, XetLimits, xet_router
+from adapthub.web.bodies import BoundedBodies, Bounds
 from tests.hub.xet.memory import MemoryStore
 
 STATUS: list[tuple[type[AdaptHubError], int]] = [
@@ -58,12 +60,17 @@ class Stub:
 def application(stub: Stub) -> FastAPI:
     app = FastAPI()
     app.state.xet = stub.facade
+    app.add_middleware(BoundedBodies, bounds=Bounds(1 << 20, 60))
     app.include_router(xet_router)
 
     @app.exception_handler(AdaptHubError)
     def failed(request: Request, error: AdaptHubError) -> JSONResponse:
         status = next(status for kind, status in STATUS if isinstance(error, kind))
         return JSONResponse({"error": str(error)}, status, {"X-Error-Message": str(error)})
+
+    @app.exception_handler(ClientDisconnect)
+    def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)
 
     @app.middleware("http")
     async def recorded(request: Request, call_next: Any) -> Any:

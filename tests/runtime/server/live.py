@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from adapthub.adapters.artifact import Artifact
@@ -18,6 +17,7 @@ from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import save_adapter
 from tests.runtime.generating import lora
 from tests.runtime.test_text_stream import tokenizer
+from tests.web.live import in_a_thread
 
 BASE_CONTEXT = 512
 # Roles as words that the tiny tokenizer knows, one after another.
@@ -64,27 +64,9 @@ def write_hub(base: Path, folder: Path) -> Registry:
 
 @contextmanager
 def live(settings: ServerSettings, hub: Registry, gate: Gate | None = None) -> Iterator[Running]:
-    """Within: the server runs, with its own event loop on a thread of its own."""
-    started: queue.Queue[Running | BaseException] = queue.Queue()
-
-    def run() -> None:
-        try:
-            serve(settings, hub=hub, gate=gate, announce=started.put)
-        except BaseException as error:
-            started.put(error)
-
-    thread = threading.Thread(target=run, name="server")
-    thread.start()
-    running = started.get(timeout=120)
-    if isinstance(running, BaseException):
-        thread.join()
-        raise running
-    try:
+    """Within: the server runs."""
+    with in_a_thread(partial(serve, settings, hub=hub, gate=gate)) as running:
         yield running
-    finally:
-        running.stop()
-        thread.join(timeout=60)
-        assert not thread.is_alive(), "the server did not end"
 
 
 def settings_for(base: Path, **options: object) -> ServerSettings:

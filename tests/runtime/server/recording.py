@@ -1,17 +1,14 @@
-"""A gate that remembers what it was asked, for one caller; and raw HTTP, for what no client library sends."""
+"""A gate that remembers what it was asked, for one caller."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.tenants.gate import OpenGate, UsageRecord
+from tests.web.live import eventually
 
 
 @dataclass
@@ -37,14 +34,6 @@ class RecordingGate(OpenGate):
         self.given_back.append(admitted)
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what another thread does."""
-    last = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < last, what
-        time.sleep(0.005)
-
-
 def idle(server: Running) -> None:
     """Wait until nothing runs, and all is written down."""
     load = server.serving.runtime.generation
@@ -52,27 +41,3 @@ def idle(server: Running) -> None:
         lambda: server.serving.in_flight == 0 and load.load.running == 0 and load.load.waiting == 0,
         "something still runs",
     )
-
-
-def connected(server: Running) -> socket.socket:
-    """A connection of one's own."""
-    address = urlsplit(server.address)
-    assert address.hostname is not None
-    return socket.create_connection((address.hostname, address.port or 80), timeout=30)
-
-
-def answer_to(server: Running, request: bytes) -> bytes:
-    """What comes back, until the server closes the connection."""
-    with connected(server) as client:
-        client.sendall(request)
-        return read_all(client)
-
-
-def read_all(client: socket.socket) -> bytes:
-    parts = []
-    try:
-        while part := client.recv(1 << 16):
-            parts.append(part)
-    except ConnectionResetError:
-        pass
-    return b"".join(parts)

@@ -24,7 +24,8 @@ from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import LOCAL
 from adapthub.runtime.tenants.gate import UsageRecord
 from tests.runtime.server.live import live, settings_for
-from tests.runtime.server.recording import RecordingGate, eventually, idle
+from tests.runtime.server.recording import RecordingGate, idle
+from tests.web.live import eventually
 
 PROMPT = [5, 6, 7, 8]
 LONG = Sampling(max_new_tokens=400, ignore_eos=True)

@@ -15,8 +15,8 @@ from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.server.serving import ServerLimits
 from adapthub.runtime.tenants.tenant_gate import open_gate
 from tests.runtime.server.live import live, settings_for
-from tests.runtime.server.recording import answer_to
 from tests.runtime.server.test_tenants import add
+from tests.web.raw import answer_to
 
 ELSEWHERE = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
 

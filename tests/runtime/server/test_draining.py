@@ -17,7 +17,8 @@ from adapthub.runtime.server import lifecycle
 from adapthub.runtime.server.serving import ServerLimits
 from adapthub.runtime.tenants.gate import UsageRecord
 from tests.runtime.server.live import live, settings_for
-from tests.runtime.server.recording import RecordingGate, eventually
+from tests.runtime.server.recording import RecordingGate
+from tests.web.live import eventually
 
 
 class SlowGate(RecordingGate):

@@ -32,7 +32,7 @@ from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.server.observation import Observation
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live, settings_for
-from tests.runtime.server.recording import eventually
+from tests.web.live import eventually
 
 SECRET = "alice visited london bob@example.org"
 TEXT = "Ada met Bob in London"

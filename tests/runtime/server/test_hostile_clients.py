@@ -16,7 +16,10 @@ from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.server.serving import ServerLimits
 from tests.runtime.server.live import live, settings_for
-from tests.runtime.server.recording import answer_to, connected, eventually, idle, read_all
+from tests.runtime.server.recording import idle
+from tests.web.live import eventually
+from tests.web.raw import answer_to
+from tests.web.strangers import Connections
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "ada was"}], "max_tokens": 2}
 LIMITS = ServerLimits(body_bytes=5_000_000, body_seconds=0.7)
@@ -251,69 +254,7 @@ class TestErrors:
 
 
 @pytest.mark.usefixtures("neighbour")
-class TestConnections:
-    def test_headers_that_come_too_slowly(self, strict: Running) -> None:
-        """One connection in silence, one that goes on and on."""
-        with connected(strict) as silent, connected(strict) as dripping:
-            dripping.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n")
-            stopped = threading.Event()
-
-            def drip() -> None:
-                while not stopped.wait(0.1):
-                    try:
-                        dripping.sendall(b"x-more: y\r\n")
-                    except OSError:
-                        return
-
-            thread = threading.Thread(target=drip)
-            thread.start()
-            try:
-                assert read_all(silent).startswith(b"HTTP/1.1 408 ")
-                assert b"headers took longer than 0.7 s" in read_all(dripping)
-            finally:
-                stopped.set()
-                thread.join()
-
-    def test_many_in_silence_keep_nobody_out(self, strict: Running) -> None:
-        silent = [connected(strict) for _ in range(200)]
-        try:
-            assert httpx.get(f"{strict.address}/health").status_code == 200
-            assert all(read_all(client).startswith(b"HTTP/1.1 408 ") for client in silent)
-        finally:
-            for client in silent:
-                client.close()
-
-    def test_a_second_request_gets_its_time_anew(self, strict: Running) -> None:
-        with connected(strict) as client:
-            for _ in range(2):
-                client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                answer = b""
-                while not answer.endswith(b"}"):
-                    answer += client.recv(1 << 16)
-                assert answer.startswith(b"HTTP/1.1 200 ")
-            client.sendall(b"GET /health HTTP/1.1\r\n")
-            assert read_all(client).startswith(b"HTTP/1.1 408 ")
-
-    def test_headers_that_are_too_large(self, strict: Running) -> None:
-        endless = b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-large: " + b"y" * 200_000
-        assert answer_to(strict, endless).startswith(b"HTTP/1.1 431 ")
-
-    @pytest.mark.parametrize(
-        "request_",
-        [
-            b"no http at all\r\n\r\n",
-            b"GET / HTTP/1.1\r\nhost x\r\n\r\n",
-            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 3\r\ncontent-length: 5\r\n\r\nabc",
-            b"POST /v1/completions HTTP/1.1\r\nhost: [::1]\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\nabc",
-            b"GET /\x00 HTTP/1.1\r\nhost: localhost\r\n\r\n",
-        ],
-    )
-    def test_what_is_no_http(self, strict: Running, request_: bytes) -> None:
-        answer = answer_to(strict, request_)
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 ")
-        assert json.loads(body)["error"]["type"] == "invalid_request_error"
-
+class TestConnections(Connections):
     def test_headers_cannot_be_injected(self, strict: Running) -> None:
         """Whatever a client names comes back in bodies alone."""
         name = "acme/sql\r\nx-evil: 1"
@@ -327,10 +268,3 @@ class TestConnections:
         head, _, body = answer_to(strict, request).partition(b"\r\n\r\n")
         assert b"x-evil" not in head
         assert b"x-evil" in body
-
-    def test_upgrades_are_not_taken(self, strict: Running) -> None:
-        request = (
-            b"GET /health HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n"
-            b"sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
-        )
-        assert answer_to(strict, request).startswith(b"HTTP/1.1 200 ")

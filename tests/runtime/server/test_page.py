@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
-from tests.browsing import Seen, chromium, needs_chromium
+from tests.browsing import Seen, check_schemes, chromium, needs_chromium
 from tests.runtime.server.browsing import browsing
 from tests.runtime.server.keyed import KeyedGate
 from tests.runtime.server.live import live, settings_for
@@ -260,21 +261,7 @@ def test_colours_have_contrast_in_both_schemes(
 
 
 def test_the_scheme_is_the_systems_until_it_is_chosen(browser: Browser, server: Running) -> None:
-    paper = "getComputedStyle(document.body).backgroundColor"
-    papers = {}
-    for scheme in ("light", "dark"):
-        with browsing(browser, server.address, color_scheme=scheme) as seen:
-            papers[scheme] = seen.page.evaluate(paper)
-            button = seen.page.get_by_role("button", name="Colours")
-            for chosen in ("light", "dark"):
-                button.click()
-                assert button.text_content() == chosen.capitalize()
-                papers.setdefault(f"{chosen} on {scheme}", seen.page.evaluate(paper))
-            seen.page.reload()
-            assert seen.page.evaluate(paper) == papers[f"dark on {scheme}"]
-    assert papers["light"] != papers["dark"]
-    assert papers["light"] == papers["light on light"] == papers["light on dark"]
-    assert papers["dark"] == papers["dark on light"] == papers["dark on dark"]
+    check_schemes(partial(browsing, browser, server.address), lambda page: page.reload())
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(

@@ -28,7 +28,8 @@ from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
 from tests.runtime.server.assembled import Assembled, assembled, settled
 from tests.runtime.server.encoders import write_encoder_hub
 from tests.runtime.server.live import live, settings_for, write_hub
-from tests.runtime.server.recording import RecordingGate, eventually
+from tests.runtime.server.recording import RecordingGate
+from tests.web.live import eventually
 
 RELEASE = {"name": "acme/sql", "candidate": "acme/sql@v2"}
 FINE = Sample(failed=False, ttft=0.01, seconds=0.1)

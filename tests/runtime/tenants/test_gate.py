@@ -29,8 +29,8 @@ from adapthub.runtime.tenants.store import TenantStore
 from adapthub.runtime.tenants.tables import SCHEMA
 from adapthub.runtime.tenants.tenant_gate import TenantGate, open_gate
 from adapthub.runtime.tenants.usage import month_totals
-from tests.runtime.server.recording import eventually
 from tests.runtime.tenants.helpers import Clock, ledger_at, store_at, tenant, used
+from tests.web.live import eventually
 
 DAY = timedelta(days=1)
 LATER = 1.5  # seconds after which a change is seen

@@ -25,8 +25,8 @@ from adapthub.runtime.tenants.gate import UsageRecord
 from adapthub.runtime.tenants.ledger import Ledger
 from adapthub.runtime.tenants.tables import SCHEMA, UsageRow
 from adapthub.runtime.tenants.usage import GROUPS, as_csv, month_totals, usage_report
-from tests.runtime.server.recording import eventually
 from tests.runtime.tenants.helpers import NOW, ledger_at, used
+from tests.web.live import eventually
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-"""A hub with adapters to look at: three versions with metrics and aliases, parents, a private one, a plain one."""
+"""A hub with adapters to look at: versions with metrics and aliases, parents, a base that is known, a signature, a gate, and
+adapters that were measured on the same rows."""
 
 from __future__ import annotations
 
@@ -9,15 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from cryptography.hazmat.primitives.asymmetric import ec
 from matplotlib.image import imsave
 from safetensors.numpy import save
 
 from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.base_record import KnownBase
 from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
+from adapthub.hub.bases import add_base
 from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.gates import Gate, set_gate
 from adapthub.hub.lineage import parent_of
-from tests.hub.adapters import fingerprint
+from adapthub.hub.namespace_keys import add_key
+from adapthub.hub.signing import sign
+from adapthub.hub.signing_keys import PublicKey
+from adapthub.hub.store import Store
+from tests.hub.adapters import fingerprint, known_base
 
 CARD = """---
 license: mit
@@ -43,6 +52,7 @@ entities = runtime.predict(["Ada was born in London."], adapters=["acme/ner"])
 ```
 """
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+TEST = DataRecord(fingerprint=f"sha256:{'7e' * 32}", rows=3453, source="news-test.conll")
 GENERATES: Mapping[str, Any] = {"task": "text-generation", "labels": None}
 
 
@@ -92,7 +102,10 @@ def write(
             "method": "lora",
             "recipe": "ner",
             "seed": seed,
-            "data": {"train": DataRecord(fingerprint="0" * 64, rows=14041, source="news")},
+            "data": {
+                "train": DataRecord(fingerprint=f"sha256:{'0' * 64}", rows=14041, source="news"),
+                "test": TEST,
+            },
             "libraries": {"peft": "0.21.2", "torch": "2.13.0"},
             "metrics": metrics,
             "files": {name: sha256_bytes(data) for name, data in files.items()},
@@ -104,6 +117,20 @@ def write(
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return Artifact.read(folder)
+
+
+def roberta() -> KnownBase:
+    """The record of the base that `write` makes adapters for."""
+    names = [
+        f"encoder.layer.{layer}.attention.self.{name}" for layer in range(2) for name in ("query", "value")
+    ]
+    one = known_base(base="org/roberta-base", width=64)
+    return one.model_copy(
+        update={
+            "kinds": dict.fromkeys(names, "linear"),
+            "parameters": {f"{name}.weight": (64, 64) for name in names},
+        }
+    )
 
 
 def measured(f1: float, rows: int) -> dict[str, Metric]:
@@ -125,8 +152,12 @@ def picture() -> bytes:
     return data.getvalue()
 
 
-def fill(hub: EmbeddedHub, folder: Path) -> None:
-    """Push them all."""
+def fill(hub: EmbeddedHub, folder: Path, *, database: str | None = None) -> None:
+    """Push them all, into a hub over this database."""
+    store = Store.open(hub.root, database=database)
+    with store.database.writing() as session:
+        add_base(session, roberta())
+    _fill_a_leaderboard(hub, folder)
     news = hub.push(write(folder / "news", seed=20, f1=0.81, labels=LABELS), "acme/ner-news", message="first")
     legal = hub.push(write(folder / "legal", seed=21, f1=0.78), "acme/ner-legal", message="contracts")
     parents: Sequence[str] = [parent_of(news), parent_of(legal), f"other/gone@{'ab' * 32}"]
@@ -144,6 +175,12 @@ def fill(hub: EmbeddedHub, folder: Path) -> None:
         pushed = hub.push(adapter, "acme/ner", message=MESSAGES[number - 1], alias=alias)
         parents = [parent_of(pushed)]
     hub.promote("acme/ner@v3", "prod")
+    key = ec.generate_private_key(ec.SECP256R1())
+    hub.attach_signature("acme/ner@v4", sign(adapter.sha256s, key))
+    with store.database.writing() as session:
+        add_key(session, "acme", "releases", PublicKey.of("releases", key.public_key()).pem)
+        set_gate(session, Gate("acme", "ner", "prod", True, ("test/f1",), reviewers=1))
+        set_gate(session, Gate("acme", "ner", "staging", evaluations=("test/f1",)))
     for at, name in enumerate(("acme/tone", "zeta/support", "zeta/titles", "beta/notes")):
         adapter = write(
             folder / name.replace("/", "-"),
@@ -157,4 +194,29 @@ def fill(hub: EmbeddedHub, folder: Path) -> None:
         hub.push(adapter, name, message="by hand")
 
 
+def _fill_a_leaderboard(hub: EmbeddedHub, folder: Path) -> None:
+    data = DataRecord(fingerprint=f"sha256:{'5c' * 32}", rows=2000, source="reviews-test.csv")
+    for at, (name, accuracy) in enumerate(REVIEWERS.items()):
+        found = Metric(value=accuracy, low=accuracy - 0.011, high=accuracy + 0.01, n=2000)
+        adapter = write(
+            folder / name.replace("/", "-"),
+            seed=40 + at,
+            base="org/bert-base",
+            base_seed=2,
+            peft_task="SEQ_CLS",
+            task="text-classification",
+            labels=("negative", "positive"),
+            data={"test": data},
+            metrics={"test": {"accuracy": found, "loss": Metric(value=round(1.1 - accuracy, 3), n=2000)}},
+        )
+        hub.push(adapter, name)
+
+
+REVIEWERS = {
+    "beta/mood": 0.842,
+    "zeta/reviews": 0.889,
+    "acme/stars": 0.918,
+    "delta/tone": 0.926,
+    "acme/reviews": 0.931,
+}
 MESSAGES = ("The first", "Fewer steps\n\nFor a test.", "Rank 8", "More data")

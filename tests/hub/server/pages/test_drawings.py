@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from adapthub.hub.registry import Ancestor, Lineage, Metric
@@ -21,6 +23,8 @@ def metrics(draw_: st.DrawFn) -> Metric:
 
 
 @given(st.lists(metrics(), min_size=1, max_size=20))
+@example([Metric("test", "f1", 5e-324, 0.0, 1e-323, 1)])
+@example([Metric("test", "f1", 1e-310, 1e-310, 1e-310, 1)])
 def test_marks_lie_in_the_box(measured: list[Metric]) -> None:
     plot = over_versions("f1", [*enumerate(measured, 1)])
     assert len(plot.marks) == len(measured)
@@ -48,25 +52,60 @@ def test_ticks_are_round_numbers() -> None:
     ]
 
 
-def lineage(parents: dict[str, tuple[str, ...]]) -> Lineage:
-    versions = {
-        digest: Ancestor(digest, f"a/{digest}", 1, above, found=True) for digest, above in parents.items()
-    }
-    return Lineage(next(iter(parents)), versions, (), cut=False)
+def version(digest: str, parents: tuple[str, ...]) -> Ancestor:
+    return Ancestor(digest, f"a/{digest}", 1, parents, found=True)
+
+
+def lineage(
+    parents: Mapping[str, tuple[str, ...]], came: Mapping[str, tuple[str, ...]] | None = None
+) -> Lineage:
+    """Of the first of `parents`, and what came of it."""
+    before, after = (
+        {digest: version(digest, above) for digest, above in one.items()} for one in (parents, came or {})
+    )
+    return Lineage(next(iter(parents)), before, (), cut=False, descendants=after)
 
 
 def test_every_line_of_a_lineage_goes_one_way() -> None:
-    graph = draw(lineage({"d": ("b", "a"), "b": ("a", "c"), "a": ("c",), "c": ()}))
-    x = {node.digest: node.x for node in graph.nodes}
-    assert x["d"] < x["b"] < x["a"] < x["c"]
-    assert len(graph.lines) == 5
-    assert len({(node.x, node.y) for node in graph.nodes}) == 4
-    assert all(
-        node.x + graph.box[0] <= graph.width and node.y + graph.box[1] <= graph.height for node in graph.nodes
+    graph = draw(
+        lineage(
+            {"d": ("b", "a"), "b": ("a", "c"), "a": ("c",), "c": ()},
+            {"e": ("d",), "f": ("e", "d"), "g": ("d", "b", "elsewhere"), "h": ("f", "g")},
+        )
     )
+    x = {node.digest: node.x for node in graph.nodes}
+    assert x["h"] < x["f"] < x["e"] == x["g"] < x["d"] < x["b"] < x["a"] < x["c"]
+    assert [node.digest for node in graph.nodes if node.own] == ["d"]
+    assert len(graph.lines) == 5 + 1 + 2 + 2 + 2
+    for line in graph.lines:
+        begin, *_, end = (float(one) for one in re.findall(r"[-\d.]+", line)[::2])
+        assert begin < end
+    assert len({(node.x, node.y) for node in graph.nodes}) == 8
+    assert [node.x for node in graph.nodes] == sorted(node.x for node in graph.nodes)
+    assert all(
+        node.y >= 0 and node.x + graph.box[0] <= graph.width and node.y + graph.box[1] <= graph.height
+        for node in graph.nodes
+    )
+    assert not graph.cut
+
+
+def test_forty_are_drawn_on_each_side() -> None:
+    parents = {"own": tuple(f"p{number}" for number in range(41))}
+    whole = {**parents, **dict.fromkeys(parents["own"], ())}
+    came = {f"c{number}": ("own",) for number in range(41)}
+    cases: list[tuple[Mapping[str, tuple[str, ...]], Mapping[str, tuple[str, ...]], int, bool]] = [
+        (whole, came, 81, True),
+        (whole, {}, 41, True),
+        ({"own": ()}, came, 41, True),
+        ({"own": ()}, dict(list(came.items())[:40]), 41, False),
+    ]
+    for before, after, drawn, cut in cases:
+        graph = draw(lineage(before, after))
+        assert (len(graph.nodes), graph.cut) == (drawn, cut)
+        assert sum(node.own for node in graph.nodes) == 1
 
 
 def test_a_forged_circle_is_drawn_all_the_same() -> None:
-    graph = draw(lineage({"a": ("b",), "b": ("a",)}))
-    assert len(graph.nodes) == 2
+    graph = draw(lineage({"a": ("b",), "b": ("a",)}, {"b": ("a",), "c": ("d",), "d": ("c", "a")}))
+    assert sorted(node.digest for node in graph.nodes) == ["a", "b", "c", "d"]
     assert all(math.isfinite(node.x) for node in graph.nodes)

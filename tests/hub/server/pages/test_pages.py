@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
-import shlex
-import threading
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,22 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi.routing import APIRoute
+from huggingface_hub.errors import HfHubHTTPError
+from sqlalchemy import update
 from starlette.routing import Match
 
-import adapthub.adapters.diff
-from adapthub.adapters.diff import difference
+from adapthub.adapters.errors import InvalidReference
+from adapthub.hub import differ
 from adapthub.hub.accounts import revoke_token
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lineage import parent_of
-from adapthub.hub.registry import Facts
+from adapthub.hub.repos import RESERVED
 from adapthub.hub.server.app import create_app
-from adapthub.hub.server.pages import browsing, differences
+from adapthub.hub.server.pages import browsing, diffing
 from adapthub.hub.server.pages.routes import MODULES
-from adapthub.hub.server.pages.usage import snippets
 from adapthub.hub.server.pages.visitors import COOKIE
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.tables import RepoRow
 from tests.hub.server.live import HubServer
 from tests.hub.server.pages.filled import CARD, write
 
@@ -71,16 +71,31 @@ def test_no_page_is_at_an_address_of_the_protocol(tmp_path: Path) -> None:
             assert route.methods <= {"GET", "HEAD"} or route.path.startswith("/-/")
 
 
-def test_only_names_that_no_repository_has_are_the_pages_own(filled: HubServer, web: httpx2.Client) -> None:
-    assert web.get(f"{filled.url}/health").json() == {"status": "ok"}
-    assert web.get(f"{filled.url}/compare").status_code == 200
-    assert 'href="/?namespace=compare"' in _page_of(filled, web, "compare/ner")
-    assert 'href="/acme"' in web.get(f"{filled.url}/acme/ner").text
+def test_no_namespace_is_called_as_a_part_of_an_address(
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+) -> None:
+    routes = [route for route in create_app(hub_server.running.serving).routes if isinstance(route, APIRoute)]
+    first = {route.path.split("/")[1] for route in routes}
+    assert {name for name in first if name not in ("", "-") and "{" not in name} <= RESERVED
+    with pytest.raises(InvalidReference, match="no namespace is called audit"):
+        push(hub_server, tmp_path, "audit/ner")
+    api = hub_server.client("root", "admin")
+    with pytest.raises(HfHubHTTPError, match="Choose another one") as refused:
+        api.create_repo("leaderboard/ner")
+    assert refused.value.response.status_code == 400
+    push(hub_server, tmp_path, "ada/ner")
+    with pytest.raises(HfHubHTTPError, match="no namespace is called compare"):
+        api.move_repo("ada/ner", "compare/ner")
+    # One from before that was so keeps a page, and a list.
+    with hub_server.running.serving.store.database.writing() as session:
+        session.execute(update(RepoRow).values(namespace="compare"))
+    assert 'href="/?namespace=compare"' in web.get(f"{hub_server.url}/compare/ner").text
+    assert "/compare/ner" in web.get(f"{hub_server.url}/?namespace=compare").text
 
 
-def _page_of(server: HubServer, web: httpx2.Client, name: str) -> str:
-    push(server, server.data.parent / name, name)
-    return web.get(f"{server.url}/{name}").text
+def test_a_filter_that_no_database_takes_is_refused(filled: HubServer, web: httpx2.Client) -> None:
+    for address in ("/?q=%00", "/leaderboard?base=a%00", "/audit?repo=%00"):
+        assert web.get(filled.url + address).status_code == 400, address
 
 
 @pytest.mark.parametrize(
@@ -191,7 +206,11 @@ def test_gated_files_are_shown_to_those_who_were_let_in(
 ) -> None:
     push(hub_server, tmp_path, "ada/gated", card=CARD)
     hub_server.client().update_repo_settings("ada/gated", gated="manual")
-    assert "is gated" in web.get(f"{hub_server.url}/ada/gated").text
+    shown = web.get(f"{hub_server.url}/ada/gated").text
+    assert "is gated" in shown
+    assert "lora_alpha" not in shown
+    assert "Alpha" not in shown
+    assert "Alpha" in mine.get(f"{hub_server.url}/ada/gated").text
     for address in ("blob/v1/adapthub.json", "raw/v1/adapthub.json", "diff/v1..v1"):
         assert web.get(f"{hub_server.url}/ada/gated/{address}").status_code == 403, address
         with_token = mine.get(f"{hub_server.url}/ada/gated/{address}")
@@ -211,7 +230,7 @@ def test_the_cookie_opens_pages_and_nothing_else(
     assert web.get(f"{hub_server.url}/ada/secret/resolve/v1/adapthub.json").status_code == 404
     assert web.post(f"{hub_server.url}/api/repos/create", json={"name": "ada/new"}).status_code == 401
     for method in ("POST", "PUT", "PATCH", "DELETE"):
-        for address in ("/", "/ada", "/ada/secret", "/ada/secret/tree/v1", "/compare"):
+        for address in ("/", "/ada", "/ada/secret", "/ada/secret/tree/v1", "/compare", "/audit"):
             assert web.request(method, hub_server.url + address).status_code == 405, (method, address)
 
 
@@ -300,20 +319,25 @@ def test_raw_files_run_in_no_browser(hub_server: HubServer, web: httpx2.Client, 
         assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
 
 
+HELD = """
+import pathlib, sys, time
+log, release, *compared = sys.argv[1:]
+with open(log, "a") as file:
+    file.write("begun\\n")
+while not pathlib.Path(release).exists():
+    time.sleep(0.02)
+from adapthub.hub.diff_process import main
+main(*compared)
+"""
+
+
 def test_a_long_difference_is_told_of_and_computed_once(
     hub_server: HubServer, web: httpx2.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, release = threading.Event(), threading.Event()
-    compared = []
-
-    def held(before: Any, after: Any) -> Any:
-        compared.append((before.digest, after.digest))
-        begun.set()
-        release.wait()
-        return difference(before, after)
-
-    monkeypatch.setattr(adapthub.adapters.diff, "difference", held)
-    monkeypatch.setattr(differences, "PATIENCE", 0.05)
+    log, release = tmp_path / "log", tmp_path / "release"
+    command = [sys.executable, "-c", HELD, str(log), str(release)]
+    monkeypatch.setattr(hub_server.running.serving.differ, "_command", command)
+    monkeypatch.setattr(diffing, "PATIENCE", 0.05)
     hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
     for seed in range(2):
         hub.push(write(tmp_path / str(seed), seed=seed, f1=0.8), "ada/ner")
@@ -323,39 +347,25 @@ def test_a_long_difference_is_told_of_and_computed_once(
             waiting = web.get(address)
             assert "being compared" in waiting.text
             assert waiting.headers["refresh"] == "3"
-        assert begun.wait(60)
         assert web.get(f"{hub_server.url}/ada/ner").status_code == 200  # others are answered meanwhile
     finally:
-        release.set()
+        release.touch()
     while "being compared" in (page := web.get(address).text):
         pass
     assert "encoder.layer.0.attention.self.query" in page
-    assert len(compared) == 1
+    assert log.read_text() == "begun\n"
 
 
-def test_weights_too_large_to_compare_are_refused(
+def test_what_is_too_large_to_compare_is_refused(
     filled: HubServer, web: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(differences, "MOST_BYTES", 100)
-    answer = web.get(f"{filled.url}/acme/ner/diff/v3..v1")
-    assert answer.status_code == 422
-    assert "Pull both, and compare them with adapt diff" in answer.text
-
-
-def test_usage_is_quoted_for_its_language() -> None:
-    base = "org/x\"); __import__('os').system(\"touch hacked\") # '$(touch hacked)`\n"
-    facts = Facts("lora", "text-generation", None, base, None, 9, ())
-    made = {one.title: one for one in snippets("http://hub.local", "acme/sql", "v3", facts, private=True)}
-    assert list(made) == ["adapthub", "peft", "vLLM", "hf", "curl"]
-    for title in ("adapthub", "peft"):
-        tree = ast.parse(made[title].text)
-        assert base in [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    words = shlex.split(made["vLLM"].text)
-    assert words[words.index("serve") + 1] == base
-    assert words[words.index("--max-lora-rank") + 1] == "16"
-    assert words[-1] == "sql=./sql"
-    assert shlex.split(made["hf"].text)[:2] == ["HF_ENDPOINT=http://hub.local", "HF_TOKEN=ah_..."]
-    assert "http://hub.local/acme/sql/resolve/v3/adapter_model.safetensors" in shlex.split(made["curl"].text)
+    monkeypatch.setattr(differ, "MOST_BYTES", 100)
+    for answer in (
+        web.get(f"{filled.url}/acme/ner/diff/v3..v1"),
+        web.get(f"{filled.url}/api/models/acme/ner/diff/v3..v1"),
+    ):
+        assert answer.status_code == 422
+        assert "Pull both, and compare them with adapt diff" in answer.text
 
 
 def test_addresses_that_no_database_can_hold_are_refused(filled: HubServer, web: httpx2.Client) -> None:

@@ -1,31 +1,41 @@
 """HTTP as uvicorn speaks it, bounded where uvicorn is not: in the size of headers, and in the time that a client may take to
 send them and to read what is sent to it.
 
-Bodies are bounded by the application (bodies). Refusals have the shape of every other error.
+Bodies are bounded by the application (bodies). Refusals have the shape of the server's other errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from math import inf
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from adapthub.runtime.server.errors import error_body
 
 _HEADER_BYTES = 64 << 10  # of one request's line and headers
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection. A request's headers must have come `seconds` after the connection was made, or after the first bytes
-    behind the answer before, the rest of a body that nobody wanted included. A client that does not read is cut off after
-    as long."""
+    behind the answer before, the rest of a body that nobody wanted included. A client that does not read what waits for it
+    is cut off after as long, and a second more for every `rate` bytes of that. `error_body`: an error's JSON, by its
+    message."""
 
-    def __init__(self, *args: Any, seconds: float, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        seconds: float,
+        rate: float = inf,
+        error_body: Callable[[str], Mapping[str, Any]],
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self._seconds = seconds
+        self._rate = rate
+        self._error_body = error_body
         self._coming: asyncio.TimerHandle | None = None  # until the headers are there
         self._reading: asyncio.TimerHandle | None = None  # until the client has read
         self._header_bytes = 0
@@ -70,7 +80,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Called by the event loop."""
         super().pause_writing()
-        self._reading = self.loop.call_later(self._seconds, self.transport.abort)
+        seconds = self._seconds + self.transport.get_write_buffer_size() / self._rate
+        self._reading = self.loop.call_later(seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Called by the event loop."""
@@ -95,7 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, message: str) -> None:
         if self.transport.is_closing():
             return
-        body = json.dumps(error_body(message, "invalid_request_error")).encode()
+        body = json.dumps(self._error_body(message)).encode()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -1,6 +1,7 @@
 """What a server says of itself: lines of JSON where programs read them, and for people lines to read.
 
-One line a request, without a word of what was asked or answered. Does not decide what is worth a line.
+One line a request, without a word of what was asked or answered, or of the query of an address, which may hold a secret.
+Does not decide what is worth a line.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from adapthub.runtime.server.observation import Observation
 
 _LOG = logging.getLogger(__name__)
 _UNSAID = ("/health", "/ready", "/metrics")  # asked every few seconds, by machines
@@ -72,19 +71,11 @@ class ForPeople(logging.Formatter):
         return "\n".join([line, *(_plain(part) for part in traceback.split("\n"))])
 
 
-def observe(observation: Observation) -> None:
-    """An observer of a server: the request's line is to say what its answer came to."""
+def note(**fields: Any) -> None:
+    """The line of the request that is being answered is to say this too."""
     known = _current.get()
     if known is not None:
-        known.update(
-            tenant=observation.tenant,
-            model=observation.target.model,
-            version=observation.target.label,
-            outcome=observation.outcome,
-            prompt_tokens=observation.usage.prompt_tokens,
-            completion_tokens=observation.usage.completion_tokens,
-            ttft=observation.ttft,
-        )
+        known.update(fields)
 
 
 class RequestLines:

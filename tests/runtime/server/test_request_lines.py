@@ -1,9 +1,7 @@
-"""Lines that programs parse, and lines that no stranger's text can break."""
+"""A request's line in the log says what its answer came to, and nothing of its text."""
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 from pathlib import Path
 
@@ -11,43 +9,8 @@ import httpx2
 import pytest
 
 from adapthub.hub.registry import Registry
-from adapthub.runtime.server import logs
+from adapthub.web import logs
 from tests.runtime.server.live import live, settings_for
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def say(stream: io.StringIO) -> str:
-    with logs.shown(stream):
-        try:
-            raise ValueError("in\x1b[2Jner\nbelow")
-        except ValueError:
-            logging.getLogger("a").exception(
-                "it\nfailed", extra={"fields": {"model": "\x1b[2J\n", "ttft": 0.25}}
-            )
-    return stream.getvalue()
-
-
-def test_programs_get_one_object_a_line() -> None:
-    (line,) = say(io.StringIO()).splitlines()
-    read = json.loads(line)
-    assert (read["level"], read["message"], read["model"]) == ("error", "it\nfailed", "\x1b[2J\n")
-    assert "ValueError: in\x1b[2Jner\nbelow" in read["traceback"]
-
-
-def test_people_get_lines_that_cannot_drive_their_terminal() -> None:
-    first, *_ = said = say(Terminal()).splitlines()
-    assert first.endswith("error   it\\nfailed  model=\\x1b[2J\\n  ttft=0.250")
-    assert said[-2:] == ["ValueError: in\\x1b[2Jner", "below"]
-
-
-def test_logging_is_as_before_afterwards() -> None:
-    before = logging.getLogger().handlers[:]
-    say(io.StringIO())
-    assert logging.getLogger().handlers == before
 
 
 def test_every_request_has_a_line_without_its_text(
