@@ -40,6 +40,7 @@ MAX_TREE_HEADER_BYTES = 2 * MAX_HEADER_BYTES
 MAX_PATHS = 10_000
 _CARD_BYTES = 2**20
 _REMEMBERED_BYTES = 32 * 2**20  # each of two
+
 Read = Callable[[Blob, int, int], bytes]
 """Reads so many bytes of a blob from an offset."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import IO, TypeVar
 
 from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.errors import InvalidSettings, StorageError
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, Incoming
 from adapthub.web.bodies import pieces
@@ -52,12 +52,19 @@ class Spooled:
 
 @asynccontextmanager
 async def spooled(request: Request, most: int) -> AsyncIterator[Spooled]:
-    """The body, of at most `most` bytes: in memory where it is small, else in a temporary file. Raises HTTPException 413."""
+    """The body, of at most `most` bytes: in memory where it is small, else in a temporary file. Raises HTTPException 413,
+    StorageError."""
     with SpooledTemporaryFile(max_size=LARGE_BYTES) as file:
-        async for block in _blocks(request, most):
-            await run_in_threadpool(file.write, block)
-        size = file.tell()
-        file.seek(0)
+        try:
+            async for block in _blocks(request, most):
+                await run_in_threadpool(file.write, block)
+            size = file.tell()
+            file.seek(0)
+        except OSError as error:
+            raise StorageError(
+                f"the body cannot be written to {gettempdir()}: {error.strerror or error}",
+                hint="Whoever runs the hub can free space there, or set TMPDIR.",
+            ) from error
         yield Spooled(file, size)
 
 

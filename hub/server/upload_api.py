@@ -160,11 +160,13 @@ class _Texts:
         self.kept: dict[str, Blob] = {}
 
     def keep(self, path: str, data: bytes) -> Blob:
-        blob = self.kept[sha256] = Blob(sha256 := sha256_bytes(data), len(data), git_oid(data))
+        """Store the bytes of a file. Raises Forbidden, StorageError."""
+        blob = Blob(sha256_bytes(data), len(data), git_oid(data))
+        self.kept[blob.sha256] = blob
         self._unchecked += len(data)
         if self._unchecked > _UNCHECKED_BYTES:
             self.check()
-        self._store.blobs.put(sha256, data, origin=path)
+        self._store.blobs.put(blob.sha256, data, origin=path)
         return blob
 
     def check(self) -> None:

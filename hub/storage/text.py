@@ -84,7 +84,8 @@ def put_text(session: Session, sequence: int, text: str) -> None:
 def put_kept(session: Session, rows: Iterable[tuple[int, str]]) -> None:
     """Put back what an index had: sequences, and texts that `searchable` made."""
     found = text_index(session)
-    session.execute(insert(found.table), [{found.key.key: key, "text": text} for key, text in rows])
+    values = [{found.key: key, found.text: text} for key, text in rows]
+    session.execute(insert(found.table).values(values))
 
 
 def searchable(text: str) -> str:

@@ -290,10 +290,19 @@ def test_bytes_that_the_hub_lost_are_its_own_failure(
     config = lost.read_bytes()
     lost.unlink()
     bundle = f"{hub_server.url}/api/models/ada/ner/versions/v1/bundle"
-    for address in (url, bundle):
+    for address in (url, bundle, f"{hub_server.url}/ada/ner/blob/main/adapter_config.json"):
         caplog.clear()
         answer = httpx2.get(address, headers=headers)
         assert (answer.status_code, sha256 in answer.text) == (500, True)
         assert [record.levelname for record in caplog.records if sha256 in record.getMessage()] == ["ERROR"]
     lost.write_bytes(config[:-1])
     assert httpx2.get(bundle, headers=headers).status_code == 500
+
+
+def test_a_disk_that_takes_no_large_commit(hub_server: HubServer) -> None:
+    hub_server.client().create_repo("ada/ner")
+    token = hub_server.token()
+    with no_file_beyond(1_000_000):
+        answer = commit(hub_server, token, {"a.txt": b"x" * 2_000_000})
+    assert (answer.status_code, "TMPDIR" in answer.json()["error"]) == (503, True)
+    assert commit(hub_server, token, {"a.txt": b"x" * 2_000_000}).status_code == 200
