@@ -97,33 +97,35 @@ def side_by_side(measured: Sequence[tuple[str, Metric]]) -> Intervals:
     return Intervals(width, bottom + 24, left, right, bottom, marks, axis.ticks())
 
 
+_MOST = 1e307  # what lies beyond is at the edge: the span of two numbers must be one
+
+
 class _Axis:
     """Values between `start` and `end`, with some room, from the least bound to the greatest."""
 
     def __init__(self, metrics: Sequence[Metric], start: float, end: float) -> None:
         values = [
-            value
+            min(max(value, -_MOST), _MOST)
             for metric in metrics
             for value in (metric.value, metric.low, metric.high)
             if value is not None
         ]
         low, high = min(values), max(values)
         # At least what can be divided into ticks: below are numbers that lose their digits.
-        room = max((high / 2 - low / 2) * 0.2 or abs(high) * 0.05 or 0.05, 1e-290)
-        self._low, self._high = max(low - room, -1e308), min(high + room, 1e308)
+        room = max((high - low) * 0.1 or abs(high) * 0.05 or 0.05, 1e-290)
+        self._low, self._high = low - room, high + room
         self._start, self._end = start, end
 
     def place(self, value: float) -> float:
-        # Halves: the span of two finite numbers need not be finite.
-        share = (value / 2 - self._low / 2) / (self._high / 2 - self._low / 2)
+        share = (min(max(value, -_MOST), _MOST) - self._low) / (self._high - self._low)
         return round(self._start + (self._end - self._start) * min(max(share, 0.0), 1.0), 1)
 
     def ticks(self) -> tuple[Tick, ...]:
         """A few round numbers."""
-        span = self._high / 2 - self._low / 2
-        power = 10.0 ** math.floor(math.log10(span * 2 / _TICKS)) if span * 2 < math.inf else 1e307
+        span = self._high - self._low
+        power = 10.0 ** math.floor(math.log10(span / _TICKS))
         step = next(
-            (power * one for one in (1, 2, 2.5, 5, 10) if span * 2 <= power * one * (_TICKS + 1)), power * 10
+            (power * one for one in (1, 2, 2.5, 5, 10) if span <= power * one * (_TICKS + 1)), power * 10
         )
         first = math.ceil(self._low / step)
         values = [step * (first + index) for index in range(_TICKS + 2)]
