@@ -8,7 +8,7 @@ import base64
 import binascii
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Lock
@@ -90,7 +90,7 @@ def _read(documents: Iterator[tuple[str, Any]], keep: Callable[[str, bytes], Blo
     return Body(header, changes)
 
 
-def _documents(stream: IO[bytes], large: Lock) -> Iterator[tuple[str, Any]]:
+def _documents(stream: IO[bytes], large: Lock) -> Generator[tuple[str, Any]]:
     """The key and the value of each line."""
     number = 0
     while start := stream.readline(LARGE_BYTES):

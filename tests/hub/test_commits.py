@@ -121,7 +121,7 @@ def test_a_long_history_is_squashed(store: Store) -> None:
     """Whatever a database takes of parameters in one statement: the keys of what goes are none."""
     with store.database.writing() as session:
         repo = require_repo(session, NER)
-        parent = head_of(session, repo)
+        parent = commits.begin(session, repo, author=None)
         for number in range(300):
             parent = commits._add(session, repo, parent, {}, Proposal((), str(number)))
         commits._point(session, repo, "main", parent)

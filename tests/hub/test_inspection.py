@@ -11,6 +11,7 @@ import pytest
 from adapthub.adapters.admission import CONFIG, WEIGHTS
 from adapthub.adapters.errors import AdmissionError
 from adapthub.adapters.files import sha256_bytes
+from adapthub.adapters.safetensors_header import check_header
 from adapthub.hub import inspection
 from adapthub.hub.headers import Recent
 from adapthub.hub.inspection import MAX_HEADER_BYTES, adapter_in, inspect_tree
@@ -51,11 +52,10 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each header that is parsed."""
     found: list[int] = []
-    check = inspection.check_header
 
     def counted(header: bytes, size: int, where: str) -> object:
         found.append(len(header))
-        return check(header, size, where)
+        return check_header(header, size, where)
 
     monkeypatch.setattr(inspection, "check_header", counted)
     return found

@@ -20,7 +20,7 @@ from adapthub.hub.server.app import ROUTERS
 from adapthub.hub.server.commit_bodies import Gone, Header, LfsFile, TextFile
 from adapthub.hub.server.lfs_transfer_api import Completion
 from tests.hub.adapters import write_adapter
-from tests.hub.server.live import HubServer
+from tests.hub.server.live import HubServer, live
 
 HOSTILE: list[Any] = ["\ud800", "a\0b", "é", "hf::ada/ner", "v" + "9" * 30, "[" * 5_000, "", 2**70, -(2**70)]
 # What gets a request as far as what is tried.
@@ -75,7 +75,7 @@ def spoilt(document: Any) -> Iterator[Any]:
 
 def routes() -> list[tuple[str, APIRoute]]:
     found = [route for module in ROUTERS for route in module.router.routes if isinstance(route, APIRoute)]
-    return [(method, route) for route in found for method in sorted(route.methods)]
+    return [(method, route) for route in found for method in sorted(route.methods or ())]
 
 
 def names_of(route: APIRoute) -> list[str]:
@@ -113,12 +113,19 @@ class Asking:
         return answer
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HubServer]:
+    url = request.getfixturevalue("new_database")() if request.param == "postgres" else None
+    with live(tmp_path / "served", database=url) as running:
+        yield running
+
+
 @pytest.fixture
-def ask(hub_server: HubServer, tmp_path: Path) -> Iterator[Asking]:
-    api = hub_server.client("ada", "admin")
+def ask(server: HubServer, tmp_path: Path) -> Iterator[Asking]:
+    api = server.client("ada", "admin")
     adapter = write_adapter(tmp_path / "made").path
     with httpx2.Client(headers={"Authorization": f"Bearer {api.token}"}, timeout=60) as http:
-        asking = Asking(hub_server.url, api, adapter, http)
+        asking = Asking(server.url, api, adapter, http)
         asking.prepare()
         yield asking
 
