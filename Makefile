@@ -36,9 +36,11 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.decode
 	$(RUN) $(BIN)/python -m benchmarks.generate
 	$(RUN) $(BIN)/python -m benchmarks.serve
+	$(RUN) $(BIN)/python -m benchmarks.hub
 
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 bench-gpu:
+	$(ON_GPU) -m benchmarks.nf4
 	$(ON_GPU) -m benchmarks.graphs
 	$(ON_GPU) -m benchmarks.mixed_predict --device cuda --rounds 3
 

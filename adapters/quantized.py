@@ -7,8 +7,9 @@ As loaded by transformers they do not:
 - a 4-bit layer on a CPU with AVX512-BF16 repacks itself at the first evaluation: from then on activations are rounded to
   bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
 
-`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype, on the CPU by
-`products.linear`. Does not quantise.
+`steady` makes both multiply by the weights as stored, dequantised to the activations' dtype: on the CPU by
+`products.linear`; on a GPU, few rows without gradients by `kernels.nf4` and `kernels.int8`, which read the weights once.
+Does not quantise.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
@@ -28,6 +31,10 @@ from adapthub.adapters.products import linear
 
 # glibc's mallopt: keep freed blocks of up to 1 GiB instead of returning them to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+# Up to which our kernels were measured faster than bitsandbytes, which multiplies more by weights that it dequantises aside.
+_NF4_ROWS = 128
+_INT8_ROWS = 256
 
 
 class WeightOnlyInt8(Linear8bitLt):
@@ -48,6 +55,11 @@ class WeightOnlyInt8(Linear8bitLt):
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             stored, scales = cast(torch.Tensor, self.state.CB), cast(torch.Tensor, self.state.SCB)
             return linear(x, stored.to(x.dtype).mul_(scales[:, None].mul(1 / 127)), bias)
+        if _few(x, _INT8_ROWS) and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda"):
+            from adapthub.adapters.kernels import int8
+
+            stored, scales = cast(torch.Tensor, self.state.CB), cast(torch.Tensor, self.state.SCB)
+            return int8.multiply(x.reshape(-1, x.shape[-1]), stored, scales, bias).view(*x.shape[:-1], -1)
         multiply = cast(Callable[..., torch.Tensor], MatMul8bitFp.apply)
         return multiply(x, self.weight, None, bias, self.state)
 
@@ -59,12 +71,56 @@ class WeightOnlyNf4(Linear4bit):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        ours = x.device.type == "cpu" and self.compute_dtype in (None, x.dtype)
-        if not ours or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-            return cast(torch.Tensor, super().forward(x))
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        weight = dequantize_4bit(self.weight.data, cast(Any, self.weight).quant_state)
-        return linear(x, weight.to(x.dtype), bias)
+        kind = x.device.type
+        ours = kind in ("cpu", "cuda") and self.compute_dtype in (None, x.dtype)
+        if ours and not torch.is_grad_enabled() and not torch.is_autocast_enabled(kind):
+            if kind == "cpu":
+                weight = dequantize_4bit(self.weight.data, cast(Any, self.weight).quant_state)
+                return linear(x, weight.to(x.dtype), self._bias(x))
+            if _few(x, _NF4_ROWS) and self._blocked():
+                return self._by_kernel(x)
+        return cast(torch.Tensor, super().forward(x))
+
+    def _bias(self, x: torch.Tensor) -> torch.Tensor | None:
+        return None if self.bias is None else self.bias.to(x.dtype)
+
+    def _blocked(self) -> bool:
+        """Whether weights and scales come in the blocks that our kernel reads."""
+        state = cast(Any, self.weight).quant_state
+        return (
+            state is not None
+            and state.quant_type == "nf4"
+            and state.blocksize == 64
+            and (not state.nested or state.state2.blocksize == 256)
+            and tuple(state.shape) == (self.out_features, self.in_features)
+        )
+
+    def _by_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        from adapthub.adapters.kernels import nf4
+
+        state = cast(Any, self.weight).quant_state
+        inner = (state.state2.absmax, state.state2.code, state.offset) if state.nested else ()
+        scales = nf4.Scales(state.absmax, *inner)
+        rows = x.reshape(-1, self.in_features)
+        y = nf4.multiply(rows, self.weight.data, scales, self.out_features, self._bias(x))
+        return y.view(*x.shape[:-1], self.out_features)
+
+
+def _few(x: torch.Tensor, most: int) -> bool:
+    """Whether our kernels serve such rows, and are the faster ones: up to `most`."""
+    return (
+        x.device.type == "cuda"
+        and 0 < x.numel() <= most * x.shape[-1]
+        and x.shape[-1] % 64 == 0
+        and x.dtype in (torch.bfloat16, torch.float16)
+        and _kernels(x.device)
+    )
+
+
+@cache
+def _kernels(device: torch.device) -> bool:
+    """Whether Triton is there, and the device has the instructions that its kernels use."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def steady(model: nn.Module) -> None:

@@ -22,8 +22,8 @@ SECTIONS = {
         "`base padded` transformers' own model, `ours` each row on its adapter, `peft` PEFT's `adapter_names`. `ours/base` is what "
         "adapters cost, `peft/ours` how often faster we are; both are medians of the rounds' ratios. `error` is the largest difference "
         "of logits from PEFT's, relative to the row's largest. `ours/base padded` compares with the base as transformers runs it, without "
-        "adapters. On the H200 a random BERT of 12 layers stands in, and cuDNN's attention prepared itself for every new length: in the "
-        "first row of ours, which does without since, and in every `base padded`, whose preparations `peft` then finds done.",
+        "adapters. On the H200 a random BERT of 12 layers stands in, and cuDNN's attention prepares itself for every new length: in `base "
+        "padded`, whose preparations `peft` then finds done; ours does without it.",
     ),
     "attach": (
         "Attaching one more adapter",
@@ -96,13 +96,15 @@ SECTIONS = {
     ),
     "hub-push": (
         "Pushing an adapter to the hub",
-        "Hugging Face's `upload_folder` of a new adapter of 20 MB, against copying its weights to the disk (synced) and hashing them "
-        "once. The client hashes them too, and so does the server.",
+        "A new adapter of 20 MB, by Hugging Face's `upload_folder` and by our client, against copying its weights to the disk (synced) and "
+        "hashing them once. `to nowhere` is the same client with a server that keeps nothing, not even a hash: what client and HTTP take alone. "
+        "`huggingface_hub` hashes the file before it sends it, and by Xet cuts and packs it too; our client leaves the hashing to the hub. "
+        "The hub hashes and writes what comes while more of it comes, syncs it, and then commits in about 40 statements of SQL.",
     ),
     "hub-many": (
         "A hundred pulls at once",
-        "Every file of one adapter of 20 MB, a hundred times at once by threads of one other process that throw the bytes away. "
-        "`server MB` is the resident memory of our server's process, before and at most.",
+        "Every file of one adapter of 20 MB, a hundred times at once by threads of one other process, which hash what comes and throw it "
+        "away. Times are from when all begin until one has everything; `MB before` and `MB at most` are the resident memory of the server's process.",
     ),
     "hub-small": (
         "Pulling many small adapters",
@@ -129,6 +131,19 @@ SECTIONS = {
         "Float32 products",
         "One linear layer: torch's own product (MKL) and oneDNN's, each shape again and again; at a shape that is new oneDNN prepares "
         "itself, which costs up to a millisecond. `ours` takes one of the two by a fixed rule.",
+    ),
+    "graphs": (
+        "Generation on a GPU, as CUDA graphs",
+        "32 requests of 16 to 64 tokens that generate 32 each, on random weights of the shapes of Qwen2.5-0.5B in bfloat16: all on the base, "
+        "or each on a LoRA of its own (r16, all linear layers). `load ms` attaches the adapters, `first ms` is the first call, in which "
+        "passes are captured and kernels compiled; `replay ms` a decode pass of 32 rows, and `GPU ms` all passes of a call, by events; "
+        "`rest ms/step` is what the host adds to a step.",
+    ),
+    "nf4": (
+        "Products with nf4 and int8 weights on a GPU",
+        "One linear layer with the shapes of Llama-3.1-8B, in bfloat16, weights double-quantised as bitsandbytes stores them, as CUDA graphs over "
+        "more weights than the cache holds. `floor us` is what the bytes of weights, scales and activations take at the speed of a copy; "
+        "`error` is against float64. Above 128 rows (256 in int8) layers go bitsandbytes' way.",
     ),
     "delta": (
         "Ways to compute the update",

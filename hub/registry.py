@@ -194,9 +194,9 @@ class Registry(Protocol):
 
         A digest that the name already holds makes no new version: the existing one is returned with
         `repeated` set (and `alias` moved to it); the newest version stays the newest. Raises IntegrityError,
-        naming the file, when a file changed since the artifact was read, TensorMismatch, naming the tensor, when
-        it is not whole (see `completeness`) or does not land on a base that is known here (`fitting`), and Conflict
-        where the name's newest version is known to be for another task.
+        naming the file, when one that the hub has not got changed since the artifact was read, TensorMismatch, naming the
+        tensor, when it is not whole (see `completeness`) or does not land on a base that is known here (`fitting`), and
+        Conflict where the name's newest version is known to be for another task.
         """
         ...
 

@@ -74,7 +74,8 @@ def metered(url: str) -> Iterator[Meter]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(target.hostname, target.port)
-        await asyncio.gather(pipe(reader, back), pipe(there, writer))
+        with suppress(asyncio.CancelledError):  # which asyncio would print
+            await asyncio.gather(pipe(reader, back), pipe(there, writer))
 
     server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
     meter.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -48,6 +48,13 @@ def static(folder: Path) -> Iterator[Server]:
         yield server
 
 
+@contextmanager
+def forgetful() -> Iterator[Server]:
+    """What takes uploads and keeps nothing (forgetful_server)."""
+    with _running([sys.executable, "-m", "benchmarks.hub.forgetful_server"]) as server:
+        yield server
+
+
 def new_token(data: Path, *, database: str | None = None) -> str:
     """A token of the account `bench`, whose namespace is its own."""
     where = [] if database is None else ["--database", database]

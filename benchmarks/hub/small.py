@@ -40,6 +40,7 @@ def measure(folder: Path, rounds: int) -> list[dict[str, Any]]:
             pull(url, name, cache)
 
     with servers.hub(folder / "hub") as server:
+        os.sync()  # or the adapters' own bytes are written while others are measured
         seconds = in_turn(
             {"ours": lambda: ours(server.url), "snapshot_download": lambda: theirs(server.url)}, rounds
         )

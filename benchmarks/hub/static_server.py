@@ -28,11 +28,18 @@ _COMMIT = "c" * 40
 
 def main() -> None:
     files = {path.name: path for path in sorted(Path(sys.argv[1]).iterdir())}
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio delays
-    listener.bind(("127.0.0.1", 0))
+    taken, address = listener()
     config = uvicorn.Config(_app(files), lifespan="off", log_config=None, access_log=False)
-    print(json.dumps({"address": f"http://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)
-    asyncio.run(uvicorn.Server(config).serve([listener]))
+    print(json.dumps({"address": address}), flush=True)
+    asyncio.run(uvicorn.Server(config).serve([taken]))
+
+
+def listener() -> tuple[socket.socket, str]:
+    """A free port of this machine, taken, and its URL."""
+    taken = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # else asyncio delays
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()  # its address is told before the server runs
+    return taken, f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def _app(files: dict[str, Path]) -> Starlette:

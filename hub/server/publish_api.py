@@ -84,10 +84,15 @@ def _check_may(serving: Serving, caller: Caller, target: Reference, blobs: Seque
 def _publish(serving: Serving, caller: Caller, target: Reference, wanted: Publication) -> Published:
     check_words(wanted.message, wanted.alias)
     store = serving.store
-    known = {**_store_texts(serving, wanted), **_sent_before(serving, target, wanted)}
-    missing = sorted({file.sha256 for file in wanted.files.values()} - known.keys())
+    sent = _sent_before(serving, target, wanted)
+    texts = {file.sha256 for file in wanted.files.values() if file.content is not None}
+    missing = sorted({file.sha256 for file in wanted.files.values()} - texts - sent.keys())
     if missing:
+        store.register(sent.values())  # they were asked for: they are not garbage now
         return Published(version=None, missing=missing)
+    stored = _store_texts(serving, wanted)
+    store.register([*stored.values(), *sent.values()])
+    known = {**sent, **store.known(stored)}
     tree = {check_path(path): known[file.sha256] for path, file in sorted(wanted.files.items())}
     for path, file in wanted.files.items():
         if tree[path].size != file.size:
@@ -128,13 +133,11 @@ def _sent_before(serving: Serving, target: Reference, wanted: Publication) -> Ma
     with serving.store.database.reading() as session:
         repo = find_repo(session, target)
         found = {} if repo is None else uploads.held(session, repo, others - proven)
-    found |= serving.store.known(proven)
-    serving.store.register(found.values())  # they were asked for: they are not garbage now
-    return found
+    return {**found, **serving.store.known(proven)}
 
 
 def _store_texts(serving: Serving, wanted: Publication) -> Mapping[str, Blob]:
-    """The blobs of the files whose bytes came along, stored; by sha256."""
+    """The blobs of the files whose bytes came along, stored and not yet known to the database; by sha256."""
     blobs: dict[str, Blob] = {}
     for path, file in wanted.files.items():
         if file.content is None:
@@ -144,5 +147,4 @@ def _store_texts(serving: Serving, wanted: Publication) -> Mapping[str, Blob]:
             raise IntegrityError(f"the bytes of {path} are not those of {file.sha256}")
         serving.store.blobs.put(file.sha256, file.content, origin=path)
         blobs[file.sha256] = Blob(file.sha256, len(file.content), git_oid(file.content))
-    serving.store.register(blobs.values())
-    return serving.store.known(blobs)
+    return blobs

@@ -1,5 +1,5 @@
-"""Bodies of requests that are too large for memory: written piece by piece as they come, to the blob store, where they are
-kept once they are whole, or aside, to be read again.
+"""Bodies of requests that are too large for memory: written while they come, to the blob store, where they are kept once
+they are whole, or aside, to be read again.
 
 Does not say who may send them, or write down who did.
 """
@@ -18,7 +18,8 @@ from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings, StorageError
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, Incoming
+from adapthub.hub.server.write_behind import write_behind
+from adapthub.hub.storage.blobs import Blobs
 from adapthub.web.bodies import pieces
 
 Result = TypeVar("Result")
@@ -34,7 +35,9 @@ async def keep_body(
     """
     incoming = await run_in_threadpool(blobs.incoming)
     try:
-        await _write(request, incoming, size)
+        await write_behind(pieces(request, size), incoming.write)
+        if incoming.size != size:
+            raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")
         found = sha256 or incoming.sha256
         await run_in_threadpool(incoming.keep, found, origin=origin)
     finally:
@@ -55,9 +58,12 @@ async def spooled(request: Request, most: int) -> AsyncIterator[Spooled]:
     """The body, of at most `most` bytes: in memory where it is small, else in a temporary file. Raises HTTPException 413,
     StorageError."""
     with SpooledTemporaryFile(max_size=LARGE_BYTES) as file:
+
+        def write(data: bytes) -> None:
+            file.write(data)
+
         try:
-            async for block in _blocks(request, most):
-                await run_in_threadpool(file.write, block)
+            await write_behind(pieces(request, most), write)
             size = file.tell()
             file.seek(0)
         except OSError as error:
@@ -75,21 +81,3 @@ async def run_with(
     all others are free."""
     limiter = serving.large_bodies if body.size > LARGE_BYTES else None
     return await run_sync(function, *arguments, limiter=limiter)
-
-
-async def _write(request: Request, incoming: Incoming, size: int) -> None:
-    async for block in _blocks(request, size):
-        await run_in_threadpool(incoming.write, block)
-    if incoming.size != size:
-        raise InvalidSettings(f"{incoming.size} of {size} bytes came", hint="Upload the file again.")
-
-
-async def _blocks(request: Request, most: int) -> AsyncIterator[bytes]:
-    """The body in blocks that are worth a thread's time."""
-    waiting = bytearray()
-    async for piece in pieces(request, most):
-        waiting += piece
-        if len(waiting) >= PIECE_BYTES:
-            yield bytes(waiting)
-            waiting.clear()
-    yield bytes(waiting)

@@ -48,6 +48,7 @@ def test_piece_by_piece(blobs: Blobs) -> None:
     assert blobs.size(SHA256) == len(DATA)
     assert blobs.get(SHA256, origin="test") == DATA
     assert blobs.read(SHA256, 1000, 77) == DATA[1000:1077]
+    assert b"".join(blobs.pieces(SHA256)) == DATA
     got = asyncio.run(pieces(blobs, 5, len(DATA) - 5))
     assert b"".join(got) == DATA[5:-5]
     assert asyncio.run(pieces(blobs, 7, 7)) == []
@@ -70,6 +71,8 @@ def test_what_is_lost(blobs: Blobs) -> None:
         blobs.read(SHA256, 0, 1)
     with pytest.raises(IntegrityError, match="lost"):
         asyncio.run(pieces(blobs, 0, 1))
+    with pytest.raises(IntegrityError, match="lost"):
+        list(blobs.pieces(SHA256))
     blobs.put(SHA256, DATA, origin="test")
     blobs.put(SHA256, DATA, origin="test")
     assert blobs.get(SHA256, origin="test") == DATA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -14,6 +15,7 @@ from adapthub.adapters.errors import (
     Conflict,
     EntryNotFound,
     Forbidden,
+    IntegrityError,
     InvalidSettings,
     NotFound,
     RateLimited,
@@ -24,6 +26,7 @@ from adapthub.adapters.errors import (
     Unreachable,
 )
 from adapthub.hub.connection import Connection
+from adapthub.hub.file_body import FileBody
 from adapthub.hub.plain_reading import PlainReading
 from adapthub.hub.reference import Reference
 
@@ -270,3 +273,30 @@ def test_a_hub_below_a_path() -> None:
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(InvalidSettings):
         Connection(url, "secret").ask("GET", "/")
+
+
+def test_a_file_is_sent_again_from_its_beginning(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "file").write_bytes(data + b"what was added since")
+    came: list[tuple[str | None, bytes]] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        came.append((request.headers.get("content-length"), request.read()))
+        return httpx2.Response(503 if len(came) < 3 else 200)
+
+    body = FileBody(tmp_path / "file", len(data))
+    connect(handler).ask("PUT", "/file", content=body, headers=body.headers)
+    assert came == [(str(len(data)), data)] * 3
+
+
+def test_a_file_that_is_no_longer_whole(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"four")
+    for path, match in (
+        (tmp_path / "file", "has 4 bytes, not 5"),
+        (tmp_path / "none", "can no longer be read"),
+    ):
+        body = FileBody(path, 5)
+        with pytest.raises(IntegrityError, match=match):
+            connect(lambda request: httpx2.Response(200, content=request.read())).ask(
+                "PUT", "/file", content=body, headers=body.headers
+            )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from adapthub.adapters.errors import NotFound, Overloaded, StorageError
-from adapthub.adapters.files import fsync_directory
+from adapthub.adapters.files import begin_writeback, fsync_directory
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.server.xet.limits import XetLimits
 
@@ -48,6 +48,7 @@ class Incoming:
         with storage_errors():
             self._stream.write(data)
             self._stream.flush()
+            begin_writeback(self._stream.fileno(), self.size - len(data), len(data))
 
 
 class KeptXorbs:

@@ -23,7 +23,8 @@ class FileStore(Protocol):
         Also asked for a file that is there: `blocks` is to be read to its end all the same, for whoever refers to a file has
         to have it, not only to know its name.
 
-        `blocks` raises after its last block where the bytes have another sha256: nothing may be visible under `sha256`
-        before it has ended, nor remain where it raised. May refuse by raising an AdaptHubError.
+        Raises IntegrityError where the blocks have another sha256, which nobody else finds out. `blocks` may raise, at any
+        block: nothing may be visible under `sha256` before it has ended, nor remain where it raised. May refuse by raising
+        an AdaptHubError.
         """
         ...

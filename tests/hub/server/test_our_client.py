@@ -338,6 +338,21 @@ def test_only_what_the_hub_lacks_is_sent(hub: RemoteHub, network: Network, tmp_p
     assert [blob for blob in network.paths if "blobs" in blob] == []
 
 
+def test_weights_that_changed_since_they_were_read(hub: RemoteHub, tmp_path: Path) -> None:
+    """The hub finds it, and this side says which side it was."""
+    made = write_adapter(tmp_path / "made", width=LARGE)
+    weights = made.path / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors changed since it was read"):
+        hub.push(made, "ada/ner")
+    weights.write_bytes(data[:-1])
+    with pytest.raises(IntegrityError, match=r"adapter_model\.safetensors changed since it was read"):
+        hub.push(made, "ada/ner")
+    assert hub.available("ada/ner")
+
+
 def test_what_the_client_pushed_hugging_faces_reads(
     hub_server: HubServer, hub: RemoteHub, tmp_path: Path
 ) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import threading
 from collections.abc import Iterable
 
+from adapthub.adapters.errors import IntegrityError
+
 
 class MemoryStore:
     """Files by sha256; the epoch and who may write are set by tests. A FileStore, that also says what it `holds`."""
@@ -29,7 +31,9 @@ class MemoryStore:
     def store(self, repo: str, sha256: str, size: int, blocks: Iterable[bytes]) -> None:
         data = b"".join(blocks)
         assert len(data) == size
-        assert hashlib.sha256(data).hexdigest() == sha256
+        found = hashlib.sha256(data).hexdigest()
+        if found != sha256:
+            raise IntegrityError(f"the upload has the sha256 {found}, not {sha256}")
         with self._lock:
             self.files[sha256] = data
             self.stores.append((repo, sha256))
