@@ -1,4 +1,7 @@
-"""What a backup is on disk: a folder, or one tar file; written aside, and whole once it has its name. Knows no tables."""
+"""What a backup is on disk: a folder, or one tar file; written aside, and whole once it has its name. Knows no tables.
+
+The rows are for their owner's eyes alone.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,14 @@ from typing import IO, Protocol
 
 from adapthub.adapters.errors import Conflict, IntegrityError, InvalidData, StorageError
 from adapthub.adapters.files import fsync_directory
+from adapthub.adapters.home import make_folder
 from adapthub.hub.storage.blobs import PIECE_BYTES, Blobs, key_of
 from adapthub.hub.storage.folder_blobs import FolderBlobs
 
 TABLES = "tables.jsonl"
 _BLOBS = "blobs"
 _SUFFIX = ".tar"
+_PRIVATE = 0o600
 _BLOB = re.compile(rf"{_BLOBS}/[0-9a-f]{{2}}/([0-9a-f]{{64}})")
 
 
@@ -85,10 +90,14 @@ class _FolderWriting:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        if root.exists() and any(root.iterdir()) and not (root / _BLOBS).is_dir():
-            raise Conflict(f"{root} has something else than a backup", hint="Choose another folder.")
-        self._blobs = FolderBlobs(root / _BLOBS)
         self._aside = root / f".{TABLES}"
+        make_folder(root)
+        there = {path.name for path in root.iterdir()}
+        # A hub's folder has blobs too: a backup is known by its rows, which are begun before anything else.
+        if there and (there - {_BLOBS, TABLES, self._aside.name} or there == {_BLOBS}):
+            raise Conflict(f"{root} has something else than a backup", hint="Choose another folder.")
+        self._aside.touch(_PRIVATE)
+        self._blobs = FolderBlobs(root / _BLOBS)
 
     def __enter__(self) -> Writing:
         return self
@@ -97,8 +106,6 @@ class _FolderWriting:
         if kind is None:
             self._aside.replace(self._root / TABLES)
             fsync_directory(self._root)
-        else:
-            self._aside.unlink(missing_ok=True)
 
     def tables(self, lines: Iterable[str]) -> None:
         with self._aside.open("w", encoding="utf-8") as stream:
@@ -134,6 +141,7 @@ class _TarWriting:
         self._path = path
         self._aside = path.with_name(f".{path.name}.part")
         self._rows = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed in __exit__
+        self._aside.touch(_PRIVATE)
         self._stream = self._aside.open("wb")
         self._tar = tarfile.open(fileobj=self._stream, mode="w:", format=tarfile.PAX_FORMAT)  # noqa: SIM115
 

@@ -5,7 +5,8 @@
 
 The rows are one state of the database; blobs never change, so what those rows name is what is copied. A folder that has a
 backup already gets what is new. The lines know nothing of SQLite or PostgreSQL: a backup of one can be restored into the
-other. Signed addresses and uploads that run are not part of a backup; tokens are, by their hashes.
+other. Uploads, logins and webhooks' deliveries that run are not part of a backup: a copy of a hub tells nobody what happened
+in the hub. Tokens are, by their hashes, and webhooks' secrets: a backup is for its owner's eyes alone.
 """
 
 from __future__ import annotations
@@ -19,27 +20,26 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, func, insert, select, text
+from sqlalchemy import Column, LargeBinary, Table, exists, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict, IntegrityError, InvalidData
 from adapthub.hub import epoch
 from adapthub.hub.backup_files import TABLES, Reading, Writing, open_backup, write_backup
-from adapthub.hub.storage.account_tables import AccountRow
+from adapthub.hub.storage.governance_tables import DeliveryRow
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import SCHEMA, SEQUENCE, BlobRow, FileRow, RepoRow
-from adapthub.hub.storage.text import put_text, text_index
+from adapthub.hub.storage.text import put_kept, text_index
+from adapthub.hub.storage.types import UtcDateTime
 from adapthub.hub.storage.upkeep_tables import EpochRow, LoginRow, SecretRow, SentRow
 from adapthub.hub.store import Store
 
 _KIND = "adapthub hub backup"
 _TEXT = "repo_text"
-# What uploads and logins that run have: they begin anew where a hub is restored.
+# What uploads, logins and deliveries that run have, and what addresses are signed with: they begin anew, or not at all,
+# where a hub is restored.
 _PASSING = {
-    SentRow.__tablename__,
-    LoginRow.__tablename__,
-    EpochRow.__tablename__,
-    SecretRow.__tablename__,
+    *(row.__tablename__ for row in (SentRow, LoginRow, EpochRow, DeliveryRow, SecretRow)),
     HUB.versions.name,
 }
 _AT_ONCE = 1000
@@ -135,13 +135,23 @@ def _tables() -> list[Table]:
 
 
 def _plain(value: Any) -> Any:
+    """A column's value as JSON has it."""
     match value:
         case datetime():
-            return {"time": value.isoformat()}
+            return value.isoformat()
         case bytes():
-            return {"bytes": base64.b64encode(value).decode()}
+            return base64.b64encode(value).decode()
         case _:
             return value
+
+
+def _value(column: Column[Any], value: Any) -> Any:
+    """The value of a column that `_plain` made JSON of: what it was, the column says, and not what it looks like."""
+    if value is None:
+        return None
+    if isinstance(column.type, UtcDateTime):
+        return datetime.fromisoformat(value)
+    return base64.b64decode(value) if isinstance(column.type, LargeBinary) else value
 
 
 def _insert_all(session: Session, reading: Reading) -> int:
@@ -154,28 +164,23 @@ def _insert_all(session: Session, reading: Reading) -> int:
         for name in dict.fromkeys(name for name, _ in batch):
             values = [row for found, row in batch if found == name]
             if name == _TEXT:
-                for sequence, words in values:
-                    put_text(session, sequence, words)
+                put_kept(session, values)
             elif name in tables:
-                columns = tables[name].columns.keys()
+                columns = tables[name].columns.values()
                 session.execute(
                     insert(tables[name]),
-                    [dict(zip(columns, map(_value, row), strict=True)) for row in values],
+                    [
+                        {
+                            column.key: _value(column, value)
+                            for column, value in zip(columns, row, strict=True)
+                        }
+                        for row in values
+                    ],
                 )
             else:
                 raise InvalidData(f"the backup has a table {name!r} that this version of AdaptHub has not")
     _count_on(session, list(tables.values()))
     return before
-
-
-def _value(value: Any) -> Any:
-    match value:
-        case {"time": str(time), **others} if not others:
-            return datetime.fromisoformat(time)
-        case {"bytes": str(data), **others} if not others:
-            return base64.b64decode(data)
-        case _:
-            return value
 
 
 def _epoch_of(line: str) -> int:
@@ -209,9 +214,9 @@ def _count_on(session: Session, tables: list[Table]) -> None:
 
 
 def _require_empty(session: Session) -> None:
-    for row in (RepoRow, AccountRow):
-        if session.scalar(select(row.id).limit(1)) is not None:
+    for table in _tables():
+        if session.scalar(select(exists(select(1).select_from(table)))):
             raise Conflict(
-                "this hub is not empty, and a restore would mix it with the backup",
+                f"this hub is not empty (it has {table.name}), and a restore would mix it with the backup",
                 hint="Restore into another --data folder (or database), then serve that one.",
             )

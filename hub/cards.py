@@ -1,7 +1,7 @@
 """The metadata of a card: the YAML between the `---` lines that README.md begins with, from strangers.
 
-Bounded in size, without aliases (a few lines of which can mean gigabytes), and only what JSON can hold. Does not render
-cards and does not judge what the metadata says.
+Bounded in size, number and depth, without aliases (a few lines of which can mean gigabytes), and only what JSON can
+hold. Does not render cards and does not judge what the metadata says.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from adapthub.adapters.errors import AdmissionError
 
 _MOST_BYTES = 256 * 1024
+_DEEPEST = 64
+_MOST_VALUES = 10_000  # keys too; read in a tenth of a second
 _FRONT = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(?P<yaml>.*?)(?:\r?\n)?^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -53,20 +56,52 @@ def tags_of(card: Mapping[str, Any], *, base: str | None, task: str | None, meth
 def _load(text: str) -> Any:
     import yaml
 
-    class Plain(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                raise yaml.YAMLError("aliases (*name) are not allowed")
-            return super().compose_node(parent, index)
-
     try:
-        value = yaml.load(text, Loader=Plain)
+        _check(text)
+        value = yaml.load(text, Loader=_loader())
         # Dates become text, what is no JSON number becomes null: whatever is kept here is answered as JSON.
         return json.loads(json.dumps(value, default=str, skipkeys=True), parse_constant=lambda _: None)
     except yaml.YAMLError as error:
         raise AdmissionError(f"the metadata of the card is not valid YAML: {_one_line(error)}") from error
-    except (ValueError, TypeError, RecursionError) as error:
-        raise AdmissionError("the metadata of the card is nested too deeply, or not plain data") from error
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise AdmissionError("the metadata of the card has a value that is not plain data") from error
+
+
+def _check(text: str) -> None:
+    """Refuse, before anything is made of them, aliases, what is nested deeper than any card, and tags: they name types that
+    JSON has not. libyaml builds documents in C, by recursion, and asks nobody."""
+    import yaml
+
+    depth = values = 0
+    for event in yaml.parse(text, Loader=_loader()):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError("tags (!name) are not allowed")
+        values += isinstance(event, yaml.NodeEvent)
+        if values > _MOST_VALUES:
+            raise yaml.YAMLError(f"more than {_MOST_VALUES:,} names and values are not allowed")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:
+            raise yaml.YAMLError(f"values in more than {_DEEPEST} others are not allowed")
+
+
+@cache
+def _loader() -> Any:
+    """YAML's safe loader without numbers to the base of sixty, `1:30`: long ones take seconds, and no card means them."""
+    import yaml
+
+    numbers = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+    class Plain(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            tag = super().resolve(kind, value, implicit)
+            return self.DEFAULT_SCALAR_TAG if tag in numbers and ":" in value else tag
+
+    return Plain
 
 
 def _one_line(error: Exception) -> str:

@@ -101,6 +101,18 @@ def parse_name(text: str | Reference) -> Reference:
     return reference
 
 
+def parse_own(text: str) -> Reference:
+    """Read a reference that a hub is asked about: to one of its own adapters. Raises InvalidReference where it is to another
+    hub's."""
+    reference = Reference.parse(text)
+    if reference.hub is not None:
+        raise InvalidReference(
+            f"{_shown(text)} is of the hub {reference.hub!r}, and only adapters of this one are known here",
+            hint=f"Write {str(reference).partition('::')[2]} for the one of that name here.",
+        )
+    return reference
+
+
 def check_alias(alias: str) -> str:
     """Return `alias` if it can be moved by hand, else raise InvalidReference saying why it cannot."""
     if not _is_name(alias):

@@ -78,7 +78,7 @@ class Store:
             return {sha256: Blob(sha256, size) for sha256, size in rows}
 
     def read(self, blob: Blob, offset: int, length: int) -> bytes:
-        """So many bytes of a blob. Raises IntegrityError where the store has lost it."""
+        """So many bytes of a blob. Raises BlobLost where the store has lost it."""
         return self.blobs.read(blob.sha256, offset, length)
 
 

@@ -17,7 +17,7 @@ os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": 
 
 from benchmarks import hub
 from benchmarks.common import print_table, write_results
-from benchmarks.hub import dedupe, many, pull, push, scale, small
+from benchmarks.hub import dedupe, many, pull, push, refusals, scale, small
 
 Measure = Callable[[Path, int], list[dict[str, Any]]]
 # Each part with its rounds: all of them together take two minutes.
@@ -27,6 +27,7 @@ PARTS: Mapping[str, tuple[Measure, int]] = {
     "many": (many.measure, 3),
     "small": (small.measure, 3),
     "dedupe": (dedupe.measure, 1),
+    "refusals": (refusals.measure, 5),
 }
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
 from sqlalchemy import select
 
 from adapthub.adapters.errors import AdmissionError, Unauthorized
 from adapthub.hub.access import check_gate, readable_repo, writable_repo
 from adapthub.hub.cards import card_metadata
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing
+from adapthub.hub.server.said import Said
 from adapthub.hub.storage.account_tables import AccountRow, MemberRow
 
 router = APIRouter(prefix="/api", tags=["accounts"])
 
 
-class Card(BaseModel):
+class Card(Said):
     """The text of README.md."""
 
     content: str

@@ -23,7 +23,7 @@ from fastapi import APIRouter, Query, Request, Response
 from adapthub.hub import listing
 from adapthub.hub.documents import entry_record
 from adapthub.hub.search import entries_of
-from adapthub.hub.server.dependencies import TheCaller, TheServing, origin
+from adapthub.hub.server.dependencies import TheCaller, TheServing, Words, origin
 
 router = APIRouter(tags=["adapters"])
 
@@ -37,7 +37,7 @@ def adapters(
     serving: TheServing,
     caller: TheCaller,
     namespace: str | None = None,
-    text: str = "",
+    text: Words = "",
     base: str | None = None,
     task: str | None = None,
     method: str | None = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel
 
 from adapthub.hub import aliases, promotion
 from adapthub.hub.access import readable_repo, writable_repo
@@ -12,11 +11,12 @@ from adapthub.hub.records import aliases_of, version_of
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Alias, Version
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.server.said import Said
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}/aliases", tags=["aliases"])
 
 
-class Promotion(BaseModel):
+class Promotion(Said):
     """The revision that an alias shall point at."""
 
     revision: str

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 from adapthub.adapters.tasks import PEFT_TASK_TYPES
 from adapthub.hub.storage.tables import CommitRow, RepoRow
-from adapthub.hub.trees import Blob, Tree, folders_of, git_oid
+from adapthub.hub.trees import Blob, Tree, git_oid
 
 NO_MESSAGE = "(no message)"
 
@@ -52,15 +54,44 @@ def siblings(tree: Tree, *, blobs: bool) -> list[dict[str, Any]]:
     ]
 
 
-def tree_items(tree: Tree, folder: str, *, recursive: bool) -> list[dict[str, Any]]:
-    """Files and folders below `folder` ("" is the root), by path; without `recursive` one level of them."""
-    below = {path: blob for path, blob in tree.items() if path.startswith(f"{folder}/" if folder else "")}
-    folders = {one for one in folders_of(below) if one.startswith(f"{folder}/" if folder else "")}
-    depth = folder.count("/") + 1 if folder else 0
-    items = [file_item(path, blob) for path, blob in below.items()]
-    items += [folder_item(path, tree) for path in folders]
-    kept = [item for item in items if recursive or item["path"].count("/") == depth]
-    return sorted(kept, key=lambda item: str(item["path"]))
+class Listing:
+    """The files and folders of a commit by path, and what clients read of each: sorted once, a folder is a range."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._paths = sorted(tree)
+
+    def below(self, folder: str, *, recursive: bool) -> list[str]:
+        """The files and folders below `folder` ("" is the root), by path; without `recursive` one level of them."""
+        start = len(folder) + 1 if folder else 0
+        found: dict[str, None] = {}
+        for path in self._paths[self._range(folder)]:
+            parts = path[start:].split("/")
+            ends = accumulate(parts, lambda folder, part: f"{folder}/{part}")
+            found.update((path[:start] + end, None) for end in (ends if recursive else parts[:1]))
+        return sorted(found)
+
+    def items(self, paths: Iterable[str]) -> list[dict[str, Any]]:
+        """What is at each of `paths`, but for those where nothing is."""
+        found = ((path, self._tree.get(path)) for path in paths)
+        return [
+            _folder(path, self._inside(path)) if blob is None else file_item(path, blob)
+            for path, blob in found
+            if blob is not None or self._is_folder(path)
+        ]
+
+    def _is_folder(self, path: str) -> bool:
+        inside = self._range(path)
+        return path != "" and inside.start < inside.stop
+
+    def _inside(self, folder: str) -> str:
+        return "\n".join(f"{self._tree[path].oid} {path}" for path in self._paths[self._range(folder)])
+
+    def _range(self, folder: str) -> slice:
+        if not folder:
+            return slice(0, len(self._paths))
+        after = chr(ord("/") + 1)
+        return slice(bisect_left(self._paths, f"{folder}/"), bisect_left(self._paths, folder + after))
 
 
 def file_item(path: str, blob: Blob) -> dict[str, Any]:
@@ -68,9 +99,8 @@ def file_item(path: str, blob: Blob) -> dict[str, Any]:
     return {"type": "file", "oid": blob.oid, "size": blob.size, "path": path, **_lfs(blob, "oid")}
 
 
-def folder_item(path: str, tree: Tree) -> dict[str, Any]:
-    """A folder of a tree; its id says what is in it, though git's is another."""
-    inside = "\n".join(f"{blob.oid} {name}" for name, blob in tree.items() if name.startswith(f"{path}/"))
+def _folder(path: str, inside: str) -> dict[str, Any]:
+    """A folder of a tree; its id says what is `inside`, though git's is another."""
     return {"type": "directory", "oid": git_oid(inside.encode()), "size": 0, "path": path}
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from fastapi import Depends, Path, Query, Request
 from pydantic import AfterValidator
 
-from adapthub.adapters.errors import Forbidden, InvalidReference, Unauthorized
+from adapthub.adapters.errors import Forbidden, InvalidReference, InvalidSettings, Unauthorized
 from adapthub.hub.access import Caller
 from adapthub.hub.accounts import any_token, find_token
 from adapthub.hub.reference import Reference
@@ -22,6 +22,8 @@ from adapthub.hub.server.rates import enforce
 from adapthub.hub.server.serving import Serving
 from adapthub.web import logs, this_machine
 from adapthub.web.authorization import bearer
+
+_MOST_WORDS = 64
 
 
 def _serving(request: Request) -> Serving:
@@ -92,6 +94,16 @@ FilePath = Annotated[str, Path(), AfterValidator(_unquoted)]
 
 Text = Annotated[str, Query(max_length=500, pattern=r"^[^\x00]*$")]
 """A filter in the query of a page: no longer than what lists are filtered by, and nothing that a database refuses."""
+
+
+def _words(text: str) -> str:
+    if len(text.split()) > _MOST_WORDS:
+        raise InvalidSettings(f"a search for more than {_MOST_WORDS} words", hint="Search for fewer.")
+    return text
+
+
+Words = Annotated[str, Query(), AfterValidator(_words)]
+"""What a list is searched for, in the query."""
 
 
 def origin(request: Request) -> str:

@@ -20,7 +20,7 @@ from adapthub.adapters.errors import InvalidReference
 from adapthub.hub.access import Caller, check_gate, readable_repo
 from adapthub.hub.differ import Side
 from adapthub.hub.records import files_of
-from adapthub.hub.reference import Reference
+from adapthub.hub.reference import Reference, parse_own
 from adapthub.hub.revisions import require_version_at
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, address_of
 
@@ -37,7 +37,7 @@ async def diff(
         raise InvalidReference(
             f"{revision[:120]!r} does not name two versions", hint="Write them as in v1..v2."
         )
-    other = Reference.parse(second) if "/" in second else target
+    other = parse_own(second) if "/" in second else target
     after = (other.revision or "main") if other is not target else second
 
     def sides() -> tuple[Side, Side]:

@@ -25,9 +25,11 @@ from adapthub.adapters.errors import (
 )
 from adapthub.hub.access import Gated
 from adapthub.hub.gates import GateRefused
+from adapthub.hub.storage.blobs import BlobLost
 
 # The first that an error is one of: its status, and the code that clients make an exception of their own from.
 _KINDS: tuple[tuple[type[AdaptHubError], int, str | None], ...] = (
+    (BlobLost, 500, None),
     (Unauthorized, 401, None),
     (Gated, 403, "GatedRepo"),
     (GateRefused, 403, "GateRefused"),

@@ -20,7 +20,7 @@ from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.revisions import head_of, require_commit
 from adapthub.hub.server.adapters_api import next_link
 from adapthub.hub.server.answers import only, repo_info, siblings
-from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, Words
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.signatures import version_of_commit
 from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow
@@ -30,6 +30,7 @@ router = APIRouter(tags=["repositories"])
 
 Texts = Annotated[list[str], Query()]
 _DEFAULT_PAGE = 100
+_MOST_FILTERS = 32
 # Nothing is counted yet that these sort by: everything is equal, and newest first among equals.
 _SORTS = {
     "lastModified": "modified",
@@ -51,7 +52,7 @@ def models(
     caller: TheCaller,
     filter: Texts = [],  # noqa: B006
     author: str | None = None,
-    search: str = "",
+    search: Words = "",
     pipeline_tag: str | None = None,
     sort: str = "lastModified",
     direction: int = -1,
@@ -68,6 +69,10 @@ def models(
             f"repositories are not sorted by {sort!r}", hint="Use lastModified or createdAt."
         )
     tags = [tag for given in filter for tag in given.split(",") if tag]
+    if len(tags) > _MOST_FILTERS:
+        raise InvalidSettings(
+            f"{len(tags)} filters at once are too many", hint=f"Filter by {_MOST_FILTERS} at most."
+        )
     size = min(limit or _DEFAULT_PAGE, serving.limits.page)
     query = listing.Query(
         tags=[*tags, *([pipeline_tag] if pipeline_tag else [])],

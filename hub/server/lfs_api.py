@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from adapthub.adapters.admission import MAX_BYTES, WEIGHTS
 from adapthub.adapters.errors import InvalidSettings
@@ -14,6 +14,7 @@ from adapthub.hub.access import Caller, check_gate, readable_repo, writable_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, origin
 from adapthub.hub.server.lfs_urls import COMPLETION, DOWNLOAD, UPLOAD, Addresses
+from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.trees import Blob
 
@@ -23,19 +24,19 @@ _CONTENT = "application/vnd.git-lfs+json"
 _MOST_OBJECTS = 1000
 
 
-class Object(BaseModel):
+class Object(Said):
     """A file: its sha256 in hex and its size in bytes."""
 
     oid: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)
 
 
-class Batch(BaseModel):
+class Batch(Said):
     """Files to upload or download, and how the client can."""
 
     operation: str
     objects: list[Object]
-    transfers: list[str] = ["basic"]
+    transfers: tuple[str, ...] = ("basic",)
     hash_algo: str = "sha256"
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
@@ -25,6 +25,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.server import lfs_urls
 from adapthub.hub.server.dependencies import Target, TheServing
 from adapthub.hub.server.receiving import keep_body
+from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.trees import Blob
 
@@ -34,14 +35,14 @@ _MOST_PARTS = 10_000
 Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class Part(Said):
     """A part that was uploaded: its number from 1, and the ETag that it was answered with."""
 
     partNumber: int
     etag: str
 
 
-class Completion(BaseModel):
+class Completion(Said):
     """All parts of the file `oid`."""
 
     oid: str

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Path
-from pydantic import BaseModel, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict
@@ -18,6 +18,7 @@ from adapthub.hub.access import Caller, require_role, require_write_scope
 from adapthub.hub.gates import Gate
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import TheCaller, TheServing
+from adapthub.hub.server.said import Said
 from adapthub.hub.storage.governance_tables import WebhookRow
 from adapthub.hub.webhooks import Webhook
 
@@ -31,34 +32,34 @@ def _namespace(namespace: Annotated[str, Path()]) -> str:
 Namespace = Annotated[str, Depends(_namespace)]
 
 
-class Role(BaseModel):
+class Role(Said):
     """What a member may do."""
 
     role: Literal["read", "write", "admin"]
 
 
-class Key(BaseModel):
+class Key(Said):
     """A public key, in PEM."""
 
     pem: Annotated[str, Field(max_length=2**14)]
 
 
-class NewGate(BaseModel):
+class NewGate(Said):
     """What must hold before an alias moves; `name` empty: in every repository of the namespace."""
 
     alias: str
     name: str = ""
     signature: bool = False
-    evaluations: list[str] = []
+    evaluations: tuple[str, ...] = ()
     reviewers: int = 0
 
 
-class NewWebhook(BaseModel):
+class NewWebhook(Said):
     """Who is told of what; `name` empty: of every repository of the namespace."""
 
     url: str
     name: str = ""
-    events: list[str] = []
+    events: tuple[str, ...] = ()
 
 
 @router.post("/create")
@@ -149,7 +150,7 @@ def list_gates(namespace: Namespace, serving: TheServing, caller: TheCaller) -> 
 @router.put("/gates")
 def set_gate(namespace: Namespace, body: NewGate, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Let a gate hold, in place of one for the same name and pattern."""
-    gate = Gate(namespace, body.name, body.alias, body.signature, tuple(body.evaluations), body.reviewers)
+    gate = Gate(namespace, body.name, body.alias, body.signature, body.evaluations, body.reviewers)
     with serving.store.database.writing() as session:
         require_role(session, caller, namespace, "admin")
         return gate_item(gates.set_gate(session, gate, actor=caller.actor))

@@ -6,6 +6,7 @@ Texts come with the version; other files one by one before it, and only those wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
@@ -24,11 +25,11 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing
 from adapthub.hub.server.lfs_transfer_api import Sha256
 from adapthub.hub.server.lfs_urls import read_receipt, receipt
-from adapthub.hub.server.receiving import keep_body
+from adapthub.hub.server.receiving import LARGE_BYTES, Spooled, keep_body, run_with, spooled
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.trees import Blob, git_oid
 from adapthub.hub.wire import Kept, Publication, Published
-from adapthub.web.bodies import read_body, too_large
+from adapthub.web.bodies import too_large
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["publishing"])
 
@@ -53,13 +54,22 @@ async def put_blob(
 async def add_version(target: Target, request: Request, serving: TheServing, caller: TheCaller) -> Published:
     """The next version of a name, made if it is new; or which bytes the hub has not got, and then nothing is changed."""
     await run_in_threadpool(_check_may, serving, caller, target)
-    body = await read_body(request, serving.limits.commit_bytes)
+    async with spooled(request, serving.limits.commit_bytes) as body:
+        return await run_with(serving, body, _read_and_publish, serving, caller, target, body)
+
+
+def _read_and_publish(serving: Serving, caller: Caller, target: Reference, body: Spooled) -> Published:
+    """Publish what is all in memory at once: if that is large, it alone."""
+    with serving.large_text if body.size > LARGE_BYTES else nullcontext():
+        return _publish(serving, caller, target, _publication(body.lines.read()))
+
+
+def _publication(body: bytes) -> Publication:
     try:
-        publication = Publication.model_validate_json(body)
+        return Publication.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InvalidSettings(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    return await run_in_threadpool(_publish, serving, caller, target, publication)
 
 
 def _check_may(serving: Serving, caller: Caller, target: Reference, blobs: Sequence[Blob] = ()) -> None:

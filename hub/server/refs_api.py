@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Response
-from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -16,18 +15,19 @@ from adapthub.hub.gates import check_not_guarded
 from adapthub.hub.repos import lock
 from adapthub.hub.revisions import require_commit, standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.server.said import Said
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])
 
 
-class NewBranch(BaseModel):
+class NewBranch(Said):
     """Where a branch begins: at `startingPoint`, or where main is."""
 
     startingPoint: str | None = None
 
 
-class NewTag(BaseModel):
+class NewTag(Said):
     """A name for a commit."""
 
     tag: str

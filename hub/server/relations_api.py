@@ -15,7 +15,7 @@ from adapthub.hub import family
 from adapthub.hub.access import readable_repo
 from adapthub.hub.composing import Companion, companion, companions
 from adapthub.hub.documents import composition_record, lineage_record
-from adapthub.hub.reference import Reference
+from adapthub.hub.reference import parse_own
 from adapthub.hub.revisions import require_version_at
 from adapthub.hub.server.adapters_api import next_link
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing
@@ -49,7 +49,7 @@ def composes(
     with serving.store.database.reading() as session:
         version = require_version_at(session, readable_repo(session, caller, target), revision)
         if other is not None:
-            reference = Reference.parse(other)
+            reference = parse_own(other)
             repo = readable_repo(session, caller, reference)
             second = require_version_at(session, repo, reference.revision or "main")
             return _record(companion(session, version, second))

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.admission import CARD
@@ -19,6 +18,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, origin
 from adapthub.hub.server.errors import error_body, message_headers
+from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.tables import RepoRow
 from adapthub.hub.trees import read_tree
@@ -28,7 +28,7 @@ router = APIRouter(tags=["repositories"])
 Visibility = Literal["public", "private"]
 
 
-class Named(BaseModel):
+class Named(Said):
     """A repository by its name alone: without an organization it is the caller's own."""
 
     name: str
@@ -55,7 +55,7 @@ class Creation(Named):
     private: bool | None = None
 
 
-class Moving(BaseModel):
+class Moving(Said):
     """A repository's name and the one that it shall have."""
 
     fromRepo: str
@@ -63,7 +63,7 @@ class Moving(BaseModel):
     type: str | None = None
 
 
-class Change(BaseModel):
+class Change(Said):
     """Settings to change; those that are not given stay."""
 
     visibility: Visibility | None = None

@@ -6,13 +6,14 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub import rewriting
 from adapthub.hub.access import check_gate, readable_repo, writable_repo
 from adapthub.hub.server.answers import time_of
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
+from adapthub.hub.server.said import Said
 from adapthub.hub.trees import Blob
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])
@@ -20,20 +21,20 @@ router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])
 _MOST = 1000
 
 
-class Squash(BaseModel):
+class Squash(Said):
     """What the one commit says."""
 
     message: str = "Squash"
 
 
-class Deletions(BaseModel):
+class Deletions(Said):
     """Files by their sha256 in hex."""
 
     sha: list[str] = Field(max_length=_MOST)
     rewriteHistory: bool = True
 
 
-class Deletion(BaseModel):
+class Deletion(Said):
     """Files to delete."""
 
     deletions: Deletions

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
+
+from anyio import CapacityLimiter
 
 from adapthub.hub.differ import Differ
 from adapthub.hub.secret import secret_of
@@ -18,6 +21,7 @@ from adapthub.hub.store import Store
 from adapthub.web.bodies import Bounds
 
 XET = "xet"
+_LARGE_BODIES = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Serving:
-    """One server's state."""
+    """One server's state. Threads of their own read `large_bodies`, a few at once; `large_text` is held by the one of them
+    that has a large text in memory."""
 
     store: Store
     signer: Signer
@@ -56,6 +61,8 @@ class Serving:
     differ: Differ
     limits: Limits = field(default_factory=Limits)
     rates: Rates | None = None
+    large_bodies: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LARGE_BODIES))
+    large_text: Lock = field(default_factory=Lock)
 
     @classmethod
     def open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Annotated, Any
 from urllib.parse import parse_qs, quote, urlencode
 
@@ -13,9 +14,9 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.access import readable_repo
 from adapthub.hub.history import history, last_changes
 from adapthub.hub.revisions import require_commit
-from adapthub.hub.server.answers import commit_item, file_item, folder_item, last_commit, tree_items
+from adapthub.hub.server.answers import Listing, commit_item, last_commit
 from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheCaller, TheServing, origin
-from adapthub.hub.trees import folders_of, read_tree
+from adapthub.hub.trees import read_tree
 from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["files"])
@@ -69,17 +70,18 @@ def subtree(
         repo = readable_repo(session, caller, target)
         commit = require_commit(session, repo, revision)
         files = read_tree(session, commit.id)
-        items = tree_items(files, folder, recursive=recursive)
-        if folder and not items:
+        listing = Listing(files)
+        paths = listing.below(folder, recursive=recursive)
+        if folder and not paths:
             raise missing(
                 f"{repo.full_name} has no folder {folder[:200]} at {revision}", commit.oid, folder, files
             )
-        items = [item for item in items if cursor is None or item["path"] > cursor]
-        page = items[:size]
+        paths = paths[0 if cursor is None else bisect_right(paths, cursor) :]
+        page = listing.items(paths[:size])
         if expand:
-            _expand(page, last_changes(session, commit, [item["path"] for item in page]))
-    if len(items) > size:
-        query = {"cursor": page[-1]["path"], "recursive": recursive, "expand": expand, "limit": size}
+            _expand(page, last_changes(session, commit, paths[:size]))
+    if len(paths) > size:
+        query = {"cursor": paths[size - 1], "recursive": recursive, "expand": expand, "limit": size}
         where = f"{origin(request)}{quote(request.url.path, safe='/%')}"
         response.headers["Link"] = f'<{where}?{urlencode(query)}>; rel="next"'
     return page
@@ -100,15 +102,10 @@ async def paths_info(
         with serving.store.database.reading() as session:
             repo = readable_repo(session, caller, target)
             commit = require_commit(session, repo, revision)
-            files = read_tree(session, commit.id)
-            folders = folders_of(files)
-            items = [
-                file_item(path, files[path]) if path in files else folder_item(path, files)
-                for path in dict.fromkeys(path.strip("/") for path in paths)
-                if path in files or path in folders
-            ]
+            listing = Listing(read_tree(session, commit.id))
+            items = listing.items(dict.fromkeys(path.strip("/") for path in paths))
             if expand:
-                _expand(items, last_changes(session, commit, paths))
+                _expand(items, last_changes(session, commit, [item["path"] for item in items]))
             return items
 
     return await run_in_threadpool(look)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import IO, Any
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
@@ -20,20 +18,23 @@ from adapthub.hub.lookup import require_repo
 from adapthub.hub.paths import check_path
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
+from adapthub.hub.server.commit_bodies import Header, LfsFile, read_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
+from adapthub.hub.server.receiving import run_with, spooled
+from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.store import Store
 from adapthub.hub.text_files import SAMPLE_BYTES, is_text
-from adapthub.hub.trees import Blob, Change, Delete, Put, git_oid, read_tree
-from adapthub.web.bodies import read_body
+from adapthub.hub.trees import Blob, Change, Put, git_oid, read_tree
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["uploads"])
 
 _EMPTY = Blob("0" * 64, 0)
 _MOST_FILES = 256  # that clients ask about at once
-_MOST_CHANGES = 10_000
+_UNCHECKED_BYTES = 4 * 2**20
 
 
-class Upload(BaseModel):
+class Upload(Said):
     """A file that somebody is about to upload: its `size` in bytes and the base64 of its beginning."""
 
     path: str
@@ -41,41 +42,10 @@ class Upload(BaseModel):
     sample: str = ""
 
 
-class Uploads(BaseModel):
+class Uploads(Said):
     """Files that somebody is about to upload."""
 
     files: list[Upload]
-
-
-class Header(BaseModel):
-    """What a commit says of itself."""
-
-    summary: str
-    description: str = ""
-    parentCommit: str | None = None
-
-
-class TextFile(BaseModel):
-    """A file that came with its commit."""
-
-    path: str
-    content: str
-    encoding: str = "base64"
-
-
-class LfsFile(BaseModel):
-    """A file that was uploaded before."""
-
-    path: str
-    oid: str
-    algo: str = "sha256"
-    size: int | None = None
-
-
-class Gone(BaseModel):
-    """A file or folder to delete."""
-
-    path: str
 
 
 @router.post("/preupload/{revision}")
@@ -125,8 +95,8 @@ async def commit(
             writable_repo(session, caller, target)
 
     await run_in_threadpool(may)  # before anything of the body is read
-    body = await read_body(request, serving.limits.commit_bytes)
-    made = await run_in_threadpool(_commit, serving, caller, target, revision, body)
+    async with spooled(request, serving.limits.commit_bytes) as body:
+        made = await run_with(serving, body, _commit, serving, caller, target, revision, body.lines)
     return {
         "success": True,
         "commitOid": made.oid,
@@ -139,7 +109,7 @@ def _mode(upload: Upload, there: Blob | None) -> dict[str, Any]:
     check_path(upload.path)
     try:
         sample = base64.b64decode(upload.sample[: 2 * SAMPLE_BYTES])
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidSettings(f"the sample of {upload.path} is not base64") from error
     mode = "regular" if is_text(upload.path, upload.size, sample) else "lfs"
     if there is not None and there.size == upload.size and mode == ("lfs" if there.is_lfs else "regular"):
@@ -148,86 +118,59 @@ def _mode(upload: Upload, there: Blob | None) -> dict[str, Any]:
 
 
 def _commit(
-    serving: Serving, caller: Caller, target: Reference, branch: str, body: bytes
+    serving: Serving, caller: Caller, target: Reference, branch: str, lines: IO[bytes]
 ) -> commits.Committed:
-    header, changes = _read(serving, target, body)
+    header, changes = _read(serving, target, lines)
     message = f"{header.summary}\n\n{header.description}" if header.description else header.summary
     proposal = commits.Proposal(changes, message, caller.account, header.parentCommit, caller.token)
     return commits.commit(serving.store, target, proposal, branch.removeprefix("refs/heads/"))
 
 
-def _read(serving: Serving, target: Reference, body: bytes) -> tuple[Header, list[Change]]:
-    """The commit's header, and its changes, whose texts are stored."""
-    header: Header | None = None
-    parsed: list[Any] = []
-    for key, value in _lines(body):
-        try:
-            match key:
-                case "header":
-                    header = Header.model_validate(value)
-                case "file":
-                    parsed.append(TextFile.model_validate(value))
-                case "lfsFile":
-                    parsed.append(LfsFile.model_validate(value))
-                case "deletedFile" | "deletedFolder":
-                    path = Gone.model_validate(value).path.strip("/")
-                    parsed.append(Delete(path, folder=key == "deletedFolder"))
-                case _:
-                    raise InvalidSettings(f"a commit has no lines of the key {key!r}")
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidSettings(f"a line {key!r} of the commit: {where}: {first['msg']}") from error
-        if len(parsed) > _MOST_CHANGES:
-            raise InvalidSettings(f"the commit has more than {_MOST_CHANGES} changes")
-    if header is None:
-        raise InvalidSettings("the commit has no line of the key 'header'")
-    return header, _stored(serving, target, parsed)
-
-
-def _lines(body: bytes) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(body.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InvalidSettings(f"line {number} of the commit is not JSON") from error
-        if not isinstance(document, dict) or not isinstance(document.get("key"), str):
-            raise InvalidSettings(f"line {number} of the commit is not an object with a key and a value")
-        yield document["key"], document.get("value")
-
-
-def _stored(serving: Serving, target: Reference, parsed: list[Any]) -> list[Change]:
-    """The changes, once the texts among them are stored and what came before is found to have come for `target`."""
-    texts = {one.path: _decoded(one) for one in parsed if isinstance(one, TextFile) and check_path(one.path)}
-    lfs = {one.oid for one in parsed if isinstance(one, LfsFile) and _is_sha256(one)}
+def _read(serving: Serving, target: Reference, lines: IO[bytes]) -> tuple[Header, list[Change]]:
+    """The commit's header, and its changes, once the texts among them are stored and what came before is found to have come
+    for `target`."""
+    texts = _Texts(serving.store, target.namespace)
+    body = read_commit(lines, texts.keep, serving.large_text)
+    lfs = {one.oid for one in body.changes if isinstance(one, LfsFile) and _is_sha256(one)}
     with serving.store.database.reading() as session:
         sent = uploads.held(session, require_repo(session, target), lfs)
-        blobs = {data: Blob(sha256_bytes(data), len(data), git_oid(data)) for data in texts.values()}
-        quotas.check(session, target.namespace, blobs.values())
-    for path, data in texts.items():
-        serving.store.blobs.put(blobs[data].sha256, data, origin=path)
-    serving.store.register([*blobs.values(), *sent.values()])
+    texts.check()
+    serving.store.register([*texts.kept.values(), *sent.values()])
     changes: list[Change] = []
-    for one in parsed:
+    for one in body.changes:
         match one:
-            case TextFile():
-                changes.append(Put(one.path, blobs[texts[one.path]]))
             case LfsFile():
                 changes.append(Put(check_path(one.path), _uploaded(one, sent)))
             case _:
                 changes.append(one)
-    return changes
+    return body.header, changes
 
 
-def _decoded(file: TextFile) -> bytes:
-    if file.encoding != "base64":
-        return file.content.encode(errors="replace")
-    try:
-        return base64.b64decode(file.content, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidSettings(f"the content of {file.path} is not base64") from error
+class _Texts:
+    """The texts of one commit, stored as they are read. There is to be room for them: that is asked before every so many
+    bytes, so that no more than that is stored in vain."""
+
+    def __init__(self, store: Store, namespace: str) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._unchecked = 0
+        self.kept: dict[str, Blob] = {}
+
+    def keep(self, path: str, data: bytes) -> Blob:
+        """Store the bytes of a file. Raises Forbidden, StorageError."""
+        blob = Blob(sha256_bytes(data), len(data), git_oid(data))
+        self.kept[blob.sha256] = blob
+        self._unchecked += len(data)
+        if self._unchecked > _UNCHECKED_BYTES:
+            self.check()
+        self._store.blobs.put(blob.sha256, data, origin=path)
+        return blob
+
+    def check(self) -> None:
+        """Raises Forbidden where the namespace would hold more than it may."""
+        with self._store.database.reading() as session:
+            quotas.check(session, self._namespace, self.kept.values())
+        self._unchecked = 0
 
 
 def _is_sha256(file: LfsFile) -> bool:

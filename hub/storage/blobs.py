@@ -27,8 +27,13 @@ from adapthub.adapters.files import sha256_bytes
 PIECE_BYTES = 2**20
 ABANDONED_SECONDS = 24 * 3600
 TRY_AGAIN = "Check permissions, then try again."
+_CHECK = "Whoever runs the hub sees with adapt hub check what else is lost, and restores a backup."
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NOTHING_STORED = "Nothing was published. Check free space and permissions, then try again."
+
+
+class BlobLost(StorageError, IntegrityError):
+    """Bytes that the hub should hold are gone, or are not what they were: a failure of the hub, whoever asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +127,16 @@ class Blobs(ABC):
             return Incoming(self, self._sink())
 
     def get(self, sha256: str, *, origin: str) -> bytes:
-        """The verified bytes. Raises IntegrityError, naming `origin`, if they are missing or damaged."""
+        """The verified bytes. Raises BlobLost, naming `origin`, if they are missing or damaged."""
         data = self._get(sha256)
         if data is None:
-            raise IntegrityError(f"{origin} is missing from the hub: no blob {sha256}")
+            raise BlobLost(f"{origin} is missing from the hub: no blob {sha256}")
         if sha256_bytes(data) != sha256:
-            raise IntegrityError(f"{origin} is damaged in the hub: blob {sha256} has other bytes")
+            raise BlobLost(f"{origin} is damaged in the hub: blob {sha256} has other bytes")
         return data
 
     def read(self, sha256: str, offset: int, length: int) -> bytes:
-        """So many bytes from `offset`, unverified. Raises IntegrityError if the blob is missing or shorter."""
+        """So many bytes from `offset`, unverified. Raises BlobLost if the blob is missing or shorter."""
         if length == 0:
             return b""
         with self.storage_errors(hint=TRY_AGAIN):
@@ -140,11 +145,11 @@ class Blobs(ABC):
             except FileNotFoundError:
                 raise lost(sha256) from None
         if len(data) != length:
-            raise IntegrityError(f"the blob {sha256} is shorter than it was")
+            raise BlobLost(f"the blob {sha256} is shorter than it was", hint=_CHECK)
         return data
 
     async def stream(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes [start, end) in pieces, unverified. Raises IntegrityError, before there is a first piece, if the blob is
+        """The bytes [start, end) in pieces, unverified. Raises BlobLost, before there is a first piece, if the blob is
         missing."""
         if start == end:
             return nothing()
@@ -178,12 +183,12 @@ class Blobs(ABC):
                         yield Stored(name, int(entry["size"]), entry["last_modified"])
 
     def pieces(self, sha256: str) -> Iterator[bytes]:
-        """A blob from its beginning to its end, unverified. Raises IntegrityError if it is missing."""
+        """A blob from its beginning to its end, unverified. Raises BlobLost if it is missing."""
         with self.storage_errors(hint=TRY_AGAIN):
             try:
                 found = obstore.get(self._store, key_of(sha256))
             except FileNotFoundError:
-                raise IntegrityError(f"the hub has lost the blob {sha256}") from None
+                raise lost(sha256) from None
             for piece in found.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
 
@@ -236,6 +241,6 @@ def key_of(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
 
 
-def lost(sha256: str) -> IntegrityError:
+def lost(sha256: str) -> BlobLost:
     """The error for a blob that is known and not there."""
-    return IntegrityError(f"the hub has lost the blob {sha256}")
+    return BlobLost(f"the hub has lost the blob {sha256}", hint=_CHECK)

@@ -27,7 +27,7 @@ _TRY_AGAIN = "Check free space and permissions, then try again."
 @dataclass(frozen=True)
 class Schema:
     """The tables of one kind of database. `what` it is of, in a word ("hub"); `versions`: its table of one row whose column
-    `version` is the `number` of these tables; `private`: whether a new file is for its owner's eyes alone; `upgrade`: brings
+    `version` is the `number` of these tables; `private`: whether its file is for its owner's eyes alone; `upgrade`: brings
     tables of schema `number` - 1 or older (its second argument) up to `number`, None where there is nothing to upgrade."""
 
     what: str

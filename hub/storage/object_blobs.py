@@ -1,7 +1,8 @@
 """Blobs in an object store, S3 or one that speaks its protocol: an object appears whole, when its upload is completed.
 
 What comes piece by piece is uploaded under a name in `incoming/` and copied, inside the store, once its digest is known to
-be right. An upload that is broken off is never completed; the bucket's lifecycle rule removes its parts.
+be right; through this process where it is larger than S3 copies. An upload that is broken off is never completed; the
+bucket's lifecycle rule removes its parts.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from obstore.store import from_url
 
 from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub.storage.blobs import ABANDONED_SECONDS, Blobs, Sink, key_of
+from adapthub.hub.storage.blobs import ABANDONED_SECONDS, PIECE_BYTES, Blobs, Sink, key_of
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 _INCOMING = "incoming"
 _PART_BYTES = 8 * 2**20
+_COPIED_BYTES = 5 * 2**30  # the most that S3 copies at once
 # A store that is away for longer is an error: whoever waits for an answer can try again themselves.
 _RETRIES: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=30)}
 
@@ -77,15 +79,23 @@ class _ObjectSink:
         self._store = store
         self._key = f"{_INCOMING}/{uuid.uuid4().hex}"
         self._writer: Any = obstore.open_writer(store, self._key, buffer_size=_PART_BYTES)
+        self._size = 0
         self._closed = False
 
     def write(self, data: bytes) -> None:
         self._writer.write(data)
+        self._size += len(data)
 
     def keep(self, sha256: str) -> None:
         self._writer.close()
         self._closed = True
-        obstore.copy(self._store, self._key, key_of(sha256))
+        if self._size <= _COPIED_BYTES:
+            obstore.copy(self._store, self._key, key_of(sha256))
+            return
+        writer = obstore.open_writer(self._store, key_of(sha256), buffer_size=_PART_BYTES)
+        for piece in obstore.get(self._store, self._key).stream(min_chunk_size=PIECE_BYTES):
+            writer.write(bytes(piece))
+        writer.close()  # only now is it there
 
     def drop(self) -> None:
         if self._closed:

@@ -17,4 +17,7 @@ _EVERY_MODULE = (AccountRow, AuditRow, KnowledgeRow, SentRow)
 
 created_with(Base.metadata)
 
-HUB = Schema("hub", Base.metadata, Base.metadata.tables[SchemaRow.__tablename__], SCHEMA, upgrade=upgrade)
+# Private: it has webhooks' secrets, and what is not for everybody on this machine.
+HUB = Schema(
+    "hub", Base.metadata, Base.metadata.tables[SchemaRow.__tablename__], SCHEMA, private=True, upgrade=upgrade
+)

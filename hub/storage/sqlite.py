@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, create_engine, event
@@ -23,7 +23,7 @@ _UNOPENED = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)  # reading writes
 
 
 class Sqlite:
-    """One file. `private`: whether a new one is for its owner's eyes alone."""
+    """One file. `private`: whether it is for its owner's eyes alone, from when its tables are made or upgraded."""
 
     def __init__(self, path: Path, *, kept: bool, busy_seconds: float, private: bool) -> None:
         self._path = path
@@ -50,8 +50,10 @@ class Sqlite:
 
         make_folder(self._path.parent)
         with FileLock(self._path.with_suffix(".lock")):
-            if self._private and not self._path.exists():  # SQLite gives its files beside it the same mode
+            if self._private:  # SQLite gives its files beside it the same mode
                 self._path.touch(0o600)
+                with suppress(PermissionError):  # an older one, of somebody else
+                    self._path.chmod(0o600)
             with self.readers.connect() as connection:
                 connection.connection.cursor().execute("PRAGMA journal_mode = WAL")  # in no transaction
             with self.writers.begin() as connection:

@@ -8,6 +8,7 @@ databases do not agree on what upper case is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -81,6 +82,13 @@ def put_text(session: Session, sequence: int, text: str) -> None:
     """Let the repository of that sequence be found by `text`."""
     found = text_index(session)
     session.execute(insert(found.table).values({found.key: sequence, found.text: searchable(text)}))
+
+
+def put_kept(session: Session, rows: Iterable[tuple[int, str]]) -> None:
+    """Put back what an index had: sequences, and texts that `searchable` made."""
+    found = text_index(session)
+    values = [{found.key: key, found.text: text} for key, text in rows]
+    session.execute(insert(found.table).values(values))
 
 
 def searchable(text: str) -> str:

@@ -32,7 +32,7 @@ from tests.hub.write_points import WritePoints
 NAME = "acme/ner"
 NOTHING, WHOLE = 10, 11
 OUTCOMES = {NOTHING: "nothing", WHOLE: "whole"}
-TORN_SIZES = range(0, 400_000, 25_000)
+TORN_SIZES = range(0, 720_000, 45_000)
 
 
 def make_adapters(folder: Path) -> tuple[Artifact, Artifact]:

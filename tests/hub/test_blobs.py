@@ -11,6 +11,7 @@ import pytest
 
 from adapthub.adapters.errors import IntegrityError, InvalidSettings, StorageError
 from adapthub.adapters.files import sha256_bytes
+from adapthub.hub.storage import object_blobs
 from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.folder_blobs import FolderBlobs
 from adapthub.hub.storage.object_blobs import ObjectBlobs
@@ -87,3 +88,14 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with pytest.raises(StorageError, match="s3://bucket"):
         open_blobs("s3://bucket/prefix")
+
+
+def test_what_s3_does_not_copy_goes_through_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_blobs, "_COPIED_BYTES", len(DATA) - 1)
+    monkeypatch.setattr(obstore, "copy", lambda *_: pytest.fail("S3 copies 5 GiB at most"))
+    blobs = PLACES["objects"](tmp_path)
+    with blobs.incoming() as incoming:
+        incoming.write(DATA)
+        incoming.keep(SHA256, origin="test")
+    assert names(blobs) == [f"{SHA256[:2]}/{SHA256}"]
+    assert blobs.get(SHA256, origin="test") == DATA

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from adapthub.adapters.errors import Conflict, EntryNotFound, InvalidSettings, RevisionNotFound
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub import commits, repos
+from adapthub.hub import commits, repos, rewriting
+from adapthub.hub.audit import MACHINE
 from adapthub.hub.commits import Committed, Proposal
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of, require_commit
+from adapthub.hub.storage.tables import CommitRow
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Blob, Delete, Put, git_oid, read_tree
 
@@ -112,3 +116,20 @@ def test_a_repository_goes_whole(store: Store, made: Callable[[Store], object]) 
     with store.database.writing() as session:
         commits.begin(session, repos.make(session, NER), author=None)
     assert files(store) == {}
+
+
+def test_a_long_history_is_squashed(store: Store) -> None:
+    """Whatever a database takes of parameters in one statement: the keys of what goes are none."""
+    with store.database.writing() as session:
+        repo = require_repo(session, NER)
+        parent = commits.begin(session, repo, author=None)
+        for number in range(300):
+            parent = commits._add(session, repo, parent, {}, Proposal((), str(number)))
+        commits._point(session, repo, "main", parent)
+    with store.database.writing() as session:
+        driver = session.connection().connection.driver_connection
+        if isinstance(driver, sqlite3.Connection):
+            driver.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100)
+        rewriting.squash(session, require_repo(session, NER), "main", message="one", actor=MACHINE)
+    with store.database.reading() as session:
+        assert [row.message for row in session.scalars(select(CommitRow))] == ["one"]

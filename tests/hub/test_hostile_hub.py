@@ -100,20 +100,11 @@ class Endless(httpx2.SyncByteStream):
 
 
 def test_a_file_that_is_too_large_is_not_asked_for(tmp_path: Path) -> None:
-    facts: dict[str, Any] = dict.fromkeys(("method", "task", "labels", "base", "base_fingerprint", "rank"))
-    details: dict[str, Any] = {
-        "version": {"name": "a/b", "number": 1, "digest": DIGEST, "created": "2020-01-01T00:00:00Z"}
-        | {"message": "", "size": 1},
-        "facts": {**facts, "metrics": []},
-        "versions": [],
-        "aliases": [],
-        "files": [{"path": path, "sha256": digest, "size": 10**13} for path, digest in FILES.items()],
-        "manifest": None,
-    }
+    files = [{"path": path, "sha256": digest, "size": 10**13} for path, digest in FILES.items()]
     headers = {"x-adapthub-digest": DIGEST, "x-adapthub-size": str(10**13)}
     answer = own(
         bundle=httpx2.Response(204, headers=headers),
-        details=httpx2.Response(200, json=details),
+        files=httpx2.Response(200, json=files),
         **{path: httpx2.Response(200, stream=Endless()) for path in FILES},
     )
     with pytest.raises(AdmissionError, match=r"adapter_config\.json has 10000000000000 bytes"):

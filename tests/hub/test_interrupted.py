@@ -132,7 +132,7 @@ def test_a_file_system_that_refuses_to_write_on(folder: Path) -> None:
     open_hub(folder / "template").push(before, NAME, alias="prod")
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     outcomes = []
-    for size in range(0, 324_000, 18_000):
+    for size in range(0, 720_000, 40_000):
         trial = folder / f"trial-{size}"
         shutil.copytree(folder / "template", trial)
         ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

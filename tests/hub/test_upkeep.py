@@ -6,23 +6,27 @@ import json
 import shutil
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import select
 
-from adapthub.adapters.errors import Conflict, InvalidData, StorageError
+from adapthub.adapters.errors import Conflict, IntegrityError, InvalidData, StorageError
 from adapthub.adapters.files import sha256_bytes
 from adapthub.cli.main import adapt
-from adapthub.hub import accounts, epoch, repos
+from adapthub.hub import accounts, audit, backups, bases, epoch, gates, quotas, repos, webhooks
 from adapthub.hub.backups import backup, restore
 from adapthub.hub.checking import check
 from adapthub.hub.collecting import collect
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
+from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
+from adapthub.hub.storage.text import text_index
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Blob
-from tests.hub.adapters import contents, manifest, write_adapter
+from tests.hub.adapters import contents, known_base, manifest, write_adapter
 
 NOW = timedelta(0)
 
@@ -138,6 +142,111 @@ def test_a_backup_is_the_hub_again(root: Path, tmp_path: Path, name: str) -> Non
     assert hub.push(write_adapter(tmp_path / "next", seed=9), "acme/ner").number == 3
     with pytest.raises(Conflict, match="not empty"):
         restore(restored, target)
+
+
+def restored_from(store: Store, folder: Path) -> Store:
+    """The hub that a backup of `store` gives, in `folder`."""
+    backup(store, folder / "saved")
+    new = Store.open(folder / "restored")
+    restore(new, folder / "saved")
+    return new
+
+
+def test_a_card_that_looks_like_a_column_of_time(tmp_path: Path) -> None:
+    hub = EmbeddedHub(tmp_path / "hub", cache=tmp_path / "cache")
+    for name, front in (("time", "time: noon"), ("bytes", "bytes: '?'"), ("date", "time: 2026-01-02")):
+        hub.push(write_adapter(tmp_path / name, card=f"---\n{front}\n---\n"), f"acme/{name}")
+    store = Store.open(tmp_path / "hub")
+    assert tables_of(restored_from(store, tmp_path)) == tables_of(store)
+
+
+def tables_of(store: Store) -> dict[str, list[Any]]:
+    """Every row that a backup has, as it is kept."""
+    with store.database.reading() as session:
+        rows = {table.name: session.execute(select(table)).all() for table in backups._tables()}
+        index = text_index(session)
+        rows["text"] = session.execute(select(index.key, index.text)).all()
+    return {name: sorted(map(repr, found)) for name, found in rows.items()}
+
+
+def test_a_backup_of_a_backup_is_the_first_one(root: Path, tmp_path: Path) -> None:
+    store = Store.open(root)
+    once = restored_from(store, tmp_path / "1")
+    twice = restored_from(once, tmp_path / "2")
+    assert tables_of(twice) == tables_of(once) == tables_of(store)
+
+
+def test_a_copy_of_a_hub_tells_nobody_what_happened_in_the_hub(root: Path, tmp_path: Path) -> None:
+    store = Store.open(root)
+    with store.database.writing() as session:
+        webhook, _ = webhooks.add(session, "acme", "http://127.0.0.1:9/hook")
+        webhooks.ping(session, session.get_one(WebhookRow, webhook.id))
+    copy = restored_from(store, tmp_path)
+    with store.database.reading() as session, copy.database.reading() as copied:
+        assert len(session.scalars(select(DeliveryRow)).all()) == 1
+        assert copied.scalars(select(DeliveryRow)).all() == []
+        assert [row.id for row in copied.scalars(select(WebhookRow))] == [webhook.id]
+
+
+def test_what_has_secrets_is_for_its_owner_alone(root: Path, tmp_path: Path) -> None:
+    store = Store.open(root)
+    with store.database.writing() as session:  # the files beside the database are there while it is used
+        accounts.create_token(session, "ada", "write")
+        files = list(root.glob("hub.sqlite3*"))
+        assert len(files) == 3
+        files += [tmp_path / "saved" / "tables.jsonl", tmp_path / "saved.tar"]
+        for target in ("saved", "saved.tar"):
+            backup(store, tmp_path / target)
+        assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {
+            file.name: "0o600" for file in files
+        }
+
+
+def test_an_older_database_becomes_private_when_it_is_upgraded(tmp_path: Path) -> None:
+    path = tmp_path / "hub.sqlite3"
+    path.touch(0o644)
+    Store.open(tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("what", ["a gate", "a quota", "a base", "the audit log"])
+def test_a_hub_that_has_anything_is_not_empty(root: Path, tmp_path: Path, what: str) -> None:
+    backup(Store.open(root), tmp_path / "saved")
+    store = Store.open(tmp_path / "other")
+    with store.database.writing() as session:
+        match what:
+            case "a gate":
+                gates.set_gate(session, gates.Gate("acme", "ner", "prod", reviewers=1))
+            case "a quota":
+                quotas.set_quota(session, "acme", 10)
+            case "a base":
+                bases.add_base(session, known_base())
+            case _:
+                audit.record(session, audit.MACHINE, "test")
+    with pytest.raises(Conflict, match="not empty"):
+        restore(store, tmp_path / "saved")
+
+
+def test_a_hub_is_no_folder_of_backups(root: Path, tmp_path: Path) -> None:
+    store = Store.open(root)
+    before = sorted(path.name for path in root.iterdir())
+    with pytest.raises(Conflict, match="something else"):
+        backup(store, root)
+    assert sorted(path.name for path in root.iterdir()) == before
+    shutil.copytree(root / "blobs", tmp_path / "elsewhere" / "blobs")  # of a hub whose database is elsewhere
+    with pytest.raises(Conflict, match="something else"):
+        backup(store, tmp_path / "elsewhere")
+
+
+def test_a_backup_that_failed_can_be_done_again(root: Path, tmp_path: Path) -> None:
+    store = Store.open(root)
+    lost = blob_files(root)[0]
+    data = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(IntegrityError, match="lost"):
+        backup(store, tmp_path / "saved")
+    lost.write_bytes(data)
+    assert tables_of(restored_from(store, tmp_path)) == tables_of(store)
 
 
 def test_a_backup_of_what_is_new(root: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheServ
 from adapthub.hub.server.pages.rendering import page
 from adapthub.hub.server.pages.visitors import TheVisitor
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.blobs import BlobLost
 from adapthub.hub.trees import Blob
 
 router = APIRouter(include_in_schema=False)
@@ -106,6 +107,8 @@ def _modules(serving: Serving, blob: Blob, path: str) -> tuple[list[Module], int
         return [], 0, None
     try:
         spans = spans_of(blob, serving.store.read, path)
+    except BlobLost:  # that is no fault of the adapter's
+        raise
     except ArtifactError as error:
         return [], 0, str(error)
     ordered = sorted(spans, key=lambda span: _split(span.name))

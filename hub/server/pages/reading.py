@@ -22,6 +22,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Alias, Facts, Move, Version
 from adapthub.hub.revisions import head_of, require_commit
 from adapthub.hub.signatures import version_of_commit
+from adapthub.hub.storage.blobs import BlobLost
 from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, CommitRow, RepoRow, VersionRow
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Tree, read_tree
@@ -113,6 +114,8 @@ def read_adapter(store: Store, repository: Repository) -> Description | None:
     """The adapter that the files are; None where they are none, or none that can be read."""
     try:
         return adapter_in(repository.files, store.read, where=repository.name)
+    except BlobLost:  # that is no fault of the adapter's
+        raise
     except ArtifactError:
         return None
 

@@ -181,7 +181,7 @@ def test_an_upload_must_be_what_was_announced(hub_server: HubServer) -> None:
         lambda url: url.replace(f"{OID}?", f"{OID}/1?"),
         lambda url: url.partition("?")[0],
         lambda url: url[:-3] + "xxx",
-        lambda url: url.replace("signed=WzUs", "signed=WzYs"),
+        lambda url: url.replace("signed=WzUs", "signed=WzYs"),  # "[5," to "[6,": the size
     ],
 )
 def test_a_signed_address_is_for_one_thing(hub_server: HubServer, spoil: Callable[[str], str]) -> None:

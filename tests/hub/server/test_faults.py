@@ -274,3 +274,35 @@ def test_a_body_that_does_not_come(tmp_path: Path) -> None:
                 assert b" 408 " in connection.recv(65536)
         assert threading.active_count() <= before + 1
         assert put(server, token, b"x").status_code == 200
+
+
+def test_bytes_that_the_hub_lost_are_its_own_failure(
+    hub_server: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the client's: it is told so, and whoever runs the hub is."""
+    api = hub_server.client()
+    api.create_repo("ada/ner")
+    api.upload_folder(repo_id="ada/ner", folder_path=write_adapter(tmp_path / "made").path)
+    headers = {"Authorization": f"Bearer {api.token}"}
+    url = f"{hub_server.url}/ada/ner/resolve/main/adapter_config.json"
+    sha256 = sha256_bytes(httpx2.get(url).content)
+    lost = hub_server.data / "blobs" / sha256[:2] / sha256
+    config = lost.read_bytes()
+    lost.unlink()
+    bundle = f"{hub_server.url}/api/models/ada/ner/versions/v1/bundle"
+    for address in (url, bundle, f"{hub_server.url}/ada/ner/blob/main/adapter_config.json"):
+        caplog.clear()
+        answer = httpx2.get(address, headers=headers)
+        assert (answer.status_code, sha256 in answer.text) == (500, True)
+        assert [record.levelname for record in caplog.records if sha256 in record.getMessage()] == ["ERROR"]
+    lost.write_bytes(config[:-1])
+    assert httpx2.get(bundle, headers=headers).status_code == 500
+
+
+def test_a_disk_that_takes_no_large_commit(hub_server: HubServer) -> None:
+    hub_server.client().create_repo("ada/ner")
+    token = hub_server.token()
+    with no_file_beyond(1_000_000):
+        answer = commit(hub_server, token, {"a.txt": b"x" * 2_000_000})
+    assert (answer.status_code, "TMPDIR" in answer.json()["error"]) == (503, True)
+    assert commit(hub_server, token, {"a.txt": b"x" * 2_000_000}).status_code == 200
