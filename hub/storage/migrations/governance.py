@@ -29,6 +29,7 @@ def create_governance() -> None:
     )
     op.create_index("audit_by_action", "audit", ["action", "number"], unique=False)
     op.create_index("audit_by_actor", "audit", ["actor", "number"], unique=False)
+    op.create_index("audit_by_namespace", "audit", ["namespace", "number"], unique=False)
     op.create_index("audit_by_repo", "audit", ["repo", "number"], unique=False)
     op.create_table(
         "gates",
