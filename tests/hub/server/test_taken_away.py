@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.server import publish_api, review_api, upload_api
+from adapthub.hub.server.receiving import Spooled
 from adapthub.hub.signing import sign
 from adapthub.hub.store import Store
 from adapthub.hub.wire import Publication, PublishedFile
@@ -53,16 +55,26 @@ def signature(folder: Path) -> tuple[ModuleType, str, str, bytes]:
 def meanwhile(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, store: Store, change: Callable[[Session], None]
 ) -> None:
-    """Let `change` be made while the endpoints of `module` read a body."""
-    read = module.read_body
+    """Let `change` be made while the endpoints of `module` read a body, into memory or aside."""
+    name = "read_body" if hasattr(module, "read_body") else "spooled"
+    read = getattr(module, name)
 
-    async def slowly(*given: Any) -> bytes:
-        came: bytes = await read(*given)
+    def changed() -> None:
         with store.database.writing() as session:
             change(session)
+
+    async def into_memory(*given: Any) -> bytes:
+        came: bytes = await read(*given)
+        changed()
         return came
 
-    monkeypatch.setattr(module, "read_body", slowly)
+    @asynccontextmanager
+    async def aside(*given: Any) -> AsyncIterator[Spooled]:
+        async with read(*given) as body:
+            changed()
+            yield body
+
+    monkeypatch.setattr(module, name, into_memory if name == "read_body" else aside)
 
 
 @pytest.mark.parametrize("what", ["token", "role"])
