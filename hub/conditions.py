@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, literal, select
 from sqlalchemy.orm import Session, aliased
@@ -45,47 +46,39 @@ class Keys:
     by_id: bool = False
 
 
-class Condition(Protocol):
+class Condition(ABC):
     """One thing that repositories must be."""
 
     @property
     def by_id(self) -> bool:
         """Whether `rows` gives ids of repositories, and not sequences."""
-        ...
+        return False
 
     @property
     def is_common(self) -> bool:
         """Whether it is known to hold of many, so that they need not be counted."""
-        ...
+        return False
 
     @property
+    @abstractmethod
     def is_in_order(self) -> bool:
         """Whether an index has `rows` in the order of `repos.sequence`."""
-        ...
 
+    @abstractmethod
     def rows(self) -> Select[int]:
         """The repositories of which it holds, each once."""
-        ...
 
+    @abstractmethod
     def holds(self, keys: Keys) -> ColumnElement[bool]:
         """Whether it holds of the repository at `keys`: a look-up, however many it holds of."""
-        ...
 
 
 @dataclass(frozen=True)
-class HasTerm:
+class HasTerm(Condition):
     """That a repository has one of `terms` of this `kind` (storage/tables.TermRow)."""
 
     kind: str
     terms: tuple[str, ...]
-
-    @property
-    def is_common(self) -> bool:
-        return False
-
-    @property
-    def by_id(self) -> bool:
-        return False
 
     @property
     def is_in_order(self) -> bool:
@@ -107,18 +100,10 @@ class HasTerm:
 
 
 @dataclass(frozen=True)
-class InNamespace:
+class InNamespace(Condition):
     """That a repository is in `namespace`."""
 
     namespace: str
-
-    @property
-    def is_common(self) -> bool:
-        return False
-
-    @property
-    def by_id(self) -> bool:
-        return False
 
     @property
     def is_in_order(self) -> bool:
@@ -133,16 +118,16 @@ class InNamespace:
 
 
 @dataclass(frozen=True)
-class HasText:
-    """That each of `words` occurs in the name, card or facts."""
+class HasText(Condition):
+    """That each of `words` occurs in the name, card or facts; `common`: in those of many."""
 
     session: Session
     words: tuple[str, ...]
-    is_common: bool = False
+    common: bool = False
 
     @property
-    def by_id(self) -> bool:
-        return False
+    def is_common(self) -> bool:
+        return self.common
 
     @property
     def is_in_order(self) -> bool:
@@ -162,15 +147,11 @@ class HasText:
 
 
 @dataclass(frozen=True)
-class HasMetric:
+class HasMetric(Condition):
     """That a metric of a repository is as asked; `of_row` says so of a row of `metrics`. `ascending`: less is better."""
 
     of_row: ColumnElement[bool]
     ascending: bool
-
-    @property
-    def is_common(self) -> bool:
-        return False
 
     @property
     def by_id(self) -> bool:

@@ -1,6 +1,6 @@
 """What a hub knows of a version beyond what it says of itself: written in the transaction that makes the version.
 
-Its fit (fitting), its structure, its place in the lineage (family), its results (leaderboard). Reads no files.
+Its fit (fitting), its structure, its place in the lineage (family), what it came to (results). Reads no files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from adapthub.adapters.description import Description
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub import family, leaderboard
+from adapthub.hub import family, results
 from adapthub.hub.composition import Traits
 from adapthub.hub.registry import Fit
 from adapthub.hub.storage.dialects import insert_new
@@ -45,12 +45,12 @@ def record(session: Session, version: VersionRow, adapter: Description, fit: Fit
             unpinned=unpinned,
         )
     )
-    leaderboard.record(session, version, adapter.manifest)
+    results.record(session, version, adapter.manifest)
 
 
 def forget(session: Session, repo: RepoRow) -> None:
     """Before the versions of `repo` go: all that is known of them."""
-    leaderboard.forget(session, repo)
+    results.forget(session, repo)
     family.forget(session, repo)
     versions = select(VersionRow.id).where(VersionRow.repo_id == repo.id)
     session.execute(delete(KnowledgeRow).where(KnowledgeRow.version_id.in_(versions)))

@@ -2,28 +2,25 @@
 
 A board is the fingerprint of a base, a task, and the data fingerprint of the split that was measured, whatever the split is
 called; what was measured on other rows is on another board. An adapter is there once, with its newest version that was
-measured there. Splits that an adapter was trained on do not count. What a board is called is what the hub knows its base
-as, or else what one of the results on it says that the caller may see. All comes from manifests: nothing is measured here.
+measured there (results). A board is called what the hub knows its base as, or else what one of the results on it says that
+the caller may see. All comes from manifests: nothing is measured here.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, ScalarSelect, and_, delete, func, insert, literal, or_, select, true
+from sqlalchemy import ColumnElement, ScalarSelect, and_, func, literal, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
-from adapthub.adapters.manifest import DataRecord, Manifest, Metric
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.access import Caller, visible
 from adapthub.hub.conditions import is_fingerprint, looked_up
-from adapthub.hub.facts import TRAINING_SPLIT, is_unicode
 from adapthub.hub.records import bare_digest
-from adapthub.hub.storage.dialects import insert_new
 from adapthub.hub.storage.knowledge_tables import BaseModelRow, BoardRow, ResultRow
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.storage.types import hex_range
@@ -34,7 +31,6 @@ MOST_ENTRIES = 1000
 """How many adapters a board shows."""
 _MOST_BOARDS = 100
 _MOST_METRICS = 200
-_LONGEST = 500  # characters of a metric, and of what a board is named by
 _WHOLE = len("sha256:") + 64
 _LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "error", "error_rate", "wer", "cer", "mae", "mse", "rmse"}
@@ -112,32 +108,6 @@ class Place:
     value: float
     rank: int
     among: int
-
-
-def record(session: Session, version: VersionRow, manifest: Manifest | None) -> None:
-    """Put what `version` came to on the boards of its data, in place of older versions of its repository."""
-    if manifest is None:
-        return
-    for split, metrics in sorted(manifest.metrics.items()):
-        key = _key(version, manifest, split)
-        if key is None or not metrics:
-            continue
-        data = manifest.data[split]
-        board = _board(session, key)
-        session.execute(
-            delete(ResultRow).where(ResultRow.board_id == board, ResultRow.repo_id == version.repo_id)
-        )
-        named = {name: found for name, found in metrics.items() if len(name) <= _LONGEST}
-        if named:
-            session.execute(
-                insert(ResultRow),
-                [_result(board, version, data, name, found) for name, found in named.items()],
-            )
-
-
-def forget(session: Session, repo: RepoRow) -> None:
-    """Before the versions of `repo` go: their results."""
-    session.execute(delete(ResultRow).where(ResultRow.repo_id == repo.id))
 
 
 def boards(
@@ -292,48 +262,6 @@ def _interval(row: Result, *, lower: bool) -> tuple[float, float]:
     low = min(row.value, row.value if row.low is None else row.low)
     high = max(row.value, row.value if row.high is None else row.high)
     return (-high, -low) if lower else (low, high)
-
-
-def _key(version: VersionRow, manifest: Manifest, split: str) -> dict[str, str] | None:
-    """The board of a split; None where it is not known on what was measured, or it is what was trained on."""
-    data, trained = manifest.data.get(split), manifest.data.get(TRAINING_SPLIT)
-    if data is None or split == TRAINING_SPLIT or version.base_fingerprint is None or version.task is None:
-        return None
-    if trained is not None and trained.fingerprint == data.fingerprint:
-        return None
-    texts = (data.fingerprint, data.source or "", manifest.base.id)
-    if not all(is_unicode(text) and len(text) <= _LONGEST for text in texts) or data.rows > 2**62:
-        return None
-    return {
-        "base": bare_digest(version.base_fingerprint),
-        "task": version.task,
-        "dataset": data.fingerprint,
-    }
-
-
-def _board(session: Session, key: Mapping[str, str]) -> int:
-    find = select(BoardRow.id).filter_by(**key)
-    found = session.scalar(find)
-    if found is None:
-        insert_new(session, BoardRow, [dict(key)])
-        found = session.scalar(find)
-        assert found is not None
-    return found
-
-
-def _result(board: int, version: VersionRow, data: DataRecord, name: str, metric: Metric) -> dict[str, Any]:
-    return {
-        "board_id": board,
-        "metric": name,
-        "repo_id": version.repo_id,
-        "version_id": version.id,
-        "value": metric.value,
-        "low": metric.low,
-        "high": metric.high,
-        "n": metric.n,
-        "source": data.source,
-        "rows": data.rows,
-    }
 
 
 class _Found(NamedTuple):

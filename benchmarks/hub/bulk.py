@@ -6,6 +6,7 @@ Converts values as SQLAlchemy would. Knows tables, not what a hub keeps in them.
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, lru_cache
@@ -59,7 +60,7 @@ def bulk(database: Database) -> Iterator[Bulk]:
         made.connection.close()
 
 
-class Bulk:
+class Bulk(ABC):
     """One connection to a database that is being filled."""
 
     def __init__(self, connection: Any, dialect: Dialect, indexes: dict[str, str]) -> None:
@@ -72,9 +73,9 @@ class Bulk:
         found = (table if isinstance(table, TableClause) else table.__table__ for table in tables)
         return [Rows(cast("TableClause", table), self.dialect) for table in found]
 
+    @abstractmethod
     def send(self, tables: Sequence[Rows]) -> None:
         """What was added to each since, in one transaction; a later one may point at an earlier one."""
-        raise NotImplementedError
 
     def execute(self, statement: str) -> None:
         """A statement of its own."""
