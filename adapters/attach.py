@@ -66,8 +66,8 @@ class AdaptedBase:
     """One base and the adapters attached to it.
 
     Rows run flattened and unpadded where the base's family allows (found by trying it once, here), else padded.
-    `layout` says which: "flat" or "padded"; `selections` what a row may use. `stack_bytes` bounds the second copies of LoRAs
-    that passes of many rows of one token keep, to run faster (stacks.Stacks).
+    `layout` says which: "flat" or "padded"; `offset` is a row's first position; `selections` says what a row may use.
+    `stack_bytes` bounds the second copies of LoRAs that passes of many rows of one token keep, to be faster (stacks.Stacks).
     """
 
     def __init__(self, base: Base, *, stack_bytes: int = STACK_BYTES) -> None:
@@ -92,7 +92,7 @@ class AdaptedBase:
         self._accepts = set(inspect.signature(base.backbone.forward).parameters)
         flat = "position_ids" in self._accepts
         offset = exact_offset(base.backbone, base.model.config.vocab_size) if flat else None
-        self._offset = offset
+        self.offset = offset or 0
         self.selections = Selections(base, self._bank, self._lock, self._modules, offset or 0)
         self.layout = "padded" if offset is None else "flat"
 
@@ -111,7 +111,7 @@ class AdaptedBase:
             return artifact.digest
         binding = bind(artifact, self.base, self._modules, self._heads)
         if binding.prefix is not None and binding.head is not None and self.layout != "flat":
-            raise self._no_prefix()
+            raise self.no_prefix()
         positions = self.selections.room(binding.prefix)
         if positions is not None and positions < 1:
             raise UnsupportedAdapter(
@@ -173,6 +173,20 @@ class AdaptedBase:
                 yield
 
     @contextmanager
+    def applying_to_all(self, selection: Selection) -> Iterator[None]:
+        """Within: any pass of `base.model` adds the adapters of one selection to all of it, whatever its modules see (the
+        two sides of an encoder-decoder, say). Holds the lock. The caller runs the passes, in this thread.
+
+        Raises AdapterNotFound, InvalidExpression, and UnsupportedAdapter for a prefix, which belongs to rows of tokens.
+        """
+        with self._lock:
+            self.selections.task_of(selection)
+            if self.selections.prefix_of(selection) is not None:
+                raise self.no_prefix()
+            with running(self, [Segment(0, 1, selection)], (1, 1)):
+                yield
+
+    @contextmanager
     def applying_told(self, entries: TokenEntries, paths: Iterable[str]) -> Iterator[None]:
         """Within: a pass of `base.model` over [1, T] adds what `entries` say under the modules at `paths`, by kernels.
 
@@ -209,7 +223,7 @@ class AdaptedBase:
         self.selections.task_of(selection)
         prefix = self.selections.prefix_of(selection)
         if prefix is not None and self.layout != "flat":
-            raise self._no_prefix()
+            raise self.no_prefix()
         ids = feature["input_ids"]
         longest = self.selections.room(prefix)
         if not ids or (longest is not None and len(ids) > longest):
@@ -237,7 +251,7 @@ class AdaptedBase:
         lengths, prefixes = [row.length for row in rows], [row.prefix for row in rows]
         inputs = {
             "input_ids": torch.tensor([[i for row in rows for i in row.input_ids]], device=device),
-            "position_ids": positions(lengths, prefixes, self._offset or 0).to(device),
+            "position_ids": positions(lengths, prefixes, self.offset).to(device),
         }
         if self._accepts_types(rows):
             types = [t for row in rows for t in (row.token_types or [0] * row.length)]
@@ -313,7 +327,8 @@ class AdaptedBase:
             self._summed[selection] = _mean_head(self._heads, selection, bindings, heads)
         return self._summed[selection]
 
-    def _no_prefix(self) -> UnsupportedAdapter:
+    def no_prefix(self) -> UnsupportedAdapter:
+        """What to raise for rows with a prefix where they cannot run flattened."""
         return UnsupportedAdapter(
             f"prefix adapters are not run on base models of type {self.base.model.config.model_type!r}"
         )

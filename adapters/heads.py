@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
+from adapthub.adapters.tasks import TEXT_GENERATION
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -55,10 +56,18 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
 
     The backbone's weights are shared, not copied: wrapping the result in PEFT changes `base.model` until PEFT's
     `unload()`. Backbone modules that this class does not use (a pooler under token classification) are left out.
-    The head is drawn from torch's global generator and has the base's dtype and device.
+    The head is drawn from torch's global generator and has the base's dtype and device. For text generation it is the base
+    itself, whose language-model head is its own.
 
     Raises InvalidSettings where the base's family has no class for the task.
     """
+    if task == TEXT_GENERATION:
+        if base.model.get_output_embeddings() is None:
+            raise InvalidSettings(
+                f"{base.ref} has no language-model head, so it generates no text",
+                hint="Choose a base that does, such as package:smollm2-135m.",
+            )
+        return base.model
     model = _skeleton(base.model.config, task, labels)
     prefix = model.base_model_prefix
     wanted = cast(nn.Module, getattr(model, prefix))
@@ -77,7 +86,12 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the modules outside the backbone that have parameters: what an adapter must carry to be complete."""
+    """Names of the modules outside the backbone that have parameters: what an adapter must carry to be complete.
+
+    None of a model with a language-model head, which is the base's own.
+    """
+    if model.get_output_embeddings() is not None:
+        return ()
     return tuple(
         name
         for name, module in model.named_children()

@@ -14,7 +14,7 @@ from adapthub.adapters.configuration_policy import MAX_COUNT
 from adapthub.adapters.errors import AdmissionError, InvalidSettings
 from adapthub.adapters.patterns import check_pattern
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.adapters.tasks import PEFT_TASK_TYPES, Task
+from adapthub.adapters.tasks import PEFT_TASK_TYPES, TEXT_GENERATION, Task, peft_task_type
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -44,7 +44,7 @@ class Method:
 
     def defaults(self, task: Task) -> Mapping[str, Default]:
         """The settings of this method and their defaults for `task`."""
-        return self.generation if task == "text-generation" else self.classification
+        return self.generation if task == TEXT_GENERATION else self.classification
 
 
 _EVERYWHERE = Default(
@@ -144,31 +144,37 @@ def method_settings(
 
 
 def method_config(
-    name: str, task: Task, *, modules_to_save: Sequence[str] = (), **settings: Any
+    name: str,
+    task: Task,
+    *,
+    modules_to_save: Sequence[str] = (),
+    encoder_decoder: bool = False,
+    **settings: Any,
 ) -> PeftConfig:
     """PEFT's configuration for method `name` and `task`; `settings` as method_settings takes them.
 
     `modules_to_save` names the modules that are trained and saved whole (heads); the method leaves them
-    alone.
+    alone. `encoder_decoder` says what the base is.
     """
     from peft import LoraConfig, PrefixTuningConfig
 
     resolved = method_settings(name, task, **settings)
+    task_type = peft_task_type(task, encoder_decoder=encoder_decoder)
     saved = list(modules_to_save)
     if name == "prefix":
         return PrefixTuningConfig(
-            task_type=PEFT_TASK_TYPES[task],
+            task_type=task_type,
             modules_to_save=saved or None,
             num_virtual_tokens=resolved["prefix_length"],
         )
     return LoraConfig(
-        task_type=PEFT_TASK_TYPES[task],
+        task_type=task_type,
         modules_to_save=saved or None,
         r=resolved["rank"],
         lora_alpha=resolved["alpha"],
         lora_dropout=resolved["dropout"],
         target_modules=resolved["target_modules"],
-        exclude_modules=_inside(saved if task == "text-generation" else [*saved, *_PEFT_HEADS]),
+        exclude_modules=_inside(saved if task == TEXT_GENERATION else [*saved, *_PEFT_HEADS]),
         use_rslora=name == "rslora",
         use_dora=name == "dora",
     )

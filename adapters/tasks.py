@@ -30,6 +30,16 @@ PEFT_TASK_TYPES: Mapping[Task, str | None] = {
 """PEFT's `task_type` of each task; None where PEFT has none and its plain PeftModel is used."""
 
 
+TEXT_GENERATION: Task = "text-generation"
+
+
+def peft_task_type(task: Task, *, encoder_decoder: bool) -> str | None:
+    """What PEFT calls `task` on a base of one kind or the other."""
+    if task == TEXT_GENERATION and encoder_decoder:
+        return "SEQ_2_SEQ_LM"
+    return PEFT_TASK_TYPES[task]
+
+
 def task_of(peft_task_type: object) -> Task | None:
     """The task that a PEFT `task_type` names, or None where it says nothing that we know."""
     for task, name in PEFT_TASK_TYPES.items():

@@ -109,7 +109,7 @@ def show_result(result: TrainingResult, name: str | None) -> None:
     from adapthub.cli.text import size
 
     show_curve(result)
-    if words := steps_text(steps_record(result), headline(result)[0]):
+    if words := steps_text(steps_record(result), selecting(result)):
         click.echo(words)
     for split, metrics in result.metrics.items():
         for metric in headline(result):
@@ -137,3 +137,11 @@ def headline(result: TrainingResult) -> tuple[str, ...]:
     from adapthub.recipes.catalog import find_recipe
 
     return find_recipe(result.run.configuration["task"]).metrics
+
+
+def selecting(result: TrainingResult) -> str:
+    """What chose the step that was kept."""
+    from adapthub.recipes.catalog import find_recipe
+    from adapthub.recipes.recipe import selects
+
+    return selects(find_recipe(result.run.configuration["task"]))

@@ -72,14 +72,14 @@ def adapt(
             hint="Use method lora.",
         )
     model = task_model(base, task, labels)
-    if (
-        base.tokenizer is not None
-    ):  # rows are padded by the tokenizer; decoders classify at the last token before that
+    if base.tokenizer is not None and model is not base.model:
+        # rows are padded by the tokenizer; decoders classify at the last token before that
         model.config.pad_token_id = base.tokenizer.pad_token_id
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
     if "target_modules" in settings:
         settings = {**settings, "target_modules": target_modules(model, settings["target_modules"], head)}
-    config = method_config(method, task, modules_to_save=head, **settings)
+    encoder_decoder = bool(model.config.is_encoder_decoder)
+    config = method_config(method, task, modules_to_save=head, encoder_decoder=encoder_decoder, **settings)
     with _peft_warnings():
         try:
             wrapped = get_peft_model(model, config)
@@ -117,12 +117,14 @@ def target_modules(model: PreTrainedModel, wanted: str | Sequence[str], head: Se
 
 def linear_modules(model: PreTrainedModel, without: Sequence[str]) -> list[str]:
     """Full names of every linear layer of the backbone, quantised ones too, outside the modules `without`."""
-    prefix = f"{model.base_model_prefix}."
+    prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+    output = model.get_output_embeddings()
     return sorted(
         name
         for name, module in model.named_modules()
         if name.startswith(prefix)
         and isinstance(module, (nn.Linear, Conv1D))
+        and module is not output
         and not any(part in without for part in name.split("."))
     )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.recipes.recipe import Collator
+from adapthub.recipes.recipe import Collator, Row
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
@@ -45,6 +46,27 @@ def text_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
 
     _require_padding(tokenizer)
     return cast(Collator, DataCollatorWithPadding(tokenizer))
+
+
+def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Batches of rows whose labels may be of another length than their tokens; for tokenizers without padding too."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # masked: any token will do
+
+    def collate(rows: list[Row]) -> dict[str, Tensor]:
+        tokens = [torch.tensor(row["input_ids"]) for row in rows]
+        lengths = torch.tensor([len(row) for row in tokens])
+        ids = pad_sequence(tokens, batch_first=True, padding_value=padding)
+        labels = [torch.tensor(row["labels"]) for row in rows]
+        return {
+            "input_ids": ids,
+            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
+
+    return collate
 
 
 def _require_padding(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -77,7 +77,8 @@ def png(curves: Curves, title: str) -> bytes:
 
 
 def text(curves: Curves, *, width: int = 80, colour: bool = False) -> str:
-    """The same as lines of text, at most `width` columns: loss on the left axis, the metric on the right."""
+    """The same as lines of text, at most `width` columns: loss on the left axis, on the right the metric, or the validation
+    loss where there is none."""
     import plotext
 
     figure = plotext.figure
@@ -85,7 +86,10 @@ def text(curves: Curves, *, width: int = 80, colour: bool = False) -> str:
     figure.theme("default" if colour else "colorless")
     figure.plot_size(width, 15)
     figure.label("step", axis="x")
-    drawn = [(curves.loss, "loss", "left"), (curves.metric_values, curves.metric or "", "right")]
+    other = (curves.metric_values, curves.metric or "", "right")
+    if not curves.metric_values:
+        other = (curves.eval_loss, "validation loss", "right")
+    drawn = [(curves.loss, "loss", "left"), other]
     steps = [step for points, _, _ in drawn for step, _ in points]
     first, last = min(steps, default=0), max(steps, default=1)
     figure.ruler("x").lim(first, max(last, first + 1)).ticks(_whole_ticks(first, last))

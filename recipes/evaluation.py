@@ -1,30 +1,28 @@
 """What an adapter is worth on labelled data, computed the way it is served.
 
-Logits come from adapters.attach, never from PEFT: a metric here is a metric of what users get. Reads data
-through the recipe that trained the adapter, with the encoding that its manifest records.
+Logits come from adapters.attach and texts from the runtime, never from PEFT: a metric here is a metric of what users get.
+Reads data through the recipe that trained the adapter, with the encoding that its manifest records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes.catalog import find_recipe
-from adapthub.recipes.metrics import Estimate
-from adapthub.recipes.recipe import Recipe, Row
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_SMALLER = "Use a smaller batch_size, or a quantised base."
+from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.metrics import Estimate, Statistics
+from adapthub.recipes.processors import load_processor
+from adapthub.recipes.recipe import Encoded, GeneratingRecipe, LabellingRecipe, Recipe
+from adapthub.recipes.served import served_outputs
+from adapthub.runtime.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -63,28 +61,45 @@ def evaluate(
     if not isinstance(artifact, Artifact):
         artifact = Artifact.read(artifact)
     manifest = artifact.manifest
-    if manifest is None or manifest.recipe is None or manifest.labels is None:
+    if manifest is None or manifest.recipe is None:
         raise InvalidSettings(
-            f"{artifact.path} cannot be evaluated: it does not say its recipe and labels",
+            f"{artifact.path} cannot be evaluated: it does not say its recipe",
             hint="Adapters that AdaptHub trained have an adapthub.json.",
         )
-    recipe = find_recipe(manifest.recipe)
+    recipe, labels = find_recipe(manifest.recipe), manifest.labels or ()
     _check_options(recipe, options, batch_size)
     dataset = recipe.read(data, **options)
-    recipe.check(dataset, manifest.labels)
+    recipe.check(dataset, labels)
     if not isinstance(base, Base):
         base = load_base(base or manifest.base.id, quantize=quantize, device=device, dtype=dtype)
-    if base.tokenizer is None:
-        raise InvalidSettings(f"{base.ref} has no tokenizer")
-    encoded = recipe.encode(base.tokenizer, dataset, manifest.labels, manifest.hyperparameters)
+    encoded = recipe.encode(load_processor(recipe, base), dataset, labels, manifest.hyperparameters)
+    statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
+    return Evaluation(
+        artifact.digest, dataset.source, len(dataset), encoded.truncated, statistics.estimates()
+    )
+
+
+def statistics_of(
+    recipe: Recipe, artifact: Artifact, base: Base, dataset: Dataset, encoded: Encoded, *, batch_size: int
+) -> Statistics:
+    """What each example of `dataset` adds to the metrics of `artifact`, served on `base`.
+
+    `encoded`: the same examples, with the settings that the artifact's manifest records. Raises what attaching raises.
+    """
+    manifest = artifact.manifest
+    assert manifest is not None
     adapted = AdaptedBase(base)
     try:
         digest = adapted.attach(artifact)
-        outputs = served_logits(adapted, digest, encoded.rows, batch_size=batch_size)
+        outputs = served_outputs(recipe, adapted, digest, encoded.rows, batch_size=batch_size)
     finally:
         adapted.close()
-    estimates = recipe.measure(outputs, dataset, encoded, manifest.labels).estimates()
-    return Evaluation(digest, dataset.source, len(dataset), encoded.truncated, estimates)
+    if isinstance(recipe, GeneratingRecipe):
+        with Runtime(base) as runtime:
+            texts = recipe.answers(runtime, str(artifact.path), dataset, manifest.hyperparameters)
+        return recipe.measure_texts(texts, outputs, dataset)
+    assert isinstance(recipe, LabellingRecipe)
+    return recipe.measure(outputs, dataset, encoded, manifest.labels or ())
 
 
 def _check_options(recipe: Recipe, options: Mapping[str, Any], batch_size: int) -> None:
@@ -95,20 +110,3 @@ def _check_options(recipe: Recipe, options: Mapping[str, Any], batch_size: int) 
             )
     if batch_size < 1:
         raise InvalidSettings(f"batch_size is a number above 0; {batch_size!r} is not")
-
-
-def served_logits(
-    adapted: AdaptedBase, digest: str, rows: Sequence[Row], *, batch_size: int
-) -> list[NDArray[Any]]:
-    """Each row's unpadded logits from the served path, in order; rows of similar lengths run together."""
-    features = [
-        {name: values for name, values in row.items() if name not in ("labels", "label")} for row in rows
-    ]
-    order = sorted(range(len(rows)), key=lambda at: -len(features[at]["input_ids"]))
-    outputs: dict[int, NDArray[Any]] = {}
-    with memory_errors("evaluating", _SMALLER):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            logits = adapted.logits([features[at] for at in batch], [((1.0, digest),)] * len(batch))
-            outputs |= {at: tensor.numpy() for at, tensor in zip(batch, logits, strict=True)}
-    return [outputs[at] for at in range(len(rows))]

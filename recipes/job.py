@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
@@ -20,12 +20,10 @@ from adapthub.adapters.tasks import Task
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
+from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import Encoded, Recipe
 from adapthub.recipes.settings import OTHER_NAMES, SETTINGS, Settings
 from adapthub.recipes.splits import read_splits
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,9 @@ class Split:
         if len(self.dataset) <= rows:
             return self
         chosen = [at * len(self.dataset) // rows for at in range(rows)]
-        positions = self.encoded.positions
         return Split(
             replace(self.dataset, examples=tuple(self.dataset[at] for at in chosen)),
-            replace(
-                self.encoded,
-                rows=[self.encoded.rows[at] for at in chosen],
-                positions=[positions[at] for at in chosen] if positions else (),
-            ),
+            self.encoded.select(chosen),
         )
 
 
@@ -56,15 +49,16 @@ class Job:
     """What will be trained, on what, from what. `splits` has "train", and "validation" and "test" where
     there are such.
 
-    `adapter` are all of the method's settings; `encoding` what evaluation and serving must encode with;
-    `notes` what is worth knowing of the data: rows set aside, leaks, repeats, what is cut.
+    `processor` reads the recipe's inputs: a tokenizer, or one for pictures or sound. `adapter` are all of the method's
+    settings; `encoding` what evaluation and serving must encode with; `notes` what is worth knowing of the data: rows set
+    aside, leaks, repeats, what is cut.
     """
 
     recipe: Recipe
     method: str
     base: ResolvedBase
     quantize: str | None
-    tokenizer: PreTrainedTokenizerBase
+    processor: Any
     splits: Mapping[str, Split]
     labels: tuple[str, ...]
     settings: Settings
@@ -91,7 +85,8 @@ class Job:
     def smaller(self) -> str:
         """What to change where memory runs out."""
         batch_size, max_length = self.settings.batch_size, self.settings.max_length
-        return f"Lower batch_size (now {batch_size}) or max_length ({max_length}), or quantize the base."
+        length = "" if max_length is None else f" or max_length ({max_length})"
+        return f"Lower batch_size (now {batch_size}){length}, or quantize the base."
 
     def computing_in(self, precision: str) -> Job:
         """The same job, once the device and its number format are known."""
@@ -100,7 +95,7 @@ class Job:
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """Every setting that this method has by name, as the manifest records it."""
-        run = {name: vars(self.settings)[name] for name in _run_settings(self.adapter)}
+        run = {name: vars(self.settings)[name] for name in _run_settings(self.recipe, self.method)}
         return {**run, **self.adapter, **self.encoding}
 
     @property
@@ -150,12 +145,12 @@ def prepare(
     for dataset in datasets.values():
         recipe.check(dataset, labels)
     resolved = resolve_base(base) if isinstance(base, str) else base
-    tokenizer = _tokenizer(resolved)
-    settings = replace(settings, max_length=_longest(settings.max_length, given, adapter, resolved))
-    encoding = recipe.resolve(tokenizer, datasets["train"], max_length=settings.max_length)
-    settings = replace(settings, max_length=encoding["max_length"])
+    processor = load_processor(recipe, resolved)
+    longest = _longest(settings.max_length, given, adapter, resolved)
+    encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
+    settings = replace(settings, max_length=encoding.get("max_length"))
     splits = {
-        name: Split(dataset, recipe.encode(tokenizer, dataset, labels, encoding))
+        name: Split(dataset, recipe.encode(processor, dataset, labels, encoding))
         for name, dataset in datasets.items()
     }
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
@@ -164,7 +159,7 @@ def prepare(
         method=method,
         base=resolved,
         quantize=quantize,
-        tokenizer=tokenizer,
+        processor=processor,
         splits=splits,
         labels=labels,
         settings=settings,
@@ -180,7 +175,7 @@ def _sort_out(
 ) -> tuple[Settings, dict[str, Any], dict[str, Any]]:
     """Run settings, method settings and reading options, each to its own."""
     of_method = find_method(method).defaults(cast(Task, recipe.task))
-    of_run = _run_settings(of_method)
+    of_run = _run_settings(recipe, method)
     run, adapter, options = {}, {}, {}
     for name, value in given.items():
         if name in of_run:
@@ -201,33 +196,24 @@ def _sort_out(
     return settings, method_settings(method, cast(Task, recipe.task), **adapter), options
 
 
-def _run_settings(of_method: Mapping[str, Any]) -> tuple[str, ...]:
-    """The run settings of a method with the settings `of_method`: only LoRA's family has an A and a B."""
-    return tuple(name for name in SETTINGS if name != "lora_plus_ratio" or "rank" in of_method)
-
-
-def _tokenizer(base: ResolvedBase) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InvalidSettings(
-            f"{base.ref} has no tokenizer that transformers can load", hint="Choose another base model."
-        ) from error
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    return tokenizer
+def _run_settings(recipe: Recipe, method: str) -> tuple[str, ...]:
+    """The run settings of a recipe with a method: not all have a head, or tokens; only LoRA's family has an A and a B."""
+    defaults = recipe.defaults(method)
+    absent = {name for name in ("head_learning_rate", "max_length") if getattr(defaults, name) is None}
+    if "rank" not in find_method(method).defaults(cast(Task, recipe.task)):
+        absent.add("lora_plus_ratio")
+    return tuple(name for name in SETTINGS if name not in absent)
 
 
 def _longest(
-    max_length: int, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
-) -> int:
+    max_length: int | None, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
+) -> int | None:
     """max_length, less where a prefix takes positions from the text. Raises InvalidSettings where it was
     asked for.
     """
     positions: int | None = getattr(base.config, "max_position_embeddings", None)
     prefix: int = adapter.get("prefix_length", 0)
-    if positions is None or not prefix:
+    if max_length is None or positions is None or not prefix:
         return max_length
     room = positions - prefix - _reserved_positions(base)
     if max_length <= room:

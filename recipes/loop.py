@@ -6,7 +6,7 @@ Does not load bases or write artifacts. The order of batches, the optimiser and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from adapthub.recipes.adaptation import Adaptation, GradientCheck
 from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
 from adapthub.recipes.progress import ProgressBar
-from adapthub.recipes.recipe import Collator, Row
+from adapthub.recipes.recipe import Collator, LabellingRecipe, Row, lengths_of, selects
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.trainer import AdapterTrainer, Rates
 
@@ -51,7 +51,8 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
     """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the
     model.
 
-    The best are those of the evaluation with the highest first metric; without validation data, the last.
+    The best are those of the evaluation with the highest first metric, or with the lowest loss where the recipe generates;
+    without validation data, the last.
     Raises StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
     """
     checkpoint = run.last_checkpoint()
@@ -59,7 +60,7 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
         _restore_best(adaptation, run, checkpoint)
         return
     stop = StopAtStep()
-    bar = ProgressBar(console, job.recipe.metrics[0]) if console is not None else None
+    bar = ProgressBar(console, selects(job.recipe)) if console is not None else None
     log = _event_log(run, checkpoint)
     callbacks = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop]
     trainer = _trainer(job, base, adaptation, run, [*callbacks, bar] if bar else callbacks)
@@ -139,23 +140,22 @@ class _Gradients(TrainerCallback):
 
 
 class _Metrics:
-    """The recipe's metrics of a split from the Trainer's predictions, whose rows are sorted by length."""
+    """The recipe's metrics of a split from the Trainer's predictions, whose rows are in `order`."""
 
-    def __init__(self, job: Job, split: Split) -> None:
-        rows = split.encoded.rows
+    def __init__(self, job: Job, recipe: LabellingRecipe, split: Split, order: Sequence[int]) -> None:
         self._job = job
+        self._recipe = recipe
         self._split = split
-        self._order = sorted(range(len(rows)), key=lambda at: -len(rows[at]["input_ids"]))
-        self.rows = [rows[at] for at in self._order]
+        self._order = order
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         outputs: dict[int, Any] = {}
+        lengths = lengths_of(self._split.encoded.rows)
         logits = (row for batch in prediction.predictions for row in batch)
-        for at, row, output in zip(self._order, self.rows, logits, strict=True):
-            outputs[at] = output[: len(row["input_ids"])] if output.ndim > 1 else output
+        for at, output in zip(self._order, logits, strict=True):
+            outputs[at] = output[: lengths[at]] if output.ndim > 1 else output
         ordered = [outputs[at] for at in range(len(outputs))]
-        recipe = self._job.recipe
-        statistics = recipe.measure(ordered, self._split.dataset, self._split.encoded, self._job.labels)
+        statistics = self._recipe.measure(ordered, self._split.dataset, self._split.encoded, self._job.labels)
         return statistics.values()
 
 
@@ -178,8 +178,8 @@ def _trainer(
     job: Job, base: Base, adaptation: Adaptation, run: Run, callbacks: list[TrainerCallback]
 ) -> AdapterTrainer:
     settings = job.settings
-    validation = job.splits.get("validation")
-    metrics = _Metrics(job, validation.some(settings.eval_rows)) if validation else None
+    validation = job.splits["validation"].some(settings.eval_rows) if "validation" in job.splits else None
+    evaluated = _longest_first(validation) if validation else ()
     trainer = AdapterTrainer(
         rates=Rates(
             settings.learning_rate,
@@ -192,13 +192,21 @@ def _trainer(
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,
         args=_arguments(job, base, run),
-        data_collator=_Hidden(job.recipe.collator(job.tokenizer)),
-        eval_dataset=metrics.rows if metrics else None,
-        compute_metrics=metrics,
+        data_collator=_Hidden(job.recipe.collator(job.processor)),
+        eval_dataset=validation.encoded.select(evaluated).rows if validation else None,
+        compute_metrics=_Metrics(job, job.recipe, validation, evaluated)
+        if validation and isinstance(job.recipe, LabellingRecipe)
+        else None,
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _longest_first(split: Split) -> list[int]:
+    """Places of the rows in the order in which they are evaluated: rows of similar lengths together."""
+    lengths = lengths_of(split.encoded.rows)
+    return sorted(range(len(lengths)), key=lambda at: -lengths[at])
 
 
 def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
@@ -216,8 +224,9 @@ def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
         save_steps=every,
         save_total_limit=2,
         load_best_model_at_end=evaluates,
-        metric_for_best_model=job.recipe.metrics[0] if evaluates else None,
-        greater_is_better=True if evaluates else None,
+        metric_for_best_model=selects(job.recipe) if evaluates else None,
+        greater_is_better=isinstance(job.recipe, LabellingRecipe) if evaluates else None,
+        prediction_loss_only=not isinstance(job.recipe, LabellingRecipe),
         logging_steps=1,  # a mean over several steps would differ after a resume between them
         logging_nan_inf_filter=False,
         report_to=[],

@@ -22,12 +22,14 @@ from adapthub.adapters.errors import TrainingError
 from adapthub.adapters.files import write_bytes
 from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
 from adapthub.recipes import curves
-from adapthub.recipes.adaptation import Adaptation, adapt, autocast
+from adapthub.recipes.adaptation import Adaptation, adapt
 from adapthub.recipes.environment import hardware, libraries
-from adapthub.recipes.evaluation import served_logits
+from adapthub.recipes.evaluation import statistics_of
 from adapthub.recipes.job import Job
 from adapthub.recipes.metrics import Estimate
+from adapthub.recipes.recipe import Row
 from adapthub.recipes.run import Run
+from adapthub.recipes.served import served_outputs, trained_outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,7 +59,7 @@ class Outcome:
         model = adaptation.model
         self._config = model.active_peft_config
         self._tensors = adaptation.tensors()
-        self._trained = compared_logits(self._job, self._base, model)
+        self._trained = compared_outputs(self._job, self._base, model)
         title = f"{self._name} on {self._job.base.ref}"
         self._picture = curves.png(curves.Curves.of(self._run.history, self._job.recipe.metrics[0]), title)
         write_bytes(self._run.curve, self._picture)
@@ -67,23 +69,26 @@ class Outcome:
         """Serve the saved artifact on the released base, compare it with the trained model, measure every
         split but "train", and write the artifact anew with its metrics.
 
-        Raises TrainingError where the served logits are not the trained ones; the artifact without metrics
-        stays.
+        Raises TrainingError where what is served is not what was trained; the artifact without metrics stays.
         """
         adapted = AdaptedBase(self._base)
         try:
             digest = adapted.attach(Artifact.read(self._run.adapter))
             compare(adapted, digest, self._job, self._trained, f"it is kept at {self._run.adapter}")
-            metrics = {}
-            for name, split in self._job.splits.items():
-                if name != "train":
-                    rows, batch_size = split.encoded.rows, self._job.settings.eval_batch_size
-                    outputs = served_logits(adapted, digest, rows, batch_size=batch_size)
-                    recipe = self._job.recipe
-                    statistics = recipe.measure(outputs, split.dataset, split.encoded, self._job.labels)
-                    metrics[name] = statistics.estimates()
         finally:
             adapted.close()
+        measured = {name: split for name, split in self._job.splits.items() if name != "train"}
+        metrics = {}
+        for name, split in measured.items():
+            statistics = statistics_of(
+                self._job.recipe,
+                Artifact.read(self._run.adapter),
+                self._base,
+                split.dataset,
+                split.encoded,
+                batch_size=self._job.settings.eval_batch_size,
+            )
+            metrics[name] = statistics.estimates()
         artifact = self._write(metrics)
         self._run.mark("finished", metrics=_plain(metrics), artifact=artifact.digest)
         return artifact, metrics
@@ -112,7 +117,7 @@ def rehearse(job: Job, base: Base) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += _NUDGE * torch.randn_like(parameter)
-        trained, tensors = compared_logits(job, base, model), adaptation.tensors()
+        trained, tensors = compared_outputs(job, base, model), adaptation.tensors()
     finally:
         adaptation.release()
     adapted = AdaptedBase(base)
@@ -128,37 +133,34 @@ def rehearse(job: Job, base: Base) -> None:
 def compare(
     adapted: AdaptedBase, digest: str, job: Job, trained: Sequence[NDArray[Any]], consequence: str
 ) -> None:
-    """Served logits of the compared rows are the trained model's. Raises TrainingError."""
-    served = served_logits(adapted, digest, _compared_rows(job), batch_size=_COMPARED_ROWS)
-    largest = max(float(np.abs(row).max()) for row in trained)
+    """Served logits or losses of the compared rows are the trained model's. Raises TrainingError."""
+    rows = _compared_rows(job)
+    served = served_outputs(job.recipe, adapted, digest, rows, batch_size=_COMPARED_ROWS)
+    largest = max(float(np.abs(row).max(initial=0)) for row in trained)
     pairs = zip(served, trained, strict=True)
-    difference = max(float(np.abs(ours - theirs).max()) for ours, theirs in pairs) / max(largest, 1e-12)
+    difference = max(float(np.abs(ours - theirs).max(initial=0)) for ours, theirs in pairs) / max(
+        largest, 1e-12
+    )
+    what = "logits" if job.labels else "losses"
     if not difference <= _TOLERANCES[adapted.base.dtype]:
         raise TrainingError(
-            f"a {job.method} adapter on {job.base.ref} is not served as it is trained: logits differ by"
+            f"a {job.method} adapter on {job.base.ref} is not served as it is trained: {what} differ by"
             f" {difference:.1e} of the largest; {consequence}",
             hint="Report the base, the method and its settings.",
         )
 
 
-def compared_logits(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any]]:
-    """The PEFT model's unpadded logits of a few rows."""
-    rows = _compared_rows(job)
-    batch = job.recipe.collator(job.tokenizer)([dict(row) for row in rows])
-    inputs = {name: tensor.to(base.device) for name, tensor in batch.items() if name != "labels"}
-    model.eval()
-    with torch.inference_mode(), autocast(base):
-        logits = model(**inputs).logits.float().cpu().numpy()
-    if logits.ndim == 2:
-        return list(logits)
-    return [output[: len(row["input_ids"])] for row, output in zip(rows, logits, strict=True)]
+def compared_outputs(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any]]:
+    """What the PEFT model says of a few rows: unpadded logits, or losses."""
+    collate = job.recipe.collator(job.processor)
+    return trained_outputs(job.recipe, base, model, _compared_rows(job), collate)
 
 
 def manifest_of(job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimate]]) -> Manifest:
     """What is recorded of a job, with the names of its data files but not where they lie."""
     return Manifest(
         task=job.task,
-        labels=job.labels,
+        labels=job.labels or None,
         base=BaseRecord(id=base.ref, revision=base.revision, fingerprint=base.fingerprint),
         quantization=base.quantization,
         recipe=job.recipe.name,
@@ -182,7 +184,7 @@ def manifest_of(job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimat
     )
 
 
-def _compared_rows(job: Job) -> list[dict[str, Any]]:
+def _compared_rows(job: Job) -> Sequence[Row]:
     split = next(
         (job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"]
     )

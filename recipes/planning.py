@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoModel
 
-from adapthub.adapters.base import Base, ResolvedBase
+from adapthub.adapters.base import Base, ResolvedBase, skeleton_of
 from adapthub.adapters.methods import find_method
 from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
+from adapthub.recipes.recipe import lengths_of
 
 if TYPE_CHECKING:
     from adapthub.recipes.recipe import Preview
@@ -145,15 +145,14 @@ def _split(name: str, split: Split) -> PlannedSplit:
 def _samples(job: Job) -> tuple[Preview, ...]:
     some = job.splits["train"].some(_SAMPLES)
     return tuple(
-        job.recipe.preview(job.tokenizer, some.dataset, some.encoded, job.labels, at)
+        job.recipe.preview(job.processor, some.dataset, some.encoded, job.labels, at)
         for at in range(len(some.dataset))
     )
 
 
 def _skeleton(job: Job) -> tuple[Adaptation, int]:
     """The model that would be trained, without memory behind it, and how many parameters its base has."""
-    with torch.device("meta"):
-        model = AutoModel.from_config(job.base.config)
+    model = skeleton_of(job.base.config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     adaptation = adapt(_on_meta(job.base, model), job.task, job.labels, job.method, job.adapter)
     return adaptation, parameters
@@ -180,7 +179,7 @@ def _activation_bytes(job: Job) -> int:
     layers = getattr(config, "num_hidden_layers", 0)
     hidden = getattr(config, "hidden_size", 0)
     heads = getattr(config, "num_attention_heads", 0)
-    longest = max(len(row["input_ids"]) for row in job.splits["train"].encoded.rows)
+    longest = max(lengths_of(job.splits["train"].encoded.rows))
     values = _HIDDEN_VALUES * hidden + _ATTENTION_VALUES * heads * longest
     return int(job.settings.batch_size * longest * layers * values * _FLOAT)
 

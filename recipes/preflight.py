@@ -18,6 +18,7 @@ import torch
 from adapthub.adapters.errors import Conflict, InvalidData, InvalidReference, StorageError, TrainingError
 from adapthub.hub.reference import Reference
 from adapthub.recipes.recipe import Encoded
+from adapthub.recipes.served import logits_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -50,9 +51,9 @@ def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
 
 
 def check_head(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], labels: Sequence[str]) -> None:
-    """The model's logits have one column a label and are finite. Raises TrainingError."""
+    """The model's logits are finite and have one column a label, if there are labels. Raises TrainingError."""
     logits = _logits(model, batch)
-    if logits.shape[-1] != len(labels):
+    if labels and logits.shape[-1] != len(labels):
         raise TrainingError(
             f"the head has {logits.shape[-1]} outputs for {len(labels)} labels",
             hint="Build the head from the labels of the training split.",
@@ -156,8 +157,7 @@ def _logits(model: torch.nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
     with _evaluating(model), torch.no_grad():
-        logits: torch.Tensor = model(**inputs).logits
-    return logits.float()
+        return logits_of(model, inputs)
 
 
 @contextmanager

@@ -1,5 +1,9 @@
 """What a task needs to be trained: readers, labels, encoding, collator, metric, defaults. Not a loop.
 
+Two kinds. A LabellingRecipe's models answer with logits over labels, and its first metric selects the best step. A
+GeneratingRecipe's models answer with text: the validation loss selects, and texts are generated once, at the end, as
+they are served.
+
 A run uses a recipe in this order (the training loop and the evaluation own the calls; a recipe keeps no
 state):
 
@@ -10,7 +14,9 @@ state):
     settings = recipe.resolve(tokenizer, train, max_length=128)    # as they are into the manifest
     encoded  = recipe.encode(tokenizer, train, labels, settings)   # .rows to the Trainer
     collate  = recipe.collator(tokenizer)
-    counts   = recipe.measure(outputs, test, encoded, labels)      # outputs: unpadded logits
+    counts   = recipe.measure(outputs, test, encoded, labels)      # outputs: unpadded logits; or, where it generates:
+    texts    = recipe.answers(runtime, adapter, test, settings)
+    counts   = recipe.measure_texts(texts, losses, test)
     counts.values()["f1"]; counts.estimates(seed=0)["f1"]          # value, low, high, n
     recipe.preview(tokenizer, test, encoded, labels, index=0)      # Preview for --dry-run
 
@@ -21,9 +27,9 @@ Does not load models, does not train, does not write files. Heads are built by a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
 from adapthub.recipes.data.dataset import Dataset, Example
 
@@ -33,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapthub.recipes.metrics import Statistics
+    from adapthub.runtime import Runtime
 
 Row = dict[str, Any]
 Collator = Callable[[list[Row]], "dict[str, Tensor]"]
@@ -44,14 +51,14 @@ class Defaults:
 
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
     `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without
-    progress.
+    progress. None: the recipe has no such setting (no head, no tokens).
     """
 
     learning_rate: float
-    head_learning_rate: float
+    head_learning_rate: float | None
     epochs: float
     batch_size: int
-    max_length: int
+    max_length: int | None
     warmup: float = 0.06
     weight_decay: float = 0.1
     patience: int = 3
@@ -62,18 +69,55 @@ class Defaults:
 class Encoded:
     """One split as the model sees it, row for row with its Dataset.
 
-    `rows`: the model's inputs and `labels` (-100 where nothing is asked), plain ints, without attention_mask.
+    `rows`: the model's inputs and `labels` (-100 where nothing is asked), plain ints, without attention_mask; or a sequence
+    that makes such rows when they are asked for (pictures, sound) and says their `lengths`.
     `supervised`: how many targets the loss sees; `targets`: how many the data has; `truncated`: rows cut at
     max_length.
     `positions`: where recipes that label words find word i in row r (positions[r][i], or -1: cut off or
     invisible).
     """
 
-    rows: list[Row]
+    rows: Sequence[Row]
     supervised: int
     targets: int
     truncated: int
     positions: Sequence[Sequence[int]] = field(default=(), repr=False)
+
+    def select(self, places: Sequence[int]) -> Encoded:
+        """The rows at `places`, made only when they are asked for. Counts stay those of all."""
+        positions = [self.positions[at] for at in places] if self.positions else ()
+        return replace(self, rows=Rows(self.rows, places), positions=positions)
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[Row]):
+    """Some rows of `rows`, in the order of `places`."""
+
+    rows: Sequence[Row]
+    places: Sequence[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """See `lengths_of`."""
+        lengths = lengths_of(self.rows)
+        return [lengths[at] for at in self.places]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> Rows: ...
+    def __getitem__(self, at: int | slice) -> Row | Rows:
+        return Rows(self.rows, self.places[at]) if isinstance(at, slice) else self.rows[self.places[at]]
+
+
+def lengths_of(rows: Sequence[Row]) -> list[int]:
+    """Tokens that the model reads of each row, 1 where it reads none; known without making rows that are made when asked
+    for."""
+    known: Sequence[int] | None = getattr(rows, "lengths", None)
+    return list(known) if known is not None else [len(row.get("input_ids", (0,))) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -91,8 +135,8 @@ class Recipe(Protocol):
 
     Invariants: every method is a pure function of its arguments; an error names file and line; nothing is
     dropped silently (what is cut is counted in Encoded). `options` are the keyword arguments that `read`
-    takes, with their help;
-    `metrics` the headline metrics, the first of which selects the best checkpoint (higher is better).
+    takes, with their help; `metrics` the headline metrics. `tokenizer` is what `processors.load_processor` loads for the
+    recipe's task: for pictures and sound it is their processor.
     """
 
     @property
@@ -121,7 +165,7 @@ class Recipe(Protocol):
         ...
 
     def labels(self, train: Dataset) -> tuple[str, ...]:
-        """The label set of the training split in a fixed order: the head's rows. Raises InvalidData."""
+        """The label set of the training split in a fixed order: the head's rows; () without one. Raises InvalidData."""
         ...
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
@@ -131,7 +175,8 @@ class Recipe(Protocol):
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:
-        """The encoding settings of this run, decided once from the training split and stored in the manifest.
+        """The encoding settings of this run, decided once from the training split and stored in the manifest;
+        `max_length`, if it is a setting, as it came out.
 
         Serving and evaluation must encode with the same ones. Raises InvalidSettings for a tokenizer that
         cannot work.
@@ -152,16 +197,6 @@ class Recipe(Protocol):
         """Pads a list of rows into a batch of int64 tensors [rows, longest], labels with -100."""
         ...
 
-    def measure(
-        self,
-        outputs: Sequence[NDArray[Any]],
-        dataset: Dataset,
-        encoded: Encoded,
-        labels: Sequence[str],
-    ) -> Statistics:
-        """Per-example sufficient statistics of the metrics from each row's unpadded logits."""
-        ...
-
     def preview(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -172,3 +207,41 @@ class Recipe(Protocol):
     ) -> Preview:
         """Row `index` as the model will see it."""
         ...
+
+
+@runtime_checkable
+class LabellingRecipe(Recipe, Protocol):
+    """A recipe whose models answer with logits. The first of `metrics` selects the best step: higher is better."""
+
+    def measure(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+    ) -> Statistics:
+        """Per-example sufficient statistics of the metrics from each row's unpadded logits."""
+        ...
+
+
+@runtime_checkable
+class GeneratingRecipe(Recipe, Protocol):
+    """A recipe whose models answer with text."""
+
+    def answers(
+        self, runtime: Runtime, adapter: str, dataset: Dataset, settings: Mapping[str, Any]
+    ) -> list[str]:
+        """What the served adapter makes of each example, its target unseen. `settings` as in `encode`."""
+        ...
+
+    def measure_texts(
+        self, texts: Sequence[str], losses: Sequence[NDArray[Any]], dataset: Dataset
+    ) -> Statistics:
+        """Per-example sufficient statistics of the metrics, from the texts and from the loss of every target token [tokens]
+        of each row, in nats."""
+        ...
+
+
+def selects(recipe: Recipe) -> str:
+    """What of an evaluation chooses the best step: the first metric, or the loss where the recipe generates."""
+    return recipe.metrics[0] if isinstance(recipe, LabellingRecipe) else "loss"

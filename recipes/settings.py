@@ -25,7 +25,7 @@ _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast a run learns.
+    """How long and how fast a run learns. None where a recipe has no such setting, and as said below.
 
     `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
     at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
@@ -37,11 +37,11 @@ class Settings:
     max_steps: int | None
     batch_size: int
     learning_rate: float
-    head_learning_rate: float
+    head_learning_rate: float | None
     lora_plus_ratio: float
     warmup: float
     weight_decay: float
-    max_length: int
+    max_length: int | None
     eval_steps: int | None
     eval_rows: int
     patience: int
@@ -57,13 +57,11 @@ class Settings:
             "epochs",
             "batch_size",
             "learning_rate",
-            "head_learning_rate",
             "lora_plus_ratio",
-            "max_length",
             "eval_rows",
         ):
             _check(name, values[name], at_least=None)
-        for name in ("max_steps", "eval_steps"):
+        for name in ("head_learning_rate", "max_length", "max_steps", "eval_steps"):
             if values[name] is not None:
                 _check(name, values[name], at_least=None)
         for name in ("warmup", "weight_decay", "patience"):

@@ -9,7 +9,7 @@ Does not read data, know tasks, show progress or write artifacts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 
 from adapthub.adapters.errors import TrainingError
+from adapthub.recipes.recipe import Row, lengths_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,11 +30,11 @@ class Rates:
     """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's
     weight decay, and how many times faster LoRA's B learns than the rest of the adapter (LoRA+).
 
-    `head_modules` names the modules whose parameters count as head.
+    `head_modules` names the modules whose parameters count as head; `head` is None where there are none.
     """
 
     adapter: float
-    head: float
+    head: float | None
     head_modules: tuple[str, ...]
     warmup_steps: int
     weight_decay: float
@@ -42,7 +43,7 @@ class Rates:
     def of(self, name: str) -> float:
         """The peak learning rate of the parameter `name`."""
         parts = name.split(".")
-        if any(module in self.head_modules for module in parts):
+        if self.head is not None and any(module in self.head_modules for module in parts):
             return self.head
         return self.adapter * self.lora_plus_ratio if "lora_B" in parts else self.adapter
 
@@ -102,7 +103,7 @@ class AdapterTrainer(Trainer):
     """
 
     def __init__(
-        self, *, model: PeftModel, rates: Rates, train_dataset: Sequence[Mapping[str, Any]], **arguments: Any
+        self, *, model: PeftModel, rates: Rates, train_dataset: Sequence[Row], **arguments: Any
     ) -> None:
         super().__init__(model=model, train_dataset=train_dataset, **arguments)
         self._adapted = model
@@ -112,7 +113,7 @@ class AdapterTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of similar lengths, in an order that (seed, epoch) fixes."""
         batch_size = self.args.train_batch_size
-        lengths = [len(row["input_ids"]) for row in self._rows]
+        lengths = lengths_of(self._rows)
         loader: DataLoader[Any] = DataLoader(
             cast("Dataset[Any]", self._rows),
             batch_size=batch_size,

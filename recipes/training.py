@@ -33,6 +33,7 @@ from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload
+from adapthub.recipes.recipe import lengths_of
 from adapthub.recipes.run import Run
 
 if TYPE_CHECKING:
@@ -162,8 +163,10 @@ def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str
 
 
 def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
-    rows = job.splits["train"].encoded.rows[:_PREFLIGHT_ROWS]
-    batch = job.recipe.collator(job.tokenizer)(rows)
+    rows = job.splits["train"].encoded.rows
+    lengths = lengths_of(rows)
+    shortest = sorted(range(len(rows)), key=lengths.__getitem__)[:_PREFLIGHT_ROWS]
+    batch = job.recipe.collator(job.processor)([dict(rows[at]) for at in shortest])
     check_disk(folder, adaptation.bytes, _CHECKPOINTS)
     with memory_errors("checking the run", job.smaller), autocast(base):
         check_head(adaptation.model, batch, job.labels)

@@ -75,19 +75,21 @@ async def _run(serving: Serving, port: socket.socket, announce: Callable[[Runnin
     )
     app = create_app(serving)
     if current_thread() is main_thread():
-        # What is there now stays: looking through it for garbage would hold up everybody for a tenth of a second. And what
-        # stays later is looked through every few hundred requests, and not every fifty.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(700, 10, 100)
+        # Looking through everything for garbage holds up everybody for a quarter of a second: `_sweep` does it now and then,
+        # and what is there by then stays. Young objects are looked through as ever.
+        gc.set_threshold(700, 10, 1_000_000)
     sweeping = asyncio.create_task(_sweep(serving))
     await running.run(app, serving, port, protocol, announce=announce, tails=_TAILS)
     sweeping.cancel()
 
 
 async def _sweep(serving: Serving) -> None:
-    """Remove what uploads left, now and then."""
+    """Now and then remove what uploads left, and garbage; what is not garbage is not looked through again."""
+    alone = current_thread() is main_thread()
     while True:
+        if alone:
+            gc.collect()
+            gc.freeze()
         try:
             await asyncio.to_thread(serving.sweep)
         except StorageError as error:

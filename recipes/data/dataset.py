@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+TARGETS = ("label", "labels", "target")
+"""The fields that models learn to find; every other is their input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +46,22 @@ class Example:
 
     @property
     def input_digest(self) -> str:
-        """The same without the fields `label` and `labels`: equal for what a model cannot tell apart."""
-        return _digest(
-            {name: value for name, value in self.fields.items() if name not in ("label", "labels")}
-        )
+        """The same without what a model shall find (TARGETS): equal for what it cannot tell apart."""
+        return _digest({name: value for name, value in self.fields.items() if name not in TARGETS})
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The examples of one split, in the order of their file.
 
-    `source` names where they came from, `columns` which column was read as which field ({"text": "review"}).
+    `source` names where they came from, `columns` which column was read as which field ({"text": "review"}); `settings`:
+    what the reader was told that encoding must know (a prompt, a language); a recipe's `resolve` records it.
     """
 
     examples: tuple[Example, ...]
     source: str
     columns: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
@@ -82,8 +83,8 @@ def split_off(
     rest = tuple(example for index, example in enumerate(dataset) if index not in taken)
     aside = tuple(example for index, example in enumerate(dataset) if index in taken)
     return (
-        Dataset(rest, f"{dataset.source} (without rows set aside)", dataset.columns),
-        Dataset(aside, f"{dataset.source} (rows set aside)", dataset.columns),
+        replace(dataset, examples=rest, source=f"{dataset.source} (without rows set aside)"),
+        replace(dataset, examples=aside, source=f"{dataset.source} (rows set aside)"),
     )
 
 

@@ -20,6 +20,7 @@ from peft import (
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     BitsAndBytesConfig,
@@ -32,6 +33,7 @@ CLASSES = {
     "token-classification": (AutoModelForTokenClassification, "TOKEN_CLS"),
     "text-classification": (AutoModelForSequenceClassification, "SEQ_CLS"),
     "text-generation": (AutoModelForCausalLM, "CAUSAL_LM"),
+    "text-to-text": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM"),
 }
 LINEAR = r".*\.(query|key|value|attention\.output\.dense|intermediate\.dense|layer\.\d\.output\.dense)"
 

@@ -269,8 +269,8 @@ def test_a_taken_name_is_refused_before_anything_is_trained(
 def test_a_base_that_cannot_be_served_as_trained_is_refused_before_training(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = outcomes.compared_logits
-    monkeypatch.setattr(outcomes, "compared_logits", lambda *given: [row + 0.01 for row in honest(*given)])
+    honest = outcomes.compared_outputs
+    monkeypatch.setattr(outcomes, "compared_outputs", lambda *given: [row + 0.01 for row in honest(*given)])
     with pytest.raises(TrainingError, match=r"is not served as it is trained.*nothing was trained"):
         train_ner(tiny_base, ner_data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -279,14 +279,14 @@ def test_a_base_that_cannot_be_served_as_trained_is_refused_before_training(
 def test_an_adapter_that_is_served_otherwise_is_no_success_and_is_kept(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = outcomes.compared_logits
+    honest = outcomes.compared_outputs
     errors = iter((0.0, 0.01))
 
     def later_wrong(*given: Any) -> list[Any]:
         error = next(errors)
         return [row + error for row in honest(*given)]
 
-    monkeypatch.setattr(outcomes, "compared_logits", later_wrong)
+    monkeypatch.setattr(outcomes, "compared_outputs", later_wrong)
     with pytest.raises(TrainingError, match=r"is not served as it is trained.*kept at"):
         train_ner(tiny_base, ner_data, tmp_path / "run")
     assert Artifact.read(tmp_path / "run" / "adapter").manifest is not None

@@ -1,0 +1,86 @@
+"""A prompt and the text that shall follow it, as a language model trains on them: the prompt is read, the target is learnt.
+
+For causal bases one row holds both, and only the target's tokens and the end are asked for; an encoder-decoder reads the
+prompt and is asked for the target. A base with a chat template gets the prompt as a user's message. Does not read data,
+know a task's words, or generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.batches import IGNORED
+from adapthub.recipes.recipe import Encoded, Preview, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LEAST_TOKENS = 16
+"""Of new tokens that are allowed at least: the longest target seen may be a word."""
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The tokens that the target follows."""
+    if tokenizer.chat_template is not None:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _without_end(tokenizer, list(tokenizer(f"{prompt}\n")["input_ids"]))
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
+    """The tokens of a target, and the end."""
+    return [*tokenizer(target, add_special_tokens=False)["input_ids"], _end(tokenizer)]
+
+
+def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Sequence[str]) -> int:
+    """New tokens that an answer may have: half as many again as the longest of `targets`."""
+    longest = max(len(ids) for ids in tokenizer(list(targets), add_special_tokens=False)["input_ids"])
+    return max(_LEAST_TOKENS, longest * 3 // 2)
+
+
+def encode_completions(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Sequence[str], *, max_length: int
+) -> Encoded:
+    """Rows for a causal base. What is longer than `max_length` tokens is cut at the end, and counted."""
+    rows: list[Row] = []
+    asked = supervised = truncated = 0
+    for prompt, target in zip(prompts, targets, strict=True):
+        before, after = prompt_ids(tokenizer, prompt), target_ids(tokenizer, target)
+        row: Row = {
+            "input_ids": (before + after)[:max_length],
+            "labels": ([IGNORED] * len(before) + after)[:max_length],
+        }
+        rows.append(row)
+        asked += len(after)
+        supervised += sum(label != IGNORED for label in row["labels"])
+        truncated += len(before) + len(after) > max_length
+    return Encoded(rows, supervised, asked, truncated)
+
+
+def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: str, row: Row) -> Preview:
+    """One row a token: its text, and whether it is learnt."""
+    surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
+    cells: list[tuple[Any, ...]] = [
+        (surface, "learnt" if label != IGNORED else "")
+        for surface, label in zip(surfaces, row["labels"], strict=True)
+    ]
+    return Preview(source, text, ("sub-token", "loss"), tuple(cells))
+
+
+def _end(tokenizer: PreTrainedTokenizerBase) -> int:
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise InvalidSettings(
+            "the base's tokenizer has no end token, so no answer would end",
+            hint="Choose a base with one, or set eos_token in its tokenizer_config.json.",
+        )
+    return end
+
+
+def _without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """Some tokenizers end every text; a prompt goes on."""
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids

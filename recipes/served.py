@@ -1,0 +1,88 @@
+"""What models say of encoded rows: the trained one in PEFT, and the same adapter as it is served.
+
+Logits of recipes that label; the losses of target tokens of recipes that generate. What was trained is compared with what
+is served by these, and metrics are made of the served ones. Does not decide what differs too much, and makes no texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.base import Base
+from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.token_losses import token_losses
+from adapthub.recipes.adaptation import autocast
+from adapthub.recipes.batches import IGNORED
+from adapthub.recipes.recipe import Collator, GeneratingRecipe, Recipe, Row, lengths_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from peft import PeftModel
+
+_SMALLER = "Use a smaller batch_size, or a quantised base."
+
+
+def served_outputs(
+    recipe: Recipe, adapted: AdaptedBase, digest: str, rows: Sequence[Row], *, batch_size: int
+) -> list[NDArray[Any]]:
+    """Each row's unpadded logits, or the losses of its target tokens [tokens], from the served path, in order."""
+    with memory_errors("evaluating", _SMALLER):
+        if isinstance(recipe, GeneratingRecipe):
+            return [loss.numpy() for loss in token_losses(adapted, rows, ((1.0, digest),))]
+        return _served_logits(adapted, digest, rows, batch_size)
+
+
+def trained_outputs(
+    recipe: Recipe, base: Base, model: PeftModel, rows: Sequence[Row], collate: Collator
+) -> list[NDArray[Any]]:
+    """The same from the PEFT model that was trained. One row at a time where logits are as wide as a vocabulary."""
+    model.eval()
+    with torch.inference_mode(), autocast(base):
+        if isinstance(recipe, GeneratingRecipe):
+            return [_losses(model, _on(base, collate([dict(row)]))) for row in rows]
+        logits = logits_of(model, _on(base, collate([dict(row) for row in rows]))).cpu().numpy()
+    if logits.ndim == 2:
+        return list(logits)
+    return [output[:length] for length, output in zip(lengths_of(rows), logits, strict=True)]
+
+
+def logits_of(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The model's logits of a batch, in float32."""
+    output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+    logits: torch.Tensor = output.logits
+    return logits.float()
+
+
+def _served_logits(
+    adapted: AdaptedBase, digest: str, rows: Sequence[Row], batch_size: int
+) -> list[NDArray[Any]]:
+    """Rows of similar lengths run together."""
+    lengths = lengths_of(rows)
+    order = sorted(range(len(rows)), key=lambda at: -lengths[at])
+    outputs: dict[int, NDArray[Any]] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        logits = adapted.logits([_features(rows[at]) for at in batch], [((1.0, digest),)] * len(batch))
+        outputs |= {at: tensor.numpy() for at, tensor in zip(batch, logits, strict=True)}
+    return [outputs[at] for at in range(len(rows))]
+
+
+def _features(row: Row) -> dict[str, Any]:
+    return {name: values for name, values in row.items() if name not in ("labels", "label")}
+
+
+def _losses(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> NDArray[Any]:
+    """Negative log likelihoods of one row's targets, in nats."""
+    logits, targets = logits_of(model, batch)[0, :-1], batch["labels"][0, 1:]
+    losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+    return np.asarray(losses[targets != IGNORED].cpu().numpy())
+
+
+def _on(base: Base, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(base.device) for name, tensor in batch.items()}

@@ -1,0 +1,68 @@
+"""Metrics of texts that were generated, as sums of counts an example: sacreBLEU's BLEU and chrF, and the loss.
+
+BLEU (Papineni et al. 2002) and chrF (Popovic 2015) are corpus metrics over summed counts of n-grams, so a resample of
+examples is one addition; counts and scores are sacreBLEU's own. Does not generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adapthub.recipes.metrics import Statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+def translation_statistics(
+    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]], *, tokenize: str = "13a"
+) -> Statistics:
+    """chrf and bleu, from 0 to 100 as is usual, and loss, in nats a target token: lower is better.
+
+    `tokenize`: how BLEU cuts words, as sacreBLEU names it ("zh", "ja-mecab", "char", ...).
+    """
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
+    measures = {"chrf": CHRF(), "bleu": BLEU(tokenize=tokenize)}
+    counts = [loss_counts(losses)]
+    for measure in measures.values():
+        counts.append(_counts(measure, texts, references))
+    edges = np.cumsum([part.shape[1] for part in counts])
+
+    def summarise(sums: Floats) -> dict[str, Floats]:
+        parts = np.split(sums, edges[:-1], axis=-1)
+        scores = {
+            name: _scores(measure, part)
+            for (name, measure), part in zip(measures.items(), parts[1:], strict=True)
+        }
+        return {**scores, "loss": mean_loss(parts[0])}
+
+    return Statistics(np.concatenate(counts, axis=1), summarise)
+
+
+def loss_counts(losses: Sequence[NDArray[Any]]) -> Floats:
+    """float64 [examples, 2]: the sum of the losses of an example's target tokens, and how many there are."""
+    return np.array([[float(row.sum()), len(row)] for row in losses], dtype=np.float64).reshape(-1, 2)
+
+
+def mean_loss(sums: Floats) -> Floats:
+    """The mean loss a token, from sums of `loss_counts`."""
+    return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+def _counts(measure: Any, texts: Sequence[str], references: Sequence[str]) -> Floats:
+    # sacreBLEU bootstraps by these two functions itself (its significance module); it has no public names for them.
+    return np.array(measure._extract_corpus_statistics(list(texts), [list(references)]), dtype=np.float64)
+
+
+def _scores(measure: Any, sums: Floats) -> Floats:
+    """The score of each last-axis vector of counts."""
+    rows = sums.reshape(-1, sums.shape[-1])
+    scores = [measure._compute_score_from_stats([int(count) for count in row]).score for row in rows]
+    return np.array(scores, dtype=np.float64).reshape(sums.shape[:-1])

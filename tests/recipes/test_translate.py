@@ -1,0 +1,150 @@
+"""A recipe that generates, from pairs of texts to an adapter that is served as it was trained."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes import evaluate, plan, train
+from adapthub.recipes.completions import prompt_ids, target_ids
+from adapthub.recipes.text_metrics import translation_statistics
+from adapthub.recipes.translate import Translate
+from tests.adapters.causal_pass import write_causal_base
+from tests.conftest import WORDS
+from tests.recipes.tokenizer_kinds import byte_level
+
+PAIRS = [{"source": "Ada was born", "target": "Bob"}, {"source": "Paris", "target": "Ada met Bob in Paris"}]
+TEMPLATE = (
+    "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def causal_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("causal") / "llama"
+    tokenizer = byte_level()
+    write_causal_base(
+        folder, vocab_size=len(tokenizer), max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def pairs(rows: int, seed: int) -> list[dict[str, str]]:
+    """Two words, and the same the other way round."""
+    draw = random.Random(seed)
+    words = [draw.sample([word for word in WORDS if word.isalpha()], 2) for _ in range(rows)]
+    return [{"source": f"{first} {second}", "target": f"{second} {first}"} for first, second in words]
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_only_the_target_and_its_end_are_learnt(template: str | None) -> None:
+    recipe, tokenizer = Translate(), byte_level()
+    tokenizer.chat_template = template
+    data = recipe.read(PAIRS, prompt="To German: {source}")
+    settings = recipe.resolve(tokenizer, data, max_length=256)
+    encoded = recipe.encode(tokenizer, data, (), settings)
+    for pair, row in zip(PAIRS, encoded.rows, strict=True):
+        learnt = [label for label in row["labels"] if label != -100]
+        before = row["input_ids"][: len(row["input_ids"]) - len(learnt)]
+        assert tokenizer.decode(learnt) == pair["target"] + "</s>"
+        assert row["input_ids"][len(before) :] == learnt
+        assert f"To German: {pair['source']}" in tokenizer.decode(before)
+        assert str(tokenizer.decode(before)).endswith("assistant: " if template else "\n")
+    assert (
+        encoded.supervised == encoded.targets == sum(len(target_ids(tokenizer, p["target"])) for p in PAIRS)
+    )
+    assert settings["max_new_tokens"] >= max(len(target_ids(tokenizer, pair["target"])) for pair in PAIRS)
+
+
+def test_what_does_not_fit_is_cut_at_the_end_and_counted() -> None:
+    recipe, tokenizer = Translate(), byte_level()
+    data = recipe.read(PAIRS)
+    length = len(prompt_ids(tokenizer, "Translate: Paris")) + 2
+    encoded = recipe.encode(tokenizer, data, (), {**recipe.resolve(tokenizer, data, max_length=length)})
+    assert [len(row["input_ids"]) for row in encoded.rows] == [length, length]
+    assert encoded.truncated == 2
+    assert encoded.supervised < encoded.targets
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    recipe = Translate()
+    with pytest.raises(InvalidSettings, match="has no {source}"):
+        recipe.read(PAIRS, prompt="Translate")
+    with pytest.raises(InvalidData, match=r"data:row 2: the target in column 'target' is empty"):
+        recipe.read([PAIRS[0], {"source": "a", "target": " "}])
+    with pytest.raises(InvalidData, match="no target column"):
+        recipe.read([{"source": "a"}])
+
+
+def test_metrics_are_sacrebleus() -> None:
+    import numpy as np
+    import sacrebleu
+
+    texts = ["the cat sat on the mat", "a dog", "it rains in spain today"]
+    references = ["the cat sat on a mat", "a big dog", "it rains in spain"]
+    losses = [np.array([1.0, 2.0]), np.array([3.0]), np.array([])]
+    statistics = translation_statistics(texts, references, losses)
+    values = statistics.values()
+    assert values["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references]).score)
+    assert values["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score)
+    assert values["loss"] == pytest.approx(2.0)
+    assert statistics.estimates(resamples=20)["bleu"].n == 3
+
+
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_what_was_trained_is_served_measured_and_loads_in_peft(
+    causal_base: Path, method: str, tmp_path: Path
+) -> None:
+    data, test = pairs(24, 0), pairs(6, 1)
+    settings: dict[str, Any] = {"max_steps": 3, "batch_size": 4, "max_length": 64, "prompt": "Turn: {source}"}
+    result = train(
+        "translate", data, base=str(causal_base), test=test, method=method, output=tmp_path / "run", quiet=True,
+        **settings,
+    )  # fmt: skip
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert (manifest.task, manifest.labels, manifest.recipe) == ("text-generation", None, "translate")
+    assert manifest.hyperparameters["prompt"] == "Turn: {source}"
+    assert "head_learning_rate" not in manifest.hyperparameters
+    assert set(result.metrics) == {"validation", "test"}
+    assert set(result.metrics["test"]) == {"chrf", "bleu", "loss"}
+
+    again = evaluate(Artifact.read(tmp_path / "run" / "adapter"), test)
+    assert again.metrics == result.metrics["test"]
+
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(causal_base, dtype=torch.float32), str(result.artifact.path)
+    ).eval()
+    recipe, tokenizer = Translate(), byte_level()
+    encoded = recipe.encode(tokenizer, recipe.read(test), (), manifest.hyperparameters)
+    total = count = 0.0
+    for row in encoded.rows:
+        with torch.inference_mode():
+            batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
+            learnt = sum(label != -100 for label in row["labels"])
+            total += float(model(**batch, attention_mask=torch.ones_like(batch["input_ids"])).loss) * learnt
+            count += learnt
+    assert result.metrics["test"]["loss"].value == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_base_without_a_language_model_head_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSettings, match=r"no language-model head|no end token"):
+        train("translate", pairs(24, 0), base=str(tiny_base), output=tmp_path / "run", quiet=True)
+
+
+def test_a_plan_says_what_is_learnt(causal_base: Path) -> None:
+    planned = plan("translate", pairs(24, 0), base=str(causal_base), max_length=64)
+    assert planned.labels == ()
+    assert planned.trainable > 0
+    assert "head_learning_rate" not in planned.settings
+    assert {row[1] for row in planned.samples[0].rows} == {"", "learnt"}
