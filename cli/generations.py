@@ -11,6 +11,7 @@ from adapthub.cli.output import announce, show_json
 
 if TYPE_CHECKING:
     from adapthub.runtime import Runtime
+    from adapthub.runtime.generation import Prompt
     from adapthub.runtime.requests import Generation
 
 # Ends worth a word; the others are what was asked for.
@@ -26,8 +27,14 @@ def show_generations(
     chat: bool,
     as_json: bool,
 ) -> None:
-    """Continue each text and print what comes of it, in order."""
-    prompts = [[{"role": "user", "content": text}] for text in texts] if chat else list(texts)
+    """Continue each text, or ask of it what the adapter was trained to be asked, and print what comes of it, in order."""
+    instruction = None if chat else runtime.instruction(expression)
+    prompts: list[Prompt] = list(texts)
+    if chat:
+        prompts = [[{"role": "user", "content": text}] for text in texts]
+    elif instruction is not None:
+        prompts = [instruction.prompt_ids(runtime.generation.tokenizer, text) for text in texts]
+        settings = {"max_new_tokens": instruction.max_new_tokens, **settings}
     if len(prompts) == 1 and not as_json and settings.get("n", 1) == 1:
         stream = runtime.stream(prompts[0], expression, **settings)
         for event in stream:

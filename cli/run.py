@@ -41,8 +41,8 @@ def run(
     """Run texts through an adapter, or a weighted sum of adapters.
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
-    loaded. An adapter for generation continues each text; a single one is shown as it comes. A single - reads
-    stdin, a text a line; blank lines are left out.
+    loaded. An adapter for generation continues each text, or does with it what it was trained for (translate,
+    summarize); a single answer is shown as it comes. A single - reads stdin, a text a line; blank lines are left out.
 
     \b
     Example:

@@ -9,9 +9,12 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes.ner import Ner
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.sentiment import Sentiment
+from adapthub.recipes.summarize import Summarize
 from adapthub.recipes.translate import Translate
 
-RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (Ner(), Sentiment(), Translate())}
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe for recipe in (Ner(), Sentiment(), Summarize(), Translate())
+}
 
 
 def find_recipe(name: str) -> Recipe:

@@ -1,8 +1,7 @@
 """A prompt and the text that shall follow it, as a language model trains on them: the prompt is read, the target is learnt.
 
-For causal bases one row holds both, and only the target's tokens and the end are asked for; an encoder-decoder reads the
-prompt and is asked for the target. A base with a chat template gets the prompt as a user's message. Does not read data,
-know a task's words, or generate.
+One row holds both, and only the target's tokens and the end are asked for. For causal bases. Does not read data, know a
+task's words, or generate.
 """
 
 from __future__ import annotations
@@ -13,22 +12,13 @@ from typing import TYPE_CHECKING, Any
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.recipe import Encoded, Preview, Row
+from adapthub.runtime.instructions import prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The tokens that the target follows."""
-    if tokenizer.chat_template is not None:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return _without_end(tokenizer, list(tokenizer(f"{prompt}\n")["input_ids"]))
 
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
@@ -79,8 +69,3 @@ def _end(tokenizer: PreTrainedTokenizerBase) -> int:
             hint="Choose a base with one, or set eos_token in its tokenizer_config.json.",
         )
     return end
-
-
-def _without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """Some tokenizers end every text; a prompt goes on."""
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids

@@ -1,7 +1,8 @@
-"""Metrics of texts that were generated, as sums of counts an example: sacreBLEU's BLEU and chrF, and the loss.
+"""Metrics of texts that were generated, as sums of counts an example: sacreBLEU's BLEU and chrF, ROUGE, and the loss.
 
 BLEU (Papineni et al. 2002) and chrF (Popovic 2015) are corpus metrics over summed counts of n-grams, so a resample of
-examples is one addition; counts and scores are sacreBLEU's own. Does not generate.
+examples is one addition; counts and scores are sacreBLEU's own. ROUGE (Lin 2004) is the mean of the examples' F measures,
+each by rouge-score. Does not generate.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import regex
 
 from adapthub.recipes.metrics import Statistics
 
@@ -18,18 +20,21 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+_EAST_ASIAN = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+_WORD = regex.compile(rf"{_EAST_ASIAN.pattern}|(?:(?!{_EAST_ASIAN.pattern})\w)+")
+
 
 def translation_statistics(
-    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]], *, tokenize: str = "13a"
+    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]]
 ) -> Statistics:
     """chrf and bleu, from 0 to 100 as is usual, and loss, in nats a target token: lower is better.
 
-    `tokenize`: how BLEU cuts words, as sacreBLEU names it ("zh", "ja-mecab", "char", ...).
+    BLEU cuts words as sacreBLEU does by default ("13a"), and references in Chinese or Japanese into characters ("zh").
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    measures = {"chrf": CHRF(), "bleu": BLEU(tokenize=tokenize)}
+    measures = {"chrf": CHRF(), "bleu": BLEU(tokenize="zh" if _is_east_asian(references) else "13a")}
     counts = [loss_counts(losses)]
     for measure in measures.values():
         counts.append(_counts(measure, texts, references))
@@ -46,6 +51,28 @@ def translation_statistics(
     return Statistics(np.concatenate(counts, axis=1), summarise)
 
 
+def summary_statistics(
+    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]]
+) -> Statistics:
+    """rouge1, rouge2 and rougeL, from 0 to 1, and loss, in nats a target token: lower is better.
+
+    Words are runs of letters and digits of any script, lower case, without stemming; in Chinese and Japanese each
+    character is one.
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    kinds = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(kinds, tokenizer=_Words())
+    scores = [scorer.score(*pair) for pair in zip(references, texts, strict=True)]
+    rouge = np.array([[1.0, *(score[kind].fmeasure for kind in kinds)] for score in scores])
+
+    def summarise(sums: Floats) -> dict[str, Floats]:
+        means = {kind: sums[..., 3 + at] / sums[..., 2] for at, kind in enumerate(kinds)}
+        return {"rougeL": means.pop("rougeL"), **means, "loss": mean_loss(sums)}
+
+    return Statistics(np.concatenate([loss_counts(losses), rouge.reshape(-1, 4)], axis=1), summarise)
+
+
 def loss_counts(losses: Sequence[NDArray[Any]]) -> Floats:
     """float64 [examples, 2]: the sum of the losses of an example's target tokens, and how many there are."""
     return np.array([[float(row.sum()), len(row)] for row in losses], dtype=np.float64).reshape(-1, 2)
@@ -54,6 +81,19 @@ def loss_counts(losses: Sequence[NDArray[Any]]) -> Floats:
 def mean_loss(sums: Floats) -> Floats:
     """The mean loss a token, from sums of `loss_counts`."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+class _Words:
+    """rouge-score's own tokenizer knows the letters a to z alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        words: list[str] = _WORD.findall(text.lower())
+        return words
+
+
+def _is_east_asian(texts: Sequence[str]) -> bool:
+    letters = "".join(texts)
+    return 2 * len(_EAST_ASIAN.findall(letters)) > len(regex.findall(r"\w", letters))
 
 
 def _counts(measure: Any, texts: Sequence[str], references: Sequence[str]) -> Floats:

@@ -1,149 +1,34 @@
-"""Translation: pairs of texts in CSV, JSONL or Parquet; chrF and BLEU by sacreBLEU.
-
-The base is told what to do in words, by its chat template where it has one. Does not train or generate.
-"""
+"""Translation, learnt from pairs: chrF and BLEU by sacreBLEU."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapthub.adapters.errors import InvalidSettings
-from adapthub.recipes.batches import check_length, completion_collator
-from adapthub.recipes.completions import (
-    encode_completions,
-    longest_target,
-    preview_completion,
-    prompt_ids,
-)
-from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.pairs import read_texts
+from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.metrics import Statistics
-from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 from adapthub.recipes.text_metrics import translation_statistics
+from adapthub.recipes.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedTokenizerBase
-
-    from adapthub.runtime import Runtime
-
-_SOURCE = ("source", "src", "input", "text")
-_TARGET = ("target", "tgt", "translation", "output")
 
 
 @dataclass(frozen=True)
-class Translate:
-    """The recipe `translate`. Examples hold `source` and `target`, both str."""
+class Translate(TextToText):
+    """The recipe `translate`."""
 
     name: str = "translate"
-    task: str = "text-generation"
-    description: str = "one text into another language, learnt from pairs"
-    formats: tuple[str, ...] = ("CSV", "TSV", "JSONL", "Parquet")
+    description: str = "a text into another language, learnt from pairs"
     metrics: tuple[str, ...] = ("chrf", "bleu", "loss")
-
-    @property
-    def options(self) -> Mapping[str, str]:
-        return {
-            "source_column": f"the column of texts (default: the first of {', '.join(_SOURCE)})",
-            "target_column": f"the column of translations (default: the first of {', '.join(_TARGET)})",
-            "prompt": "what the base is told, with {source} in it (default: Translate: {source})",
-            "delimiter": "CSV: what separates cells (default: found in the header)",
-            "encoding": "text encoding of the file (default utf-8)",
-        }
-
-    def defaults(self, method: str) -> Defaults:
-        if method == "prefix":
-            return Defaults(1e-2, None, epochs=5, batch_size=16, max_length=512)
-        return Defaults(5e-4, None, epochs=3, batch_size=16, max_length=512)
-
-    def read(
-        self,
-        source: str | Path | Any,
-        *,
-        source_column: str | None = None,
-        target_column: str | None = None,
-        prompt: str = "Translate: {source}",
-        delimiter: str | None = None,
-        encoding: str = "utf-8",
-    ) -> Dataset:
-        """See Recipe.read."""
-        if "{source}" not in prompt:
-            raise InvalidSettings(f"prompt={prompt!r} has no {{source}}", hint="Say where the text goes.")
-        return read_texts(
-            source,
-            {"source": (source_column, _SOURCE), "target": (target_column, _TARGET)},
-            encoding=encoding,
-            delimiter=delimiter,
-            settings={"prompt": prompt},
-        )
-
-    def labels_of(self, example: Example) -> frozenset[str]:
-        return frozenset()
-
-    def labels(self, train: Dataset) -> tuple[str, ...]:
-        return ()
-
-    def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
-        """Nothing: every text may be translated."""
-
-    def resolve(
-        self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
-    ) -> dict[str, Any]:
-        """max_length, the prompt, and max_new_tokens: what an answer may have."""
-        targets = [example.fields["target"] for example in train]
-        return {
-            **train.settings,
-            "max_length": check_length(tokenizer, max_length),
-            "max_new_tokens": longest_target(tokenizer, targets),
-        }
-
-    def encode(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
-        labels: Sequence[str],
-        settings: Mapping[str, Any],
-    ) -> Encoded:
-        return encode_completions(
-            tokenizer,
-            _prompts(dataset, settings),
-            [example.fields["target"] for example in dataset],
-            max_length=settings["max_length"],
-        )
-
-    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        return completion_collator(tokenizer)
-
-    def answers(
-        self, runtime: Runtime, adapter: str, dataset: Dataset, settings: Mapping[str, Any]
-    ) -> list[str]:
-        tokenizer = runtime.base.tokenizer
-        assert tokenizer is not None
-        prompts = [prompt_ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
-        answered = runtime.generate(prompts, adapter, max_new_tokens=settings["max_new_tokens"])
-        return [generation.text for generation in answered]
+    sources: tuple[str, ...] = ("source", "src", "input", "text")
+    targets: tuple[str, ...] = ("target", "tgt", "translation", "output")
+    prompt: str = "Translate: {source}"
+    max_length: int = 512
 
     def measure_texts(
         self, texts: Sequence[str], losses: Sequence[NDArray[Any]], dataset: Dataset
     ) -> Statistics:
         references = [example.fields["target"] for example in dataset]
         return translation_statistics(texts, references, losses)
-
-    def preview(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        dataset: Dataset,
-        encoded: Encoded,
-        labels: Sequence[str],
-        index: int,
-    ) -> Preview:
-        """A row for each sub-token, and whether it is learnt."""
-        example = dataset[index]
-        return preview_completion(tokenizer, example.source, example.fields["source"], encoded.rows[index])
-
-
-def _prompts(dataset: Dataset, settings: Mapping[str, Any]) -> list[str]:
-    return [settings["prompt"].replace("{source}", example.fields["source"]) for example in dataset]

@@ -31,6 +31,7 @@ from adapthub.runtime.batcher import Batcher
 from adapthub.runtime.engine import Load
 from adapthub.runtime.feeding import Asked, Feed, release
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
+from adapthub.runtime.instructions import Instruction, instruction_of
 from adapthub.runtime.names import Adapter, Names
 from adapthub.runtime.predict import Prediction, Text
 from adapthub.runtime.predictor import Predictor
@@ -313,6 +314,17 @@ class Runtime:
         Raises InvalidExpression for adapters of unlike tasks.
         """
         return self._predictor.task(None if adapter is None else str(adapter))
+
+    def instruction(self, adapter: Adapter) -> Instruction | None:
+        """How an adapter, or all adapters of an expression, were trained to be asked; None where they do not say, or not the
+        same. What is not attached yet is attached.
+        """
+        selection = self._names.take(None if adapter is None else str(adapter))
+        try:
+            found = {instruction_of(self._names.artifact(digest)) for _, digest in selection}
+        finally:
+            self._names.give_back([digest for _, digest in selection])
+        return next(iter(found)) if len(found) == 1 else None
 
     def _fetch(self, ref: str | Path) -> Artifact:
         if isinstance(ref, Path) or Path(ref).is_dir():

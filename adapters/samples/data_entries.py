@@ -156,6 +156,12 @@ TEXTS = (
         "300 conversations that call functions",
     ),
     _llamafactory(
+        "openings",
+        "wiki_demo.txt",
+        "openings:openings",
+        "first sentences of paragraphs of 30 English articles, from the rest of each; built, not written as summaries",
+    ),
+    _llamafactory(
         "wikipedia", "wiki_demo.txt", "conversations:plain_text", "30 English articles, as plain text"
     ),
     Sample(

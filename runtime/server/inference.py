@@ -36,16 +36,25 @@ from adapthub.runtime.server.inference_tasks import (
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.text_generation import TASK as TEXT_GENERATION
 from adapthub.runtime.server.text_generation import text_generation
+from adapthub.runtime.server.text_to_text import TASKS as TEXT_TO_TEXT
+from adapthub.runtime.server.text_to_text import summarization, translation
 from adapthub.runtime.tenants.caller import Caller
 
 _LOG = logging.getLogger(__name__)
 _LARGE = 64 << 10  # bytes of a body that is parsed on a thread: others would wait for it
-_ANSWERS = {**SINGLE_PASS, TEXT_GENERATION: text_generation}
+_ANSWERS = {
+    **SINGLE_PASS,
+    TEXT_GENERATION: text_generation,
+    "translation": translation,
+    "summarization": summarization,
+}
 # Other names of tasks, and what tells a task that the path does not name: a key of the inputs, the parameters or the body.
 _ALIASES = {"ner": TOKEN_CLASSIFICATION, "sentiment-analysis": TEXT_CLASSIFICATION}
 _BY_INPUTS = {"question": "question-answering", "source_sentence": SIMILARITY}
 _BY_PARAMETERS = {"candidate_labels": ZERO_SHOT, "src_lang": "translation", "tgt_lang": "translation"}
-_BY_BODY = dict.fromkeys(("normalize", "truncate", "truncation_direction", "prompt_name"), FEATURES)
+_BY_BODY = dict.fromkeys(("normalize", "truncate", "truncation_direction", "prompt_name"), FEATURES) | {
+    "stream": TEXT_GENERATION
+}
 
 
 class _Route(APIRoute):
@@ -188,7 +197,9 @@ def _tasks(serving: Serving, target: Target) -> list[str]:
     if task == TEXT_CLASSIFICATION:
         return [task] if entailment(labels) is None else [task, ZERO_SHOT]
     if task != FEATURES and serving.runtime.generates:
-        return [TEXT_GENERATION, FEATURES, SIMILARITY]
+        instruction = serving.runtime.instruction(target.adapter)
+        own = TEXT_TO_TEXT.get(instruction.recipe) if instruction is not None else None
+        return [*([own] if own else []), TEXT_GENERATION, FEATURES, SIMILARITY]
     return [FEATURES, SIMILARITY]
 
 

@@ -100,6 +100,7 @@ DATA: dict[str, tuple[Callable[[Path], int], int]] = {
     "feedback": (lines, 300),
     "tool-calls": (lines, 265),
     "small-talk": (lines, 6467),
+    "openings": (count("*.csv"), 3),
     "wikipedia": (count("*.txt"), 3),
     "interface-en-de": (pairs, 750),
     "interface-en-es": (pairs, 764),

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.errors import AdmissionError
-from adapthub.adapters.samples import conversations, entities, sentiment, spam, topics, translations
+from adapthub.adapters.samples import conversations, entities, openings, sentiment, spam, topics, translations
 from adapthub.adapters.samples.members import SPLITS, identity, one, split_by, split_of
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=40)
@@ -302,6 +302,18 @@ def test_plain_text_is_split_by_article(unpacked: Path, target: Path) -> None:
     conversations.plain_text(unpacked, target, "wiki.txt")
     text = "".join((target / f"{split}.txt").read_text() for split in SPLITS)
     assert sorted(text.split("\n\n")) == ["", "First article.", "Second one."]
+
+
+def test_openings_are_first_sentences_of_paragraphs_that_are_long_enough(
+    unpacked: Path, target: Path
+) -> None:
+    words = " ".join(["word"] * 20)
+    first, rest = "A cat is an animal of the house.", f"It has {words}. It also has {words}."
+    article = f"{first} {rest}Short one. It ends.HistoryThe cat came to live with people early. {rest}"
+    put(unpacked / "llamafactory/llamafactory-1/data/wiki.txt", f"{article}\n")
+    openings.openings(unpacked, target, "wiki.txt")
+    text = "".join((target / f"{split}.csv").read_text() for split in SPLITS)
+    assert text.replace("document,summary\n", "") == f"{rest},{first}\n"
 
 
 def mo_file(messages: dict[str, str]) -> bytes:

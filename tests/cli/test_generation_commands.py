@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.runtime.generating import Oracle, write_oracle
+from tests.runtime.server.live import write_spelling_base
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +76,22 @@ def test_settings_of_generation_are_refused_for_other_adapters(
     adapter = save_adapter(tiny_base, tmp_path / "ner", task, lora_config(task))
     line = cli("run", adapter, "ada", "--base", tiny_base, "--temperature", "1").refused()
     assert "--temperature is for adapters that generate" in line
+
+
+def test_an_adapter_is_asked_as_it_was_trained_unless_told_otherwise(cli: Command, tmp_path: Path) -> None:
+    base = write_spelling_base(tmp_path / "base")
+    rows = tmp_path / "pairs.csv"
+    rows.write_text("source,target\n" + "".join(f"ada {n},{n} ada\n" for n in range(20)))
+    cli(
+        *("train", "--task", "translate", "--data", rows, "--base", base, "--max-steps", 1),
+        *("--batch-size", 2, "--output", tmp_path / "run", "--set", "prompt=Turn {source} round"),
+    ).fine()
+    adapter = tmp_path / "run" / "adapter"
+    prompt = "Turn ada round"
+    (asked,) = json.loads(cli("run", adapter, "ada", "--json").fine())
+    (chatted,) = json.loads(
+        cli("run", adapter, prompt, "--chat", "--max-new-tokens", asked["completion_tokens"], "--json").fine()
+    )
+    assert asked["prompt"] == "ada"
+    assert asked["text"] == chatted["text"]
+    assert asked["prompt_tokens"] == chatted["prompt_tokens"]

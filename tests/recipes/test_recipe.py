@@ -21,6 +21,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"tokens": ["xyz"], "labels": ["B-PER"]},
     ],
     "sentiment": [{"text": "a good film", "label": "pos"}, {"text": "bad", "label": "neg"}],
+    "summarize": [
+        {"document": "the film was long and the story dull", "summary": "a dull film"},
+        {"document": "ada was born in london", "summary": "ada"},
+    ],
     "translate": [
         {"source": "a good film", "target": "ein guter film"},
         {"source": "bad", "target": "schlecht"},

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import evaluate, plan, train
-from adapthub.recipes.completions import prompt_ids, target_ids
-from adapthub.recipes.text_metrics import translation_statistics
+from adapthub.recipes.completions import target_ids
+from adapthub.recipes.text_metrics import summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
+from adapthub.runtime.instructions import prompt_ids
 from tests.adapters.causal_pass import write_causal_base
 from tests.conftest import WORDS
 from tests.recipes.tokenizer_kinds import byte_level
@@ -99,6 +100,36 @@ def test_metrics_are_sacrebleus() -> None:
     assert values["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score)
     assert values["loss"] == pytest.approx(2.0)
     assert statistics.estimates(resamples=20)["bleu"].n == 3
+
+
+def test_chinese_references_are_cut_into_characters() -> None:
+    import numpy as np
+    import sacrebleu
+
+    texts, references = ["今天天气很好我们去公园"], ["今天天气真好我们去公园"]
+    values = translation_statistics(texts, references, [np.zeros(1)]).values()
+    assert values["bleu"] == pytest.approx(sacrebleu.corpus_bleu(texts, [references], tokenize="zh").score)
+    assert values["bleu"] > 10
+
+
+def test_rouge_is_rouge_scores_on_english_and_knows_other_scripts() -> None:
+    import numpy as np
+    from rouge_score.rouge_scorer import RougeScorer
+
+    texts = ["The cat sat on the mat.", "A dog barks loudly at night"]
+    references = ["the cat lay on a mat", "dogs bark at night"]
+    theirs = [
+        RougeScorer(["rouge1", "rouge2", "rougeL"]).score(*pair)
+        for pair in zip(references, texts, strict=True)
+    ]
+    values = summary_statistics(texts, references, [np.ones(2), np.zeros(1)]).values()
+    for kind in ("rouge1", "rouge2", "rougeL"):
+        assert values[kind] == pytest.approx(np.mean([score[kind].fmeasure for score in theirs]))
+    assert values["loss"] == pytest.approx(2 / 3)
+    same = summary_statistics(
+        ["Привет, мир", "天气很好"], ["привет мир", "天气真好"], [np.zeros(1)] * 2
+    ).values()
+    assert same["rouge1"] == pytest.approx((1 + 3 / 4) / 2)
 
 
 @pytest.mark.parametrize("method", ["lora", "prefix"])

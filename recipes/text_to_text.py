@@ -1,0 +1,141 @@
+"""What recipes from a text to a text share: pairs in CSV, JSONL or Parquet, a prompt around the source, the target learnt.
+
+The base is told what to do in words, by its chat template where it has one. Does not train, generate, or choose metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.batches import check_length, completion_collator
+from adapthub.recipes.completions import encode_completions, longest_target, preview_completion
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.pairs import read_texts
+from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
+from adapthub.runtime.instructions import SOURCE, prompt_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from adapthub.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class TextToText:
+    """All of a recipe but its metrics. Examples hold `source` and `target`, both str.
+
+    `sources` and `targets` are the usual names of their columns; `prompt` is what the base is told by default.
+    """
+
+    name: str
+    description: str
+    metrics: tuple[str, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    prompt: str
+    max_length: int
+    task: str = "text-generation"
+    formats: tuple[str, ...] = ("CSV", "TSV", "JSONL", "Parquet")
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {
+            "source_column": f"the column of texts (default: the first of {', '.join(self.sources)})",
+            "target_column": f"the column of what shall come of them (default: the first of {', '.join(self.targets)})",
+            "prompt": f"what the base is told, with {SOURCE} in it (default: {self.prompt})",
+            "delimiter": "CSV: what separates cells (default: found in the header)",
+            "encoding": "text encoding of the file (default utf-8)",
+        }
+
+    def defaults(self, method: str) -> Defaults:
+        if method == "prefix":
+            return Defaults(1e-2, None, epochs=5, batch_size=16, max_length=self.max_length)
+        return Defaults(5e-4, None, epochs=3, batch_size=16, max_length=self.max_length)
+
+    def read(
+        self,
+        source: str | Path | Any,
+        *,
+        source_column: str | None = None,
+        target_column: str | None = None,
+        prompt: str | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+    ) -> Dataset:
+        """See Recipe.read."""
+        prompt = self.prompt if prompt is None else prompt
+        if SOURCE not in prompt:
+            raise InvalidSettings(f"prompt={prompt!r} has no {SOURCE}", hint="Say where the text goes.")
+        return read_texts(
+            source,
+            {"source": (source_column, self.sources), "target": (target_column, self.targets)},
+            encoding=encoding,
+            delimiter=delimiter,
+            settings={"prompt": prompt},
+        )
+
+    def labels_of(self, example: Example) -> frozenset[str]:
+        return frozenset()
+
+    def labels(self, train: Dataset) -> tuple[str, ...]:
+        return ()
+
+    def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
+        """Nothing: there are no labels that could be unknown."""
+
+    def resolve(
+        self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
+    ) -> dict[str, Any]:
+        """max_length, the prompt, and max_new_tokens: what an answer may have."""
+        targets = [example.fields["target"] for example in train]
+        return {
+            **train.settings,
+            "max_length": check_length(tokenizer, max_length),
+            "max_new_tokens": longest_target(tokenizer, targets),
+        }
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        labels: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> Encoded:
+        return encode_completions(
+            tokenizer,
+            _prompts(dataset, settings),
+            [example.fields["target"] for example in dataset],
+            max_length=settings["max_length"],
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return completion_collator(tokenizer)
+
+    def answers(
+        self, runtime: Runtime, adapter: str, dataset: Dataset, settings: Mapping[str, Any]
+    ) -> list[str]:
+        tokenizer = runtime.base.tokenizer
+        assert tokenizer is not None
+        prompts = [prompt_ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
+        answered = runtime.generate(prompts, adapter, max_new_tokens=settings["max_new_tokens"])
+        return [generation.text for generation in answered]
+
+    def preview(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+        index: int,
+    ) -> Preview:
+        """A row for each sub-token, and whether it is learnt."""
+        example = dataset[index]
+        return preview_completion(tokenizer, example.source, example.fields["source"], encoded.rows[index])
+
+
+def _prompts(dataset: Dataset, settings: Mapping[str, Any]) -> list[str]:
+    return [settings["prompt"].replace(SOURCE, example.fields["source"]) for example in dataset]

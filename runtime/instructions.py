@@ -1,0 +1,56 @@
+"""How an adapter was trained to be asked: the words around a text, and how long an answer may be.
+
+Training and serving make the same tokens of the same text by these functions. Does not generate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SOURCE = "{source}"
+"""Where the text goes in a prompt."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the adapter of a recipe ("translate", "summarize") wants: `prompt` has SOURCE in it."""
+
+    recipe: str
+    prompt: str
+    max_new_tokens: int
+
+    def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+        """The tokens that the answer about `text` follows. Raises InvalidInput for an empty text."""
+        if not text.strip():
+            raise InvalidInput("the text is empty", hint="Leave it out.")
+        return prompt_ids(tokenizer, self.prompt.replace(SOURCE, text))
+
+
+def instruction_of(artifact: Artifact) -> Instruction | None:
+    """What the manifest records; None for an adapter that was trained on texts as they are."""
+    manifest = artifact.manifest
+    if manifest is None or manifest.recipe is None:
+        return None
+    prompt, tokens = (manifest.hyperparameters.get(name) for name in ("prompt", "max_new_tokens"))
+    if not isinstance(prompt, str) or SOURCE not in prompt or type(tokens) is not int:
+        return None
+    return Instruction(manifest.recipe, prompt, tokens)
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The tokens that an answer follows: a user's message where the base has a chat template, else a line of its own."""
+    if tokenizer.chat_template is not None:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(f"{prompt}\n")["input_ids"])
+    # Some tokenizers end every text; a prompt goes on.
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
