@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
+from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.cli.output import json_option, show_json, show_table
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
-def recipes(as_json: bool) -> None:
-    """List the tasks that adapt train knows.
+@click.pass_context
+def recipes(context: click.Context, as_json: bool) -> None:
+    """List the tasks that adapt train knows, or write one of your own.
 
     What data they read, their metrics, and the settings that they start from.
 
@@ -21,6 +24,8 @@ def recipes(as_json: bool) -> None:
       $ adapt recipes
       $ adapt recipes --json
     """
+    if context.invoked_subcommand is not None:
+        return
     from dataclasses import asdict
 
     from adapthub.recipes.catalog import RECIPES
@@ -52,6 +57,34 @@ def recipes(as_json: bool) -> None:
             [{"option": name, "meaning": meaning} for name, meaning in record["options"].items()],
             ("option", "meaning"),
         )
+
+
+@recipes.command("new")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--like", default="sentiment", show_default=True, help="The recipe that it begins as.")
+def new_recipe(path: Path, like: str) -> None:
+    """Write the skeleton of a recipe of your own to FILE, which ends in .yaml or .py.
+
+    YAML says how one of ours is used; Python may change everything. Train with adapt train --task FILE.
+
+    \b
+    Example:
+      $ adapt recipes new tickets.yaml
+      $ adapt recipes new entities.py --like ner
+    """
+    from adapthub.recipes.catalog import find_recipe
+    from adapthub.recipes.own import SUFFIXES, skeleton
+
+    if path.suffix not in SUFFIXES:
+        raise InvalidSettings(f"{path} is no recipe file", hint=f"End its name in {' or '.join(SUFFIXES)}.")
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(skeleton(path, find_recipe(like)))
+    except FileExistsError:
+        raise Conflict(f"{path} is there already", hint="Choose another name.") from None
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+    click.echo(f"Wrote {path}; try: adapt plan --task {path} --data FILE --base MODEL")
 
 
 @click.command()

@@ -15,6 +15,7 @@ from adapthub.cli.set_option import set_option, settings
 @click.command("eval")
 @click.argument("ref", shell_complete=complete_names)
 @data_option
+@click.option("--task", metavar="FILE", help="The file of a recipe of your own, where one trained it.")
 @click.option("--split", default="test", show_default=True, help="Which split of a folder or sample.")
 @base_option("the one the adapter was trained on")
 @quantize_option("as the adapter was trained")
@@ -29,6 +30,7 @@ def evaluate(
     ref: str,
     *,
     data: str,
+    task: str | None,
     split: str,
     base: str | None,
     quantize: str | None,
@@ -67,6 +69,7 @@ def evaluate(
         base=chosen_base(base, artifact),
         quantize=chosen_quantization(quantize, artifact),
         batch_size=batch_size,
+        task=task,
         **options,
     )
     metrics = {name: vars(estimate) for name, estimate in evaluation.metrics.items()}

@@ -36,6 +36,7 @@ def train(*, dry_run: bool, as_json: bool, **options: Any) -> None:
           --name acme/ner --push
       $ adapt train --task sentiment --data reviews.csv --base package:minilm \\
           --max-steps 20 --set max_length=48 --json
+      $ adapt train --config run.yaml
     """
     quiet_libraries()
     arguments = run_arguments(**options)
@@ -134,14 +135,11 @@ def show_curve(result: TrainingResult) -> None:
 
 def headline(result: TrainingResult) -> tuple[str, ...]:
     """The names of the metrics that sum the run up; the others are one a class."""
-    from adapthub.recipes.catalog import find_recipe
-
-    return find_recipe(result.run.configuration["task"]).metrics
+    return result.recipe.metrics
 
 
 def selecting(result: TrainingResult) -> str:
     """What chose the step that was kept."""
-    from adapthub.recipes.catalog import find_recipe
     from adapthub.recipes.recipe import selects
 
-    return selects(find_recipe(result.run.configuration["task"]))
+    return selects(result.recipe)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from adapthub.cli.config_option import config_options
 from adapthub.cli.data import data_option, find_base, find_data
 from adapthub.cli.options import Command, complete_files, complete_models, hub_option, quantize_option
 from adapthub.cli.set_option import set_option, settings
@@ -42,7 +43,7 @@ _OPTIONS = (
         required=True,
         metavar="RECIPE",
         shell_complete=_complete_tasks,
-        help="What to train: ner, sentiment; see adapt recipes.",
+        help="What to train, such as ner; or a file of your own; see adapt recipes.",
     ),
     data_option,
     click.option(
@@ -103,10 +104,10 @@ _OPTIONS = (
 
 
 def training_options(command: Command) -> Command:
-    """Every option of a run."""
+    """Every option of a run, and a file that may hold them."""
     for option in reversed(_OPTIONS):
         command = option(command)
-    return command
+    return config_options(command)
 
 
 def run_arguments(

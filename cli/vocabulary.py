@@ -47,6 +47,9 @@ SET = (
     "scheme",
     "token_column",
     "delimiter",
+    "source_column",
+    "target_column",
+    "prompt",
 )
 _PHRASES = {
     "validation=False, --no-validation": "--no-validation",

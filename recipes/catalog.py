@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.suggest import did_you_mean
+from adapthub.recipes import own
 from adapthub.recipes.ner import Ner
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.sentiment import Sentiment
@@ -18,7 +20,9 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called `name`. Raises InvalidSettings with near names."""
+    """The recipe called `name`, or the one in the file `name`. Raises InvalidSettings with near names."""
+    if name.endswith(own.SUFFIXES):
+        return own.load_recipe(Path(name), find_recipe)
     if name not in RECIPES:
         raise InvalidSettings(f"unknown task {name!r}", hint=did_you_mean(name, RECIPES))
     return RECIPES[name]

@@ -16,7 +16,7 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.metrics import Estimate, Statistics
 from adapthub.recipes.processors import load_processor
@@ -49,14 +49,14 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int = 64,
+    task: str | None = None,
     **options: Any,
 ) -> Evaluation:
     """Measure an adapter on labelled data with bootstrap intervals.
 
-    `base` defaults to the one that the adapter names; `options` are the recipe's reading options
-    (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe and for an option that it does
-    not take, InvalidData, and what loading
-    and attaching raise.
+    `base` defaults to the one that the adapter names, `task` to its recipe: name the file of one of your own. `options` are
+    the recipe's reading options (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe and for an option
+    that it does not take, InvalidData, and what loading and attaching raise.
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.read(artifact)
@@ -66,7 +66,7 @@ def evaluate(
             f"{artifact.path} cannot be evaluated: it does not say its recipe",
             hint="Adapters that AdaptHub trained have an adapthub.json.",
         )
-    recipe, labels = find_recipe(manifest.recipe), manifest.labels or ()
+    recipe, labels = _recipe(task, manifest.recipe), manifest.labels or ()
     _check_options(recipe, options, batch_size)
     dataset = recipe.read(data, **options)
     recipe.check(dataset, labels)
@@ -77,6 +77,20 @@ def evaluate(
     return Evaluation(
         artifact.digest, dataset.source, len(dataset), encoded.truncated, statistics.estimates()
     )
+
+
+def _recipe(task: str | None, recorded: str) -> Recipe:
+    if task is None and recorded not in RECIPES:
+        raise InvalidSettings(
+            f"the adapter was trained by a recipe {recorded!r} that is none of ours",
+            hint="Name its file as the task.",
+        )
+    recipe = find_recipe(task or recorded)
+    if recipe.name != recorded:
+        raise InvalidSettings(
+            f"the adapter was trained by the recipe {recorded!r}, and {task} is {recipe.name!r}"
+        )
+    return recipe
 
 
 def statistics_of(

@@ -33,7 +33,7 @@ from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload
-from adapthub.recipes.recipe import lengths_of
+from adapthub.recipes.recipe import Recipe, lengths_of
 from adapthub.recipes.run import Run
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class TrainingResult:
     metrics: Mapping[str, Mapping[str, Estimate]]
     run: Run
     version: Version | None
+    recipe: Recipe
 
 
 def train(
@@ -141,7 +142,7 @@ def train(
     if registry is not None and name is not None:
         with _kept(run, name):
             version = registry.push(artifact, name, message=message, alias=alias)
-    return TrainingResult(artifact, metrics, run, version)
+    return TrainingResult(artifact, metrics, run, version, job.recipe)
 
 
 def _resolved(base: Base) -> ResolvedBase:

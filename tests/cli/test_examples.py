@@ -46,6 +46,9 @@ def workplace(tmp_path: Path) -> Path:
     write_conll(tmp_path / "train.conll")
     write_conll(tmp_path / "test.conll", copies=2)
     write_reviews(tmp_path / "reviews.csv")
+    (tmp_path / "run.yaml").write_text(
+        "task: ner\ndata: train.conll\nbase: package:minilm\nmax_steps: 2\nset: {warmup: 0}\n"
+    )
     store = FeedbackStore()
     store.log(Logged("1", "acme", "token-classification", "acme/ner@v1", "Ada slept", []))
     store.rate(Rating("1", "acme", 1.0))

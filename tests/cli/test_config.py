@@ -1,0 +1,76 @@
+"""Options of a run from a YAML file, and recipe files written by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.data import write_reviews
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    return write_reviews(tmp_path / "reviews.csv")
+
+
+def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
+    cli: Command, reviews: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run.yaml").write_text(
+        f"task: sentiment\ndata: {reviews}\nbase: {tiny_base}\nmax-steps: 7\nbatch_size: 4\nno_validation: true\n"
+        "set: {max_length: 24, target_modules: [query, value], warmup: 0.5}\n"
+    )
+    planned = json.loads(cli("plan", "--config", "run.yaml", "--batch-size", 3, "--json").fine())
+    assert planned["steps"] == 7
+    settings = planned["settings"]
+    assert (settings["batch_size"], settings["max_length"], settings["warmup"]) == (3, 24, 0.5)
+    assert settings["target_modules"] == ["query", "value"]
+    assert [split["split"] for split in planned["splits"]] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "there is no option lerning_rate. Did you mean 'learning_rate'"),
+        ("- task", "is no mapping of options"),
+        ("a: [", "cannot be read"),
+        ("set: 3", "set is a mapping of names to values"),
+        ("task: [ner]", "task is one value"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(cli: Command, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    assert message in cli("train", "--config", "run.yaml").refused()
+
+
+def test_a_file_that_is_not_there(cli: Command) -> None:
+    assert "none.yaml cannot be read" in cli("train", "--config", "none.yaml").refused()
+
+
+def test_the_schema_names_every_option(cli: Command, tmp_path: Path) -> None:
+    schema = json.loads(cli("train", "--config-schema").fine())
+    kinds = {name: value["type"] for name, value in schema["properties"].items()}
+    assert kinds["task"] == "string"
+    assert kinds["rank"] == "integer"
+    assert kinds["learning_rate"] == "number"
+    assert kinds["push"] == "boolean"
+    assert kinds["set"] == "object"
+    assert kinds["resume"] == "string"
+    assert "config" not in kinds
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]["rank"]["description"] == "Of LoRA's matrices."
+
+
+def test_a_recipe_of_ones_own_from_skeleton_to_plan(
+    cli: Command, reviews: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    assert "Wrote mine.yaml" in cli("recipes", "new", "mine.yaml").fine()
+    assert json.loads(
+        cli("plan", "--task", "mine.yaml", "--data", reviews, "--base", tiny_base, "--json").fine()
+    )["task"]
+    assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
+    assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()
+    assert "Did you mean 'ner'" in cli("recipes", "new", "b.py", "--like", "nerr").refused()

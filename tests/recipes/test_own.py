@@ -1,0 +1,101 @@
+"""Recipes of the user's own: Python and YAML files, their skeletons, and what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes import evaluate, train
+from adapthub.recipes.catalog import RECIPES, find_recipe
+from adapthub.recipes.own import skeleton
+
+SHORT: dict[str, Any] = {
+    "max_steps": 1,
+    "batch_size": 4,
+    "max_length": 32,
+    "quiet": True,
+    "report": lambda _: None,
+}
+
+
+def rows(count: int) -> list[dict[str, str]]:
+    return [
+        {"body": f"a {('good', 'bad')[n % 2]} film {n}", "queue": ("up", "down")[n % 2]} for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".py", ".yaml"])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_skeleton_is_a_recipe_that_works_like_its_parent(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    parent = RECIPES[name]
+    path = tmp_path / f"mine{suffix}"
+    path.write_text(skeleton(path, parent))
+    recipe = find_recipe(str(path))
+    assert recipe.description == "what it is for"
+    assert recipe.task == parent.task
+    assert recipe.options == parent.options
+    assert recipe.defaults("lora") == parent.defaults("lora")
+
+
+def test_a_yaml_recipe_trains_and_is_evaluated_as_its_parent(tiny_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tickets.yaml"
+    path.write_text(
+        "like: sentiment\noptions: {text_column: body, label_column: queue}\ndefaults: {learning_rate: 0.0123}\n"
+    )
+    result = train(str(path), rows(24), base=str(tiny_base), output=tmp_path / "run", **SHORT)
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert (manifest.recipe, manifest.labels) == ("sentiment", ("down", "up"))
+    assert manifest.hyperparameters["learning_rate"] == 0.0123
+    told = evaluate(result.artifact, rows(6), text_column="body", label_column="queue")
+    assert evaluate(result.artifact, rows(6), task=str(path)).metrics == told.metrics
+
+
+def test_a_python_recipe_trains_under_its_own_name(tiny_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tickets.py"
+    text = skeleton(path, RECIPES["sentiment"]).replace(
+        "    def defaults",
+        "    def read(self, source, **given):\n"
+        "        renamed = [{'text': row['body'], 'label': row['queue']} for row in source]\n"
+        "        return super().read(renamed, **given)\n\n    def defaults",
+    )
+    path.write_text(text)
+    result = train(str(path), rows(24), base=str(tiny_base), output=tmp_path / "run", **SHORT)
+    assert result.recipe.name == "tickets"
+    with pytest.raises(InvalidSettings, match=r"recipe 'tickets' that is none of ours\. Name its file"):
+        evaluate(result.artifact, rows(6))
+    with pytest.raises(InvalidSettings, match=r"trained by the recipe 'tickets', and ner is 'ner'"):
+        evaluate(result.artifact, rows(6), task="ner")
+    assert evaluate(result.artifact, rows(6), task=str(path)).rows == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", None, "no such recipe file"),
+        ("a.yaml", "[1", "a.yaml: while parsing"),
+        ("a.yaml", "description: x", "does not say what recipe it is like"),
+        ("a.yaml", "like: sentimnt", "Did you mean 'sentiment'"),
+        ("a.yaml", "like: ner\noption: {}", "there is no option"),
+        ("a.yaml", "like: ner\noptions: {scheem: bio}", "there is no options.scheem. Did you mean 'scheme'"),
+        ("a.yaml", "like: ner\ndefaults: {lr: 1}", "there is no defaults.lr"),
+        ("a.yaml", "like: ner\ndefaults: 3", "defaults is a mapping of names to values; 3 is not"),
+        ("a.yaml", "like: ner\ndescription: 3", "description is a text; 3 is not"),
+        ("a.py", "recipe = 3", "assigns no recipe to the name recipe"),
+        ("a.py", "1 / 0", "ZeroDivisionError: division by zero"),
+        ("a.py", "recipe = (", "SyntaxError"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(name: str, text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidSettings) as caught:
+        find_recipe(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
