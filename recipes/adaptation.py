@@ -36,6 +36,11 @@ class Adaptation:
     head: tuple[str, ...]
 
     @property
+    def task_head(self) -> frozenset[str]:
+        """Of `head`, the modules outside the backbone: those whose outputs are the task's labels."""
+        return frozenset(head_modules(self.model.get_base_model()))
+
+    @property
     def trainable(self) -> int:
         """Parameters that training changes, the head included."""
         return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)

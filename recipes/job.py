@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
@@ -24,6 +24,11 @@ from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import Encoded, Recipe
 from adapthub.recipes.settings import OTHER_NAMES, SETTINGS, Settings
 from adapthub.recipes.splits import read_splits
+
+if TYPE_CHECKING:
+    from adapthub.recipes.warm_start import Parent
+
+DEFAULT_METHOD = "lora"
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ class Job:
     there are such.
 
     `processor` reads the recipe's inputs: a tokenizer, or one for pictures or sound. `adapter` are all of the method's
-    settings; `encoding` what evaluation and serving must encode with; `notes` what is worth knowing of the data: rows set
-    aside, leaks, repeats, what is cut.
+    settings; `options` how the data was read; `encoding` what evaluation and serving must encode with; `parent` the adapter
+    that training goes on from, if any; `notes` what is worth knowing of the data: rows set aside, leaks, repeats, what is cut.
     """
 
     recipe: Recipe
@@ -63,7 +68,9 @@ class Job:
     labels: tuple[str, ...]
     settings: Settings
     adapter: Mapping[str, Any]
+    options: Mapping[str, Any]
     encoding: Mapping[str, Any]
+    parent: Parent | None
     seed: int
     notes: tuple[str, ...]
 
@@ -109,6 +116,7 @@ class Job:
             "labels": list(self.labels),
             "settings": self.hyperparameters,
             "seed": self.seed,
+            **({"start": self.parent.artifact.digest} if self.parent else {}),
             "data": {
                 name: {
                     "fingerprint": split.dataset.fingerprint,
@@ -126,25 +134,32 @@ def prepare(
     *,
     base: str | ResolvedBase,
     quantize: str | None,
-    method: str,
+    method: str | None,
     validation: str | Path | Any | Literal[False] | None,
     test: str | Path | Any | None,
     seed: int,
     given: Mapping[str, Any],
+    parent: Parent | None = None,
 ) -> Job:
     """Read, check and encode. `data`, `validation` and `test` as in `read_splits`; `given` mixes run
-    settings, the method's settings and the recipe's reading options.
+    settings, the method's settings and the recipe's reading options. `method` None: the parent's, else lora.
 
     Raises InvalidSettings for an option that nothing takes or that cannot work, InvalidData naming file and
-    line, and what resolving the base raises.
+    line, BaseMismatch for another base than the parent's, and what resolving the base raises.
     """
     recipe = find_recipe(task)
+    if parent is not None:
+        given = parent.settings(cast(Task, recipe.task), method, given)
+        method = parent.manifest.method
+    method = method or DEFAULT_METHOD
     settings, adapter, options = _sort_out(recipe, method, given)
     datasets, notes = read_splits(recipe, data, validation=validation, test=test, **options)
     labels = recipe.labels(datasets["train"])
     for dataset in datasets.values():
         recipe.check(dataset, labels)
     resolved = resolve_base(base) if isinstance(base, str) else base
+    if parent is not None:
+        parent.check_base(resolved)
     processor = load_processor(recipe, resolved)
     longest = _longest(settings.max_length, given, adapter, resolved)
     encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
@@ -164,9 +179,11 @@ def prepare(
         labels=labels,
         settings=settings,
         adapter=adapter,
+        options=options,
         encoding=encoding,
+        parent=parent,
         seed=seed,
-        notes=(*notes, *cut),
+        notes=(*notes, *cut, *(parent.notes(labels) if parent else ())),
     )
 
 

@@ -181,6 +181,7 @@ def manifest_of(job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimat
         },
         libraries=libraries(),
         hardware=hardware(base.device),
+        parents=[job.parent.name] if job.parent else [],
     )
 
 

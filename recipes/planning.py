@@ -20,8 +20,10 @@ from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.recipe import lengths_of
+from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
+    from adapthub.adapters.artifact import Artifact
     from adapthub.recipes.recipe import Preview
 
 _SAMPLES = 3
@@ -84,15 +86,19 @@ def plan(
     task: str,
     data: str | Path | Any,
     *,
-    base: str,
+    base: str | None = None,
     quantize: str | None = None,
-    method: str = "lora",
+    start: Parent | Artifact | str | Path | None = None,
+    method: str | None = None,
     validation: str | Path | Any | Literal[False] | None = None,
     test: str | Path | Any | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Plan:
     """Resolve a run as `train` would. Raises what `train` raises before it loads the base."""
+    parent = find_parent(start)
+    if base is None:
+        base, quantize = base_of(parent, quantize)
     job = prepare(
         task,
         data,
@@ -103,6 +109,7 @@ def plan(
         test=test,
         seed=seed,
         given=settings,
+        parent=parent,
     )
     device = choose_device("auto")
     job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
@@ -111,7 +118,7 @@ def plan(
     evaluates = "validation" in job.splits
     return Plan(
         task=job.recipe.name,
-        method=method,
+        method=job.method,
         base=job.base.ref,
         base_fingerprint=job.base.fingerprint.digest,
         quantize=quantize,
@@ -186,5 +193,7 @@ def _activation_bytes(job: Job) -> int:
 
 def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
     """Why the method's settings are what they are, where nobody chose them."""
+    if job.parent is not None:
+        given = {**given, **job.adapter}
     defaults = find_method(job.method).defaults(job.task)
     return {name: default.reason for name, default in defaults.items() if given.get(name) is None}

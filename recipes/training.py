@@ -35,6 +35,7 @@ from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload
 from adapthub.recipes.recipe import Recipe, lengths_of
 from adapthub.recipes.run import Run
+from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Registry, Version
@@ -58,10 +59,11 @@ def train(
     task: str,
     data: str | Path | Any,
     *,
-    base: Base | str,
+    base: Base | str | None = None,
     quantize: str | None = None,
+    start: Parent | Artifact | str | Path | None = None,
     name: str | None = None,
-    method: str = "lora",
+    method: str | None = None,
     validation: str | Path | Any | Literal[False] | None = None,
     test: str | Path | Any | None = None,
     output: str | Path | None = None,
@@ -86,6 +88,9 @@ def train(
     `validation=False` trains without: nothing chooses the best step or stops early, the last weights are
     kept.
 
+    `start`: an adapter to go on from, a name on a hub or a folder (warm_start): its base, method and method's settings
+    hold, and need not be given; its head is taken over where the labels are equal.
+
     `output`: the run's folder, by default a new one under runs/. `resume`: a run's folder, or True for
     `output` or the latest unfinished run of this configuration. `name`: namespace/name to publish under.
     `settings`: how long and how fast (epochs or max_steps, batch_size, learning_rate, head_learning_rate,
@@ -95,7 +100,7 @@ def train(
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
     that differ on resume); by default they go to stderr, unless `quiet`, as the progress bar does.
 
-    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, OutOfMemory, StorageError,
+    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError,
     Conflict, TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM:
     says how to resume), OutOfMemory and TrainingError (no gradient, NaN). A push that fails raises its own
     error and says where the adapter is.
@@ -105,6 +110,9 @@ def train(
             f"quantize={quantize!r} does not fit the base given, which is {base.quantization}"
         )
     loaded = base if isinstance(base, Base) else None
+    parent = find_parent(start, hub)
+    if base is None:
+        base, quantize = base_of(parent, quantize)
     job = prepare(
         task,
         data,
@@ -115,6 +123,7 @@ def train(
         test=test,
         seed=seed,
         given=settings,
+        parent=parent,
     )
     registry = _registry(name, job, hub, alias) if push else None
     console = None if quiet else Console(stderr=True)
@@ -123,8 +132,10 @@ def train(
     with memory_errors("checking the run", job.smaller):
         rehearse(job, base)
     set_seed(seed)
-    adaptation = adapt(base, job.task, job.labels, method, job.adapter)
+    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter)
     try:
+        if parent is not None:
+            parent.take_over(adaptation, job.labels)
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
         run = _run(job, base, name, output, resume)
         _tell((*job.notes, *_changed_libraries(run)), report, console)
