@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapthub.adapters.manifest import Manifest, Metric
+from adapthub.adapters.manifest import Certificate, Drift, Manifest, Metric
 from adapthub.adapters.tasks import Task
 
 _CLASSES: Mapping[Task, str] = {
@@ -19,6 +19,9 @@ _CLASSES: Mapping[Task, str] = {
     "text-classification": "AutoModelForSequenceClassification",
     "text-generation": "AutoModelForCausalLM",
 }
+
+
+_PORTABILITY = "## Portability"
 
 
 def card(
@@ -40,6 +43,7 @@ def card(
         _summary(manifest),
         _facts(manifest),
         _results(manifest),
+        portability(manifest),
         _with_adapthub(manifest, name),
         _with_peft(manifest),
     ]
@@ -143,6 +147,47 @@ def _results(manifest: Manifest) -> str:
         for metric, value in sorted(values.items())
     ]
     return "## Results\n\n" + _table(("split", "metric", "value", "95 % interval", "n"), rows) if rows else ""
+
+
+def portability(manifest: Manifest) -> str:
+    """The section on what the adapter is over other forms of its base; empty without certificates."""
+    rows = [
+        (form, certificate.verdict, metric, f"{drift.value:.4f}", _drift(drift), *_drifts(certificate))
+        for form, certificate in manifest.certificates.items()
+        for metric, drift in certificate.metrics.items()
+    ]
+    if not rows:
+        return ""
+    first = next(iter(manifest.certificates.values()))
+    header = (
+        "base",
+        "verdict",
+        "metric",
+        "value",
+        "change, 95 % interval",
+        "largest drift",
+        "other decisions",
+    )
+    rest = f"against the base in {first.reference}, on {first.data.rows} rows of {first.data.source or 'unpublished data'}"
+    return f"{_PORTABILITY}\n\nMeasured {rest}.\n\n{_table(header, rows)}"
+
+
+def with_portability(text: str, manifest: Manifest) -> str:
+    """The card `text` with this section in its place, or in the place of the one that it has; all else as it is."""
+    section = portability(manifest)
+    own = re.compile(rf"^{re.escape(_PORTABILITY)}$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    text = own.sub("", text)
+    before, heading, after = text.partition("\n## With AdaptHub\n")
+    return f"{before.rstrip()}\n\n{section}\n{heading}{after}".rstrip() + "\n"
+
+
+def _drift(drift: Drift) -> str:
+    return f"{drift.difference:+.4f} ({drift.low:+.4f} to {drift.high:+.4f})"
+
+
+def _drifts(certificate: Certificate) -> tuple[str, str]:
+    changed = "" if certificate.changed is None else f"{certificate.changed:.2%}"
+    return f"{certificate.max_drift:.2e}", changed
 
 
 def _bounds(value: Metric) -> str:

@@ -28,6 +28,8 @@ from adapthub.adapters.strict_json import parse_json_object
 from adapthub.adapters.tasks import Task
 
 SCHEMA_VERSION: Literal[1] = 1
+Form = Literal["float32", "nf4", "int8", "bf16", "merged"]
+"""How a base is held: in these numbers, or in float32 with the adapter merged into its weights."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -76,6 +78,34 @@ class Metric(Record):
     n: Annotated[int, Field(ge=0)]
 
 
+class Drift(Record):
+    """A metric over the base as the adapter was trained on it, over another form of it, and the difference with the bounds
+    of its paired 95 % interval, over `n` examples that are the same."""
+
+    reference: float
+    value: float
+    difference: float
+    low: float
+    high: float
+    n: Annotated[int, Field(ge=0)]
+
+
+class Certificate(Record):
+    """What an adapter is over another form of its base, against `reference`, the form that it was trained on.
+
+    `max_drift`, `mean_drift`: largest and mean absolute difference of outputs, as shares of the largest output; `changed`:
+    the share of examples with another decision. `verdict`: "worse" where a headline metric is clearly so.
+    """
+
+    reference: Form
+    data: DataRecord
+    metrics: dict[str, Drift]
+    max_drift: Annotated[float, Field(ge=0)]
+    mean_drift: Annotated[float, Field(ge=0)]
+    changed: Annotated[float, Field(ge=0, le=1)] | None
+    verdict: Literal["holds", "worse"]
+
+
 class Manifest(Record):
     """The manifest of one adapter.
 
@@ -96,12 +126,15 @@ class Manifest(Record):
     libraries: dict[str, str] = {}
     hardware: dict[str, JsonValue] = {}
     parents: list[str] = []
+    certificates: dict[Form, Certificate] = {}
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     files: dict[str, Sha256] = {}
 
     def to_json(self) -> bytes:
         """The file's bytes: UTF-8, sorted keys, a newline at the end. Equal manifests give equal bytes."""
         document = self.model_dump(mode="json")
+        if not self.certificates:  # readers that came before them refuse a field that they do not know
+            del document["certificates"]
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
 

@@ -37,6 +37,8 @@ def train(*, dry_run: bool, as_json: bool, **options: Any) -> None:
       $ adapt train --task sentiment --data reviews.csv --base package:minilm \\
           --max-steps 20 --set max_length=48 --json
       $ adapt train --config run.yaml
+      $ adapt train --from acme/ner --data train.conll --max-steps 20 --name acme/ner-more --push
+      $ adapt train --from-run runs/ner
     """
     quiet_libraries()
     arguments = run_arguments(**options)

@@ -8,10 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.config_option import config_options
-from adapthub.cli.data import data_option, find_base, find_data
-from adapthub.cli.options import Command, complete_files, complete_models, hub_option, quantize_option
+from adapthub.cli.data import find_base, find_data
+from adapthub.cli.options import (
+    Command,
+    complete_data,
+    complete_files,
+    complete_models,
+    complete_names,
+    hub_option,
+    quantize_option,
+)
 from adapthub.cli.set_option import set_option, settings
 
 LATEST = "latest"
@@ -22,7 +32,11 @@ OF_THE_RUN = (
     "hub",
     "output",
     "resume",
-)  # decide where a run goes, not what it becomes
+    "device",
+    "dtype",
+    "repeats",
+)  # decide where and whether a run goes, not what it becomes
+_BESIDE_A_REPEAT = ("name", "push", "alias", "hub", "output", "resume", "from_run", "dry_run", "as_json")
 
 
 def _complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -40,12 +54,29 @@ def _complete_methods(context: click.Context, parameter: click.Parameter, incomp
 _OPTIONS = (
     click.option(
         "--task",
-        required=True,
         metavar="RECIPE",
         shell_complete=_complete_tasks,
-        help="What to train, such as ner; or a file of your own; see adapt recipes.",
+        help="What to train, such as ner; or a file of your own; see adapt recipes. Default: as --from was trained.",
     ),
-    data_option,
+    click.option(
+        "--data",
+        metavar="DATA",
+        shell_complete=complete_data,
+        help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
+    ),
+    click.option(
+        "--from",
+        "start",
+        metavar="ADAPTER",
+        shell_complete=complete_names,
+        help="Go on from this adapter, a name or a folder: its base, method, rank and head.",
+    ),
+    click.option(
+        "--from-run",
+        metavar="FOLDER",
+        shell_complete=complete_files,
+        help="Repeat the finished run in this folder exactly; nothing else need be said.",
+    ),
     click.option(
         "--validation",
         metavar="FILE",
@@ -56,18 +87,15 @@ _OPTIONS = (
     click.option("--test", metavar="FILE", shell_complete=complete_files, help="Measured once, at the end."),
     click.option(
         "--base",
-        required=True,
         metavar="MODEL",
         shell_complete=complete_models,
-        help="A Hub id, a folder, or package:NAME.",
+        help="A Hub id, a folder, or package:NAME. Default: that of --from.",
     ),
-    quantize_option("none"),
+    quantize_option("none, or as --from was trained"),
     click.option(
         "--method",
-        default="lora",
-        show_default=True,
         shell_complete=_complete_methods,
-        help="See adapt methods.",
+        help="See adapt methods. Default: lora, or that of --from.",
     ),
     click.option("--rank", type=int, help="Of LoRA's matrices."),
     click.option("--alpha", type=float, help="LoRA's scale: alpha / rank."),
@@ -118,6 +146,7 @@ def run_arguments(
     output: str | None,
     resume: str | None,
     name: str | None,
+    from_run: str | None,
     **options: Any,
 ) -> dict[str, Any]:
     """The options as the arguments of `recipes.train`."""
@@ -126,12 +155,13 @@ def run_arguments(
     if push and name is None:
         raise click.UsageError("--push needs --name.")
     _check_names(name, alias)
+    asked = _plan_arguments(hub=hub, **options) if from_run is None else _repeated(from_run)
     return {
-        **_plan_arguments(**options),
+        **asked,
         "name": name,
         "push": push,
         "alias": alias,
-        "hub": hub,
+        "hub": hub or asked.get("hub"),
         "output": output,
         "resume": True if resume == LATEST else resume or False,
     }
@@ -152,10 +182,28 @@ def plan_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in OF_THE_RUN}
 
 
+def _repeated(folder: str) -> dict[str, Any]:
+    """The arguments that repeat a run. Raises UsageError for an option that would make it another one."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is ParameterSource.COMMANDLINE and parameter.name not in _BESIDE_A_REPEAT:
+            raise click.UsageError(
+                f"--from-run repeats a run as it was: {parameter.opts[0]} cannot be given."
+            )
+    from adapthub.recipes.repeating import repeated
+
+    arguments = repeated(folder)
+    return {**arguments, "base": find_base(arguments["base"])}
+
+
 def _plan_arguments(
     *,
-    base: str,
-    data: str,
+    task: str | None,
+    base: str | None,
+    data: str | None,
+    start: str | None,
+    hub: str | None,
     validation: str | None,
     no_validation: bool,
     quantize: str | None,
@@ -164,11 +212,45 @@ def _plan_arguments(
 ) -> dict[str, Any]:
     if no_validation and validation is not None:
         raise click.UsageError("--validation and --no-validation contradict each other.")
-    return {
+    _require(data=data)
+    arguments = {
         **{name: value for name, value in given.items() if value is not None},
         **settings(more, of="train"),
-        "base": find_base(base),
-        "data": find_data(data),
+        "data": find_data(data or ""),
         "validation": False if no_validation else validation,
-        "quantize": None if quantize == "none" else quantize,
     }
+    if start is not None:
+        return {**arguments, **_start(start, hub, task, base, quantize)}
+    _require(task=task, base=base)
+    quantize = None if quantize == "none" else quantize
+    return {**arguments, "task": task, "base": find_base(base or ""), "quantize": quantize}
+
+
+def _start(
+    start: str, hub: str | None, task: str | None, base: str | None, quantize: str | None
+) -> dict[str, Any]:
+    """The adapter to go on from, and what holds of it where nothing else is said."""
+    from adapthub.cli.chosen_hub import open_chosen
+    from adapthub.cli.find import chosen_base, chosen_quantization
+    from adapthub.recipes.warm_start import find_parent
+
+    parent = find_parent(start, open_chosen(hub))
+    assert parent is not None
+    if task is None and parent.manifest.recipe is None:
+        raise InvalidSettings(
+            f"{start} does not say with which recipe it was trained", hint="Name it with --task."
+        )
+    return {
+        "start": parent,
+        "task": task or parent.manifest.recipe,
+        "base": chosen_base(base, parent.artifact),
+        "quantize": chosen_quantization(quantize, parent.artifact),
+    }
+
+
+def _require(**options: str | None) -> None:
+    """Raises click's own error for an option that is missing: --from and --from-run stand in for some."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in options and options[parameter.name] is None:
+            raise click.MissingParameter(ctx=context, param=parameter)

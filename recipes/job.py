@@ -56,7 +56,7 @@ class Job:
 
     `processor` reads the recipe's inputs: a tokenizer, or one for pictures or sound. `adapter` are all of the method's
     settings; `options` how the data was read; `encoding` what evaluation and serving must encode with; `parent` the adapter
-    that training goes on from, if any; `notes` what is worth knowing of the data: rows set aside, leaks, repeats, what is cut.
+    that training goes on from, if any; `notes` what is worth knowing of the data: rows set aside, leaks, repeats, cuts.
     """
 
     recipe: Recipe

@@ -47,6 +47,10 @@ class Statistics:
         """Every metric over all examples."""
         return {name: float(value) for name, value in self.summarise(self.counts.sum(axis=0)).items()}
 
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """Every metric [r] where example i counts `weights[r, i]` times."""
+        return self.summarise(weights @ self.counts)
+
     def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
         """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
         n = len(self.counts)

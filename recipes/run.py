@@ -2,7 +2,7 @@
 adapter.
 
     runs/acme-ner-20260131-142501/
-      run.json         configuration (compared on resume), environment, state: started | trained | finished
+      run.json         configuration (compared on resume), environment, sources, state: started | trained | finished
       metrics.jsonl    one line a logged step or evaluation
       tensorboard/     the same for TensorBoard
       checkpoints/     transformers' checkpoint-<step> folders
@@ -34,13 +34,14 @@ RUNS = Path("runs")
 @dataclass(frozen=True)
 class Run:
     """One run folder. `configuration` decides what the adapter becomes; `environment` says where it was
-    made.
+    made; `sources` where data and base were, None for a run older than that record.
     """
 
     path: Path
     configuration: Configuration
     environment: Mapping[str, Any]
     created: str
+    sources: Mapping[str, Any] | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -98,11 +99,17 @@ class Run:
             "created": self.created,
             "configuration": dict(self.configuration),
             "environment": dict(self.environment),
+            "sources": None if self.sources is None else dict(self.sources),
         }
 
 
 def start(
-    configuration: Configuration, environment: Mapping[str, Any], *, name: str, path: Path | None = None
+    configuration: Configuration,
+    environment: Mapping[str, Any],
+    *,
+    name: str,
+    path: Path | None = None,
+    sources: Mapping[str, Any] | None = None,
 ) -> Run:
     """Make a new run folder: `path`, or runs/<name>-<time>. Raises Conflict where `path` holds anything."""
     now = datetime.now(UTC)
@@ -110,7 +117,8 @@ def start(
         path = _unused(RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{now:%Y%m%d-%H%M%S}")
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise Conflict(f"{path} is not empty", hint="Resume it with --resume, or choose another folder.")
-    run = Run(path, _plain(configuration), _plain(environment), now.isoformat(timespec="microseconds"))
+    created = now.isoformat(timespec="microseconds")
+    run = Run(path, plain(configuration), plain(environment), created, sources and plain(sources))
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,7 +130,7 @@ def start(
 def load(path: Path) -> Run:
     """The run in a folder. Raises InvalidSettings where there is none."""
     record = _read(path)
-    return Run(path, record["configuration"], record["environment"], record["created"])
+    return Run(path, record["configuration"], record["environment"], record["created"], record.get("sources"))
 
 
 def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
@@ -131,7 +139,7 @@ def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
 
     Raises InvalidSettings naming each field that differs, or where there is no run at all.
     """
-    wanted = _plain(configuration)
+    wanted = plain(configuration)
     if path is not None:
         run = load(path)
         if differing := differences(run.configuration, wanted):
@@ -206,7 +214,7 @@ def _json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON gives it back, so that what is compared with a file compares equal (tuples become lists)."""
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain

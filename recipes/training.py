@@ -34,6 +34,7 @@ from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload
 from adapthub.recipes.recipe import Recipe, lengths_of
+from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
@@ -77,6 +78,7 @@ def train(
     dtype: str = "auto",
     quiet: bool = False,
     report: Callable[[str], None] | None = None,
+    repeats: Run | None = None,
     **settings: Any,
 ) -> TrainingResult:
     """Train an adapter, measure it on the validation and test splits as it will be served, and publish it if
@@ -98,7 +100,10 @@ def train(
     (rank, alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
 
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
-    that differ on resume); by default they go to stderr, unless `quiet`, as the progress bar does.
+    or hardware that differ from those of a run that goes on or is repeated); by default they go to stderr, unless
+    `quiet`, as the progress bar does.
+
+    `repeats`: a finished run that this one is to repeat (repeating.repeated gives all arguments).
 
     Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError,
     Conflict, TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM:
@@ -125,6 +130,8 @@ def train(
         given=settings,
         parent=parent,
     )
+    if repeats is not None:
+        check_same(job, repeats)
     registry = _registry(name, job, hub, alias) if push else None
     console = None if quiet else Console(stderr=True)
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
@@ -137,8 +144,9 @@ def train(
         if parent is not None:
             parent.take_over(adaptation, job.labels)
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
-        run = _run(job, base, name, output, resume)
-        _tell((*job.notes, *_changed_libraries(run)), report, console)
+        given = sources(job, base, data, validation, test, hub)
+        run = _run(job, base, name, output, resume, given)
+        _tell((*job.notes, *_changes(run, base, resume is not False, repeats)), report, console)
         outcome = Outcome(job, base, run, name)
         with _interruptible(job, run):
             set_seed(seed)
@@ -185,12 +193,20 @@ def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> No
         check_reload(adaptation.model, batch)
 
 
-def _run(job: Job, base: Base, name: str | None, output: str | Path | None, resume: bool | str | Path) -> Run:
+def _run(
+    job: Job,
+    base: Base,
+    name: str | None,
+    output: str | Path | None,
+    resume: bool | str | Path,
+    given: Mapping[str, Any],
+) -> Run:
     """A new run folder, or the one to resume."""
     path = Path(output) if output is not None else None
     if resume is False:
         environment = {"libraries": libraries(), "hardware": hardware(base.device), "dtype": str(base.dtype)}
-        run = runs.start(job.configuration, environment, name=name or job.recipe.name, path=path)
+        called = name or job.recipe.name
+        run = runs.start(job.configuration, environment, name=called, path=path, sources=given)
         run.mark("started", notes=list(job.notes))
         return run
     if resume is not True:
@@ -198,16 +214,11 @@ def _run(job: Job, base: Base, name: str | None, output: str | Path | None, resu
     return runs.resumable(job.configuration, path=path)
 
 
-def _changed_libraries(run: Run) -> Iterator[str]:
-    """A note where a resumed run began with other versions: its arithmetic may differ from then on."""
-    before, now = run.environment["libraries"], libraries()
-    changed = [
-        f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}"
-        for name in dict.fromkeys((*before, *now))
-        if before.get(name) != now.get(name)
-    ]
-    if changed:
-        yield f"resumed with other versions than {run.path} began with: {', '.join(changed)}"
+def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None) -> Iterator[str]:
+    if resumed:
+        yield from changes(run, hardware(base.device), doing="resumed")
+    if repeats is not None:
+        yield from changes(repeats, hardware(base.device), doing="repeated")
 
 
 def _tell(notes: Iterable[str], report: Callable[[str], None] | None, console: Console | None) -> None:

@@ -1,0 +1,146 @@
+"""Repeating a finished run from its folder: what a run records of how it was asked for, and the same asked again.
+
+A repeat takes every setting as it was resolved then, so that a default that changed since changes nothing. On the same
+machine with the same libraries it gives the same bytes. Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.adapters.methods import find_method
+from adapthub.recipes import run as runs
+from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.environment import libraries
+from adapthub.recipes.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from adapthub.adapters.base import Base
+    from adapthub.adapters.tasks import Task
+    from adapthub.recipes.job import Job
+    from adapthub.recipes.run import Run
+
+_ANEW = "Train anew with adapt train."
+
+
+def sources(job: Job, base: Base, data: Any, validation: Any, test: Any, hub: Any) -> dict[str, Any]:
+    """What a run's folder keeps of where everything came from, as JSON takes it; paths are absolute.
+
+    What was handed over in memory has no place: it is recorded as the kind of thing that it was.
+    """
+    return {
+        "data": _place(data),
+        "validation": _place(validation),
+        "test": _place(test),
+        "options": dict(job.options),
+        "base": _place(base.ref),
+        "start": job.parent.source if job.parent else None,
+        "hub": hub if isinstance(hub, str) else None,
+        "device": base.device.type,
+        "dtype": str(base.dtype).removeprefix("torch."),
+    }
+
+
+def repeated(folder: str | Path) -> dict[str, Any]:
+    """The arguments with which `train` does again what the run in `folder` did.
+
+    Raises InvalidSettings where it is no run, not finished, or older than what it must record; InvalidData, naming the
+    split, for data that is no longer there or never was in a file.
+    """
+    run = runs.load(Path(folder))
+    if run.state != "finished":
+        raise InvalidSettings(
+            f"{run.path} is not finished, so there is nothing to repeat",
+            hint=f"Go on with it: --resume {run.path}.",
+        )
+    if run.sources is None:
+        raise InvalidSettings(
+            f"{run.path} does not say where its data lay: an older AdaptHub made it", hint=_ANEW
+        )
+    was, configuration = run.sources, run.configuration
+    for name in ("data", "validation", "test"):
+        _check_place(run, "training data" if name == "data" else f"{name} split", was[name])
+    recipe, method = find_recipe(configuration["task"]), configuration["method"]
+    known = (*SETTINGS, *find_method(method).defaults(cast("Task", recipe.task)))
+    settings = {name: value for name, value in configuration["settings"].items() if name in known}
+    return {
+        **settings,
+        **was["options"],
+        "task": recipe.name,
+        "method": method,
+        "quantize": configuration["quantize"],
+        "seed": configuration["seed"],
+        **{name: was[name] for name in ("data", "validation", "test", "base", "start", "device", "dtype")},
+        "hub": was["hub"],
+        "repeats": run,
+    }
+
+
+def check_same(job: Job, run: Run) -> None:
+    """What is about to run is what `run` was. Raises InvalidData naming the split that changed, InvalidSettings naming
+    whatever else did.
+    """
+    before = run.configuration["data"]
+    for name in dict.fromkeys((*before, *job.splits)):
+        if name not in job.splits or name not in before:
+            here = "is no longer there" if name in before else "was not there"
+            raise InvalidData(f"cannot repeat {run.path}: the {name} split {here}", hint=_ANEW)
+        now, then = job.splits[name].dataset, before[name]
+        if now.fingerprint != then["fingerprint"]:
+            raise InvalidData(
+                f"cannot repeat {run.path}: the {name} split ({now.source}) changed: it had {then['rows']} rows"
+                f" ({_short(then['fingerprint'])}), and has {len(now)} ({_short(now.fingerprint)})",
+                hint=f"Give it back its rows, in their order. {_ANEW}",
+            )
+    changed = runs.differences(run.configuration, runs.plain(job.configuration))
+    if others := [words for words in changed if not words.startswith("base.id ")]:
+        raise InvalidSettings(f"cannot repeat {run.path}: {'; '.join(others)}", hint=_ANEW)
+
+
+def changes(run: Run, hardware: Mapping[str, Any], *, doing: str) -> Iterator[str]:
+    """A note where versions or hardware are not those that `run` began with: the arithmetic may differ."""
+    for what, before, now in (
+        ("versions", run.environment["libraries"], libraries()),
+        ("hardware", run.environment["hardware"], hardware),
+    ):
+        changed = [
+            f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}"
+            for name in dict.fromkeys((*before, *now))
+            if before.get(name) != now.get(name)
+        ]
+        if changed:
+            yield f"{doing} with other {what} than {run.path} began with: {', '.join(changed)}"
+
+
+def _place(source: Any) -> Any:
+    """Where a source is: an absolute path, a name that is no path, a place a split, or what else it was."""
+    if source is None or source is False:
+        return source
+    if isinstance(source, Mapping):
+        return {name: _place(one) for name, one in source.items()}
+    if isinstance(source, (str, Path)):
+        return str(Path(source).absolute()) if Path(source).exists() else str(source)
+    return {"in_memory": type(source).__name__}
+
+
+def _check_place(run: Run, what: str, place: Any) -> None:
+    if isinstance(place, dict):
+        if "in_memory" in place:
+            raise InvalidData(
+                f"cannot repeat {run.path}: its {what} was a {place['in_memory']} in memory, not a file",
+                hint=_ANEW,
+            )
+        for name, one in place.items():
+            _check_place(run, f"{name} split", one)
+    elif isinstance(place, str) and Path(place).is_absolute() and not Path(place).exists():
+        raise InvalidData(
+            f"cannot repeat {run.path}: its {what} lay at {place}, which is no longer there",
+            hint="Put it back.",
+        )
+
+
+def _short(fingerprint: str) -> str:
+    return f"{fingerprint.removeprefix('sha256:')[:8]}.."

@@ -1,0 +1,61 @@
+"""train --from and --from-run: what need not be said then, and what may not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.data import write_conll
+
+TINY = ("--max-steps", "3", "--batch-size", "4")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_conll(tmp_path / "train.conll")
+
+
+def test_training_goes_on_from_a_name_and_the_hub_shows_it(cli: Command, trained: Path, data: Path) -> None:
+    result = cli(
+        "train", "--from", "acme/ner", "--data", data, *TINY, "--name", "acme/more", "--push", "--json"
+    )
+    assert json.loads(result.fine())["published"]["version"] == 1
+    assert "head" not in result.err
+    assert "made from\n   acme/ner@v1" in cli("lineage", "acme/more").fine()
+    assert "what came of it\n   acme/more@v1" in cli("lineage", "acme/ner").fine()
+    planned = json.loads(cli("plan", "--from", trained, "--data", data, "--json").fine())
+    assert (planned["task"], planned["method"]) == ("ner", "lora")
+
+
+def test_what_is_the_parents_is_refused_in_the_words_of_the_command_line(
+    cli: Command, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    start = ("train", "--from", "acme/ner", "--data", data)
+    assert "--rank 2 is not what acme/ner@" in cli(*start, "--rank", "2").refused()
+    assert "--method 'dora' is not what" in cli(*start, "--method", "dora").refused()
+    assert "no adapter" in cli("train", "--from", "acme/nre", "--data", data).refused()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("missing", ["--task", "--data", "--base"])
+def test_without_a_start_a_run_needs_task_data_and_base(cli: Command, missing: str) -> None:
+    given = {"--task": "ner", "--data": "train.conll", "--base": "package:minilm"}
+    words = [word for name, value in given.items() if name != missing for word in (name, value)]
+    assert f"Missing option '{missing}'" in cli("train", *words).refused()
+
+
+def test_a_run_is_repeated_and_nothing_of_it_changed(cli: Command, data: Path, tiny_base: Path) -> None:
+    run = ("train", "--task", "ner", "--data", data, "--base", tiny_base, *TINY, "--seed", "3", "--json")
+    before = json.loads(cli(*run, "--output", "first").fine())
+    after = json.loads(cli("train", "--from-run", "first", "--output", "again", "--json").fine())
+    weights = "adapter/adapter_model.safetensors"
+    assert Path("first", weights).read_bytes() == Path("again", weights).read_bytes()
+    assert after["metrics"] == before["metrics"]
+    refused = cli("train", "--from-run", "first", "--rank", "4").refused()
+    assert "--from-run repeats a run as it was: --rank cannot be given." in refused
+    with data.open("a") as file:
+        file.write("\nada B-PER\n")
+    assert "the train split" in cli("train", "--from-run", "first").refused()

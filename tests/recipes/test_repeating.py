@@ -1,0 +1,140 @@
+"""A finished run is repeated from its folder: the same bytes, or a refusal that says what is no longer the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes import TrainingResult, train
+from adapthub.recipes.repeating import repeated
+from adapthub.recipes.run import differences
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+WEIGHTS = "adapter_model.safetensors"
+SHORT: dict[str, Any] = {"batch_size": 4, "max_steps": 4, "learning_rate": 1e-2, "seed": 5, "dropout": 0.1}
+
+
+@pytest.fixture
+def data(ner_data: Path, tmp_path: Path) -> Path:
+    """A copy, to change."""
+    return Path(shutil.copytree(ner_data, tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def first(tiny_base: Path, ner_data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    output = tmp_path_factory.mktemp("first") / "run"
+    return train("ner", ner_data, base=str(tiny_base), output=output, quiet=True, scheme="bio", **SHORT)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [{}, {"method": "dora", "quantize": "int8"}, {"method": "prefix", "precision": "fp32", "dropout": None}],
+)
+def test_a_repeat_gives_the_same_bytes(
+    kind: dict[str, Any], tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ner_data)  # paths as a user gives them, and a repeat from elsewhere
+    settings = {**SHORT, **kind, "validation": Path("validation.conll"), "test": "test.conll"}
+    before = train("ner", "train.conll", base=str(tiny_base), output=tmp_path / "a", quiet=True, **settings)
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    after = train(**repeated("a"), output=tmp_path / "b", quiet=True, report=told.append)
+    assert after.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
+    assert after.run.history == before.run.history
+    assert not differences(after.run.configuration, before.run.configuration)
+    assert after.metrics == before.metrics
+    assert not any("other" in note for note in told)
+    assert (
+        train(**repeated("b"), output=tmp_path / "c", quiet=True).artifact.files[WEIGHTS]
+        == (before.artifact.files[WEIGHTS])
+    )
+
+
+def test_a_run_from_a_parent_is_repeated(first: TrainingResult, ner_data: Path, tmp_path: Path) -> None:
+    settings = {"max_steps": 2, "batch_size": 4, "quiet": True, "validation": False}
+    before = train("ner", ner_data, start=first.artifact.path, output=tmp_path / "a", **settings)
+    after = train(**repeated(tmp_path / "a"), output=tmp_path / "b", quiet=True)
+    assert after.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
+    assert after.artifact.manifest is not None
+    assert before.artifact.manifest is not None
+    assert after.artifact.manifest.parents == before.artifact.manifest.parents
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_data_that_changed_is_refused_with_its_split(
+    split: str, tiny_base: Path, data: Path, tmp_path: Path
+) -> None:
+    train("ner", data, base=str(tiny_base), output=tmp_path / "run", quiet=True, max_steps=1)
+    with (data / f"{split}.conll").open("a") as file:
+        file.write("ada B-PER\n")
+    rows = 22 if split == "train" else 12
+    with pytest.raises(
+        InvalidData, match=rf"the {split} split \(.*{split}.conll\) changed: it had {rows} .*{rows + 1}"
+    ):
+        train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
+    assert not (tmp_path / "again").exists()
+
+
+def test_data_that_is_gone_is_refused(tiny_base: Path, data: Path, tmp_path: Path) -> None:
+    train("ner", data, base=str(tiny_base), output=tmp_path / "run", quiet=True, max_steps=1)
+    (data / "test.conll").unlink()
+    with pytest.raises(InvalidData, match="the test split is no longer there"):
+        train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
+    shutil.rmtree(data)
+    with pytest.raises(InvalidData, match=rf"its training data lay at {data}, which is no longer there"):
+        repeated(tmp_path / "run")
+
+
+def test_rows_in_memory_cannot_be_repeated(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": ["ada", "met", "bob"], "labels": ["B-PER", "O", "B-PER"]}] * 4
+    settings = {"validation": False, "quiet": True, "max_steps": 1}
+    train("ner", {"train": rows}, base=str(tiny_base), output=tmp_path / "run", **settings)
+    with pytest.raises(InvalidData, match="its train split was a list in memory, not a file"):
+        repeated(tmp_path / "run")
+
+
+def test_what_is_no_finished_run_is_refused(first: TrainingResult, tmp_path: Path) -> None:
+    record = json.loads((first.run.path / "run.json").read_text())
+    for name, change, message in (
+        ("started", {"state": "started"}, "is not finished.*--resume"),
+        ("old", {"sources": None}, "an older AdaptHub made it"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(InvalidSettings, match=message):
+            repeated(tmp_path / name)
+    with pytest.raises(InvalidSettings, match="is not the folder of a run"):
+        repeated(tmp_path / "nothing")
+
+
+def test_other_versions_and_hardware_are_told(first: TrainingResult, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(first.run.path, run)
+    record = json.loads((run / "run.json").read_text())
+    record["environment"]["libraries"]["torch"] = "1.0"
+    record["environment"]["hardware"]["threads"] = 99
+    (run / "run.json").write_text(json.dumps(record))
+    told: list[str] = []
+    train(**repeated(run), output=tmp_path / "again", quiet=True, report=told.append)
+    assert any(
+        note.startswith(f"repeated with other versions than {run} began with: torch 1.0 -> ") for note in told
+    )
+    assert any(
+        note.startswith(f"repeated with other hardware than {run} began with: threads 99 -> ")
+        for note in told
+    )
+
+
+def test_a_setting_that_no_longer_means_the_same_is_refused(first: TrainingResult, tmp_path: Path) -> None:
+    shutil.copytree(first.run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["configuration"]["settings"]["label_token"] = "last"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InvalidSettings, match="settings.label_token was 'last', is now 'first'"):
+        train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
