@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "train:train",
     "plan": "plan:plan",
     "eval": "evaluate:evaluate",
+    "compare": "compare:compare",
+    "certify": "certify:certify",
     "push": "publish:push",
     "pull": "publish:pull",
     "promote": "publish:promote",

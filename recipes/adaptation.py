@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
@@ -38,7 +38,8 @@ class Adaptation:
     @property
     def task_head(self) -> frozenset[str]:
         """Of `head`, the modules outside the backbone: those whose outputs are the task's labels."""
-        return frozenset(head_modules(self.model.get_base_model()))
+        model = cast(PreTrainedModel, self.model.get_base_model())
+        return frozenset(head_modules(model))
 
     @property
     def trainable(self) -> int:

@@ -6,15 +6,16 @@ Reads data through the recipe that trained the adapter, with the encoding that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.manifest import Manifest
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset
@@ -23,6 +24,9 @@ from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import Encoded, GeneratingRecipe, LabellingRecipe, Recipe
 from adapthub.recipes.served import served_outputs
 from adapthub.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,15 @@ class Evaluation:
     rows: int
     truncated: int
     metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an adapter says of each example: its logits, or the losses of its target's tokens; and the text that it writes,
+    where the recipe generates."""
+
+    outputs: Sequence[NDArray[Any]]
+    texts: Sequence[str] | None
 
 
 def evaluate(
@@ -60,23 +73,44 @@ def evaluate(
     """
     if not isinstance(artifact, Artifact):
         artifact = Artifact.read(artifact)
+    recipe, manifest = recipe_of(artifact, task)
+    dataset = read_for(recipe, manifest, data, batch_size, options)
+    if not isinstance(base, Base):
+        base = load_base(base or manifest.base.id, quantize=quantize, device=device, dtype=dtype)
+    encoded = encode_for(recipe, manifest, dataset, base)
+    statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
+    return Evaluation(
+        artifact.digest, dataset.source, len(dataset), encoded.truncated, statistics.estimates()
+    )
+
+
+def recipe_of(artifact: Artifact, task: str | None = None) -> tuple[Recipe, Manifest]:
+    """The recipe that trained an adapter, `task` if it is one of your own, and its manifest. Raises InvalidSettings where
+    it does not say, or another trained it."""
     manifest = artifact.manifest
     if manifest is None or manifest.recipe is None:
         raise InvalidSettings(
             f"{artifact.path} cannot be evaluated: it does not say its recipe",
             hint="Adapters that AdaptHub trained have an adapthub.json.",
         )
-    recipe, labels = _recipe(task, manifest.recipe), manifest.labels or ()
+    return _recipe(task, manifest.recipe), manifest
+
+
+def read_for(
+    recipe: Recipe, manifest: Manifest, data: Any, batch_size: int, options: Mapping[str, Any]
+) -> Dataset:
+    """Labelled data that an adapter can be measured on. Raises InvalidSettings for an option that reading does not take,
+    InvalidData for data that the adapter's labels do not fit."""
     _check_options(recipe, options, batch_size)
     dataset = recipe.read(data, **options)
-    recipe.check(dataset, labels)
-    if not isinstance(base, Base):
-        base = load_base(base or manifest.base.id, quantize=quantize, device=device, dtype=dtype)
-    encoded = recipe.encode(load_processor(recipe, base), dataset, labels, manifest.hyperparameters)
-    statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
-    return Evaluation(
-        artifact.digest, dataset.source, len(dataset), encoded.truncated, statistics.estimates()
-    )
+    recipe.check(dataset, manifest.labels or ())
+    return dataset
+
+
+def encode_for(recipe: Recipe, manifest: Manifest, dataset: Dataset, base: Base) -> Encoded:
+    """`dataset` as the adapter was trained to see such rows."""
+    processor = load_processor(recipe, base)
+    return recipe.encode(processor, dataset, manifest.labels or (), manifest.hyperparameters)
 
 
 def _recipe(task: str | None, recorded: str) -> Recipe:
@@ -100,6 +134,16 @@ def statistics_of(
 
     `encoded`: the same examples, with the settings that the artifact's manifest records. Raises what attaching raises.
     """
+    answers = answers_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
+    manifest = artifact.manifest
+    assert manifest is not None
+    return measured(recipe, manifest, dataset, encoded, answers)
+
+
+def answers_of(
+    recipe: Recipe, artifact: Artifact, base: Base, dataset: Dataset, encoded: Encoded, *, batch_size: int
+) -> Answers:
+    """What `artifact` says of the examples, served on `base`; arguments as for `statistics_of`."""
     manifest = artifact.manifest
     assert manifest is not None
     adapted = AdaptedBase(base)
@@ -111,9 +155,19 @@ def statistics_of(
     if isinstance(recipe, GeneratingRecipe):
         with Runtime(base) as runtime:
             texts = recipe.answers(runtime, str(artifact.path), dataset, manifest.hyperparameters)
-        return recipe.measure_texts(texts, outputs, dataset)
+        return Answers(outputs, texts)
+    return Answers(outputs, None)
+
+
+def measured(
+    recipe: Recipe, manifest: Manifest, dataset: Dataset, encoded: Encoded, answers: Answers
+) -> Statistics:
+    """What each example adds to the metrics, by what was answered."""
+    if isinstance(recipe, GeneratingRecipe):
+        assert answers.texts is not None
+        return recipe.measure_texts(answers.texts, answers.outputs, dataset)
     assert isinstance(recipe, LabellingRecipe)
-    return recipe.measure(outputs, dataset, encoded, manifest.labels or ())
+    return recipe.measure(answers.outputs, dataset, encoded, manifest.labels or ())
 
 
 def _check_options(recipe: Recipe, options: Mapping[str, Any], batch_size: int) -> None:

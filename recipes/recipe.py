@@ -229,9 +229,10 @@ class GeneratingRecipe(Recipe, Protocol):
     """A recipe whose models answer with text."""
 
     def answers(
-        self, runtime: Runtime, adapter: str, dataset: Dataset, settings: Mapping[str, Any]
+        self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
-        """What the served adapter makes of each example, its target unseen. `settings` as in `encode`."""
+        """What the served adapter makes of each example, its target unseen; None: the base alone. `settings` as in
+        `encode`."""
         ...
 
     def measure_texts(

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.selections import Selection
 from adapthub.adapters.token_losses import token_losses
 from adapthub.recipes.adaptation import autocast
 from adapthub.recipes.batches import IGNORED
@@ -23,7 +24,6 @@ from adapthub.recipes.recipe import Collator, GeneratingRecipe, Recipe, Row, len
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from peft import PeftModel
 
 _SMALLER = "Use a smaller batch_size, or a quantised base."
 
@@ -34,12 +34,17 @@ def served_outputs(
     """Each row's unpadded logits, or the losses of its target tokens [tokens], from the served path, in order."""
     with memory_errors("evaluating", _SMALLER):
         if isinstance(recipe, GeneratingRecipe):
-            return [loss.numpy() for loss in token_losses(adapted, rows, ((1.0, digest),))]
+            return target_losses(adapted, rows, ((1.0, digest),))
         return _served_logits(adapted, digest, rows, batch_size)
 
 
+def target_losses(adapted: AdaptedBase, rows: Sequence[Row], selection: Selection) -> list[NDArray[Any]]:
+    """The losses of each row's target tokens under the adapters of `selection`, or the base alone."""
+    return [loss.numpy() for loss in token_losses(adapted, rows, selection)]
+
+
 def trained_outputs(
-    recipe: Recipe, base: Base, model: PeftModel, rows: Sequence[Row], collate: Collator
+    recipe: Recipe, base: Base, model: torch.nn.Module, rows: Sequence[Row], collate: Collator
 ) -> list[NDArray[Any]]:
     """The same from the PEFT model that was trained. One row at a time where logits are as wide as a vocabulary."""
     model.eval()

@@ -116,7 +116,7 @@ class TextToText:
         return completion_collator(tokenizer)
 
     def answers(
-        self, runtime: Runtime, adapter: str, dataset: Dataset, settings: Mapping[str, Any]
+        self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import BaseMismatch, InvalidReference, InvalidSettings, TensorMismatch
@@ -157,7 +157,7 @@ def _is_folder(word: str) -> bool:
 def _pulled(name: str, hub: Registry | str | None) -> Parent:
     from adapthub.hub import open_hub
 
-    registry = cast("Registry", open_hub(hub)) if hub is None or isinstance(hub, str) else hub
+    registry = open_hub(hub) if hub is None or isinstance(hub, str) else hub
     version = registry.resolve(name)
     pinned = parent_of(version)
     return Parent(registry.pull(pinned), pinned, pinned)
@@ -176,7 +176,7 @@ def _unpublished(artifact: Artifact) -> str:
 
 def _equal(given: Any, value: Any) -> bool:
     """As JSON has them: a tuple is a list."""
-    return (list(given) if isinstance(given, tuple) else given) == value
+    return bool((list(given) if isinstance(given, tuple) else given) == value)
 
 
 def _shape(tensor: Any) -> list[int] | None:

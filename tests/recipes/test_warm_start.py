@@ -74,7 +74,13 @@ def test_the_manifest_names_the_parent_and_the_hub_shows_both_ways(
 ) -> None:
     version = hub.resolve("acme/ner@v1")
     told: list[str] = []
-    settings = {"start": "acme/ner", "name": "acme/child", "hub": hub, "push": True, "report": told.append}
+    settings: dict[str, Any] = {
+        "start": "acme/ner",
+        "name": "acme/child",
+        "hub": hub,
+        "push": True,
+        "report": told.append,
+    }
     child = train("ner", ner_data, output=tmp_path / "run", **SHORT, **settings)
     assert child.artifact.manifest is not None
     assert child.artifact.manifest.parents == [parent_of(version)]

@@ -1,0 +1,114 @@
+"""Which of two adapters is better on labelled data, as they are served, or that the data cannot tell.
+
+Both answer the same rows; a base that both were trained over is loaded once. Does not judge whether a difference matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.base import Base, load_base
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.manifest import Manifest
+from adapthub.recipes.evaluation import encode_for, read_for, recipe_of, statistics_of
+from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.paired import Difference, better, differences
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two adapters, by digest, on the `rows` examples of `source`. `metrics`: the second's against the first's, the
+    `headline` ones first. `better`: the digest of the one whose first headline metric is clearly better, or None.
+    """
+
+    first: str
+    second: str
+    source: str
+    rows: int
+    headline: tuple[str, ...]
+    metrics: Mapping[str, Difference]
+    better: str | None
+
+    def sentence(self, first: str, second: str) -> str:
+        """What follows, in words, for adapters called `first` and `second`."""
+        name = self.headline[0]
+        one = self.metrics[name]
+        if self.better is None:
+            apart = f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}], p {one.p:.3g}"
+            return (
+                f"The data cannot tell which is better: {name} is {one.first:.4f} for {first} and {one.second:.4f} for"
+                f" {second}, {apart} over {one.n} examples."
+            )
+        wins = self.better == self.second
+        best, other = (second, first) if wins else (first, second)
+        value, against = (one.second, one.first) if wins else (one.first, one.second)
+        low, high = sorted((abs(one.low), abs(one.high)))
+        return (
+            f"{best} is better: {name} is {value:.4f} against {against:.4f} for {other}, a difference of"
+            f" {abs(one.difference):.4f} [{low:.4f}, {high:.4f}], p {one.p:.3g}, over {one.n} examples."
+        )
+
+
+def compare(
+    first: Artifact | str | Path,
+    second: Artifact | str | Path,
+    data: str | Path | Any,
+    *,
+    base: str | None = None,
+    quantize: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    batch_size: int = 64,
+    task: str | None = None,
+    **options: Any,
+) -> Comparison:
+    """Measure two adapters of one task and equal labels on the same data, and tell them apart by paired bootstrap.
+
+    Each runs over the base that it names, held as it was trained over it; `base` and `quantize` ("nf4", "int8", "none") hold
+    for both. `task` and `options` as for `evaluate`. Raises InvalidSettings for adapters that cannot be compared, and
+    what `evaluate` raises.
+    """
+    artifacts = [each if isinstance(each, Artifact) else Artifact.read(each) for each in (first, second)]
+    (recipe, manifest), (_, other) = (recipe_of(each, task) for each in artifacts)
+    if manifest.recipe != other.recipe or set(manifest.labels or ()) != set(other.labels or ()):
+        raise InvalidSettings(
+            f"{_task(manifest)} and {_task(other)} cannot be compared",
+            hint="Compare two adapters of one recipe with the same labels.",
+        )
+    dataset = read_for(recipe, manifest, data, batch_size, options)
+    loaded: tuple[tuple[str, str | None], Base] | None = None
+    statistics: list[Statistics] = []
+    for artifact, record in zip(artifacts, (manifest, other), strict=True):
+        wanted = _base_of(record, base, quantize)
+        if loaded is None or loaded[0] != wanted:
+            loaded = None  # one base at a time
+            loaded = (wanted, load_base(wanted[0], quantize=wanted[1], device=device, dtype=dtype))
+        encoded = encode_for(recipe, record, dataset, loaded[1])
+        statistics.append(statistics_of(recipe, artifact, loaded[1], dataset, encoded, batch_size=batch_size))
+    found = differences(*statistics)
+    ordered = {name: found[name] for name in (*recipe.metrics, *found)}
+    winner = better(recipe.metrics[0], ordered[recipe.metrics[0]])
+    digests = [artifact.digest for artifact in artifacts]
+    return Comparison(
+        first=digests[0],
+        second=digests[1],
+        source=dataset.source,
+        rows=len(dataset),
+        headline=tuple(recipe.metrics),
+        metrics=ordered,
+        better=digests[winner - 1] if winner else None,
+    )
+
+
+def _base_of(manifest: Manifest, base: str | None, quantize: str | None) -> tuple[str, str | None]:
+    chosen = manifest.quantization if quantize is None else quantize
+    return base or manifest.base.id, None if chosen == "none" else chosen
+
+
+def _task(manifest: Manifest) -> str:
+    labels = ", ".join(manifest.labels or ())
+    return f"an adapter for {manifest.recipe}" + (f" with the labels {labels}" if labels else "")

@@ -1,0 +1,64 @@
+"""What an adapter answers once it is merged into its base, as PEFT merges and transformers runs it.
+
+The base that is given is changed: load one for this alone. Does not save what is merged.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.base import Base
+from adapthub.adapters.heads import task_model
+from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.evaluation import Answers
+from adapthub.recipes.processors import load_processor
+from adapthub.recipes.recipe import Encoded, GeneratingRecipe, Recipe, lengths_of
+from adapthub.recipes.served import target_losses, trained_outputs
+from adapthub.runtime.runtime import Runtime
+
+
+def merged_answers(
+    recipe: Recipe, artifact: Artifact, base: Base, dataset: Dataset, encoded: Encoded, *, batch_size: int
+) -> Answers:
+    """What `evaluation.answers_of` gives, by the merged weights and without an adapter."""
+    manifest = artifact.manifest
+    assert manifest is not None
+    model = merge(base, artifact)
+    if isinstance(recipe, GeneratingRecipe):
+        adapted = AdaptedBase(base)
+        try:
+            losses = target_losses(adapted, encoded.rows, ())
+        finally:
+            adapted.close()
+        with Runtime(base) as runtime:
+            return Answers(losses, recipe.answers(runtime, None, dataset, manifest.hyperparameters))
+    collate = recipe.collator(load_processor(recipe, base))
+    lengths = lengths_of(encoded.rows)
+    order = sorted(range(len(lengths)), key=lambda at: -lengths[at])
+    outputs: dict[int, Any] = {}
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        rows = [encoded.rows[at] for at in places]
+        outputs |= dict(zip(places, trained_outputs(recipe, base, model, rows, collate), strict=True))
+    return Answers([outputs[at] for at in range(len(lengths))], None)
+
+
+def merge(base: Base, artifact: Artifact) -> PreTrainedModel:
+    """The task's model with the adapter in its weights; where the task has no head of its own, `base.model` itself.
+
+    Raises what PEFT raises for a method that it cannot merge.
+    """
+    manifest = artifact.manifest
+    assert manifest is not None
+    model = task_model(base, manifest.task or "", manifest.labels or ())
+    if base.tokenizer is not None and model is not base.model:
+        model.config.pad_token_id = (
+            base.tokenizer.pad_token_id
+        )  # decoders classify at the last token before it
+    wrapped: Any = PeftModel.from_pretrained(model, str(artifact.path))
+    return cast(PreTrainedModel, wrapped.merge_and_unload().eval())

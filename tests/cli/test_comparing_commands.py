@@ -1,0 +1,62 @@
+"""compare and certify on a tiny base: tables, JSON, what is published, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.data import write_conll
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_conll(tmp_path / "test.conll", copies=2)
+
+
+def test_compare_says_who_is_better_or_that_it_cannot(cli: Command, trained: Path, data: Path) -> None:
+    train = ("train", "--from", "acme/ner", "--data", data, "--max-steps", 60, "--no-validation")
+    cli(*train, "--learning-rate", "5e-3", "--name", "acme/more", "--push").fine()
+    record = json.loads(cli("compare", "acme/ner", "acme/more@v1", "--data", data, "--json").fine())
+    assert record.keys() == {"first", "second", "data", "rows", "better", "sentence", "metrics"}
+    assert record["better"] == "acme/more@v1"
+    assert record["metrics"]["f1"].keys() == {"first", "second", "difference", "low", "high", "p", "n"}
+    text = cli("compare", "acme/ner", "acme/more@v1", "--data", data).fine()
+    assert text.splitlines()[-1] == record["sentence"]
+    assert "acme/more@v1 is better: f1 is" in text
+    assert "f1/PER" in text
+    same = cli("compare", trained, "acme/ner", "--data", data).fine()
+    assert "The data cannot tell which is better" in same
+
+
+def test_certify_shows_and_publishes_what_manifest_and_card_say(
+    cli: Command, trained: Path, data: Path, tmp_path: Path
+) -> None:
+    result = cli("certify", "acme/ner", "--data", data, "--form", "nf4", "--form", "merged", "--push")
+    lines = result.fine().splitlines()
+    assert [line.split()[0] for line in lines[1:7]] == ["nf4"] * 3 + ["merged"] * 3
+    assert "Published acme/ner@v2" in lines[-1]
+    assert "measuring merged into the base" in result.err
+    shown = json.loads(cli("show", "acme/ner@v2", "--json").fine())
+    assert shown["manifest"]["certificates"].keys() == {"nf4", "merged"}
+    assert "## Portability" in Path(cli("pull", "acme/ner").fine().strip(), "README.md").read_text()
+
+    record = json.loads(
+        cli("certify", trained, "--data", data, "--form", "bf16", "--output", "certified", "--json").fine()
+    )
+    assert record.keys() == {"digest", "trained_on", "certificates", "left_out", "adapter", "published"}
+    assert record["certificates"]["bf16"]["verdict"] in ("holds", "worse")
+    assert record["adapter"]["path"] == "certified"
+    assert (tmp_path / "certified" / "adapthub.json").is_file()
+
+
+def test_certify_refuses_what_cannot_be(cli: Command, trained: Path, data: Path) -> None:
+    assert "REF is a folder" in cli("certify", trained, "--data", data, "--push").refused()
+    assert (
+        "is what the adapter was trained on"
+        in cli("certify", "acme/ner", "--data", data, "--form", "float32").refused()
+    )
+    assert "--form" in cli("certify", "acme/ner", "--data", data, "--form", "fp8").refused()
+    assert "'colour'" in cli("compare", trained, trained, "--data", data, "--set", "colour=1").refused()

@@ -1,0 +1,103 @@
+"""Two adapters on one set: as `evaluate` measures each, the base loaded once, and a sentence that says who is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.base import Base, load_base
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes import compare, comparison, evaluate, train
+from tests.recipes.conftest import write_ner
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+SETTINGS: dict[str, Any] = {"batch_size": 8, "learning_rate": 5e-3, "validation": False, "quiet": True}
+
+
+@pytest.fixture(scope="module")
+def adapters(
+    tiny_base: Path, ner_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Artifact, Artifact]:
+    """One that has hardly begun to learn, and one that went on from it."""
+    folder = tmp_path_factory.mktemp("adapters")
+    data = ner_data / "train.conll"
+    start = train("ner", data, base=str(tiny_base), output=folder / "a", max_steps=1, **SETTINGS).artifact
+    return start, train("ner", data, start=start, output=folder / "b", max_steps=120, **SETTINGS).artifact
+
+
+@pytest.fixture(scope="module")
+def test_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ner(tmp_path_factory.mktemp("data") / "test.conll", 40, seed=8)
+
+
+def test_the_better_one_is_named_with_what_evaluate_says(
+    adapters: tuple[Artifact, Artifact], test_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = []
+
+    def load(*given: Any, **more: Any) -> Base:
+        loads.append(given)
+        return load_base(*given, **more)
+
+    monkeypatch.setattr(comparison, "load_base", load)
+    found = compare(*adapters, test_data)
+    assert len(loads) == 1
+    assert (found.rows, found.source) == (40, str(test_data))
+    assert found.better == adapters[1].digest
+    assert list(found.metrics) == ["f1", "precision", "recall", "f1/LOC", "f1/PER"]
+    for side, artifact in zip(("first", "second"), adapters, strict=True):
+        alone = evaluate(artifact, test_data)
+        assert {name: getattr(one, side) for name, one in found.metrics.items()} == {
+            name: estimate.value for name, estimate in alone.metrics.items()
+        }
+    f1 = found.metrics["f1"]
+    assert 0 < f1.low <= f1.difference <= f1.high
+    assert f1.p < 0.01
+    words = found.sentence("old", "new")
+    assert words.startswith(
+        f"new is better: f1 is {f1.second:.4f} against {f1.first:.4f} for old, a difference of"
+    )
+    turned = compare(*adapters[::-1], test_data)
+    assert turned.better == adapters[1].digest
+    assert turned.sentence("new", "old").startswith("new is better")
+    assert turned.metrics["f1"].difference == -f1.difference
+
+
+def test_one_adapter_is_no_better_than_itself(adapters: tuple[Artifact, Artifact], test_data: Path) -> None:
+    found = compare(adapters[1].path, adapters[1].path, test_data, quantize="none")
+    assert found.better is None
+    words = found.sentence("a", "b")
+    assert words.startswith("The data cannot tell which is better: f1 is")
+    assert words.endswith("+0.0000 [+0.0000, +0.0000], p 1 over 40 examples.")
+
+
+def test_each_is_measured_over_its_base_as_it_was_trained(
+    adapters: tuple[Artifact, Artifact], tiny_base: Path, ner_data: Path, test_data: Path, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "max_steps": 30, "quantize": "nf4", "base": str(tiny_base)}
+    quantised = train("ner", ner_data / "train.conll", output=tmp_path / "run", **settings).artifact
+    found = compare(adapters[1], quantised, test_data)
+    own = evaluate(quantised, test_data, quantize="nf4").metrics["f1"].value
+    assert found.metrics["f1"].second == own
+    assert compare(adapters[1], quantised, test_data, quantize="nf4").metrics["f1"].second == own
+
+
+def test_unlike_adapters_are_refused(
+    adapters: tuple[Artifact, Artifact], tiny_base: Path, review_data: Path, test_data: Path, tmp_path: Path
+) -> None:
+    mood = train(
+        "sentiment", review_data, base=str(tiny_base), output=tmp_path / "run", max_steps=1, quiet=True
+    ).artifact
+    with pytest.raises(
+        InvalidSettings,
+        match="an adapter for ner with the labels O, B-LOC, B-PER and an adapter for sentiment with .* cannot be compared",
+    ):
+        compare(adapters[0], mood, test_data)
+    with pytest.raises(InvalidSettings, match="'colour'"):
+        compare(*adapters, test_data, colour=1)
+    with pytest.raises(InvalidData, match="no such file"):
+        compare(*adapters, tmp_path / "gone.conll")

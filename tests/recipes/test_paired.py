@@ -1,0 +1,76 @@
+"""Paired bootstrap: what it says of equal, of better and of noisy models, and against an analytic interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from adapthub.recipes.metrics import Statistics, class_statistics
+from adapthub.recipes.paired import Difference, better, differences, falls
+
+LABELS = ("no", "yes")
+
+
+def statistics(gold: np.ndarray, right: np.ndarray) -> Statistics:
+    return class_statistics(list(gold), list(np.where(right, gold, 1 - gold)), LABELS)
+
+
+def test_a_model_is_no_better_than_itself() -> None:
+    draw = np.random.default_rng(0)
+    gold = draw.integers(2, size=200)
+    one = statistics(gold, draw.random(200) < 0.8)
+    found = differences(one, one)
+    assert found.keys() == {"accuracy", "macro_f1", "f1/no", "f1/yes"}
+    assert all((each.difference, each.low, each.high, each.p) == (0, 0, 0, 1) for each in found.values())
+    assert better("accuracy", found["accuracy"]) == 0
+
+
+def test_the_interval_of_accuracy_is_that_of_paired_differences() -> None:
+    """The difference of accuracies is a mean of per-example differences: its normal interval is known."""
+    draw = np.random.default_rng(1)
+    n = 2000
+    gold = draw.integers(2, size=n)
+    before, after = draw.random(n) < 0.70, draw.random(n) < 0.75
+    found = differences(statistics(gold, before), statistics(gold, after))["accuracy"]
+    each = after.astype(float) - before
+    half = 1.96 * each.std() / np.sqrt(n)
+    assert found.difference == pytest.approx(each.mean())
+    assert found.low == pytest.approx(each.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(each.mean() + half, abs=0.1 * half)
+    assert (found.first, found.second, found.n) == (before.mean(), after.mean(), n)
+    assert better("accuracy", found) == 2
+
+
+def test_pairing_sees_what_two_intervals_do_not() -> None:
+    """A model right wherever the other is and on 2 % more: each one's own interval is wider than the gap."""
+    draw = np.random.default_rng(2)
+    gold = draw.integers(2, size=1000)
+    before = draw.random(1000) < 0.7
+    after = before | (draw.random(1000) < 0.04)
+    first, second = statistics(gold, before), statistics(gold, after)
+    found = differences(first, second)["accuracy"]
+    assert found.low > 0
+    assert found.p < 0.01
+    assert first.estimates()["accuracy"].high > second.estimates()["accuracy"].low
+
+
+def test_p_is_uniform_enough_without_a_difference() -> None:
+    """At a level of 10 %, about a tenth of equal pairs are called different: the test neither sleeps nor cries wolf."""
+    draw = np.random.default_rng(3)
+    called = 0
+    for _ in range(100):
+        gold = draw.integers(2, size=150)
+        pair = [statistics(gold, draw.random(150) < 0.8) for _ in range(2)]
+        called += differences(*pair)["accuracy"].p < 0.1
+    assert 3 <= called <= 20
+
+
+@pytest.mark.parametrize(
+    ("metric", "second_wins"), [("f1", True), ("loss", False), ("wer", False), ("f1/PER", True)]
+)
+def test_which_is_better_depends_on_the_metrics_direction(metric: str, second_wins: bool) -> None:
+    up = Difference(first=0.2, second=0.4, difference=0.2, low=0.1, high=0.3, p=0.001, n=9)
+    down = Difference(first=0.4, second=0.2, difference=-0.2, low=-0.3, high=-0.1, p=0.001, n=9)
+    assert better(metric, up) == (2 if second_wins else 1)
+    assert better(metric, down) == (1 if second_wins else 2)
+    assert falls(metric) != second_wins
