@@ -85,7 +85,7 @@ def certify(
     \b
     Example:
       $ adapt certify acme/ner --data test.conll --push
-      $ adapt certify runs/ner/adapter --data test.conll --form nf4 --form merged --output certified --json
+      $ adapt certify runs/ner/adapter --data test.conll --form int8 --form merged --output certified --json
     """
     from adapthub.cli.chosen_hub import open_chosen
     from adapthub.cli.find import chosen_base, find_adapter

@@ -5,6 +5,8 @@ Does not plan or train.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -96,6 +98,13 @@ _OPTIONS = (
         "--method",
         shell_complete=_complete_methods,
         help="See adapt methods. Default: lora, or that of --from.",
+    ),
+    click.option(
+        "--method-config",
+        "peft_config",
+        metavar="FILE",
+        shell_complete=complete_files,
+        help="The method as an adapter_config.json of PEFT's says; of a type that can be served.",
     ),
     click.option("--rank", type=int, help="Of LoRA's matrices."),
     click.option("--alpha", type=float, help="LoRA's scale: alpha / rank."),
@@ -207,6 +216,8 @@ def _plan_arguments(
     validation: str | None,
     no_validation: bool,
     quantize: str | None,
+    method: str | None,
+    peft_config: str | None,
     more: tuple[str, ...],
     **given: Any,
 ) -> dict[str, Any]:
@@ -218,12 +229,31 @@ def _plan_arguments(
         **settings(more, of="train"),
         "data": find_data(data or ""),
         "validation": False if no_validation else validation,
+        **_method(method, peft_config),
     }
     if start is not None:
         return {**arguments, **_start(start, hub, task, base, quantize)}
     _require(task=task, base=base)
     quantize = None if quantize == "none" else quantize
     return {**arguments, "task": task, "base": find_base(base or ""), "quantize": quantize}
+
+
+def _method(method: str | None, peft_config: str | None) -> dict[str, Any]:
+    """The method by name, or by a configuration of PEFT's."""
+    from adapthub.adapters.methods import BY_CONFIGURATION
+
+    if peft_config is None:
+        return {} if method is None else {"method": method}
+    if method not in (None, BY_CONFIGURATION):
+        raise click.UsageError(f"--method-config says the method itself: --method {method} contradicts it.")
+    path = Path(peft_config)
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidSettings(
+            f"{path} cannot be read as JSON: {error}", hint="Give an adapter_config.json."
+        ) from error
+    return {"method": BY_CONFIGURATION, "peft_config": fields}
 
 
 def _start(

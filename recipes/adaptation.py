@@ -14,14 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+    ModulesToSaveWrapper,
+)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapthub.adapters.errors import InvalidSettings, TrainingError
 from adapthub.adapters.heads import head_modules, task_model
-from adapthub.adapters.methods import ALL_LINEAR, method_config
+from adapthub.adapters.methods import ALL_LINEAR, BY_CONFIGURATION, FAMILY, method_config
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -63,9 +67,16 @@ class Adaptation:
 
 
 def adapt(
-    base: Base, task: Task, labels: tuple[str, ...], method: str, settings: Mapping[str, Any]
+    base: Base,
+    task: Task,
+    labels: tuple[str, ...],
+    method: str,
+    settings: Mapping[str, Any],
+    ranks: Mapping[str, Any] | None = None,
 ) -> Adaptation:
     """Wrap `base` in PEFT for `task`. The base is changed until `release`.
+
+    `ranks`: fields of a LoRA configuration that say which layers have which rank, where that was found before.
 
     New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the
     method or its settings cannot work on this family of models.
@@ -82,15 +93,29 @@ def adapt(
         # rows are padded by the tokenizer; decoders classify at the last token before that
         model.config.pad_token_id = base.tokenizer.pad_token_id
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
-    if "target_modules" in settings:
+    feedforward: list[str] = []
+    if method == "ia3":
+        targets, feedforward = scaled_modules(model, settings["target_modules"], head)
+        settings = {**settings, "target_modules": targets}
+    elif "target_modules" in settings:
         settings = {**settings, "target_modules": target_modules(model, settings["target_modules"], head)}
-    encoder_decoder = bool(model.config.is_encoder_decoder)
-    config = method_config(method, task, modules_to_save=head, encoder_decoder=encoder_decoder, **settings)
+    config = method_config(
+        method,
+        task,
+        modules_to_save=head,
+        feedforward_modules=feedforward,
+        encoder_decoder=bool(model.config.is_encoder_decoder),
+        **settings,
+    )
+    if ranks is not None:
+        vars(config).update(ranks, init_lora_weights=True, eva_config=None)
     with _peft_warnings():
         try:
             wrapped = get_peft_model(model, config)
         except ValueError as error:
             raise InvalidSettings(f"{method} does not work on {base.ref}: {error}") from error
+    if method == BY_CONFIGURATION and not wrapped.active_peft_config.is_prompt_learning:
+        vars(config).update(target_modules=sorted(cast(Any, wrapped.base_model).targeted_module_names))
     # PEFT appends names that a classification head might have; a local path spares its look-ups on a hub.
     vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
     for parameter in wrapped.parameters():
@@ -119,6 +144,26 @@ def target_modules(model: PreTrainedModel, wanted: str | Sequence[str], head: Se
             )
         chosen.update(found)
     return sorted(chosen)
+
+
+def scaled_modules(
+    model: PreTrainedModel, wanted: str | Sequence[str], head: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The layers that IA3 scales, by full name, and those of them that scale their input: feed-forward layers, as far as
+    PEFT knows the family. Raises InvalidSettings where it does not and none are named.
+    """
+    family = model.config.model_type
+    if wanted == FAMILY:
+        known = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(family)
+        if known is None:
+            raise InvalidSettings(
+                f"PEFT does not know which layers IA3 scales in {family} models",
+                hint="Name them: target_modules=key,value.",
+            )
+        wanted = known
+    targets = target_modules(model, wanted, head)
+    inner = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(family, ())
+    return targets, [name for name in targets if name.endswith(tuple(inner))]
 
 
 def linear_modules(model: PreTrainedModel, without: Sequence[str]) -> list[str]:

@@ -228,4 +228,4 @@ def _decision(task: str, logits: NDArray[Any], labels: Any) -> list[Any]:
 
 def _changed(before: Sequence[Any], after: Sequence[Any]) -> float:
     changed = [one != other for one, other in zip(before, after, strict=True)]
-    return sum(changed) / len(changed)
+    return float(sum(changed) / len(changed))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.adapters.methods import find_method, method_settings
+from adapthub.adapters.methods import SERVED, find_method, method_settings
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.adapters.tasks import Task
 from adapthub.recipes.catalog import find_recipe
@@ -22,7 +22,7 @@ from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import Encoded, Recipe
-from adapthub.recipes.settings import OTHER_NAMES, SETTINGS, Settings
+from adapthub.recipes.settings import LORA_FA, OTHER_NAMES, SETTINGS, Settings
 from adapthub.recipes.splits import read_splits
 
 if TYPE_CHECKING:
@@ -183,7 +183,18 @@ def prepare(
         encoding=encoding,
         parent=parent,
         seed=seed,
-        notes=(*notes, *cut, *(parent.notes(labels) if parent else ())),
+        notes=(*notes, *cut, *_served(adapter), *(parent.notes(labels) if parent else ())),
+    )
+
+
+def _served(adapter: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is worth saying of a method that a configuration gave."""
+    if "peft_config" not in adapter:
+        return ()
+    kind, all_kinds = adapter["peft_config"]["peft_type"], ", ".join(SERVED)
+    return (
+        f"method: {kind} by its configuration. The runtime serves {all_kinds} mixed in one pass; before the first step it is"
+        " tried whether it computes all of this one",
     )
 
 
@@ -208,14 +219,19 @@ def _sort_out(
                 f"{name!r} is no setting of {recipe.name} with {method}",
                 hint=near or f"There is: {', '.join(sorted(known))}.",
             )
-    settings = Settings.resolve(run, recipe.defaults(method))
+    settings = Settings.resolve(run, recipe.defaults(find_method(method).learns_as))
+    if settings.optimizer == LORA_FA and method not in ("lora", "rslora"):
+        raise InvalidSettings(
+            f"optimizer={LORA_FA!r} trains LoRA's B alone, and {method} is not made of A and B",
+            hint="Use method lora or rslora, or another optimizer.",
+        )
     options = {name: value for name, value in options.items() if value is not None}
     return settings, method_settings(method, cast(Task, recipe.task), **adapter), options
 
 
 def _run_settings(recipe: Recipe, method: str) -> tuple[str, ...]:
     """The run settings of a recipe with a method: not all have a head, or tokens; only LoRA's family has an A and a B."""
-    defaults = recipe.defaults(method)
+    defaults = recipe.defaults(find_method(method).learns_as)
     absent = {name for name in ("head_learning_rate", "max_length") if getattr(defaults, name) is None}
     if "rank" not in find_method(method).defaults(cast(Task, recipe.task)):
         absent.add("lora_plus_ratio")
@@ -225,11 +241,12 @@ def _run_settings(recipe: Recipe, method: str) -> tuple[str, ...]:
 def _longest(
     max_length: int | None, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
 ) -> int | None:
-    """max_length, less where a prefix takes positions from the text. Raises InvalidSettings where it was
+    """max_length, less where a prefix or a prompt takes positions from the text. Raises InvalidSettings where it was
     asked for.
     """
     positions: int | None = getattr(base.config, "max_position_embeddings", None)
-    prefix: int = adapter.get("prefix_length", 0)
+    taken = "prompt_length" if "prompt_length" in adapter else "prefix_length"
+    prefix: int = adapter.get(taken, 0)
     if max_length is None or positions is None or not prefix:
         return max_length
     room = positions - prefix - _reserved_positions(base)
@@ -237,8 +254,8 @@ def _longest(
         return max_length
     if given.get("max_length") is not None or room < 1:
         raise InvalidSettings(
-            f"max_length={max_length} and prefix_length={prefix} exceed {base.ref}'s {positions} positions",
-            hint=f"Set max_length to at most {max(room, 0)}, or a shorter prefix_length.",
+            f"max_length={max_length} and {taken}={prefix} exceed {base.ref}'s {positions} positions",
+            hint=f"Set max_length to at most {max(room, 0)}, or a shorter {taken}.",
         )
     return room
 

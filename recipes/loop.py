@@ -35,7 +35,8 @@ from adapthub.recipes.job import Job, Split
 from adapthub.recipes.progress import ProgressBar
 from adapthub.recipes.recipe import Collator, LabellingRecipe, Row, lengths_of, selects
 from adapthub.recipes.run import Run, checkpoint_state
-from adapthub.recipes.trainer import AdapterTrainer, Rates
+from adapthub.recipes.settings import LORA_FA
+from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +56,8 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
     without validation data, the last.
     Raises StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
     """
+    if job.settings.optimizer == LORA_FA:
+        freeze_a(adaptation.model)
     checkpoint = run.last_checkpoint()
     if checkpoint is not None and _has_ended(checkpoint):
         _restore_best(adaptation, run, checkpoint)
@@ -188,6 +191,7 @@ def _trainer(
             settings.warmup_steps(job.rows),
             settings.weight_decay,
             settings.lora_plus_ratio,
+            settings.optimizer,
         ),
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,

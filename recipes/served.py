@@ -84,7 +84,9 @@ def _features(row: Row) -> dict[str, Any]:
 
 def _losses(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> NDArray[Any]:
     """Negative log likelihoods of one row's targets, in nats."""
-    logits, targets = logits_of(model, batch)[0, :-1], batch["labels"][0, 1:]
+    targets = batch["labels"][0, 1:]
+    # PEFT gives logits of a prompt's virtual tokens too, before those of the row.
+    logits = logits_of(model, batch)[0, -len(targets) - 1 : -1]
     losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
     return np.asarray(losses[targets != IGNORED].cpu().numpy())
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # "auto" is bf16 where that is fast: see adaptation.precision.
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LORA_FA = "lora-fa"
+OPTIMIZERS = ("adamw", LORA_FA)
 _EVALUATION_ROWS = 64
 _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
 
@@ -30,6 +32,7 @@ class Settings:
     `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
     at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
     evaluation. `patience` counts evaluations without progress before the run stops; 0 never stops early.
+    `optimizer` is one of OPTIMIZERS; lora-fa is AdamW that leaves LoRA's A as it began (Zhang et al., arXiv:2308.03303).
     `precision` is what forward and backward compute in, one of PRECISIONS; weights that learn stay float32.
     """
 
@@ -46,12 +49,13 @@ class Settings:
     eval_rows: int
     patience: int
     precision: str
+    optimizer: str
 
     @classmethod
     def resolve(cls, given: Mapping[str, Any], defaults: Defaults) -> Settings:
         """Complete `given` by `defaults`. Raises InvalidSettings naming the option that cannot work."""
         values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
-        values |= {"eval_rows": 1000, "precision": "auto"}
+        values |= {"eval_rows": 1000, "precision": "auto", "optimizer": "adamw"}
         values |= {name: value for name, value in given.items() if value is not None}
         for name in (
             "epochs",
@@ -74,6 +78,9 @@ class Settings:
         if values["precision"] not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise InvalidSettings(f"precision is one of {known}; {values['precision']!r} is not")
+        if values["optimizer"] not in OPTIMIZERS:
+            known = ", ".join(OPTIMIZERS)
+            raise InvalidSettings(f"optimizer is one of {known}; {values['optimizer']!r} is not")
         return cls(**values)
 
     @property
@@ -126,6 +133,8 @@ OTHER_NAMES: Mapping[str, str] = {
     "warmup_ratio": "warmup",
     "early_stopping_patience": "patience",
     "dtype": "precision",
+    "optim": "optimizer",
+    "init_lora_weights": "init",
     "r": "rank",
     "lora_r": "rank",
     "lora_rank": "rank",

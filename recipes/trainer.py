@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from adapthub.adapters.errors import TrainingError
 from adapthub.recipes.recipe import Row, lengths_of
+from adapthub.recipes.settings import LORA_FA
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Rates:
     """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's
-    weight decay, and how many times faster LoRA's B learns than the rest of the adapter (LoRA+).
+    weight decay, how many times faster LoRA's B learns than the rest of the adapter (LoRA+), and by which of
+    settings.OPTIMIZERS.
 
     `head_modules` names the modules whose parameters count as head; `head` is None where there are none.
     """
@@ -39,6 +41,7 @@ class Rates:
     warmup_steps: int
     weight_decay: float
     lora_plus_ratio: float = 1.0
+    optimizer: str = "adamw"
 
     def of(self, name: str) -> float:
         """The peak learning rate of the parameter `name`."""
@@ -125,6 +128,8 @@ class AdapterTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW with groups for adapter and head; vectors (biases, norms, magnitudes) do not decay."""
+        if self.optimizer is None and self._rates.optimizer == LORA_FA:
+            self.optimizer = lora_fa(self._adapted, self._rates)
         if self.optimizer is None:
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(parameter_groups(self._adapted, self._rates), **options)
@@ -179,3 +184,36 @@ def parameter_groups(model: torch.nn.Module, rates: Rates) -> list[dict[str, Any
         }
         for (rate, decays), parameters in groups.items()
     ]
+
+
+def freeze_a(model: torch.nn.Module) -> None:
+    """Leave LoRA's A as it is: what LoRA-FA does not train needs no gradient and no moments."""
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name.split("."):
+            parameter.requires_grad_(False)
+
+
+def lora_fa(model: PeftModel, rates: Rates) -> torch.optim.Optimizer:
+    """PEFT's LoRA-FA, whose one group of all parameters is cut by learning rate and decay as AdamW's groups are; an A stays
+    beside its B, whose gradient it corrects."""
+    from peft.optimizers.lorafa import LoraFAOptimizer, create_lorafa_optimizer
+
+    config: Any = model.active_peft_config
+    made = create_lorafa_optimizer(
+        model, r=config.r, lora_alpha=config.lora_alpha, lr=rates.adapter, weight_decay=rates.weight_decay
+    )
+    (every,) = made.param_groups
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for parameter, name, scaling in zip(
+        every["params"], every["names"], every["scaling_factors"], strict=True
+    ):
+        if not parameter.requires_grad and scaling is None:
+            continue
+        rate, decays = rates.of(name.replace("lora_A", "lora_B")), parameter.ndim > 1
+        empty: dict[str, Any] = {"params": [], "names": [], "scaling_factors": []}
+        decay = rates.weight_decay if decays else 0.0
+        group = groups.setdefault((rate, decays), {**empty, "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+        group["scaling_factors"].append(scaling)
+    return cast(torch.optim.Optimizer, LoraFAOptimizer(list(groups.values())))

@@ -27,6 +27,7 @@ from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, autocast, precision
 from adapthub.recipes.environment import hardware, libraries
+from adapthub.recipes.eva import initialise
 from adapthub.recipes.interrupt import StoppedAtStep
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
@@ -96,8 +97,8 @@ def train(
     `output`: the run's folder, by default a new one under runs/. `resume`: a run's folder, or True for
     `output` or the latest unfinished run of this configuration. `name`: namespace/name to publish under.
     `settings`: how long and how fast (epochs or max_steps, batch_size, learning_rate, head_learning_rate,
-    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length, precision), the method's
-    (rank, alpha, dropout, target_modules; prefix_length) and the recipe's reading options.
+    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length, precision, optimizer), the method's
+    (rank, alpha, dropout, target_modules, init; prefix_length; prompt_length) and the recipe's reading options.
 
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
     or hardware that differ from those of a run that goes on or is repeated); by default they go to stderr, unless
@@ -139,10 +140,13 @@ def train(
     with memory_errors("checking the run", job.smaller):
         rehearse(job, base)
     set_seed(seed)
-    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter)
+    ranks = parent.ranks if parent is not None else None
+    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter, ranks)
     try:
         if parent is not None:
             parent.take_over(adaptation, job.labels)
+        elif job.adapter.get("init") == "eva":
+            initialise(adaptation, job, base)
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
         given = sources(job, base, data, validation, test, hub)
         run = _run(job, base, name, output, resume, given)

@@ -68,6 +68,15 @@ class Parent:
                 raise self._fixed(name, given[name], value)
         return {**given, **settings}
 
+    @property
+    def ranks(self) -> dict[str, Any] | None:
+        """Where EVA chose layers and ranks by other data: which they are."""
+        if self.manifest.hyperparameters.get("init") != "eva":
+            return None
+        return {
+            name: self.artifact.config[name] for name in ("target_modules", "rank_pattern", "alpha_pattern")
+        }
+
     def check_base(self, base: ResolvedBase) -> None:
         """Raises BaseMismatch, naming both, where `base` is not the one that the parent was trained on."""
         recorded = self.manifest.base

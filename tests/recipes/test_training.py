@@ -94,7 +94,7 @@ def test_precision_auto_is_bf16_where_the_processor_multiplies_it(
     assert result.run.configuration["settings"]["precision"] == chosen
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "prefix"])
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "ia3", "prefix"])
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
 def test_what_is_trained_is_what_plain_peft_loads_and_what_is_served(
     task: str, method: str, tiny_base: Path, request: pytest.FixtureRequest, tmp_path: Path
