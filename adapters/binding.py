@@ -41,6 +41,7 @@ _LORA_COMPUTED = frozenset(
         "layers_pattern",
         "modules_to_save",
         "fan_in_fan_out",
+        "trainable_token_indices",
     ]
 )
 

@@ -179,6 +179,11 @@ _KINDS: Mapping[str, tuple[str, _Check]] = {
             "layers_to_transform",
         ),
         (
+            "null, a list of tokens' ids or a map from names to such lists",
+            _null_or(_any_of(_list_of(_is_whole), _map_to(_list_of(_is_whole)))),
+            "trainable_token_indices",
+        ),
+        (
             "TEXT, SAMPLE_VOCAB or RANDOM",
             lambda value: value in ("TEXT", "SAMPLE_VOCAB", "RANDOM"),
             "prompt_tuning_init",

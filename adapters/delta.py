@@ -81,6 +81,28 @@ class EmbeddingLowRank:
 
 
 @dataclass(frozen=True)
+class TokenRows:
+    """Trainable tokens under an embedding: rows of some tokens less the base's; ids [k], change [k, hidden]."""
+
+    ids: torch.Tensor
+    change: torch.Tensor
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (x[..., None] == self.ids).to(y.dtype) @ self.change
+
+
+@dataclass(frozen=True)
+class TokenLogits:
+    """The same tokens under an output layer that shares the embedding's weight: logits of these ids alone change."""
+
+    ids: torch.Tensor
+    change: torch.Tensor
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(y).index_copy_(-1, self.ids, (x @ self.change.T).to(y.dtype))
+
+
+@dataclass(frozen=True)
 class Shift:
     """A constant: the adapter's own bias less the base's; value [out]."""
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import TensorMismatch
-from adapthub.adapters.lora_facts import LORA_KEY, configured_rank
+from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, configured_rank, trained_tokens
 from adapthub.adapters.names import inner_name, is_saved, module_path
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class _Fit:
     def check_lora(self, key: str, shape: Shape) -> None:
         name = inner_name(key)
         match = LORA_KEY.fullmatch(name)
+        if name.endswith(TOKENS):
+            module = name.removesuffix(TOKENS)
+            _, (_, hidden) = self._target(key, module)
+            self._compare(key, shape, (len(trained_tokens(module, self._config)), hidden))
+            return
         if match is None:
             self._check_other(key, name, shape)
             return

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from adapthub.adapters.binder import Binding, TargetBinder
-from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift
+from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift, TokenLogits, TokenRows
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.heads import Heads
 from adapthub.adapters.layers import full_weight, sizes
-from adapthub.adapters.lora_facts import LORA_KEY
+from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, trained_tokens
 from adapthub.adapters.names import inner_name
 
 if TYPE_CHECKING:
@@ -53,7 +53,12 @@ class LoraBinder(TargetBinder):
         for name, parts in tensors.low_rank.items():
             self._bind_low_rank(name, parts)
         for name, tensor in tensors.other.items():
-            self._bind_other(name, tensor)
+            if name.endswith(TOKENS):
+                self._bind_tokens(name.removesuffix(TOKENS), tensor)
+            else:
+                self._bind_other(name, tensor)
+        if self.config.trainable_token_indices and not any(name.endswith(TOKENS) for name in tensors.other):
+            raise TensorMismatch("the adapter lacks the rows of its trainable_token_indices")
         return self._finish()
 
     def _bind_low_rank(self, name: str, parts: Mapping[str, torch.Tensor]) -> None:
@@ -91,6 +96,29 @@ class LoraBinder(TargetBinder):
             self._add(path, _dora(low_rank, self._move(parts["lora_magnitude_vector"]), module, self.base))
         else:
             self._add(path, low_rank)
+
+    def _bind_tokens(self, name: str, rows: torch.Tensor) -> None:
+        """Rows of some tokens [k, hidden] in the place of an embedding's own; of the output's too where it shares them."""
+        path = self._path(name)
+        module = None if path is None else self.modules[path]
+        if path is None or not isinstance(module, nn.Embedding):
+            raise TensorMismatch(f"the adapter has rows of {name!r}, which is no embedding of this base")
+        ids = torch.tensor(
+            trained_tokens(name, self.artifact.config), dtype=torch.long, device=self.base.device
+        )
+        if tuple(rows.shape) != (len(ids), module.embedding_dim):
+            raise TensorMismatch(
+                f"the rows of {name!r} are {list(rows.shape)}; here they are {[len(ids), module.embedding_dim]}"
+            )
+        if len(set(ids.tolist())) < len(ids) or not ((ids >= 0) & (ids < module.num_embeddings)).all():
+            raise TensorMismatch(
+                f"trainable_token_indices of {name!r} repeat, or lie outside the base's {module.num_embeddings} tokens"
+            )
+        change = self._move(rows) - module.weight[ids]
+        self._add(path, TokenRows(ids, change * float(getattr(module, "embed_scale", 1.0))))
+        if self.output is not None and self.output.weight is module.weight:
+            output = next(name for name, each in self.modules.items() if each is self.output)
+            self._add(output, TokenLogits(ids, change))
 
     def _bind_other(self, name: str, tensor: torch.Tensor) -> None:
         """The adapter's own bias of a module, or what any method may bring."""

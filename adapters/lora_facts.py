@@ -16,6 +16,9 @@ LORA_KEY = re.compile(
 )
 """A part of LoRA, by its key without PEFT's prefix: the module, the part, weight or bias."""
 
+TOKENS = ".token_adapter.trainable_tokens_delta"
+"""The end of the key of an embedding's trained rows, after its module."""
+
 PEFT_RANK = 8
 PEFT_ALPHA = 8
 """What PEFT takes where a configuration has no r or lora_alpha."""
@@ -31,6 +34,14 @@ def configured_scale(module: str, config: Mapping[str, Any]) -> float:
     rank = configured_rank(module, config)
     alpha = float(_by_pattern(module, config.get("alpha_pattern"), config.get("lora_alpha", PEFT_ALPHA)))
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def trained_tokens(module: str, config: Mapping[str, Any]) -> list[int]:
+    """Which tokens' rows the adapter brings for the embedding `module`, in their order; none if it names none."""
+    named = config.get("trainable_token_indices") or []
+    if isinstance(named, list):
+        return named
+    return next((ids for name, ids in named.items() if module == name or module.endswith(f".{name}")), [])
 
 
 def _by_pattern(module: str, pattern: Mapping[str, float] | None, otherwise: float) -> float:

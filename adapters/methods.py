@@ -82,6 +82,9 @@ _PREFIX_20 = Default(20, "P-Tuning v2: up to 20 for simple classification, more 
 
 _FAMILY = Default(FAMILY, "keys, values and feed-forward layers, as IA3's paper; PEFT knows them by family")
 _PROMPT_20 = Default(20, "Lester et al.: beyond 20 virtual tokens little is gained")
+_NO_TOKENS = Default(
+    [], "none; tokens or their ids that shall mean something new are trained beside the matrices"
+)
 _NO_CONFIG = Default(None, "must be given: an adapter_config.json, or its fields")
 _RANDOM = Default(
     "random", "PEFT's default; eva takes directions and ranks from the training data, before the first step"
@@ -89,7 +92,13 @@ _RANDOM = Default(
 
 
 def _low_rank(rank: Default, alpha: Default, init: Default | None = None) -> Mapping[str, Default]:
-    settings = {"rank": rank, "alpha": alpha, "dropout": _NO_DROPOUT, "target_modules": _EVERYWHERE}
+    settings = {
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": _NO_DROPOUT,
+        "target_modules": _EVERYWHERE,
+        "trainable_tokens": _NO_TOKENS,
+    }
     return settings if init is None else {**settings, "init": init}
 
 
@@ -160,6 +169,7 @@ def method_settings(
     alpha: float | None = None,
     dropout: float | None = None,
     target_modules: str | Sequence[str] | None = None,
+    trainable_tokens: Sequence[int | str] | None = None,
     init: str | None = None,
     prefix_length: int | None = None,
     prompt_length: int | None = None,
@@ -179,6 +189,7 @@ def method_settings(
         "alpha": alpha,
         "dropout": dropout,
         "target_modules": target_modules,
+        "trainable_tokens": trainable_tokens,
         "init": init,
         "prefix_length": prefix_length,
         "prompt_length": prompt_length,
@@ -215,7 +226,7 @@ def method_config(
     encoder_decoder: bool = False,
     **settings: Any,
 ) -> PeftConfig:
-    """PEFT's configuration for method `name` and `task`; `settings` as method_settings takes them.
+    """PEFT's configuration for method `name` and `task`; `settings` as method_settings takes them, tokens by their ids.
 
     `modules_to_save` names the modules that are trained and saved whole (heads); the method leaves them
     alone. `feedforward_modules`: of IA3's targets, those that scale their input. `encoder_decoder` says what the base is.
@@ -256,6 +267,7 @@ def method_config(
         task_type=task_type,
         init_lora_weights="eva" if eva else True,
         eva_config=EvaConfig() if eva else None,
+        trainable_token_indices=list(resolved["trainable_tokens"]) or None,
         modules_to_save=saved or None,
         r=resolved["rank"],
         lora_alpha=resolved["alpha"],
@@ -294,6 +306,8 @@ def _checked(setting: str, value: Any) -> Any:
     """`value` as PEFT takes it. Raises InvalidSettings."""
     if setting == "target_modules":
         return _checked_targets(value)
+    if setting == "trainable_tokens":
+        return _checked_tokens(value)
     if setting == "peft_config":
         return _checked_configuration(value)
     if setting == "init":
@@ -315,6 +329,19 @@ def _checked(setting: str, value: Any) -> Any:
             f"{setting} must be {what.get(setting, 'a whole number from 1')}, not {value!r}"
         )
     return value
+
+
+def _checked_tokens(value: object) -> list[int | str]:
+    """Each token, or its id, once."""
+    tokens = [value] if isinstance(value, (int, str)) else value
+    if (
+        isinstance(tokens, Sequence)
+        and all(isinstance(token, str) or (type(token) is int and token >= 0) for token in tokens)
+        and len(set(tokens)) == len(tokens)
+        and "" not in tokens
+    ):
+        return list(tokens)
+    raise InvalidSettings(f"trainable_tokens must be tokens or their ids, each once, not {value!r}")
 
 
 def _checked_configuration(value: object) -> dict[str, Any]:

@@ -45,6 +45,7 @@ SET = (
     "optimizer",
     "init",
     "prompt_length",
+    "trainable_tokens",
     "dropout",
     "target_modules",
     "prefix_length",

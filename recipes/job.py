@@ -161,6 +161,7 @@ def prepare(
     if parent is not None:
         parent.check_base(resolved)
     processor = load_processor(recipe, resolved)
+    adapter = _by_ids(adapter, processor)
     longest = _longest(settings.max_length, given, adapter, resolved)
     encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
     settings = replace(settings, max_length=encoding.get("max_length"))
@@ -185,6 +186,22 @@ def prepare(
         seed=seed,
         notes=(*notes, *cut, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
+
+
+def _by_ids(adapter: dict[str, Any], processor: Any) -> dict[str, Any]:
+    """The method's settings with trained tokens by their ids. Raises InvalidSettings for one that the tokenizer lacks."""
+    tokens = adapter.get("trainable_tokens")
+    if not tokens:
+        return adapter
+    vocabulary = processor.get_vocab()
+    known = set(vocabulary.values())
+    ids = [token if isinstance(token, int) else vocabulary.get(token) for token in tokens]
+    if lost := [token for token, at in zip(tokens, ids, strict=True) if at not in known]:
+        raise InvalidSettings(
+            f"trainable_tokens: the base's tokenizer has no token {lost[0]!r}",
+            hint="Name tokens of its vocabulary, or their ids.",
+        )
+    return {**adapter, "trainable_tokens": ids}
 
 
 def _served(adapter: Mapping[str, Any]) -> tuple[str, ...]:

@@ -175,7 +175,7 @@ def parameter_groups(model: torch.nn.Module, rates: Rates) -> list[dict[str, Any
     groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((rates.of(name), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((rates.of(name), _decays(name, parameter)), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -184,6 +184,11 @@ def parameter_groups(model: torch.nn.Module, rates: Rates) -> list[dict[str, Any
         }
         for (rate, decays), parameters in groups.items()
     ]
+
+
+def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Vectors do not, nor the rows of trained tokens, which are no change but the embedding itself."""
+    return parameter.ndim > 1 and "trainable_tokens_delta" not in name
 
 
 def freeze_a(model: torch.nn.Module) -> None:
@@ -209,7 +214,7 @@ def lora_fa(model: PeftModel, rates: Rates) -> torch.optim.Optimizer:
     ):
         if not parameter.requires_grad and scaling is None:
             continue
-        rate, decays = rates.of(name.replace("lora_A", "lora_B")), parameter.ndim > 1
+        rate, decays = rates.of(name.replace("lora_A", "lora_B")), _decays(name, parameter)
         empty: dict[str, Any] = {"params": [], "names": [], "scaling_factors": []}
         decay = rates.weight_decay if decays else 0.0
         group = groups.setdefault((rate, decays), {**empty, "lr": rate, "weight_decay": decay})

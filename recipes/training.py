@@ -98,7 +98,8 @@ def train(
     `output` or the latest unfinished run of this configuration. `name`: namespace/name to publish under.
     `settings`: how long and how fast (epochs or max_steps, batch_size, learning_rate, head_learning_rate,
     lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length, precision, optimizer), the method's
-    (rank, alpha, dropout, target_modules, init; prefix_length; prompt_length) and the recipe's reading options.
+    (rank, alpha, dropout, target_modules, trainable_tokens, init; prefix_length; prompt_length; peft_config) and the
+    recipe's reading options.
 
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
     or hardware that differ from those of a run that goes on or is repeated); by default they go to stderr, unless

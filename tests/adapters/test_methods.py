@@ -121,6 +121,7 @@ def test_given_settings_win() -> None:
     assert method_settings("dora", "text-classification", **given) == {
         **given,
         "target_modules": ["query", "value"],
+        "trainable_tokens": [],
     }
     config = method_config("dora", "text-classification", **given)
     assert isinstance(config, LoraConfig)
@@ -150,6 +151,9 @@ def test_given_settings_win() -> None:
         ("lora", {"target_modules": ["q", 1]}, "target_modules must be"),
         ("lora", {"target_modules": "(a+)+b"}, "repeat inside a repeat"),
         ("prefix", {"prefix_length": -1}, "prefix_length must be"),
+        ("lora", {"trainable_tokens": [1, 1]}, "trainable_tokens must be tokens or their ids, each once"),
+        ("lora", {"trainable_tokens": [-1]}, "trainable_tokens must be"),
+        ("prefix", {"trainable_tokens": [1]}, "trainable_tokens does not apply to prefix"),
         ("lora", {"init": "pissa"}, "init is one of random, eva; 'pissa' is not"),
         ("dora", {"init": "eva"}, "init does not apply to dora"),
         ("prompt", {}, "prompt tuning is for text that a causal base generates, not for text-classification"),

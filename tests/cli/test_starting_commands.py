@@ -40,6 +40,22 @@ def test_what_is_the_parents_is_refused_in_the_words_of_the_command_line(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_configuration_of_pefts_is_the_method(
+    cli: Command, data: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({"peft_type": "LORA", "r": 2, "target_modules": ["query"], "lora_alpha": 4}))
+    train = ("train", "--task", "ner", "--data", data, "--base", tiny_base, *TINY, "--method-config")
+    result = cli(*train, file, "--output", "run", "--json")
+    result.fine()
+    assert "The runtime serves LORA, IA3, PREFIX_TUNING, PROMPT_TUNING mixed" in result.err
+    assert json.loads(Path("run", "adapter", "adapter_config.json").read_text())["r"] == 2
+    assert "contradicts it" in cli(*train, file, "--method", "dora").refused()
+    file.write_text(json.dumps({"peft_type": "OFT"}))
+    assert "--method-config: adapters of PEFT's type 'OFT' are not served" in cli(*train, file).refused()
+    assert "cannot be read as JSON" in cli(*train, data).refused()
+
+
 @pytest.mark.parametrize("missing", ["--task", "--data", "--base"])
 def test_without_a_start_a_run_needs_task_data_and_base(cli: Command, missing: str) -> None:
     given = {"--task": "ner", "--data": "train.conll", "--base": "package:minilm"}

@@ -12,6 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     TrainerControl,
@@ -24,7 +25,11 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings, TrainingError, TrainingInterrupted, UnsupportedAdapter
 from adapthub.recipes import TrainingResult, eva, loop, plan, train
+from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.interrupt import StopAtStep
+from tests.adapters.causal_pass import write_causal_base
+from tests.recipes.test_translate import pairs
+from tests.recipes.tokenizer_kinds import byte_level
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -209,15 +214,81 @@ def test_pefts_own_configuration_is_a_method(
 def test_a_configuration_that_is_not_computed_is_refused_before_the_first_step(
     tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
-    fields = {"peft_type": "LORA", "target_modules": ["query"], "trainable_token_indices": [5, 6]}
-    with pytest.raises(UnsupportedAdapter, match="trainable_token_indices"):
+    fields = {"peft_type": "LORA", "target_modules": ["query"], "qalora_group_size": 4, "use_qalora": True}
+    with pytest.raises((UnsupportedAdapter, InvalidSettings), match="qalora"):
         ner(tiny_base, ner_data, tmp_path / "run", method="peft", peft_config=fields)
     assert not (tmp_path / "run").exists()
+
+
+def test_tokens_are_trained_and_served_beside_the_matrices(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    base = load_base(str(tiny_base))
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    settings = {**SHORT, "trainable_tokens": ["ada", 9], "learning_rate": 0.05}
+    result = train("ner", ner_data, base=base, output=tmp_path / "run", **settings)
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert manifest.hyperparameters["trainable_tokens"] == [5, 9]
+    (rows,) = [
+        tensor
+        for name, tensor in result.artifact.tensors().items()
+        if name.endswith("trainable_tokens_delta")
+    ]
+    changed = (rows - before["embeddings.word_embeddings.weight"][[5, 9]]).norm(dim=1)
+    assert changed[0] > 1e-3  # "ada" stands in the data
+    served_is_peft(result.artifact, tiny_base)
+    adapted = AdaptedBase(load_base(str(tiny_base)))
+    digest = adapted.attach(result.artifact)
+    texts = [{"input_ids": [2, 9, 5, 3]}, {"input_ids": [2, 11, 3]}, {"input_ids": [2, 5, 3]}]
+    alone = [adapted.logits([text], [((1.0, digest),)])[0] for text in texts]
+    mixed = adapted.logits(texts, [((1.0, digest),)] * 2 + [((1.0, digest),)])
+    for one, other in zip(alone, mixed, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_of_a_causal_base_change_its_output_too_where_it_shares_them(
+    tied: bool, tmp_path: Path
+) -> None:
+    tokenizer = byte_level()
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 128,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    base = write_causal_base(tmp_path / "base", **sizes, tie_word_embeddings=tied)
+    tokenizer.save_pretrained(base)
+    ids = tokenizer("Ada", add_special_tokens=False)["input_ids"][:2]
+    settings = {**SHORT, "trainable_tokens": list(dict.fromkeys(ids)), "max_length": 64, "validation": False}
+    result = train(
+        "translate", pairs(24, 0), base=str(base), test=pairs(4, 1), output=tmp_path / "run", **settings
+    )
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), str(result.artifact.path)
+    ).eval()
+    recipe = find_recipe("translate")
+    assert result.artifact.manifest is not None
+    encoded = recipe.encode(tokenizer, recipe.read(pairs(4, 1)), (), result.artifact.manifest.hyperparameters)
+    total = count = 0.0
+    for row in encoded.rows:
+        learnt = sum(label != -100 for label in row["labels"])
+        batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
+        with torch.inference_mode():
+            total += float(model(**batch, attention_mask=torch.ones_like(batch["input_ids"])).loss) * learnt
+        count += learnt
+    assert result.metrics["test"]["loss"].value == pytest.approx(total / count, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"trainable_tokens": ["nobody"]}, "the base's tokenizer has no token 'nobody'"),
+        ({"trainable_tokens": [100_000]}, "the base's tokenizer has no token 100000"),
         ({"optimizer": "sgd"}, "optimizer is one of adamw, lora-fa; 'sgd' is not"),
         ({"optimizer": "lora-fa", "method": "dora"}, "optimizer='lora-fa' trains LoRA's B alone, and dora"),
         ({"optimizer": "lora-fa", "method": "prefix"}, "optimizer='lora-fa' trains LoRA's B alone"),
