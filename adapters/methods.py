@@ -286,8 +286,14 @@ def _by_configuration(
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
+    if fields.get("prefix_projection"):
+        raise InvalidSettings(
+            "peft_config: PEFT saves what prefix_projection makes and not its weights, so a run could not go on from a"
+            " checkpoint",
+            hint="Leave prefix_projection out.",
+        )
     given = {name: value for name, value in fields.items() if name not in _OF_THE_RUN}
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(fields["peft_type"])]
+    config: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(fields["peft_type"])]
     if "exclude_modules" in CONFIG_FIELDS[fields["peft_type"]] and given.get("exclude_modules") is None:
         given["exclude_modules"] = _inside(saved if task == TEXT_GENERATION else [*saved, *_PEFT_HEADS])
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import IA3Config, IA3Model, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils import (
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
@@ -115,7 +115,11 @@ def adapt(
         except ValueError as error:
             raise InvalidSettings(f"{method} does not work on {base.ref}: {error}") from error
     if method == BY_CONFIGURATION and not wrapped.active_peft_config.is_prompt_learning:
-        vars(config).update(target_modules=sorted(cast(Any, wrapped.base_model).targeted_module_names))
+        targets = sorted(cast(Any, wrapped.base_model).targeted_module_names)
+        if isinstance(config, IA3Config):
+            inner = [name for name in targets if IA3Model._check_target_module_feedforward(config, name)]
+            vars(config).update(feedforward_modules=inner)
+        vars(config).update(target_modules=targets)
     # PEFT appends names that a classification head might have; a local path spares its look-ups on a hub.
     vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
     for parameter in wrapped.parameters():
@@ -259,7 +263,8 @@ def _has(model: PreTrainedModel, part: str) -> bool:
 
 @contextmanager
 def _peft_warnings() -> Iterator[None]:
-    """Without what PEFT 0.21 makes transformers 5.23 say about its own names, whatever we do."""
+    """Without what PEFT 0.21 makes transformers 5.23 say about its own names, whatever we do, and its advice on EVA."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")
         yield

@@ -70,7 +70,7 @@ class _Batches:
             if len(order) < self._rows:
                 order = torch.randperm(self._job.rows, generator=generator).tolist()
             places, order = order[: self._rows], order[self._rows :]
-            yield collate([dict(encoded.rows[at]) for at in places])
+            yield dict(collate([dict(encoded.rows[at]) for at in places]))
         raise TrainingError(
             f"EVA's directions have not settled after {_MOST_BATCHES} batches of {self._rows} rows",
             hint="Lower rank, or set init=random.",

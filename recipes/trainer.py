@@ -221,4 +221,5 @@ def lora_fa(model: PeftModel, rates: Rates) -> torch.optim.Optimizer:
         group["params"].append(parameter)
         group["names"].append(name)
         group["scaling_factors"].append(scaling)
-    return cast(torch.optim.Optimizer, LoraFAOptimizer(list(groups.values())))
+    cut: Any = list(groups.values())
+    return cast(torch.optim.Optimizer, LoraFAOptimizer(cut))

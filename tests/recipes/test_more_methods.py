@@ -182,12 +182,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "target_modules": ["query", "output.dense"],
         "feedforward_modules": ["output.dense"],
     },
-    "projected prefix": {
-        "peft_type": "PREFIX_TUNING",
-        "num_virtual_tokens": 4,
-        "prefix_projection": True,
-        "encoder_hidden_size": 16,
-    },
+    "prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
 }
 
 
@@ -206,7 +201,7 @@ def test_pefts_own_configuration_is_a_method(
     assert result.artifact.manifest is not None
     assert result.artifact.manifest.method == "peft"
     assert result.artifact.manifest.hyperparameters["peft_config"] == fields
-    for name in fields.keys() - {"target_modules"}:
+    for name in fields.keys() - {"target_modules", "feedforward_modules"}:
         assert result.artifact.config[name] == fields[name]
     served_is_peft(result.artifact, tiny_base)
 
@@ -215,6 +210,9 @@ def test_a_configuration_that_is_not_computed_is_refused_before_the_first_step(
     tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
     fields = {"peft_type": "LORA", "target_modules": ["query"], "qalora_group_size": 4, "use_qalora": True}
+    prefix = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4, "prefix_projection": True}
+    with pytest.raises(InvalidSettings, match="PEFT saves what prefix_projection makes and not its weights"):
+        ner(tiny_base, ner_data, tmp_path / "run", method="peft", peft_config=prefix)
     with pytest.raises((UnsupportedAdapter, InvalidSettings), match="qalora"):
         ner(tiny_base, ner_data, tmp_path / "run", method="peft", peft_config=fields)
     assert not (tmp_path / "run").exists()
@@ -249,6 +247,11 @@ def test_tokens_are_trained_and_served_beside_the_matrices(
     mixed = adapted.logits(texts, [((1.0, digest),)] * 2 + [((1.0, digest),)])
     for one, other in zip(alone, mixed, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+    still = {"max_steps": 1, "learning_rate": 1e-12, "head_learning_rate": 1e-12, "validation": False}
+    child = train("ner", ner_data, start=result.artifact, output=tmp_path / "child", quiet=True, **still)
+    for name, tensor in child.artifact.tensors().items():
+        torch.testing.assert_close(tensor, result.artifact.tensors()[name], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("tied", [True, False])
