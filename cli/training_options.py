@@ -38,7 +38,18 @@ OF_THE_RUN = (
     "dtype",
     "repeats",
 )  # decide where and whether a run goes, not what it becomes
-_BESIDE_A_REPEAT = ("name", "push", "alias", "hub", "output", "resume", "from_run", "dry_run", "as_json")
+_BESIDE_A_REPEAT = (
+    "name",
+    "push",
+    "alias",
+    "hub",
+    "output",
+    "resume",
+    "from_run",
+    "config",
+    "dry_run",
+    "as_json",
+)
 
 
 def _complete_tasks(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
@@ -196,7 +207,8 @@ def _repeated(folder: str) -> dict[str, Any]:
     context = click.get_current_context()
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
-        if source is ParameterSource.COMMANDLINE and parameter.name not in _BESIDE_A_REPEAT:
+        given = source in (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+        if given and parameter.name not in _BESIDE_A_REPEAT:
             raise click.UsageError(
                 f"--from-run repeats a run as it was: {parameter.opts[0]} cannot be given."
             )

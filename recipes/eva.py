@@ -70,7 +70,10 @@ class _Batches:
             if len(order) < self._rows:
                 order = torch.randperm(self._job.rows, generator=generator).tolist()
             places, order = order[: self._rows], order[self._rows :]
-            yield dict(collate([dict(encoded.rows[at]) for at in places]))
+            batch = dict(collate([dict(encoded.rows[at]) for at in places]))
+            if batch["labels"].shape != batch["input_ids"].shape:  # PEFT would mask tokens by labels of rows
+                del batch["labels"]
+            yield batch
         raise TrainingError(
             f"EVA's directions have not settled after {_MOST_BATCHES} batches of {self._rows} rows",
             hint="Lower rank, or set init=random.",

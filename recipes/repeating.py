@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.adapters.files import sha256_file
 from adapthub.adapters.methods import find_method
 from adapthub.recipes import run as runs
-from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.environment import libraries
 from adapthub.recipes.settings import SETTINGS
 
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
 _ANEW = "Train anew with adapt train."
 
 
-def sources(job: Job, base: Base, data: Any, validation: Any, test: Any, hub: Any) -> dict[str, Any]:
+def sources(
+    job: Job, base: Base, task: str, data: Any, validation: Any, test: Any, hub: Any
+) -> dict[str, Any]:
     """What a run's folder keeps of where everything came from, as JSON takes it; paths are absolute.
 
     What was handed over in memory has no place: it is recorded as the kind of thing that it was.
     """
     return {
+        "task": {"place": task if task in RECIPES else _place(task), "sha256": _sha256(task)},
         "data": _place(data),
         "validation": _place(validation),
         "test": _place(test),
@@ -61,15 +65,20 @@ def repeated(folder: str | Path) -> dict[str, Any]:
             f"{run.path} does not say where its data lay: an older AdaptHub made it", hint=_ANEW
         )
     was, configuration = run.sources, run.configuration
+    task, sha256 = was["task"]["place"], was["task"]["sha256"]
+    if _sha256(task) != sha256:
+        raise InvalidSettings(
+            f"cannot repeat {run.path}: its recipe {task} changed, or is no longer there", hint=_ANEW
+        )
     for name in ("data", "validation", "test"):
         _check_place(run, "training data" if name == "data" else f"{name} split", was[name])
-    recipe, method = find_recipe(configuration["task"]), configuration["method"]
+    recipe, method = find_recipe(task), configuration["method"]
     known = (*SETTINGS, *find_method(method).defaults(cast("Task", recipe.task)))
     settings = {name: value for name, value in configuration["settings"].items() if name in known}
     return {
         **settings,
         **was["options"],
-        "task": recipe.name,
+        "task": task,
         "method": method,
         "quantize": configuration["quantize"],
         "seed": configuration["seed"],
@@ -124,6 +133,11 @@ def _place(source: Any) -> Any:
     if isinstance(source, (str, Path)):
         return str(Path(source).absolute()) if Path(source).exists() else str(source)
     return {"in_memory": type(source).__name__}
+
+
+def _sha256(task: str) -> str | None:
+    """Of a recipe in a file of its own; None for one of ours, and for a file that is not there."""
+    return sha256_file(Path(task)) if task not in RECIPES and Path(task).is_file() else None
 
 
 def _check_place(run: Run, what: str, place: Any) -> None:

@@ -149,7 +149,7 @@ def train(
         elif job.adapter.get("init") == "eva":
             initialise(adaptation, job, base)
         _preflight(job, base, adaptation, Path(output or runs.RUNS))
-        given = sources(job, base, data, validation, test, hub)
+        given = sources(job, base, task, data, validation, test, hub)
         run = _run(job, base, name, output, resume, given)
         _tell((*job.notes, *_changes(run, base, resume is not False, repeats)), report, console)
         outcome = Outcome(job, base, run, name)

@@ -17,6 +17,7 @@ from adapthub.recipes.run import differences
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 WEIGHTS = "adapter_model.safetensors"
+OWN = "like: ner\ndefaults: {batch_size: 4}\n"
 SHORT: dict[str, Any] = {"batch_size": 4, "max_steps": 4, "learning_rate": 1e-2, "seed": 5}
 
 
@@ -96,6 +97,20 @@ def test_rows_in_memory_cannot_be_repeated(tiny_base: Path, tmp_path: Path) -> N
     settings: dict[str, Any] = {"validation": False, "quiet": True, "max_steps": 1}
     train("ner", {"train": rows}, base=str(tiny_base), output=tmp_path / "run", **settings)
     with pytest.raises(InvalidData, match="its train split was a list in memory, not a file"):
+        repeated(tmp_path / "run")
+
+
+def test_a_recipe_of_ones_own_is_repeated_unless_it_changed(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(OWN)
+    settings: dict[str, Any] = {"base": str(tiny_base), "max_steps": 1, "quiet": True}
+    before = train(str(recipe), ner_data, output=tmp_path / "run", **settings).artifact
+    after = train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True).artifact
+    assert after.files[WEIGHTS] == before.files[WEIGHTS]
+    recipe.write_text(f"{OWN}# more\n")
+    with pytest.raises(InvalidSettings, match=r"its recipe .*own.yaml changed"):
         repeated(tmp_path / "run")
 
 
