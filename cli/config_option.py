@@ -17,6 +17,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.cli.options import Command, complete_files
 from adapthub.cli.output import show_json
 
+_SET = "more"
 _OURS = ("config", "config_schema", "as_json", "help")
 _TYPES = {
     "integer": "integer",
@@ -67,8 +68,9 @@ def schema(context: click.Context) -> dict[str, Any]:
     """JSON schema (2020-12) of a command's configuration file."""
     properties: dict[str, Any] = {}
     for name, option in _options(context).items():
-        if name == "set":
-            properties[name] = {"type": "object", "description": option.help}
+        if option.multiple:
+            kind = "object" if option.name == _SET else "array"
+            properties[name] = {"type": kind, "description": option.help}
             continue
         kind = (
             "boolean"
@@ -121,6 +123,8 @@ def _value(option: click.Option, written: Any, path: str) -> Any:
         if isinstance(written, (dict, list)):
             raise InvalidSettings(f"{path}: {option.name} is one value; {written!r} is not")
         return written
+    if option.name != _SET:
+        return written if isinstance(written, list) else [written]
     if not isinstance(written, dict):
         raise InvalidSettings(f"{path}: set is a mapping of names to values; {written!r} is not")
     return [f"{name}={_text(value)}" for name, value in written.items()]

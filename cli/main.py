@@ -18,6 +18,7 @@ from adapthub.cli.failures import EXPECTED, report, report_unexpected
 COMMANDS = {
     "train": "train:train",
     "plan": "plan:plan",
+    "sweep": "sweep:sweep",
     "eval": "evaluate:evaluate",
     "compare": "compare:compare",
     "certify": "certify:certify",

@@ -37,6 +37,7 @@ OF_THE_RUN = (
     "device",
     "dtype",
     "repeats",
+    "track",
 )  # decide where and whether a run goes, not what it becomes
 _BESIDE_A_REPEAT = (
     "name",
@@ -134,6 +135,12 @@ _OPTIONS = (
     click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
     click.option("--alias", help="With --push: point this alias at the new version."),
     hub_option,
+    click.option(
+        "--track",
+        multiple=True,
+        metavar="TRACKER",
+        help="Tell wandb or trackio of the run; its folder has TensorBoard's log in any case.",
+    ),
     click.option(
         "--output",
         metavar="FOLDER",

@@ -48,7 +48,15 @@ _WRITE_SIGNS = ("inline_container", "PytorchStreamWriter", "iostream error")
 _TIMINGS = ("_runtime", "_per_second")
 
 
-def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Console | None) -> None:
+def fit(
+    job: Job,
+    base: Base,
+    adaptation: Adaptation,
+    run: Run,
+    *,
+    console: Console | None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
     """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the
     model.
 
@@ -65,8 +73,8 @@ def fit(job: Job, base: Base, adaptation: Adaptation, run: Run, *, console: Cons
     stop = StopAtStep()
     bar = ProgressBar(console, selects(job.recipe)) if console is not None else None
     log = _event_log(run, checkpoint)
-    callbacks = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop]
-    trainer = _trainer(job, base, adaptation, run, [*callbacks, bar] if bar else callbacks)
+    ours = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop, *callbacks]
+    trainer = _trainer(job, base, adaptation, run, [*ours, bar] if bar else ours)
     try:
         with stop, memory_errors("training", job.smaller), _disk_errors(run):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

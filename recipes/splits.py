@@ -26,14 +26,13 @@ def read_splits(
     `data` is what recipe.read takes, or a folder with train.* and maybe validation.* and test.*, or a mapping
     of those names (a datasets.DatasetDict). `validation` and `test` go before what `data` brings. Without a
     validation split, a tenth of the training rows is set aside: the same rows whatever the seed;
-    `validation=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
+    `validation=False` or `test=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
     sources = _sources(data)
     sources |= {
         name: given for name, given in (("validation", validation), ("test", test)) if given is not None
     }
-    if validation is False:
-        del sources["validation"]
+    sources = {name: given for name, given in sources.items() if given is not False}
     read = {name: recipe.read(sources[name], **options) for name in SPLITS if name in sources}
     notes = []
     if "validation" not in sources and validation is not False:

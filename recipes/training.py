@@ -11,7 +11,7 @@ parse options.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +37,12 @@ from adapthub.recipes.preflight import check_disk, check_head, check_name, check
 from adapthub.recipes.recipe import Recipe, lengths_of
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
+from adapthub.recipes.tracking import check_trackers, trackers
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
     from adapthub.hub.registry import Registry, Version
 
 _CHECKPOINTS = 3  # the best, the last, and the one being written
@@ -67,7 +70,7 @@ def train(
     name: str | None = None,
     method: str | None = None,
     validation: str | Path | Any | Literal[False] | None = None,
-    test: str | Path | Any | None = None,
+    test: str | Path | Any | Literal[False] | None = None,
     output: str | Path | None = None,
     seed: int = 0,
     resume: bool | str | Path = False,
@@ -80,6 +83,8 @@ def train(
     quiet: bool = False,
     report: Callable[[str], None] | None = None,
     repeats: Run | None = None,
+    track: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
     **settings: Any,
 ) -> TrainingResult:
     """Train an adapter, measure it on the validation and test splits as it will be served, and publish it if
@@ -89,7 +94,7 @@ def train(
     datasets.Dataset, or a mapping of splits (DatasetDict). `validation` and `test` go before what `data`
     brings. Without a validation split a tenth of the training rows is set aside, chosen by content;
     `validation=False` trains without: nothing chooses the best step or stops early, the last weights are
-    kept.
+    kept. `test=False` leaves a test split of `data` alone.
 
     `start`: an adapter to go on from, a name on a hub or a folder (warm_start): its base, method and method's settings
     hold, and need not be given; its head is taken over where the labels are equal.
@@ -105,6 +110,8 @@ def train(
     or hardware that differ from those of a run that goes on or is repeated); by default they go to stderr, unless
     `quiet`, as the progress bar does.
 
+    `track`: where the run is told of besides its folder ("wandb", "trackio"); `callbacks`: transformers' own, of the caller.
+
     `repeats`: a finished run that this one is to repeat (repeating.repeated gives all arguments).
 
     Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError,
@@ -116,6 +123,7 @@ def train(
         raise InvalidSettings(
             f"quantize={quantize!r} does not fit the base given, which is {base.quantization}"
         )
+    check_trackers(track)
     loaded = base if isinstance(base, Base) else None
     parent = find_parent(start, hub)
     if base is None:
@@ -155,7 +163,7 @@ def train(
         outcome = Outcome(job, base, run, name)
         with _interruptible(job, run):
             set_seed(seed)
-            fit(job, base, adaptation, run, console=console)
+            fit(job, base, adaptation, run, console=console, callbacks=(*trackers(track), *callbacks))
             run.mark("trained")
             outcome.save(adaptation)
     finally:

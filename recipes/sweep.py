@@ -1,0 +1,232 @@
+"""Many runs of one task with other settings, and the best of them: optuna chooses what to try, and ends what falls behind.
+
+Every trial is a whole run in a folder of its own, measured on the validation split alone: the test split is for the end,
+once. A sweep that was interrupted goes on where it stopped. Does not train (training does).
+
+Settings to try are proposed by the tree-structured Parzen estimator (Bergstra et al. 2011); a trial whose validation is
+below the median of the others at the same evaluation ends (optuna's MedianPruner).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from adapthub.adapters.base import Base, load_base
+from adapthub.adapters.errors import InvalidSettings, OutOfMemory, TrainingError
+from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.recipe import LabellingRecipe, selects
+from adapthub.recipes.training import train
+
+_RANGE = re.compile(r"(?P<low>[^.|]+(?:\.\d+)?(?:[eE][-+]?\d+)?)\.\.(?P<high>.+)")
+_DECADE = 10.0  # a range this wide is tried by orders of magnitude
+_STORED = "sweep.db"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included; `whole`: no others between. Wide ranges are drawn by their logarithm."""
+
+    low: float
+    high: float
+    whole: bool
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether orders of magnitude count alike."""
+        return self.low > 0 and self.high / self.low >= _DECADE
+
+    def suggest(self, trial: optuna.Trial, name: str) -> float:
+        """What a trial shall try."""
+        if self.whole:
+            return trial.suggest_int(name, int(self.low), int(self.high), log=self.logarithmic)
+        return trial.suggest_float(name, self.low, self.high, log=self.logarithmic)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+        """What a trial shall try."""
+        return trial.suggest_categorical(name, self.values)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run. `value`: the best that the validation came to; None where it ended by an error. `state`: "complete",
+    "stopped" (behind the others) or "failed", with `why`. `run`: its folder."""
+
+    number: int
+    settings: Mapping[str, Any]
+    value: float | None
+    state: str
+    run: Path
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All trials, and the best: highest by `metric`, or lowest where that is a loss."""
+
+    metric: str
+    trials: tuple[Trial, ...]
+    best: Trial
+
+
+def space_of(text: str) -> Range | Choice:
+    """`1e-4..1e-2`, `4..64` (whole numbers) or `lora|dora`. Raises InvalidSettings for anything else."""
+    if match := _RANGE.fullmatch(text):
+        low, high = (_number(match[part], text) for part in ("low", "high"))
+        if not low < high:
+            raise InvalidSettings(f"{text}: a range goes from a lower number to a higher one")
+        whole = all(re.fullmatch(r"[-+]?\d+", match[part]) for part in ("low", "high"))
+        return Range(low, high, whole)
+    values = tuple(map(_value, text.split("|")))
+    if len(values) < 2:
+        raise InvalidSettings(f"{text!r} is nothing to choose from", hint="Write LOW..HIGH or ONE|OTHER.")
+    return Choice(values)
+
+
+def sweep(
+    task: str,
+    data: str | Path | Any,
+    *,
+    base: Base | str,
+    space: Mapping[str, Range | Choice],
+    trials: int,
+    output: str | Path,
+    quantize: str | None = None,
+    seed: int = 0,
+    tell: Callable[[Trial], None] = lambda trial: None,
+    **fixed: Any,
+) -> Sweep:
+    """Run until there are `trials`, those of an earlier call with the same `output` included; `tell` hears of each.
+
+    `fixed`: arguments of `train` that every trial shares; a validation split is needed, and a test split is not looked at.
+    Raises InvalidSettings, and what the first trial raises where every one fails.
+    """
+    recipe = find_recipe(task)
+    if not space:
+        raise InvalidSettings(
+            "there is nothing to try", hint="Give ranges, such as learning_rate=1e-4..1e-2."
+        )
+    if fixed.get("validation") is False:
+        raise InvalidSettings(
+            "trials are compared on a validation split", hint="Give one, or let one be set aside."
+        )
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded = base if isinstance(base, Base) else load_base(base, quantize=quantize)
+    study = _study(folder, task, higher=isinstance(recipe, LabellingRecipe), seed=seed)
+    metric = selects(recipe)
+
+    def objective(trial: optuna.Trial) -> float:
+        settings: dict[str, Any] = {name: one.suggest(trial, name) for name, one in space.items()}
+        watch = _Watch(trial, f"eval_{metric}")
+        train(
+            task,
+            data,
+            base=loaded,
+            output=folder / f"trial-{trial.number}",
+            seed=seed,
+            quiet=True,
+            report=lambda note: None,
+            test=False,
+            callbacks=(watch,),
+            **fixed,
+            **settings,
+        )
+        return watch.best
+
+    def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
+        tell(_trial(folder, frozen))
+
+    left = trials - len(study.trials)
+    if left > 0:
+        study.optimize(objective, n_trials=left, catch=(OutOfMemory, TrainingError), callbacks=[after])
+    done = tuple(_trial(folder, frozen) for frozen in study.trials)
+    complete = [trial for trial in done if trial.state == "complete"]
+    if not complete:
+        raise TrainingError(f"no trial ended well; the first: {done[0].why}", hint="Try other ranges.")
+    best = (max if isinstance(recipe, LabellingRecipe) else min)(
+        complete, key=lambda trial: trial.value or 0.0
+    )
+    return Sweep(metric, done, best)
+
+
+class _Watch(TrainerCallback):
+    """Tells optuna of every evaluation, and ends a trial that falls behind."""
+
+    def __init__(self, trial: optuna.Trial, metric: str) -> None:
+        self._trial = trial
+        self._metric = metric
+        self._values: list[float] = []
+
+    @property
+    def best(self) -> float:
+        """Of all evaluations so far."""
+        highest = self._trial.study.direction == optuna.study.StudyDirection.MAXIMIZE
+        return (max if highest else min)(self._values)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        value = (metrics or {})[self._metric]
+        self._values.append(value)
+        self._trial.report(value, state.global_step)
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _study(folder: Path, task: str, *, higher: bool, seed: int) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=task,
+        storage=f"sqlite:///{folder / _STORED}",
+        load_if_exists=True,
+        direction="maximize" if higher else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),
+    )
+
+
+def _trial(folder: Path, frozen: optuna.trial.FrozenTrial) -> Trial:
+    states = {"COMPLETE": "complete", "PRUNED": "stopped"}
+    state = states.get(frozen.state.name, "failed")
+    value = frozen.value if frozen.value is not None and math.isfinite(frozen.value) else None
+    why = str(frozen.system_attrs.get("fail_reason", "")) if state == "failed" else ""
+    return Trial(frozen.number, dict(frozen.params), value, state, folder / f"trial-{frozen.number}", why)
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise InvalidSettings(f"{whole}: {text!r} is no number", hint="Write LOW..HIGH.") from None
+    if not math.isfinite(value):
+        raise InvalidSettings(f"{whole}: {text!r} is no end of a range")
+    return value
+
+
+def _value(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False}.get(text.lower(), text)

@@ -1,0 +1,37 @@
+"""Where a run is told of besides its own folder: Weights & Biases, trackio, by transformers' own callbacks.
+
+A run's folder has TensorBoard's log and every metric in any case. Each tracker reads its own environment (WANDB_PROJECT,
+WANDB_MODE=offline, TRACKIO_SPACE_ID, ...). Does not import a tracker that nobody asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, cast
+
+from adapthub.adapters.errors import InvalidSettings, MissingDependency
+from adapthub.adapters.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+TRACKERS = ("trackio", "wandb")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises InvalidSettings for a name that is none, MissingDependency for one that is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            near = did_you_mean(name, TRACKERS) or f"There is: {', '.join(TRACKERS)}."
+            raise InvalidSettings(f"there is no tracker {name!r}", hint=near)
+        if find_spec(name) is None:
+            raise MissingDependency(f"{name} is not installed", hint=f"Run: pip install {name}")
+
+
+def trackers(names: Sequence[str]) -> list[TrainerCallback]:
+    """Callbacks that tell the trackers `names`, which are there, of a run."""
+    from transformers.integrations.integration_utils import TrackioCallback, WandbCallback
+
+    kinds = {"trackio": TrackioCallback, "wandb": WandbCallback}
+    return [cast(Any, kinds[name])() for name in names]

@@ -1,0 +1,107 @@
+"""Sweeps: ranges, trials that are whole runs, what goes on after an interruption, and the best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import InvalidSettings, TrainingError
+from adapthub.recipes import run as runs
+from adapthub.recipes.sweep import Choice, Range, Trial, space_of, sweep
+
+SHORT: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "max_length": 32, "eval_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "logarithmic"),
+    [
+        ("1e-4..1e-2", Range(1e-4, 1e-2, whole=False), True),
+        ("0.1..0.5", Range(0.1, 0.5, whole=False), False),
+        ("4..64", Range(4, 64, whole=True), True),
+        ("4..8", Range(4, 8, whole=True), False),
+        ("-1..1.5", Range(-1, 1.5, whole=False), False),
+    ],
+)
+def test_ranges(text: str, expected: Range, logarithmic: bool) -> None:
+    found = space_of(text)
+    assert found == expected
+    assert isinstance(found, Range)
+    assert found.logarithmic is logarithmic
+
+
+def test_choices_keep_their_kinds() -> None:
+    assert space_of("lora|dora") == Choice(("lora", "dora"))
+    assert space_of("8|16.5|true|auto") == Choice((8, 16.5, True, "auto"))
+
+
+@pytest.mark.parametrize("text", ["", "3", "1..x", "2..1", "1..1", "1..inf", "a..b"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSettings):
+        space_of(text)
+
+
+def test_trials_are_runs_and_the_best_is_kept(tiny_base: Path, review_data: Path, tmp_path: Path) -> None:
+    space: dict[str, Range | Choice] = {
+        "learning_rate": Range(1e-4, 1e-1, whole=False),
+        "rank": Choice((2, 4)),
+    }
+    heard: list[Trial] = []
+
+    def run(trials: int) -> Any:
+        return sweep(
+            "sentiment", review_data, base=str(tiny_base), space=space, trials=trials, output=tmp_path / "sweep",
+            tell=heard.append, **SHORT,
+        )  # fmt: skip
+
+    first = run(2)
+    assert [trial.number for trial in heard] == [0, 1]
+    found = run(3)
+    assert [trial.number for trial in heard] == [0, 1, 2]
+    assert found.trials[:2] == first.trials
+    assert found.metric == "macro_f1"
+    assert found.best.value == max(trial.value for trial in found.trials if trial.state == "complete")
+    for trial in found.trials:
+        record = runs.load(trial.run)
+        evaluated = [entry["eval_macro_f1"] for entry in record.history if "eval_macro_f1" in entry]
+        assert trial.value == max(evaluated)
+        manifest = Artifact.read(trial.run / "adapter").manifest
+        assert manifest is not None
+        assert manifest.hyperparameters["learning_rate"] == trial.settings["learning_rate"]
+        assert manifest.hyperparameters["rank"] == trial.settings["rank"]
+        assert set(manifest.metrics) == {"validation"}
+
+
+def test_a_trial_that_falls_behind_ends(
+    tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: trial.number > 0)
+    found = sweep(
+        "sentiment", review_data, base=str(tiny_base), space={"learning_rate": Range(1e-4, 1e-2, False)}, trials=2,
+        output=tmp_path / "sweep", **SHORT,
+    )  # fmt: skip
+    assert [trial.state for trial in found.trials] == ["complete", "stopped"]
+    assert found.best.number == 0
+    assert not (found.trials[1].run / "adapter").exists()
+
+
+def test_a_trial_that_fails_does_not_end_the_sweep_unless_all_do(
+    tiny_base: Path, review_data: Path, tmp_path: Path
+) -> None:
+    wild = Choice((1e30, 2e30))
+    with pytest.raises(TrainingError, match="no trial ended well"):
+        sweep(
+            "sentiment", review_data, base=str(tiny_base), space={"learning_rate": wild}, trials=2, warmup=0,
+            output=tmp_path / "sweep", **SHORT,
+        )  # fmt: skip
+
+
+def test_a_sweep_needs_something_to_try_and_to_compare_by(tiny_base: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"base": str(tiny_base), "trials": 1, "output": tmp_path / "sweep"}
+    with pytest.raises(InvalidSettings, match="nothing to try"):
+        sweep("sentiment", [], space={}, **given)
+    with pytest.raises(InvalidSettings, match="compared on a validation split"):
+        sweep("sentiment", [], space={"rank": Choice((2, 4))}, validation=False, **given)
