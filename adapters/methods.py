@@ -292,6 +292,10 @@ def _by_configuration(
             " checkpoint",
             hint="Leave prefix_projection out.",
         )
+    if fields.get("init_lora_weights") == "eva":
+        raise InvalidSettings(
+            "peft_config: EVA begins from the training data", hint="Use method lora with init=eva."
+        )
     given = {name: value for name, value in fields.items() if name not in _OF_THE_RUN}
     config: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(fields["peft_type"])]
     if "exclude_modules" in CONFIG_FIELDS[fields["peft_type"]] and given.get("exclude_modules") is None:

@@ -193,6 +193,8 @@ def _by_ids(adapter: dict[str, Any], processor: Any) -> dict[str, Any]:
     tokens = adapter.get("trainable_tokens")
     if not tokens:
         return adapter
+    if not hasattr(processor, "get_vocab"):
+        raise InvalidSettings("trainable_tokens: this task's inputs have no tokens", hint="Leave it out.")
     vocabulary = processor.get_vocab()
     known = set(vocabulary.values())
     ids = [token if isinstance(token, int) else vocabulary.get(token) for token in tokens]
@@ -239,7 +241,7 @@ def _sort_out(
     settings = Settings.resolve(run, recipe.defaults(find_method(method).learns_as))
     if settings.optimizer == LORA_FA and method not in ("lora", "rslora"):
         raise InvalidSettings(
-            f"optimizer={LORA_FA!r} trains LoRA's B alone, and {method} is not made of A and B",
+            f"optimizer={LORA_FA!r} trains LoRA's B alone, and {method} has other things to train",
             hint="Use method lora or rslora, or another optimizer.",
         )
     options = {name: value for name, value in options.items() if value is not None}

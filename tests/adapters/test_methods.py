@@ -164,6 +164,11 @@ def test_given_settings_win() -> None:
             {"peft_config": {"peft_type": "OFT"}},
             "type 'OFT' are not served.*LORA, IA3, PREFIX_TUNING, PROMPT_TUNING",
         ),
+        (
+            "peft",
+            {"peft_config": {"peft_type": "LORA", "init_lora_weights": "eva"}},
+            "method lora with init=eva",
+        ),
         ("peft", {"peft_config": {"peft_type": "LORA", "rang": 4}}, "peft_config: 'rang' is not a field"),
         ("peft", {"peft_config": {"peft_type": "LORA", "r": "four"}}, "peft_config: r must be"),
         (
