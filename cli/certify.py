@@ -75,12 +75,12 @@ def certify(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Measure the adapter REF over its base in nf4, int8 and bf16, and merged into it, against the base it was trained on.
+    """Measure an adapter over its base in nf4, int8 and bf16, and merged.
 
-    REF is a name or a folder. A form is worse where a headline metric falls beyond its paired bootstrap 95 % interval; else
-    it holds, as far as so many rows can tell. Drift is the largest and the mean difference of outputs, as shares of the
-    largest; changed is the share of rows with another decision. --output or --push writes the certificates into the
-    adapter's manifest and card.
+    Each is held against the base as the adapter was trained over it. REF is a name or a folder. A form is worse where a
+    headline metric falls beyond its paired bootstrap 95 % interval; else it holds, as far as so many rows can tell. Drift is
+    the largest and the mean difference of outputs, as shares of the largest; changed is the share of rows with another
+    decision. --output or --push writes the certificates into the adapter's manifest and card.
 
     \b
     Example:

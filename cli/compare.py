@@ -46,10 +46,11 @@ def compare(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Tell whether SECOND is better than FIRST on labelled data, as both are served, or that the data cannot tell.
+    """Tell which of two adapters is better on labelled data, or that it cannot.
 
-    Each is a name or a folder; both were trained by one recipe, for the same labels. Differences are SECOND's value less
-    FIRST's, with a paired bootstrap 95 % interval and a two-sided p-value: both are measured on the same resamples of rows.
+    FIRST and SECOND are names or folders, and measured as they are served; both were trained by one recipe, for the same
+    labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval and a two-sided p-value: both
+    are measured on the same resamples of rows.
 
     \b
     Example:

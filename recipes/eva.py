@@ -83,4 +83,4 @@ class _Batches:
 def _layer_inputs(layer_input: Any, indices: torch.Tensor, name: str) -> torch.Tensor:
     """What a layer reads of every token that is no padding [tokens, in]; a pooler reads one token a row [rows, in]."""
     states: torch.Tensor = layer_input if isinstance(layer_input, torch.Tensor) else layer_input[0]
-    return states if states.dim() == 2 else states[indices.T.unbind()]
+    return states.contiguous() if states.dim() == 2 else states[indices.T.unbind()]

@@ -80,7 +80,9 @@ def test_each_form_is_measured_as_evaluate_measures_it_one_base_at_a_time(
     assert nf4.mean_drift > int8.mean_drift > merged.mean_drift
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("rslora", "dora"))]
+)
 def test_merged_is_what_peft_and_transformers_make_of_it(
     method: str, tiny_base: Path, ner_data: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +101,7 @@ def test_merged_is_what_peft_and_transformers_make_of_it(
             np.testing.assert_allclose(output, theirs(**inputs).logits[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapter_trained_over_nf4_is_held_against_that(
     tiny_base: Path, ner_data: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +139,7 @@ def test_what_is_clearly_worse_is_said(
     assert found.changed > 0.2
 
 
+@pytest.mark.slow
 def test_texts_that_are_written_are_compared_and_merged_too(causal_base: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "max_steps": 3, "base": str(causal_base)}
     made = train("translate", pairs(24, 0), output=tmp_path / "run", **settings).artifact

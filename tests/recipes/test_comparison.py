@@ -26,7 +26,7 @@ def adapters(
     folder = tmp_path_factory.mktemp("adapters")
     data = ner_data / "train.conll"
     start = train("ner", data, base=str(tiny_base), output=folder / "a", max_steps=1, **SETTINGS).artifact
-    return start, train("ner", data, start=start, output=folder / "b", max_steps=120, **SETTINGS).artifact
+    return start, train("ner", data, start=start, output=folder / "b", max_steps=60, **SETTINGS).artifact
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_one_adapter_is_no_better_than_itself(adapters: tuple[Artifact, Artifact
     assert words.endswith("+0.0000 [+0.0000, +0.0000], p 1 over 40 examples.")
 
 
+@pytest.mark.slow
 def test_each_is_measured_over_its_base_as_it_was_trained(
     adapters: tuple[Artifact, Artifact], tiny_base: Path, ner_data: Path, test_data: Path, tmp_path: Path
 ) -> None:

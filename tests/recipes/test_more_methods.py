@@ -64,7 +64,7 @@ def checkpoint(result: TrainingResult, step: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("rslora", marks=pytest.mark.slow)])
 def test_lora_fa_leaves_a_and_trains_b_and_head(
     method: str, tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
@@ -109,6 +109,7 @@ def test_a_step_of_lora_fa_is_pefts(tiny_base: Path, ner_data: Path, tmp_path: P
         torch.testing.assert_close(tensor, made[1][name], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_lora_fa_is_resumed_bit_for_bit(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +132,7 @@ def test_lora_fa_is_resumed_bit_for_bit(
     assert resumed.artifact.files[name] == straight.artifact.files[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["ner", "sentiment"])
 def test_eva_takes_directions_and_ranks_from_the_data(
     task: str, tiny_base: Path, ner_data: Path, review_data: Path, tmp_path: Path
@@ -186,7 +188,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", CONFIGURATIONS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "patterns" else pytest.param(kind, marks=pytest.mark.slow) for kind in CONFIGURATIONS],
+)
 def test_pefts_own_configuration_is_a_method(
     kind: str, tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
@@ -259,7 +264,7 @@ def test_tokens_are_trained_and_served_beside_the_matrices(
         torch.testing.assert_close(tensor, result.artifact.tensors()[name], rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_tokens_of_a_causal_base_change_its_output_too_where_it_shares_them(
     tied: bool, tmp_path: Path
 ) -> None:

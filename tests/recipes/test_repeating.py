@@ -35,7 +35,11 @@ def first(tiny_base: Path, ner_data: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize(
     "kind",
-    [{"dropout": 0.1}, {"method": "dora", "quantize": "int8"}, {"method": "prefix", "precision": "fp32"}],
+    [
+        {"dropout": 0.1},
+        pytest.param({"method": "dora", "quantize": "int8"}, marks=pytest.mark.slow),
+        pytest.param({"method": "prefix", "precision": "fp32"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_repeat_gives_the_same_bytes(
     kind: dict[str, Any], tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +61,7 @@ def test_a_repeat_gives_the_same_bytes(
     )
 
 
+@pytest.mark.slow
 def test_a_run_from_a_parent_is_repeated(first: TrainingResult, ner_data: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "quiet": True, "validation": False}
     before = train("ner", ner_data, start=first.artifact.path, output=tmp_path / "a", **settings)
@@ -100,6 +105,7 @@ def test_rows_in_memory_cannot_be_repeated(tiny_base: Path, tmp_path: Path) -> N
         repeated(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own_is_repeated_unless_it_changed(
     tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:

@@ -49,7 +49,9 @@ def weights(artifact: Artifact) -> dict[str, torch.Tensor]:
     return artifact.tensors()
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "prefix", "nf4"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dora", "prefix", "nf4"))]
+)
 def test_weights_and_head_are_the_parents(
     method: str, tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_head_of_other_labels_is_drawn_anew_and_said(
     assert all(torch.allclose(old[name], new[name], atol=1e-7) for name in old.keys() - head)
 
 
+@pytest.mark.slow
 def test_a_head_of_another_size_is_drawn_anew(
     ner_data: Path, hub: EmbeddedHub, parent: TrainingResult, tmp_path: Path
 ) -> None:
@@ -214,6 +217,7 @@ def test_tensors_that_the_manifest_does_not_account_for_are_refused(
         train("ner", ner_data, start=told, output=tmp_path / "run", **SHORT)
 
 
+@pytest.mark.slow
 def test_a_run_from_a_parent_is_resumed_bit_for_bit(
     ner_data: Path, hub: EmbeddedHub, parent: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
