@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from adapthub.adapters.errors import AdaptHubError
+from adapthub.adapters.errors import AdaptHubError, RateLimited
 from adapthub.hub import logins
 from adapthub.hub.accounts import find_token
 from adapthub.hub.audit import Actor
 from adapthub.hub.server import rates
 from adapthub.hub.server.dependencies import TheServing, address_of, origin
-from adapthub.hub.server.errors import status_of
+from adapthub.hub.server.errors import headers_of, status_of
 from adapthub.hub.server.serving import Serving
 from adapthub.web.bodies import read_body
 
@@ -47,7 +47,7 @@ _HEADERS = {
 @router.post("/oauth/device")
 def device(request: Request, serving: TheServing) -> dict[str, Any]:
     """A code for a device to show, and a secret for it to poll with."""
-    rates.enforce(serving.rates, request.scope, address_of(request))
+    _count(request, serving)
     with serving.store.database.writing() as session:
         waiting = logins.begin(session, address_of(request))
     page = f"{origin(request)}/oauth/activate"
@@ -64,6 +64,10 @@ def device(request: Request, serving: TheServing) -> dict[str, Any]:
 @router.post("/oauth/token")
 async def token(request: Request, serving: TheServing) -> JSONResponse:
     """The device's token, once its login was allowed."""
+    try:
+        _count(request, serving)
+    except RateLimited as error:
+        return JSONResponse({"error": "slow_down"}, 429, headers_of(error))
     form = await _form(request)
     if form.get("grant_type") != _GRANT:
         # A token of this hub works until it is revoked: there is nothing to refresh.
@@ -100,12 +104,18 @@ async def activate(request: Request, serving: TheServing) -> HTMLResponse:
     form = await _form(request)
     code = form.get("user_code", "")
     try:
-        rates.enforce(serving.rates, request.scope, address_of(request))
+        _count(request, serving)
         await run_in_threadpool(_answer, serving, code, form.get("token", ""), form.get("answer") == "allow")
     except AdaptHubError as error:
         return _page(str(error), code, status_of(error))
     done = "allowed: go back to the device" if form.get("answer") == "allow" else "denied"
     return _page(f"The login is {done}.", "")
+
+
+def _count(request: Request, serving: Serving) -> None:
+    """Raises RateLimited where the client's address asks too often: for anything, or for logins."""
+    for counted in (serving.rates, serving.login_rates):
+        rates.enforce(counted, request.scope, address_of(request))
 
 
 def _answer(serving: Serving, code: str, text: str, allowed: bool) -> None:
