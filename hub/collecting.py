@@ -22,6 +22,7 @@ from sqlalchemy import ColumnElement, Select, delete, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.hub.storage.database import retried
 from adapthub.hub.storage.dialects import insert_new
 from adapthub.hub.storage.governance_tables import SignatureRow
 from adapthub.hub.storage.tables import BlobRow, FileRow
@@ -68,13 +69,19 @@ def collect(store: Store, *, grace: timedelta = GRACE, dry_run: bool = False) ->
             insert_new(session, BlobRow, rows)
     blobs = size = 0
     for batch in _batches(store, before):
-        with store.database.writing() as session:
-            deleted = _delete(session, store, batch, _garbage(before))
+        deleted = _collect(store, batch, before)
         blobs += len(deleted)
         size += sum(deleted)
     return Collected(blobs, size, len(strays))
 
 
+@retried
+def _collect(store: Store, keys: Sequence[int], before: datetime) -> list[int]:
+    with store.database.writing() as session:
+        return _delete(session, store, keys, _garbage(before))
+
+
+@retried
 def discard(store: Store, sha256s: Sequence[str], *, before: datetime) -> None:
     """Delete those of the blobs at once that nothing names, no repository was sent and nobody uploaded since `before`."""
     if not sha256s:

@@ -51,8 +51,8 @@ class Outcome(Enum):
 
 
 def begin(session: Session, address: str) -> Waiting:
-    """A login that waits, of a client at `address`. Nobody is refused: where too many wait, the oldest of the address that has
-    most of them ends, so that whoever asks again and again ends their own."""
+    """A login that waits, of a client at `address`. Nobody is refused: where too many wait, the oldest of the address that
+    has most of them ends, so that whoever asks again and again ends their own."""
     now = datetime.now(UTC)
     session.execute(delete(LoginRow).where(LoginRow.expires < now))
     mine = select(LoginRow.hash).where(LoginRow.address == address).order_by(LoginRow.expires.desc())

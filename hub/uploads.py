@@ -6,7 +6,7 @@ repository was sent, or what is in a tree of it already. Anything else has to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, or_, select
@@ -16,6 +16,7 @@ from adapthub.hub import quotas, repos
 from adapthub.hub.access import check_still
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
+from adapthub.hub.storage.database import retried
 from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RefRow, RepoRow
 from adapthub.hub.storage.upkeep_tables import SentRow
@@ -48,6 +49,14 @@ def received(
     found = list(blobs)
     if not found:
         return
+    _write_down(store, reference, found, list(parts), token)
+    store.require(found)
+
+
+@retried
+def _write_down(
+    store: Store, reference: Reference, found: Sequence[Blob], parts: Sequence[str], token: str | None
+) -> None:
     with store.database.writing() as session:
         repo = repos.lock(session, require_repo(session, reference))
         check_still(session, token, repo.namespace)
@@ -58,7 +67,6 @@ def received(
         now = datetime.now(UTC)
         sent = [{"repo_id": repo.id, "blob_id": key, "sent": now} for key in keys.values()]
         insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent"])
-    store.require(found)
 
 
 def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:

@@ -65,7 +65,7 @@ def caller_with(request: Request, serving: Serving, text: str) -> Caller:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from, as far as is known. Of IPv6 the network of 64 bits: who has one of its addresses has all."""
+    """Where a request comes from, as far as is known. Of IPv6 the network of 64 bits: who has one of them has all."""
     host = request.client.host if request.client is not None else ""
     try:
         address = ip_address(host)

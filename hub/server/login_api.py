@@ -18,6 +18,7 @@ from adapthub.hub.server import rates
 from adapthub.hub.server.dependencies import TheServing, address_of, origin
 from adapthub.hub.server.errors import headers_of, status_of
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.database import retried
 from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["accounts"])
@@ -45,6 +46,7 @@ _HEADERS = {
 
 
 @router.post("/oauth/device")
+@retried
 def device(request: Request, serving: TheServing) -> dict[str, Any]:
     """A code for a device to show, and a secret for it to poll with."""
     _count(request, serving)
@@ -73,6 +75,7 @@ async def token(request: Request, serving: TheServing) -> JSONResponse:
         # A token of this hub works until it is revoked: there is nothing to refresh.
         return JSONResponse({"error": "unsupported_grant_type"}, 400)
 
+    @retried
     def poll() -> str | logins.Outcome:
         secret = form.get("device_code", "")
         with serving.store.database.reading() as session:
@@ -118,6 +121,7 @@ def _count(request: Request, serving: Serving) -> None:
         rates.enforce(counted, request.scope, address_of(request))
 
 
+@retried
 def _answer(serving: Serving, code: str, text: str, allowed: bool) -> None:
     with serving.store.database.writing() as session:
         held = find_token(session, text.strip())
