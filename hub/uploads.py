@@ -24,12 +24,17 @@ from adapthub.hub.store import Store, blob_ids, register
 from adapthub.hub.trees import Blob
 
 
-def expect(store: Store, reference: Reference, size: int, token: str | None) -> None:
-    """Before `size` bytes come for the repository `reference`: raises as `received` will, as far as can be known."""
+def expect(
+    store: Store, reference: Reference, size: int, token: str | None, *, part: str | None = None
+) -> None:
+    """Before `size` bytes come for the repository `reference`: raises as `received` will, as far as can be known. `part`:
+    which part of a file they will be."""
     with store.database.reading() as session:
         repo = require_repo(session, reference)
         check_still(session, token, repo.namespace)
-        quotas.check_bytes(session, repo.namespace, size)
+        quotas.check_bytes(
+            session, repo.namespace, size - sum(blob.size for blob in _at(session, repo, part))
+        )
 
 
 def received(
@@ -39,34 +44,65 @@ def received(
     *,
     token: str | None,
     parts: Iterable[str] = (),
-) -> None:
+    part: str | None = None,
+) -> list[str]:
     """Write down that the repository `reference` was sent bytes that the blob store holds now, by who has the token of the
-    prefix `token`; in place of its `parts`, by sha256.
+    prefix `token`; in place of its `parts`, by sha256. `part`: which part of a file the blob is, in place of what came for
+    that before. What nothing holds then, by sha256: it may be discarded.
 
     Raises AdapterNotFound where it is gone, Unauthorized or Forbidden where the token may not write to it any more,
     Forbidden where its namespace would hold more than it may, StorageError where a collection was faster.
     """
     found = list(blobs)
     if not found:
-        return
-    _write_down(store, reference, found, list(parts), token)
+        return []
+    replaced = _write_down(store, reference, found, list(parts), part, token)
     store.require(found)
+    return replaced
 
 
 @retried
 def _write_down(
-    store: Store, reference: Reference, found: Sequence[Blob], parts: Sequence[str], token: str | None
-) -> None:
+    store: Store,
+    reference: Reference,
+    found: Sequence[Blob],
+    parts: Sequence[str],
+    part: str | None,
+    token: str | None,
+) -> list[str]:
     with store.database.writing() as session:
         repo = repos.lock(session, require_repo(session, reference))
         check_still(session, token, repo.namespace)
-        forget(session, repo, parts)
+        before = {blob.sha256 for blob in _at(session, repo, part)} - {blob.sha256 for blob in found}
+        replaced = only_its_own(session, repo, [*parts, *before])
+        forget(session, repo, [*parts, *before])
         quotas.reserve(session, repo.namespace, found)
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
         now = datetime.now(UTC)
-        sent = [{"repo_id": repo.id, "blob_id": key, "sent": now} for key in keys.values()]
-        insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent"])
+        known = select(SentRow).where(SentRow.repo_id == repo.id, SentRow.blob_id.in_(keys.values()))
+        parts_of = {row.blob_id: row.part for row in session.scalars(known)}
+        sent = [
+            {
+                "repo_id": repo.id,
+                "blob_id": key,
+                "sent": now,
+                "part": part if parts_of.get(key, part) == part else None,
+            }
+            for key in keys.values()
+        ]
+        insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent", "part"])
+        return replaced
+
+
+def _at(session: Session, repo: RepoRow, part: str | None) -> list[Blob]:
+    """What the repository was sent as that part of a file."""
+    if part is None:
+        return []
+    query = select(BlobRow.sha256, BlobRow.size).join(SentRow, SentRow.blob_id == BlobRow.id)
+    return [
+        Blob(*row) for row in session.execute(query.where(SentRow.repo_id == repo.id, SentRow.part == part))
+    ]
 
 
 def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:

@@ -15,7 +15,8 @@ from adapthub.hub.storage.tables import Base
 
 class SentRow(Base):
     """Bytes that somebody uploaded for a repository, whether or not they were new to the hub. Until a commit of it names
-    them this is what says that it may."""
+    them this is what says that it may. `part`: which part of a file they are, "sha256/number", if they are that of one
+    alone: another that comes in its place takes its room too."""
 
     __tablename__ = "sent"
     __table_args__ = (Index("sent_by_blob", "blob_id"), {"sqlite_with_rowid": False})
@@ -23,6 +24,7 @@ class SentRow(Base):
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id"), primary_key=True)
     blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"), primary_key=True)
     sent: Mapped[datetime]
+    part: Mapped[str | None]
 
 
 class EpochRow(Base):

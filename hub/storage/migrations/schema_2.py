@@ -227,6 +227,7 @@ def _create_upkeep() -> None:
         sa.Column("repo_id", KEY, nullable=False),
         sa.Column("blob_id", KEY, nullable=False),
         sa.Column("sent", UtcDateTime(), nullable=False),
+        sa.Column("part", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
         sa.ForeignKeyConstraint(["repo_id"], ["repos.id"]),
         sa.PrimaryKeyConstraint("repo_id", "blob_id"),
