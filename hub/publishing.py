@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub import quotas, repos
+from adapthub.hub import quotas, repos, uploads
 from adapthub.hub.access import check_still
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.commits import add_signature, add_whole
@@ -74,6 +74,7 @@ def publish(
             )
         elif SIGNATURE in tree:
             add_signature(session, store, repo, version, tree[SIGNATURE], actor)
+        uploads.published(session, reference, [blob.sha256 for blob in tree.values()])
         if alias is not None:
             promote(session, ahead, version, alias, actor=actor)
         return version_of(version, repeated=repeated)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.hub import quotas, repos
@@ -19,7 +19,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.storage.database import retried
 from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RefRow, RepoRow
-from adapthub.hub.storage.upkeep_tables import SentRow
+from adapthub.hub.storage.upkeep_tables import PendingRow, SentRow
 from adapthub.hub.store import Store, blob_ids, register
 from adapthub.hub.trees import Blob
 
@@ -103,6 +103,45 @@ def _at(session: Session, repo: RepoRow, part: str | None) -> list[Blob]:
     return [
         Blob(*row) for row in session.execute(query.where(SentRow.repo_id == repo.id, SentRow.part == part))
     ]
+
+
+def await_publication(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
+    """Write down that the blob store holds a blob now that is about to be published as `reference`, which need not be there
+    yet: it counts as the namespace's, and is not asked for again. Raises as `received` does."""
+    _await(store, reference, blob, token)
+    store.require([blob])
+
+
+@retried
+def _await(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
+    with store.database.writing() as session:
+        check_still(session, token, reference.namespace)
+        quotas.reserve(session, reference.namespace, [blob])
+        register(session, [blob])
+        name = {"namespace": reference.namespace, "name": reference.name}
+        keys = blob_ids(session, [blob.sha256]).values()
+        rows = [{**name, "blob_id": key, "sent": datetime.now(UTC)} for key in keys]
+        insert_or_update(session, PendingRow, rows, key=["namespace", "name", "blob_id"], changed=["sent"])
+
+
+def awaiting(session: Session, reference: Reference, sha256s: Iterable[str]) -> dict[str, Blob]:
+    """Those of the blobs that were sent to be published as `reference`."""
+    rows = session.execute(
+        select(BlobRow.sha256, BlobRow.size)
+        .join(PendingRow, PendingRow.blob_id == BlobRow.id)
+        .where(*_named(reference), BlobRow.sha256.in_(list(sha256s)))
+    )
+    return {sha256: Blob(sha256, size) for sha256, size in rows}
+
+
+def published(session: Session, reference: Reference, sha256s: Iterable[str]) -> None:
+    """Blobs of `reference` wait no longer: a version has them."""
+    keys = list(blob_ids(session, sha256s).values())
+    session.execute(delete(PendingRow).where(*_named(reference), PendingRow.blob_id.in_(keys)))
+
+
+def _named(reference: Reference) -> tuple[ColumnElement[bool], ...]:
+    return PendingRow.namespace == reference.namespace, PendingRow.name == reference.name
 
 
 def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:

@@ -54,6 +54,7 @@ class Completion(Said):
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
     size, holder = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
+    await run_in_threadpool(uploads.expect, serving.store, target, size, holder)
     await keep_body(request, serving.store.blobs, size, sha256=oid)
     await run_in_threadpool(_received, serving, target, Blob(oid, size), holder)
     return Response()

@@ -27,6 +27,18 @@ class SentRow(Base):
     part: Mapped[str | None]
 
 
+class PendingRow(Base):
+    """Bytes that somebody uploaded for an adapter of that name, which there need not be yet, and is about to publish."""
+
+    __tablename__ = "pending"
+    __table_args__ = (Index("pending_by_blob", "blob_id"), {"sqlite_with_rowid": False})
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"), primary_key=True)
+    sent: Mapped[datetime]
+
+
 class EpochRow(Base):
     """The one row that says in which epoch uploads are (`upkeep.epoch`)."""
 

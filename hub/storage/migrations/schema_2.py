@@ -235,6 +235,17 @@ def _create_upkeep() -> None:
     )
     op.create_index("sent_by_blob", "sent", ["blob_id"], unique=False)
     op.create_table(
+        "pending",
+        sa.Column("namespace", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("blob_id", KEY, nullable=False),
+        sa.Column("sent", UtcDateTime(), nullable=False),
+        sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
+        sa.PrimaryKeyConstraint("namespace", "name", "blob_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("pending_by_blob", "pending", ["blob_id"], unique=False)
+    op.create_table(
         "hub_epoch",
         sa.Column("id", KEY, autoincrement=False, nullable=False),
         sa.Column("number", KEY, nullable=False),
