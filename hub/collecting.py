@@ -22,9 +22,9 @@ from sqlalchemy import ColumnElement, Select, delete, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub.storage.database import retried
 from adapthub.hub.storage.dialects import insert_new
 from adapthub.hub.storage.governance_tables import SignatureRow
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import BlobRow, FileRow
 from adapthub.hub.storage.upkeep_tables import PendingRow, SentRow
 from adapthub.hub.store import Store

@@ -40,7 +40,7 @@ from adapthub.hub.publishing import check_words, publish
 from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
 from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import is_text
 from adapthub.hub.trees import Blob, Tree, git_oid

@@ -22,7 +22,7 @@ from adapthub.hub.promotion import promote, read_ahead, refusals_told
 from adapthub.hub.records import version_of
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Version
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Tree
 from adapthub.hub.versions import with_digest

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import StorageError
 from adapthub.hub.storage.blobs import Blobs
-from adapthub.hub.storage.database import Database, retried
+from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.places import open_blobs
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import BlobRow
 from adapthub.hub.trees import Blob

@@ -16,8 +16,8 @@ from adapthub.hub import quotas, repos
 from adapthub.hub.access import check_still
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
-from adapthub.hub.storage.database import retried
 from adapthub.hub.storage.dialects import insert_or_update
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RefRow, RepoRow
 from adapthub.hub.storage.upkeep_tables import PendingRow, SentRow
 from adapthub.hub.store import Store, blob_ids, register

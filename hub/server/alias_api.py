@@ -12,7 +12,7 @@ from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Alias, Version
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.said import Said
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}/aliases", tags=["aliases"])
 

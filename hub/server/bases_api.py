@@ -18,7 +18,7 @@ from adapthub.hub import bases
 from adapthub.hub.access import require_admin
 from adapthub.hub.documents import base_record
 from adapthub.hub.server.dependencies import FilePath, TheCaller, TheServing
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.web.bodies import read_body
 
 router = APIRouter(prefix="/api/bases", tags=["bases"])

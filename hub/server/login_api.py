@@ -18,7 +18,7 @@ from adapthub.hub.server import rates
 from adapthub.hub.server.dependencies import TheServing, address_of, origin
 from adapthub.hub.server.errors import headers_of, status_of
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["accounts"])

@@ -19,8 +19,8 @@ from adapthub.hub.gates import Gate
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import TheCaller, TheServing
 from adapthub.hub.server.said import Said
-from adapthub.hub.storage.database import retried
 from adapthub.hub.storage.governance_tables import WebhookRow
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.webhooks import Webhook
 
 router = APIRouter(prefix="/api/namespaces/{namespace}", tags=["namespaces"])

@@ -16,7 +16,7 @@ from adapthub.hub.repos import lock
 from adapthub.hub.revisions import require_commit, standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.said import Said
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])

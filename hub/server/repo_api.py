@@ -20,7 +20,7 @@ from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, orig
 from adapthub.hub.server.errors import error_body, message_headers
 from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import RepoRow
 from adapthub.hub.trees import read_tree
 

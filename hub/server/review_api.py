@@ -16,7 +16,7 @@ from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.revisions import require_version_at
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.serving import Serving
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.trees import Blob, git_oid
 from adapthub.web.bodies import read_body

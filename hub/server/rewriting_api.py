@@ -14,7 +14,7 @@ from adapthub.hub.access import check_gate, readable_repo, writable_repo
 from adapthub.hub.server.answers import time_of
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.server.said import Said
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.trees import Blob
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])

@@ -33,8 +33,9 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from adapthub.adapters.errors import AdaptHubError
-from adapthub.hub.storage.database import Database, retried
+from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.webhooks import Delivery, delivery_of, headers_of
 
 _LOG = logging.getLogger(__name__)

@@ -7,14 +7,11 @@ server the making of one for every request. Knows no tables and no queries.
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 from sqlalchemy import Connection, Engine, MetaData, Table, insert, inspect, select, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,17 +20,8 @@ from sqlalchemy.orm import Session
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, StorageError
 from adapthub.adapters.home import unusable
 
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
 BUSY_SECONDS = 30.0
-_ATTEMPTS = 5
-_FIRST_WAIT = 0.05  # seconds, doubled each time
 _TRY_AGAIN = "Check free space and permissions, then try again."
-
-
-class Collided(StorageError):
-    """Two transactions were in each other's way, and this one was undone: whoever made it may make it again (`retried`)."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +87,8 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: committed on a clean exit, else as if it never was. Alone among writers in SQLite; in PostgreSQL
-        two may run at once, so whoever depends on a row locks it (`with_for_update`). Raises Collided where two locked rows
-        in different orders."""
+        two may run at once, so whoever depends on a row locks it (`with_for_update`). Raises Collided (retrying) where two
+        locked rows in different orders."""
         with (
             self._storage_errors(f"Nothing was changed. {_TRY_AGAIN}"),
             Session(self._backend.writers) as session,
@@ -161,24 +149,6 @@ class Database:
             if known is None:
                 raise
             raise known from error
-
-
-def retried(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """`function`, called again where its transaction collided with another: up to four times, each after a short while.
-
-    For functions that make one transaction and, besides it, only what may be done twice. Of several transactions in one
-    function those before the collision would be made again."""
-
-    @wraps(function)
-    def called(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
-        for attempt in range(_ATTEMPTS - 1):
-            try:
-                return function(*arguments, **options)
-            except Collided:
-                time.sleep(random.uniform(0.5, 1) * _FIRST_WAIT * 2**attempt)  # or they would meet again
-        return function(*arguments, **options)
-
-    return called
 
 
 def _backend(where: Path | str, *, kept: bool, busy_seconds: float, private: bool) -> Backend:

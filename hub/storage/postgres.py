@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from adapthub.adapters.errors import MissingDependency, StorageError
-from adapthub.hub.storage.database import Collided
+from adapthub.hub.storage.retrying import Collided
 
 _COLLIDED = ("40001", "40P01")  # a serialization failure, a deadlock
 _TABLES_LOCK = 0x61646170746875  # "adapthu": any number that others do not use

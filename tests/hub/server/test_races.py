@@ -23,7 +23,7 @@ from adapthub.hub.checking import check
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
-from adapthub.hub.storage.database import retried
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.storage.text import text_index
 from adapthub.hub.storage.upkeep_tables import QuotaRow

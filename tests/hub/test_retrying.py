@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from adapthub.adapters.errors import StorageError
-from adapthub.hub.storage import database
-from adapthub.hub.storage.database import Collided, retried
+from adapthub.hub.storage import retrying
+from adapthub.hub.storage.retrying import Collided, retried
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(retrying, "_FIRST_WAIT", 0.0)
 
 
 @pytest.mark.parametrize("failures", [0, 1, 4])
