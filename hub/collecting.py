@@ -60,8 +60,8 @@ def collect(store: Store, *, grace: timedelta = GRACE, dry_run: bool = False) ->
         )
     store.blobs.discard_abandoned()
     with store.database.writing() as session:
-        for rows in (SentRow, PendingRow):
-            session.execute(delete(rows).where(rows.sent < before))
+        for sent in (SentRow, PendingRow):
+            session.execute(delete(sent).where(sent.sent < before))
         if strays:
             rows = [
                 {"sha256": sha256, "size": size, "stored": _LONG_AGO}
