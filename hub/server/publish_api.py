@@ -138,7 +138,6 @@ def _sent_before(serving: Serving, target: Reference, wanted: Publication) -> Ma
         found = uploads.awaiting(session, target, others - proven)
         if repo is not None:
             found |= uploads.held(session, repo, others - proven)
-    found = {sha256: blob for sha256, blob in found.items() if serving.store.blobs.size(sha256) == blob.size}
     return {**found, **serving.store.known(proven)}
 
 
