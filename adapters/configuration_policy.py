@@ -11,13 +11,17 @@ Does not decide which fields the runtime computes, and does not fill in defaults
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from adapthub.adapters.errors import AdmissionError, UnsupportedAdapter
-from adapthub.adapters.patterns import check_pattern
+from adapthub.adapters.patterns import check_pattern, is_name
 from adapthub.adapters.strict_json import parse_json_object
 
 MAX_COUNT = 2**20
+MAX_PATTERNS = 20_000
+"""Of one field: more than a LoRA on 128 experts in 48 layers has modules."""
+MAX_EXPRESSIONS = 64
+"""Among them, that are no names."""
 
 _Check = Callable[[object], bool]
 
@@ -98,8 +102,23 @@ def _check_patterns(config: Mapping[str, object], where: str) -> None:
         if isinstance(value, str):
             check_pattern(value, f"{where}: {field}")
         elif isinstance(value, dict) or (field == "layers_pattern" and isinstance(value, list)):
+            _check_many(value, f"{where}: {field}")
             for pattern in value:
                 check_pattern(pattern, f"{where}: {field}")
+
+
+def _check_many(patterns: Collection[str], where: str) -> None:
+    if len(patterns) > MAX_PATTERNS:
+        raise AdmissionError(
+            f"{where} has {len(patterns):,} patterns; at most {MAX_PATTERNS:,} are read",
+            hint="Leave out those that say what r and lora_alpha say.",
+        )
+    expressions = sum(not is_name(pattern) for pattern in patterns)
+    if expressions > MAX_EXPRESSIONS:
+        raise AdmissionError(
+            f"{where} has {expressions:,} regular expressions; at most {MAX_EXPRESSIONS} are read",
+            hint="Write names of modules in it.",
+        )
 
 
 def _check_initialisation(config: Mapping[str, object], where: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import TensorMismatch
-from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, configured_rank, trained_tokens
+from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, ConfiguredLora, trained_tokens
 from adapthub.adapters.names import inner_name, is_saved, module_path
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _HINT = "Name the base that it was trained on, or train it anew on this one."
 
 
 def check_fit(base: KnownBase, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
-    """Raises TensorMismatch naming the first tensor, by name, that does not land on `base`.
+    """Raises TensorMismatch naming the first tensor, by name, that does not land on `base`; AdmissionError where its
+    patterns take too long (lora_facts).
 
     `config` is the admitted adapter_config.json, `shapes` every tensor's shape by PEFT's key.
     """
@@ -44,6 +45,7 @@ class _Fit:
     def __init__(self, base: KnownBase, config: Mapping[str, Any]) -> None:
         self._base = base
         self._config = config
+        self._lora = ConfiguredLora(config)
         self._saved = tuple(config.get("modules_to_save") or ())
         self._modules = {name.rpartition(".")[0] for name in base.parameters} | base.kinds.keys()
 
@@ -60,7 +62,7 @@ class _Fit:
             return
         module = match["module"]
         kind, (features_in, features_out) = self._target(key, module)
-        rank = configured_rank(module, self._config)
+        rank = self._lora.rank(module)
         embedding = "embedding_" if kind == "embedding" else ""
         wanted: dict[str, Shape] = {
             f"lora_{embedding}A": (rank, features_in),

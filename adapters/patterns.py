@@ -26,8 +26,13 @@ _LONGEST = 64
 # Four `.*` in a row with some choice beside, as generators of multi-modal patterns write: 0.1 s at worst.
 MAX_WAYS = 4 * _PLACES**4
 
-_PLAIN = re.compile(r"[\w.\-]*")
+_NAME = re.compile(r"\^?[\w.\-]*\$?")
 _SINGLE = {op.LITERAL, op.NOT_LITERAL, op.ANY, op.IN}
+
+
+def is_name(pattern: str) -> bool:
+    """Whether a pattern is a module's name, or the end of one; it may be anchored: `^model.layers.0.q_proj$`."""
+    return _NAME.fullmatch(pattern) is not None
 
 
 def check_pattern(pattern: str, where: str) -> None:
@@ -36,7 +41,7 @@ def check_pattern(pattern: str, where: str) -> None:
         raise AdmissionError(
             f"{where}: a pattern of {len(pattern)} characters; at most {MAX_LENGTH} are read"
         )
-    if _PLAIN.fullmatch(pattern):
+    if is_name(pattern):
         return
     hint = "Name the modules in a list instead."
     try:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.lora_facts import LORA_KEY, configured_scale
+from adapthub.adapters.lora_facts import LORA_KEY, ConfiguredLora
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -151,6 +151,7 @@ def _products(
             kind, half = match["part"][:-1], match["part"][-1]
             halves.setdefault((match["module"], kind), {})[half] = key
     found: dict[str, tuple[tuple[str, str], LowRankUpdate]] = {}
+    lora = ConfiguredLora(config)
     for (module, _), keys in halves.items():
         if keys.keys() != {"A", "B"} or module in found:
             continue
@@ -158,7 +159,7 @@ def _products(
         # A convolution's A is [r, in, k, k]; its B [out, r, 1, 1]. In groups B has fewer columns, and no product is this.
         if a.dim() < 2 or b.dim() < 2 or b.flatten(1).shape[1] != a.shape[0]:
             continue
-        update = LowRankUpdate(configured_scale(module, config), b.flatten(1), a.flatten(1))
+        update = LowRankUpdate(lora.scale(module), b.flatten(1), a.flatten(1))
         found[module] = ((keys["A"], keys["B"]), update)
     return found
 

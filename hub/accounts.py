@@ -22,6 +22,7 @@ from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, Unauth
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub import audit
 from adapthub.hub.audit import MACHINE, Actor
+from adapthub.hub.namespaces import check_namespace
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.account_tables import AccountRow, MemberRow, TokenRow
 
@@ -197,6 +198,7 @@ def any_token(session: Session) -> bool:
 def _find_or_make(session: Session, name: str, now: datetime) -> AccountRow:
     account = session.scalar(select(AccountRow).where(AccountRow.name == name))
     if account is None:
+        check_namespace(name)
         audit.lock(session)  # as an organisation does: one of the two has the name
         if session.scalar(select(MemberRow.namespace).where(MemberRow.namespace == name).limit(1)):
             raise Conflict(f"{name} is an organisation", hint="Choose another name for the account.")

@@ -31,7 +31,7 @@ from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import SCHEMA, SEQUENCE, BlobRow, FileRow, RepoRow
 from adapthub.hub.storage.text import put_kept, text_index
 from adapthub.hub.storage.types import UtcDateTime
-from adapthub.hub.storage.upkeep_tables import EpochRow, LoginRow, SecretRow, SentRow
+from adapthub.hub.storage.upkeep_tables import EpochRow, LoginRow, PendingRow, SecretRow, SentRow
 from adapthub.hub.store import Store
 
 _KIND = "adapthub hub backup"
@@ -39,7 +39,7 @@ _TEXT = "repo_text"
 # What uploads, logins and deliveries that run have, and what addresses are signed with: they begin anew, or not at all,
 # where a hub is restored.
 _PASSING = {
-    *(row.__tablename__ for row in (SentRow, LoginRow, EpochRow, DeliveryRow, SecretRow)),
+    *(row.__tablename__ for row in (SentRow, PendingRow, LoginRow, EpochRow, DeliveryRow, SecretRow)),
     HUB.versions.name,
 }
 _AT_ONCE = 1000

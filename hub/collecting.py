@@ -1,6 +1,6 @@
 """Garbage: blobs that no commit names and nobody is about to name. Collected while clients write.
 
-A blob is kept for as long as a commit names it, or a repository was sent it within the grace, or it was uploaded within the
+A blob is kept for as long as a commit names it, or was sent for a repository within the grace, or it was uploaded within the
 grace. What the blob store has and the database does not know, where that is older than the grace, is first made known, as
 uploaded long ago: then one rule deletes all.
 
@@ -24,8 +24,9 @@ from sqlalchemy.orm import Session
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.storage.dialects import insert_new
 from adapthub.hub.storage.governance_tables import SignatureRow
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import BlobRow, FileRow
-from adapthub.hub.storage.upkeep_tables import SentRow
+from adapthub.hub.storage.upkeep_tables import PendingRow, SentRow
 from adapthub.hub.store import Store
 
 GRACE = timedelta(days=1)
@@ -59,7 +60,8 @@ def collect(store: Store, *, grace: timedelta = GRACE, dry_run: bool = False) ->
         )
     store.blobs.discard_abandoned()
     with store.database.writing() as session:
-        session.execute(delete(SentRow).where(SentRow.sent < before))
+        for sent in (SentRow, PendingRow):
+            session.execute(delete(sent).where(sent.sent < before))
         if strays:
             rows = [
                 {"sha256": sha256, "size": size, "stored": _LONG_AGO}
@@ -68,21 +70,26 @@ def collect(store: Store, *, grace: timedelta = GRACE, dry_run: bool = False) ->
             insert_new(session, BlobRow, rows)
     blobs = size = 0
     for batch in _batches(store, before):
-        with store.database.writing() as session:
-            deleted = _delete(session, store, batch, _garbage(before))
+        deleted = _collect(store, batch, before)
         blobs += len(deleted)
         size += sum(deleted)
     return Collected(blobs, size, len(strays))
 
 
+@retried
+def _collect(store: Store, keys: Sequence[int], before: datetime) -> list[int]:
+    with store.database.writing() as session:
+        return _delete(session, store, keys, _garbage(before))
+
+
+@retried
 def discard(store: Store, sha256s: Sequence[str], *, before: datetime) -> None:
     """Delete those of the blobs at once that nothing names, no repository was sent and nobody uploaded since `before`."""
     if not sha256s:
         return
     with store.database.writing() as session:
         keys = session.scalars(select(BlobRow.id).where(BlobRow.sha256.in_(sha256s))).all()
-        unsent = ~select(SentRow.blob_id).where(SentRow.blob_id == BlobRow.id).exists()
-        _delete(session, store, keys, _unnamed(before).where(unsent))
+        _delete(session, store, keys, _unnamed(before).where(~_sent_since(_LONG_AGO)))
 
 
 def _strays(store: Store, before: datetime) -> dict[str, int]:
@@ -114,7 +121,8 @@ def _delete(session: Session, store: Store, keys: Sequence[int], garbage: Select
     session.execute(ordered.with_for_update())
     rows = session.execute(garbage.where(BlobRow.id.in_(keys))).all()
     gone = [row.id for row in rows]
-    session.execute(delete(SentRow).where(SentRow.blob_id.in_(gone)))
+    for sent in (SentRow, PendingRow):
+        session.execute(delete(sent).where(sent.blob_id.in_(gone)))
     session.execute(delete(BlobRow).where(BlobRow.id.in_(gone)))
     store.blobs.delete([row.sha256 for row in rows])  # last: what refers to a row keeps the bytes too
     return [row.size for row in rows]
@@ -135,4 +143,8 @@ def _named() -> ColumnElement[bool]:
 
 
 def _sent_since(before: datetime) -> ColumnElement[bool]:
-    return select(SentRow.blob_id).where(SentRow.blob_id == BlobRow.id, SentRow.sent >= before).exists()
+    sent, pending = (
+        select(rows.blob_id).where(rows.blob_id == BlobRow.id, rows.sent >= before).exists()
+        for rows in (SentRow, PendingRow)
+    )
+    return or_(sent, pending)

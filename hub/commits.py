@@ -28,6 +28,7 @@ from adapthub.hub.inspection import Inspected, card_of, inspect_tree
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import MAIN, CommitRow, FileRow, RefRow, RepoRow, VersionRow
 from adapthub.hub.store import Store, blob_ids
 from adapthub.hub.trees import Blob, Change, Put, Tree, changed, read_tree
@@ -72,6 +73,7 @@ class _Head:
         return None if self.commit is None else self.commit.oid
 
 
+@retried
 def commit(store: Store, reference: Reference, proposal: Proposal, branch: str = MAIN) -> Committed:
     """Add `proposal` to a branch of the repository `reference`.
 

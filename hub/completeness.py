@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.admission import WEIGHTS
 from adapthub.adapters.errors import TensorMismatch
-from adapthub.adapters.lora_facts import configured_rank
+from adapthub.adapters.lora_facts import ConfiguredLora
 
 if TYPE_CHECKING:
     from adapthub.adapters.description import Description
@@ -28,7 +28,8 @@ _OTHER_SHAPES = ("target_parameters", "use_bdlora", "monteclora_config")
 
 
 def check_complete(adapter: Description) -> None:
-    """Raises TensorMismatch naming the tensor that is missing or of another rank than configured."""
+    """Raises TensorMismatch naming the tensor that is missing or of another rank than configured, AdmissionError where its
+    patterns take too long (lora_facts)."""
     shapes = adapter.shapes
     match adapter.config.get("peft_type"):
         case "LORA":
@@ -61,8 +62,9 @@ def _check_halves(shapes: _Shapes, config: Mapping[str, Any]) -> None:
 
 
 def _check_ranks(shapes: _Shapes, config: Mapping[str, Any]) -> None:
+    lora = ConfiguredLora(config)
     for name, module, part in _parts(shapes):
-        shape, rank = shapes[name], configured_rank(module, config)
+        shape, rank = shapes[name], lora.rank(module)
         if len(shape) < 2 or 0 in shape:
             raise TensorMismatch(
                 f"{WEIGHTS}: {name!r} is {list(shape)}, no matrix",

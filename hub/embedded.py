@@ -40,6 +40,7 @@ from adapthub.hub.publishing import check_words, publish
 from adapthub.hub.records import bare_digest, files_of, version_of
 from adapthub.hub.reference import Reference, check_alias, parse_name
 from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import is_text
 from adapthub.hub.trees import Blob, Tree, git_oid
@@ -89,6 +90,7 @@ class EmbeddedHub:
         pinned = Reference(None, reference.namespace, reference.name, bare_digest(digest))
         return self._cache.pull(digest, lambda: self._fetch(pinned), self._signature(pinned))
 
+    @retried
     def attach_signature(self, ref: str | Reference, bundle: bytes) -> Version:
         reference = _parse(ref)
         with self._database.reading() as session:
@@ -133,6 +135,7 @@ class EmbeddedHub:
         with self._database.reading() as session:
             return family.lineage_of(session, Caller(alone=True), require_version(session, reference))
 
+    @retried
     def promote(self, ref: str | Reference, alias: str) -> Version:
         reference = _parse(ref)
         check_alias(alias)
@@ -143,6 +146,7 @@ class EmbeddedHub:
             promote(session, ahead, version, alias)
             return version_of(version)
 
+    @retried
     def rollback(self, name: str | Reference, alias: str) -> Version:
         reference = _local(parse_name(name))
         check_alias(alias)

@@ -20,11 +20,11 @@ from enum import Enum
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import InvalidSettings, NotFound, RateLimited, Unauthorized
+from adapthub.adapters.errors import InvalidSettings, NotFound, Unauthorized
 from adapthub.hub import audit
-from adapthub.hub.accounts import SCOPES, Scope, create_token, token_of_prefix
+from adapthub.hub.accounts import SCOPES, Scope, create_token, is_account, token_of_prefix
 from adapthub.hub.audit import MACHINE, Actor
-from adapthub.hub.reference import Reference
+from adapthub.hub.namespaces import check_namespace
 from adapthub.hub.storage.upkeep_tables import LoginRow
 
 LIFETIME = timedelta(minutes=15)
@@ -51,14 +51,18 @@ class Outcome(Enum):
 
 
 def begin(session: Session, address: str) -> Waiting:
-    """A login that waits, of a client at `address`. Raises RateLimited where too many wait."""
+    """A login that waits, of a client at `address`. Nobody is refused: where too many wait, the oldest of the address that
+    has most of them ends, so that whoever asks again and again ends their own."""
     now = datetime.now(UTC)
-    session.execute(delete(LoginRow).where(LoginRow.expires < now - LIFETIME))
+    session.execute(delete(LoginRow).where(LoginRow.expires < now))
     mine = select(LoginRow.hash).where(LoginRow.address == address).order_by(LoginRow.expires.desc())
     session.execute(delete(LoginRow).where(LoginRow.hash.in_(mine.offset(_MOST_OF_ONE - 1))))
-    waiting = session.scalar(select(func.count()).select_from(LoginRow).where(LoginRow.expires > now)) or 0
+    waiting = session.scalar(select(func.count()).select_from(LoginRow)) or 0
     if waiting >= _MOST_WAITING:
-        raise RateLimited("too many logins wait to be allowed", retry_after=60)
+        crowd = select(LoginRow.address).group_by(LoginRow.address)
+        most = session.scalar(crowd.order_by(func.count().desc(), func.min(LoginRow.expires)).limit(1))
+        theirs = select(LoginRow.hash).where(LoginRow.address == most).order_by(LoginRow.expires)
+        session.execute(delete(LoginRow).where(LoginRow.hash.in_(theirs.limit(waiting - _MOST_WAITING + 1))))
     secret = secrets.token_urlsafe(32)
     letters = "".join(secrets.choice(_LETTERS) for _ in range(8))
     code = f"{letters[:4]}-{letters[4:]}"
@@ -70,7 +74,8 @@ def begin(session: Session, address: str) -> Waiting:
 def allow(session: Session, code: str, account: str, scope: Scope, *, actor: Actor = MACHINE) -> None:
     """Let the device that shows `code` have a token of `account`. Raises NotFound where none shows it, InvalidReference for
     a name that no account may have, InvalidSettings for a scope that is none."""
-    Reference(None, account, "any")
+    if not is_account(session, account):
+        check_namespace(account)
     if scope not in SCOPES:
         raise InvalidSettings(f"there is no scope {scope!r}", hint=f"Use one of {', '.join(SCOPES)}.")
     row = _find(session, code)

@@ -17,6 +17,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub import audit
 from adapthub.hub.accounts import SCOPES, Scope, check_not_last, is_account, require_account
 from adapthub.hub.audit import MACHINE, Actor
+from adapthub.hub.namespaces import check_namespace
 from adapthub.hub.reference import Reference
 from adapthub.hub.room import check_room
 from adapthub.hub.storage.account_tables import AccountRow, MemberRow
@@ -33,8 +34,9 @@ class Member:
 
 
 def create_organisation(session: Session, name: str, admin: str, *, actor: Actor = MACHINE) -> Member:
-    """Make the namespace `name` an organisation whose admin is the account `admin`. Raises Conflict where it is one already,
-    or an account's; NotFound for an account that is not there."""
+    """Make the namespace `name` an organisation whose admin is the account `admin`. Raises InvalidReference for a name that
+    no namespace may have, Conflict where it is one already or an account's, NotFound for an account that is not there."""
+    check_namespace(name)
     audit.lock(session)
     if is_account(session, name):
         raise Conflict(f"{name} is an account", hint="Choose another name for the organisation.")
@@ -57,7 +59,10 @@ def set_member(
         raise Conflict(f"{namespace} is {account}'s own namespace", hint="They may do everything in it.")
     row = session.get(MemberRow, (namespace, found.id))
     if row is None:
-        if role != "admin" and not is_account(session, namespace) and not is_organisation(session, namespace):
+        new = not is_account(session, namespace) and not is_organisation(session, namespace)
+        if new:
+            check_namespace(namespace)
+        if new and role != "admin":
             raise Conflict(
                 f"{namespace} has no members yet, and the first must be an admin",
                 hint=f"Make it one: adapt hub org create {namespace} --admin NAME.",

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub import quotas, repos
+from adapthub.hub import quotas, repos, uploads
 from adapthub.hub.access import check_still
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.commits import add_signature, add_whole
@@ -22,6 +22,7 @@ from adapthub.hub.promotion import promote, read_ahead, refusals_told
 from adapthub.hub.records import version_of
 from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Version
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Tree
 from adapthub.hub.versions import with_digest
@@ -35,6 +36,7 @@ def check_words(message: str, alias: str | None) -> None:
         raise InvalidSettings("the message is not valid Unicode text")
 
 
+@retried
 def publish(
     store: Store,
     reference: Reference,
@@ -72,6 +74,7 @@ def publish(
             )
         elif SIGNATURE in tree:
             add_signature(session, store, repo, version, tree[SIGNATURE], actor)
+        uploads.published(session, reference, [blob.sha256 for blob in tree.values()])
         if alias is not None:
             promote(session, ahead, version, alias, actor=actor)
         return version_of(version, repeated=repeated)

@@ -1,4 +1,5 @@
-"""How much a namespace may hold: the bytes of all blobs that its repositories name or were sent, each counted once.
+"""How much a namespace may hold: the bytes of all blobs that its repositories name or were sent, and of those that were sent
+for a name in it that is to be published, each counted once.
 
 A namespace without a quota holds what the disk holds, and nothing is counted for it. Every function runs inside a
 transaction of the database's.
@@ -18,7 +19,7 @@ from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RepoRow
-from adapthub.hub.storage.upkeep_tables import QuotaRow, SentRow
+from adapthub.hub.storage.upkeep_tables import PendingRow, QuotaRow, SentRow
 from adapthub.hub.trees import Blob
 
 
@@ -51,7 +52,7 @@ def check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
         return
     new = {blob.sha256: blob.size for blob in blobs}
     there = session.scalars(
-        select(BlobRow.sha256).where(BlobRow.id.in_(_keys(_repos(namespace))), BlobRow.sha256.in_(list(new)))
+        select(BlobRow.sha256).where(BlobRow.id.in_(_held(namespace)), BlobRow.sha256.in_(list(new)))
     )
     for sha256 in there.all():
         del new[sha256]
@@ -80,21 +81,24 @@ def check_bytes(session: Session, namespace: str, more: int) -> None:
 def check_move(session: Session, repo: RepoRow, namespace: str) -> None:
     """Raises Forbidden where `namespace`, with all that `repo` has, would hold more than it may."""
     if session.get(QuotaRow, namespace, with_for_update=True) is not None:
-        rows = session.execute(select(BlobRow.sha256, BlobRow.size).where(BlobRow.id.in_(_keys([repo.id]))))
+        rows = session.execute(
+            select(BlobRow.sha256, BlobRow.size).where(BlobRow.id.in_(union(*_keys([repo.id]))))
+        )
         check(session, namespace, [Blob(*row) for row in rows])
 
 
 def used(session: Session, namespace: str) -> int:
     """The bytes that a namespace holds."""
-    return session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.id.in_(_keys(_repos(namespace))))) or 0
+    return session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.id.in_(_held(namespace)))) or 0
 
 
-def _repos(namespace: str) -> Select[Any]:
-    return select(RepoRow.id).where(RepoRow.namespace == namespace)
+def _held(namespace: str) -> CompoundSelect[Any]:
+    repos = select(RepoRow.id).where(RepoRow.namespace == namespace)
+    return union(*_keys(repos), select(PendingRow.blob_id).where(PendingRow.namespace == namespace))
 
 
-def _keys(repos: Select[Any] | list[int]) -> CompoundSelect[Any]:
+def _keys(repos: Select[Any] | list[int]) -> tuple[Select[Any], Select[Any]]:
     named = select(FileRow.blob_id).join(CommitRow, CommitRow.id == FileRow.commit_id)
-    return union(
-        named.where(CommitRow.repo_id.in_(repos)), select(SentRow.blob_id).where(SentRow.repo_id.in_(repos))
+    return named.where(CommitRow.repo_id.in_(repos)), select(SentRow.blob_id).where(
+        SentRow.repo_id.in_(repos)
     )

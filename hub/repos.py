@@ -13,11 +13,12 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.errors import AdapterNotFound, Conflict, InvalidReference
+from adapthub.adapters.errors import AdapterNotFound, Conflict
 from adapthub.hub import indexing, knowledge
 from adapthub.hub.audit import MACHINE, Actor
 from adapthub.hub.events import happened
 from adapthub.hub.lookup import find_repo, require_repo
+from adapthub.hub.namespaces import check_namespace
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.governance_tables import ApprovalRow, GateRow, SignatureRow, WebhookRow
 from adapthub.hub.storage.tables import (
@@ -32,9 +33,6 @@ from adapthub.hub.storage.tables import (
 from adapthub.hub.storage.upkeep_tables import SentRow
 
 Gated = Literal["auto", "manual"]
-
-RESERVED = frozenset({"api", "audit", "compare", "health", "leaderboard", "oauth", "xet"})
-"""No namespaces: a hub's own addresses begin so."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def announce(session: Session, repo: RepoRow, actor: Actor) -> None:
 
 
 def _insert(session: Session, reference: Reference, settings: Settings) -> RepoRow:
-    _check_namespace(reference)
+    check_namespace(reference.namespace)
     if find_repo(session, reference) is not None:
         raise taken(reference)
     now = datetime.now(UTC)
@@ -122,7 +120,7 @@ def move(session: Session, repo: RepoRow, target: Reference, *, card: str, actor
     """Give `repo`, which the caller has locked, another name; what points at its versions by their digest does not notice.
     Its own gates come along, inside the namespace its webhooks too. `card`: its text, which it is found by. Raises Conflict
     where the name is taken, InvalidReference for a reserved one."""
-    _check_namespace(target)
+    check_namespace(target.namespace)
     if find_repo(session, target) is not None:
         raise taken(target)
     before = repo.full_name
@@ -165,14 +163,6 @@ def newest_version(session: Session, repo: RepoRow) -> VersionRow | None:
     return session.scalar(
         select(VersionRow).where(VersionRow.repo_id == repo.id, VersionRow.number == repo.newest)
     )
-
-
-def _check_namespace(reference: Reference) -> None:
-    if reference.namespace in RESERVED:
-        raise InvalidReference(
-            f"no namespace is called {reference.namespace}: a hub's own addresses begin so",
-            hint="Choose another one.",
-        )
 
 
 def _move_rules(session: Session, repo: RepoRow, target: Reference) -> None:

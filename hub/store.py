@@ -6,7 +6,7 @@ repositories: `repos`, `commits` and their siblings take a Store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from adapthub.hub.storage.blobs import Blobs
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.places import open_blobs
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.schema import HUB
 from adapthub.hub.storage.tables import BlobRow
 from adapthub.hub.trees import Blob
@@ -56,9 +57,13 @@ class Store:
         found = list(blobs)
         if not found:
             return
-        with self.database.writing() as session:
-            register(session, found)
+        self._register(found)
         self.require(found)
+
+    @retried
+    def _register(self, blobs: Sequence[Blob]) -> None:
+        with self.database.writing() as session:
+            register(session, blobs)
 
     def require(self, blobs: Iterable[Blob]) -> None:
         """Raises StorageError for a blob, registered before this, whose bytes are not there."""

@@ -6,10 +6,10 @@ repository was sent, or what is in a tree of it already. Anything else has to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from adapthub.hub import quotas, repos
@@ -17,18 +17,24 @@ from adapthub.hub.access import check_still
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.dialects import insert_or_update
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import BlobRow, CommitRow, FileRow, RefRow, RepoRow
-from adapthub.hub.storage.upkeep_tables import SentRow
+from adapthub.hub.storage.upkeep_tables import PendingRow, SentRow
 from adapthub.hub.store import Store, blob_ids, register
 from adapthub.hub.trees import Blob
 
 
-def expect(store: Store, reference: Reference, size: int, token: str | None) -> None:
-    """Before `size` bytes come for the repository `reference`: raises as `received` will, as far as can be known."""
+def expect(
+    store: Store, reference: Reference, size: int, token: str | None, *, part: str | None = None
+) -> None:
+    """Before `size` bytes come for the repository `reference`: raises as `received` will, as far as can be known. `part`:
+    which part of a file they will be."""
     with store.database.reading() as session:
         repo = require_repo(session, reference)
         check_still(session, token, repo.namespace)
-        quotas.check_bytes(session, repo.namespace, size)
+        quotas.check_bytes(
+            session, repo.namespace, size - sum(blob.size for blob in _at(session, repo, part))
+        )
 
 
 def received(
@@ -38,27 +44,104 @@ def received(
     *,
     token: str | None,
     parts: Iterable[str] = (),
-) -> None:
+    part: str | None = None,
+) -> list[str]:
     """Write down that the repository `reference` was sent bytes that the blob store holds now, by who has the token of the
-    prefix `token`; in place of its `parts`, by sha256.
+    prefix `token`; in place of its `parts`, by sha256. `part`: which part of a file the blob is, in place of what came for
+    that before. What nothing holds then, by sha256: it may be discarded.
 
     Raises AdapterNotFound where it is gone, Unauthorized or Forbidden where the token may not write to it any more,
     Forbidden where its namespace would hold more than it may, StorageError where a collection was faster.
     """
     found = list(blobs)
     if not found:
-        return
+        return []
+    replaced = _write_down(store, reference, found, list(parts), part, token)
+    store.require(found)
+    return replaced
+
+
+@retried
+def _write_down(
+    store: Store,
+    reference: Reference,
+    found: Sequence[Blob],
+    parts: Sequence[str],
+    part: str | None,
+    token: str | None,
+) -> list[str]:
     with store.database.writing() as session:
         repo = repos.lock(session, require_repo(session, reference))
         check_still(session, token, repo.namespace)
-        forget(session, repo, parts)
+        before = {blob.sha256 for blob in _at(session, repo, part)} - {blob.sha256 for blob in found}
+        replaced = only_its_own(session, repo, [*parts, *before])
+        forget(session, repo, [*parts, *before])
         quotas.reserve(session, repo.namespace, found)
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
         now = datetime.now(UTC)
-        sent = [{"repo_id": repo.id, "blob_id": key, "sent": now} for key in keys.values()]
-        insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent"])
-    store.require(found)
+        known = select(SentRow).where(SentRow.repo_id == repo.id, SentRow.blob_id.in_(keys.values()))
+        parts_of = {row.blob_id: row.part for row in session.scalars(known)}
+        sent = [
+            {
+                "repo_id": repo.id,
+                "blob_id": key,
+                "sent": now,
+                "part": part if parts_of.get(key, part) == part else None,
+            }
+            for key in keys.values()
+        ]
+        insert_or_update(session, SentRow, sent, key=["repo_id", "blob_id"], changed=["sent", "part"])
+        return replaced
+
+
+def _at(session: Session, repo: RepoRow, part: str | None) -> list[Blob]:
+    """What the repository was sent as that part of a file."""
+    if part is None:
+        return []
+    query = select(BlobRow.sha256, BlobRow.size).join(SentRow, SentRow.blob_id == BlobRow.id)
+    return [
+        Blob(*row) for row in session.execute(query.where(SentRow.repo_id == repo.id, SentRow.part == part))
+    ]
+
+
+def await_publication(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
+    """Write down that the blob store holds a blob now that is about to be published as `reference`, which need not be there
+    yet: it counts as the namespace's, and is not asked for again. Raises as `received` does."""
+    _await(store, reference, blob, token)
+    store.require([blob])
+
+
+@retried
+def _await(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
+    with store.database.writing() as session:
+        check_still(session, token, reference.namespace)
+        quotas.reserve(session, reference.namespace, [blob])
+        register(session, [blob])
+        name = {"namespace": reference.namespace, "name": reference.name}
+        keys = blob_ids(session, [blob.sha256]).values()
+        rows = [{**name, "blob_id": key, "sent": datetime.now(UTC)} for key in keys]
+        insert_or_update(session, PendingRow, rows, key=["namespace", "name", "blob_id"], changed=["sent"])
+
+
+def awaiting(session: Session, reference: Reference, sha256s: Iterable[str]) -> dict[str, Blob]:
+    """Those of the blobs that were sent to be published as `reference`."""
+    rows = session.execute(
+        select(BlobRow.sha256, BlobRow.size)
+        .join(PendingRow, PendingRow.blob_id == BlobRow.id)
+        .where(*_named(reference), BlobRow.sha256.in_(list(sha256s)))
+    )
+    return {sha256: Blob(sha256, size) for sha256, size in rows}
+
+
+def published(session: Session, reference: Reference, sha256s: Iterable[str]) -> None:
+    """Blobs of `reference` wait no longer: a version has them."""
+    keys = list(blob_ids(session, sha256s).values())
+    session.execute(delete(PendingRow).where(*_named(reference), PendingRow.blob_id.in_(keys)))
+
+
+def _named(reference: Reference) -> tuple[ColumnElement[bool], ...]:
+    return PendingRow.namespace == reference.namespace, PendingRow.name == reference.name
 
 
 def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:

@@ -12,6 +12,7 @@ from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.registry import Alias, Version
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.said import Said
+from adapthub.hub.storage.retrying import retried
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}/aliases", tags=["aliases"])
 
@@ -30,6 +31,7 @@ def list_aliases(target: Target, serving: TheServing, caller: TheCaller) -> tupl
 
 
 @router.put("/{revision}")
+@retried
 def promote(
     target: Target, revision: Revision, body: Promotion, serving: TheServing, caller: TheCaller
 ) -> Version:
@@ -51,6 +53,7 @@ def promote(
 
 
 @router.post("/{revision}/rollback")
+@retried
 def rollback(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Version:
     """Point the alias back at what it meant before the last promotion; no gate is asked."""
     alias = check_alias(revision)

@@ -18,6 +18,7 @@ from adapthub.hub import bases
 from adapthub.hub.access import require_admin
 from adapthub.hub.documents import base_record
 from adapthub.hub.server.dependencies import FilePath, TheCaller, TheServing
+from adapthub.hub.storage.retrying import retried
 from adapthub.web.bodies import read_body
 
 router = APIRouter(prefix="/api/bases", tags=["bases"])
@@ -29,6 +30,7 @@ async def add(request: Request, serving: TheServing, caller: TheCaller) -> dict[
     require_admin(caller)
     body = await read_body(request, MAX_BYTES)
 
+    @retried
     def store() -> dict[str, Any]:
         record = KnownBase.from_json(body, "the record of the base")
         with serving.store.database.writing() as session:
@@ -53,6 +55,7 @@ def show(path: FilePath, serving: TheServing, caller: TheCaller) -> dict[str, An
 
 
 @router.delete("/{path:path}")
+@retried
 def remove(path: FilePath, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Forget a base; what was published keeps its verdict."""
     require_admin(caller)

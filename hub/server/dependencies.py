@@ -8,6 +8,7 @@ def things(serving: TheServing, caller: TheCaller, target: Target) -> ...:
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from typing import Annotated
 from urllib.parse import unquote
 
@@ -64,8 +65,15 @@ def caller_with(request: Request, serving: Serving, text: str) -> Caller:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from, as far as is known."""
-    return request.client.host if request.client is not None else ""
+    """Where a request comes from, as far as is known. Of IPv6 the network of 64 bits: who has one of them has all."""
+    host = request.client.host if request.client is not None else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return host
+    return str(address.ipv4_mapped or IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 TheCaller = Annotated[Caller, Depends(_caller)]

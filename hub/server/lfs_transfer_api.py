@@ -3,7 +3,8 @@
 A part is a blob that the repository was sent, so it counts for the quota; it is answered with a receipt, its ETag, which
 proves that its sender had the bytes. The completion brings the receipts; what they are for is put together, stored under the
 file's own sha256, and takes the place of its parts. Nothing else is kept of an upload, so that any server of the hub goes on
-with it, and an address takes the same part again after a failure. Parts that were never completed are garbage (collecting).
+with it. An address takes its part again: after a failure, or with other bytes, and then the receipt of those before is good
+no more. Parts that were never completed are garbage (collecting).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Completion(Said):
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
     size, holder = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
+    await run_in_threadpool(uploads.expect, serving.store, target, size, holder)
     await keep_body(request, serving.store.blobs, size, sha256=oid)
     await run_in_threadpool(_received, serving, target, Blob(oid, size), holder)
     return Response()
@@ -62,12 +64,12 @@ async def upload(target: Target, oid: Sha256, request: Request, serving: TheServ
 async def upload_part(
     target: Target, oid: Sha256, number: int, request: Request, serving: TheServing
 ) -> Response:
-    """The bytes of one part; the same part may come again."""
+    """The bytes of one part; the same part may come again, and what comes last is it."""
     name = f"{oid}/{number}"
     size, holder = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
-    await run_in_threadpool(uploads.expect, serving.store, target, size, holder)
+    await run_in_threadpool(uploads.expect, serving.store, target, size, holder, part=name)
     sha256 = await keep_body(request, serving.store.blobs, size, origin="the part")
-    await run_in_threadpool(_received, serving, target, Blob(sha256, size), holder)
+    await run_in_threadpool(_received_part, serving, target, Blob(sha256, size), holder, name)
     receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size)
     return Response(headers={"ETag": f'"{receipt}"'})
 
@@ -81,6 +83,7 @@ def complete(
     parts = _parts(serving, target, oid, body.parts)
     if _is_done(serving, target, Blob(oid, size)):
         return Response()
+    _check_kept(serving, target, parts)
     total = sum(part.size for part in parts)
     if total != size:
         raise InvalidSettings(
@@ -114,10 +117,27 @@ def _received(
     uploads.received(serving.store, target, [blob], token=holder, parts=replaced)
 
 
+def _received_part(serving: Serving, target: Reference, blob: Blob, holder: str | None, name: str) -> None:
+    now = datetime.now(UTC)
+    replaced = uploads.received(serving.store, target, [blob], token=holder, part=name)
+    discard(serving.store, replaced, before=now)
+
+
 def _is_done(serving: Serving, target: Reference, blob: Blob) -> bool:
     with serving.store.database.reading() as session:
         known = uploads.held(session, require_repo(session, target), [blob.sha256])
     return blob.sha256 in known and serving.store.blobs.size(blob.sha256) == blob.size
+
+
+def _check_kept(serving: Serving, target: Reference, parts: Sequence[Blob]) -> None:
+    with serving.store.database.reading() as session:
+        kept = uploads.held(session, require_repo(session, target), {part.sha256 for part in parts})
+    for number, part in enumerate(parts, start=1):
+        if part.sha256 not in kept:
+            raise InvalidSettings(
+                f"part {number} is not kept: another came in its place, or it came too long ago",
+                hint="Upload it again.",
+            )
 
 
 def _own(serving: Serving, target: Reference, parts: Sequence[Blob]) -> list[str]:

@@ -10,14 +10,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from adapthub.adapters.errors import AdaptHubError
+from adapthub.adapters.errors import AdaptHubError, RateLimited
 from adapthub.hub import logins
 from adapthub.hub.accounts import find_token
 from adapthub.hub.audit import Actor
 from adapthub.hub.server import rates
 from adapthub.hub.server.dependencies import TheServing, address_of, origin
-from adapthub.hub.server.errors import status_of
+from adapthub.hub.server.errors import headers_of, status_of
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.retrying import retried
 from adapthub.web.bodies import read_body
 
 router = APIRouter(tags=["accounts"])
@@ -45,9 +46,10 @@ _HEADERS = {
 
 
 @router.post("/oauth/device")
+@retried
 def device(request: Request, serving: TheServing) -> dict[str, Any]:
     """A code for a device to show, and a secret for it to poll with."""
-    rates.enforce(serving.rates, request.scope, address_of(request))
+    _count(request, serving)
     with serving.store.database.writing() as session:
         waiting = logins.begin(session, address_of(request))
     page = f"{origin(request)}/oauth/activate"
@@ -64,11 +66,16 @@ def device(request: Request, serving: TheServing) -> dict[str, Any]:
 @router.post("/oauth/token")
 async def token(request: Request, serving: TheServing) -> JSONResponse:
     """The device's token, once its login was allowed."""
+    try:
+        _count(request, serving)
+    except RateLimited as error:
+        return JSONResponse({"error": "slow_down"}, 429, headers_of(error))
     form = await _form(request)
     if form.get("grant_type") != _GRANT:
         # A token of this hub works until it is revoked: there is nothing to refresh.
         return JSONResponse({"error": "unsupported_grant_type"}, 400)
 
+    @retried
     def poll() -> str | logins.Outcome:
         secret = form.get("device_code", "")
         with serving.store.database.reading() as session:
@@ -100,7 +107,7 @@ async def activate(request: Request, serving: TheServing) -> HTMLResponse:
     form = await _form(request)
     code = form.get("user_code", "")
     try:
-        rates.enforce(serving.rates, request.scope, address_of(request))
+        _count(request, serving)
         await run_in_threadpool(_answer, serving, code, form.get("token", ""), form.get("answer") == "allow")
     except AdaptHubError as error:
         return _page(str(error), code, status_of(error))
@@ -108,6 +115,13 @@ async def activate(request: Request, serving: TheServing) -> HTMLResponse:
     return _page(f"The login is {done}.", "")
 
 
+def _count(request: Request, serving: Serving) -> None:
+    """Raises RateLimited where the client's address asks too often: for anything, or for logins."""
+    for counted in (serving.rates, serving.login_rates):
+        rates.enforce(counted, request.scope, address_of(request))
+
+
+@retried
 def _answer(serving: Serving, code: str, text: str, allowed: bool) -> None:
     with serving.store.database.writing() as session:
         held = find_token(session, text.strip())

@@ -20,6 +20,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.server.dependencies import TheCaller, TheServing
 from adapthub.hub.server.said import Said
 from adapthub.hub.storage.governance_tables import WebhookRow
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.webhooks import Webhook
 
 router = APIRouter(prefix="/api/namespaces/{namespace}", tags=["namespaces"])
@@ -63,6 +64,7 @@ class NewWebhook(Said):
 
 
 @router.post("/create")
+@retried
 def create_organisation(namespace: Namespace, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Make an organisation of which the caller is admin; where something lies already, only an admin of the hub does."""
     with serving.store.database.writing() as session:
@@ -87,6 +89,7 @@ def list_members(namespace: Namespace, serving: TheServing, caller: TheCaller) -
 
 
 @router.put("/members/{account}")
+@retried
 def set_member(
     namespace: Namespace, account: str, body: Role, serving: TheServing, caller: TheCaller
 ) -> dict[str, str]:
@@ -98,6 +101,7 @@ def set_member(
 
 
 @router.delete("/members/{account}")
+@retried
 def remove_member(
     namespace: Namespace, account: str, serving: TheServing, caller: TheCaller
 ) -> dict[str, str]:
@@ -120,6 +124,7 @@ def list_keys(namespace: Namespace, serving: TheServing, caller: TheCaller) -> l
 
 
 @router.put("/keys/{key}")
+@retried
 def add_key(
     namespace: Namespace, key: str, body: Key, serving: TheServing, caller: TheCaller
 ) -> dict[str, str]:
@@ -131,6 +136,7 @@ def add_key(
 
 
 @router.delete("/keys/{key}")
+@retried
 def remove_key(namespace: Namespace, key: str, serving: TheServing, caller: TheCaller) -> dict[str, str]:
     """Believe it no longer."""
     with serving.store.database.writing() as session:
@@ -148,6 +154,7 @@ def list_gates(namespace: Namespace, serving: TheServing, caller: TheCaller) -> 
 
 
 @router.put("/gates")
+@retried
 def set_gate(namespace: Namespace, body: NewGate, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Let a gate hold, in place of one for the same name and pattern."""
     gate = Gate(namespace, body.name, body.alias, body.signature, body.evaluations, body.reviewers)
@@ -157,6 +164,7 @@ def set_gate(namespace: Namespace, body: NewGate, serving: TheServing, caller: T
 
 
 @router.delete("/gates")
+@retried
 def remove_gate(
     namespace: Namespace, alias: str, serving: TheServing, caller: TheCaller, name: str = ""
 ) -> dict[str, Any]:
@@ -175,6 +183,7 @@ def list_webhooks(namespace: Namespace, serving: TheServing, caller: TheCaller) 
 
 
 @router.post("/webhooks")
+@retried
 def add_webhook(
     namespace: Namespace, body: NewWebhook, serving: TheServing, caller: TheCaller
 ) -> dict[str, Any]:
@@ -188,6 +197,7 @@ def add_webhook(
 
 
 @router.delete("/webhooks/{id}")
+@retried
 def remove_webhook(namespace: Namespace, id: str, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Tell it no more."""
     with serving.store.database.writing() as session:
@@ -196,6 +206,7 @@ def remove_webhook(namespace: Namespace, id: str, serving: TheServing, caller: T
 
 
 @router.post("/webhooks/{id}/test")
+@retried
 def test_webhook(namespace: Namespace, id: str, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Send it an event of the type ping, soon; `deliveries` shows what came of it."""
     with serving.store.database.writing() as session:

@@ -46,7 +46,9 @@ async def put_blob(
         raise too_large(MAX_BYTES[WEIGHTS])
     await run_in_threadpool(_check_may, serving, caller, target, [Blob(sha256, int(size))])
     await keep_body(request, serving.store.blobs, int(size), sha256=sha256)
-    await run_in_threadpool(serving.store.register, [Blob(sha256, int(size))])
+    await run_in_threadpool(
+        uploads.await_publication, serving.store, target, Blob(sha256, int(size)), caller.token
+    )
     return Kept(receipt=receipt(serving.signer, target, sha256, sha256, int(size)))
 
 
@@ -120,7 +122,8 @@ def _publish(serving: Serving, caller: Caller, target: Reference, wanted: Public
 
 
 def _sent_before(serving: Serving, target: Reference, wanted: Publication) -> Mapping[str, Blob]:
-    """The blobs of files that the repository has in its trees or was sent, and of those with a receipt; by sha256.
+    """The blobs of files that the repository has in its trees or was sent, of those that were sent to be published under its
+    name, also if that was cut off since, and of those with a receipt; by sha256.
 
     That the hub has the bytes of a digest from elsewhere gives nobody a right to them.
     """
@@ -132,7 +135,9 @@ def _sent_before(serving: Serving, target: Reference, wanted: Publication) -> Ma
             proven.add(file.sha256)
     with serving.store.database.reading() as session:
         repo = find_repo(session, target)
-        found = {} if repo is None else uploads.held(session, repo, others - proven)
+        found = uploads.awaiting(session, target, others - proven)
+        if repo is not None:
+            found |= uploads.held(session, repo, others - proven)
     return {**found, **serving.store.known(proven)}
 
 

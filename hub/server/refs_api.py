@@ -16,6 +16,7 @@ from adapthub.hub.repos import lock
 from adapthub.hub.revisions import require_commit, standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.said import Said
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import AliasRow, CommitRow, RefRow, RepoRow
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])
@@ -54,6 +55,7 @@ def references(
 
 
 @router.post("/branch/{revision}")
+@retried
 def make_branch(
     target: Target, revision: Revision, serving: TheServing, caller: TheCaller, body: NewBranch | None = None
 ) -> Response:
@@ -69,6 +71,7 @@ def make_branch(
 
 
 @router.delete("/branch/{revision}")
+@retried
 def delete_branch(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
     """Delete a branch; its commits stay for as long as the repository."""
     with serving.store.database.writing() as session:
@@ -79,6 +82,7 @@ def delete_branch(target: Target, revision: Revision, serving: TheServing, calle
 
 
 @router.post("/tag/{revision}")
+@retried
 def make_tag(
     target: Target, revision: Revision, body: NewTag, serving: TheServing, caller: TheCaller
 ) -> Response:
@@ -93,6 +97,7 @@ def make_tag(
 
 
 @router.delete("/tag/{revision}")
+@retried
 def delete_tag(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> Response:
     """Take a tag away."""
     with serving.store.database.writing() as session:

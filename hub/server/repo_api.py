@@ -20,6 +20,7 @@ from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, orig
 from adapthub.hub.server.errors import error_body, message_headers
 from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import RepoRow
 from adapthub.hub.trees import read_tree
 
@@ -72,6 +73,7 @@ class Change(Said):
 
 
 @router.post("/api/repos/create", response_model=None)
+@retried
 def create(body: Creation, request: Request, serving: TheServing, caller: TheCaller) -> Response:
     """Make a repository, empty but for a first commit."""
     target = body.target(caller)
@@ -89,6 +91,7 @@ def create(body: Creation, request: Request, serving: TheServing, caller: TheCal
 
 
 @router.delete("/api/repos/delete")
+@retried
 def delete(body: Named, serving: TheServing, caller: TheCaller) -> Response:
     """Delete a repository with all its history."""
     with serving.store.database.writing() as session:
@@ -98,6 +101,7 @@ def delete(body: Named, serving: TheServing, caller: TheCaller) -> Response:
 
 
 @router.post("/api/repos/move")
+@retried
 def move(body: Moving, serving: TheServing, caller: TheCaller) -> Response:
     """Give a repository another name."""
     _check_type(body.type)
@@ -115,6 +119,7 @@ def move(body: Moving, serving: TheServing, caller: TheCaller) -> Response:
 
 
 @router.put("/api/models/{namespace}/{name}/settings")
+@retried
 def settings(body: Change, target: Target, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Change who may read a repository."""
     with serving.store.database.writing() as session:

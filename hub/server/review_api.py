@@ -16,6 +16,7 @@ from adapthub.hub.reference import Reference, check_alias
 from adapthub.hub.revisions import require_version_at
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.trees import Blob, git_oid
 from adapthub.web.bodies import read_body
@@ -41,6 +42,7 @@ def unmet(
 
 
 @router.put("/approval/{revision}")
+@retried
 def approve(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Find a version good."""
     with serving.store.database.writing() as session:
@@ -51,6 +53,7 @@ def approve(target: Target, revision: Revision, serving: TheServing, caller: The
 
 
 @router.delete("/approval/{revision}")
+@retried
 def withdraw(target: Target, revision: Revision, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """Take an approval of one's own back."""
     with serving.store.database.writing() as session:
@@ -75,6 +78,7 @@ async def sign(
     return await run_in_threadpool(_sign, serving, caller, target, revision, bundle)
 
 
+@retried
 def _sign(
     serving: Serving, caller: Caller, target: Reference, revision: str, bundle: bytes
 ) -> dict[str, Any]:

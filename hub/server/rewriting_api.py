@@ -14,6 +14,7 @@ from adapthub.hub.access import check_gate, readable_repo, writable_repo
 from adapthub.hub.server.answers import time_of
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.server.said import Said
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.trees import Blob
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["revisions"])
@@ -41,6 +42,7 @@ class Deletion(Said):
 
 
 @router.post("/super-squash/{revision}")
+@retried
 def super_squash(
     target: Target, revision: Revision, body: Squash, serving: TheServing, caller: TheCaller
 ) -> Response:
@@ -83,6 +85,7 @@ def lfs_files(
 
 
 @router.post("/lfs-files/batch")
+@retried
 def delete_lfs_files(target: Target, body: Deletion, serving: TheServing, caller: TheCaller) -> Response:
     """Take large files out of every commit, but for those of versions."""
     if not body.deletions.rewriteHistory:

@@ -32,7 +32,8 @@ class Limits:
     beyond which it is to come at `body_rate` bytes a second, what a request's headers may, and what answers may lie unread,
     beyond which they are to be read at that rate; `page`: entries of a list on one page; `upload_seconds`: how
     long a signed URL is good for; `part_bytes`: in parts of how many bytes larger files of LFS come; `rate`: how many
-    requests a caller may make in how many seconds.
+    requests a caller may make in how many seconds; `login_rate`: how many an address that has no token yet may, to get one
+    (a device asks every second).
     """
 
     commit_bytes: int = 64 * 2**20
@@ -43,6 +44,7 @@ class Limits:
     upload_seconds: int = 3600
     part_bytes: int = 64 * 2**20
     rate: tuple[int, int] | None = None
+    login_rate: tuple[int, int] = (600, 60)
 
     @property
     def body(self) -> Bounds:
@@ -61,6 +63,7 @@ class Serving:
     differ: Differ
     limits: Limits = field(default_factory=Limits)
     rates: Rates | None = None
+    login_rates: Rates | None = None
     large_bodies: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LARGE_BODIES))
     large_text: Lock = field(default_factory=Lock)
 
@@ -79,7 +82,8 @@ class Serving:
         xet = XetFacade(root / XET, XetStore(store), secret)
         limits = limits or Limits()
         rates = None if limits.rate is None else Rates(*limits.rate)
-        return cls(store, Signer(secret, limits.upload_seconds), xet, Differ(store.blobs), limits, rates)
+        signer, logins = Signer(secret, limits.upload_seconds), Rates(*limits.login_rate)
+        return cls(store, signer, xet, Differ(store.blobs), limits, rates, logins)
 
     def sweep(self) -> None:
         """Remove what uploads and comparisons that ended or died have left: from time to time. Raises StorageError."""

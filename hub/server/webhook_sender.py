@@ -35,6 +35,7 @@ from sqlalchemy.orm import Session, selectinload
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.governance_tables import DeliveryRow, WebhookRow
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.webhooks import Delivery, delivery_of, headers_of
 
 _LOG = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ async def _attempt(database: Database, settings: WebhookSettings, delivery: Deli
     await asyncio.to_thread(_mark, database, delivery, answer, settings)
 
 
+@retried
 def _take(
     database: Database, settings: WebhookSettings, busy: Mapping[str, int]
 ) -> list[tuple[str, Delivery]]:
@@ -280,6 +282,7 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
+@retried
 def _mark(database: Database, delivery: Delivery, answer: Answer, settings: WebhookSettings) -> None:
     """Write down what came of an attempt; nothing, where its webhook was removed meanwhile."""
     now, before = datetime.now(UTC), delivery.attempts

@@ -87,7 +87,8 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """One transaction: committed on a clean exit, else as if it never was. Alone among writers in SQLite; in PostgreSQL
-        two may run at once, so whoever depends on a row locks it (`with_for_update`)."""
+        two may run at once, so whoever depends on a row locks it (`with_for_update`). Raises Collided (retrying) where two
+        locked rows in different orders."""
         with (
             self._storage_errors(f"Nothing was changed. {_TRY_AGAIN}"),
             Session(self._backend.writers) as session,

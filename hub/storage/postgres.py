@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from adapthub.adapters.errors import MissingDependency, StorageError
+from adapthub.hub.storage.retrying import Collided
 
 _COLLIDED = ("40001", "40P01")  # a serialization failure, a deadlock
 _TABLES_LOCK = 0x61646170746875  # "adapthu": any number that others do not use
@@ -64,4 +65,5 @@ class Postgres:
         cause = str(getattr(error, "orig", error)).strip().splitlines()[0]
         if getattr(getattr(error, "orig", None), "sqlstate", None) in _COLLIDED:
             hint = "Two changes were in each other's way, and this one was not made: try again."
+            return Collided(f"the {what} database {self.name} failed: {cause}", hint=hint)
         return StorageError(f"the {what} database {self.name} failed: {cause}", hint=hint)

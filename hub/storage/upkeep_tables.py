@@ -15,12 +15,26 @@ from adapthub.hub.storage.tables import Base
 
 class SentRow(Base):
     """Bytes that somebody uploaded for a repository, whether or not they were new to the hub. Until a commit of it names
-    them this is what says that it may."""
+    them this is what says that it may. `part`: which part of a file they are, "sha256/number", if they are that of one
+    alone: another that comes in its place takes its room too."""
 
     __tablename__ = "sent"
     __table_args__ = (Index("sent_by_blob", "blob_id"), {"sqlite_with_rowid": False})
 
     repo_id: Mapped[int] = mapped_column(ForeignKey("repos.id"), primary_key=True)
+    blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"), primary_key=True)
+    sent: Mapped[datetime]
+    part: Mapped[str | None]
+
+
+class PendingRow(Base):
+    """Bytes that somebody uploaded for an adapter of that name, which there need not be yet, and is about to publish."""
+
+    __tablename__ = "pending"
+    __table_args__ = (Index("pending_by_blob", "blob_id"), {"sqlite_with_rowid": False})
+
+    namespace: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     blob_id: Mapped[int] = mapped_column(ForeignKey("blobs.id"), primary_key=True)
     sent: Mapped[datetime]
 

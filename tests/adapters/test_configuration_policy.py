@@ -139,3 +139,19 @@ def test_equal_keys_are_refused() -> None:
 
 def test_every_admitted_type_has_a_binder() -> None:
     assert CONFIG_FIELDS.keys() == _METHODS.keys()
+
+
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])
+@pytest.mark.parametrize(
+    ("patterns", "said"),
+    [
+        ([f"layers.{n}.q_proj" for n in range(20_001)], "20,001 patterns; at most 20,000"),
+        ([f"layers.{n}.(q|v)_proj" for n in range(65)], "65 regular expressions; at most 64"),
+    ],
+)
+def test_more_patterns_than_an_adapter_has_modules_are_refused(
+    field: str, patterns: list[str], said: str
+) -> None:
+    with pytest.raises(AdmissionError, match=f"{field} has {said}"):
+        read({**LORA, field: dict.fromkeys(patterns, 4)})
+    assert read({**LORA, field: dict.fromkeys(patterns[:-1], 4)})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 from adapthub.hub.leaderboard import Board, Place
-from adapthub.hub.repos import RESERVED
+from adapthub.hub.namespaces import RESERVED
 
 
 def namespace(name: str) -> str:

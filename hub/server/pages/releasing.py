@@ -36,9 +36,9 @@ class Signature:
 class Guarded:
     """An alias that a gate guards, or a pattern of aliases that there are none of yet.
 
-    `number`: the version that it means now. `asks`: what the gates ask for, in words, for those who may see them. `unmet`:
-    what of it does not hold for the version that is shown, None where it is not asked: the alias is there already, or
-    `alias` is a pattern.
+    `number`: the version that it means now. `asks`: what the gates ask for, in words, for those who may see them; others see
+    that there is a gate. `unmet`: what of it does not hold for the version that is shown, None where it is not asked: the
+    alias is there already, `alias` is a pattern, or the reader may not see it.
     """
 
     alias: str
@@ -49,7 +49,7 @@ class Guarded:
 
 @dataclass(frozen=True)
 class Release:
-    """Of one version. `guarded` has at most 20."""
+    """Of one version. `guarded` has at most 20. `approvals`: for those who may see what gates ask for."""
 
     signature: Signature | None = None
     approvals: Sequence[str] = ()
@@ -57,17 +57,19 @@ class Release:
 
 
 def read_release(store: Store, caller: Caller, key: int | None) -> Release:
-    """Of the version with that key, for who may read it; what gates ask for is for those with a role in the namespace."""
+    """Of the version with that key, for who may read it; who approved it, what gates ask for and what of it does not hold is
+    for those with a role in the namespace."""
     if key is None:
         return Release()
     with store.database.reading() as session:
         version = session.get(VersionRow, key)
         if version is None:  # deleted meanwhile
             return Release()
+        insider = _is_insider(session, caller, version.repo.namespace)
         return Release(
             _signature(session, store, version),
-            gates.approvals(session, version),
-            tuple(_guarded(session, store, caller, version)),
+            gates.approvals(session, version) if insider else (),
+            tuple(_guarded(session, store, version, insider=insider)),
         )
 
 
@@ -90,7 +92,7 @@ def _signature(session: Session, store: Store, version: VersionRow) -> Signature
     return Signature(key.name, key.id)
 
 
-def _guarded(session: Session, store: Store, caller: Caller, version: VersionRow) -> Iterator[Guarded]:
+def _guarded(session: Session, store: Store, version: VersionRow, *, insider: bool) -> Iterator[Guarded]:
     """Aliases first, then patterns that no alias fits."""
     found = gates.list_gates(session, version.repo.namespace, version.repo.name)
     if not found:
@@ -100,14 +102,13 @@ def _guarded(session: Session, store: Store, caller: Caller, version: VersionRow
         for row in session.scalars(select(AliasRow).where(AliasRow.repo_id == version.repo_id))
     }
     guarded = [alias for alias in sorted(pointed) if any(fnmatchcase(alias, gate.alias) for gate in found)]
-    insider = _is_insider(session, caller, version.repo.namespace)
     if insider:  # which others are guarded says what the gates are
         fitting = [gate.alias for gate in found if not any(fnmatchcase(name, gate.alias) for name in guarded)]
         guarded += dict.fromkeys(fitting)
     for alias in guarded[:_MOST]:
         now = pointed.get(alias)
         fits = [gate for gate in found if alias == gate.alias or fnmatchcase(alias, gate.alias)]
-        asked = alias in pointed or not any(mark in alias for mark in "*?[")
+        asked = insider and (alias in pointed or not any(mark in alias for mark in "*?["))
         yield Guarded(
             alias,
             None if now is None else now.number,

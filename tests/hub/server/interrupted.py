@@ -4,8 +4,12 @@ Each attempt runs in a forked child, which is killed with SIGKILL at one point m
 then opens the hub, finds every visible version whole, does the same again and finds it done. Prints a JSON list of [where
 it died, the number of versions that it left]. This process itself never touches a hub, so that forking it is safe.
 
+Of `move`, `squash` and `purge` it prints whether it was done, 0 or 1.
+
 Modes: `lfs` and `xet` upload an adapter and commit it over HTTP, by these ways; `alias` moves one; `gc` collects a
-deleted repository; `backup` saves the hub into a folder; `restore` puts it into an empty one.
+deleted repository; `move` gives a repository another name; `squash` makes one commit of a branch that has a large file no
+more, and collects; `purge` takes that file out of the history, and collects; `backup` saves the hub into a folder;
+`restore` puts it into an empty one.
 """
 
 from __future__ import annotations
@@ -24,23 +28,30 @@ from typing import Any
 import httpx2
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.hub import repos
+from adapthub.adapters.files import sha256_bytes
+from adapthub.hub import refs, repos
 from adapthub.hub.accounts import create_token
 from adapthub.hub.backups import backup, restore
 from adapthub.hub.checking import check
 from adapthub.hub.collecting import collect
+from adapthub.hub.commits import Proposal, commit
 from adapthub.hub.embedded import EmbeddedHub
-from adapthub.hub.lookup import find_repo
+from adapthub.hub.lookup import find_repo, require_repo
 from adapthub.hub.reference import Reference
+from adapthub.hub.revisions import require_commit
+from adapthub.hub.rewriting import large_files
 from adapthub.hub.server.app import create_app
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.store import Store
+from adapthub.hub.trees import Blob, Delete, Put
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.processes import FAILED, in_child
 from tests.hub.write_points import WritePoints
 from tests.hub.xet.encoding import encode_xorb, shard_of
 
-NAME = "ada/ner"
+NAME, MOVED = "ada/ner", "ada/moved"
+REWRITING = ("squash", "purge")
+NOTES = bytes(range(256)) * 1024  # a large file of a branch's history
 WEIGHTS = "adapter_model.safetensors"
 
 
@@ -58,7 +69,7 @@ class Trial:
         """The hub as it is before."""
         hub = EmbeddedHub(self.root, cache=self.folder / "cache")
         hub.push(self.before, NAME, alias="prod")
-        if self.mode in ("alias", "backup", "restore"):
+        if self.mode in ("alias", "backup", "restore", "move", *REWRITING):
             hub.push(self.pushed, NAME)
         if self.mode == "gc":
             hub.push(self.pushed, "ada/gone")
@@ -68,6 +79,8 @@ class Trial:
             if gone is not None:
                 repos.remove(session, gone)
         (self.folder / "token").write_text(token)
+        if self.mode in REWRITING:
+            self._write_notes(hub._store)
         if self.mode == "restore":
             backup(Store.open(self.root), self.folder / "backup")
             shutil.rmtree(self.root)
@@ -89,12 +102,45 @@ class Trial:
                     done = find_repo(session, Reference.parse(NAME)) is not None
                 if not done:
                     restore(store, self.folder / "backup")
+            case "move":
+                if not self._done():
+                    asyncio.run(self._ask("/api/repos/move", {"fromRepo": NAME, "toRepo": MOVED}))
+            case "squash":
+                asyncio.run(self._ask(f"/api/models/{NAME}/super-squash/work", {"message": "one"}))
+                collect(Store.open(self.root), grace=timedelta(0))
+            case "purge":
+                deletions = {"sha": [sha256_bytes(NOTES)], "rewriteHistory": True}
+                asyncio.run(self._ask(f"/api/models/{NAME}/lfs-files/batch", {"deletions": deletions}))
+                collect(Store.open(self.root), grace=timedelta(0))
             case _:
                 asyncio.run(self._push())
+
+    def _write_notes(self, store: Store) -> None:
+        """A branch whose first commit has a large file, and whose second has not."""
+        reference, blob = Reference.parse(NAME), Blob(sha256_bytes(NOTES), len(NOTES))
+        store.blobs.put(blob.sha256, NOTES, origin="notes.dat")
+        store.register([blob])
+        with store.database.writing() as session:
+            repo = require_repo(session, reference)
+            refs.make_branch(session, repo, "work", require_commit(session, repo, "main"))
+        alone = [*(Delete(path) for path in self.pushed.files), Put("notes.dat", blob)]
+        for changes in (alone, [Delete("notes.dat")]):
+            commit(store, reference, Proposal(changes, "notes"), "work")
+
+    def _done(self) -> bool:
+        """Whether a repository was moved, or the large file is in no commit."""
+        with Store.open(self.root).database.reading() as session:
+            repo = find_repo(session, Reference.parse(NAME))
+            if repo is None or self.mode == "move":
+                return repo is None
+            return sha256_bytes(NOTES) not in [file.sha256 for file in large_files(session, repo, limit=10)]
 
     def verify(self) -> int:
         """Check what was left, do it again and check that it is done; the number of versions that were left."""
         left = self._check()
+        if self.mode in ("move", *REWRITING):
+            assert left == 2
+            left = int(self._done())
         self.act()
         done = self._check()
         if self.mode == "gc":
@@ -102,6 +148,11 @@ class Trial:
             assert check(Store.open(self.root)).garbage == 0
         else:
             assert done == 2
+        if self.mode in ("move", *REWRITING):
+            assert self._done()
+        if self.mode in REWRITING:
+            assert check(Store.open(self.root)).garbage == 0
+            assert Store.open(self.root).blobs.size(sha256_bytes(NOTES)) is None
         if self.mode == "alias":
             assert EmbeddedHub(self.root).show(f"{NAME}@prod").version.number == 2
         if self.mode == "backup":
@@ -116,12 +167,23 @@ class Trial:
         assert report.whole, report.problems
         hub = EmbeddedHub(self.root, cache=self.folder / f"cache-{os.urandom(4).hex()}")
         expected = [self.before, self.pushed]
-        versions = [] if hub.available(NAME) else list(hub.show(NAME).versions)
+        name = MOVED if hub.available(NAME) and not hub.available(MOVED) else NAME
+        versions = [] if hub.available(name) else list(hub.show(name).versions)
         for version in versions:
             artifact = expected[version.number - 1]
-            assert contents(hub.pull(f"{NAME}@v{version.number}").path) == contents(artifact.path)
+            assert contents(hub.pull(f"{name}@v{version.number}").path) == contents(artifact.path)
         assert report.versions == len(versions)
         return len(versions)
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> None:
+        """One request to the server."""
+        serving = Serving.open(self.root)
+        transport = httpx2.ASGITransport(app=create_app(serving))
+        headers = {"Authorization": f"Bearer {(self.folder / 'token').read_text()}"}
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.post(path, json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+        serving.close()
 
     async def _push(self) -> None:
         serving = Serving.open(self.root)

@@ -33,11 +33,16 @@ LARGE = b"\0" * 2_000_000
 OID = sha256_bytes(LARGE)
 
 
-def put(server: HubServer, token: str, data: bytes = LARGE) -> httpx2.Response:
-    """Upload bytes by LFS for ada/ner: the last answer."""
+def announced(server: HubServer, token: str, data: bytes) -> httpx2.Response:
+    """What the hub says where bytes are about to come by LFS for ada/ner."""
     headers = {"Authorization": f"Bearer {token}"}
     body = {"operation": "upload", "objects": [{"oid": sha256_bytes(data), "size": len(data)}]}
-    answer = httpx2.post(f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers)
+    return httpx2.post(f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers)
+
+
+def put(server: HubServer, token: str, data: bytes = LARGE) -> httpx2.Response:
+    """Upload bytes by LFS for ada/ner: the last answer."""
+    answer = announced(server, token, data)
     if answer.status_code != 200:
         return answer
     (entry,) = answer.json()["objects"]
@@ -242,6 +247,12 @@ def test_a_quota_is_kept_before_bytes_are_taken(server: HubServer, tmp_path: Pat
         api.upload_file(path_or_fileobj=LARGE, path_in_repo="a.safetensors", repo_id="ada/ner")
     assert commit(server, token, {"a.txt": b"x" * 1_100_000}).status_code == 403
     assert store.blobs.size(OID) is None
+    files = [bytes([n]) * 900_000 for n in (1, 2)]  # each by itself has room
+    urls = [announced(server, token, one).json()["objects"][0]["actions"]["upload"]["href"] for one in files]
+    sent = [httpx2.put(url, content=one).status_code for url, one in zip(urls, files, strict=True)]
+    assert sent == [200, 403]
+    assert store.blobs.size(sha256_bytes(files[1])) is None  # it was refused before it came
+    collect(store, grace=timedelta(0))
     small = header(b"\0" * 600_000)
     assert put(server, token, small).status_code == 200
     assert put(server, token, header(b"\1" * 600_000)).status_code == 403

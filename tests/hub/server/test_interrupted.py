@@ -1,5 +1,5 @@
-"""The server's uploads and commits, alias moves, collections, backups and restores, killed at every write: what is visible
-is whole, and the same done again is done."""
+"""The server's uploads and commits, alias moves, renames, rewritten histories, collections, backups and restores, killed at
+every write: what is visible is whole, and the same done again is done."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-# How many versions are there before and after, and writes that there are at least.
+# How many versions are there before and after, or whether it was done, and writes that there are at least.
 MODES = {
     "alias": (2, 2, {"sql BEGIN", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
     "gc": (1, 1, {"obstore.delete", "sql DELETE", "sql COMMIT"}),
+    "move": (0, 1, {"sql BEGIN", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
+    "squash": (0, 1, {"sql DELETE", "sql UPDATE", "sql COMMIT", "obstore.delete"}),
+    "purge": (0, 1, {"sql DELETE", "sql INSERT", "sql COMMIT", "obstore.delete"}),
     "backup": (2, 2, {"os.fsync", "obstore.rename", "os.replace"}),
     "restore": (0, 2, {"obstore.rename", "os.fsync", "sql INSERT", "sql COMMIT"}),
     "lfs": (1, 2, {"obstore.put", "obstore.rename", "os.fsync", "sql INSERT", "sql UPDATE", "sql COMMIT"}),

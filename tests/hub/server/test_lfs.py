@@ -69,7 +69,7 @@ def test_a_client_uploads_in_parts(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came: list[int] = []
-    monkeypatch.setattr(uploads, "expect", lambda *given: came.append(given[2]))
+    monkeypatch.setattr(uploads, "expect", lambda *given, part: came.append(given[2]))
     path = tmp_path / "notes.dat"
     path.write_bytes(DATA)
     server.client().upload_file(path_or_fileobj=path, path_in_repo="notes.dat", repo_id="ada/ner")
@@ -117,6 +117,7 @@ def test_parts_that_are_not_the_files(server: HubServer) -> None:
     stolen = ".".join([base64.urlsafe_b64encode(private).decode(), *etags[0].strip('"').split(".")[-2:]])
     assert complete(entry, [stolen, *etags[1:]]).status_code == 403
     assert server.running.serving.store.blobs.size(OID) is None
+    assert httpx2.put(urls[0], content=part(1)).headers["etag"] != other
     assert complete(entry, etags).status_code == 200
 
 
@@ -143,18 +144,53 @@ def test_parts_count_until_the_file_is_whole(server: HubServer) -> None:
             return quotas.used(session, "ada")
 
     with store.database.writing() as session:
-        quotas.set_quota(session, "ada", 4 * PART + 17)
+        quotas.set_quota(session, "ada", len(DATA))
     entry = batch(server)
     urls = parts_of(entry)
     etags = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
     assert used() == len(DATA)
-    assert httpx2.put(urls[0], content=part(2)[::-1]).status_code == 200  # other bytes at the same address
-    refused = httpx2.put(urls[0], content=part(3)[::-1])
-    assert (refused.status_code, "may hold" in refused.text) == (403, True)
-    assert not blob_path(server, part(3)[::-1]).exists()
+    with pytest.raises(AssertionError, match="may hold"):
+        batch(server, oid=sha256_bytes(b"other"), size=5)
     assert [complete(entry, etags).status_code for _ in range(2)] == [200, 200]  # the first answer was lost
-    assert used() == len(DATA) + PART
+    assert used() == len(DATA)
     assert store.blobs.get(OID, origin="test") == DATA
+
+
+def test_a_part_that_comes_again_takes_the_place_of_the_one_before(server: HubServer) -> None:
+    """Its address took any number of others, and all of them counted."""
+    store = server.running.serving.store
+    with store.database.writing() as session:
+        quotas.set_quota(session, "ada", len(DATA))
+    entry = batch(server)
+    urls = parts_of(entry)
+    for n, url in enumerate(urls, start=1):
+        assert httpx2.put(url, content=part(n)[::-1]).status_code == 200
+    first = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+    again = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+    with store.database.reading() as session:
+        assert quotas.used(session, "ada") == len(DATA)
+    assert not any(blob_path(server, part(n)[::-1]).exists() for n in (1, 2, 3, 4))
+    other = httpx2.put(urls[1], content=part(2)[::-1]).headers["etag"]
+    refused = complete(entry, first)
+    assert (refused.status_code, "part 2 is not kept" in refused.text) == (400, True)
+    assert complete(entry, [again[0], other, *again[2:]]).status_code == 422
+    second = httpx2.put(urls[1], content=part(2)).headers["etag"]
+    assert complete(entry, [first[0], second, *first[2:]]).status_code == 200
+    assert store.blobs.get(OID, origin="test") == DATA
+
+
+def test_equal_parts_are_each_there(server: HubServer) -> None:
+    """One that is replaced leaves the other: they are the same bytes."""
+    data = bytes(2 * PART)
+    entry = batch(server, oid=sha256_bytes(data), size=len(data))
+    urls = parts_of(entry)
+    receipts = [httpx2.put(url, content=bytes(PART)).headers["etag"] for url in urls]
+    httpx2.put(urls[0], content=part(1))
+    receipts[0] = httpx2.put(urls[0], content=bytes(PART)).headers["etag"]
+    parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(receipts, start=1)]
+    answer = httpx2.post(entry["actions"]["upload"]["href"], json={"oid": sha256_bytes(data), "parts": parts})
+    assert answer.status_code == 200
+    assert server.running.serving.store.blobs.get(sha256_bytes(data), origin="test") == data
 
 
 def test_a_part_that_is_a_file_stays(server: HubServer, tmp_path: Path) -> None:

@@ -7,20 +7,24 @@ import re
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
 from click.testing import CliRunner
 from huggingface_hub.utils._http import parse_ratelimit_headers
+from sqlalchemy import func, select, update
+from starlette.requests import Request
 
 from adapthub.cli.main import adapt
 from adapthub.hub import audit, logins
 from adapthub.hub.accounts import create_token, find_token, revoke_token
 from adapthub.hub.logins import Outcome
+from adapthub.hub.server.dependencies import address_of
 from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.serving import Limits
+from adapthub.hub.storage.upkeep_tables import LoginRow
 from tests.hub.server.live import HubServer, live
 
 
@@ -148,6 +152,58 @@ def test_one_address_does_not_keep_others_from_logging_in(hub_server: HubServer)
     assert states[-20:] == [Outcome.PENDING] * 20
     assert set(states[:-20]) == {Outcome.EXPIRED}
     begin(hub_server)
+
+
+def test_strangers_at_many_addresses_do_not_keep_others_from_logging_in(hub_server: HubServer) -> None:
+    """1,000 that waited were all that could, and everybody else was refused for a quarter of an hour."""
+    store = hub_server.running.serving.store
+    with store.database.writing() as session:
+        other = logins.begin(session, "192.0.2.1")
+        theirs = [logins.begin(session, f"198.51.100.{n % 60}") for n in range(1200)]
+        mine = logins.begin(session, "192.0.2.2")
+    with store.database.reading() as session:
+        assert [logins.waiting_for(session, one.secret) for one in (other, mine)] == [Outcome.PENDING] * 2
+        states = [logins.waiting_for(session, one.secret) for one in theirs]
+        assert states.count(Outcome.PENDING) == 998
+        assert session.scalar(select(func.count()).select_from(LoginRow)) == 1000
+
+
+def test_logins_that_ended_are_kept_no_longer(hub_server: HubServer) -> None:
+    store = hub_server.running.serving.store
+    with store.database.writing() as session:
+        old = logins.begin(session, "192.0.2.1")
+        session.execute(update(LoginRow).values(expires=datetime.now(UTC) - timedelta(seconds=1)))
+        logins.begin(session, "192.0.2.2")
+        assert session.scalar(select(func.count()).select_from(LoginRow)) == 1
+    assert poll(hub_server, old.secret) == {"error": "expired_token"}
+
+
+def test_an_address_asks_for_so_many_logins_a_minute(tmp_path: Path) -> None:
+    with live(tmp_path / "served", limits=Limits(login_rate=(3, 100_000))) as server:
+        waiting = begin(server)
+        assert poll(server, waiting["device_code"]) == {"error": "authorization_pending"}
+        assert allow(server, waiting, server.token()) == 200
+        assert poll(server, waiting["device_code"]) == {"error": "slow_down"}
+        assert allow(server, waiting, server.token()) == 429
+        refused = httpx2.post(f"{server.url}/oauth/device", data={"client_id": "any"})
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["retry-after"]) <= 100_000
+        assert httpx2.get(f"{server.url}/api/models").status_code == 200  # all else goes on
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("::1", "::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_an_address_of_ipv6_is_its_network(host: str, address: str) -> None:
+    assert address_of(Request({"type": "http", "client": (host, 1)})) == address
+    assert address_of(Request({"type": "http", "client": None})) == ""
 
 
 def test_callers_that_ask_too_often(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from sqlalchemy import update
 
-from adapthub.adapters.errors import Conflict
-from adapthub.hub import accounts, members
+from adapthub.adapters.errors import Conflict, InvalidReference
+from adapthub.cli.main import adapt
+from adapthub.hub import accounts, logins, members, namespaces
 from adapthub.hub.storage.account_tables import TokenRow
 from adapthub.hub.store import Store
 from tests.hub.adapters import write_adapter
@@ -50,6 +52,40 @@ def test_roles_read_write_and_admin(hub_server: HubServer, tmp_path: Path) -> No
     )
     assert writer("DELETE", f"{MEMBERS}/writer")["role"] == "write"
     assert {"name": "acme", "roleInOrg": "admin", "type": "org"} in ada("GET", "/api/whoami-v2")["orgs"]
+
+
+@pytest.mark.parametrize("name", ["audit", "leaderboard", "login", "settings", "api"])
+def test_no_account_or_organisation_is_called_as_a_page_of_the_hub(
+    hub_server: HubServer, tmp_path: Path, name: str
+) -> None:
+    root = Api(hub_server, "root", "admin")
+    assert "Choose another one" in root.refused("POST", f"/api/namespaces/{name}/create", status=400)
+    member = f"/api/namespaces/{name}/members/root"
+    assert "Choose another one" in root.refused("PUT", member, {"role": "admin"}, 400)
+    with hub_server.running.serving.store.database.writing() as session:
+        with pytest.raises(InvalidReference, match=f"no namespace is called {name}"):
+            accounts.create_token(session, name, "write")
+        code = logins.begin(session, "").code
+        with pytest.raises(InvalidReference, match=f"no namespace is called {name}"):
+            logins.allow(session, code, name, "write")
+    for command in (["org", "create", name, "--admin", "root"], ["token", "create", name]):
+        done = CliRunner().invoke(adapt, ["hub", *command, "--data", str(hub_server.data)])
+        assert done.exit_code != 0
+        assert f"no namespace is called {name}" in done.output
+    with hub_server.running.serving.store.database.reading() as session:
+        assert members.list_members(session, name) == []
+
+
+def test_a_name_from_before_it_was_reserved_stays(
+    hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_server.running.serving.store.database.writing() as session:
+        with monkeypatch.context() as before:
+            before.setattr(namespaces, "RESERVED", frozenset())
+            accounts.create_token(session, "audit", "write")
+        accounts.create_token(session, "ada", "write")
+        assert accounts.create_token(session, "audit", "write")[0].account == "audit"
+        assert members.set_member(session, "audit", "ada", "read").role == "read"
 
 
 def test_a_role_that_ends_while_a_token_lives(hub_server: HubServer) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import random
 import socketserver
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import func, select
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.description import digest_of
@@ -32,7 +35,8 @@ from adapthub.adapters.errors import (
     Unreachable,
 )
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub import audit, gates
+from adapthub.hub import audit, gates, quotas
+from adapthub.hub.collecting import collect
 from adapthub.hub.connection import Connection
 from adapthub.hub.downloading import Wanted
 from adapthub.hub.embedded import EmbeddedHub
@@ -44,6 +48,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.remote import RemoteHub
 from adapthub.hub.server import lfs_api
 from adapthub.hub.signing import sign
+from adapthub.hub.storage.upkeep_tables import PendingRow
 from adapthub.hub.store import Store
 from tests.hub.adapters import contents, manifest, write_adapter
 from tests.hub.server.live import HubServer
@@ -335,6 +340,95 @@ def test_only_what_the_hub_lacks_is_sent(hub: RemoteHub, network: Network, tmp_p
     network.asked.clear()
     assert hub.push(second, "ada/ner").repeated
     assert [blob for blob in network.paths if "blobs" in blob] == []
+
+
+def test_a_push_that_was_cut_off_sends_what_came_no_more(
+    hub_server: HubServer, hub: RemoteHub, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a name that there is not yet, too: all files were sent again."""
+    folder = write_adapter(tmp_path / "made", width=LARGE).path
+    (folder / "adapthub.json").unlink(missing_ok=True)
+    (folder / "spiece.model").write_bytes(random.Random(1).randbytes(3_000_000))
+    made = Artifact.read(folder)
+    sizes = {f"PUT /api/models/ada/ner/blobs/{one.sha256}": one.size for one in made.files.values()}
+    ends: list[str] = []
+
+    def cut(request: httpx2.Request) -> None:
+        if request.method != "PUT":
+            return
+        if ends and request.url.path != ends[0]:
+            request.stream = CutBody(request.stream, 1_000_000)
+        ends.append(request.url.path)
+
+    send = network.handle_request
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        cut(request)
+        return send(request)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(network, "handle_request", handle)
+        with pytest.raises(Unreachable):
+            hub.push(made, "ada/ner")
+    assert len(set(ends)) == 2
+    network.asked.clear()
+    assert hub.push(made, "ada/ner").number == 1
+    assert [path for path in network.paths if path in sizes] == [f"PUT {ends[-1]}"]
+    assert contents(hub.pull("ada/ner").path) == contents(folder)
+    with hub_server.running.serving.store.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(PendingRow)) == 0
+
+
+class CutBody(httpx2.SyncByteStream):
+    """The first `length` bytes of a request, and then the connection is gone."""
+
+    def __init__(self, body: Any, length: int) -> None:
+        self._body, self._left = body, length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._body:
+            if len(piece) >= self._left:
+                yield piece[: self._left]
+                raise httpx2.WriteError("the connection was cut")
+            self._left -= len(piece)
+            yield piece
+
+
+def test_blobs_that_are_to_be_published_count(hub_server: HubServer, hub: RemoteHub) -> None:
+    """Only what was published did: anybody who may write could fill the disk."""
+    store = hub_server.running.serving.store
+    with store.database.writing() as session:
+        quotas.set_quota(session, "ada", 1_000_000)
+    first, second = (bytes([n]) * 600_000 for n in (1, 2))
+    where = "/api/models/ada/{}/blobs/{}"
+    for name in ("ner", "ner", "other"):  # each blob counts once
+        hub._connection.ask("PUT", where.format(name, sha256_bytes(first)), content=first)
+    with pytest.raises(Forbidden, match="may hold 1,000,000"):
+        hub._connection.ask("PUT", where.format("ner", sha256_bytes(second)), content=second)
+    assert store.blobs.size(sha256_bytes(second)) is None
+    collect(store, grace=timedelta(0))
+    assert store.blobs.size(sha256_bytes(first)) is None  # nobody published it
+    hub._connection.ask("PUT", where.format("ner", sha256_bytes(second)), content=second)
+    collect(store)
+    assert store.blobs.size(sha256_bytes(second)) == 600_000
+
+
+def test_what_awaits_its_publication_is_its_names_alone(
+    hub_server: HubServer, hub: RemoteHub, tmp_path: Path
+) -> None:
+    made = write_adapter(tmp_path / "made", width=LARGE)
+    record = made.files["adapter_model.safetensors"]
+    content = (made.path / "adapter_model.safetensors").read_bytes()
+    hub._connection.ask("PUT", f"/api/models/ada/ner/blobs/{record.sha256}", content=content)
+    files = {
+        path: {"sha256": file.sha256, "size": file.size} if file is record else _whole(made, path)
+        for path, file in made.files.items()
+    }
+    for name in ("ada/other", "shared/ner"):
+        answer = hub._connection.ask("POST", f"/api/models/{name}/versions", json={"files": files}).json()
+        assert answer == {"version": None, "missing": [record.sha256]}
+    answer = hub._connection.ask("POST", "/api/models/ada/ner/versions", json={"files": files}).json()
+    assert answer["version"]["number"] == 1
 
 
 def test_weights_that_changed_since_they_were_read(hub: RemoteHub, tmp_path: Path) -> None:

@@ -6,13 +6,14 @@ import base64
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Forbidden
@@ -20,9 +21,12 @@ from adapthub.adapters.files import sha256_bytes
 from adapthub.hub import audit, knowledge, quotas, repos, uploads
 from adapthub.hub.checking import check
 from adapthub.hub.embedded import EmbeddedHub
+from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
+from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import RepoRow, VersionRow
 from adapthub.hub.storage.text import text_index
+from adapthub.hub.storage.upkeep_tables import QuotaRow
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Blob
 from tests.hub.adapters import write_adapter
@@ -158,3 +162,60 @@ def test_pushes_to_a_new_and_an_old_name_at_once(
     with store.database.reading() as session:
         actions = [entry.action for entry in audit.entries(session, repo="acme/new")]
     assert actions == ["version", "commit", "repo.made"]
+
+
+def waits(store: Store) -> bool:
+    """Whether a transaction waits for another's lock."""
+    with store.database.reading() as session:
+        asked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        return bool(session.scalar(asked))
+
+
+@pytest.mark.slow
+def test_a_commit_in_a_deadlock_is_made_all_the_same(new_database: Callable[[], str], tmp_path: Path) -> None:
+    """It holds its repository's row and waits for the quota's, whose holder waits for the repository's."""
+    with live(tmp_path / "served", database=new_database()) as server:
+        ada, store = Api(server, "ada"), server.running.serving.store
+        ada("POST", "/api/repos/create", {"name": "ner", "type": "model"})
+        with store.database.writing() as session:
+            quotas.set_quota(session, "ada", 2**30)
+            key = session.scalars(select(RepoRow.id)).one()
+        with ThreadPoolExecutor(1) as pool, store.database.writing() as other:
+            other.get(QuotaRow, "ada", with_for_update=True)
+            made = pool.submit(committing(ada, "ada/ner", "a.txt", b"a"))
+            while not waits(store):
+                time.sleep(0.01)
+            other.get(RepoRow, key, with_for_update=True)  # PostgreSQL undoes who waited first
+        assert made.result() == 200
+        assert check(store).whole
+        with store.database.reading() as session:
+            actions = [entry.action for entry in audit.entries(session)]
+        assert actions.count("commit") == 1, actions
+
+
+@pytest.mark.slow
+def test_two_writers_that_lock_each_others_rows_both_write(
+    new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    store = Store.open(tmp_path / "hub", database=new_database())
+    names = ["ada/one", "ada/two"]
+    with store.database.writing() as session:
+        for name in names:
+            repos.make(session, Reference.parse(name))
+    met = threading.Barrier(2)
+    calls: list[str] = []
+
+    @retried
+    def write(first: str, second: str) -> None:
+        calls.append(first)
+        with store.database.writing() as session:
+            repos.lock(session, require_repo(session, Reference.parse(first))).newest += 1
+            session.flush()
+            if len(calls) <= 2:
+                met.wait(timeout=30)
+            repos.lock(session, require_repo(session, Reference.parse(second))).newest += 1
+
+    together(lambda: write(*names), lambda: write(*reversed(names)))
+    assert len(calls) == 3  # one of the two was undone, and made again
+    with store.database.reading() as session:
+        assert session.scalars(select(RepoRow.newest)).all() == [2, 2]

@@ -196,11 +196,10 @@ def test_gates_are_what_is_still_missing_and_who_may_see_what(
         one.section("/acme/ner", "gates") for one in (Pages(hub_server, grace), Pages(hub_server, ada))
     )
     assert nobody.section("/acme/ner", "gates") == outside
-    assert "prod v1 may not move it needs a signature" in outside
-    assert "its f1 on test is 0.5, worse than the 0.888 that v1" in outside
-    assert "shown to members of acme" in outside
-    assert "canary" not in outside
-    assert "gold" not in outside
+    assert outside.endswith("prod v1 guarded shown to members of acme")
+    assert "prod v1 is there" in nobody.section("/acme/ner/tree/v1", "gates")
+    assert "prod v1 may not move it needs a signature" in inside
+    assert "its f1 on test is 0.5, worse than the 0.888 that v1" in inside
     assert "acme/ner prod: a signature, test/f1 not worse" in inside
     assert "canary-* – no alias yet acme/* canary-*: 2 reviewers" in inside
     assert "gold – may not move it needs a signature" in inside
@@ -211,15 +210,16 @@ def test_gates_are_what_is_still_missing_and_who_may_see_what(
     assert "signed by a key that acme does not know" in words(nobody("/acme/ner"))
     hub.attach_signature("acme/ner@v2", sign(made.sha256s, KEY))
     assert "signed by releases , a key of acme" in words(nobody("/acme/ner"))
-    assert "needs a signature" not in nobody.section("/acme/ner", "gates")
+    assert "prod v1 may not move its f1" in Pages(hub_server, ada).section("/acme/ner", "gates")
 
 
-def test_approvals_are_named(hub_server: HubServer, nobody: Pages, tmp_path: Path) -> None:
+def test_approvals_are_named_to_members(hub_server: HubServer, nobody: Pages, tmp_path: Path) -> None:
     ada, grace = Api(hub_server, "ada"), Api(hub_server, "grace")
     upload(hub_server, write(tmp_path / "1", seed=1), "shared/ner")
     assert ada.refused("PUT", "/api/models/shared/ner/approval/v1")
     grace("PUT", "/api/models/shared/ner/approval/v1")
-    assert "Approved by grace" in words(nobody("/shared/ner"))
+    assert "Approved by grace" in words(signed_in(hub_server, "ada")("/shared/ner"))
+    assert "grace" not in words(nobody("/shared/ner"))
 
 
 def upload(server: HubServer, adapter: Artifact, name: str) -> None:

@@ -13,14 +13,14 @@ import pytest
 from fastapi.routing import APIRoute
 from huggingface_hub.errors import HfHubHTTPError
 from sqlalchemy import update
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from adapthub.adapters.errors import InvalidReference
 from adapthub.hub import differ
 from adapthub.hub.accounts import revoke_token
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lineage import parent_of
-from adapthub.hub.repos import RESERVED
+from adapthub.hub.namespaces import RESERVED
 from adapthub.hub.server.app import create_app
 from adapthub.hub.server.pages import browsing, diffing
 from adapthub.hub.server.pages.routes import MODULES
@@ -74,7 +74,7 @@ def test_no_page_is_at_an_address_of_the_protocol(tmp_path: Path) -> None:
 def test_no_namespace_is_called_as_a_part_of_an_address(
     hub_server: HubServer, web: httpx2.Client, tmp_path: Path
 ) -> None:
-    routes = [route for route in create_app(hub_server.running.serving).routes if isinstance(route, APIRoute)]
+    routes = [route for route in create_app(hub_server.running.serving).routes if isinstance(route, Route)]
     first = {route.path.split("/")[1] for route in routes}
     assert {name for name in first if name not in ("", "-") and "{" not in name} <= RESERVED
     with pytest.raises(InvalidReference, match="no namespace is called audit"):
