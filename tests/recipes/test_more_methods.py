@@ -248,7 +248,12 @@ def test_tokens_are_trained_and_served_beside_the_matrices(
     for one, other in zip(alone, mixed, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
-    still: dict[str, Any] = {"max_steps": 1, "learning_rate": 1e-12, "head_learning_rate": 1e-12, "validation": False}
+    still: dict[str, Any] = {
+        "max_steps": 1,
+        "learning_rate": 1e-12,
+        "head_learning_rate": 1e-12,
+        "validation": False,
+    }
     child = train("ner", ner_data, start=result.artifact, output=tmp_path / "child", quiet=True, **still)
     for name, tensor in child.artifact.tensors().items():
         torch.testing.assert_close(tensor, result.artifact.tensors()[name], rtol=0, atol=1e-7)
