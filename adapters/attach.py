@@ -33,7 +33,7 @@ from adapthub.adapters.delta import Segment
 from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
-from adapthub.adapters.heads import TOKEN_CLASSIFICATION, Head, Heads, without_modules
+from adapthub.adapters.heads import TASKS_BY_TOKEN, Head, Heads, without_modules
 from adapthub.adapters.passes import Hook, NotByToken, running, running_told
 from adapthub.adapters.selections import Selection, Selections
 from adapthub.adapters.telling import Telling
@@ -202,9 +202,9 @@ class AdaptedBase:
         """Runs all rows; a float32 CPU tensor a row, in order.
 
         `features`: one tokenizer output a row (input_ids, and token_type_ids where the family has them), no padding.
-        `selections`: the row's (weight, digest) terms. Results: [T, labels] for token classification, [labels] for text
-        classification, the last hidden state [T, hidden] for a row whose adapters have no head, and on the base alone. A
-        row's result does not depend on its neighbours beyond floating-point order.
+        `selections`: the row's (weight, digest) terms. Results: [T, labels] for token classification, [T, 2] for question
+        answering, [labels] for text classification, the last hidden state [T, hidden] for a row whose adapters have no head,
+        and on the base alone. A row's result does not depend on its neighbours beyond floating-point order.
 
         Raises AdapterNotFound for a digest that is not attached, InvalidExpression for a sum that has no meaning,
         InvalidInput for an empty row or one that is too long, UnsupportedAdapter for a prefix that cannot run here.
@@ -291,7 +291,7 @@ class AdaptedBase:
             if head is None:
                 results |= {rows[i].place: hidden[i] for i in group}
                 continue
-            if head.task == TOKEN_CLASSIFICATION:
+            if head.task in TASKS_BY_TOKEN:
                 logits = head.tokens(torch.cat([hidden[i] for i in group]))
                 parts = logits.split([rows[i].length for i in group])
             else:

@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from adapthub.adapters.delta import Replacement, Update
 from adapthub.adapters.errors import BaseMismatch, TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix
-from adapthub.adapters.heads import Head, Heads
+from adapthub.adapters.heads import TASKS_WITH_HEADS, Head, Heads
 from adapthub.adapters.layers import takes_lora, twin
 from adapthub.adapters.names import is_saved, module_path
 
@@ -229,7 +229,7 @@ class TargetBinder(Binder):
 
 
 def _head(artifact: Artifact, heads: Heads, tensors: Mapping[str, torch.Tensor]) -> Head | None:
-    if artifact.task not in ("token-classification", "text-classification"):
+    if artifact.task not in TASKS_WITH_HEADS:
         if tensors:
             raise TensorMismatch(f"the adapter has a tensor {next(iter(tensors))!r} that nothing uses")
         return None

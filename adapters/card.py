@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.manifest import Certificate, Drift, Manifest, Metric
+from adapthub.adapters.multi_label import MULTI_LABEL
 from adapthub.adapters.tasks import Task
 
 _CLASSES: Mapping[Task, str] = {
     "token-classification": "AutoModelForTokenClassification",
     "text-classification": "AutoModelForSequenceClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
     "text-generation": "AutoModelForCausalLM",
+    "feature-extraction": "AutoModel",
 }
 
 
@@ -197,15 +200,18 @@ def _bounds(value: Metric) -> str:
 def _with_adapthub(manifest: Manifest, name: str) -> str:
     quantize = f", quantize={manifest.quantization!r}" if manifest.quantization else ""
     call = "predict" if manifest.task != "text-generation" else "generate"
+    imported, asked = "Runtime", '"Some text."'
+    if manifest.task == "question-answering":
+        imported, asked = "Pair, Runtime", 'Pair("What is asked?", "Some text.")'
     return f"""## With AdaptHub
 
 ```python
-from adapthub.runtime import Runtime
+from adapthub.runtime import {imported}
 
 runtime = Runtime({manifest.base.id!r}{quantize})
 adapter = {name!r}  # a name in the hub, or this folder
 runtime.attach(adapter)
-print(runtime.{call}(["Some text."], adapters=[adapter]))
+print(runtime.{call}([{asked}], adapters=[adapter]))
 ```"""
 
 
@@ -239,6 +245,18 @@ def _use(manifest: Manifest) -> str:
         return """inputs = tokenizer("Some text", return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0], skip_special_tokens=True))"""
+    if manifest.task == "question-answering":
+        return """inputs = tokenizer("What is asked?", "Some text.", return_tensors="pt")
+output = model(**inputs)
+first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+print(tokenizer.decode(inputs.input_ids[0, first : last + 1]))"""
+    if manifest.task == "feature-extraction":
+        return """inputs = tokenizer("Some text.", return_tensors="pt")
+print(model(**inputs).last_hidden_state.mean(1))"""
+    if manifest.hyperparameters.get("problem_type") == MULTI_LABEL:
+        return """inputs = tokenizer("Some text.", return_tensors="pt")
+scores = model(**inputs).logits.sigmoid()[0].tolist()
+print(dict(zip(labels, scores)))"""
     answer = (
         "[labels[index] for index in logits.argmax(-1).flatten().tolist()]" if manifest.labels else "logits"
     )

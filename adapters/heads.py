@@ -20,8 +20,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as _Output
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
 )
 
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
@@ -32,11 +34,17 @@ if TYPE_CHECKING:
 
 TOKEN_CLASSIFICATION = "token-classification"
 TEXT_CLASSIFICATION = "text-classification"
+QUESTION_ANSWERING = "question-answering"
+FEATURE_EXTRACTION = "feature-extraction"
 
 _CLASSES: Mapping[str, Any] = {
     TOKEN_CLASSIFICATION: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     TEXT_CLASSIFICATION: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    QUESTION_ANSWERING: MODEL_FOR_QUESTION_ANSWERING_MAPPING,
 }
+TASKS_WITH_HEADS = tuple(_CLASSES)
+TASKS_BY_TOKEN = (TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
+_SPAN_ENDS = ("start", "end")  # what a head for question answering says of each token
 # A label count that no real layer has as a dimension: finds which dimensions of a head are the label count.
 _PROBE_LABELS = 7919
 # What transformers and PEFT read on a model to know that its layers are quantised.
@@ -57,7 +65,7 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
     The backbone's weights are shared, not copied: wrapping the result in PEFT changes `base.model` until PEFT's
     `unload()`. Backbone modules that this class does not use (a pooler under token classification) are left out.
     The head is drawn from torch's global generator and has the base's dtype and device. For text generation it is the base
-    itself, whose language-model head is its own.
+    itself, whose language-model head is its own; for feature extraction the backbone without a head or a pooler.
 
     Raises InvalidSettings where the base's family has no class for the task.
     """
@@ -68,6 +76,8 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
                 hint="Choose a base that does, such as package:smollm2-135m.",
             )
         return base.model
+    if task == FEATURE_EXTRACTION:
+        return _without_pooler(base)
     model = _skeleton(base.model.config, task, labels)
     prefix = model.base_model_prefix
     wanted = cast(nn.Module, getattr(model, prefix))
@@ -78,19 +88,25 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
             module.to(base.dtype)
             # transformers marks what is initialised on modules and parameters; a head on meta never was.
             module.apply(model._init_weights)
-    for attribute in _QUANTISED_ATTRIBUTES:
-        if hasattr(base.model, attribute):
-            setattr(model, attribute, getattr(base.model, attribute))
+    _say_quantised(base, model)
     model.name_or_path = base.ref
     return cast(PreTrainedModel, model.eval())
+
+
+def outputs_of(output: Any) -> torch.Tensor:
+    """What a model's answer to a batch [B, L] says for its task: logits [B, labels] or [B, L, labels]; of starts and ends
+    [B, L, 2] for question answering; of a backbone alone the last hidden state [B, L, hidden]."""
+    if "start_logits" in output:
+        return torch.stack([output.start_logits, output.end_logits], dim=-1)
+    return cast(torch.Tensor, output.logits if "logits" in output else output.last_hidden_state)
 
 
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
     """Names of the modules outside the backbone that have parameters: what an adapter must carry to be complete.
 
-    None of a model with a language-model head, which is the base's own.
+    None of a model with a language-model head, which is the base's own, or of a backbone alone.
     """
-    if model.get_output_embeddings() is not None:
+    if model.get_output_embeddings() is not None or model.base_model is model:
         return ()
     return tuple(
         name
@@ -160,7 +176,7 @@ class Head:
         self._linear = linear
 
     def tokens(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Token classification: hidden states [T, hidden] to logits [T, labels]."""
+        """Token classification and question answering: hidden states [T, hidden] to logits [T, labels] or [T, 2]."""
         if self._linear is not None:
             return cast(torch.Tensor, self._linear(hidden))
         return self._run(hidden[None], None)[0]
@@ -188,7 +204,7 @@ class Head:
             inputs["input_ids"] = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         self._given.output = _Output(last_hidden_state=hidden, pooler_output=pooled)
         try:
-            return cast(torch.Tensor, self._model(**inputs).logits)
+            return outputs_of(self._model(**inputs))
         finally:
             self._given.output = None
 
@@ -234,7 +250,8 @@ class _Template:
 
     def check(self, tensors: Mapping[str, torch.Tensor]) -> int:
         """The label count of a saved head, whose tensors are exactly this head's."""
-        labels = _count_labels(self._shapes, tensors, self._task)
+        spans = self._task == QUESTION_ANSWERING
+        labels = len(_SPAN_ENDS) if spans else _count_labels(self._shapes, tensors, self._task)
         if missing := sorted(set(self._shapes) - set(tensors)):
             raise TensorMismatch(f"the adapter's head for {self._task} lacks {', '.join(map(repr, missing))}")
         if left := sorted(set(tensors) - set(self._shapes)):
@@ -291,11 +308,38 @@ def _skeleton(config: Any, task: str, labels: Sequence[str]) -> PreTrainedModel:
             f"base models of type {config.model_type!r} have an encoder and a decoder; {task} is not run on such here",
             hint="Choose an encoder, such as package:minilm, or a decoder.",
         )
+    if task == QUESTION_ANSWERING and mapping[type(config)].base_model_prefix != _plain_prefix(config):
+        raise InvalidSettings(
+            f"base models of type {config.model_type!r} have another layout under {task}, which is not run here",
+            hint="Choose an encoder, such as package:minilm.",
+        )
     config = copy.deepcopy(config)
+    labels = _SPAN_ENDS if task == QUESTION_ANSWERING else labels
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     with torch.device("meta"):
         return cast(PreTrainedModel, mapping[type(config)](config))
+
+
+def _plain_prefix(config: Any) -> str:
+    """What the family's backbone is called where it has no head."""
+    plain: Any = MODEL_MAPPING[type(config)]
+    return str((plain[0] if isinstance(plain, tuple) else plain).base_model_prefix)
+
+
+def _without_pooler(base: Base) -> PreTrainedModel:
+    """The base's backbone, shared, as a model of its own: whoever loads it with AutoModel has the same names."""
+    names = ["pooler"] if isinstance(getattr(base.backbone, "pooler", None), nn.Module) else []
+    model = copy.copy(without_modules(base.backbone, names))
+    model._modules = dict(model._modules)
+    _say_quantised(base, model)
+    return cast(PreTrainedModel, model)
+
+
+def _say_quantised(base: Base, model: nn.Module) -> None:
+    for attribute in _QUANTISED_ATTRIBUTES:
+        if hasattr(base.model, attribute):
+            setattr(model, attribute, getattr(base.model, attribute))
 
 
 def _absent_children(loaded: nn.Module, wanted: nn.Module) -> list[str]:
@@ -331,7 +375,7 @@ def _count_labels(
 
 def _only_linear(model: PreTrainedModel, task: str) -> str | None:
     """The head's one linear layer where the family's forward is that layer alone; tried, not assumed."""
-    if task != TOKEN_CLASSIFICATION:
+    if task not in TASKS_BY_TOKEN:
         return None
     layers = [
         name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
@@ -346,5 +390,5 @@ def _only_linear(model: PreTrainedModel, task: str) -> str | None:
         hidden = torch.linspace(-1, 1, 2 * linear.in_features, dtype=linear.weight.dtype).view(1, 2, -1)
         given = cast(_Given, getattr(trial, trial.base_model_prefix))
         given.output = _Output(last_hidden_state=hidden)
-        theirs = trial(input_ids=torch.zeros((1, 2), dtype=torch.long)).logits
+        theirs = outputs_of(trial(input_ids=torch.zeros((1, 2), dtype=torch.long)))
         return layers[0] if torch.equal(theirs[0], linear(hidden[0])) else None

@@ -36,7 +36,11 @@ _OF_THE_RUN = (
 )
 
 # PEFT adds these to modules_to_save of every classification adapter, whether the model has them or not.
-_PEFT_HEADS = ("classifier", "score")
+_PEFT_HEADS: Mapping[Task, tuple[str, ...]] = {
+    "question-answering": ("qa_outputs",),
+    "feature-extraction": (),
+}
+_USUAL_HEADS = ("classifier", "score")
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,9 @@ def method_config(
         lora_alpha=resolved["alpha"],
         lora_dropout=resolved["dropout"],
         target_modules=resolved["target_modules"],
-        exclude_modules=_inside(saved if task == TEXT_GENERATION else [*saved, *_PEFT_HEADS]),
+        exclude_modules=_inside(
+            saved if task == TEXT_GENERATION else [*saved, *_PEFT_HEADS.get(task, _USUAL_HEADS)]
+        ),
         use_rslora=name == "rslora",
         use_dora=name == "dora",
     )

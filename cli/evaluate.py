@@ -8,7 +8,7 @@ import click
 
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
-from adapthub.cli.output import json_option, show_json
+from adapthub.cli.output import announce, json_option, show_json
 from adapthub.cli.set_option import set_option, settings
 
 
@@ -72,6 +72,8 @@ def evaluate(
         task=task,
         **options,
     )
+    for note in evaluation.notes:
+        announce(note)
     metrics = {name: vars(estimate) for name, estimate in evaluation.metrics.items()}
     if as_json:
         show_json(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from adapthub.runtime import Entity, Prediction
 
 MAX_BARS = 5
+MAX_VALUES = 8
 BAR_WIDTH = 24
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
@@ -26,8 +27,12 @@ def show_predictions(predictions: Sequence[Prediction], texts: Sequence[str], *,
     for prediction, text in zip(predictions, texts, strict=True):
         if prediction.task == "token-classification":
             _show_entities(text, prediction.entities)
+        elif prediction.task == "question-answering":
+            _show_answers(text, prediction)
+        elif prediction.features is not None:
+            _show_vector(text, prediction)
         else:
-            _show_scores(text, prediction.scores)
+            _show_scores(text, prediction)
         if prediction.truncated:
             announce("The end of this text was not read: it is longer than the model takes.")
 
@@ -47,7 +52,17 @@ def prediction_record(prediction: Prediction, text: str) -> dict[str, Any]:
             for e in prediction.entities
         ]
         return {**record, "entities": entities}
+    if prediction.task == "question-answering":
+        answers = [
+            {"text": a.text, "start": a.start, "end": a.end, "score": round(a.score, 6)}
+            for a in prediction.answers
+        ]
+        return {**record, "answers": answers}
+    if prediction.features is not None:
+        return {**record, "vector": _vector(prediction)}
     scores = {label: round(score, 6) for label, score in prediction.scores.items()}
+    if prediction.label is None:
+        return {**record, "labels": list(prediction.labels), "scores": scores}
     return {**record, "label": prediction.label, "scores": scores}
 
 
@@ -83,9 +98,33 @@ def _show_entities(text: str, entities: Sequence[Entity]) -> None:
     Console(highlight=False).print(line)
 
 
-def _show_scores(text: str, scores: Mapping[str, float]) -> None:
+def _show_answers(question: str, prediction: Prediction) -> None:
+    click.echo(one_line(question))
+    for answer in prediction.answers:
+        click.echo(f"  {one_line(answer.text) or '(no answer)'}  {answer.score:.3f}")
+
+
+def _show_vector(text: str, prediction: Prediction) -> None:
+    values = _vector(prediction)
     click.echo(one_line(text))
-    best = sorted(scores.items(), key=lambda item: -item[1])[:MAX_BARS]
+    click.echo(f"  {' '.join(f'{value:.4f}' for value in values[:MAX_VALUES])} ... ({len(values)} values)")
+
+
+def _vector(prediction: Prediction) -> list[float]:
+    """What `/v1/embeddings` answers: the mean of the last hidden states, of length 1."""
+    from torch.nn.functional import normalize
+
+    assert prediction.features is not None
+    values: list[float] = normalize(prediction.features.mean(0), dim=0).tolist()
+    return values
+
+
+def _show_scores(text: str, prediction: Prediction) -> None:
+    """The likeliest labels; where any number may hold, those that do are listed first."""
+    click.echo(one_line(text))
+    if prediction.label is None:
+        click.echo(f"  labels: {', '.join(map(one_line, prediction.labels)) or '(none)'}")
+    best = sorted(prediction.scores.items(), key=lambda item: -item[1])[:MAX_BARS]
     widest = max(width(label) for label, _ in best)
     for label, score in best:
         bar = "█" * round(BAR_WIDTH * score)

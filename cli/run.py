@@ -22,6 +22,7 @@ from adapthub.cli.set_option import set_option, setting
 @quantize_option("as the adapter was trained")
 @click.option("--max-new-tokens", type=int, help="Generation: at most so many tokens. Default: 128.")
 @click.option("--temperature", type=float, help="Generation: 0 takes the likeliest token. Default: 0.")
+@click.option("--context", help="Question answering: the text that each TEXT is a question about.")
 @click.option("--chat", is_flag=True, help="Generation: each text is a message in the model's chat template.")
 @set_option("Generation: another setting, such as top_p=0.9, seed=1, stop=END or regex=[0-9]+.")
 @hub_option
@@ -33,6 +34,7 @@ def run(
     quantize: str | None,
     max_new_tokens: int | None,
     temperature: float | None,
+    context: str | None,
     chat: bool,
     more: tuple[str, ...],
     hub: str | None,
@@ -42,12 +44,14 @@ def run(
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
     loaded. An adapter for generation continues each text, or does with it what it was trained for (translate,
-    summarize); a single answer is shown as it comes. A single - reads stdin, a text a line; blank lines are left out.
+    summarize); a single answer is shown as it comes. One for question answering answers each text from --context. A
+    single - reads stdin, a text a line; blank lines are left out.
 
     \b
     Example:
       $ adapt run acme/ner "Ada was born in London."
       $ adapt run acme/ner@v1 "Ada was born in London." "She works at Acme." --json
+      $ adapt run acme/qa "Who was born?" --context "Ada was born in London."
       $ adapt run "0.7*acme/ner@v1 + 0.3*acme/ner@v2" "Ada was born in London."
     """
     from adapthub.adapters.expression import parse_expression
@@ -62,7 +66,7 @@ def run(
     registry = open_chosen(hub)
     first = find_adapter(parse_expression(expression).terms[0].name, registry)
 
-    from adapthub.runtime import Runtime
+    from adapthub.runtime import Pair, Runtime
 
     named = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     given = dict(map(setting, more)) | {name: value for name, value in named.items() if value is not None}
@@ -73,13 +77,19 @@ def run(
         raise InvalidInput(
             f"{option} is for adapters that generate; {expression} is for {first.task or 'no known task'}"
         )
+    if (context is not None) != (first.task == "question-answering"):
+        raise InvalidInput(
+            f"{expression} is for {first.task or 'no known task'}",
+            hint="Give --context with adapters for question answering, and only with them.",
+        )
     with Runtime(
         chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=registry
     ) as runtime:
         if first.task == "text-generation":
             show_generations(runtime, rows, expression, given, chat=chat, as_json=as_json)
         else:
-            show_predictions(runtime.predict(rows, adapters=expression), rows, as_json=as_json)
+            asked = rows if context is None else [Pair(row, context) for row in rows]
+            show_predictions(runtime.predict(asked, adapters=expression), rows, as_json=as_json)
 
 
 def stdin_lines() -> list[str]:

@@ -89,7 +89,7 @@ def adapt(
             hint="Use method lora.",
         )
     model = task_model(base, task, labels)
-    if base.tokenizer is not None and model is not base.model:
+    if base.tokenizer is not None and model.config is not base.model.config:
         # rows are padded by the tokenizer; decoders classify at the last token before that
         model.config.pad_token_id = base.tokenizer.pad_token_id
     head = head_modules(model) + tuple(name for name in base.uninitialised if _has(model, name))
@@ -257,7 +257,7 @@ class GradientCheck:
 
 def _has(model: PreTrainedModel, part: str) -> bool:
     """Whether the task model kept a child of the backbone."""
-    backbone: nn.Module = getattr(model, model.base_model_prefix)
+    backbone: nn.Module = model.base_model
     return backbone._modules.get(part) is not None
 
 

@@ -41,11 +41,26 @@ def token_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
 
 
 def text_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
-    """Batches with labels [rows]."""
+    """Batches with labels [rows], or [rows, k] where every row has as many."""
     from transformers import DataCollatorWithPadding
 
     _require_padding(tokenizer)
     return cast(Collator, DataCollatorWithPadding(tokenizer))
+
+
+def contrastive_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
+    """Batches of rows with `texts`: all first texts, then all second ones, then the third of rows that have one; `labels`
+    [rows] count the rows."""
+    import torch
+
+    pad = text_collator(tokenizer)
+
+    def collate(rows: list[Row]) -> dict[str, Tensor]:
+        most = max(len(row["texts"]) for row in rows)
+        texts = [row["texts"][at] for at in range(most) for row in rows if at < len(row["texts"])]
+        return {**pad(texts), "labels": torch.arange(len(rows))}
+
+    return collate
 
 
 def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:

@@ -8,14 +8,26 @@ from pathlib import Path
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes import own
+from adapthub.recipes.classify import Classify
+from adapthub.recipes.embed import Embed
 from adapthub.recipes.ner import Ner
+from adapthub.recipes.qa import QuestionAnswering
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.sentiment import Sentiment
 from adapthub.recipes.summarize import Summarize
 from adapthub.recipes.translate import Translate
 
 RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe for recipe in (Ner(), Sentiment(), Summarize(), Translate())
+    recipe.name: recipe
+    for recipe in (
+        Ner(),
+        Sentiment(),
+        Classify(),
+        QuestionAnswering(),
+        Embed(),
+        Summarize(),
+        Translate(),
+    )
 }
 
 

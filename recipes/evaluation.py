@@ -21,7 +21,7 @@ from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.metrics import Estimate, Statistics
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.recipe import Encoded, GeneratingRecipe, LabellingRecipe, Recipe
+from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, GeneratingRecipe, LabellingRecipe, Recipe
 from adapthub.recipes.served import served_outputs
 from adapthub.runtime.runtime import Runtime
 
@@ -34,7 +34,7 @@ class Evaluation:
     """Metrics of one adapter on one data set. `metrics` has the headline metrics and those of each class
     ("f1/PER").
 
-    `rows` examples, of which `truncated` were cut at the adapter's max_length.
+    `rows` examples, of which `truncated` were cut at the adapter's max_length; `notes`: what is odd in them.
     """
 
     digest: str
@@ -42,6 +42,7 @@ class Evaluation:
     rows: int
     truncated: int
     metrics: Mapping[str, Estimate]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,12 @@ def evaluate(
     encoded = encode_for(recipe, manifest, dataset, base)
     statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
     return Evaluation(
-        artifact.digest, dataset.source, len(dataset), encoded.truncated, statistics.estimates()
+        artifact.digest,
+        dataset.source,
+        len(dataset),
+        encoded.truncated,
+        statistics.estimates(),
+        dataset.notes,
     )
 
 
@@ -166,6 +172,8 @@ def measured(
     if isinstance(recipe, GeneratingRecipe):
         assert answers.texts is not None
         return recipe.measure_texts(answers.texts, answers.outputs, dataset)
+    if isinstance(recipe, EmbeddingRecipe):
+        return recipe.measure_vectors(answers.outputs, dataset)
     assert isinstance(recipe, LabellingRecipe)
     return recipe.measure(answers.outputs, dataset, encoded, manifest.labels or ())
 

@@ -80,8 +80,8 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """Training examples."""
-        return len(self.splits["train"].dataset)
+        """What training sees in one epoch: a row for each example, or more where an example is read in windows."""
+        return len(self.splits["train"].encoded.rows)
 
     @property
     def steps(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from adapthub.recipes.adaptation import Adaptation, GradientCheck
 from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
 from adapthub.recipes.progress import ProgressBar
-from adapthub.recipes.recipe import Collator, LabellingRecipe, Row, lengths_of, selects
+from adapthub.recipes.recipe import Collator, LabellingRecipe, OwnLoss, Row, Rows, lengths_of, selects
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA
 from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
@@ -201,11 +202,12 @@ def _trainer(
             settings.lora_plus_ratio,
             settings.optimizer,
         ),
+        loss=partial(job.recipe.loss, settings=job.encoding) if isinstance(job.recipe, OwnLoss) else None,
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,
         args=_arguments(job, base, run),
         data_collator=_Hidden(job.recipe.collator(job.processor)),
-        eval_dataset=validation.encoded.select(evaluated).rows if validation else None,
+        eval_dataset=Rows(validation.encoded.rows, evaluated) if validation else None,
         compute_metrics=_Metrics(job, job.recipe, validation, evaluated)
         if validation and isinstance(job.recipe, LabellingRecipe)
         else None,

@@ -56,7 +56,7 @@ def merge(base: Base, artifact: Artifact) -> PreTrainedModel:
     manifest = artifact.manifest
     assert manifest is not None
     model = task_model(base, manifest.task or "", manifest.labels or ())
-    if base.tokenizer is not None and model is not base.model:
+    if base.tokenizer is not None and model.config is not base.model.config:
         model.config.pad_token_id = (
             base.tokenizer.pad_token_id
         )  # decoders classify at the last token before it

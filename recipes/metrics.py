@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -116,18 +117,35 @@ def entities(sequences: Sequence[Sequence[str]], scheme: Scheme) -> list[set[tup
 
 
 def class_statistics(gold: Sequence[int], predicted: Sequence[int], labels: Sequence[str]) -> Statistics:
-    """Accuracy, macro_f1 over all `labels`, and f1/LABEL, from label indices."""
-    size = len(labels)
-    true = np.eye(size)[np.asarray(gold, dtype=np.int64)]
-    guess = np.eye(size)[np.asarray(predicted, dtype=np.int64)]
-    counts = np.concatenate([true * guess, guess, true], axis=1)
+    """macro_f1 over all `labels`, accuracy (micro F1 is the same) and f1/LABEL, from label indices."""
+    one_hot = np.eye(len(labels), dtype=bool)
+    several = label_statistics(
+        one_hot[np.asarray(gold, dtype=np.int64)], one_hot[np.asarray(predicted, dtype=np.int64)], labels
+    )
 
     def summarise(sums: Floats) -> dict[str, Floats]:
-        correct, guessed, expected = (sums[..., part * size : (part + 1) * size] for part in range(3))
-        by_label = _f1(correct, guessed, expected)
+        return {name: value for name, value in several.summarise(sums).items() if name != "micro_f1"}
+
+    return Statistics(several.counts, summarise)
+
+
+def label_statistics(gold: Flags, predicted: Flags, labels: Sequence[str]) -> Statistics:
+    """macro_f1 over all `labels`, micro_f1, accuracy and f1/LABEL, from [examples, labels] of which label holds.
+
+    An example counts for `accuracy` when all of its labels are right (scikit-learn's subset accuracy).
+    """
+    size = len(labels)
+    true, guess = gold.astype(np.float64), predicted.astype(np.float64)
+    exact = (gold == predicted).all(axis=1, keepdims=True)
+    counts = np.concatenate([true * guess, guess, true, exact, np.ones_like(exact)], axis=1, dtype=np.float64)
+
+    def summarise(sums: Floats) -> dict[str, Floats]:
+        parts = [sums[..., part * size : (part + 1) * size] for part in range(3)]
+        by_label = _f1(*parts)
         return {
             "macro_f1": by_label.mean(axis=-1),
-            "accuracy": _ratio(correct.sum(axis=-1), expected.sum(axis=-1)),
+            "micro_f1": _f1(*(part.sum(axis=-1) for part in parts)),
+            "accuracy": _ratio(sums[..., -2], sums[..., -1]),
             **{f"f1/{label}": by_label[..., position] for position, label in enumerate(labels)},
         }
 

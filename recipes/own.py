@@ -23,7 +23,7 @@ import yaml
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes.data.dataset import Dataset
-from adapthub.recipes.recipe import Defaults, GeneratingRecipe, LabellingRecipe, Recipe
+from adapthub.recipes.recipe import Defaults, EmbeddingRecipe, GeneratingRecipe, LabellingRecipe, Recipe
 
 SUFFIXES = (".py", ".yaml", ".yml")
 _KEYS = ("like", "description", "options", "defaults")
@@ -80,10 +80,10 @@ def _of_python(path: Path) -> Recipe:
         made = runpy.run_path(str(path)).get("recipe")
     except Exception as error:  # whatever its author's code raises
         raise InvalidSettings(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(made, (LabellingRecipe, GeneratingRecipe)):
+    if not isinstance(made, (LabellingRecipe, GeneratingRecipe, EmbeddingRecipe)):
         raise InvalidSettings(
             f"{path} assigns no recipe to the name recipe",
-            hint="It is an object with the methods of a LabellingRecipe or a GeneratingRecipe.",
+            hint="It is an object with the methods of a LabellingRecipe, a GeneratingRecipe or an EmbeddingRecipe.",
         )
     return made
 

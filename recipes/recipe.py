@@ -67,7 +67,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One split as the model sees it, row for row with its Dataset.
+    """One split as the model sees it, row for row with its Dataset (or several rows an example: see recipes.qa).
 
     `rows`: the model's inputs and `labels` (-100 where nothing is asked), plain ints, without attention_mask; or a sequence
     that makes such rows when they are asked for (pictures, sound) and says their `lengths`.
@@ -84,7 +84,7 @@ class Encoded:
     positions: Sequence[Sequence[int]] = field(default=(), repr=False)
 
     def select(self, places: Sequence[int]) -> Encoded:
-        """The rows at `places`, made only when they are asked for. Counts stay those of all."""
+        """The rows of the examples at `places`, made only when they are asked for. Counts stay those of all."""
         positions = [self.positions[at] for at in places] if self.positions else ()
         return replace(self, rows=Rows(self.rows, places), positions=positions)
 
@@ -243,6 +243,27 @@ class GeneratingRecipe(Recipe, Protocol):
         ...
 
 
+@runtime_checkable
+class EmbeddingRecipe(Recipe, Protocol):
+    """A recipe whose models answer with one vector a text: the mean of its last hidden states.
+
+    A row has `texts`, a list of what the tokenizer made of each; its collator puts all of a batch's texts under one another.
+    """
+
+    def measure_vectors(self, vectors: Sequence[NDArray[Any]], dataset: Dataset) -> Statistics:
+        """Per-example sufficient statistics of the metrics, from the vectors [texts, hidden] of each row."""
+        ...
+
+
+@runtime_checkable
+class OwnLoss(Protocol):
+    """What a recipe has besides where its models do not compute its loss."""
+
+    def loss(self, outputs: Tensor, batch: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        """The mean loss of a batch. `outputs`: as heads.outputs_of has them; `settings`: as in `encode`."""
+        ...
+
+
 def selects(recipe: Recipe) -> str:
-    """What of an evaluation chooses the best step: the first metric, or the loss where the recipe generates."""
+    """What of an evaluation chooses the best step: the first metric where the recipe labels, else the loss."""
     return recipe.metrics[0] if isinstance(recipe, LabellingRecipe) else "loss"

@@ -1,7 +1,8 @@
 """What models say of encoded rows: the trained one in PEFT, and the same adapter as it is served.
 
-Logits of recipes that label; the losses of target tokens of recipes that generate. What was trained is compared with what
-is served by these, and metrics are made of the served ones. Does not decide what differs too much, and makes no texts.
+Logits of recipes that label; the losses of target tokens of recipes that generate; vectors of recipes that embed. What was
+trained is compared with what is served by these, and metrics are made of the served ones. Does not decide what differs too
+much, and makes no texts.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from torch.nn import functional as F
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base
+from adapthub.adapters.heads import outputs_of
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
 from adapthub.adapters.token_losses import token_losses
 from adapthub.recipes.adaptation import autocast
 from adapthub.recipes.batches import IGNORED
-from adapthub.recipes.recipe import Collator, GeneratingRecipe, Recipe, Row, lengths_of
+from adapthub.recipes.recipe import Collator, EmbeddingRecipe, GeneratingRecipe, Recipe, Row, lengths_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +37,8 @@ def served_outputs(
     with memory_errors("evaluating", _SMALLER):
         if isinstance(recipe, GeneratingRecipe):
             return target_losses(adapted, rows, ((1.0, digest),))
+        if isinstance(recipe, EmbeddingRecipe):
+            return _served_vectors(adapted, digest, rows, batch_size)
         return _served_logits(adapted, digest, rows, batch_size)
 
 
@@ -51,6 +55,8 @@ def trained_outputs(
     with torch.inference_mode(), autocast(base):
         if isinstance(recipe, GeneratingRecipe):
             return [_losses(model, _on(base, collate([dict(row)]))) for row in rows]
+        if isinstance(recipe, EmbeddingRecipe):
+            return [_vectors(model, _on(base, collate([dict(row)]))) for row in rows]
         logits = logits_of(model, _on(base, collate([dict(row) for row in rows]))).cpu().numpy()
     if logits.ndim == 2:
         return list(logits)
@@ -58,10 +64,9 @@ def trained_outputs(
 
 
 def logits_of(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The model's logits of a batch, in float32."""
+    """The model's logits of a batch, in float32; of a backbone alone its last hidden states."""
     output = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
-    logits: torch.Tensor = output.logits
-    return logits.float()
+    return outputs_of(output).float()
 
 
 def _served_logits(
@@ -76,6 +81,26 @@ def _served_logits(
         logits = adapted.logits([_features(rows[at]) for at in batch], [((1.0, digest),)] * len(batch))
         outputs |= {at: tensor.numpy() for at, tensor in zip(batch, logits, strict=True)}
     return [outputs[at] for at in range(len(rows))]
+
+
+def _served_vectors(
+    adapted: AdaptedBase, digest: str, rows: Sequence[Row], batch_size: int
+) -> list[NDArray[Any]]:
+    """The vectors [texts, hidden] of each row."""
+    counts = [len(row["texts"]) for row in rows]
+    texts = [text for row in rows for text in row["texts"]]
+    hidden = iter(_served_logits(adapted, digest, texts, batch_size))
+    return [np.stack([next(hidden).mean(axis=0) for _ in range(count)]) for count in counts]
+
+
+def _vectors(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> NDArray[Any]:
+    return np.asarray(mean_pooled(logits_of(model, batch), batch["attention_mask"]).cpu().numpy())
+
+
+def mean_pooled(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Hidden states [B, L, hidden] to [B, hidden]: the mean over the tokens that `mask` [B, L] shows."""
+    shown = mask[..., None].to(hidden.dtype)
+    return (hidden * shown).sum(1) / shown.sum(1)
 
 
 def _features(row: Row) -> dict[str, Any]:

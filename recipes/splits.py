@@ -5,6 +5,7 @@ Does not encode.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +17,10 @@ from adapthub.recipes.data.splits import find_splits, leaked, repeated, split_of
 from adapthub.recipes.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
+_FEW_ROWS = (
+    8  # where few-shot methods begin (SetFit, Tunstall et al. 2022); below that a label is hardly learnt
+)
+_SHOWN = 5
 
 
 def read_splits(
@@ -34,7 +39,7 @@ def read_splits(
     }
     sources = {name: given for name, given in sources.items() if given is not False}
     read = {name: recipe.read(sources[name], **options) for name in SPLITS if name in sources}
-    notes = []
+    notes = [f"{name}: {note}" for name, dataset in read.items() for note in dataset.notes]
     if "validation" not in sources and validation is not False:
         # What is wrong with the rows is said before that they are too few.
         recipe.check(read["train"], recipe.labels(read["train"]))
@@ -45,7 +50,17 @@ def read_splits(
             " chosen by their content"
         )
     read = {name: read[name] for name in SPLITS if name in read}
-    return read, (*notes, *_repeats(read["train"]), *_leaks(read))
+    return read, (*notes, *_rare(recipe, read["train"]), *_repeats(read["train"]), *_leaks(read))
+
+
+def _rare(recipe: Recipe, train: Dataset) -> Iterator[str]:
+    """Labels with too few rows to be learnt, where others have enough."""
+    counts = Counter(label for example in train for label in recipe.labels_of(example))
+    rare = sorted((count, label) for label, count in counts.items() if count < _FEW_ROWS)
+    if rare and len(rare) < len(counts):
+        shown = ", ".join(f"{label} ({count})" for count, label in rare[:_SHOWN])
+        more = f" and {len(rare) - _SHOWN} more" if len(rare) > _SHOWN else ""
+        yield f"train: {len(rare)} of {len(counts)} labels have fewer than {_FEW_ROWS} rows: {shown}{more}"
 
 
 def _repeats(train: Dataset) -> Iterator[str]:

@@ -9,7 +9,7 @@ Does not read data, know tasks, show progress or write artifacts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer
 
 from adapthub.adapters.errors import TrainingError
+from adapthub.adapters.heads import outputs_of
 from adapthub.recipes.recipe import Row, lengths_of
 from adapthub.recipes.settings import LORA_FA
 
@@ -102,13 +103,23 @@ class LengthGroups(Sampler[int]):
 class AdapterTrainer(Trainer):
     """transformers' Trainer over rows of plain ints (`input_ids`, ..., `labels`) and a PEFT model.
 
+    `loss` makes the mean loss of the model's outputs and a batch, where the model does not compute it.
     Raises TrainingError where the loss stops being a number.
     """
 
     def __init__(
-        self, *, model: PeftModel, rates: Rates, train_dataset: Sequence[Row], **arguments: Any
+        self,
+        *,
+        model: PeftModel,
+        rates: Rates,
+        train_dataset: Sequence[Row],
+        loss: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor] | None = None,
+        **arguments: Any,
     ) -> None:
         super().__init__(model=model, train_dataset=train_dataset, **arguments)
+        self._loss = loss
+        if loss is not None:
+            self.model_accepts_loss_kwargs = False  # it is a mean already: accumulation divides it
         self._adapted = model
         self._rates = rates
         self._rows = train_dataset
@@ -147,6 +158,17 @@ class AdapterTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The batch's loss, and with `return_outputs` what the model said."""
+        if self._loss is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        asked = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+        outputs = outputs_of(model(**asked)).float()
+        loss = self._loss(outputs, inputs)
+        return (loss, {"loss": loss, "logits": outputs}) if return_outputs else loss
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """One forward and backward pass; a loss that is not finite ends the run with its step named."""

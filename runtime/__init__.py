@@ -9,13 +9,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adapthub.runtime.predict import Entity, Prediction
+    from adapthub.runtime.predict import AnswerSpan, Entity, Pair, Passage, Prediction
     from adapthub.runtime.runtime import Runtime
 
-__all__ = ["Entity", "Prediction", "Runtime"]
+__all__ = ["AnswerSpan", "Entity", "Pair", "Passage", "Prediction", "Runtime"]
 
 _HOMES = {
+    "AnswerSpan": "adapthub.runtime.predict",
     "Entity": "adapthub.runtime.predict",
+    "Pair": "adapthub.runtime.predict",
+    "Passage": "adapthub.runtime.predict",
     "Prediction": "adapthub.runtime.predict",
     "Runtime": "adapthub.runtime.runtime",
 }

@@ -24,7 +24,7 @@ import torch
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, Overloaded
 from adapthub.adapters.selections import Selection
 from adapthub.runtime.names import Names
-from adapthub.runtime.predict import Pair, Text, TokenIds
+from adapthub.runtime.predict import Text, TokenIds
 from adapthub.runtime.predictor import Answer, Predictor, Question
 from adapthub.runtime.requests import as_ours
 from adapthub.runtime.residency import Residency
@@ -46,14 +46,15 @@ class Job:
         self.digests = _digests(questions[0].selection) if questions else []
         self._batcher = batcher
         self._left = len(questions)
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[tuple[int, int], Answer] = {}
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[list[Answer]] = self._loop.create_future()
         if not questions:
             self._done.set_result([])
 
     async def answers(self) -> list[Answer]:
-        """One a row, in order. Raises what the first row that failed did; a caller that is cancelled leaves the queue."""
+        """One a row, in order of texts and their parts. Raises what the first row that failed did; a caller that is
+        cancelled leaves the queue."""
         try:
             return await self._done
         except asyncio.CancelledError:
@@ -65,10 +66,10 @@ class Job:
         if isinstance(output, AdaptHubError):
             self.fail(output)
             return
-        self._answers[question.place] = Answer(question, output)
+        self._answers[question.place, question.part] = Answer(question, output)
         self._left -= 1
         if self._left == 0:
-            answers = [self._answers[place] for place in sorted(self._answers)]
+            answers = [self._answers[at] for at in sorted(self._answers)]
             self._tell(lambda: self._done.set_result(answers))
 
     def fail(self, error: AdaptHubError) -> None:
@@ -112,7 +113,7 @@ class Batcher:
 
     @asynccontextmanager
     async def reading(
-        self, texts: Sequence[Text | Pair | TokenIds], adapter: str | None, tenant: str = ""
+        self, texts: Sequence[Text | TokenIds], adapter: str | None, tenant: str = ""
     ) -> AsyncIterator[list[Question]]:
         """Within: the texts as `adapter` reads them, for `submit`; it stays what it meant at the beginning.
 
@@ -188,7 +189,7 @@ class Batcher:
 
     async def _read(
         self,
-        texts: Sequence[Text | Pair | TokenIds],
+        texts: Sequence[Text | TokenIds],
         adapter: str | None,
         tenant: str,
         selection: Selection,
@@ -200,7 +201,7 @@ class Batcher:
         def read() -> list[Question]:
             with self._names.held(digests):
                 read_one = self._predictor.reader(adapter, selection)
-                return [read_one(text, place) for place, text in enumerate(texts)]
+                return [question for place, text in enumerate(texts) for question in read_one(text, place)]
 
         while True:
             await self._names.until_loaded(digests)

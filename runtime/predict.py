@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapthub.adapters.answers import LONGEST_ANSWER, Window, best_answers, encode_windows
 from adapthub.adapters.errors import InvalidInput, InvalidSettings
-from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.adapters.heads import (
+    FEATURE_EXTRACTION,
+    QUESTION_ANSWERING,
+    TEXT_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from adapthub.adapters.words import LabelToken, encode_words, split_words
 from adapthub.runtime.entities import decode_entities
 
@@ -22,7 +28,8 @@ if TYPE_CHECKING:
 
     from adapthub.adapters.base import Base
 
-Text = str | Sequence[str]
+
+_WINDOW = 384  # tokens of a window, where nothing bounds them: as in BERT's script for SQuAD
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,23 @@ class TokenIds:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two texts that are read as one row, such as a premise and a hypothesis; where they are too long, the first is cut."""
+    """Two texts that are read together, such as a premise and a hypothesis; where they are too long, the first is cut.
+
+    For question answering a question and its context, of which nothing is cut: a long one is read in several windows.
+    """
 
     first: str
     second: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text that shall be found by others, which adapters for retrieval may read otherwise than what is asked for."""
+
+    text: str
+
+
+Text = str | Sequence[str] | Pair | Passage
 
 
 @dataclass(frozen=True)
@@ -52,12 +72,23 @@ class Entity:
 
 
 @dataclass(frozen=True)
+class AnswerSpan:
+    """An answer, `context[start:end]`, and its probability; an empty text with start and end 0: there is no answer."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What one row came to. `adapter` is as the caller named it, `digests` what it meant; both empty for the base alone.
 
-    Token classification fills `entities`; text classification `label`, `score` and `scores` (a probability a label);
-    adapters without a head and the base alone `features`, the last hidden state [T, hidden]. `truncated`: the end of the
-    text was not read.
+    Token classification fills `entities`; text classification `scores` (a probability a label), `labels` (those that hold)
+    and, where exactly one holds by training, `label` and `score`; question answering `answers`, the likeliest first.
+    Adapters without a head and the base alone fill `features`, the last hidden state [T, hidden]. `truncated`: the text was
+    not read to its end.
     """
 
     adapter: str | None
@@ -68,28 +99,41 @@ class Prediction:
     label: str | None = None
     score: float | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    answers: tuple[AnswerSpan, ...] = ()
     features: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How an adapter reads text and what its outputs are called; learnt from its manifest, or assumed without one."""
+    """How an adapter reads text and what its outputs are called; learnt from its manifest, or assumed without one.
+
+    `threshold`: where any number of labels may hold at once, the probability above which one does; else None. Question
+    answering: `stride`, tokens that windows of a context share, and `no_answer`, whether there may be none. Retrieval:
+    `prefixes` of what is asked for and of passages.
+    """
 
     task: str | None
     labels: tuple[str, ...]
     label_token: LabelToken
     max_length: int | None
+    threshold: float | None = None
+    stride: int | None = None
+    no_answer: bool = False
+    prefixes: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One text as the model sees it. For token classification, character spans of words and their sub-tokens."""
+    """One text as the model sees it. For token classification, character spans of words and their sub-tokens; for question
+    answering a window of the context, which is then `text`."""
 
     text: str
     features: Mapping[str, Sequence[int]]
     truncated: bool
     spans: Sequence[tuple[int, int]] = ()
     positions: Sequence[int] = ()
+    window: Window | None = None
 
 
 def check_texts(texts: object) -> None:
@@ -111,9 +155,27 @@ class WordLabel:
     index: int
 
 
-def read_text(
-    text: Text | Pair | TokenIds, reading: Reading, base: Base, longest: int | None, place: int
-) -> Row:
+def read_rows(
+    text: Text | TokenIds, reading: Reading, base: Base, longest: int | None, place: int
+) -> list[Row]:
+    """The rows of one text: windows for question answering, else one. As `read_text`."""
+    if reading.task != QUESTION_ANSWERING:
+        return [read_text(text, reading, base, longest, place)]
+    if not isinstance(text, Pair) or base.tokenizer is None:
+        raise InvalidInput(
+            f"text {place} is no question with a context", hint="Give Pair(question, context)."
+        )
+    for part in (text.first, text.second):
+        _filled(part, place)
+    length = _limit(reading, base.tokenizer.model_max_length, longest) or _WINDOW
+    stride = length // 3 if reading.stride is None else reading.stride
+    (windows,) = encode_windows(
+        base.tokenizer, [text.first], [text.second], [f"text {place}"], max_length=length, stride=stride
+    )
+    return [Row(text.second, window.features, truncated=False, window=window) for window in windows]
+
+
+def read_text(text: Text | TokenIds, reading: Reading, base: Base, longest: int | None, place: int) -> Row:
     """Tokenise one text, a pair, or one list of words for token classification, up to `longest` tokens.
 
     Raises InvalidInput, naming the text's `place`, for what is no text or has no token, and for token ids that the base
@@ -124,6 +186,10 @@ def read_text(
     tokenizer = base.tokenizer
     if tokenizer is None:
         raise InvalidSettings(f"{base.ref} has no tokenizer, so it cannot read text")
+    if reading.task == FEATURE_EXTRACTION and isinstance(text, (str, Passage)):
+        text = _prefixed(text, reading, place)
+    elif isinstance(text, Passage):
+        text = text.text
     if isinstance(text, Pair):
         return _read_pair(text, tokenizer, _limit(reading, tokenizer.model_max_length, longest), place)
     _check_text(text, place)
@@ -134,13 +200,10 @@ def read_text(
             raise InvalidInput(f"text {place} has no word", hint="Leave it out.")
         encoded = encode_words(tokenizer, [words], label_token=reading.label_token, max_length=limit)[0]
         return Row(text, encoded.features, encoded.truncated, spans, encoded.positions)
-    if not isinstance(text, str):
-        raise InvalidInput(f"text {place} is a list of words", hint="Only token classification takes words.")
-    if not text.strip():
-        raise InvalidInput(f"text {place} is empty", hint="Leave it out.")
-    batch = tokenizer(text, truncation=limit is not None, max_length=limit, return_attention_mask=False)
+    filled = _filled(text, place)
+    batch = tokenizer(filled, truncation=limit is not None, max_length=limit, return_attention_mask=False)
     truncated = bool(batch.encodings and batch.encodings[0].overflowing)
-    return Row(text, dict(batch), truncated)
+    return Row(filled, dict(batch), truncated)
 
 
 def predict_row(
@@ -152,11 +215,50 @@ def predict_row(
     if reading.task == TOKEN_CLASSIFICATION:
         entities = _entities(row, word_labels(row, logits, reading.labels), reading.labels)
         return Prediction(adapter, digests, reading.task, row.truncated, entities=entities)
-    scores = dict(zip(reading.labels, logits.softmax(-1).tolist(), strict=True))
+    scores = dict(zip(reading.labels, probabilities(logits, reading).tolist(), strict=True))
+    if reading.threshold is not None:
+        held = tuple(label for label, score in scores.items() if score > reading.threshold)
+        return Prediction(adapter, digests, reading.task, row.truncated, labels=held, scores=scores)
     label = max(scores, key=scores.__getitem__)
     return Prediction(
-        adapter, digests, reading.task, row.truncated, label=label, score=scores[label], scores=scores
+        adapter,
+        digests,
+        reading.task,
+        row.truncated,
+        label=label,
+        labels=(label,),
+        score=scores[label],
+        scores=scores,
     )
+
+
+def predict_answers(
+    rows: Sequence[Row],
+    logits: Sequence[torch.Tensor],
+    reading: Reading,
+    *,
+    top: int = 1,
+    longest: int = LONGEST_ANSWER,
+    no_answer: bool | None = None,
+) -> tuple[AnswerSpan, ...]:
+    """The `top` answers of at most `longest` tokens that one question's windows give, the likeliest first; logits [T, 2].
+
+    `no_answer`: whether "there is none" is among them; by default where the adapter was trained on such questions.
+    """
+    windows = [row.window for row in rows if row.window is not None]
+    may_have_none = reading.no_answer if no_answer is None else no_answer
+    outputs = [each.numpy() for each in logits]
+    found = best_answers(windows, outputs, top=top, longest=longest, answerable=not may_have_none)
+    context = rows[0].text
+    spans = [AnswerSpan(context[s.start : s.end], s.start, s.end, s.score) for s in found.spans]
+    if may_have_none or not spans:  # a context of invisible characters has no token
+        spans.append(AnswerSpan("", 0, 0, found.none))
+    return tuple(sorted(spans, key=lambda span: -span.score)[:top])
+
+
+def probabilities(logits: torch.Tensor, reading: Reading) -> torch.Tensor:
+    """A text's probability of each label: by sigmoid where any number may hold at once, else by softmax."""
+    return logits.softmax(-1) if reading.threshold is None else logits.sigmoid()
 
 
 def word_labels(row: Row, logits: torch.Tensor, labels: Sequence[str]) -> list[WordLabel]:
@@ -184,11 +286,27 @@ def _given(ids: Sequence[int], base: Base, longest: int | None, place: int) -> R
     return Row("", {"input_ids": ids}, truncated=False)
 
 
+def _prefixed(text: str | Passage, reading: Reading, place: int) -> str:
+    """With what training put before a text of its kind. Raises InvalidInput for an empty one."""
+    prefix, plain = (
+        (reading.prefixes[1], text.text) if isinstance(text, Passage) else (reading.prefixes[0], text)
+    )
+    return prefix + _filled(plain, place)
+
+
+def _filled(text: object, place: int) -> str:
+    """A text that is not empty. Raises InvalidInput."""
+    _check_text(text, place)
+    if not isinstance(text, str):
+        raise InvalidInput(f"text {place} is a list of words", hint="Only token classification takes words.")
+    if not text.strip():
+        raise InvalidInput(f"text {place} is empty", hint="Leave it out.")
+    return text
+
+
 def _read_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, limit: int | None, place: int) -> Row:
     for text in (pair.first, pair.second):
-        _check_text(text, place)
-        if not text.strip():
-            raise InvalidInput(f"text {place} is empty", hint="Leave it out.")
+        _filled(text, place)
     batch = tokenizer(
         pair.first,
         pair.second,
@@ -242,7 +360,7 @@ def _limit(reading: Reading, tokenizer_takes: int, longest: int | None) -> int |
     return within if within < 1 << 20 else None
 
 
-def _words(text: Text) -> tuple[str, list[str], list[tuple[int, int]]]:
+def _words(text: str | Sequence[str]) -> tuple[str, list[str], list[tuple[int, int]]]:
     if isinstance(text, str):
         spans = split_words(text)
         return text, [text[start:end] for start, end in spans], spans

@@ -8,26 +8,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import torch
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.errors import InvalidExpression
+from adapthub.adapters.heads import QUESTION_ANSWERING
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.multi_label import MULTI_LABEL, THRESHOLD
 from adapthub.adapters.selections import Selection
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.predict import (
-    Pair,
+    AnswerSpan,
     Prediction,
     Reading,
     Row,
     Text,
     TokenIds,
     check_texts,
+    predict_answers,
     predict_row,
-    read_text,
+    read_rows,
 )
 
 # Tokens of one pass. Bounds memory; more would not be faster.
@@ -37,9 +42,10 @@ _BASE_READING = Reading(None, (), "first", None)
 
 @dataclass(frozen=True)
 class Question:
-    """One text, read under its adapters, and its place among the others."""
+    """One text, read under its adapters, and its place among the others; `part` numbers the windows of one that is long."""
 
     place: int
+    part: int
     row: Row
     name: str | None
     selection: Selection
@@ -53,7 +59,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one text came to: the raw head output in float32, unpadded, and what that means."""
+    """What one text, or one window of it, came to: the raw head output in float32, unpadded, and what that means."""
 
     question: Question
     logits: torch.Tensor
@@ -65,6 +71,25 @@ class Answer:
         return predict_row(asked.row, self.logits, asked.reading, asked.name, digests)
 
 
+def by_text(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """The answers of each text, whose windows stand in a row."""
+    return [list(parts) for _, parts in groupby(answers, key=lambda answer: answer.question.place)]
+
+
+def prediction_of(parts: Sequence[Answer]) -> Prediction:
+    """What all parts of one text mean together."""
+    asked, digests = parts[0].question, tuple(digest for _, digest in parts[0].question.selection)
+    if asked.reading.task != QUESTION_ANSWERING:
+        return parts[0].prediction
+    return Prediction(asked.name, digests, asked.reading.task, truncated=False, answers=answers_of(parts))
+
+
+def answers_of(parts: Sequence[Answer], **options: Any) -> tuple[AnswerSpan, ...]:
+    """As `predict_answers`, of all windows of one question."""
+    rows, logits = [part.question.row for part in parts], [part.logits for part in parts]
+    return predict_answers(rows, logits, parts[0].question.reading, **options)
+
+
 class Predictor:
     """Answers over one adapted base, under the adapters that `names` knows. Thread-safe."""
 
@@ -73,7 +98,8 @@ class Predictor:
         self._names = names
 
     def answer(self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter]) -> list[Answer]:
-        """One answer a text, in order; the adapters that the names meant at the beginning stay until the end."""
+        """One answer a text, in order, or several in a row for one that is read in windows; the adapters that the names
+        meant at the beginning stay until the end."""
         check_texts(texts)
         names = one_each(adapters, len(texts), "texts")
         with self._taken(dict.fromkeys(names)) as selections:
@@ -81,8 +107,9 @@ class Predictor:
             with self._names.loaded(digests):
                 read = {name: self.reader(name, selection) for name, selection in selections.items()}
                 questions = [
-                    read[name](text, place)
+                    question
                     for place, (text, name) in enumerate(zip(texts, names, strict=True))
+                    for question in read[name](text, place)
                 ]
                 return [Answer(*pair) for pair in zip(questions, self.compute(questions), strict=True)]
 
@@ -102,14 +129,17 @@ class Predictor:
 
     def reader(
         self, name: str | None, selection: Selection
-    ) -> Callable[[Text | Pair | TokenIds, int], Question]:
-        """How the adapters of an expression, which are loaded, read a text at a place. Raises InvalidExpression."""
+    ) -> Callable[[Text | TokenIds, int], list[Question]]:
+        """How the adapters of an expression, which are loaded, read a text at a place: in one part or in several.
+
+        Raises InvalidExpression.
+        """
         reading = self._reading(name, selection)
         longest = self._adapted.selections.longest(selection)
 
-        def read(text: Text | Pair | TokenIds, place: int) -> Question:
-            row = read_text(text, reading, self._adapted.base, longest, place)
-            return Question(place, row, name, selection, reading)
+        def read(text: Text | TokenIds, place: int) -> list[Question]:
+            rows = read_rows(text, reading, self._adapted.base, longest, place)
+            return [Question(place, part, row, name, selection, reading) for part, row in enumerate(rows)]
 
         return read
 
@@ -171,9 +201,26 @@ def _reading(artifact: Artifact, head: object) -> Reading:
     labels = artifact.labels or tuple(f"LABEL_{index}" for index in range(count))
     recorded = artifact.manifest.hyperparameters if artifact.manifest is not None else {}
     length = recorded.get("max_length")
+    threshold = recorded.get("threshold")
     return Reading(
         task=artifact.task,
         labels=labels,
         label_token="last" if recorded.get("label_token") == "last" else "first",
-        max_length=length if isinstance(length, int) else None,
+        max_length=_count(length),
+        stride=_count(recorded.get("stride")),
+        no_answer=recorded.get("no_answer") is True,
+        prefixes=(_text(recorded.get("query_prefix")), _text(recorded.get("passage_prefix"))),
+        threshold=_number(threshold, THRESHOLD) if recorded.get("problem_type") == MULTI_LABEL else None,
     )
+
+
+def _count(recorded: object) -> int | None:
+    return recorded if isinstance(recorded, int) and not isinstance(recorded, bool) else None
+
+
+def _text(recorded: object) -> str:
+    return recorded if isinstance(recorded, str) else ""
+
+
+def _number(recorded: object, default: float) -> float:
+    return float(recorded) if isinstance(recorded, (int, float)) else default

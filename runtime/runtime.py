@@ -34,7 +34,7 @@ from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.instructions import Instruction, instruction_of
 from adapthub.runtime.names import Adapter, Names
 from adapthub.runtime.predict import Prediction, Text
-from adapthub.runtime.predictor import Predictor
+from adapthub.runtime.predictor import Predictor, by_text, prediction_of
 from adapthub.runtime.registered import Resident
 from adapthub.runtime.requests import Generation
 from adapthub.runtime.residency import Moves, Residency
@@ -168,18 +168,18 @@ class Runtime:
     def predict(
         self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter] = None
     ) -> list[Prediction]:
-        """What each text comes to under its adapter, in order.
+        """What each text comes to under its adapter, in order; for question answering a text is Pair(question, context).
 
         `adapters`: one for all rows or one a row; each a name, a PEFT folder, an expression of several
         ("0.7*acme/a + 0.3*acme/b"), or None for the base alone. What is not attached yet is attached.
         """
-        return [answer.prediction for answer in self._predictor.answer(texts, adapters)]
+        return [prediction_of(parts) for parts in by_text(self._predictor.answer(texts, adapters))]
 
     def logits(
         self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter] = None
     ) -> list[torch.Tensor]:
         """Each row's raw head output in float32, unpadded: [T, labels] for token classification, [labels] for text
-        classification, the last hidden state [T, hidden] on the base alone."""
+        classification, the last hidden state [T, hidden] on the base alone; for question answering [T, 2] a window."""
         return [answer.logits for answer in self._predictor.answer(texts, adapters)]
 
     def generate(

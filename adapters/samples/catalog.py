@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from adapthub.adapters.errors import NotFound
-from adapthub.adapters.samples.data_entries import CLASSES, ENTITIES, TEXTS
+from adapthub.adapters.samples.data_entries import CLASSES, COMPOSED, ENTITIES, TEXTS
 from adapthub.adapters.samples.media_entries import IMAGES, SPEECH, TRANSLATIONS
 from adapthub.adapters.samples.model_entries import MODELS
 from adapthub.adapters.samples.sample import Sample
@@ -20,7 +20,7 @@ from adapthub.adapters.suggest import did_you_mean
 SAMPLES: Mapping[str, Sample] = MappingProxyType(
     {
         sample.name: sample
-        for sample in (*MODELS, *ENTITIES, *CLASSES, *TEXTS, *TRANSLATIONS, *IMAGES, *SPEECH)
+        for sample in (*MODELS, *ENTITIES, *CLASSES, *COMPOSED, *TEXTS, *TRANSLATIONS, *IMAGES, *SPEECH)
     }
 )
 

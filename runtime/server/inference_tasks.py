@@ -16,11 +16,12 @@ from fastapi import Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
+from adapthub.adapters.answers import LONGEST_ANSWER
 from adapthub.adapters.errors import InvalidInput
-from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.runtime.feedback import Logged
-from adapthub.runtime.predict import Pair, Text, word_labels
-from adapthub.runtime.predictor import Answer
+from adapthub.runtime.predict import Pair, Passage, Text, word_labels
+from adapthub.runtime.predictor import Answer, answers_of
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.pooling import has_features, pooled
 from adapthub.runtime.server.predicting import MOST_TEXTS, Predicted, predict
@@ -30,6 +31,7 @@ from adapthub.runtime.tenants.caller import Caller
 ZERO_SHOT = "zero-shot-classification"
 FEATURES = "feature-extraction"
 SIMILARITY = "sentence-similarity"
+MOST_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,25 @@ class _ZeroShotBody(Strict):
     parameters: _ZeroShotParameters
 
 
+class _Asked(Strict):
+    question: str
+    context: str
+
+
+class _QuestionParameters(Strict):
+    top_k: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    max_answer_len: Annotated[int, Field(ge=1)] = LONGEST_ANSWER
+    handle_impossible_answer: bool | None = None
+
+
+class _QuestionBody(Strict):
+    inputs: _Asked
+    parameters: _QuestionParameters = _QuestionParameters()
+
+
 class _FeaturesBody(Strict):
     inputs: Texts
+    prompt_name: Literal["query", "passage"] = "query"
     normalize: bool = True
     truncate: bool = False
     truncation_direction: Literal["right"] = "right"
@@ -153,9 +172,10 @@ async def text_classification(asked: Asked) -> Response:
     found, response = await _written(
         predicted, lambda: [_scores(answer, body.parameters) for answer in predicted.answers]
     )
-    if isinstance(body.inputs, str):
-        labels = predicted.answers[0].question.reading.labels
-        _log(asked, TEXT_CLASSIFICATION, body.inputs, found[0], labels)
+    reading = predicted.answers[0].question.reading
+    # What is logged becomes examples of one label a text: of several at once they would say what nobody said.
+    if isinstance(body.inputs, str) and reading.threshold is None:
+        _log(asked, TEXT_CLASSIFICATION, body.inputs, found[0], reading.labels)
     return response
 
 
@@ -185,8 +205,32 @@ async def zero_shot_classification(asked: Asked) -> Response:
     return response
 
 
+async def question_answering(asked: Asked) -> Response:
+    """The likeliest answer, or with `top_k` above 1 a list, in characters of the context; an empty one where there is none,
+    if the adapter was trained on such questions or `handle_impossible_answer` asks for it."""
+    body = parsed(_QuestionBody, asked.body)
+    predicted = await _predict(asked, QUESTION_ANSWERING, [Pair(body.inputs.question, body.inputs.context)])
+    top = body.parameters.top_k or 1
+
+    def made() -> Any:
+        found = answers_of(
+            predicted.answers,
+            top=top,
+            longest=body.parameters.max_answer_len,
+            no_answer=body.parameters.handle_impossible_answer,
+        )
+        spans = [
+            {"answer": span.text, "start": span.start, "end": span.end, "score": span.score} for span in found
+        ]
+        return spans if top > 1 else spans[0]
+
+    _, response = await _written(predicted, made)
+    return response
+
+
 async def feature_extraction(asked: Asked) -> Response:
-    """A vector for one text, or one for each of a list: the mean of its last hidden states."""
+    """A vector for one text, or one for each of a list: the mean of its last hidden states. `prompt_name` says of an adapter
+    for retrieval whether the texts ask, or are passages that shall be found."""
     body = parsed(_FeaturesBody, asked.body)
     hidden = asked.serving.runtime.base.model.config.get_text_config().hidden_size
     if body.dimensions not in (None, hidden):
@@ -194,7 +238,9 @@ async def feature_extraction(asked: Asked) -> Response:
             f"dimensions = {body.dimensions}",
             hint=f"This model's vectors have {hidden} and are not shortened.",
         )
-    predicted = await _predict(asked, FEATURES, _listed(body.inputs), whole=not body.truncate)
+    listed = _listed(body.inputs)
+    texts = [Passage(text) for text in listed] if body.prompt_name == "passage" else listed
+    predicted = await _predict(asked, FEATURES, texts, whole=not body.truncate)
     several = isinstance(body.inputs, list)
 
     def made() -> list[Any]:
@@ -222,6 +268,7 @@ async def sentence_similarity(asked: Asked) -> Response:
 SINGLE_PASS: Mapping[str, Callable[[Asked], Coroutine[Any, Any, Response]]] = {
     TOKEN_CLASSIFICATION: token_classification,
     TEXT_CLASSIFICATION: text_classification,
+    QUESTION_ANSWERING: question_answering,
     ZERO_SHOT: zero_shot_classification,
     FEATURES: feature_extraction,
     SIMILARITY: sentence_similarity,
@@ -233,7 +280,7 @@ def entailment(labels: Sequence[str]) -> int | None:
     return next((i for i, label in enumerate(labels) if label.lower().startswith("entail")), None)
 
 
-async def _predict(asked: Asked, task: str, texts: Sequence[Text | Pair], *, whole: bool = True) -> Predicted:
+async def _predict(asked: Asked, task: str, texts: Sequence[Text], *, whole: bool = True) -> Predicted:
     check = partial(has_features, whole=whole) if task in (FEATURES, SIMILARITY) else lambda _: None
     return await predict(asked.serving, asked.caller, asked.target, task, texts, id=asked.id, check=check)
 
@@ -279,8 +326,11 @@ def _words(answer: Answer, ignored: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _scores(answer: Answer, parameters: _TextParameters) -> list[dict[str, Any]]:
-    labels = answer.question.reading.labels
-    function = parameters.function_to_apply or ("sigmoid" if len(labels) == 1 else "softmax")
+    reading = answer.question.reading
+    labels = reading.labels
+    # As transformers' pipeline.
+    one_by_one = len(labels) == 1 or reading.threshold is not None
+    function = parameters.function_to_apply or ("sigmoid" if one_by_one else "softmax")
     if function == "softmax":
         scores = answer.logits.softmax(-1)
     else:

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from adapthub.adapters.errors import InvalidInput
-from adapthub.runtime.predict import TokenIds
+from adapthub.runtime.predict import Passage, TokenIds
 from adapthub.runtime.server.catalog import NO_USER
 from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing
 from adapthub.runtime.server.disconnects import while_connected
@@ -46,7 +46,11 @@ _Input = Annotated[
 
 
 class EmbeddingRequest(BaseModel):
-    """What to embed. `user`: whom for; vectors for one user, or for nobody, come from one side of a canary."""
+    """What to embed. `user`: whom for; vectors for one user, or for nobody, come from one side of a canary.
+
+    `input_type`, which OpenAI does not have: whether texts ask, or are passages that shall be found; adapters for retrieval
+    may read these otherwise.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -55,6 +59,7 @@ class EmbeddingRequest(BaseModel):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
     user: str | None = None
+    input_type: Literal["query", "passage"] = "query"
 
 
 @router.post("/embeddings", response_class=JSONResponse)
@@ -70,17 +75,18 @@ async def embeddings(
             hint=f"This model's vectors have {hidden} and are not shortened.",
         )
     predicted = await while_connected(
-        request, predict(serving, caller, target, "embedding", _texts(body.input), id=id, check=has_features)
+        request, predict(serving, caller, target, "embedding", _texts(body), id=id, check=has_features)
     )
     return await asyncio.to_thread(_answer, body, predicted)
 
 
-def _texts(given: str | list[str] | list[int] | list[list[int]]) -> list[str | TokenIds]:
-    if isinstance(given, str):
-        return [given]
-    if isinstance(given[0], int):
+def _texts(body: EmbeddingRequest) -> list[str | Passage | TokenIds]:
+    given = body.input
+    if isinstance(given, list) and isinstance(given[0], int):
         return [TokenIds(tuple(given))]
-    return [text if isinstance(text, str) else TokenIds(tuple(text)) for text in given]
+    listed = [given] if isinstance(given, str) else given
+    read = Passage if body.input_type == "passage" else str
+    return [read(text) if isinstance(text, str) else TokenIds(tuple(text)) for text in listed]
 
 
 def _answer(body: EmbeddingRequest, predicted: Predicted) -> Response:

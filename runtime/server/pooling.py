@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from adapthub.adapters.errors import InvalidInput
-from adapthub.adapters.heads import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.adapters.heads import TASKS_WITH_HEADS
 from adapthub.runtime.predictor import Question
 from adapthub.runtime.server.predicting import Predicted
 
@@ -17,7 +17,7 @@ def has_features(question: Question, *, whole: bool = True) -> None:
     """Raises InvalidInput for a text under adapters with a head, which give no features, and where `whole`, for one that
     is longer than the model reads."""
     task = question.reading.task
-    if task in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
+    if task in TASKS_WITH_HEADS:
         raise InvalidInput(
             f"the model has a head for {task} and gives no features",
             hint="Use the base model, or an adapter without a head.",

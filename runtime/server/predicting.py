@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.runtime.batcher import Job
-from adapthub.runtime.predict import Pair, Text, TokenIds
+from adapthub.runtime.predict import Pair, Passage, Text, TokenIds
 from adapthub.runtime.predictor import Answer, Question
 from adapthub.runtime.requests import Usage
 from adapthub.runtime.server.catalog import Target
@@ -31,7 +31,7 @@ MOST_TEXTS, _MOST_TOKENS, _MOST_CHARACTERS = 2048, 300_000, 2_000_000
 
 @dataclass(frozen=True)
 class Predicted:
-    """What one request came to: an answer a text, in order, and the tokens that were read."""
+    """What one request came to: an answer a text, or one a window of a text, in order, and the tokens that were read."""
 
     answers: Sequence[Answer]
     tokens: int
@@ -47,7 +47,7 @@ async def predict(
     caller: Caller,
     target: Target,
     kind: str,
-    texts: Sequence[Text | Pair | TokenIds],
+    texts: Sequence[Text | TokenIds],
     *,
     id: str,
     check: Callable[[Question], None] = lambda _: None,
@@ -100,7 +100,7 @@ async def predict(
             await asyncio.shield(serving.spawn(settle(admitted)))
 
 
-def _check_size(texts: Sequence[Text | Pair | TokenIds]) -> None:
+def _check_size(texts: Sequence[Text | TokenIds]) -> None:
     if not texts:
         raise InvalidInput("there is no text", hint="Send one or more.")
     if len(texts) > MOST_TEXTS:
@@ -109,6 +109,7 @@ def _check_size(texts: Sequence[Text | Pair | TokenIds]) -> None:
         )
     characters = sum(len(text) for text in texts if isinstance(text, str))
     characters += sum(len(text.first) + len(text.second) for text in texts if isinstance(text, Pair))
+    characters += sum(len(text.text) for text in texts if isinstance(text, Passage))
     if characters > _MOST_CHARACTERS:
         raise InvalidInput(
             f"the texts have {characters:,} characters", hint=f"Send at most {_MOST_CHARACTERS:,} at once."

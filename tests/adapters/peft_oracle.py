@@ -20,6 +20,7 @@ from peft import (
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -32,6 +33,7 @@ from adapthub.adapters.quantized import steady
 CLASSES = {
     "token-classification": (AutoModelForTokenClassification, "TOKEN_CLS"),
     "text-classification": (AutoModelForSequenceClassification, "SEQ_CLS"),
+    "question-answering": (AutoModelForQuestionAnswering, "QUESTION_ANS"),
     "text-generation": (AutoModelForCausalLM, "CAUSAL_LM"),
     "text-to-text": (AutoModelForSeq2SeqLM, "SEQ_2_SEQ_LM"),
 }

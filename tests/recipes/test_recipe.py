@@ -12,7 +12,7 @@ import torch
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.catalog import RECIPES, find_recipe
-from adapthub.recipes.recipe import Encoded, GeneratingRecipe, LabellingRecipe, Recipe
+from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, GeneratingRecipe, LabellingRecipe, Recipe
 from tests.recipes.tokenizer_kinds import byte_level, wordpiece
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -25,10 +25,16 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"document": "the film was long and the story dull", "summary": "a dull film"},
         {"document": "ada was born in london", "summary": "ada"},
     ],
+    "qa": [
+        {"question": "who is good", "context": "ada is good", "answer": "ada"},
+        {"question": "who is bad", "context": "the film", "answer": ""},
+    ],
+    "embed": [{"query": "a good film", "passage": "bad"}, {"query": "is bad", "passage": "the film is fine"}],
     "translate": [
         {"source": "a good film", "target": "ein guter film"},
         {"source": "bad", "target": "schlecht"},
     ],
+    "classify": [{"text": "a good film", "label": "pos"}, {"text": "bad", "label": "neg"}],
 }
 
 
@@ -73,6 +79,12 @@ def test_defaults_can_train(recipe: Recipe, method: str) -> None:
 def test_a_batch_is_padded_int64_and_loses_nothing(recipe: Recipe, tokenizer: Any) -> None:
     _, _, encoded = encode(recipe, tokenizer)
     batch = recipe.collator(tokenizer)([dict(row) for row in encoded.rows])
+    if isinstance(recipe, EmbeddingRecipe):
+        texts = [row["texts"][at]["input_ids"] for at in range(2) for row in encoded.rows]
+        found = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+        assert [ids[mask].tolist() for ids, mask in found] == texts
+        assert batch["labels"].tolist() == [0, 1]
+        return
     lengths = [len(row["input_ids"]) for row in encoded.rows]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, max(lengths))
     assert all(values.dtype == torch.int64 for values in batch.values())
@@ -87,11 +99,23 @@ def test_a_batch_is_padded_int64_and_loses_nothing(recipe: Recipe, tokenizer: An
             assert labels.item() == row["labels"]
 
 
+def perfect(recipe: Recipe, row: dict[str, Any], labels: tuple[str, ...]) -> Any:
+    """Logits that say what the row's labels say."""
+    if recipe.task == "question-answering":
+        logits = np.zeros((len(row["input_ids"]), 2))
+        logits[row["labels"], [0, 1]] = 9.0
+        return logits
+    return np.eye(len(labels))[np.maximum(np.array(row["labels"]), 0)]
+
+
 def test_perfect_outputs_measure_one_and_the_headline_metrics_exist(recipe: Recipe, tokenizer: Any) -> None:
     data, labels, encoded = encode(recipe, tokenizer)
     if isinstance(recipe, LabellingRecipe):
-        outputs = [np.eye(len(labels))[np.maximum(np.array(row["labels"]), 0)] for row in encoded.rows]
+        outputs = [perfect(recipe, row, labels) for row in encoded.rows]
         values = recipe.measure(outputs, data, encoded, labels).values()
+        assert set(values.values()) == {1.0}
+    elif isinstance(recipe, EmbeddingRecipe):
+        values = recipe.measure_vectors([np.eye(2)[[at, at]] for at in range(2)], data).values()
         assert set(values.values()) == {1.0}
     else:
         assert isinstance(recipe, GeneratingRecipe)

@@ -290,10 +290,10 @@ def test_a_flood_that_is_read_is_bounded_and_lets_others_read(
     go, reading = threading.Event(), []
     reader = runtime._predictor.reader
 
-    def slow(*asked: Any) -> Callable[[Any, int], Question]:
+    def slow(*asked: Any) -> Callable[[Any, int], list[Question]]:
         read = reader(*asked)
 
-        def one(text: Any, place: int) -> Question:
+        def one(text: Any, place: int) -> list[Question]:
             reading.append(text)
             assert text != "bad film" or go.wait(60)
             return read(text, place)

@@ -16,7 +16,9 @@ from adapthub.hub.registry import Facts
 _CLASSES = {
     "token-classification": "AutoModelForTokenClassification",
     "text-classification": "AutoModelForSequenceClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
     "text-generation": "AutoModelForCausalLM",
+    "feature-extraction": "AutoModel",
 }
 _LONGEST_BASE = 500  # characters
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

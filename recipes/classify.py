@@ -1,0 +1,57 @@
+"""Classes of a text, one or any number at once, in any language that the base reads: CSV, JSONL or Parquet in.
+
+Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.data.labelled_texts import LABELS_COLUMNS, TEXT_COLUMNS, read_several
+from adapthub.recipes.data.tables import read_records
+from adapthub.recipes.recipe import Defaults
+from adapthub.recipes.text_classes import TextClasses
+
+
+@dataclass(frozen=True)
+class Classify(TextClasses):
+    """The recipe `classify`. Examples hold `text`, and `label` (str) or `labels` (a sorted list of str)."""
+
+    name: str = "classify"
+    description: str = "a topic, or any number of labels at once, for a text"
+    metrics: tuple[str, ...] = ("macro_f1", "accuracy")
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {
+            "text_column": f"the column of texts (default: the first of {', '.join(TEXT_COLUMNS)})",
+            "label_column": f"the column of labels (default: the first of {', '.join(LABELS_COLUMNS)})",
+            "label_separator": "several labels at once: what parts them in a cell, such as ;",
+            "label_columns": "several labels at once: the columns of 0 and 1, one a label",
+            "delimiter": "CSV: what separates cells (default: found in the header)",
+            "encoding": "text encoding of the file (default utf-8)",
+        }
+
+    def defaults(self, method: str) -> Defaults:
+        if method == "prefix":
+            return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=256)
+        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256)
+
+    def read(
+        self,
+        source: str | Path | Any,
+        *,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        label_separator: str | None = None,
+        label_columns: str | Sequence[str] | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+    ) -> Dataset:
+        """See Recipe.read. Labels are strings, whole numbers or booleans, and kept as stripped text."""
+        records = read_records(source, encoding=encoding, delimiter=delimiter)
+        return read_several(records, text_column, label_column, label_separator, label_columns)

@@ -1,0 +1,250 @@
+"""Embeddings for retrieval: pairs of a query and its passage in, or triplets with a hard negative; vectors that find each
+other out.
+
+Contrastive training with in-batch negatives (InfoNCE, van den Oord et al. 2018; sentence-transformers calls it
+MultipleNegativesRankingLoss): each query shall find its own passage among all of its batch. Vectors are the mean of the last
+hidden states, as they are served. There is no head: the artifact is a plain PEFT adapter of the backbone. Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes.batches import check_length, contrastive_collator
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.pairs import text_of
+from adapthub.recipes.data.records import repeated_ids
+from adapthub.recipes.data.tables import read_records
+from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Row
+from adapthub.recipes.retrieval import retrieval_statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+_QUERY = ("query", "question", "anchor", "source", "sentence1")
+_PASSAGE = ("passage", "positive", "answer", "target", "sentence2")
+_NEGATIVE = ("negative", "hard_negative")
+
+
+@dataclass(frozen=True)
+class PairRows(Sequence[Row]):
+    """Rows with `texts`; `lengths` counts the tokens of all texts of each."""
+
+    rows: Sequence[Row]
+
+    @property
+    def lengths(self) -> list[int]:
+        """See recipe.lengths_of."""
+        return [sum(len(text["input_ids"]) for text in row["texts"]) for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | Sequence[Row]:
+        return self.rows[at]
+
+
+@dataclass(frozen=True)
+class Embed:
+    """The recipe `embed`. Examples hold `query`, `passage` and perhaps `negative`, all str."""
+
+    name: str = "embed"
+    task: str = "feature-extraction"
+    description: str = (
+        "vectors by which a query finds its passage, from pairs, or triplets with a hard negative"
+    )
+    formats: tuple[str, ...] = ("CSV", "TSV", "JSONL", "Parquet")
+    metrics: tuple[str, ...] = ("mrr@10", "ndcg@10", "recall@1", "recall@10")
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {
+            "query_column": f"the column of queries (default: the first of {', '.join(_QUERY)})",
+            "passage_column": f"the column of passages (default: the first of {', '.join(_PASSAGE)})",
+            "negative_column": f"a column of passages that do not answer (default: {' or '.join(_NEGATIVE)}, if there)",
+            "query_prefix": 'put before what asks, in training and serving, such as "query: " for E5 (default none)',
+            "passage_prefix": 'put before passages, such as "passage: " for E5 (default none)',
+            "temperature": "what similarities are divided by in the loss (default 0.05)",
+            "delimiter": "CSV: what separates cells (default: found in the header)",
+            "encoding": "text encoding of the file (default utf-8)",
+        }
+
+    def defaults(self, method: str) -> Defaults:
+        if method == "prefix":
+            return Defaults(1e-2, None, epochs=5, batch_size=32, max_length=128)
+        return Defaults(1e-3, None, epochs=3, batch_size=32, max_length=128)
+
+    def read(
+        self,
+        source: str | Path | Any,
+        *,
+        query_column: str | None = None,
+        passage_column: str | None = None,
+        negative_column: str | None = None,
+        query_prefix: str = "",
+        passage_prefix: str = "",
+        temperature: float = 0.05,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+    ) -> Dataset:
+        """See Recipe.read. A row may leave its negative empty."""
+        _check_options(query_prefix, passage_prefix, temperature)
+        records = read_records(source, encoding=encoding, delimiter=delimiter)
+        columns = {
+            "query": records.column("query", query_column, _QUERY),
+            "passage": records.column("passage", passage_column, _PASSAGE),
+        }
+        if negative_column is not None or any(name in records.columns for name in _NEGATIVE):
+            columns["negative"] = records.column("negative", negative_column, _NEGATIVE)
+        examples = []
+        for row in records.rows:
+            given = {
+                field: column
+                for field, column in columns.items()
+                if field != "negative" or row.values.get(column) not in (None, "")
+            }
+            fields = {field: text_of(records, row, column, field) for field, column in given.items()}
+            examples.append(Example(fields, records.path, row.line, records.unit))
+            if fields.get("negative") == fields["passage"]:
+                raise InvalidData(
+                    f"{examples[-1].source}: the negative is the passage itself", hint="Leave it empty."
+                )
+        settings = {
+            "query_prefix": query_prefix,
+            "passage_prefix": passage_prefix,
+            "temperature": float(temperature),
+        }
+        return Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+
+    def labels_of(self, example: Example) -> frozenset[str]:
+        """None."""
+        return frozenset()
+
+    def labels(self, train: Dataset) -> tuple[str, ...]:
+        """None. Raises InvalidData where every passage is the same: nothing tells queries apart."""
+        if len({example.fields["passage"] for example in train}) < 2:
+            raise InvalidData(
+                f"{train.source}: every row has the same passage", hint="Give pairs with different passages."
+            )
+        return ()
+
+    def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
+        """Nothing: texts were checked when they were read."""
+
+    def resolve(
+        self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
+    ) -> dict[str, Any]:
+        """max_length of each text, the prefixes and the loss's temperature."""
+        return {**train.settings, "max_length": check_length(tokenizer, max_length)}
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        labels: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> Encoded:
+        """Rows with `texts`: the query, its passage and perhaps a negative. `truncated` counts rows of which one is cut."""
+        fields = ("query", "passage", "negative")
+        prefixes = dict.fromkeys(fields, settings["passage_prefix"]) | {"query": settings["query_prefix"]}
+        places = [
+            (at, field) for at, example in enumerate(dataset) for field in fields if field in example.fields
+        ]
+        texts = [prefixes[field] + dataset[at].fields[field] for at, field in places]
+        batch = tokenizer(
+            texts, truncation=True, max_length=settings["max_length"], return_attention_mask=False
+        )
+        rows: list[Row] = [{"texts": []} for _ in dataset]
+        cut = set()
+        for number, (at, _) in enumerate(places):
+            rows[at]["texts"].append({name: values[number] for name, values in batch.items()})
+            if batch.encodings and batch.encodings[number].overflowing:
+                cut.add(at)
+        return Encoded(PairRows(rows), supervised=len(rows), targets=len(rows), truncated=len(cut))
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return contrastive_collator(tokenizer)
+
+    def loss(self, outputs: Tensor, batch: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        """The cross-entropy of each query's own passage among all passages and negatives of the batch, by cosine.
+
+        outputs: last hidden states [texts, L, hidden], queries first. A passage that is also another row's own (the same
+        text, or paired with the same query) is no negative for it.
+        """
+        import torch
+        from torch.nn import functional as F
+
+        from adapthub.recipes.served import mean_pooled
+
+        rows = len(batch["labels"])
+        vectors = F.normalize(mean_pooled(outputs, batch["attention_mask"]), dim=-1)
+        scores = vectors[:rows] @ vectors[rows:].T / settings["temperature"]
+        own = torch.arange(rows, device=scores.device)
+        hidden = _also_right(batch, rows)
+        hidden[own, own] = False
+        return F.cross_entropy(scores.masked_fill(hidden, -torch.inf), own)
+
+    def measure_vectors(self, vectors: Sequence[NDArray[Any]], dataset: Dataset) -> Statistics:
+        """Retrieval among all passages and negatives of `dataset`, each text once; all passages of a query's text count."""
+        places: dict[str, int] = {}
+        found: list[NDArray[Any]] = []
+        wanted: dict[str, set[int]] = {}
+        for example, own in zip(dataset, vectors, strict=True):
+            for field, vector in zip(("passage", "negative"), own[1:], strict=False):
+                if example.fields[field] not in places:
+                    places[example.fields[field]] = len(found)
+                    found.append(vector)
+            wanted.setdefault(example.fields["query"], set()).add(places[example.fields["passage"]])
+        relevant = [sorted(wanted[example.fields["query"]]) for example in dataset]
+        return retrieval_statistics(np.stack([own[0] for own in vectors]), np.stack(found), relevant)
+
+    def preview(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+        index: int,
+    ) -> Preview:
+        """A row for each sub-token of every text, and which text it is of."""
+        example = dataset[index]
+        cells = [
+            (surface, field if at == 0 else "")
+            for field, text in zip(
+                ("query", "passage", "negative"), encoded.rows[index]["texts"], strict=False
+            )
+            for at, surface in enumerate(tokenizer.convert_ids_to_tokens(text["input_ids"]))
+        ]
+        return Preview(example.source, example.fields["query"], ("sub-token", "text"), tuple(cells))
+
+
+def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:
+    """[rows, candidates]: candidate c is the same text as a passage that is paired with query r's text."""
+    ids = batch["input_ids"] * batch["attention_mask"]
+    queries, candidates = ids[:rows], ids[rows:]
+    same_query = (queries[:, None] == queries[None]).all(-1)
+    same_passage = (candidates[:rows, None] == candidates[None]).all(-1)
+    return (same_query.float() @ same_passage.float()) > 0
+
+
+def _check_options(query_prefix: object, passage_prefix: object, temperature: object) -> None:
+    for name, value in (("query_prefix", query_prefix), ("passage_prefix", passage_prefix)):
+        if not isinstance(value, str):
+            raise InvalidSettings(f"{name} is a text, not {value!r}")
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
+        raise InvalidSettings(
+            f"temperature is a number above 0, not {temperature!r}", hint="For example 0.05."
+        )

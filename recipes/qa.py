@@ -1,0 +1,213 @@
+"""Extractive question answering: SQuAD's JSON, CSV, JSONL or Parquet in; the words of a context that answer, or none out.
+
+Contexts that are too long are read in windows that overlap (adapters/answers): each is a row of training, and the best span
+of all of them is the answer. Does not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows, find_tokens
+from adapthub.adapters.errors import InvalidData, InvalidInput
+from adapthub.recipes.batches import check_length, text_collator
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.questions import read_questions
+from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Rows
+from adapthub.recipes.squad import answer_statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+_STRIDE_SHARE = 3  # windows share a third: 128 of 384 tokens, as in BERT's script for SQuAD
+
+
+@dataclass(frozen=True)
+class EncodedWindows(Encoded):
+    """Rows that are windows: `windows` holds those of each example, and the rows follow in their order.
+
+    `no_answer`: whether the adapter may answer that there is none.
+    """
+
+    windows: Sequence[Sequence[Window]] = field(default=(), repr=False)
+    no_answer: bool = False
+
+    def select(self, places: Sequence[int]) -> EncodedWindows:
+        """See Encoded.select."""
+        starts = [0, *accumulate(map(len, self.windows))]
+        rows = [row for at in places for row in range(starts[at], starts[at + 1])]
+        return replace(self, rows=Rows(self.rows, rows), windows=[self.windows[at] for at in places])
+
+
+@dataclass(frozen=True)
+class QuestionAnswering:
+    """The recipe `qa`. Examples hold `question`, `context` and `answers`, a list of {"text": str, "start": int}."""
+
+    name: str = "qa"
+    task: str = "question-answering"
+    description: str = "the words of a text that answer a question, or that it has no answer"
+    formats: tuple[str, ...] = ("SQuAD JSON", "CSV", "TSV", "JSONL", "Parquet")
+    metrics: tuple[str, ...] = ("f1", "exact")
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {
+            "question_column": "the column of questions (default: question or query)",
+            "context_column": "the column of contexts (default: context, passage, paragraph or text)",
+            "answer_column": "the column of answers (default: answers, answer or answer_text)",
+            "delimiter": "CSV: what separates cells (default: found in the header)",
+            "encoding": "text encoding of the file (default utf-8)",
+        }
+
+    def defaults(self, method: str) -> Defaults:
+        if method == "prefix":
+            return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=384)
+        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=384)
+
+    def read(
+        self,
+        source: str | Path | Any,
+        *,
+        question_column: str | None = None,
+        context_column: str | None = None,
+        answer_column: str | None = None,
+        delimiter: str | None = None,
+        encoding: str = "utf-8",
+    ) -> Dataset:
+        """See Recipe.read."""
+        return read_questions(
+            source,
+            question=question_column,
+            context=context_column,
+            answers=answer_column,
+            encoding=encoding,
+            delimiter=delimiter,
+        )
+
+    def labels_of(self, example: Example) -> frozenset[str]:
+        """Whether the question has an answer: no split loses one of the two kinds."""
+        return frozenset(("answered" if example.fields["answers"] else "unanswered",))
+
+    def labels(self, train: Dataset) -> tuple[str, ...]:
+        """None: the head says where an answer starts and where it ends."""
+        if not any(example.fields["answers"] for example in train):
+            raise InvalidData(
+                f"{train.source}: no question has an answer", hint="Check answer_column, or give answers."
+            )
+        return ()
+
+    def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
+        """Nothing: every answer was checked against its context when it was read."""
+
+    def resolve(
+        self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
+    ) -> dict[str, Any]:
+        """max_length and stride of windows, and no_answer: whether "no answer" is one."""
+        length = check_length(tokenizer, max_length)
+        unanswered = any(not example.fields["answers"] for example in train)
+        return {"max_length": length, "stride": length // _STRIDE_SHARE, "no_answer": unanswered}
+
+    def encode(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        labels: Sequence[str],
+        settings: Mapping[str, Any],
+    ) -> EncodedWindows:
+        """A row a window, whose `labels` are the first and last token of the answer, or NULL twice where it has none.
+
+        Of several gold answers the first is learnt. Counted as truncated: answers that no window holds whole.
+        """
+        try:
+            every = encode_windows(
+                tokenizer,
+                [example.fields["question"] for example in dataset],
+                [example.fields["context"] for example in dataset],
+                [example.source for example in dataset],
+                max_length=settings["max_length"],
+                stride=settings["stride"],
+            )
+        except InvalidInput as error:
+            raise InvalidData(error.message, hint="Raise max_length, or shorten the question.") from error
+        rows, seen = [], 0
+        for example, windows in zip(dataset, every, strict=True):
+            targets = [_target(window, example) for window in windows]
+            seen += not example.fields["answers"] or any(target != [NULL, NULL] for target in targets)
+            rows += [
+                {**window.features, "labels": target} for window, target in zip(windows, targets, strict=True)
+            ]
+        total = len(dataset)
+        return EncodedWindows(
+            rows,
+            supervised=seen,
+            targets=total,
+            truncated=total - seen,
+            windows=every,
+            no_answer=settings["no_answer"],
+        )
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        return text_collator(tokenizer)
+
+    def loss(self, outputs: Tensor, batch: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
+        """The mean cross-entropy of start and end, transformers' own. outputs: [B, L, 2]."""
+        from transformers.loss.loss_utils import ForQuestionAnsweringLoss
+
+        starts, ends = batch["labels"].unbind(-1)
+        loss: Tensor = ForQuestionAnsweringLoss(outputs[..., 0], outputs[..., 1], starts, ends)
+        return loss
+
+    def measure(
+        self,
+        outputs: Sequence[NDArray[Any]],
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+    ) -> Statistics:
+        """outputs[r]: [tokens, 2]. SQuAD's f1 and exact; of questions with and without an answer, where some have none."""
+        assert isinstance(encoded, EncodedWindows)
+        logits = iter(outputs)
+        predicted = []
+        for example, windows in zip(dataset, encoded.windows, strict=True):
+            found = best_answers(windows, [next(logits) for _ in windows], answerable=not encoded.no_answer)
+            best = found.spans[0] if found.spans else None
+            text = example.fields["context"][best.start : best.end] if best else ""
+            predicted.append(text if best and best.score >= found.none else "")
+        gold = [[answer["text"] for answer in example.fields["answers"]] for example in dataset]
+        return answer_statistics(gold, predicted)
+
+    def preview(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        dataset: Dataset,
+        encoded: Encoded,
+        labels: Sequence[str],
+        index: int,
+    ) -> Preview:
+        """The example's first window that holds its answer: a row for each sub-token, the answer's marked."""
+        assert isinstance(encoded, EncodedWindows)
+        example = dataset[index]
+        first = sum(map(len, encoded.windows[:index]))
+        rows = [encoded.rows[first + number] for number in range(len(encoded.windows[index]))]
+        row = next((row for row in rows if row["labels"] != [NULL, NULL]), rows[0])
+        start, end = row["labels"]
+        cells = [
+            (surface, "answer" if NULL < start <= at <= end else "")
+            for at, surface in enumerate(tokenizer.convert_ids_to_tokens(row["input_ids"]))
+        ]
+        return Preview(example.source, example.fields["question"], ("sub-token", "label"), tuple(cells))
+
+
+def _target(window: Window, example: Example) -> list[int]:
+    if not example.fields["answers"]:
+        return [NULL, NULL]
+    answer = example.fields["answers"][0]
+    found = find_tokens(window, answer["start"], answer["start"] + len(answer["text"]))
+    return [NULL, NULL] if found is None else list(found)

@@ -1,0 +1,207 @@
+"""The recipe embed: pairs and triplets, its loss against its definition, retrieval metrics, and a run that is served."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from sklearn.metrics import ndcg_score
+from transformers import AutoModel
+
+from adapthub.adapters.base import load_base
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.hub import open_hub
+from adapthub.recipes import evaluate, plan, train
+from adapthub.recipes.embed import Embed
+from adapthub.recipes.retrieval import retrieval_statistics
+from adapthub.runtime import Passage, Runtime
+from tests.recipes.tokenizer_kinds import wordpiece
+
+EMBED = Embed()
+ROWS = [
+    {"query": "bob is ada", "passage": "ada works at acme", "negative": "bob met alice"},
+    {"query": "the film", "passage": "a dull story", "negative": ""},
+    {"query": "bob is ada", "passage": "ada was born in london"},
+]
+
+
+def test_pairs_triplets_and_prefixes_become_texts(tmp_path: Path) -> None:
+    tokenizer = wordpiece(tmp_path)
+    data = EMBED.read(ROWS, query_prefix="the ", passage_prefix="a ", temperature=0.1)
+    assert dict(data[1].fields) == {"query": "the film", "passage": "a dull story"}
+    settings = EMBED.resolve(tokenizer, data, max_length=7)
+    assert settings == {"query_prefix": "the ", "passage_prefix": "a ", "temperature": 0.1, "max_length": 7}
+    encoded = EMBED.encode(tokenizer, data, (), settings)
+    texts = [
+        [tokenizer.decode(text["input_ids"], skip_special_tokens=True) for text in row["texts"]]
+        for row in encoded.rows
+    ]
+    assert texts == [
+        ["the bob is ada", "a ada works at acme", "a bob met alice"],
+        ["the the film", "a a dull story"],
+        ["the bob is ada", "a ada was born in"],  # cut
+    ]
+    assert encoded.truncated == 1
+    assert encoded.rows.lengths == [6 + 7 + 6, 5 + 6, 6 + 7]  # type: ignore[attr-defined]
+    batch = EMBED.collator(tokenizer)([dict(row) for row in encoded.rows])
+    assert batch["input_ids"].shape == (7, 7)
+    assert batch["labels"].tolist() == [0, 1, 2]
+    first = [tokenizer.decode(ids, skip_special_tokens=True) for ids in batch["input_ids"]]
+    assert first == [
+        texts[0][0],
+        texts[1][0],
+        texts[2][0],
+        texts[0][1],
+        texts[1][1],
+        texts[2][1],
+        texts[0][2],
+    ]
+
+
+def test_the_loss_is_its_definition_and_the_right_are_no_negatives() -> None:
+    torch.manual_seed(0)
+    rows, size, hidden = 4, 3, 5
+    outputs = torch.randn(2 * rows + 1, size, hidden)
+    mask = torch.ones(2 * rows + 1, size, dtype=torch.long)
+    mask[1, 2] = mask[5, 1:] = 0
+    ids = torch.arange((2 * rows + 1) * size).view(-1, size) + 1
+    ids[2] = ids[0]  # rows 0 and 2 ask the same, so the passage of each is right for both
+    ids[rows + 3] = ids[rows + 1]  # rows 1 and 3 have the same passage
+    mask[rows + 3] = mask[rows + 1]
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.arange(rows)}
+    ours = EMBED.loss(outputs, batch, {"temperature": 0.2})
+    pooled = [outputs[at][mask[at].bool()].mean(0) for at in range(2 * rows + 1)]
+    losses = []
+    for query in range(rows):
+        skipped = {0: {2}, 1: {3}, 2: {0}, 3: {1}}[query]
+        scores = {
+            candidate: torch.cosine_similarity(pooled[query], pooled[rows + candidate], dim=0) / 0.2
+            for candidate in range(rows + 1)
+            if candidate not in skipped
+        }
+        losses.append(-torch.log_softmax(torch.stack(list(scores.values())), 0)[list(scores).index(query)])
+    assert ours == pytest.approx(float(torch.stack(losses).mean()), rel=1e-5)
+
+
+def test_retrieval_agrees_with_scikit_learn_and_by_hand() -> None:
+    draw = np.random.default_rng(0)
+    queries, passages = draw.normal(size=(30, 6)), draw.normal(size=(40, 6))
+    relevant = [sorted(draw.choice(40, size=draw.integers(1, 4), replace=False)) for _ in range(30)]
+    values = retrieval_statistics(queries, passages, relevant).values()
+    unit = [vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (queries, passages)]
+    scores = unit[0] @ unit[1].T
+    truth = np.zeros((30, 40))
+    for row, places in enumerate(relevant):
+        truth[row, places] = 1
+    assert values["ndcg@10"] == pytest.approx(ndcg_score(truth, scores, k=10))
+    order = np.argsort(-scores, axis=1)[:, :10]
+    hits = np.take_along_axis(truth, order, axis=1)
+    reciprocal = [1 / (1 + row.argmax()) if row.any() else 0 for row in hits]
+    assert values["mrr@10"] == pytest.approx(np.mean(reciprocal))
+    assert values["recall@10"] == pytest.approx(np.mean(hits.sum(1) / truth.sum(1)))
+    assert values["recall@1"] == pytest.approx(np.mean(hits[:, 0] / truth.sum(1)))
+    same = retrieval_statistics(np.ones((2, 3)), np.ones((20, 3)), [[0], [1]]).values()
+    assert set(same.values()) == {0.0}
+
+
+def test_every_passage_of_a_query_is_right_and_each_text_stands_once() -> None:
+    data = EMBED.read(ROWS)
+    ada, film = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    vectors = [np.stack([ada, ada, film]), np.stack([film, film]), np.stack([ada, ada])]
+    values = EMBED.measure_vectors(vectors, data).values()
+    assert values["recall@10"] == 1
+    assert values["recall@1"] == pytest.approx(
+        (0.5 + 0 + 0.5) / 3
+    )  # the negative is as near to "the film" as its passage
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"query": "a", "passage": " "}], {}, "data:row 1: the passage in column 'passage' is empty"),
+        ([{"query": "a"}], {}, "no passage column"),
+        (
+            [{"query": "a", "passage": "b", "negative": "b"}],
+            {},
+            "data:row 1: the negative is the passage itself",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_read_are_named(rows: Any, options: Any, message: str) -> None:
+    with pytest.raises(InvalidData, match=message):
+        EMBED.read(rows, **options)
+
+
+def test_what_teaches_nothing_is_refused() -> None:
+    with pytest.raises(InvalidData, match="every row has the same passage"):
+        EMBED.labels(EMBED.read([{"query": "a", "passage": "b"}, {"query": "c", "passage": "b"}]))
+    with pytest.raises(InvalidSettings, match="temperature is a number above 0, not 0"):
+        EMBED.read(ROWS, temperature=0)
+
+
+def pairs(rows: int, seed: int) -> list[dict[str, str]]:
+    """A person and a place, which ask for and answer each other in other words."""
+    draw = random.Random(seed)
+    words = {
+        "ada": "london",
+        "bob": "paris",
+        "alice": "berlin",
+        "film": "story",
+        "good": "great",
+        "bad": "awful",
+    }
+    made = []
+    for _ in range(rows):
+        asked = sorted(draw.sample(sorted(words), 2))
+        made.append({"query": " ".join(asked), "passage": f"the {words[asked[0]]} is {words[asked[1]]}"})
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "prefix"])
+def test_from_pairs_to_vectors_that_are_served_and_pefts(
+    method: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {
+        "max_steps": 120, "temperature": 0.2, "batch_size": 16, "learning_rate": 5e-3, "max_length": 16,
+        "query_prefix": "she visited ", "passage_prefix": "a ",
+    }  # fmt: skip
+    test, hub = pairs(25, 2), open_hub(tmp_path / "hub")
+    result = train(
+        "embed", pairs(200, 0), base=str(tiny_base), validation=pairs(30, 1), test=test, method=method, name="acme/search",
+        hub=hub, push=True, alias="prod", output=tmp_path / "run", quiet=True, **settings,
+    )  # fmt: skip
+    artifact = hub.pull("acme/search@prod")
+    manifest = artifact.manifest
+    assert manifest is not None
+    assert (manifest.task, manifest.recipe, manifest.labels) == ("feature-extraction", "embed", None)
+    assert manifest.hyperparameters["query_prefix"] == "she visited "
+    assert artifact.config["task_type"] == "FEATURE_EXTRACTION"
+    again = evaluate(artifact, test, query_prefix="she visited ", passage_prefix="a ")
+    assert again.metrics == result.metrics["test"]
+    if method == "lora":
+        assert result.metrics["test"]["mrr@10"].low > 0.5
+
+    texts = [row["query"] for row in test[:4]]
+    with Runtime(load_base(str(tiny_base)), hub=hub) as runtime:
+        served = runtime.logits([*texts, *map(Passage, texts)], "acme/search@prod")
+    model = PeftModel.from_pretrained(AutoModel.from_pretrained(tiny_base), str(artifact.path)).eval()
+    tokenizer = wordpiece(tmp_path / "tokenizer")
+    for text, ours in zip(
+        [*("she visited " + t for t in texts), *("a " + t for t in texts)], served, strict=True
+    ):
+        with torch.inference_mode():
+            theirs = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        assert (ours - theirs).abs().max() / theirs.abs().max() <= 1e-5
+
+
+def test_a_plan_needs_no_head(tiny_base: Path) -> None:
+    planned = plan("embed", pairs(40, 0), base=str(tiny_base))
+    assert planned.labels == ()
+    assert "head_learning_rate" not in planned.settings
+    assert {row[1] for row in planned.samples[0].rows} == {"", "query", "passage"}
