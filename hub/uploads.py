@@ -6,7 +6,7 @@ repository was sent, or what is in a tree of it already. Anything else has to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, or_, select
@@ -37,7 +37,7 @@ def received(
     blobs: Iterable[Blob],
     *,
     token: str | None,
-    parts: Iterable[str] = (),
+    parts: Collection[str] = (),
 ) -> None:
     """Write down that the repository `reference` was sent bytes that the blob store holds now, by who has the token of the
     prefix `token`; in place of its `parts`, by sha256.
@@ -49,9 +49,10 @@ def received(
     if not found:
         return
     with store.database.writing() as session:
-        repo = repos.lock(session, require_repo(session, reference))
+        repo = repos.require_locked(session, reference)
         check_still(session, token, repo.namespace)
-        forget(session, repo, parts)
+        if parts:
+            forget(session, repo, parts)
         quotas.reserve(session, repo.namespace, found)
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
