@@ -34,7 +34,7 @@ def require_repo(session: Session, reference: Reference, *, near: bool = False) 
     return repo
 
 
-def missing(reference: Reference, hint: str = "") -> AdapterNotFound:
+def missing(reference: Reference, hint: str | None = None) -> AdapterNotFound:
     """The error for a name that nothing has."""
     return AdapterNotFound(f"there is no adapter {reference.full_name} in this hub", hint=hint)
 
