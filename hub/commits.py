@@ -261,9 +261,8 @@ def _add(
         )
     if tree:
         session.execute(
-            insert(
-                FileRow.__table__
-            ),  # not the class: that would take a statement for those without a sha1, and another
+            # Or those without a sha1 would take a statement of their own.
+            insert(FileRow).execution_options(render_nulls=True),
             [
                 {"commit_id": row.id, "path": path, "blob_id": keys[blob.sha256], "sha1": blob.sha1}
                 for path, blob in tree.items()
