@@ -134,9 +134,8 @@ class FolderBlobs(Blobs):
         target.parent.mkdir(exist_ok=True)
         staged.replace(target)
         fsync_directory(target.parent)
-        if (
-            target.parent.name not in self._lasting
-        ):  # another process may have made it, and be killed before it says so
+        # Also where it was there: who made it may have been killed before it was on the disk.
+        if target.parent.name not in self._lasting:
             fsync_directory(self._root)
             self._lasting.add(target.parent.name)
 
