@@ -29,10 +29,10 @@ def folder() -> Iterator[Path]:
 MODES = {
     "alias": (2, 2, {"sql BEGIN", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
     "gc": (1, 1, {"obstore.delete", "sql DELETE", "sql COMMIT"}),
-    "backup": (2, 2, {"os.fsync", "obstore.rename", "os.replace"}),
-    "restore": (0, 2, {"obstore.rename", "os.fsync", "sql INSERT", "sql COMMIT"}),
-    "lfs": (1, 2, {"obstore.put", "obstore.rename", "os.fsync", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
-    "xet": (1, 2, {"os.replace", "obstore.rename", "os.fsync", "os.mkdir", "sql INSERT", "sql COMMIT"}),
+    "backup": (2, 2, {"os.fsync", "os.replace"}),
+    "restore": (0, 2, {"os.replace", "os.fsync", "sql INSERT", "sql COMMIT"}),
+    "lfs": (1, 2, {"os.replace", "os.fsync", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
+    "xet": (1, 2, {"os.replace", "os.fsync", "os.mkdir", "sql INSERT", "sql COMMIT"}),
 }
 
 
