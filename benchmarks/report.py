@@ -99,7 +99,7 @@ SECTIONS = {
         "A new adapter of 20 MB, by Hugging Face's `upload_folder` and by our client, against copying its weights to the disk (synced) and "
         "hashing them once. `to nowhere` is the same client with a server that keeps nothing, not even a hash: what client and HTTP take alone. "
         "`huggingface_hub` hashes the file before it sends it, and by Xet cuts and packs it too; our client leaves the hashing to the hub. "
-        "The hub hashes and writes what comes while more of it comes, syncs it, and then commits in about 40 statements of SQL.",
+        "The hub hashes and writes what comes while more of it comes, syncs it, and then commits in 33 statements of SQL.",
     ),
     "hub-many": (
         "A hundred pulls at once",

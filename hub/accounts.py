@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, Unauthorized
 from adapthub.adapters.suggest import did_you_mean
@@ -90,7 +90,7 @@ def create_token(
 
 def list_tokens(session: Session, name: str | None = None) -> list[Token]:
     """All tokens, or those of one account, by account and age."""
-    query = select(TokenRow).join(AccountRow).options(joinedload(TokenRow.account))
+    query = select(TokenRow).join(AccountRow)
     if name is not None:
         query = query.where(AccountRow.name == name)
     return [_token(row) for row in session.scalars(query.order_by(AccountRow.name, TokenRow.created))]

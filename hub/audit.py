@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +36,16 @@ class Actor:
 
 
 MACHINE = Actor()
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that is done: what, to which namespace or repository (a full name), and what else is to be said of it."""
+
+    action: str
+    namespace: str | None = None
+    repo: str | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,26 +82,35 @@ def record(
     **detail: Any,
 ) -> AuditEntry:
     """Write down what this transaction does. Other writers of the log wait until it ends: call it after what it records."""
+    return record_together(session, actor, [Event(action, namespace, repo, detail)])[0]
+
+
+def record_together(session: Session, actor: Actor, events: Sequence[Event]) -> list[AuditEntry]:
+    """As `record`, of several things in this order."""
     lock(session)
     last = session.execute(
         select(AuditRow.number, AuditRow.hash).order_by(AuditRow.number.desc()).limit(1)
     ).one_or_none()
-    number, previous = (1, START) if last is None else (last.number + 1, last.hash)
-    row = AuditRow(
-        number=number,
-        time=datetime.now(UTC),
-        actor=actor.account,
-        token=actor.token,
-        action=action,
-        namespace=namespace or (repo.partition("/")[0] if repo else None),
-        repo=repo,
-        detail=detail,
-        previous=previous,
-    )
-    row.hash = _hash_of(row)
-    session.add(row)
+    number, previous = (0, START) if last is None else (last.number, last.hash)
+    rows = []
+    for event in events:
+        number += 1
+        row = AuditRow(
+            number=number,
+            time=datetime.now(UTC),
+            actor=actor.account,
+            token=actor.token,
+            action=event.action,
+            namespace=event.namespace or (event.repo.partition("/")[0] if event.repo else None),
+            repo=event.repo,
+            detail=event.detail,
+            previous=previous,
+        )
+        previous = row.hash = _hash_of(row)
+        rows.append(row)
+    session.add_all(rows)
     session.flush()
-    return _entry(row)
+    return [_entry(row) for row in rows]
 
 
 def lock(session: Session) -> None:

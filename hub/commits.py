@@ -20,19 +20,20 @@ from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.errors import Conflict, InvalidSettings, NotFound, RevisionNotFound
 from adapthub.hub import indexing, knowledge, quotas, repos, signatures
 from adapthub.hub.access import check_still
-from adapthub.hub.audit import MACHINE, Actor
-from adapthub.hub.events import happened
+from adapthub.hub.audit import MACHINE, Actor, Event
+from adapthub.hub.events import happened, happened_together
 from adapthub.hub.facts import is_unicode
 from adapthub.hub.fitting import fit_of
 from adapthub.hub.inspection import Inspected, card_of, inspect_tree
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
+from adapthub.hub.storage.dialects import insert_or_update
 from adapthub.hub.storage.retrying import retried
 from adapthub.hub.storage.tables import MAIN, CommitRow, FileRow, RefRow, RepoRow, VersionRow
 from adapthub.hub.store import Store, blob_ids
-from adapthub.hub.trees import Blob, Change, Put, Tree, changed, read_tree
-from adapthub.hub.versions import add_version, with_digest
+from adapthub.hub.trees import Blob, Change, Delete, Put, Tree, changed, read_tree
+from adapthub.hub.versions import newest_and_known, next_version
 
 _ATTEMPTS = 16
 _LONGEST_MESSAGE = 64 * 1024
@@ -99,7 +100,7 @@ def commit(store: Store, reference: Reference, proposal: Proposal, branch: str =
         inspected = _inspect(store, reference, tree)
         signed = signatures.is_signed(tree, inspected, store.read, where=reference.full_name)
         with store.database.writing() as session:
-            repo = repos.lock(session, require_repo(session, reference))
+            repo = repos.require_locked(session, reference)
             check_still(session, proposal.token, repo.namespace)
             end = head_of(session, repo, branch)
             if (None if end is None else end.oid) == head.oid:
@@ -166,7 +167,7 @@ def add_signature(
         newest = repos.newest_version(session, repo)
         card = card_of(signed, store.read)
         indexing.index(session, repo, newest, card=card, metadata=repo.card, now=row.created)
-    _tell(session, repo, MAIN if is_head else None, row, actor)
+    happened_together(session, actor, [_commit_event(repo, MAIN if is_head else None, row)])
     _attach(session, store, repo, version, row, signature, actor)
 
 
@@ -207,16 +208,25 @@ def _already(session: Session, repo: RepoRow, head: _Head, proposal: Proposal) -
     """The end of the branch, where it is this very commit, or where this one would change nothing."""
     if head.commit is None:
         return None
-    parent = None if head.commit.parent_id is None else session.get(CommitRow, head.commit.parent_id)
-    before = {} if parent is None else read_tree(session, parent.id)
-    same = head.commit.message == proposal.message and head.commit.author == proposal.author
-    if proposal.parent not in (None, head.oid, None if parent is None else parent.oid):
-        return None
-    sent_before = same and _gives(before, proposal, head.tree)
-    if not (sent_before or (proposal.parent in (None, head.oid) and _gives(head.tree, proposal, head.tree))):
+    changes_nothing = proposal.parent in (None, head.oid) and _gives(head.tree, proposal, head.tree)
+    if not (changes_nothing or _is_sent_again(session, head.commit, head.tree, proposal)):
         return None
     version = session.get(VersionRow, head.commit.id)
     return Committed(head.commit.oid, None if version is None else version.number, repeated=True)
+
+
+def _is_sent_again(session: Session, commit: CommitRow, tree: Tree, proposal: Proposal) -> bool:
+    """Whether `commit`, of `tree`, is what `proposal` came to when it was sent before."""
+    if (commit.message, commit.author) != (proposal.message, proposal.author):
+        return False
+    gone = {change.path for change in proposal.changes if isinstance(change, Delete)}
+    last = {change.path: change.blob.sha256 for change in proposal.changes if isinstance(change, Put)}
+    if not gone and last.items() - _contents(tree).items():
+        return False  # as nearly always: what it brings is not there
+    parent = None if commit.parent_id is None else session.get(CommitRow, commit.parent_id)
+    if proposal.parent not in (None, commit.oid, None if parent is None else parent.oid):
+        return False
+    return _gives({} if parent is None else read_tree(session, parent.id), proposal, tree)
 
 
 def _gives(tree: Tree, proposal: Proposal, wanted: Tree) -> bool:
@@ -253,7 +263,8 @@ def _add(
         )
     if tree:
         session.execute(
-            insert(FileRow),
+            # Or those without a sha1 would take a statement of their own.
+            insert(FileRow).execution_options(render_nulls=True),
             [
                 {"commit_id": row.id, "path": path, "blob_id": keys[blob.sha256], "sha1": blob.sha1}
                 for path, blob in tree.items()
@@ -263,11 +274,8 @@ def _add(
 
 
 def _point(session: Session, repo: RepoRow, branch: str, row: CommitRow) -> None:
-    ref = session.get(RefRow, (repo.id, branch))
-    if ref is None:
-        session.add(RefRow(repo_id=repo.id, name=branch, commit_id=row.id))
-    else:
-        ref.commit_id = row.id
+    ref = {"repo_id": repo.id, "name": branch, "is_tag": False, "commit_id": row.id, "message": ""}
+    insert_or_update(session, RefRow, [ref], key=["repo_id", "name"], changed=["commit_id"])
 
 
 def _follow(
@@ -284,33 +292,34 @@ def _follow(
 ) -> VersionRow | None:
     """What follows from a commit: a version where it is one; what lists show, where it is on main; a version's
     `signature`."""
-    known = None if inspected.adapter is None else with_digest(session, repo, inspected.adapter.digest)
+    adapter = inspected.adapter
+    newest, known = newest_and_known(session, repo, None if adapter is None else adapter.digest)
     version = None
     if branch == MAIN:
-        if inspected.adapter is not None and known is None:
-            version = add_version(session, repo, row, inspected.adapter)
-            knowledge.record(session, version, inspected.adapter, inspected.fit)
-        newest = version or repos.newest_version(session, repo)
+        if adapter is not None and known is None:
+            newest = version = next_version(session, repo, row, adapter, newest)
         indexing.index(
             session, repo, newest, card=inspected.card, metadata=inspected.metadata, now=row.created
         )
+        if version is not None and adapter is not None:
+            knowledge.record(session, version, adapter, inspected.fit)
     # From here on others that write to the log wait: whatever they may insert too is inserted.
-    if made:
-        repos.announce(session, repo, actor)
-    _tell(session, repo, branch, row, actor)
+    events = [repos.made_event(repo)] if made else []
+    events.append(_commit_event(repo, branch, row))
     if version is not None:
-        happened(
-            session, actor, "version", repo=repo.full_name, version=version.number, digest=version.digest
-        )
+        detail = {"version": version.number, "digest": version.digest}
+        events.append(Event("version", repo=repo.full_name, detail=detail))
+    happened_together(session, actor, events)
     signed = version or known
     if signed is not None and signature is not None:
         _attach(session, store, repo, signed, row, signature, actor)
     return version
 
 
-def _tell(session: Session, repo: RepoRow, branch: str | None, row: CommitRow, actor: Actor) -> None:
+def _commit_event(repo: RepoRow, branch: str | None, row: CommitRow) -> Event:
     title = row.message.partition("\n")[0][:_LONGEST_TITLE]
-    happened(session, actor, "commit", repo=repo.full_name, commit=row.oid, branch=branch, title=title)
+    detail = {"commit": row.oid, "branch": branch, "title": title}
+    return Event("commit", repo=repo.full_name, detail=detail)
 
 
 def _attach(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from adapthub.hub import audit, webhooks
-from adapthub.hub.audit import Actor
+from adapthub.hub.audit import Actor, Event
 
 
 def happened(
@@ -20,4 +21,9 @@ def happened(
     **detail: Any,
 ) -> None:
     """Record it in the caller's transaction, after what it says was done (audit.record)."""
-    webhooks.tell(session, audit.record(session, actor, action, namespace=namespace, repo=repo, **detail))
+    happened_together(session, actor, [Event(action, namespace=namespace, repo=repo, detail=detail)])
+
+
+def happened_together(session: Session, actor: Actor, events: Sequence[Event]) -> None:
+    """As `happened`, of what one actor did to one repository or none, in this order."""
+    webhooks.tell(session, audit.record_together(session, actor, events))

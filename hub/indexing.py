@@ -41,13 +41,14 @@ def index(
     now: datetime,
 ) -> None:
     """Let `repo` be found by its newest `version` and by the card on its main branch, as changed last of all."""
-    forget(session, repo)
     facts = NOTHING if version is None else facts_of(version)
-    repo.sequence, repo.modified = next_sequence(session), now
-    repo.card = dict(metadata)
+    with session.no_autoflush:  # so that all that changes of the repository is one statement
+        before, repo.sequence = repo.sequence, next_sequence(session)
+    repo.modified, repo.card = now, dict(metadata)
     library = {} if version is None else {"library_name": PEFT}
     repo.tags = tags_of({**library, **metadata}, base=facts.base, task=facts.task, method=facts.method)
     session.flush()
+    _forget(session, repo, before)
     rows = [
         {"kind": kind, "term": term, "sequence": repo.sequence, "repo_id": repo.id}
         for kind, term in terms_of(repo.tags, facts)
@@ -83,6 +84,10 @@ def terms_of(tags: Iterable[str], facts: Facts) -> set[tuple[str, str]]:
 
 def forget(session: Session, repo: RepoRow) -> None:
     """Let nothing find `repo` any more."""
-    forget_text(session, repo.sequence)
+    _forget(session, repo, repo.sequence)
+
+
+def _forget(session: Session, repo: RepoRow, sequence: int) -> None:
+    forget_text(session, sequence)
     session.execute(delete(TermRow).where(TermRow.repo_id == repo.id))
     session.execute(delete(MetricRow).where(MetricRow.repo_id == repo.id))

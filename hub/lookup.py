@@ -28,11 +28,15 @@ def require_repo(session: Session, reference: Reference, *, near: bool = False) 
     """The adapter of that name. Raises AdapterNotFound, suggesting `near` names for who may know of every name."""
     repo = find_repo(session, reference)
     if repo is None:
-        raise AdapterNotFound(
-            f"there is no adapter {reference.full_name} in this hub",
-            hint=did_you_mean(reference.full_name, _near_names(session, reference)) if near else "",
+        raise missing(
+            reference, did_you_mean(reference.full_name, _near_names(session, reference)) if near else ""
         )
     return repo
+
+
+def missing(reference: Reference, hint: str | None = None) -> AdapterNotFound:
+    """The error for a name that nothing has."""
+    return AdapterNotFound(f"there is no adapter {reference.full_name} in this hub", hint=hint)
 
 
 def require_version(session: Session, reference: Reference) -> VersionRow:

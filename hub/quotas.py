@@ -47,9 +47,12 @@ def list_quotas(session: Session) -> list[tuple[str, int, int]]:
 
 def check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
     """Raises Forbidden where `namespace`, with those `blobs` too, would hold more than it may."""
-    quota = session.get(QuotaRow, namespace)
-    if quota is None:
-        return
+    if session.get(QuotaRow, namespace) is not None:
+        _check(session, namespace, blobs)
+
+
+def _check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
+    """As `check`, for a namespace that has a quota."""
     new = {blob.sha256: blob.size for blob in blobs}
     there = session.scalars(
         select(BlobRow.sha256).where(BlobRow.id.in_(_held(namespace)), BlobRow.sha256.in_(list(new)))
@@ -61,8 +64,8 @@ def check(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
 
 def reserve(session: Session, namespace: str, blobs: Iterable[Blob]) -> None:
     """As `check`, in the transaction that adds them: others that add to `namespace` wait until it ends."""
-    session.get(QuotaRow, namespace, with_for_update=True)
-    check(session, namespace, blobs)
+    if session.get(QuotaRow, namespace, with_for_update=True) is not None:
+        _check(session, namespace, blobs)
 
 
 def check_bytes(session: Session, namespace: str, more: int) -> None:
@@ -84,7 +87,7 @@ def check_move(session: Session, repo: RepoRow, namespace: str) -> None:
         rows = session.execute(
             select(BlobRow.sha256, BlobRow.size).where(BlobRow.id.in_(union(*_keys([repo.id]))))
         )
-        check(session, namespace, [Blob(*row) for row in rows])
+        _check(session, namespace, [Blob(*row) for row in rows])
 
 
 def used(session: Session, namespace: str) -> int:

@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import AdapterNotFound, Conflict
 from adapthub.hub import indexing, knowledge
-from adapthub.hub.audit import MACHINE, Actor
-from adapthub.hub.events import happened
-from adapthub.hub.lookup import find_repo, require_repo
+from adapthub.hub.audit import MACHINE, Actor, Event
+from adapthub.hub.events import happened, happened_together
+from adapthub.hub.lookup import find_repo, missing, require_repo
 from adapthub.hub.namespaces import check_namespace
 from adapthub.hub.reference import Reference
 from adapthub.hub.storage.governance_tables import ApprovalRow, GateRow, SignatureRow, WebhookRow
@@ -48,13 +48,13 @@ def make(
 ) -> RepoRow:
     """A new repository without commits. Raises Conflict where the name is taken, InvalidReference for a reserved one."""
     repo = _insert(session, reference, settings)
-    announce(session, repo, actor)
+    happened_together(session, actor, [made_event(repo)])
     return repo
 
 
 def find_or_make(session: Session, reference: Reference) -> tuple[RepoRow, bool]:
-    """The repository of that name, locked; made where there is none, and then True: the caller has to `announce` it, once it
-    has written what other writers may be writing too, for the audit log lets in one at a time."""
+    """The repository of that name, locked; made where there is none, and then True: the caller has to tell of it
+    (`made_event`), once it has written what other writers may be writing too, for the audit log lets in one at a time."""
     repo = find_repo(session, reference)
     made = repo is None
     if repo is None:
@@ -65,9 +65,9 @@ def find_or_make(session: Session, reference: Reference) -> tuple[RepoRow, bool]
     return lock(session, repo), made
 
 
-def announce(session: Session, repo: RepoRow, actor: Actor) -> None:
-    """Record that `repo` was made."""
-    happened(session, actor, "repo.made", repo=repo.full_name, private=repo.private)
+def made_event(repo: RepoRow) -> Event:
+    """That `repo` was made."""
+    return Event("repo.made", repo=repo.full_name, detail={"private": repo.private})
 
 
 def _insert(session: Session, reference: Reference, settings: Settings) -> RepoRow:
@@ -113,6 +113,18 @@ def lock(session: Session, repo: RepoRow) -> RepoRow:
     ).one_or_none()
     if found is None or found.full_name != name:
         raise AdapterNotFound(f"{name} was deleted or renamed meanwhile")
+    return found
+
+
+def require_locked(session: Session, reference: Reference) -> RepoRow:
+    """The repository of that name, no other writer's until this transaction ends. Raises AdapterNotFound."""
+    found = session.scalar(
+        select(RepoRow)
+        .where(RepoRow.namespace == reference.namespace, RepoRow.name == reference.name)
+        .with_for_update()
+    )
+    if found is None:
+        raise missing(reference)
     return found
 
 

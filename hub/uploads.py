@@ -6,7 +6,7 @@ repository was sent, or what is in a tree of it already. Anything else has to be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, delete, or_, select
@@ -43,7 +43,7 @@ def received(
     blobs: Iterable[Blob],
     *,
     token: str | None,
-    parts: Iterable[str] = (),
+    parts: Collection[str] = (),
     part: str | None = None,
 ) -> list[str]:
     """Write down that the repository `reference` was sent bytes that the blob store holds now, by who has the token of the
@@ -71,11 +71,13 @@ def _write_down(
     token: str | None,
 ) -> list[str]:
     with store.database.writing() as session:
-        repo = repos.lock(session, require_repo(session, reference))
+        repo = repos.require_locked(session, reference)
         check_still(session, token, repo.namespace)
         before = {blob.sha256 for blob in _at(session, repo, part)} - {blob.sha256 for blob in found}
-        replaced = only_its_own(session, repo, [*parts, *before])
-        forget(session, repo, [*parts, *before])
+        gone = [*parts, *before]
+        replaced = only_its_own(session, repo, gone) if gone else []
+        if gone:
+            forget(session, repo, gone)
         quotas.reserve(session, repo.namespace, found)
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])

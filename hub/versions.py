@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session, joinedload
 
 from adapthub.adapters.description import Description
@@ -16,6 +16,22 @@ from adapthub.hub.facts import read_facts
 from adapthub.hub.records import bare_digest
 from adapthub.hub.registry import Facts
 from adapthub.hub.storage.tables import CommitRow, RepoRow, VersionRow
+
+
+def newest_and_known(
+    session: Session, repo: RepoRow, digest: str | None
+) -> tuple[VersionRow | None, VersionRow | None]:
+    """The newest version of `repo`, and the one that has the digest "sha256:<hex>": None where there is none."""
+    bare = None if digest is None else bare_digest(digest)
+    wanted = VersionRow.number == repo.newest
+    rows = session.scalars(
+        select(VersionRow).where(
+            VersionRow.repo_id == repo.id,
+            wanted if bare is None else or_(wanted, VersionRow.digest == bare),
+        )
+    ).all()
+    newest = next((row for row in rows if row.number == repo.newest), None)
+    return newest, next((row for row in rows if row.digest == bare), None)
 
 
 def with_digest(session: Session, repo: RepoRow, digest: str) -> VersionRow | None:
@@ -36,11 +52,14 @@ def versions_of(session: Session, repo: RepoRow) -> list[VersionRow]:
     return [*session.scalars(query)]
 
 
-def add_version(session: Session, repo: RepoRow, commit: CommitRow, adapter: Description) -> VersionRow:
-    """Let `commit` be the next version of `repo`, which the transaction has locked. Raises Conflict for an adapter of
-    another task than the newest version's."""
+def next_version(
+    session: Session, repo: RepoRow, commit: CommitRow, adapter: Description, newest: VersionRow | None
+) -> VersionRow:
+    """Let `commit` be the version of `repo`, which the transaction has locked, after its `newest`; written with the next
+    flush. Raises Conflict for an adapter of another task than that one's."""
     facts = read_facts(adapter)
-    _check_task(session, repo, facts)
+    if newest is not None:
+        _check_task(repo, newest.task, facts)
     repo.newest += 1
     version = VersionRow(
         id=commit.id,
@@ -58,14 +77,10 @@ def add_version(session: Session, repo: RepoRow, commit: CommitRow, adapter: Des
         metrics=[[*astuple(metric)] for metric in facts.metrics],
     )
     session.add(version)
-    session.flush()
     return version
 
 
-def _check_task(session: Session, repo: RepoRow, facts: Facts) -> None:
-    task = session.scalar(
-        select(VersionRow.task).where(VersionRow.repo_id == repo.id, VersionRow.number == repo.newest)
-    )
+def _check_task(repo: RepoRow, task: str | None, facts: Facts) -> None:
     if None not in (task, facts.task) and task != facts.task:
         raise Conflict(
             f"{repo.full_name} is taken by an adapter for {task}; this one is for {facts.task}",

@@ -163,16 +163,26 @@ def ping_of(row: WebhookRow) -> Delivery:
     return delivery_of(DeliveryRow(**_event(row, PING, datetime.now(UTC), {"webhook": row.id})), row)
 
 
-def tell(session: Session, entry: AuditEntry) -> None:
-    """Put what was just recorded in the outbox of every webhook that is to be told of it."""
-    if entry.action not in EVENTS or entry.repo is None:
+def tell(session: Session, entries: Sequence[AuditEntry]) -> None:
+    """Put what was just recorded, of one repository or none, in the outbox of every webhook that is to be told of it."""
+    events = [entry for entry in entries if entry.action in EVENTS and entry.repo is not None]
+    if not events:
         return
-    namespace, _, name = entry.repo.partition("/")
+    namespace, _, name = (events[0].repo or "").partition("/")
     query = select(WebhookRow).where(WebhookRow.namespace == namespace, WebhookRow.name.in_(("", name)))
-    data = {"repo": entry.repo, "actor": entry.actor, "audit": entry.number, **entry.detail}
-    told = [row for row in session.scalars(query) if not row.events or entry.action in row.events]
+    hooks = session.scalars(query).all()
+    told = [
+        _event(hook, entry.action, entry.time, _told(entry))
+        for entry in events
+        for hook in hooks
+        if not hook.events or entry.action in hook.events
+    ]
     if told:
-        session.execute(insert(DeliveryRow), [_event(row, entry.action, entry.time, data) for row in told])
+        session.execute(insert(DeliveryRow), told)
+
+
+def _told(entry: AuditEntry) -> dict[str, Any]:
+    return {"repo": entry.repo, "actor": entry.actor, "audit": entry.number, **entry.detail}
 
 
 def deliveries(session: Session, row: WebhookRow, *, limit: int = 100) -> list[Delivery]:

@@ -27,7 +27,7 @@ from adapthub.web.authorization import bearer
 _MOST_WORDS = 64
 
 
-def _serving(request: Request) -> Serving:
+async def _serving(request: Request) -> Serving:  # which needs no thread
     serving: Serving = request.app.state.serving
     return serving
 
@@ -79,7 +79,7 @@ def address_of(request: Request) -> str:
 TheCaller = Annotated[Caller, Depends(_caller)]
 
 
-def _target(namespace: Annotated[str, Path()], name: Annotated[str, Path()]) -> Reference:
+async def _target(namespace: Annotated[str, Path()], name: Annotated[str, Path()]) -> Reference:
     return Reference(None, unquote(namespace), unquote(name))
 
 

@@ -58,12 +58,8 @@ async def spooled(request: Request, most: int) -> AsyncIterator[Spooled]:
     """The body, of at most `most` bytes: in memory where it is small, else in a temporary file. Raises HTTPException 413,
     StorageError."""
     with SpooledTemporaryFile(max_size=LARGE_BYTES) as file:
-
-        def write(data: bytes) -> None:
-            file.write(data)
-
         try:
-            await write_behind(pieces(request, most), write)
+            await write_behind(pieces(request, most), file.write)
             size = file.tell()
             file.seek(0)
         except OSError as error:

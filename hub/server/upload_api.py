@@ -8,6 +8,7 @@ from typing import IO, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from adapthub.adapters.errors import InvalidSettings
@@ -134,7 +135,7 @@ def _read(serving: Serving, target: Reference, lines: IO[bytes]) -> tuple[Header
     lfs = {one.oid for one in body.changes if isinstance(one, LfsFile) and _is_sha256(one)}
     with serving.store.database.reading() as session:
         sent = uploads.held(session, require_repo(session, target), lfs)
-    texts.check()
+        texts.check(session)
     serving.store.register([*texts.kept.values(), *sent.values()])
     changes: list[Change] = []
     for one in body.changes:
@@ -162,14 +163,14 @@ class _Texts:
         self.kept[blob.sha256] = blob
         self._unchecked += len(data)
         if self._unchecked > _UNCHECKED_BYTES:
-            self.check()
+            with self._store.database.reading() as session:
+                self.check(session)
         self._store.blobs.put(blob.sha256, data, origin=path)
         return blob
 
-    def check(self) -> None:
+    def check(self, session: Session) -> None:
         """Raises Forbidden where the namespace would hold more than it may."""
-        with self._store.database.reading() as session:
-            quotas.check(session, self._namespace, self.kept.values())
+        quotas.check(session, self._namespace, self.kept.values())
         self._unchecked = 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from adapthub.hub import epoch, quotas, uploads
 from adapthub.hub.access import caller_of, writable_repo
@@ -34,10 +35,21 @@ class XetStore:
         with self._store.database.reading() as session:
             quotas.check(session, target.namespace, [Blob(sha256, size)])
         with self._store.blobs.incoming() as incoming:
-            for piece in _pieces(blocks):
-                incoming.write(piece)
+            _write_beside(_pieces(blocks), incoming.write)
             incoming.keep(sha256, origin="the upload")
         uploads.received(self._store, target, [Blob(sha256, size)], token=holder)
+
+
+def _write_beside(pieces: Iterable[bytes], write: Callable[[bytes], None]) -> None:
+    """Let a thread `write` a piece while the next is unpacked; where either raises, nothing is being written any more."""
+    with ThreadPoolExecutor(1) as thread:
+        writing: Future[None] | None = None
+        for piece in pieces:
+            if writing is not None:
+                writing.result()
+            writing = thread.submit(write, piece)
+        if writing is not None:
+            writing.result()
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterable[bytes]:

@@ -36,7 +36,7 @@ class TokenRow(Base):
     expires: Mapped[datetime | None]
     revoked: Mapped[datetime | None]
 
-    account: Mapped[AccountRow] = relationship(back_populates="tokens")
+    account: Mapped[AccountRow] = relationship(back_populates="tokens", lazy="joined", innerjoin=True)
 
 
 class MemberRow(Base):

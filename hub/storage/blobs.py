@@ -48,8 +48,8 @@ class Stored:
 class Sink(Protocol):
     """Where a blob's bytes go before anybody sees them."""
 
-    def write(self, data: bytes) -> None:
-        """Add bytes."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Add bytes, which may be others once this returned."""
         ...
 
     def keep(self, sha256: str) -> None:
@@ -86,7 +86,7 @@ class Incoming:
         """Of what was written until now."""
         return self._hash.hexdigest()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Add bytes. Raises StorageError where the disk refuses."""
         self._hash.update(data)
         self.size += len(data)
@@ -145,7 +145,7 @@ class Blobs(ABC):
             except FileNotFoundError:
                 raise lost(sha256) from None
         if len(data) != length:
-            raise BlobLost(f"the blob {sha256} is shorter than it was", hint=_CHECK)
+            raise shorter(sha256)
         return data
 
     async def stream(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
@@ -244,3 +244,8 @@ def key_of(sha256: str) -> str:
 def lost(sha256: str) -> BlobLost:
     """The error for a blob that is known and not there."""
     return BlobLost(f"the hub has lost the blob {sha256}", hint=_CHECK)
+
+
+def shorter(sha256: str) -> BlobLost:
+    """The error for a blob that ends before it should."""
+    return BlobLost(f"the blob {sha256} is shorter than it was", hint=_CHECK)

@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-import obstore
 from obstore.store import LocalStore
 
 from adapthub.adapters.errors import IntegrityError
-from adapthub.adapters.files import begin_writeback, fsync_directory, sha256_bytes
+from adapthub.adapters.files import Writeback, fsync_directory, sha256_bytes
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.storage.blobs import (
     ABANDONED_SECONDS,
@@ -26,6 +25,7 @@ from adapthub.hub.storage.blobs import (
     key_of,
     lost,
     nothing,
+    shorter,
 )
 
 _STREAM_BYTES = 2**19  # a piece of a download: each has one in memory, and another that is being sent
@@ -36,6 +36,7 @@ class FolderBlobs(Blobs):
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._lasting: set[str] = set()  # folders that are on the disk for good: nobody removes any
         try:
             make_folder(root / "incoming")
             super().__init__(LocalStore(root), str(root))
@@ -47,17 +48,33 @@ class FolderBlobs(Blobs):
             raise IntegrityError(f"{origin} changed while it was being stored: its sha256 is not {sha256}")
         if self._holds(sha256):
             return
-        staged = f"incoming/{uuid.uuid4().hex}"
+        with self.storage_errors():
+            sink = self._sink()
+            try:
+                sink.write(data)
+                sink.keep(sha256)
+            finally:
+                sink.drop()
+
+    # By Python's own calls: obstore's streams read files by a few KiB, at fifty times the cost, its ranges are copied once
+    # more, and each of its calls goes through a thread of its own.
+
+    def read(self, sha256: str, offset: int, length: int) -> bytes:
+        if length == 0:
+            return b""
+        with self._open(sha256) as file:
+            file.seek(offset)
+            data = file.read(length)
+        if len(data) != length:
+            raise shorter(sha256)
+        return data
+
+    def size(self, sha256: str) -> int | None:
         with self.storage_errors():
             try:
-                obstore.put(self._store, staged, data, use_multipart=False)
-                _fsync(self._root / staged)
-                self._publish(staged, sha256)
-            finally:
-                (self._root / staged).unlink(missing_ok=True)
-
-    # Read by Python's own calls: obstore's streams read files by a few KiB, at fifty times the cost, and its ranges are
-    # copied once more.
+                return (self._root / key_of(sha256)).stat().st_size
+            except FileNotFoundError:
+                return None
 
     async def stream(self, sha256: str, start: int, end: int) -> AsyncIterator[bytes]:
         if start == end:
@@ -112,11 +129,15 @@ class FolderBlobs(Blobs):
     def _sink(self) -> Sink:
         return _FolderSink(self, self._root / "incoming" / uuid.uuid4().hex)
 
-    def _publish(self, staged: str, sha256: str) -> None:
-        (self._root / key_of(sha256)).parent.mkdir(exist_ok=True)
-        obstore.rename(self._store, staged, key_of(sha256))
-        fsync_directory((self._root / key_of(sha256)).parent)
-        fsync_directory(self._root)
+    def _publish(self, staged: Path, sha256: str) -> None:
+        target = self._root / key_of(sha256)
+        target.parent.mkdir(exist_ok=True)
+        staged.replace(target)
+        fsync_directory(target.parent)
+        # Also where it was there: who made it may have been killed before it was on the disk.
+        if target.parent.name not in self._lasting:
+            fsync_directory(self._root)
+            self._lasting.add(target.parent.name)
 
 
 class _FolderSink:
@@ -126,28 +147,20 @@ class _FolderSink:
         self._blobs = blobs
         self._path = path
         self._file = path.open("xb")
-        self._on_its_way = 0  # so many bytes are being brought to the disk
+        self._writeback = Writeback(self._file.fileno())
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self._file.write(data)
-        size = self._file.tell() - self._on_its_way
-        if size >= PIECE_BYTES:
-            begin_writeback(self._file.fileno(), self._on_its_way, size)
-            self._on_its_way += size
+        self._writeback.reached(self._file.tell())
 
     def keep(self, sha256: str) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._blobs._publish(f"incoming/{self._path.name}", sha256)
+        self._blobs._publish(self._path, sha256)
 
     def drop(self) -> None:
         try:
             self._file.close()
         finally:
             self._path.unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -82,8 +82,8 @@ class _ObjectSink:
         self._size = 0
         self._closed = False
 
-    def write(self, data: bytes) -> None:
-        self._writer.write(data)
+    def write(self, data: bytes | memoryview) -> None:
+        self._writer.write(bytes(data))  # it may hold on to them
         self._size += len(data)
 
     def keep(self, sha256: str) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from adapthub.adapters.errors import NotFound, Overloaded, StorageError
-from adapthub.adapters.files import begin_writeback, fsync_directory
+from adapthub.adapters.files import Writeback, fsync_directory
 from adapthub.adapters.home import make_folder, unusable
 from adapthub.hub.server.xet.limits import XetLimits
 
@@ -42,8 +42,9 @@ class Incoming:
         self.holder = holder
         self._kept = kept
         self._stream = stream
+        self._writeback = Writeback(stream.fileno())
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append `data`. Raises Overloaded where the hub keeps all that it may, in all or of this holder, and StorageError
         where the disk refuses."""
         self._kept.reserve(self.holder, len(data))
@@ -51,7 +52,7 @@ class Incoming:
         with storage_errors():
             self._stream.write(data)
             self._stream.flush()
-            begin_writeback(self._stream.fileno(), self.size - len(data), len(data))
+            self._writeback.reached(self.size)
 
 
 class KeptXorbs:

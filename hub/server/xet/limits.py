@@ -16,8 +16,8 @@ class XetLimits:
     all files of one shard together, and `shard_chunks` their chunks, each of which costs work however small it is: clients
     cut at 8 KiB and more. `kept_bytes` is what the hub keeps, `share_bytes` what one token may add to it.
     `generation_seconds` is how long new uploads may refer to what earlier ones sent; `idle_seconds`, which is to be longer
-    than `token_seconds`, is how long an upload may send nothing before what it sent is removed. `workers` is how many xorbs,
-    and how many shards, are worked on at once; others wait.
+    than `token_seconds`, is how long an upload may send nothing before what it sent is removed. `workers` is how many xorbs
+    are sealed, and of how many shards files are stored, at once; others wait.
     """
 
     xorb_bytes: int = 66 * MiB

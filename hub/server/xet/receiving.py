@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 
 from adapthub.hub.server.write_behind import write_behind
-from adapthub.hub.server.xet.kept import Incoming
 from adapthub.web.bodies import pieces
 
 
-async def receive(request: Request, incoming: Incoming, *, limit: int, seconds: float) -> None:
-    """Write the body into `incoming`.
+async def receive(
+    request: Request, write: Callable[[memoryview], None], *, limit: int, seconds: float
+) -> None:
+    """`write` the body.
 
     Raises HTTPException: 413 for more than `limit` bytes, 408 for longer than `seconds`.
     """
-    await write_behind(pieces(request, limit, seconds=seconds), incoming.write)
+    await write_behind(pieces(request, limit, seconds=seconds), write)

@@ -44,9 +44,9 @@ TheUpload = Annotated[Upload, Depends(upload_of)]
 async def post_xorb(request: Request, facade: TheFacade, upload: TheUpload, name: str) -> dict[str, bool]:
     """Keep a xorb under its hash."""
     limits = facade.kept.limits
-    with upload.receive() as body:
-        await receive(request, body, limit=limits.xorb_bytes, seconds=limits.body_seconds)
-        new = await run_sync(upload.keep_xorb, name, body, limiter=facade.xorb_workers)
+    with upload.receive_xorb(name) as xorb:
+        await receive(request, xorb.write, limit=limits.xorb_bytes, seconds=limits.body_seconds)
+        new = await run_sync(upload.keep_xorb, xorb, limiter=facade.xorb_workers)
     return {"was_inserted": new}
 
 
@@ -55,7 +55,7 @@ async def post_shard(request: Request, facade: TheFacade, upload: TheUpload) -> 
     """Store the files of a shard."""
     limits = facade.kept.limits
     with upload.receive() as body:
-        await receive(request, body, limit=limits.shard_bytes, seconds=limits.body_seconds)
+        await receive(request, body.write, limit=limits.shard_bytes, seconds=limits.body_seconds)
         await run_sync(upload.store_files, body, limiter=facade.shard_workers)
     return {"result": 1}  # SyncPerformed; clients make nothing of it
 

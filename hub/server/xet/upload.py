@@ -6,7 +6,9 @@ Does not read requests or check tokens.
 from __future__ import annotations
 
 import mmap
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
@@ -15,7 +17,21 @@ from adapthub.hub.server.xet.kept import Incoming, KeptXorbs
 from adapthub.hub.server.xet.reassembly import Reassembly, XorbGone
 from adapthub.hub.server.xet.shards import parse_shard
 from adapthub.hub.server.xet.store import FileStore
-from adapthub.hub.server.xet.xorbs import DamagedXorb, seal
+from adapthub.hub.server.xet.xorbs import DamagedXorb, Sealing
+
+
+@dataclass(frozen=True)
+class ArrivingXorb:
+    """A xorb that comes, and is to have the hash `name`."""
+
+    name: str
+    body: Incoming
+    sealing: Sealing
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Keep and check the next bytes. Raises as `Incoming.write`."""
+        self.body.write(data)
+        self.sealing.take(data)
 
 
 class Upload:
@@ -32,13 +48,20 @@ class Upload:
         """A file for a body of this upload (KeptXorbs.receive)."""
         return self._kept.receive(self._holder)
 
-    def keep_xorb(self, name: str, body: Incoming) -> bool:
-        """Keep the received xorb under its hash in hex, `name`; whether it is new.
+    @contextmanager
+    def receive_xorb(self, name: str) -> Iterator[ArrivingXorb]:
+        """A file for the xorb with the hash `name`, in hex. Raises InvalidData where that is none."""
+        sealing = Sealing(from_hex(name), self._kept.limits)
+        with self.receive() as body:
+            yield ArrivingXorb(name, body, sealing)
+
+    def keep_xorb(self, xorb: ArrivingXorb) -> bool:
+        """Keep the received xorb under its hash; whether it is new.
 
         Raises InvalidData where it is malformed or too large, IntegrityError where it has another hash.
         """
-        seal(body.path, from_hex(name), self._kept.limits)
-        return self._kept.keep(body, self._folder, name)
+        xorb.sealing.seal(xorb.body.path)
+        return self._kept.keep(xorb.body, self._folder, xorb.name)
 
     def store_files(self, body: Incoming) -> None:
         """Store every file of the received shard, unless one cannot be: what came before that one stays stored.

@@ -3,8 +3,9 @@
     received    chunk ... [XETBLOB, a footer]
     kept        chunk ... (end, unpacked bytes, hash) a chunk, number of chunks
 
-`seal` checks every chunk and the hash of the whole, and turns the one into the other in place. The client's footer says
-nothing that is not computed here, and is dropped. Reads one chunk at a time; does not know files or folders of xorbs.
+`Sealing` checks every chunk while it comes, and then the hash of the whole, and turns the one into the other in place. The
+client's footer says nothing that is not computed here, and is dropped. Holds one chunk at a time, and what came at once;
+does not know files or folders of xorbs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -37,28 +39,91 @@ class DamagedXorb(StorageError):
     """A kept xorb is not what was sealed: the disk has changed it."""
 
 
-def seal(path: Path, claimed: bytes, limits: XetLimits) -> None:
-    """Check the received xorb in `path`, which is to have the hash `claimed`, and add where its chunks lie.
+class Sealing:
+    """A xorb that is to have the hash `claimed`: its chunks are checked while it comes, then its file is sealed."""
 
-    Raises InvalidData where it is malformed or beyond `limits`, IntegrityError where it has another hash.
-    """
-    name = f"xorb {to_hex(claimed)}"
-    with path.open("r+b") as stream:
-        places = list(_places(stream, name, limits))
-        if not places:
-            raise InvalidData(f"{name} has no chunk")
-        actual = xorb_hash([(place.hash, place.unpacked) for place in places])
-        if actual != claimed:
+    def __init__(self, claimed: bytes, limits: XetLimits) -> None:
+        self._claimed = claimed
+        self._name = f"xorb {to_hex(claimed)}"
+        self._limits = limits
+        self._places: list[Place] = []
+        self._unpacked = 0
+        self._rest = bytearray()  # that came of a chunk which is not whole yet
+        self._has_ended = False  # its footer has begun
+        self._wrong: InvalidData | None = None
+
+    def take(self, data: bytes | memoryview) -> None:
+        """The next bytes. What is wrong with them is raised by `seal`: whoever still sends would not see why."""
+        if self._has_ended or self._wrong is not None:
+            return
+        self._rest += data
+        try:
+            taken = self._take_chunks()
+        except InvalidData as error:
+            self._wrong = error
+            taken = len(self._rest)
+        del self._rest[:taken]
+
+    def seal(self, path: Path) -> None:
+        """Check that all that came was a xorb of that hash, and add to it, in `path`, where its chunks lie.
+
+        Raises InvalidData where it is malformed or beyond the limits, IntegrityError where it has another hash.
+        """
+        self._check()
+        with path.open("r+b") as stream:
+            stream.seek(self._places[-1].end)
+            stream.truncate()
+            stream.writelines(_PLACE.pack(*place) for place in self._places)
+            stream.write(len(self._places).to_bytes(_COUNT_BYTES, "little"))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _check(self) -> None:
+        if self._wrong is not None:
+            raise self._wrong
+        if self._rest and not self._has_ended:
+            _read_chunk(
+                BytesIO(self._rest), f"{self._name}, chunk {len(self._places)}"
+            )  # raises: it is cut off
+        if not self._places:
+            raise InvalidData(f"{self._name} has no chunk")
+        actual = xorb_hash([(place.hash, place.unpacked) for place in self._places])
+        if actual != self._claimed:
             raise IntegrityError(
-                f"{name} holds chunks whose hash is {to_hex(actual)}",
+                f"{self._name} holds chunks whose hash is {to_hex(actual)}",
                 hint="It was damaged on the way, or named wrongly: send it again.",
             )
-        stream.seek(places[-1].end)
-        stream.truncate()
-        stream.writelines(_PLACE.pack(*place) for place in places)
-        stream.write(len(places).to_bytes(_COUNT_BYTES, "little"))
-        stream.flush()
-        os.fsync(stream.fileno())
+
+    def _take_chunks(self) -> int:
+        """Take every chunk that is whole; the bytes that they have."""
+        begin = self._places[-1].end if self._places else 0
+        at = 0
+        with memoryview(self._rest) as rest:
+            while at < len(rest):
+                self._has_ended = rest[at : at + len(_FOOTER)] == _FOOTER
+                if self._has_ended or len(rest) - at < HEADER_BYTES:
+                    break
+                where = f"{self._name}, chunk {len(self._places)}"
+                if len(self._places) == self._limits.xorb_chunks:
+                    most = self._limits.xorb_chunks
+                    raise InvalidData(
+                        f"{self._name} has more than {most:,} chunks", hint="Send several xorbs."
+                    )
+                header = parse_header(bytes(rest[at : at + HEADER_BYTES]), where=where)
+                end = at + HEADER_BYTES + header.packed
+                if end > len(rest):
+                    break
+                data = unpack(header, bytes(rest[at + HEADER_BYTES : end]), where=where)
+                self._count(len(data))
+                self._places.append(Place(begin + end, len(data), chunk_hash(data)))
+                at = end
+        return at
+
+    def _count(self, unpacked: int) -> None:
+        self._unpacked += unpacked
+        most = self._limits.xorb_unpacked_bytes
+        if self._unpacked > most:
+            raise InvalidData(f"{self._name} unpacks to more than {most:,} bytes", hint="Send several xorbs.")
 
 
 class KeptXorb:
@@ -101,30 +166,6 @@ class KeptXorb:
             f"{self._name} was damaged in the hub's folder for uploads",
             hint="Upload the files again: the next upload sends everything.",
         )
-
-
-def _places(stream: BinaryIO, name: str, limits: XetLimits) -> Iterator[Place]:
-    unpacked = 0
-    for index in range(limits.xorb_chunks + 1):
-        if _at_end(stream):
-            return
-        if index == limits.xorb_chunks:
-            raise InvalidData(
-                f"{name} has more than {limits.xorb_chunks:,} chunks", hint="Send several xorbs."
-            )
-        data = _read_chunk(stream, f"{name}, chunk {index}")
-        unpacked += len(data)
-        if unpacked > limits.xorb_unpacked_bytes:
-            most = limits.xorb_unpacked_bytes
-            raise InvalidData(f"{name} unpacks to more than {most:,} bytes", hint="Send several xorbs.")
-        yield Place(stream.tell(), len(data), chunk_hash(data))
-
-
-def _at_end(stream: BinaryIO) -> bool:
-    start = stream.tell()
-    ahead = stream.read(len(_FOOTER))
-    stream.seek(start)
-    return not ahead or ahead == _FOOTER
 
 
 def _read_chunk(stream: BinaryIO, where: str) -> bytes:

@@ -123,8 +123,9 @@ class Trial:
         with store.database.writing() as session:
             repo = require_repo(session, reference)
             refs.make_branch(session, repo, "work", require_commit(session, repo, "main"))
-        alone = [*(Delete(path) for path in self.pushed.files), Put("notes.dat", blob)]
-        for changes in (alone, [Delete("notes.dat")]):
+        alone: list[Put | Delete] = [*(Delete(path) for path in self.pushed.files), Put("notes.dat", blob)]
+        gone: list[Put | Delete] = [Delete("notes.dat")]
+        for changes in (alone, gone):
             commit(store, reference, Proposal(changes, "notes"), "work")
 
     def _done(self) -> bool:

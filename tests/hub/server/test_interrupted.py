@@ -32,10 +32,10 @@ MODES = {
     "move": (0, 1, {"sql BEGIN", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
     "squash": (0, 1, {"sql DELETE", "sql UPDATE", "sql COMMIT", "obstore.delete"}),
     "purge": (0, 1, {"sql DELETE", "sql INSERT", "sql COMMIT", "obstore.delete"}),
-    "backup": (2, 2, {"os.fsync", "obstore.rename", "os.replace"}),
-    "restore": (0, 2, {"obstore.rename", "os.fsync", "sql INSERT", "sql COMMIT"}),
-    "lfs": (1, 2, {"obstore.put", "obstore.rename", "os.fsync", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
-    "xet": (1, 2, {"os.replace", "obstore.rename", "os.fsync", "os.mkdir", "sql INSERT", "sql COMMIT"}),
+    "backup": (2, 2, {"os.fsync", "os.replace"}),
+    "restore": (0, 2, {"os.replace", "os.fsync", "sql INSERT", "sql COMMIT"}),
+    "lfs": (1, 2, {"os.replace", "os.fsync", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
+    "xet": (1, 2, {"os.replace", "os.fsync", "os.mkdir", "sql INSERT", "sql COMMIT"}),
 }
 
 

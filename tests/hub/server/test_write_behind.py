@@ -14,7 +14,8 @@ from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.server.write_behind import write_behind
 from tests.hub.server.live import HubServer
 
-BATCH = 2**20
+BATCH = 2**19
+AHEAD = 4  # so many batches come before the first is written
 WAIT = 10  # seconds, for what comes at once unless it never does
 
 
@@ -27,9 +28,9 @@ async def several(*pieces: bytes) -> AsyncIterator[bytes]:
     "pieces", [(), (b"", b"a"), (b"ab", b"c" * BATCH, b"d", b"e" * 3 * BATCH, b"f" * (BATCH - 1), b"gh")]
 )
 def test_every_piece_in_order(pieces: tuple[bytes, ...]) -> None:
-    written: list[bytes] = []
-    asyncio.run(write_behind(several(*pieces), written.append))
-    assert written == list(pieces)
+    written = bytearray()
+    asyncio.run(write_behind(several(*pieces), written.extend))
+    assert written == b"".join(pieces)
 
 
 def test_more_comes_while_a_batch_is_written() -> None:
@@ -64,7 +65,7 @@ def test_a_sender_waits_for_a_slow_disk() -> None:
         await uploading
         return ahead
 
-    assert asyncio.run(upload()) == 2
+    assert asyncio.run(upload()) == AHEAD
     assert taken == 10
 
 
@@ -76,7 +77,7 @@ def test_nothing_is_written_after_a_body_was_cut_off() -> None:
         cut.set()
         raise ConnectionError("gone")
 
-    def write(_: bytes) -> None:
+    def write(_: memoryview) -> None:
         writing.append("begins")
         assert cut.wait(WAIT)
         writing.append("ends")
@@ -98,12 +99,12 @@ def test_a_disk_that_is_full_ends_the_body() -> None:
             taken += 1
             yield bytes(BATCH)
 
-    def write(_: bytes) -> None:
+    def write(_: memoryview) -> None:
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
         asyncio.run(write_behind(coming(), write))
-    assert taken == 2
+    assert taken <= AHEAD + 1
 
 
 def test_a_large_upload_that_is_cut_off_leaves_nothing(hub_server: HubServer) -> None:

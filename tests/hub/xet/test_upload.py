@@ -51,9 +51,9 @@ def begin(facade: XetFacade, holder: str = "alice") -> Upload:
 
 
 def keep(facade: XetFacade, upload: Upload, xorb: Xorb, name: str | None = None) -> bool:
-    with upload.receive() as body:
-        body.write(xorb.data)
-        return upload.keep_xorb(name or xorb.name, body)
+    with upload.receive_xorb(name or xorb.name) as arriving:
+        arriving.write(xorb.data)
+        return upload.keep_xorb(arriving)
 
 
 def register(facade: XetFacade, upload: Upload, shard: bytes) -> None:

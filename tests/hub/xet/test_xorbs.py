@@ -16,13 +16,22 @@ from adapthub.adapters.errors import AdaptHubError, IntegrityError, InvalidData
 from adapthub.hub.server.xet.chunks import CHUNK_BYTES, Scheme
 from adapthub.hub.server.xet.hashes import from_hex
 from adapthub.hub.server.xet.limits import XetLimits
-from adapthub.hub.server.xet.xorbs import DamagedXorb, KeptXorb, seal
+from adapthub.hub.server.xet.xorbs import DamagedXorb, KeptXorb, Sealing
 from tests.hub.xet.encoding import FOOTER, Xorb, encode_chunk, encode_xorb, header
 
 LIMITS = XetLimits()
 
 chunks = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=30)
 schemes = st.lists(st.sampled_from(Scheme), min_size=1, max_size=5)
+
+
+def seal(path: Path, claimed: bytes, limits: XetLimits, *, piece: int = 13) -> None:
+    """The xorb in `path`, as if it came in pieces of so many bytes."""
+    sealing = Sealing(claimed, limits)
+    data = path.read_bytes()
+    for start in range(0, len(data), piece):
+        sealing.take(memoryview(data)[start : start + piece])
+    sealing.seal(path)
 
 
 def sealed(path: Path, xorb: Xorb, limits: XetLimits = LIMITS) -> KeptXorb:
