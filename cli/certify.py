@@ -75,12 +75,13 @@ def certify(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Measure an adapter over its base in nf4, int8 and bf16, and merged.
+    """Measure an adapter over other forms of its base.
 
-    Each is held against the base as the adapter was trained over it. REF is a name or a folder. A form is worse where a
-    headline metric falls beyond its paired bootstrap 95 % interval; else it holds, as far as so many rows can tell. Drift is
-    the largest and the mean difference of outputs, as shares of the largest; changed is the share of rows with another
-    decision. --output or --push writes the certificates into the adapter's manifest and card.
+    They are nf4, int8 and bf16, and merged. Each is held against the base as the adapter was trained over it. REF is a
+    name or a folder. A form is worse where a headline metric falls beyond its paired bootstrap 95 % interval; else it
+    holds, as far as so many rows can tell. Drift is the largest and the mean difference of outputs, as shares of the
+    largest; changed is the share of rows with another decision. --output or --push writes the certificates into the
+    adapter's manifest and card.
 
     \b
     Example:

@@ -46,11 +46,11 @@ def compare(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Tell which of two adapters is better on labelled data, or that it cannot.
+    """Tell which of two adapters is better on labelled data.
 
-    FIRST and SECOND are names or folders, and measured as they are served; both were trained by one recipe, for the same
-    labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval and a two-sided p-value: both
-    are measured on the same resamples of rows.
+    Or that the data cannot tell. FIRST and SECOND are names or folders, and measured as served; both were trained by one
+    recipe, for the same labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval and a
+    two-sided p-value: both are measured on the same resamples of rows.
 
     \b
     Example:

@@ -26,7 +26,7 @@ def adapters(
     folder = tmp_path_factory.mktemp("adapters")
     data = ner_data / "train.conll"
     start = train("ner", data, base=str(tiny_base), output=folder / "a", max_steps=1, **SETTINGS).artifact
-    return start, train("ner", data, start=start, output=folder / "b", max_steps=60, **SETTINGS).artifact
+    return start, train("ner", data, start=start, output=folder / "b", max_steps=120, **SETTINGS).artifact
 
 
 @pytest.fixture(scope="module")
