@@ -151,7 +151,7 @@ class Chat:
         return completion_collator(tokenizer)
 
     def answers(
-        self, runtime: Runtime, adapter: str, dataset: Dataset, settings: Mapping[str, Any]
+        self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
         """Empty where no answer is asked for (`answered`), and where a prompt leaves no room for one."""
         tokenizer = runtime.base.tokenizer
