@@ -11,9 +11,10 @@ by running two rows both ways. Does not know adapters, heads or sampling.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,17 @@ class _Rows:
     lengths: tuple[int, ...]
     prefixes: tuple[Prefix | None, ...]
 
+    @cached_property
+    def runs(self) -> list[tuple[int, Prefix | None, int]]:
+        """Rows that attend in one call: length, prefix, and how many of that length stand together; with a prefix, one."""
+        runs: list[tuple[int, Prefix | None, int]] = []
+        for length, prefix in zip(self.lengths, self.prefixes, strict=True):
+            if runs and prefix is None and runs[-1][:2] == (length, None):
+                runs[-1] = (length, None, runs[-1][2] + 1)
+            else:
+                runs.append((length, prefix, 1))
+        return runs
+
 
 _ROWS: ContextVar[_Rows | None] = ContextVar("adapthub_flat_rows", default=None)
 
@@ -55,7 +67,19 @@ class NotFlat(Exception):
 @contextmanager
 def flat_batch(lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Iterator[None]:
     """Within: models set to `adapthub_flat` read their [1, T] input as rows of `lengths` with `prefixes`."""
-    token = _ROWS.set(_Rows(tuple(lengths), tuple(prefixes)))
+    with _reading(_Rows(tuple(lengths), tuple(prefixes))):
+        yield
+
+
+def same_rows() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For a pass now, and for the same again later, perhaps on another thread (torch.utils.checkpoint's context_fn): rows
+    are then as they are now."""
+    return nullcontext(), _reading(_ROWS.get())
+
+
+@contextmanager
+def _reading(rows: _Rows | None) -> Iterator[None]:
+    token = _ROWS.set(rows)
     try:
         yield
     finally:
@@ -158,25 +182,31 @@ def _attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     outputs = []
     start = 0
-    for length, prefix in zip(rows.lengths, rows.prefixes, strict=True):
-        q, k, v = (t[:, :, start : start + length] for t in (query, key, value))
-        start += length
+    for length, prefix, count in rows.runs:
+        stop = start + count * length
+        q, k, v = (_by_row(t[:, :, start:stop], count) for t in (query, key, value))
+        start = stop
         if prefix is not None:
             layer = prefix.layers[cast(int, module.layer_idx)]
             k, v = torch.cat([layer[0][None], k], dim=2), torch.cat([layer[1][None], v], dim=2)
         mask = _mask(length, prefix.length if prefix else 0, causal, sliding_window, query.device)
-        outputs.append(
-            F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                scale=scaling,
-                is_causal=causal and mask is None and length > 1,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
+        attended = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=causal and mask is None and length > 1,
+            enable_gqa=q.shape[1] != k.shape[1],
         )
+        outputs.append(attended.transpose(0, 1).flatten(1, 2)[None])
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _by_row(flat: torch.Tensor, count: int) -> torch.Tensor:
+    """[1, heads, count * length, d] -> [count, heads, length, d]"""
+    return flat[0].unflatten(1, (count, -1)).transpose(0, 1)
 
 
 def _mask(

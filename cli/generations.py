@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.adapters.errors import InvalidInput
 from adapthub.cli.output import announce, show_json
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def show_generations(
 ) -> None:
     """Continue each text, or ask of it what the adapter was trained to be asked, and print what comes of it, in order."""
     instruction = None if chat else runtime.instruction(expression)
+    chat = chat or _is_asked_by_messages(runtime, expression)
     prompts: list[Prompt] = list(texts)
     if chat:
         prompts = [[{"role": "user", "content": text}] for text in texts]
@@ -50,6 +52,14 @@ def show_generations(
     for result in results:
         click.echo(result.text)
         _say_end(result)
+
+
+def _is_asked_by_messages(runtime: Runtime, expression: str) -> bool:
+    """Whether the adapter was trained on conversations, under a template that is run here."""
+    try:
+        return runtime.chat_style(expression).turn_end is not None
+    except InvalidInput:
+        return False
 
 
 def _say_end(result: Generation) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes import own
+from adapthub.recipes.chat import Chat
 from adapthub.recipes.classify import Classify
 from adapthub.recipes.embed import Embed
 from adapthub.recipes.ner import Ner
@@ -25,6 +26,7 @@ RECIPES: Mapping[str, Recipe] = {
         Classify(),
         QuestionAnswering(),
         Embed(),
+        Chat(),
         Summarize(),
         Translate(),
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import set_peft_model_state_dict
@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -30,13 +31,16 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from adapthub.adapters.errors import AdaptHubError, StorageError
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.tasks import TEXT_GENERATION
 from adapthub.recipes.adaptation import Adaptation, GradientCheck
+from adapthub.recipes.economy import economies
 from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
+from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.progress import ProgressBar
 from adapthub.recipes.recipe import Collator, LabellingRecipe, OwnLoss, Row, Rows, lengths_of, selects
 from adapthub.recipes.run import Run, checkpoint_state
-from adapthub.recipes.settings import LORA_FA
+from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
 
 if TYPE_CHECKING:
@@ -77,7 +81,12 @@ def fit(
     ours = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop, *callbacks]
     trainer = _trainer(job, base, adaptation, run, [*ours, bar] if bar else ours)
     try:
-        with stop, memory_errors("training", job.smaller), _disk_errors(run):
+        with (
+            stop,
+            memory_errors("training", job.smaller),
+            _disk_errors(run),
+            economies(job, base, adaptation.model),
+        ):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         run.write_history(_without_timings(trainer.state.log_history))
     finally:
@@ -205,6 +214,9 @@ def _trainer(
         loss=partial(job.recipe.loss, settings=job.encoding) if isinstance(job.recipe, OwnLoss) else None,
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,
+        language=LanguageLoss.of(cast(PreTrainedModel, adaptation.model.get_base_model()))
+        if job.task == TEXT_GENERATION
+        else None,
         args=_arguments(job, base, run),
         data_collator=_Hidden(job.recipe.collator(job.processor)),
         eval_dataset=Rows(validation.encoded.rows, evaluated) if validation else None,
@@ -231,6 +243,8 @@ def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
         max_steps=job.steps,
         per_device_train_batch_size=job.settings.batch_size,
         per_device_eval_batch_size=job.settings.eval_batch_size,
+        gradient_accumulation_steps=job.settings.gradient_accumulation,
+        optim=OPTIMIZERS[job.settings.optimizer],
         learning_rate=job.settings.learning_rate,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=every,

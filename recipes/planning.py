@@ -19,7 +19,9 @@ from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
+from adapthub.recipes.preflight import check_optimizer
 from adapthub.recipes.recipe import lengths_of
+from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def plan(
         parent=parent,
     )
     device = choose_device("auto")
+    check_optimizer(job.settings.optimizer, device)
     job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
     adaptation, parameters = _skeleton(job)
     weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
@@ -181,19 +184,22 @@ def _on_meta(base: ResolvedBase, model: Any) -> Base:
 
 
 def _activation_bytes(job: Job) -> int:
-    """What backward needs of the longest batch; 0 for a configuration that does not say its sizes."""
+    """What backward needs of the longest batch, all of it or each layer's input and all of one layer; 0 for a configuration
+    that does not say its sizes."""
     config = job.base.config
     layers = getattr(config, "num_hidden_layers", 0)
     hidden = getattr(config, "hidden_size", 0)
     heads = getattr(config, "num_attention_heads", 0)
     longest = max(lengths_of(job.splits["train"].encoded.rows))
     values = _HIDDEN_VALUES * hidden + _ATTENTION_VALUES * heads * longest
-    return int(job.settings.batch_size * longest * layers * values * _FLOAT)
+    kept = layers * hidden + values if job.settings.gradient_checkpointing else layers * values
+    return int(job.settings.batch_size * longest * kept * _FLOAT)
 
 
 def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
-    """Why the method's settings are what they are, where nobody chose them."""
+    """Why the method's settings, and those that make a run cheaper, are what they are, where nobody chose them."""
     if job.parent is not None:
         given = {**given, **job.adapter}
     defaults = find_method(job.method).defaults(job.task)
-    return {name: default.reason for name, default in defaults.items() if given.get(name) is None}
+    reasons = {**{name: default.reason for name, default in defaults.items()}, **REASONS}
+    return {name: reason for name, reason in reasons.items() if given.get(name) is None}

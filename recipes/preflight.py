@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapthub.adapters.errors import Conflict, InvalidData, InvalidReference, StorageError, TrainingError
+from adapthub.adapters.errors import (
+    Conflict,
+    InvalidData,
+    InvalidReference,
+    InvalidSettings,
+    StorageError,
+    TrainingError,
+)
 from adapthub.hub.reference import Reference
 from adapthub.recipes.recipe import Encoded
 from adapthub.recipes.served import logits_of
@@ -62,6 +69,15 @@ def check_head(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], labels
         raise TrainingError(
             "the model's outputs are not finite before training",
             hint="Load the base in float32 or bfloat16, or with another quantisation.",
+        )
+
+
+def check_optimizer(optimizer: str, device: torch.device) -> None:
+    """A paged optimiser moves between a GPU and its host. Raises InvalidSettings without one."""
+    if optimizer.startswith("paged") and device.type != "cuda":
+        raise InvalidSettings(
+            f"optimizer={optimizer} needs a GPU; this run is on the {device.type}",
+            hint=f"Use {optimizer.removeprefix('paged-')}.",
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapthub.adapters.errors import InvalidSettings
 
@@ -20,7 +20,21 @@ if TYPE_CHECKING:
 # "auto" is bf16 where that is fast: see adaptation.precision.
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LORA_FA = "lora-fa"
-OPTIMIZERS = ("adamw", LORA_FA)
+# By transformers' names. 8-bit: the optimiser's moments as bytes (Dettmers et al. 2022); paged: they leave a full GPU.
+OPTIMIZERS: Mapping[str, str] = {
+    "adamw": "adamw_torch_fused",
+    LORA_FA: "adamw_torch_fused",  # the same, but for what it leaves as it is
+    "adamw-8bit": "adamw_bnb_8bit",
+    "paged-adamw": "paged_adamw_32bit",
+    "paged-adamw-8bit": "paged_adamw_8bit",
+}
+REASONS: Mapping[str, str] = {
+    "packing": "rows run as one without padding where that is a tenth of a batch or more, and the base allows it exactly",
+    "gradient_accumulation": "a step is one batch; more batches a step reach further with the same memory",
+    "gradient_checkpointing": "activations are kept; computing them again saves most of their memory for a third more time",
+    "optimizer": "an adapter's moments are small; adamw-8bit and paged-adamw save what memory they take",
+}
+"""Why settings that make a run cheaper are what they are by default."""
 _EVALUATION_ROWS = 64
 _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
 
@@ -32,6 +46,9 @@ class Settings:
     `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
     at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
     evaluation. `patience` counts evaluations without progress before the run stops; 0 never stops early.
+    `packing`: rows of a batch without padding, where the base allows that exactly; "auto" where there is much of it. A step
+    learns of `gradient_accumulation` batches of `batch_size` rows. `gradient_checkpointing`: activations are computed again
+    for backward.
     `optimizer` is one of OPTIMIZERS; lora-fa is AdamW that leaves LoRA's A as it began (Zhang et al., arXiv:2308.03303).
     `precision` is what forward and backward compute in, one of PRECISIONS; weights that learn stay float32.
     """
@@ -49,6 +66,9 @@ class Settings:
     eval_rows: int
     patience: int
     precision: str
+    packing: bool | Literal["auto"]
+    gradient_accumulation: int
+    gradient_checkpointing: bool
     optimizer: str
 
     @classmethod
@@ -56,6 +76,7 @@ class Settings:
         """Complete `given` by `defaults`. Raises InvalidSettings naming the option that cannot work."""
         values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
         values |= {"eval_rows": 1000, "precision": "auto", "optimizer": "adamw"}
+        values |= {"packing": "auto", "gradient_accumulation": 1, "gradient_checkpointing": False}
         values |= {name: value for name, value in given.items() if value is not None}
         for name in (
             "epochs",
@@ -63,6 +84,7 @@ class Settings:
             "learning_rate",
             "lora_plus_ratio",
             "eval_rows",
+            "gradient_accumulation",
         ):
             _check(name, values[name], at_least=None)
         for name in ("head_learning_rate", "max_length", "max_steps", "eval_steps"):
@@ -72,12 +94,17 @@ class Settings:
             _check(name, values[name], at_least=0.0)
         if values["warmup"] >= 1:
             raise InvalidSettings(f"warmup is a share of all steps, below 1; {values['warmup']!r} is not")
-        for name in ("max_steps", "batch_size", "max_length", "eval_steps", "eval_rows", "patience"):
+        whole = ("max_steps", "batch_size", "max_length", "eval_steps", "eval_rows", "patience")
+        for name in (*whole, "gradient_accumulation"):
             if values[name] is not None and not isinstance(values[name], int):
                 raise InvalidSettings(f"{name} is a whole number; {values[name]!r} is not")
         if values["precision"] not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise InvalidSettings(f"precision is one of {known}; {values['precision']!r} is not")
+        if values["packing"] != "auto" and not isinstance(values["packing"], bool):
+            raise InvalidSettings(f"packing is true, false or auto; {values['packing']!r} is none of these")
+        if not isinstance(checkpointing := values["gradient_checkpointing"], bool):
+            raise InvalidSettings(f"gradient_checkpointing is true or false; {checkpointing!r} is neither")
         if values["optimizer"] not in OPTIMIZERS:
             known = ", ".join(OPTIMIZERS)
             raise InvalidSettings(f"optimizer is one of {known}; {values['optimizer']!r} is not")
@@ -95,7 +122,7 @@ class Settings:
         return max(1, math.ceil(self.epochs * self.steps_per_epoch(rows)))
 
     def steps_per_epoch(self, rows: int) -> int:
-        return max(1, math.ceil(rows / self.batch_size))
+        return max(1, math.ceil(rows / (self.batch_size * self.gradient_accumulation)))
 
     def warmup_steps(self, rows: int) -> int:
         return math.floor(self.warmup * self.steps(rows))
@@ -133,7 +160,11 @@ OTHER_NAMES: Mapping[str, str] = {
     "warmup_ratio": "warmup",
     "early_stopping_patience": "patience",
     "dtype": "precision",
+    "gradient_accumulation_steps": "gradient_accumulation",
+    "grad_accum": "gradient_accumulation",
+    "checkpointing": "gradient_checkpointing",
     "optim": "optimizer",
+    "padding_free": "packing",
     "init_lora_weights": "init",
     "r": "rank",
     "lora_r": "rank",

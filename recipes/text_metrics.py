@@ -73,6 +73,28 @@ def summary_statistics(
     return Statistics(np.concatenate([loss_counts(losses), rouge.reshape(-1, 4)], axis=1), summarise)
 
 
+def answer_statistics(
+    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]], answered: Sequence[int]
+) -> Statistics:
+    """perplexity and loss of a target token, lower is better; and rougeL, from 0 to 1, of the texts at the places
+    `answered`, with words as in `summary_statistics`: not there where none was asked for."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(("rougeL",), tokenizer=_Words())
+    rouge = np.zeros((len(texts), 2))
+    for at in answered:
+        rouge[at] = 1.0, scorer.score(references[at], texts[at])["rougeL"].fmeasure
+
+    def summarise(sums: Floats) -> dict[str, Floats]:
+        loss = mean_loss(sums)
+        found = {"perplexity": np.exp(loss), "loss": loss}
+        if answered:
+            found["rougeL"] = sums[..., 3] / np.maximum(sums[..., 2], 1)
+        return found
+
+    return Statistics(np.concatenate([loss_counts(losses), rouge], axis=1), summarise)
+
+
 def loss_counts(losses: Sequence[NDArray[Any]]) -> Floats:
     """float64 [examples, 2]: the sum of the losses of an example's target tokens, and how many there are."""
     return np.array([[float(row.sum()), len(row)] for row in losses], dtype=np.float64).reshape(-1, 2)

@@ -20,6 +20,7 @@ from transformers import Trainer
 
 from adapthub.adapters.errors import TrainingError
 from adapthub.adapters.heads import outputs_of
+from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.recipe import Row, lengths_of
 from adapthub.recipes.settings import LORA_FA
 
@@ -103,7 +104,8 @@ class LengthGroups(Sampler[int]):
 class AdapterTrainer(Trainer):
     """transformers' Trainer over rows of plain ints (`input_ids`, ..., `labels`) and a PEFT model.
 
-    `loss` makes the mean loss of the model's outputs and a batch, where the model does not compute it.
+    The loss of a step is the mean over all targets of its batches, however they are accumulated. `language` computes it
+    where the model generates, `loss` from the model's outputs and a batch where the model does not compute it.
     Raises TrainingError where the loss stops being a number.
     """
 
@@ -114,12 +116,13 @@ class AdapterTrainer(Trainer):
         rates: Rates,
         train_dataset: Sequence[Row],
         loss: Callable[[torch.Tensor, Mapping[str, torch.Tensor]], torch.Tensor] | None = None,
+        language: LanguageLoss | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(model=model, train_dataset=train_dataset, **arguments)
+        self.model_accepts_loss_kwargs = True  # so that it counts the targets of all batches of a step
+        self._language = language
         self._loss = loss
-        if loss is not None:
-            self.model_accepts_loss_kwargs = False  # it is a mean already: accumulation divides it
         self._adapted = model
         self._rates = rates
         self._rows = train_dataset
@@ -160,15 +163,31 @@ class AdapterTrainer(Trainer):
         return self.lr_scheduler
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The batch's loss, and with `return_outputs` what the model said."""
-        if self._loss is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        asked = {name: tensor for name, tensor in inputs.items() if name != "labels"}
-        outputs = outputs_of(model(**asked)).float()
-        loss = self._loss(outputs, inputs)
-        return (loss, {"loss": loss, "logits": outputs}) if return_outputs else loss
+        """The mean loss of a batch, weighted by its share of the `num_items_in_batch` targets of the whole step."""
+        if self._language is not None:
+            with self.accelerator.autocast():
+                total, targets = self._language(model, inputs)
+            loss, outputs = total / targets.clamp_min(1), {}
+        elif self._loss is not None:
+            asked = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+            outputs = {"logits": outputs_of(model(**asked)).float()}
+            loss = self._loss(outputs["logits"], inputs)
+        else:
+            outputs = model(**inputs)
+            loss = outputs["loss"]
+        if num_items_in_batch is not None:
+            own = self._get_num_items_in_batch([inputs], loss.device)
+            assert own is not None
+            # of all processes, whose gradients are averaged
+            processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            loss = loss * (own / num_items_in_batch) * processes
+        return (loss, {**outputs, "loss": loss}) if return_outputs else loss
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
         """One forward and backward pass; a loss that is not finite ends the run with its step named."""

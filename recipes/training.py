@@ -33,7 +33,7 @@ from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.preflight import check_disk, check_head, check_name, check_reload
+from adapthub.recipes.preflight import check_disk, check_head, check_name, check_optimizer, check_reload
 from adapthub.recipes.recipe import Recipe, lengths_of
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
@@ -102,7 +102,8 @@ def train(
     `output`: the run's folder, by default a new one under runs/. `resume`: a run's folder, or True for
     `output` or the latest unfinished run of this configuration. `name`: namespace/name to publish under.
     `settings`: how long and how fast (epochs or max_steps, batch_size, learning_rate, head_learning_rate,
-    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length, precision, optimizer), the method's
+    lora_plus_ratio, warmup, weight_decay, eval_steps, eval_rows, patience, max_length, precision, packing,
+    gradient_accumulation, gradient_checkpointing, optimizer), the method's
     (rank, alpha, dropout, target_modules, trainable_tokens, init; prefix_length; prompt_length; peft_config) and the
     recipe's reading options.
 
@@ -145,6 +146,7 @@ def train(
     registry = _registry(name, job, hub, alias) if push else None
     console = None if quiet else Console(stderr=True)
     base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    check_optimizer(job.settings.optimizer, base.device)
     job = job.computing_in(precision(job.settings.precision, base.device, base.dtype))
     with memory_errors("checking the run", job.smaller):
         rehearse(job, base)

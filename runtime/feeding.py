@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from adapthub.adapters.errors import InvalidInput, Overloaded
 from adapthub.adapters.selections import Selection
 from adapthub.adapters.suggest import did_you_mean
+from adapthub.runtime.chat_templates import BASE_STYLE
 from adapthub.runtime.generation import GenerationService, Prompt, ends_at
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.requests import Event, Generation
@@ -98,7 +99,7 @@ class Feed:
             raise InvalidInput("a text stands where a list of prompts is wanted", hint="Write [prompt].")
         names = one_each(adapters, len(prompts), "prompts")
         terms = _terms(sampling, tenant, priority, timeout)
-        asked = [self._checked(prompt, terms) for prompt in prompts]
+        asked = [self._checked(*pair, terms) for pair in zip(prompts, names, strict=True)]
         taken: dict[str | None, Selection] = {}
         try:
             for name in names:
@@ -126,7 +127,7 @@ class Feed:
             raise InvalidInput(
                 f"n = {terms.sampling.n}", hint="A stream has one text: leave n out, or use generate."
             )
-        (one,) = self._checked(prompt, terms)
+        (one,) = self._checked(prompt, None if adapter is None else str(adapter), terms)
 
         def submit(deliver: Callable[[Event], None]) -> str:
             def deliver_and_release(event: Event) -> None:
@@ -206,10 +207,13 @@ class Feed:
                 stream.leave()
             release(asked)
 
-    def _checked(self, prompt: Prompt, terms: Terms) -> list[Asked]:
-        """Every choice of one prompt."""
+    def _checked(self, prompt: Prompt, name: str | None, terms: Terms) -> list[Asked]:
+        """Every choice of one prompt; a conversation is put, and its answer ends, as the adapter learnt it."""
         service = self._service()
-        ids = service.prompt_ids(prompt)
+        talk = isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+        style = self._names.chat_style(name) if talk else BASE_STYLE
+        ids = service.prompt_ids(prompt, style=style)
+        terms = replace(terms, sampling=style.ending(terms.sampling, service.tokenizer))
         service.engine.check_prompt(ids, terms.sampling.max_new_tokens)
         return [Asked(service, ids, terms, choice) for choice in range(terms.sampling.n)]
 

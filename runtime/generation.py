@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from adapthub.adapters.errors import AdaptHubError, InvalidInput, InvalidSettings, OutOfMemory
 from adapthub.adapters.memory import free_memory
 from adapthub.runtime.attention import Serving, serves
+from adapthub.runtime.chat_templates import BASE_STYLE, ChatStyle
 from adapthub.runtime.constraints import compile_constraint
 from adapthub.runtime.engine import Engine, Load
 from adapthub.runtime.kv import KV, Pages, page_bytes
@@ -168,14 +169,17 @@ class GenerationService:
         """Let an idle engine begin with what was submitted."""
         self._wake.set()
 
-    def chat_template(self, tools: bool = False) -> str | None:
-        """The base's chat template, where it has several the one for tools or that without; None where it has none."""
-        if self.tokenizer.chat_template is None:
-            return None
-        return self.tokenizer.get_chat_template(tools=[] if tools else None)
+    def chat_template(self, tools: bool = False, style: ChatStyle = BASE_STYLE) -> str | None:
+        """The chat template of `style`, of several the one for tools or that without; None where there is none."""
+        return style.text(self.tokenizer, tools)
 
-    def prompt_ids(self, prompt: Prompt, tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
-        """A prompt as token ids; a conversation by the base's chat template, up to where the assistant speaks.
+    def prompt_ids(
+        self,
+        prompt: Prompt,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        style: ChatStyle = BASE_STYLE,
+    ) -> list[int]:
+        """A prompt as token ids; a conversation by the chat template of `style`, up to where the assistant speaks.
 
         `tools`: functions that the assistant of a conversation may call, each described by a JSON schema.
 
@@ -189,15 +193,19 @@ class GenerationService:
         if isinstance(prompt, Sequence) and all(type(token) is int for token in prompt):
             return cast("list[int]", [*prompt])
         if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
-            return self._conversation_ids(cast("Sequence[Mapping[str, Any]]", prompt), tools)
+            return self._conversation_ids(cast("Sequence[Mapping[str, Any]]", prompt), tools, style)
         raise InvalidInput(
             f"a prompt is a text, a list of token ids or a list of messages, not {prompt!r:.80}"
         )
 
     def _conversation_ids(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        style: ChatStyle,
     ) -> list[int]:
-        if self.tokenizer.chat_template is None:
+        template = self.chat_template(bool(tools), style)
+        if template is None:
             raise InvalidInput(
                 f"{self._base.ref} has no chat template", hint="Send a text instead of messages."
             )
@@ -205,6 +213,7 @@ class GenerationService:
             encoded: Any = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 tools=None if tools is None else [dict(tool) for tool in tools],
+                chat_template=template,
                 add_generation_prompt=True,
                 return_dict=True,
             )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 
 from adapthub.adapters.errors import AdapterNotFound, InvalidInput
 from adapthub.adapters.expression import parse_expression
+from adapthub.runtime.chat_templates import ChatStyle, style_of
 from adapthub.runtime.host_copy import without_bytes
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ class Names:
         """What is registered under `digest`, without its weights."""
         with self._lock:
             return self._artifacts[digest]
+
+    def chat_style(self, expression: str | None) -> ChatStyle:
+        """How a name or the names of an expression want to be asked. Raises what `take` does, and InvalidInput where they do
+        not agree."""
+        selection = self.take(expression)
+        try:
+            return style_of(self.artifact(digest) for _, digest in selection)
+        finally:
+            self.give_back([digest for _, digest in selection])
 
     def prefix_length(self, expression: str | None) -> int:
         """Virtual tokens of the prefix adapter in an expression; 0 where there is none, or none that is attached."""

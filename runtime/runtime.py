@@ -28,6 +28,7 @@ from adapthub.adapters.memory import free_memory
 from adapthub.adapters.products import pack, unpack
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.batcher import Batcher
+from adapthub.runtime.chat_templates import ChatStyle
 from adapthub.runtime.engine import Load
 from adapthub.runtime.feeding import Asked, Feed, release
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
@@ -194,10 +195,11 @@ class Runtime:
     ) -> list[Generation]:
         """What the base continues each prompt with, in order; with `n`, that many results a prompt, one after another.
 
-        `prompts`: texts, lists of token ids, or conversations (lists of messages with "role" and "content", by the base's
-        chat template); as many as you like, they queue as there is room. `adapters` as for `predict`. `sampling`: the
-        fields of Sampling (max_new_tokens, temperature, top_p, stop, seed, json_schema, ...), greedy by default.
-        `timeout`: seconds after which a text ends as it is, with finish_reason "deadline".
+        `prompts`: texts, lists of token ids, or conversations (lists of messages with "role" and "content", by the chat
+        template that the adapter was trained with, else the base's); as many as you like, they queue as there is room.
+        `adapters` as for `predict`. `sampling`: the fields of Sampling (max_new_tokens, temperature, top_p, stop, seed,
+        json_schema, ...), greedy by default. `timeout`: seconds after which a text ends as it is, with finish_reason
+        "deadline".
 
         Raises InvalidInput for a prompt or setting that cannot work, InvalidSettings for a base that cannot generate, and
         the first error that a prompt ends with; the others are then cancelled.
@@ -325,6 +327,14 @@ class Runtime:
         finally:
             self._names.give_back([digest for _, digest in selection])
         return next(iter(found)) if len(found) == 1 else None
+
+    def chat_style(self, adapter: Adapter) -> ChatStyle:
+        """By which chat template an adapter, or all adapters of an expression, want to be asked, and what ends their turns.
+        What is not attached yet is attached.
+
+        Raises InvalidInput where they do not agree, and for a template that came with an adapter.
+        """
+        return self._names.chat_style(None if adapter is None else str(adapter))
 
     def _fetch(self, ref: str | Path) -> Artifact:
         if isinstance(ref, Path) or Path(ref).is_dir():

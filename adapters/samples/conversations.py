@@ -75,11 +75,11 @@ def plain_text(unpacked: Path, target: Path, file: str) -> None:
 
 
 def chatterbot(unpacked: Path, target: Path) -> None:
-    """`messages` of two or more turns, and the `language`."""
+    """`messages` of two or more turns, and the `language`. A few entries are one text, no conversation, and left out."""
     rows: list[Row] = []
     for path in sorted((unpacked / "chatterbot-corpus").rglob("*.yml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for turns in content["conversations"]:
+        for turns in (entry for entry in content["conversations"] if isinstance(entry, list)):
             roles = ("user", "assistant")
             said = [_message(roles[i % 2], str(turn).strip()) for i, turn in enumerate(turns)]
             rows.append({"messages": said[: len(said) // 2 * 2], "language": path.parent.name})

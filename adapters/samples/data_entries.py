@@ -190,5 +190,6 @@ TEXTS = (
         "conversations:chatterbot",
         "BSD",
         "questions and answers in many languages",
+        edition=2,
     ),
 )

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: a conversation by the base's chat template, continued; tools where the template has them."""
+"""OpenAI's chat completions: a conversation, continued by the chat template of adapter or base; tools where it has them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from transformers import PreTrainedTokenizerBase
 
+from adapthub.runtime.generation import GenerationService
 from adapthub.runtime.requests import Event
-from adapthub.runtime.sampling import Sampled
+from adapthub.runtime.sampling import Sampled, Sampling
 from adapthub.runtime.server.answering import begin
 from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing
 from adapthub.runtime.server.disconnects import while_connected
@@ -54,21 +55,29 @@ async def _answer(body: ChatRequest, serving: Serving, caller: Caller, id: str) 
     tools, forced = _callable(body)
     constraint = {"json_schema": schema_of_call(forced)} if forced else body.constraint()
     target = await serving.catalog.find(body.model, caller, body.safety_identifier or body.user or None)
-    ids = await chat_ids(serving, body.messages, tools)
+    style = serving.runtime.chat_style(target.adapter)
+    ids = await chat_ids(serving, body.messages, tools, style)
     most = new_tokens(serving, target, len(ids), body.asked_tokens, "messages")
-    samplings = body.samplings(most, body.alternatives, constraint)
-    readers = _readers(body, serving, tools, bool(forced))
-    tokenizer = serving.runtime.generation.tokenizer if body.logprobs else None
+    service = serving.runtime.generation
+    samplings = [
+        style.ending(sampling, service.tokenizer)
+        for sampling in body.samplings(most, body.alternatives, constraint)
+    ]
+    opening = opening_of(service.chat_template(True, style) or "")
+    readers = _readers(
+        service, samplings, tools, opening, forced=bool(forced), single=body.parallel_tool_calls is False
+    )
+    tokenizer = service.tokenizer if body.logprobs else None
     kind = "chat.completion.chunk" if body.stream else "chat.completion"
     head = head_of(serving, id, "chatcmpl", kind, body.model)
     answer = await begin(serving, caller, target, "chat", [ids], samplings, id=id, priority=-body.priority)
     if body.stream:
-        opening = [_chunk(choice, {"role": "assistant", "content": ""}) for choice in range(body.choices)]
+        first = [_chunk(choice, {"role": "assistant", "content": ""}) for choice in range(body.choices)]
 
         def chunks(choice: int, event: Event) -> list[dict[str, Any]]:
             return _chunks(choice, readers[choice].read(event), tokenizer)
 
-        return await stream_of(answer, head, opening, chunks, body.include_usage)
+        return await stream_of(answer, head, first, chunks, body.include_usage)
     texts = await read_whole(answer, readers)
     choices = [_choice(choice, deltas, tokenizer) for choice, deltas in enumerate(texts)]
     return JSONResponse(
@@ -104,17 +113,26 @@ def _name(choice: NamedTool | str) -> str:
     return choice.function.name if isinstance(choice, NamedTool) else choice
 
 
-def _readers(body: ChatRequest, serving: Serving, tools: Sequence[Tool], forced: bool) -> list[Reader]:
-    service = serving.runtime.generation
-    ends = (frozenset() if body.ignore_eos else service.eos_ids) | frozenset(body.stop_token_ids or ())
+def _readers(
+    service: GenerationService,
+    samplings: Sequence[Sampling],
+    tools: Sequence[Tool],
+    opening: str,
+    *,
+    forced: bool,
+    single: bool,
+) -> list[Reader]:
+    """One a choice; `opening`: what calls begin with."""
+    ends = [
+        (frozenset() if sampling.ignore_eos else service.eos_ids) | frozenset(sampling.stop_token_ids)
+        for sampling in samplings
+    ]
     if not tools:
-        return [Reader(ends) for _ in range(body.choices)]
-    opening = opening_of(service.chat_template(tools=True) or "")
+        return [Reader(of_choice) for of_choice in ends]
     names = [tool.function.name for tool in tools]
     mark = service.tokenizer.convert_tokens_to_ids(opening)
     marks = {mark: opening} if mark in service.tokenizer.all_special_ids else {}
-    single = body.parallel_tool_calls is False
-    return [Reader(ends, ToolText(opening, names, forced, single), marks) for _ in range(body.choices)]
+    return [Reader(of_choice, ToolText(opening, names, forced, single), marks) for of_choice in ends]
 
 
 def _chunks(index: int, delta: Delta, tokenizer: PreTrainedTokenizerBase | None) -> list[dict[str, Any]]:

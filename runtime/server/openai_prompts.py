@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from adapthub.runtime.chat_templates import ChatStyle
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.errors import RefusedRequest
 from adapthub.runtime.server.openai_messages import Message, conversation
@@ -23,10 +24,12 @@ _MOST_CHARACTERS = 64
 _DEFAULT_NEW_TOKENS = 4096
 
 
-async def chat_ids(serving: Serving, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-    """A conversation by the base's chat template. Raises RefusedRequest, and InvalidInput by the template."""
+async def chat_ids(
+    serving: Serving, messages: Sequence[Message], tools: Sequence[Tool], style: ChatStyle
+) -> list[int]:
+    """A conversation by the chat template of `style`. Raises RefusedRequest, and InvalidInput by the template."""
     service = serving.runtime.generation
-    template = service.chat_template(tools=bool(tools))
+    template = service.chat_template(bool(tools), style)
     if template is None:
         raise RefusedRequest(
             f"{serving.catalog.base_name} has no chat template",
@@ -42,7 +45,7 @@ async def chat_ids(serving: Serving, messages: Sequence[Message], tools: Sequenc
     plain = conversation(messages, developer="developer" in template)
     _check_length(serving, sum(len(message["content"]) for message in plain), "messages")
     described: list[dict[str, Any]] | None = [tool.model_dump(exclude_none=True) for tool in tools] or None
-    return await asyncio.to_thread(service.prompt_ids, plain, described)
+    return await asyncio.to_thread(service.prompt_ids, plain, described, style)
 
 
 async def text_ids(serving: Serving, prompts: Sequence[str | list[int]]) -> list[list[int]]:

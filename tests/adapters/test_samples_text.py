@@ -297,7 +297,7 @@ def test_one_question_lies_in_one_split(unpacked: Path, target: Path) -> None:
 
 
 def test_small_talk_ends_with_an_answer(unpacked: Path, target: Path) -> None:
-    text = "conversations:\n- - Hi\n  - Hello\n  - Bye\n- - 1\n  - 2\n- - alone\n"
+    text = "conversations:\n- - Hi\n  - Hello\n  - Bye\n- - 1\n  - 2\n- - alone\n- a text\n"
     put(unpacked / "chatterbot-corpus/chatterbot_corpus/data/english/a.yml", text)
     conversations.chatterbot(unpacked, target)
     lines = [line for split in SPLITS for line in (target / f"{split}.jsonl").read_text().splitlines()]

@@ -21,6 +21,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"tokens": ["xyz"], "labels": ["B-PER"]},
     ],
     "sentiment": [{"text": "a good film", "label": "pos"}, {"text": "bad", "label": "neg"}],
+    "chat": [
+        {"prompt": "a film?", "completion": "a good film"},
+        {"prompt": "bad?", "completion": "bad"},
+    ],
     "summarize": [
         {"document": "the film was long and the story dull", "summary": "a dull film"},
         {"document": "ada was born in london", "summary": "ada"},
@@ -53,7 +57,7 @@ def encode(recipe: Recipe, tokenizer: Any) -> tuple[Any, tuple[str, ...], Encode
     data = recipe.read(ROWS[recipe.name])
     labels = recipe.labels(data)
     recipe.check(data, labels)
-    settings = recipe.resolve(tokenizer, data, max_length=32)
+    settings = recipe.resolve(tokenizer, data, max_length=96)
     return data, labels, recipe.encode(tokenizer, data, labels, settings)
 
 
@@ -120,6 +124,7 @@ def test_perfect_outputs_measure_one_and_the_headline_metrics_exist(recipe: Reci
     else:
         assert isinstance(recipe, GeneratingRecipe)
         targets = [example.fields["target"] for example in data]
+        targets = [target if isinstance(target, str) else target["content"] for target in targets]
         values = recipe.measure_texts(targets, [np.zeros(2) for _ in data], data).values()
         assert values["loss"] == 0
     assert next(iter(values)) == recipe.metrics[0]
@@ -130,6 +135,7 @@ def test_max_length_is_bounded_by_the_tokenizer_and_leaves_room_for_text(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     tokenizer = wordpiece(tmp_path)
+    tokenizer.eos_token = "[SEP]"
     data = recipe.read(ROWS[recipe.name])
     assert recipe.resolve(tokenizer, data, max_length=10_000)["max_length"] == 64
     with pytest.raises(

@@ -1,0 +1,251 @@
+"""Conversations: OpenAI's messages, ShareGPT's turns, instructions with answers, prompts with completions.
+
+All become messages as chat templates take them: a role, a content that is text, calls of functions with their arguments as
+objects. What is no conversation is refused by row and message. Does not know templates or tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.records import Records
+from adapthub.recipes.data.tables import read_records
+
+Message = dict[str, Any]
+"""`role` (system, user, assistant, tool) and `content`, a text; where there are such, `tool_calls`, `tool_call_id`, `name`;
+`train`: False where an assistant's message is not to be learnt."""
+
+PROMPTS = ("prompt", "question", "query")
+ANSWERS = ("completion", "response", "answer")
+_MESSAGES = ("messages", "conversations", "conversation")
+_INSTRUCTION, _INPUT, _OUTPUT = "instruction", "input", "output"
+_ROLES: Mapping[str, str] = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "function_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+# Whose message may follow whose; a message that calls functions is a caller's.
+_NEXT: Mapping[str, tuple[str, ...]] = {
+    "": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user",),
+    "caller": ("tool",),
+    "tool": ("tool", "assistant"),
+}
+
+
+def read_conversations(
+    source: str | Path | Any,
+    *,
+    messages_column: str | None = None,
+    prompt_column: str | None = None,
+    answer_column: str | None = None,
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    settings: Mapping[str, Any],
+) -> Dataset:
+    """Examples whose `messages` lead to their `target`, the assistant's last message; `tools` where the row describes some.
+
+    What stands behind the last answer is left out; a column `system` is what a conversation begins with. `settings` as in
+    Dataset. Raises InvalidData naming row and message: no answer, an empty turn, roles in a wrong order.
+    """
+    records = read_records(source, encoding=encoding, delimiter=delimiter)
+    columns = _columns(records, messages_column, prompt_column, answer_column)
+    examples = []
+    for row in records.rows:
+        where = records.where(row)
+        messages = _conversation(row.values, columns, where)
+        if given := row.values.get("system"):
+            messages = with_system(messages, _text(given, f"{where}: system"))
+        fields = {"messages": messages[:-1], "target": messages[-1]}
+        if tools := tools_of(row.values.get("tools"), where):
+            fields["tools"] = tools
+        examples.append(Example(fields, records.path, row.line, records.unit))
+    return Dataset(tuple(examples), records.path, columns, settings)
+
+
+def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+    """A conversation that begins with `system`, unless it has such a message."""
+    if not system or messages[0]["role"] == "system":
+        return [*messages]
+    return [{"role": "system", "content": system}, *messages]
+
+
+def conversation_of(example: Example) -> list[Message]:
+    """All messages of an example, the target last."""
+    return [*example.fields["messages"], example.fields["target"]]
+
+
+def as_messages(value: Any, where: str, role: str) -> list[Message]:
+    """A list of messages, of OpenAI's kind or ShareGPT's, or the JSON of one; another text is one message of `role`.
+
+    Raises InvalidData for anything else; does not ask whose turn it is (`check_turns`).
+    """
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        with suppress(ValueError, RecursionError):  # a text that only looks like it
+            value = json.loads(value)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, Sequence) or not value or isinstance(value, bytes):
+        raise InvalidData(
+            f"{where}: no messages but {value!r:.60}",
+            hint='Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
+        )
+    return [_message(message, f"{where}: message {at}") for at, message in enumerate(value, start=1)]
+
+
+def check_turns(messages: Sequence[Message], where: str) -> None:
+    """A user speaks first, perhaps after the system, and the assistant last; calls are followed by what they came to.
+
+    Raises InvalidData naming the message whose turn it is not, or that says nothing.
+    """
+    last = ""
+    for at, message in enumerate(messages, start=1):
+        role = message["role"]
+        if role not in _NEXT[last]:
+            after = f"after the {last.replace('caller', 'assistant')}'s" if last else "at the beginning"
+            raise InvalidData(
+                f"{where}: message {at} is the {role}'s; {after} comes one of the {' or '.join(_NEXT[last])}",
+                hint="Join messages of one role, and put each answer behind what it answers.",
+            )
+        calls = bool(message.get("tool_calls"))
+        if role != "tool" and not calls and not message["content"].strip():
+            raise InvalidData(f"{where}: message {at}, the {role}'s, is empty", hint="Remove the row.")
+        last = "caller" if calls else role
+    if last not in ("assistant", "caller"):
+        raise InvalidData(f"{where}: the assistant says nothing", hint="Remove the row, or give an answer.")
+
+
+def tools_of(value: Any, where: str) -> list[dict[str, Any]]:
+    """Functions that the assistant may call, each as OpenAI describes it; () where there are none. Raises InvalidData."""
+    value = _parsed(value, f"{where}: tools") if isinstance(value, str) and value.strip() else value
+    if not value:
+        return []
+    tools = value if isinstance(value, Sequence) else [value]
+    described = [tool.get("function", tool) if isinstance(tool, Mapping) else None for tool in tools]
+    if any(not isinstance(tool, Mapping) or not isinstance(tool.get("name"), str) for tool in described):
+        raise InvalidData(
+            f"{where}: tools describe no functions",
+            hint='Give a list of {"type": "function", "function": {"name": ..., "parameters": ...}}.',
+        )
+    return [{"type": "function", "function": dict(tool)} for tool in described if tool is not None]
+
+
+def _columns(
+    records: Records, messages: str | None, prompt: str | None, answer: str | None
+) -> dict[str, str]:
+    """Which column is what: messages; instruction, input and output; or prompt and answer."""
+    there = {name.strip().lower(): name for name in reversed(records.columns)}
+    if messages is not None or (prompt is None and any(name in there for name in _MESSAGES)):
+        return {"messages": records.column("messages", messages, _MESSAGES)}
+    if prompt is None and _INSTRUCTION in there and (answer or _OUTPUT in there):
+        columns = {"prompt": there[_INSTRUCTION], "answer": records.column("answer", answer, (_OUTPUT,))}
+        return {**columns, "input": there[_INPUT]} if _INPUT in there else columns
+    if prompt is None and not any(name in there for name in PROMPTS):
+        raise InvalidData(
+            f"{records.path}: no conversations: the columns are {', '.join(map(repr, records.columns))}",
+            hint="Name a column messages or conversations; or instruction and output; or prompt and completion;"
+            " or set messages_column.",
+        )
+    return {
+        "prompt": records.column("prompt", prompt, PROMPTS),
+        "answer": records.column("answer", answer, ANSWERS),
+    }
+
+
+def _conversation(values: Mapping[str, Any], columns: Mapping[str, str], where: str) -> list[Message]:
+    """Messages up to the assistant's last."""
+    if "messages" in columns:
+        value = values.get(columns["messages"])
+        if isinstance(value, str):
+            value = _parsed(value, f"{where}: column {columns['messages']!r}")
+        messages = as_messages(value, where, "user")
+    else:
+        prompt, more = values.get(columns["prompt"]), values.get(columns.get("input", ""))
+        if isinstance(more, str) and more.strip():
+            prompt = f"{prompt}\n\n{more}"
+        messages = as_messages(prompt, f"{where}: {columns['prompt']}", "user")
+        messages += as_messages(values.get(columns["answer"]), f"{where}: {columns['answer']}", "assistant")
+    answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
+        raise InvalidData(f"{where}: a chat without an assistant's turn", hint="Remove the row.")
+    check_turns(messages[: answers[-1] + 1], where)
+    return messages[: answers[-1] + 1]
+
+
+def _message(message: Any, where: str) -> Message:
+    """One message of either kind; fields that are None, as tables fill them, are none."""
+    if not isinstance(message, Mapping):
+        raise InvalidData(f"{where} is {message!r:.60}, no message", hint="Give role and content.")
+    said = message.get("role", message.get("from"))
+    role = _ROLES.get(said.lower()) if isinstance(said, str) else None
+    if role is None:
+        raise InvalidData(f"{where} has the role {said!r:.60}", hint=f"Roles are {', '.join(_ROLES)}.")
+    content = message["content"] if "content" in message else message.get("value")
+    plain: Message = {"role": role, "content": _text("" if content is None else content, where)}
+    calls = message.get("tool_calls")
+    if said == "function_call":
+        calls, plain["content"] = _parsed(plain["content"], where), ""
+    if calls:
+        plain["tool_calls"] = [
+            _call(call, where) for call in ([calls] if isinstance(calls, Mapping) else calls)
+        ]
+    plain |= {name: message[name] for name in ("tool_call_id", "name") if message.get(name) is not None}
+    if not _is_learnt(message, where):
+        plain["train"] = False
+    return plain
+
+
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Sequence) and all(isinstance(part, Mapping) for part in content):
+        texts = [part.get("text") if part.get("type", "text") == "text" else None for part in content]
+        if all(isinstance(text, str) for text in texts):
+            return "".join(text for text in texts if text is not None)
+    raise InvalidData(f"{where} is no text but {content!r:.60}", hint="Chats here are of texts alone.")
+
+
+def _call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    arguments = function.get("arguments", {}) if isinstance(function, Mapping) else None
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments, where)
+    if not isinstance(function, Mapping) or not isinstance(arguments, Mapping) or not function.get("name"):
+        raise InvalidData(
+            f"{where} calls no function: {call!r:.60}", hint='Give {"name": ..., "arguments": {...}}.'
+        )
+    identity = {"id": call["id"]} if call.get("id") is not None else {}
+    return {
+        **identity,
+        "type": "function",
+        "function": {"name": function["name"], "arguments": dict(arguments)},
+    }
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidData(f"{where}: {text!r:.60} is no JSON", hint="Correct the row.") from error
+
+
+def _is_learnt(message: Mapping[str, Any], where: str) -> bool:
+    """`train`, or `weight` as OpenAI has it: 0 or 1."""
+    train, weight = message.get("train"), message.get("weight")
+    if train not in (None, True, False) or weight not in (None, 0, 1):
+        raise InvalidData(
+            f"{where} is learnt with train={train!r}, weight={weight!r}",
+            hint="train is true or false, weight 0 or 1.",
+        )
+    return train is not False and weight != 0

@@ -1,0 +1,84 @@
+"""What makes a step of training cheaper and changes nothing that is learnt: no padding, activations computed again.
+
+Does not choose sizes or compute losses (language_loss does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, cast
+
+from peft import PeftModel
+
+from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.flat import same_rows
+from adapthub.recipes.recipe import lengths_of
+from adapthub.recipes.trainer import LengthGroups
+from adapthub.recipes.unpadded import flat_offset, runs_unpadded, unpadded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from adapthub.adapters.base import Base
+    from adapthub.recipes.job import Job
+
+_MUCH_PADDING = 0.1
+
+
+@contextmanager
+def economies(job: Job, base: Base, model: PeftModel) -> Iterator[None]:
+    """Within: passes of `model` save what the job's settings say and its base allows.
+
+    Raises InvalidSettings for activations computed again of a base or a method that cannot.
+    """
+    with ExitStack() as saving:
+        if _packs(job) and not model.active_peft_config.is_prompt_learning:
+            offset = flat_offset(base)
+            if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
+                saving.enter_context(unpadded(model, offset))
+        if job.settings.gradient_checkpointing:
+            saving.enter_context(recomputed(model))
+        yield
+
+
+@contextmanager
+def recomputed(model: PeftModel) -> Iterator[None]:
+    """Within: a layer keeps its input alone, and backward computes the rest of it again."""
+    base = cast("PreTrainedModel", model.get_base_model())
+    if model.active_peft_config.is_prompt_learning or not base.supports_gradient_checkpointing:
+        raise InvalidSettings(
+            "gradient_checkpointing does not work with this base and method", hint="Lower batch_size instead."
+        )
+    base.activation_checkpointing_enable({"use_reentrant": False, "context_fn": same_rows})
+    try:
+        yield
+    finally:
+        base.activation_checkpointing_disable()
+
+
+def padding(lengths: Sequence[int], batch_size: int) -> float:
+    """The share of an epoch's batches that is padding, in the order that they are trained in."""
+    order = list(LengthGroups(lengths, batch_size, seed=0))
+    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    room = sum(len(batch) * max(lengths[at] for at in batch) for batch in batches)
+    return 1 - sum(lengths) / room
+
+
+def _packs(job: Job) -> bool:
+    """Attention by row costs about what a little padding costs."""
+    if job.settings.packing != "auto":
+        return job.settings.packing
+    lengths = lengths_of(job.splits["train"].encoded.rows)
+    return padding(lengths, job.settings.batch_size) >= _MUCH_PADDING
+
+
+def _unlike_rows(job: Job, base: Base) -> dict[str, Tensor]:
+    """The shortest row, and one of half the length of the longest: a batch with padding, where lengths differ."""
+    rows = job.splits["train"].encoded.rows
+    lengths = lengths_of(rows)
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    longer = next(at for at in order if 2 * lengths[at] >= lengths[order[-1]])
+    batch = job.recipe.collator(job.processor)([dict(rows[at]) for at in (order[0], longer)])
+    return {name: tensor.to(base.device) for name, tensor in batch.items()}

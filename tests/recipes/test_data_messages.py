@@ -1,0 +1,154 @@
+"""Conversations in every form that people have them in, and what is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from datasets import Dataset as Arrow
+
+from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.messages import (
+    as_messages,
+    conversation_of,
+    read_conversations,
+    with_system,
+)
+
+USER: dict[str, Any] = {"role": "user", "content": "Hi"}
+ANSWER: dict[str, Any] = {"role": "assistant", "content": "Hello!"}
+TALK = [USER, ANSWER]
+CALL: dict[str, Any] = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}],
+}
+AS_TEXT: dict[str, Any] = {
+    "id": "1",
+    "type": "function",
+    "function": {"name": "add", "arguments": '{"a": 1}'},
+}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def read(rows: Any, **options: Any) -> list[list[dict[str, Any]]]:
+    return [conversation_of(example) for example in read_conversations(rows, settings={}, **options)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": TALK},
+        {"messages": json.dumps(TALK)},
+        {"messages": [*TALK, {"role": "user", "content": "Bye"}]},
+        {"messages": [{**message, "tool_calls": None, "name": None} for message in TALK]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
+        {"instruction": "Hi", "input": "", "output": "Hello!"},
+        {"prompt": "Hi", "completion": "Hello!"},
+        {"prompt": [USER], "completion": [ANSWER]},
+        {"Question": "Hi", "Answer": "Hello!"},
+    ],
+)
+def test_every_form_is_the_same_conversation(row: dict[str, Any]) -> None:
+    assert read([row]) == [TALK]
+
+
+def test_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
+    (tmp_path / "a.csv").write_text("instruction,input,output\nAdd,1 and 2,3\n")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": TALK}]), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.jsonl") == read(tmp_path / "a.parquet") == [TALK]
+    assert read(Arrow.from_list([{"messages": TALK}, {"messages": TALK}])) == [TALK, TALK]
+    assert read(tmp_path / "a.csv") == [
+        [{"role": "user", "content": "Add\n\n1 and 2"}, {"role": "assistant", "content": "3"}]
+    ]
+
+
+def test_the_last_answer_is_the_target() -> None:
+    (example,) = read_conversations([{"messages": [*TALK, *TALK]}], settings={})
+    assert (example.fields["messages"], example.fields["target"]) == ([*TALK, USER], ANSWER)
+
+
+def test_a_system_message_is_put_before_conversations_without_one() -> None:
+    own = {"role": "system", "content": "Be rude."}
+    talks = read(
+        [{"messages": TALK, "system": "Be brief."}, {"messages": [own, *TALK], "system": "Be brief."}]
+    )
+    assert [talk[0]["content"] for talk in talks] == ["Be brief.", "Be rude."]
+    assert with_system(TALK, "Be kind.")[0] == {"role": "system", "content": "Be kind."}
+    assert with_system(talks[1], "Be kind.") == talks[1]
+    assert with_system(TALK, None) == TALK
+
+
+def test_calls_and_tools_of_both_kinds_are_one() -> None:
+    openai = {
+        "messages": [
+            USER,
+            {**CALL, "content": None, "tool_calls": [AS_TEXT]},
+            {"role": "tool", "tool_call_id": "1", "content": "2"},
+            ANSWER,
+        ],
+        "tools": [TOOL],
+    }  # fmt: skip
+    sharegpt = {
+        "conversations": [
+            {"from": "human", "value": "Hi"},
+            {"from": "function_call", "value": '{"name": "add", "arguments": {"a": 1}}'},
+            {"from": "observation", "value": "2"},
+            {"from": "gpt", "value": "Hello!"},
+        ],
+        "tools": json.dumps([TOOL["function"]]),
+    }
+    (one,) = read_conversations([openai], settings={})
+    (other,) = read_conversations([sharegpt], settings={})
+    assert one.fields["tools"] == other.fields["tools"] == [TOOL]
+    assert other.fields["messages"] == [USER, CALL, {"role": "tool", "content": "2"}]
+    assert one.fields["messages"][1]["tool_calls"] == [{"id": "1", **CALL["tool_calls"][0]}]
+
+
+def test_messages_may_be_left_unlearnt() -> None:
+    (talk,) = read([{"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}])
+    assert [message.get("train") for message in talk] == [None, False, None, None]
+    (talk,) = read([{"messages": [USER, {**ANSWER, "train": False}]}])
+    assert talk[1]["train"] is False
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [USER]}, "data:row 2: a chat without an assistant's turn"),
+        ({"messages": []}, "data:row 2: no messages"),
+        ({"messages": "hello"}, "data:row 2: column 'messages': 'hello' is no JSON"),
+        ({"messages": [USER, {**ANSWER, "content": " "}]}, "row 2: message 2, the assistant's, is empty"),
+        ({"messages": [{**USER, "content": ""}, ANSWER]}, "row 2: message 1, the user's, is empty"),
+        ({"messages": [ANSWER]}, "row 2: message 1 is the assistant's; at the beginning comes one of the system or user"),
+        ({"messages": [USER, USER, ANSWER]}, "row 2: message 2 is the user's; after the user's comes one of the assistant"),
+        ({"messages": [USER, ANSWER, ANSWER]}, "row 2: message 3 is the assistant's"),
+        ({"messages": [USER, CALL, ANSWER]}, "message 3 is the assistant's; after the assistant's comes one of the tool"),
+        ({"messages": [{"role": "pilot", "content": "a"}]}, "row 2: message 1 has the role 'pilot'"),
+        ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "message 2 is learnt with train=None, weight=0.5"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "message 1 is no text"),
+        ({"messages": [USER, {**CALL, "tool_calls": [{"function": {"name": "add", "arguments": "{"}}]}]}, "is no JSON"),
+        ({"messages": TALK, "tools": "[1]"}, "row 2: tools describe no functions"),
+    ],
+)  # fmt: skip
+def test_what_is_no_conversation_is_named(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidData) as raised:
+        read([{"messages": TALK}, row])
+    assert message in raised.value.message
+
+
+def test_columns_that_hold_no_conversations_are_listed() -> None:
+    with pytest.raises(InvalidData, match="no conversations: the columns are 'text'"):
+        read([{"text": "a"}])
+    with pytest.raises(InvalidData, match="no answer column"):
+        read([{"prompt": "a"}])
+
+
+def test_a_text_is_one_message() -> None:
+    assert as_messages("[{ is a text", "data:row 1", "user") == [{"role": "user", "content": "[{ is a text"}]
