@@ -206,7 +206,8 @@ def _attention(
 
 def _by_row(flat: torch.Tensor, count: int) -> torch.Tensor:
     """[1, heads, count * length, d] -> [count, heads, length, d]"""
-    return flat[0].unflatten(1, (count, -1)).transpose(0, 1)
+    rows: torch.Tensor = flat[0].unflatten(1, (count, -1))
+    return rows.transpose(0, 1)
 
 
 def _mask(

@@ -15,7 +15,7 @@ from adapthub.cli.output import json_option, show_json, show_table
 @json_option
 @click.pass_context
 def recipes(context: click.Context, as_json: bool) -> None:
-    """List the tasks that adapt train knows, or write one of your own.
+    """List what adapt train knows, or write your own.
 
     What data they read, their metrics, and the settings that they start from.
 

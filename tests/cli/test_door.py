@@ -164,7 +164,7 @@ def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp
 @pytest.mark.parametrize(
     ("words", "typed", "meant"),
     [
-        ("train --task", "", ["plain,ner", "plain,sentiment"]),
+        ("train --task", "se", ["plain,sentiment"]),
         ("train --method", "pre", ["plain,prefix"]),
         ("train --base", "package:mini", ["plain,package:minilm"]),
         ("plan --data", "sample:co", ["plain,sample:conll2003"]),

@@ -302,7 +302,7 @@ def test_tokens_of_a_causal_base_change_its_output_too_where_it_shares_them(
     [
         ({"trainable_tokens": ["nobody"]}, "the base's tokenizer has no token 'nobody'"),
         ({"trainable_tokens": [100_000]}, "the base's tokenizer has no token 100000"),
-        ({"optimizer": "sgd"}, "optimizer is one of adamw, lora-fa; 'sgd' is not"),
+        ({"optimizer": "sgd"}, "optimizer is one of .*; 'sgd' is not"),
         ({"optimizer": "lora-fa", "method": "dora"}, "optimizer='lora-fa' trains LoRA's B alone, and dora"),
         ({"optimizer": "lora-fa", "method": "prefix"}, "optimizer='lora-fa' trains LoRA's B alone"),
         ({"method": "prompt"}, "prompt tuning is for text that a causal base generates"),
