@@ -15,14 +15,13 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from adapthub.adapters.errors import InvalidInput, InvalidSettings
 from adapthub.adapters.quiet import Without
 from adapthub.adapters.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
@@ -204,6 +203,8 @@ class Whisper:
         return [*start, self._token("<|notimestamps|>")]
 
     def losses(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        from torch.nn import functional as F
+
         labels = batch["labels"]
         logits = model(**_without_labels(batch), use_cache=False).logits.float()
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
@@ -217,11 +218,12 @@ class Whisper:
         most = [min(_MOST_TOKENS - 4, _LEAST_TOKENS + int(_TOKENS_A_SECOND * each)) for each in seconds]
         features = self.inputs(recordings)["input_features"]
         features = features.to(next(model.parameters()).device, next(model.parameters()).dtype)
+        mask = features.new_ones(features.shape[0], features.shape[-1]).long()
         asked = {"language": language, "task": "transcribe"} if self.multilingual else {}
         generate: Any = model.generate
         ids = generate(
             input_features=features,
-            attention_mask=torch.ones(features.shape[0], features.shape[-1], device=features.device).long(),
+            attention_mask=mask,
             max_length=max(most) + 1,  # Whisper's generate adds its prompt, but for the first token of it
             do_sample=False,
             num_beams=1,
@@ -297,6 +299,9 @@ class Ctc:
 
     def losses(self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """A row's loss is spread evenly over its characters: CTC has one for the whole."""
+        import torch
+        from torch.nn import functional as F
+
         logits, lengths = self._logits(model, _without_labels(batch))
         labels = [row[row != IGNORED] for row in batch["labels"]]
         sizes = torch.tensor([len(row) for row in labels])
@@ -331,7 +336,7 @@ class Ctc:
         first = next(model.parameters())
         values = inputs["input_values"].to(first.device, first.dtype)
         mask = inputs.get("attention_mask")
-        mask = torch.ones_like(values, dtype=torch.long) if mask is None else mask.to(first.device)
+        mask = values.new_ones(values.shape).long() if mask is None else mask.to(first.device)
         given = {"attention_mask": mask} if "attention_mask" in inputs else {}
         logits = model(input_values=values, **given).logits.float()
         lengths = _inner(model)._get_feat_extract_output_lengths(mask.sum(-1)).long()
