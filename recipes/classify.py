@@ -37,6 +37,10 @@ class Classify(TextClasses):
         }
 
     def defaults(self, method: str) -> Defaults:
+        """LoRA's on validation data of entity-kinds (MiniLM, 300 steps of 32): macro F1 0.885 at 1e-3, 0.802 at 3e-4, and at
+        3e-3 the run collapsed (0.485). A head as slow as the adapter gives 0.851, a faster one (2e-2) 0.887. Prefix tuning's
+        are sentiment's, not tried here.
+        """
         if method == "prefix":
             return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=256)
         return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256)

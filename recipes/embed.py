@@ -83,6 +83,9 @@ class Embed:
         }
 
     def defaults(self, method: str) -> Defaults:
+        """LoRA's on validation data of interface-en-de (e5-small, 60 steps of 32): MRR@10 0.907 untrained, 0.970 at 1e-3 and
+        temperature 0.05; at 3e-4 0.960, or 0.966 with 0.02: within each other's intervals. Prefix tuning's were not tried.
+        """
         if method == "prefix":
             return Defaults(1e-2, None, epochs=5, batch_size=32, max_length=128)
         return Defaults(1e-3, None, epochs=3, batch_size=32, max_length=128)

@@ -67,6 +67,9 @@ class QuestionAnswering:
         }
 
     def defaults(self, method: str) -> Defaults:
+        """LoRA's rates are classify's: on validation data of entity-questions (MiniLM, 300 steps of 32) they reach F1 0.849;
+        others were not tried, nor prefix tuning. 384 tokens: as in BERT's script for SQuAD.
+        """
         if method == "prefix":
             return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=384)
         return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=384)
