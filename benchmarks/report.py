@@ -54,7 +54,8 @@ SECTIONS = {
         "`plain` is the script as PEFT's examples write it, with transformers' Trainer; `plain bf16` the same with bf16=True, in which ours "
         "computes by itself where the processor has it. Each run is a process of its own, in turn, and time is its processor time on one thread. `tokens/s`: supervised tokens a second; "
         "`ours/this` how often faster we are; `padding` the share of a batch that is padding before it is packed; `peak MB` the process's "
-        "largest resident memory; `first loss` of the first batch, which is another one for ours; `validation` the loss on the same rows "
+        "largest resident memory, where ours begins with the batch of the longest row and the plain script may not come to it in so few "
+        "steps; `first loss` of the first batch, which is another one for ours; `validation` the loss on the same rows "
         "after the last step.",
     ),
     "generate-mixes": (
