@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForSeq2SeqLM,
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
@@ -30,6 +31,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_CTC_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
@@ -45,6 +47,7 @@ from adapthub.adapters.placement import (
     first_line,
     published_quantization,
 )
+from adapthub.adapters.processors import load_processor
 from adapthub.adapters.products import quicken
 from adapthub.adapters.quiet import quiet_loading
 from adapthub.adapters.sources import locate
@@ -54,9 +57,12 @@ _AUTO_CLASSES: tuple[tuple[Any, Mapping[str, Any]], ...] = (
     (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     (AutoModelForSpeechSeq2Seq, MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES),
+    (AutoModelForCTC, MODEL_FOR_CTC_MAPPING_NAMES),
 )
 # Backbone parts that published encoders lack because their own task did not use them.
 _OPTIONAL_PARTS = ("pooler",)
+# A parameter that only training with masked inputs reads: checkpoints of Wav2Vec2's kin may lack it.
+_UNREAD = ("masked_spec_embed",)
 _SMALLER = "Use a smaller base model or another device."
 
 
@@ -77,7 +83,8 @@ class Base:
 
     `dtype` is that of activations and of what is not quantised. `uninitialised` names the backbone's modules
     that the checkpoint has no weights for (a BERT without its "pooler"): they hold the same arbitrary values
-    on every load, are never quantised, and mean nothing unless an adapter brings its own.
+    on every load, are never quantised, and mean nothing unless an adapter brings its own. `processor` prepares what is
+    no text, where the base reads such.
     """
 
     ref: str
@@ -90,6 +97,7 @@ class Base:
     dtype: torch.dtype
     fingerprint: Fingerprint
     uninitialised: tuple[str, ...]
+    processor: Any | None = None
 
     @property
     def backbone(self) -> PreTrainedModel:
@@ -161,6 +169,7 @@ def load_base(
         dtype=number,
         fingerprint=found.fingerprint,
         uninitialised=uninitialised,
+        processor=load_processor(found.path, found.config, ref),
     )
 
 
@@ -237,7 +246,7 @@ def _output_layers(config: PretrainedConfig) -> list[str]:
 def _uninitialised(model: PreTrainedModel, missing: list[str], ref: str) -> tuple[str, ...]:
     """The backbone's children without weights. Raises BaseNotFound where it cannot do without them."""
     prefix = f"{model.base_model_prefix}."
-    names = [name.removeprefix(prefix) for name in missing]
+    names = [name.removeprefix(prefix) for name in missing if not name.endswith(_UNREAD)]
     needed = [name for name in names if name.split(".")[0] not in _OPTIONAL_PARTS]
     if needed:
         more = f" and {len(needed) - 1} more" if len(needed) > 1 else ""

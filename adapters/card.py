@@ -13,7 +13,7 @@ from typing import Any
 
 from adapthub.adapters.manifest import Certificate, Drift, Manifest, Metric
 from adapthub.adapters.multi_label import MULTI_LABEL
-from adapthub.adapters.tasks import Task
+from adapthub.adapters.tasks import SPEECH, Task
 
 _CLASSES: Mapping[Task, str] = {
     "token-classification": "AutoModelForTokenClassification",
@@ -203,6 +203,8 @@ def _with_adapthub(manifest: Manifest, name: str) -> str:
     imported, asked = "Runtime", '"Some text."'
     if manifest.task == "question-answering":
         imported, asked = "Pair, Runtime", 'Pair("What is asked?", "Some text.")'
+    if manifest.task == SPEECH:
+        call, asked = "transcribe", '"some.wav"'
     return f"""## With AdaptHub
 
 ```python
@@ -218,6 +220,8 @@ print(runtime.{call}([{asked}], adapters=[adapter]))
 def _with_peft(manifest: Manifest) -> str:
     if manifest.task is None:
         return ""
+    if manifest.task == SPEECH:
+        return _speech_with_peft(manifest)
     model_class = _CLASSES[manifest.task]
     setup = f"base = {manifest.base.id!r}  # the base model's Hub id or folder"
     arguments = "base"
@@ -237,6 +241,29 @@ tokenizer = AutoTokenizer.from_pretrained(base)
 model = {model_class}.from_pretrained({arguments})
 model = PeftModel.from_pretrained(model, ".").eval()  # this folder
 {_use(manifest)}
+```"""
+
+
+def _speech_with_peft(manifest: Manifest) -> str:
+    language = manifest.hyperparameters.get("language")
+    asked = f", language={language!r}" if language else ""
+    revision = f", revision={manifest.base.revision!r}" if manifest.base.revision else ""
+    return f"""## With PEFT alone
+
+```python
+import soundfile
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoProcessor
+
+base = {manifest.base.id!r}  # the base model's Hub id or folder
+generates = AutoConfig.from_pretrained(base).is_encoder_decoder
+model_class = AutoModelForSpeechSeq2Seq if generates else AutoModelForCTC
+processor = AutoProcessor.from_pretrained(base)
+model = PeftModel.from_pretrained(model_class.from_pretrained(base{revision}), ".").eval()  # this folder
+sound, rate = soundfile.read("some.wav", dtype="float32")  # one channel, at the base's rate
+inputs = processor(sound, sampling_rate=rate, return_tensors="pt")
+output = model.generate(**inputs{asked}) if generates else model(**inputs).logits.argmax(-1)
+print(processor.batch_decode(output, skip_special_tokens=generates))
 ```"""
 
 

@@ -27,7 +27,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.tasks import TEXT_GENERATION
+from adapthub.adapters.speech import no_speech, writes_speech
+from adapthub.adapters.tasks import SPEECH, TEXT_GENERATION
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -65,7 +66,8 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
     The backbone's weights are shared, not copied: wrapping the result in PEFT changes `base.model` until PEFT's
     `unload()`. Backbone modules that this class does not use (a pooler under token classification) are left out.
     The head is drawn from torch's global generator and has the base's dtype and device. For text generation it is the base
-    itself, whose language-model head is its own; for feature extraction the backbone without a head or a pooler.
+    itself, whose language-model head is its own, and so for speech recognition; for feature extraction the backbone without
+    a head or a pooler.
 
     Raises InvalidSettings where the base's family has no class for the task.
     """
@@ -78,6 +80,10 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
         return base.model
     if task == FEATURE_EXTRACTION:
         return _without_pooler(base)
+    if task == SPEECH:
+        if not writes_speech(base.model):
+            raise no_speech(base.ref)
+        return base.model
     model = _skeleton(base.model.config, task, labels)
     prefix = model.base_model_prefix
     wanted = cast(nn.Module, getattr(model, prefix))

@@ -15,7 +15,7 @@ from adapthub.adapters.configuration_policy import CONFIG_FIELDS, MAX_COUNT, rea
 from adapthub.adapters.errors import AdmissionError, InvalidSettings, UnsupportedAdapter
 from adapthub.adapters.patterns import check_pattern
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.adapters.tasks import PEFT_TASK_TYPES, TEXT_GENERATION, Task, peft_task_type
+from adapthub.adapters.tasks import PEFT_TASK_TYPES, SPEECH, TEXT_GENERATION, Task, peft_task_type
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -278,7 +278,7 @@ def method_config(
         lora_dropout=resolved["dropout"],
         target_modules=resolved["target_modules"],
         exclude_modules=_inside(
-            saved if task == TEXT_GENERATION else [*saved, *_PEFT_HEADS.get(task, _USUAL_HEADS)]
+            saved if task in (TEXT_GENERATION, SPEECH) else [*saved, *_PEFT_HEADS.get(task, _USUAL_HEADS)]
         ),
         use_rslora=name == "rslora",
         use_dora=name == "dora",

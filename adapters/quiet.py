@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class _Without(logging.Filter):
+class Without(logging.Filter):
     """Drops records whose message contains the given words."""
 
     def __init__(self, words: str) -> None:
@@ -29,7 +29,7 @@ def quiet_loading() -> Iterator[None]:
 
     bars: Any = transformers_logs
     logger = logging.getLogger("transformers.modeling_utils")
-    silencer = _Without("LOAD REPORT")
+    silencer = Without("LOAD REPORT")
     shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     logger.addFilter(silencer)
@@ -47,5 +47,5 @@ def quiet_bitsandbytes() -> None:
     bitsandbytes says so when it is imported, so this comes before, and for the rest of the process.
     """
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    if not any(isinstance(known, _Without) for known in logger.filters):
-        logger.addFilter(_Without("Failed to load CPU gemm_4bit_forward"))
+    if not any(isinstance(known, Without) for known in logger.filters):
+        logger.addFilter(Without("Failed to load CPU gemm_4bit_forward"))

@@ -23,13 +23,15 @@ data_option = click.option(
 
 
 def find_split(data: str, split: str) -> Path:
-    """`data` itself where it is a file, else the file of `split` in it. Raises InvalidData if it has none."""
+    """`data` itself where it is one split, else that of `split` in it. Raises InvalidData if it has none."""
     from adapthub.recipes.data.splits import find_splits
 
     path = find_data(data)
     if not path.is_dir():
         return path
     splits = find_splits(path)
+    if path in splits.values():  # a folder of one split's files
+        return path
     if split not in splits:
         raise InvalidData(
             f"{data} has no {split} split", hint=f"There is: {', '.join(splits)}. Choose with --split."

@@ -1,6 +1,7 @@
-"""`adapt run`: runs texts through an adapter, or a weighted sum of adapters, and shows what comes of it.
+"""`adapt run`: runs texts or recordings through an adapter, or a weighted sum of adapters, and shows what comes of it.
 
-Pulling, loading, predicting and generating are the library's; showing is `predictions`' and `generations`'.
+Pulling, loading, predicting, generating and transcribing are the library's; showing is `predictions`', `generations`' and
+`transcriptions`'.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import sys
 import click
 
 from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.tasks import SPEECH
 from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
 from adapthub.cli.output import json_option
 from adapthub.cli.set_option import set_option, setting
@@ -40,12 +42,13 @@ def run(
     hub: str | None,
     as_json: bool,
 ) -> None:
-    """Run texts through an adapter, or a weighted sum of adapters.
+    """Run texts, or files of recordings, through an adapter, or a weighted sum of adapters.
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
     loaded. An adapter for generation continues each text, or does with it what it was trained for (translate,
-    summarize); a single answer is shown as it comes. One for question answering answers each text from --context. A
-    single - reads stdin, a text a line; blank lines are left out.
+    summarize); a single answer is shown as it comes. One for question answering answers each text from --context. One
+    for speech writes down the recording in each file, in the language it was trained in unless --set language=es
+    says otherwise. A single - reads stdin, a text a line; blank lines are left out.
 
     \b
     Example:
@@ -60,6 +63,7 @@ def run(
     from adapthub.cli.generations import show_generations
     from adapthub.cli.predictions import show_predictions
     from adapthub.cli.quiet import quiet_libraries
+    from adapthub.cli.transcriptions import show_transcriptions
 
     quiet_libraries()
     rows = stdin_lines() if texts == ("-",) else list(texts)
@@ -72,6 +76,7 @@ def run(
     given = dict(map(setting, more)) | {name: value for name, value in named.items() if value is not None}
     if isinstance(given.get("stop"), str):
         given["stop"] = [given["stop"]]
+    language = given.pop("language", None) if first.task == SPEECH else None
     if first.task != "text-generation" and (given or chat):
         option = "--chat" if chat else f"--{next(iter(given)).replace('_', '-')}"
         raise InvalidInput(
@@ -87,6 +92,9 @@ def run(
     ) as runtime:
         if first.task == "text-generation":
             show_generations(runtime, rows, expression, given, chat=chat, as_json=as_json)
+        elif first.task == SPEECH:
+            found = runtime.transcribe(rows, adapters=expression, language=language)
+            show_transcriptions(found, rows, as_json=as_json)
         else:
             asked = rows if context is None else [Pair(row, context) for row in rows]
             show_predictions(runtime.predict(asked, adapters=expression), rows, as_json=as_json)

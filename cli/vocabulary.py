@@ -55,9 +55,9 @@ SET = (
     "target_column",
     "prompt",
     "delimiter",
-    "source_column",
-    "target_column",
-    "prompt",
+    "language",
+    "audio_column",
+    "max_seconds",
 )
 _PHRASES = {
     "validation=False, --no-validation": "--no-validation",

@@ -20,12 +20,13 @@ from peft.utils import (
     ModulesToSaveWrapper,
 )
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapthub.adapters.errors import InvalidSettings, TrainingError
 from adapthub.adapters.heads import head_modules, task_model
 from adapthub.adapters.methods import ALL_LINEAR, BY_CONFIGURATION, FAMILY, method_config
+from adapthub.adapters.tasks import SPEECH
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -81,6 +82,8 @@ def adapt(
     New parameters are drawn from torch's global generator and are float32. Raises InvalidSettings where the
     method or its settings cannot work on this family of models.
     """
+    if task == SPEECH and method in ("prefix", "prompt"):
+        raise InvalidSettings(f"{method} tuning is not run on speech models", hint="Use method lora.")
     takes = inspect.signature(base.backbone.forward).parameters
     if method == "prefix" and "past_key_values" not in takes:
         family = base.model.config.model_type
@@ -89,6 +92,8 @@ def adapt(
             hint="Use method lora.",
         )
     model = task_model(base, task, labels)
+    if task == SPEECH:
+        _settle(model.config)
     if base.tokenizer is not None and model.config is not base.model.config:
         # rows are padded by the tokenizer; decoders classify at the last token before that
         model.config.pad_token_id = base.tokenizer.pad_token_id
@@ -126,6 +131,16 @@ def adapt(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return Adaptation(wrapped, head)
+
+
+def _settle(config: PretrainedConfig) -> None:
+    """Only training reads these. Whole layers that are left out at random get no gradient; a loss by the character is
+    comparable between recordings."""
+    for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    if hasattr(config, "ctc_loss_reduction"):
+        config.ctc_loss_reduction = "mean"
 
 
 def target_modules(model: PreTrainedModel, wanted: str | Sequence[str], head: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from adapthub.recipes.ner import Ner
 from adapthub.recipes.qa import QuestionAnswering
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.sentiment import Sentiment
+from adapthub.recipes.speech import SpeechRecognition
 from adapthub.recipes.summarize import Summarize
 from adapthub.recipes.translate import Translate
 
@@ -29,6 +30,7 @@ RECIPES: Mapping[str, Recipe] = {
         Chat(),
         Summarize(),
         Translate(),
+        SpeechRecognition(),
     )
 }
 

@@ -32,7 +32,7 @@ def merged_answers(
     if isinstance(recipe, GeneratingRecipe):
         adapted = AdaptedBase(base)
         try:
-            losses = target_losses(adapted, encoded.rows, ())
+            losses = target_losses(recipe, adapted, encoded.rows, (), batch_size=batch_size)
         finally:
             adapted.close()
         with Runtime(base) as runtime:

@@ -51,7 +51,11 @@ def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
                 hint="Raise max_length.",
             )
         lost = encoded.targets - encoded.supervised
-        if encoded.truncated or lost:
+        if lost and not encoded.truncated:
+            lines.append(
+                f"{split}: the base has no token for {lost} of {encoded.targets} labels, which are left out"
+            )
+        elif encoded.truncated:
             cut = f"{split}: max_length cuts {encoded.truncated} of {len(encoded.rows)} rows"
             lines.append(f"{cut}; labels not seen: {lost} of {encoded.targets}")
     return lines

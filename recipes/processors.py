@@ -1,4 +1,4 @@
-"""What turns a recipe's examples into a model's inputs: the base's own tokenizer, loaded without its weights.
+"""What turns a recipe's examples into a model's inputs: the base's own tokenizer or processor, loaded without its weights.
 
 Does not tokenise.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from adapthub.adapters import processors
 from adapthub.adapters.base import Base, ResolvedBase
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.speech import no_speech
+from adapthub.adapters.tasks import SPEECH
 from adapthub.recipes.recipe import Recipe
 
 
@@ -16,6 +19,12 @@ def load_processor(recipe: Recipe, base: ResolvedBase | Base) -> Any:
     """What reads the inputs of `recipe` for `base`. Raises InvalidSettings where the base brings none."""
     from transformers import AutoTokenizer
 
+    if recipe.task == SPEECH:
+        config = base.config if isinstance(base, ResolvedBase) else base.model.config
+        processor = processors.load_processor(base.path, config, base.ref)
+        if processor is None:
+            raise no_speech(base.ref)
+        return processor
     try:
         return AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -19,6 +19,8 @@ from adapthub.adapters.base import Base
 from adapthub.adapters.heads import outputs_of
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
+from adapthub.adapters.speech import speech_of
+from adapthub.adapters.tasks import SPEECH
 from adapthub.adapters.token_losses import token_losses
 from adapthub.recipes.adaptation import autocast
 from adapthub.recipes.batches import IGNORED
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SMALLER = "Use a smaller batch_size, or a quantised base."
+_SPEECH_ROWS = 8  # recordings at once: Whisper reads 1,500 positions of each
 
 
 def served_outputs(
@@ -36,14 +39,18 @@ def served_outputs(
     """Each row's unpadded logits, or the losses of its target tokens [tokens], from the served path, in order."""
     with memory_errors("evaluating", _SMALLER):
         if isinstance(recipe, GeneratingRecipe):
-            return target_losses(adapted, rows, ((1.0, digest),))
+            return target_losses(recipe, adapted, rows, ((1.0, digest),), batch_size=batch_size)
         if isinstance(recipe, EmbeddingRecipe):
             return _served_vectors(adapted, digest, rows, batch_size)
         return _served_logits(adapted, digest, rows, batch_size)
 
 
-def target_losses(adapted: AdaptedBase, rows: Sequence[Row], selection: Selection) -> list[NDArray[Any]]:
+def target_losses(
+    recipe: Recipe, adapted: AdaptedBase, rows: Sequence[Row], selection: Selection, *, batch_size: int
+) -> list[NDArray[Any]]:
     """The losses of each row's target tokens under the adapters of `selection`, or the base alone."""
+    if recipe.task == SPEECH:
+        return _speech_losses(recipe, adapted, rows, selection, min(batch_size, _SPEECH_ROWS))
     return [loss.numpy() for loss in token_losses(adapted, rows, selection)]
 
 
@@ -53,6 +60,10 @@ def trained_outputs(
     """The same from the PEFT model that was trained. One row at a time where logits are as wide as a vocabulary."""
     model.eval()
     with torch.inference_mode(), autocast(base):
+        if recipe.task == SPEECH:
+            speech = speech_of(base)
+            losses = [speech.losses(model, _on(base, collate([dict(row)])))[0] for row in rows]
+            return [loss.float().cpu().numpy() for loss in losses]
         if isinstance(recipe, GeneratingRecipe):
             return [_losses(model, _on(base, collate([dict(row)]))) for row in rows]
         if isinstance(recipe, EmbeddingRecipe):
@@ -81,6 +92,22 @@ def _served_logits(
         logits = adapted.logits([_features(rows[at]) for at in batch], [((1.0, digest),)] * len(batch))
         outputs |= {at: tensor.numpy() for at, tensor in zip(batch, logits, strict=True)}
     return [outputs[at] for at in range(len(rows))]
+
+
+def _speech_losses(
+    recipe: Recipe, adapted: AdaptedBase, rows: Sequence[Row], selection: Selection, at_once: int
+) -> list[NDArray[Any]]:
+    base, collate = adapted.base, recipe.collator(adapted.base.processor)
+    losses: list[torch.Tensor] = []
+    with adapted.applying_to_all(selection), torch.inference_mode():
+        for start in range(0, len(rows), at_once):
+            batch = _on(base, collate([dict(row) for row in rows[start : start + at_once]]))
+            batch = {
+                name: tensor.to(base.dtype) if tensor.is_floating_point() else tensor
+                for name, tensor in batch.items()
+            }
+            losses += speech_of(base).losses(base.model, batch)
+    return [loss.float().cpu().numpy() for loss in losses]
 
 
 def _served_vectors(

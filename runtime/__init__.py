@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adapthub.runtime.predict import AnswerSpan, Entity, Pair, Passage, Prediction
     from adapthub.runtime.runtime import Runtime
+    from adapthub.runtime.transcriber import Transcription
 
-__all__ = ["AnswerSpan", "Entity", "Pair", "Passage", "Prediction", "Runtime"]
+__all__ = ["AnswerSpan", "Entity", "Pair", "Passage", "Prediction", "Runtime", "Transcription"]
 
 _HOMES = {
     "AnswerSpan": "adapthub.runtime.predict",
@@ -21,6 +22,7 @@ _HOMES = {
     "Passage": "adapthub.runtime.predict",
     "Prediction": "adapthub.runtime.predict",
     "Runtime": "adapthub.runtime.runtime",
+    "Transcription": "adapthub.runtime.transcriber",
 }
 
 

@@ -5,7 +5,8 @@
 
 An idle batcher starts at once; nothing waits for more to come. Tenants take turns, row by row, so that whoever sends
 thousands slows down itself, while they are read too; rows whose adapters are still loading let others pass. A row that
-cannot run fails its own caller. Does not say what outputs mean (predict does), and admits nobody (the server does).
+cannot run fails its own caller. What a row is, text or sound, is its work's business (predictor, transcriber). Does not say
+what outputs mean, and admits nobody (the server does).
 """
 
 from __future__ import annotations
@@ -17,15 +18,12 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
-
-import torch
 
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, Overloaded
 from adapthub.adapters.selections import Selection
 from adapthub.runtime.names import Names
-from adapthub.runtime.predict import Text, TokenIds
-from adapthub.runtime.predictor import Answer, Predictor, Question
 from adapthub.runtime.requests import as_ours
 from adapthub.runtime.residency import Residency
 
@@ -36,10 +34,43 @@ _READERS, _READERS_EACH = 4, 2  # threads that tokenise, and of these for one te
 _POLL = 0.5  # seconds after which a load is asked for again, so that it does not lapse
 
 
-class Job:
+class Row(Protocol):
+    """One row that was read: its place among its caller's, which part it is of what was long, what it runs on, and its
+    share of a pass."""
+
+    @property
+    def place(self) -> int: ...
+    @property
+    def part(self) -> int: ...
+    @property
+    def selection(self) -> Selection: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+Given = TypeVar("Given")
+Question = TypeVar("Question", bound=Row)
+Answer = TypeVar("Answer")
+
+
+class Work(Protocol[Given, Question, Answer]):
+    """What reads rows and answers them."""
+
+    def reader(self, name: str | None, selection: Selection) -> Callable[[Given, int], Sequence[Question]]:
+        """How the adapters of an expression, which are loaded, read what stands at a place: in one row or in several."""
+        ...
+
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+        """In order, of adapters that are loaded."""
+        ...
+
+
+class Job(Generic[Question, Answer]):
     """The rows of one caller. `tokens`: of its rows that a pass took. To be awaited once."""
 
-    def __init__(self, batcher: Batcher, tenant: str, questions: Sequence[Question]) -> None:
+    def __init__(
+        self, batcher: Batcher[Any, Question, Answer], tenant: str, questions: Sequence[Question]
+    ) -> None:
         self.tenant = tenant
         self.tokens = 0
         self.waiting = deque(questions)
@@ -61,12 +92,12 @@ class Job:
             self._batcher.drop(self)
             raise
 
-    def give(self, question: Question, output: torch.Tensor | AdaptHubError) -> None:
+    def give(self, question: Question, outcome: Answer | AdaptHubError) -> None:
         """A row's outcome, on the batcher's thread."""
-        if isinstance(output, AdaptHubError):
-            self.fail(output)
+        if isinstance(outcome, AdaptHubError):
+            self.fail(outcome)
             return
-        self._answers[question.place, question.part] = Answer(question, output)
+        self._answers[question.place, question.part] = outcome
         self._left -= 1
         if self._left == 0:
             answers = [self._answers[at] for at in sorted(self._answers)]
@@ -85,7 +116,7 @@ class Job:
             self._loop.call_soon_threadsafe(unless_done)
 
 
-class Batcher:
+class Batcher(Generic[Given, Question, Answer]):
     """One thread that runs passes over what waits.
 
     `queue_limit`: rows that may be read or wait, of one tenant half of them; a request that finds nothing of its tenant
@@ -93,14 +124,19 @@ class Batcher:
     """
 
     def __init__(
-        self, predictor: Predictor, names: Names, residency: Residency, *, queue_limit: int = 8192
+        self,
+        work: Work[Given, Question, Answer],
+        names: Names,
+        residency: Residency,
+        *,
+        queue_limit: int = 8192,
     ) -> None:
-        self._predictor = predictor
+        self._work = work
         self._names = names
         self._residency = residency
         self._queue_limit = queue_limit
         # By tenant, whose turn it is first; no tenant without jobs, no job without rows.
-        self._queues: OrderedDict[str, deque[Job]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[Job[Question, Answer]]] = OrderedDict()
         self._rows: Counter[str] = Counter()  # that wait, by tenant
         self._read_now: Counter[str] = Counter()  # that are being read
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
@@ -113,7 +149,7 @@ class Batcher:
 
     @asynccontextmanager
     async def reading(
-        self, texts: Sequence[Text | TokenIds], adapter: str | None, tenant: str = ""
+        self, texts: Sequence[Given], adapter: str | None, tenant: str = ""
     ) -> AsyncIterator[list[Question]]:
         """Within: the texts as `adapter` reads them, for `submit`; it stays what it meant at the beginning.
 
@@ -133,7 +169,7 @@ class Batcher:
         finally:
             self._names.give_back(digests)
 
-    def submit(self, questions: Sequence[Question], tenant: str = "") -> Job:
+    def submit(self, questions: Sequence[Question], tenant: str = "") -> Job[Question, Answer]:
         """Queue rows that one `reading` gave. On an event loop; does not wait. Raises Overloaded."""
         job = Job(self, tenant, questions)
         with self._changed:
@@ -146,7 +182,7 @@ class Batcher:
                 self._changed.notify_all()
         return job
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Job[Question, Answer]) -> None:
         """Nobody waits for a job any more: what of it does not run yet never will."""
         with self._changed:
             self._remove(job)
@@ -189,7 +225,7 @@ class Batcher:
 
     async def _read(
         self,
-        texts: Sequence[Text | TokenIds],
+        texts: Sequence[Given],
         adapter: str | None,
         tenant: str,
         selection: Selection,
@@ -200,7 +236,7 @@ class Batcher:
 
         def read() -> list[Question]:
             with self._names.held(digests):
-                read_one = self._predictor.reader(adapter, selection)
+                read_one = self._work.reader(adapter, selection)
                 return [question for place, text in enumerate(texts) for question in read_one(text, place)]
 
         while True:
@@ -211,7 +247,7 @@ class Batcher:
 
     def _run(self) -> None:
         while not self._closing:
-            batch: list[tuple[Job, Question]] = []
+            batch: list[tuple[Job[Question, Answer], Question]] = []
             try:
                 batch = self._next()
                 self._compute(batch)
@@ -230,7 +266,7 @@ class Batcher:
         for job in jobs:
             job.fail(error)
 
-    def _next(self) -> list[tuple[Job, Question]]:
+    def _next(self) -> list[tuple[Job[Question, Answer], Question]]:
         """The rows of the next pass, their adapters held; none once the batcher closes."""
         with self._changed:
             while not self._closing:
@@ -239,11 +275,11 @@ class Batcher:
                 self._changed.wait(_POLL if self._queues else None)
         return []
 
-    def _choose(self) -> list[tuple[Job, Question]]:
+    def _choose(self) -> list[tuple[Job[Question, Answer], Question]]:
         """Rows whose adapters are in slots, one of each tenant in turn. The caller has the lock."""
         ready = self._ready()
-        chosen: list[tuple[Job, Question]] = []
-        held: set[Job] = set()
+        chosen: list[tuple[Job[Question, Answer], Question]] = []
+        held: set[Job[Question, Answer]] = set()
         turns = deque(tenant for tenant in self._queues if ready[tenant])
         room = _PASS_TOKENS
         while turns and room > 0:
@@ -265,10 +301,10 @@ class Batcher:
                 turns.append(tenant)
         return chosen
 
-    def _ready(self) -> dict[str, deque[Job]]:
+    def _ready(self) -> dict[str, deque[Job[Question, Answer]]]:
         """The jobs of each tenant whose adapters are in slots; loads begin for the others, and what cannot load fails."""
         known: dict[tuple[str, ...], bool | AdaptHubError] = {(): True}
-        ready: dict[str, deque[Job]] = {}
+        ready: dict[str, deque[Job[Question, Answer]]] = {}
         for tenant, jobs in [*self._queues.items()]:
             ready[tenant] = deque()
             for job in [*jobs]:
@@ -289,26 +325,26 @@ class Batcher:
         except AdaptHubError as error:
             return error
 
-    def _compute(self, batch: Sequence[tuple[Job, Question]]) -> None:
+    def _compute(self, batch: Sequence[tuple[Job[Question, Answer], Question]]) -> None:
         with ExitStack() as held:
             for job in dict.fromkeys(job for job, _ in batch):
                 held.callback(self._residency.release, job.digests)
-            outputs = self._outputs([question for _, question in batch])
-        for (job, question), output in zip(batch, outputs, strict=True):
-            if isinstance(output, AdaptHubError):
+            outcomes = self._outcomes([question for _, question in batch])
+        for (job, question), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, AdaptHubError):
                 with self._changed:
                     self._remove(job)
-            job.give(question, output)
+            job.give(question, outcome)
 
-    def _outputs(self, questions: Sequence[Question]) -> list[torch.Tensor | AdaptHubError]:
+    def _outcomes(self, questions: Sequence[Question]) -> list[Answer | AdaptHubError]:
         """From one pass, or where that fails from one for each half, until the row that fails stands alone."""
         try:
-            return [*self._predictor.compute(questions)]
+            return [*self._work.answers(questions)]
         except Exception as error:
             if len(questions) == 1:
                 return [as_ours(error, "running a text failed")]
         half = len(questions) // 2
-        return self._outputs(questions[:half]) + self._outputs(questions[half:])
+        return self._outcomes(questions[:half]) + self._outcomes(questions[half:])
 
     def _check_room(self, tenant: str, rows: int) -> None:
         own = self._rows[tenant] + self._read_now[tenant]
@@ -320,7 +356,7 @@ class Batcher:
         if others >= self._queue_limit:
             raise Overloaded(f"{others:,} texts wait already", hint="Send it again later.")
 
-    def _remove(self, job: Job) -> None:
+    def _remove(self, job: Job[Question, Answer]) -> None:
         """Take a job out of its queue; nothing where it has left it. The caller has the lock."""
         jobs = self._queues.get(job.tenant)
         if jobs is None or job not in jobs:

@@ -98,7 +98,7 @@ class Feed:
         if isinstance(prompts, str):
             raise InvalidInput("a text stands where a list of prompts is wanted", hint="Write [prompt].")
         names = one_each(adapters, len(prompts), "prompts")
-        terms = _terms(sampling, tenant, priority, timeout)
+        terms = terms_of(sampling, tenant, priority, timeout)
         asked = [self._checked(*pair, terms) for pair in zip(prompts, names, strict=True)]
         taken: dict[str | None, Selection] = {}
         try:
@@ -122,7 +122,7 @@ class Feed:
         timeout: float | None,
     ) -> Submit:
         """What submits a prompt that has one choice, and holds its name from then until the last event."""
-        terms = _terms(sampling, tenant, priority, timeout)
+        terms = terms_of(sampling, tenant, priority, timeout)
         if terms.sampling.n != 1:
             raise InvalidInput(
                 f"n = {terms.sampling.n}", hint="A stream has one text: leave n out, or use generate."
@@ -224,7 +224,8 @@ def release(asked: Sequence[Asked]) -> None:
         one.release()
 
 
-def _terms(given: Mapping[str, Any], tenant: str, priority: int, timeout: float | None) -> Terms:
+def terms_of(given: Mapping[str, Any], tenant: str, priority: int, timeout: float | None) -> Terms:
+    """What a call asks for. Raises InvalidInput for a setting that is unknown or cannot work."""
     known = [field.name for field in fields(Sampling)]
     for name in given:
         if name not in known:

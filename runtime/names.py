@@ -146,6 +146,17 @@ class Names:
             self._drop_unused(digests)
 
     @contextmanager
+    def taken(self, names: Iterable[str | None]) -> Iterator[dict[str | None, Selection]]:
+        """Within: what each name or expression meant when this began."""
+        selections: dict[str | None, Selection] = {}
+        try:
+            for name in names:
+                selections[name] = self.take(name)
+            yield selections
+        finally:
+            self.give_back([digest for selection in selections.values() for _, digest in selection])
+
+    @contextmanager
     def loaded(self, digests: Sequence[str]) -> Iterator[None]:
         """Within: all of these are in slots. Waits for them; raises what loading them raises."""
         while True:

@@ -5,8 +5,7 @@ Does not say what an adapter's outputs mean or how text is read (predict does), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -102,7 +101,7 @@ class Predictor:
         meant at the beginning stay until the end."""
         check_texts(texts)
         names = one_each(adapters, len(texts), "texts")
-        with self._taken(dict.fromkeys(names)) as selections:
+        with self._names.taken(dict.fromkeys(names)) as selections:
             digests = sorted({digest for selection in selections.values() for _, digest in selection})
             with self._names.loaded(digests):
                 read = {name: self.reader(name, selection) for name, selection in selections.items()}
@@ -111,12 +110,12 @@ class Predictor:
                     for place, (text, name) in enumerate(zip(texts, names, strict=True))
                     for question in read[name](text, place)
                 ]
-                return [Answer(*pair) for pair in zip(questions, self.compute(questions), strict=True)]
+                return self.answers(questions)
 
     def task(self, name: str | None) -> tuple[Task | None, tuple[str, ...]]:
         """What the adapters of an expression are for, and their labels as far as their manifests name them; (None, ()) for
         the base alone. Raises InvalidExpression for adapters of unlike tasks."""
-        with self._taken([name]) as selections:
+        with self._names.taken([name]) as selections:
             artifacts = [self._names.artifact(digest) for _, digest in selections[name]]
         tasks = {artifact.task for artifact in artifacts}
         if "text-generation" in tasks:
@@ -143,6 +142,10 @@ class Predictor:
 
         return read
 
+    def answers(self, questions: Sequence[Question]) -> list[Answer]:
+        """In order, of adapters that are loaded."""
+        return [Answer(*pair) for pair in zip(questions, self.compute(questions), strict=True)]
+
     def compute(self, questions: Sequence[Question]) -> list[torch.Tensor]:
         """Raw outputs in order, of adapters that are loaded; passes of bounded size, rows of one adapter and of like length
         together."""
@@ -156,17 +159,6 @@ class Predictor:
                 outputs = self._adapted.logits([q.row.features for q in rows], [q.selection for q in rows])
                 results |= dict(zip(batch, outputs, strict=True))
         return [results[i] for i in range(len(questions))]
-
-    @contextmanager
-    def _taken(self, names: Iterable[str | None]) -> Iterator[dict[str | None, Selection]]:
-        """Within: what each name meant when this began."""
-        selections: dict[str | None, Selection] = {}
-        try:
-            for name in names:
-                selections[name] = self._names.take(name)
-            yield selections
-        finally:
-            self._names.give_back([digest for selection in selections.values() for _, digest in selection])
 
     def _reading(self, name: str | None, selection: Selection) -> Reading:
         """How the adapters of an expression, which are loaded, read text."""

@@ -3,6 +3,7 @@
     runtime = Runtime("org/base", quantize="nf4")
     runtime.predict(["Ada was born in London.", "A fine film."], adapters=["acme/ner@prod", "acme/mood"])
 
+    runtime.transcribe(["hello.wav"], adapters="acme/phone")
     runtime.generate(["SELECT"], adapters=["0.7*acme/sql + 0.3*acme/tone"], max_new_tokens=64)
 
 Names are resolved once, when they are attached (names); adapters are loaded and evicted by digest (residency). Texts are
@@ -22,6 +23,7 @@ import torch
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.audio import Audio
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidSettings
 from adapthub.adapters.memory import free_memory
@@ -29,18 +31,20 @@ from adapthub.adapters.products import pack, unpack
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.batcher import Batcher
 from adapthub.runtime.chat_templates import ChatStyle
+from adapthub.runtime.encoder_decoder import EncoderDecoder, is_encoder_decoder
 from adapthub.runtime.engine import Load
-from adapthub.runtime.feeding import Asked, Feed, release
+from adapthub.runtime.feeding import Asked, Feed, release, terms_of
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.instructions import Instruction, instruction_of
 from adapthub.runtime.names import Adapter, Names
-from adapthub.runtime.predict import Prediction, Text
-from adapthub.runtime.predictor import Predictor, by_text, prediction_of
+from adapthub.runtime.predict import Prediction, Text, TokenIds
+from adapthub.runtime.predictor import Answer, Predictor, Question, by_text, prediction_of
 from adapthub.runtime.registered import Resident
 from adapthub.runtime.requests import Generation
 from adapthub.runtime.residency import Moves, Residency
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.streams import AsyncStream, Stream
+from adapthub.runtime.transcriber import Heard, Spoken, Transcriber, Transcription
 
 if TYPE_CHECKING:
     from adapthub.hub.registry import Registry
@@ -77,13 +81,16 @@ class Runtime:
         self._residency = Residency(self._adapted, slots=slots, slot_bytes=slot_bytes, host_bytes=host_bytes)
         self._names = Names(self._residency, self._fetch)
         self._predictor = Predictor(self._adapted, self._names)
+        self._transcriber = Transcriber(self._adapted, self._names)
+        self._encoder_decoder = EncoderDecoder(self._adapted, self._names)
         self._feed = Feed(self._names, lambda: self.generation)
         self._hub = hub
         self._limits = limits
         self._scheduler = scheduler
         self._service: GenerationService | None = None
         self._cannot_generate: InvalidSettings | None = None
-        self._batcher: Batcher | None = None
+        self._batcher: Batcher[Text | TokenIds, Question, Answer] | None = None
+        self._speech_batcher: Batcher[Spoken, Heard, Transcription] | None = None
         self._closed = False
         self._lock = threading.Lock()
 
@@ -97,9 +104,10 @@ class Runtime:
         """End its threads and detach everything; requests that still generate end with an error. Idempotent."""
         with self._lock:
             self._closed = True
-            services = [service for service in (self._service, self._batcher) if service is not None]
-        for service in services:
-            service.close()
+            made = (self._service, self._batcher, self._speech_batcher)
+        for service in made:
+            if service is not None:
+                service.close()
         self._residency.close()
         self._adapted.close()
         unpack(self.base.model)
@@ -183,6 +191,22 @@ class Runtime:
         classification, the last hidden state [T, hidden] on the base alone; for question answering [T, 2] a window."""
         return [answer.logits for answer in self._predictor.answer(texts, adapters)]
 
+    def transcribe(
+        self,
+        recordings: Sequence[Audio],
+        adapters: Adapter | Sequence[Adapter] = None,
+        *,
+        language: str | None = None,
+    ) -> list[Transcription]:
+        """What is said in each recording under its adapter, in order; greedy, without timestamps.
+
+        `recordings`: each a file, a file's bytes, or (samples, rate in Hz); other rates are resampled, channels mixed down.
+        `adapters` as for `predict`; rows of one selection run together. `language`: what is spoken, for Whisper; by default
+        what the adapter was trained in, else what the base hears. Raises InvalidInput for a recording that does not decode
+        or is longer than the base reads (Whisper: 30 s), InvalidSettings for a base that does not write down speech.
+        """
+        return self._transcriber.transcribe(recordings, adapters, language)
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -200,10 +224,14 @@ class Runtime:
         `adapters` as for `predict`. `sampling`: the fields of Sampling (max_new_tokens, temperature, top_p, stop, seed,
         json_schema, ...), greedy by default. `timeout`: seconds after which a text ends as it is, with finish_reason
         "deadline".
+        On an encoder-decoder (T5) they are greedy and come at once, without a queue, a tenant's turn or a timeout.
 
         Raises InvalidInput for a prompt or setting that cannot work, InvalidSettings for a base that cannot generate, and
         the first error that a prompt ends with; the others are then cancelled.
         """
+        if is_encoder_decoder(self.base.model):
+            terms = terms_of(sampling, tenant, priority, timeout)
+            return self._encoder_decoder.generate(prompts, adapters, terms.sampling)
         asked = self._feed.ask_all(prompts, adapters, tenant, priority, timeout, **sampling)
         return self._feed.results(asked)
 
@@ -297,7 +325,7 @@ class Runtime:
             return False
 
     @property
-    def batcher(self) -> Batcher:
+    def batcher(self) -> Batcher[Text | TokenIds, Question, Answer]:
         """What runs texts of many callers of an event loop in one pass, made at the first use.
 
         Raises AdaptHubError once the runtime was closed.
@@ -308,6 +336,24 @@ class Runtime:
             if self._batcher is None:
                 self._batcher = Batcher(self._predictor, self._names, self._residency)
             return self._batcher
+
+    @property
+    def speech_batcher(self) -> Batcher[Spoken, Heard, Transcription]:
+        """The same for recordings. Raises AdaptHubError once the runtime was closed."""
+        with self._lock:
+            if self._closed:
+                raise AdaptHubError("the runtime is closed")
+            if self._speech_batcher is None:
+                self._speech_batcher = Batcher(self._transcriber, self._names, self._residency)
+            return self._speech_batcher
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether the base writes down speech."""
+        try:
+            return self._transcriber.speech is not None
+        except InvalidSettings:
+            return False
 
     def task(self, adapter: Adapter) -> tuple[Task | None, tuple[str, ...]]:
         """What an adapter, or the adapters of an expression, are for, and their labels as far as manifests name them.

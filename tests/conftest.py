@@ -133,3 +133,16 @@ def write_tiny_base(folder: Path, *, seed: int = 0, hidden: int = 64) -> Path:
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that transformers loads as it is: 2-layer BERT, hidden 64, one 4-bit block. Do not write into it."""
     return write_tiny_base(tmp_path_factory.mktemp("base") / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def speech_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By kind: small random bases that write down speech. Do not write into their folders."""
+    from tests.adapters.speech_bases import write_small_wav2vec2, write_small_whisper
+
+    root = tmp_path_factory.mktemp("speech")
+    return {
+        "whisper": write_small_whisper(root / "whisper"),
+        "wav2vec2": write_small_wav2vec2(root / "wav2vec2"),
+        "wav2vec2-unmasked": write_small_wav2vec2(root / "unmasked", masked=False),
+    }

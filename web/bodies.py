@@ -56,10 +56,15 @@ async def read_body(request: Request, most: int) -> bytes:
 async def pieces(request: Request, most: int, *, seconds: float | None = None) -> AsyncIterator[bytes]:
     """The body as it comes; within `seconds` in all, where they are given. Raises HTTPException: 413 where it has more than
     `most` bytes, 408 where it is too slow."""
-    body: _Body = request.scope["state"][_STATE]
-    body.bounds = replace(body.bounds, size=most) if seconds is None else Bounds(most, seconds)
+    bound(request, most, seconds=seconds)
     async for piece in request.stream():
         yield piece
+
+
+def bound(request: Request, most: int, *, seconds: float | None = None) -> None:
+    """Before it is read: the body may have `most` bytes. With `seconds` it is no text, and nothing but both bounds it."""
+    body: _Body = request.scope["state"][_STATE]
+    body.bounds = replace(body.bounds, size=most) if seconds is None else Bounds(most, seconds)
 
 
 def too_large(most: int) -> HTTPException:

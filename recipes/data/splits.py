@@ -24,10 +24,11 @@ _SUFFIXES = (".conll", ".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".p
 def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
-    A file is its own training split; a folder holds train.*, maybe validation.* (valid, val, dev) and test.*.
+    A file is its own training split, and so is a folder with a metadata.* that lists its files; any other folder holds
+    train.*, maybe validation.* (valid, val, dev) and test.*, or folders of these names.
     Raises InvalidData: nothing there, no training file, or two files for one split.
     """
-    if data.is_file():
+    if data.is_file() or any(data.glob("metadata.*")):
         return {"train": data}
     if not data.is_dir():
         raise InvalidData(f"{data}: no such file or folder")
@@ -35,7 +36,7 @@ def find_splits(data: Path) -> dict[str, Path]:
     for split, stems in _STEMS.items():
         files = sorted(
             path for path in data.iterdir() if path.stem in stems and path.suffix.lower() in _SUFFIXES
-        )
+        ) or sorted(path for path in data.iterdir() if path.name in stems and path.is_dir())
         if len(files) > 1:
             raise InvalidData(
                 f"{data}: {files[0].name} and {files[1].name} could both be the {split} split",

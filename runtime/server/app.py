@@ -21,6 +21,7 @@ from adapthub.runtime.server import (
     feedback_api,
     inference,
     metrics,
+    openai_audio,
     openai_chat,
     openai_completions,
     openai_embeddings,
@@ -60,7 +61,14 @@ def create_app(serving: Serving) -> FastAPI:
 
 def add_routes(app: FastAPI) -> None:
     """All endpoints; they find the server's state in `app.state`, once they are asked."""
-    apis = (openai_models, openai_chat, openai_completions, openai_embeddings, inference)
+    apis = (
+        openai_models,
+        openai_chat,
+        openai_completions,
+        openai_embeddings,
+        openai_audio,
+        inference,
+    )
     for module in (*apis, feedback_api, administration, release_admin, metrics, page_api, page):
         app.include_router(module.router)
 

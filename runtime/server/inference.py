@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from adapthub.adapters.errors import AdaptHubError, AdmissionError, InvalidInput, Overloaded
 from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.adapters.strict_json import parse_json_object
+from adapthub.adapters.tasks import SPEECH
 from adapthub.runtime.server.catalog import NO_USER, Target
 from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
 from adapthub.runtime.server.disconnects import while_connected
@@ -39,6 +40,7 @@ from adapthub.runtime.server.text_generation import text_generation
 from adapthub.runtime.server.text_to_text import TASKS as TEXT_TO_TEXT
 from adapthub.runtime.server.text_to_text import summarization, translation
 from adapthub.runtime.tenants.caller import Caller
+from adapthub.web.bodies import pieces, read_body
 
 _LOG = logging.getLogger(__name__)
 _LARGE = 64 << 10  # bytes of a body that is parsed on a thread: others would wait for it
@@ -167,7 +169,8 @@ async def _answer(
     model: str, task: str | None, request: Request, serving: Serving, caller: Caller
 ) -> Response:
     target = await serving.catalog.find(model, caller, NO_USER)
-    sent, type = await request.body(), request.headers.get("content-type")
+    speech = serving.runtime.transcribes
+    sent, type = await _read(request, serving, speech), request.headers.get("content-type")
     body = await asyncio.to_thread(_json, sent, type) if len(sent) > _LARGE else _json(sent, type)
     named = _part(body, "parameters").get("adapter_id")
     if target.adapter is None and isinstance(named, str):
@@ -175,23 +178,26 @@ async def _answer(
     elif named is not None:
         raise InvalidInput(f"adapter_id = {named!r:.80}", hint="The address names the adapter already.")
     tasks = await asyncio.to_thread(_tasks, serving, target)
-    if body is None:
+    if body is None and not speech:
         named_type = type or "such a body"
         raise InvalidInput(
             f"{target.model} takes no {named_type:.80}; it has {', '.join(tasks)}", hint="Send JSON."
         )
-    wanted = _ALIASES.get(task, task) if task is not None else _shown(body) or tasks[0]
+    wanted = _ALIASES.get(task, task) if task is not None else _shown(body or {}) or tasks[0]
     if wanted not in tasks:
         raise InvalidInput(
             f"{target.model} does not have the task {wanted:.80}", hint=f"It has {', '.join(tasks)}."
         )
-    asked = Asked(await request_id_of(request), serving, caller, target, body)
+    recording = sent if body is None else None
+    asked = Asked(await request_id_of(request), serving, caller, target, body or {}, recording)
     return await while_connected(request, _ANSWERS[wanted](asked))
 
 
 def _tasks(serving: Serving, target: Target) -> list[str]:
     """What a model can be asked for, first what it is for."""
     task, labels = serving.runtime.task(target.adapter)
+    if serving.runtime.transcribes:
+        return [SPEECH]
     if task in (TOKEN_CLASSIFICATION, QUESTION_ANSWERING):
         return [task]
     if task == TEXT_CLASSIFICATION:
@@ -201,6 +207,21 @@ def _tasks(serving: Serving, target: Target) -> list[str]:
         own = TEXT_TO_TEXT.get(instruction.recipe) if instruction is not None else None
         return [*([own] if own else []), TEXT_GENERATION, FEATURES, SIMILARITY]
     return [FEATURES, SIMILARITY]
+
+
+async def _read(request: Request, serving: Serving, speech: bool) -> bytes:
+    """The body; where the base hears, it may be as large as a recording, or that in JSON. Raises HTTPException."""
+    if not speech:
+        return await request.body()
+    limits = serving.limits
+    if _is_json(request.headers.get("content-type")):
+        return await read_body(request, limits.audio_bytes * 4 // 3 + limits.body_bytes)
+    sent = [piece async for piece in pieces(request, limits.audio_bytes, seconds=limits.body_seconds)]
+    return b"".join(sent)
+
+
+def _is_json(type: str | None) -> bool:
+    return type is not None and type.partition(";")[0].strip() == "application/json"
 
 
 def _shown(body: Mapping[str, Any]) -> str | None:
@@ -222,7 +243,7 @@ def _part(body: Mapping[str, Any] | None, key: str) -> Mapping[str, Any]:
 
 def _json(body: bytes, type: str | None) -> dict[str, object] | None:
     """The object that a body is; None for one of another type, as images and sounds come. Raises InvalidInput."""
-    if type is not None and type.partition(";")[0].strip() != "application/json":
+    if type is not None and not _is_json(type):
         return None
     try:
         return parse_json_object(body, "the body")

@@ -6,6 +6,7 @@ The shapes are those that `huggingface_hub.InferenceClient` sends and reads. Doe
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from adapthub.adapters.answers import LONGEST_ANSWER
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
+from adapthub.adapters.tasks import SPEECH
 from adapthub.runtime.feedback import Logged
 from adapthub.runtime.predict import Pair, Passage, Text, word_labels
 from adapthub.runtime.predictor import Answer, answers_of
@@ -26,6 +28,7 @@ from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.pooling import has_features, pooled
 from adapthub.runtime.server.predicting import MOST_TEXTS, Predicted, predict
 from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.server.transcribing import transcribe
 from adapthub.runtime.tenants.caller import Caller
 
 ZERO_SHOT = "zero-shot-classification"
@@ -36,13 +39,15 @@ MOST_ANSWERS = 100
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: who asks what of which model; `body` is the whole JSON object, `id` what names the request."""
+    """One request: who asks what of which model; `body` is the whole JSON object, `id` what names the request;
+    `recording` the body where it is sound and no JSON."""
 
     id: str
     serving: Serving
     caller: Caller
     target: Target
     body: Mapping[str, Any]
+    recording: bytes | None = None
 
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -122,6 +127,16 @@ class _FeaturesBody(Strict):
 class _Sentences(Strict):
     source_sentence: str
     sentences: Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS - 1, fail_fast=True)]
+
+
+class _SpeechParameters(Strict):
+    language: str | None = None
+    return_timestamps: Literal[False] = False
+
+
+class _SpeechBody(Strict):
+    inputs: str
+    parameters: _SpeechParameters = _SpeechParameters()
 
 
 class _SimilarityBody(Strict):
@@ -228,6 +243,20 @@ async def question_answering(asked: Asked) -> Response:
     return response
 
 
+async def automatic_speech_recognition(asked: Asked) -> Response:
+    """The text of a recording: the body's bytes, or in JSON by base64."""
+    recording, language = asked.recording, None
+    if recording is None:
+        body = parsed(_SpeechBody, asked.body)
+        try:
+            recording = base64.b64decode(body.inputs, validate=True)
+        except ValueError:
+            raise InvalidInput("inputs is not base64", hint="Send the recording's bytes.") from None
+        language = body.parameters.language
+    found = await transcribe(asked.serving, asked.caller, asked.target, recording, language, id=asked.id)
+    return JSONResponse({"text": found.text})
+
+
 async def feature_extraction(asked: Asked) -> Response:
     """A vector for one text, or one for each of a list: the mean of its last hidden states. `prompt_name` says of an adapter
     for retrieval whether the texts ask, or are passages that shall be found."""
@@ -270,6 +299,7 @@ SINGLE_PASS: Mapping[str, Callable[[Asked], Coroutine[Any, Any, Response]]] = {
     TEXT_CLASSIFICATION: text_classification,
     QUESTION_ANSWERING: question_answering,
     ZERO_SHOT: zero_shot_classification,
+    SPEECH: automatic_speech_recognition,
     FEATURES: feature_extraction,
     SIMILARITY: sentence_similarity,
 }

@@ -1,29 +1,22 @@
-"""One request of single-pass texts, from admission to the written record of what it used: the counterpart of answering.
+"""One request of single-pass texts: the counterpart of answering.
 
     predicted = await predict(serving, caller, target, "embedding", texts, id=id, check=has_features)
 
-What was used is on disk before the answers are given out, also where the client has left meanwhile. Does not know HTTP or
-any API's format.
+Does not know HTTP or any API's format.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from adapthub.adapters.errors import InvalidInput
-from adapthub.runtime.batcher import Job
 from adapthub.runtime.predict import Pair, Passage, Text, TokenIds
 from adapthub.runtime.predictor import Answer, Question
-from adapthub.runtime.requests import Usage
 from adapthub.runtime.server.catalog import Target
-from adapthub.runtime.server.observation import Observation
+from adapthub.runtime.server.passing import passed
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.tenants.caller import Caller
-from adapthub.runtime.tenants.gate import UsageRecord
 
 # What one request may hold: as many texts and tokens as OpenAI takes, and no text of which most would be cut off.
 MOST_TEXTS, _MOST_TOKENS, _MOST_CHARACTERS = 2048, 300_000, 2_000_000
@@ -59,45 +52,23 @@ async def predict(
     Overloaded by the server's, and what loading the adapter raises. A caller that is cancelled leaves the queue.
     """
     _check_size(texts)
-    serving.begin()
-    batcher = serving.runtime.batcher
-    admitted: int | None = None
-    job: Job | None = None
-    outcome = "error"
-    queued, begun = time.time(), time.monotonic()
+    answers, tokens = await passed(
+        serving,
+        caller,
+        target,
+        kind,
+        serving.runtime.batcher,
+        texts,
+        id=id,
+        admitted=lambda questions: _admitted(questions, check),
+    )
+    return Predicted(answers, tokens)
 
-    async def settle(admitted: int) -> None:
-        try:
-            used = job.tokens if job else 0
-            now = datetime.now(UTC)
-            record = UsageRecord(id, now, caller.tenant, kind, target.label, used, 0, 0, outcome)
-            await serving.gate.record(record, admitted)
-            usage, last = Usage(used, 0, 0), queued + time.monotonic() - begun
-            serving.observe(
-                Observation(id, kind, caller.tenant, target, outcome, usage, queued, None, None, last)
-            )
-        finally:
-            serving.end()
 
-    try:
-        async with batcher.reading(texts, target.adapter, caller.tenant) as questions:
-            for question in questions:
-                check(question)
-            tokens = _tokens(questions)
-            serving.gate.admit(caller, tokens)
-            admitted = tokens
-            job = batcher.submit(questions, caller.tenant)
-            answers = await job.answers()
-            outcome = "stop"
-            return Predicted(answers, tokens)
-    except asyncio.CancelledError:
-        outcome = "cancelled"
-        raise
-    finally:
-        if admitted is None:
-            serving.end()
-        else:
-            await asyncio.shield(serving.spawn(settle(admitted)))
+def _admitted(questions: Sequence[Question], check: Callable[[Question], None]) -> int:
+    for question in questions:
+        check(question)
+    return _tokens(questions)
 
 
 def _check_size(texts: Sequence[Text | TokenIds]) -> None:

@@ -1,0 +1,286 @@
+"""The recipe `speech`: recordings read from wherever they lie, trained, measured and served as one."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from adapthub.adapters.audio import read_sound
+from adapthub.adapters.base import load_base
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.hub import open_hub
+from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.evaluation import answers_of, evaluate
+from adapthub.recipes.merging import merged_answers
+from adapthub.recipes.planning import plan
+from adapthub.recipes.processors import load_processor
+from adapthub.recipes.speech_metrics import speech_statistics
+from adapthub.recipes.training import TrainingResult, train
+from adapthub.runtime import Runtime
+from tests.adapters.speech_bases import tone, wav
+from tests.adapters.speech_oracle import by_peft
+
+SAID = ["ada was born", "bob met alice", "she works at acme", "the film is dull", "a fine story", "in berlin"]
+
+
+def write_folder(folder: Path, texts: list[str], *, seed: int = 0, rate: int = 8_000) -> Path:
+    """As `datasets` reads audio folders."""
+    folder.mkdir(parents=True)
+    rows = ["file_name,transcription"]
+    for at, text in enumerate(texts):
+        (folder / f"{at}.wav").write_bytes(wav(tone(1.2, seed=seed + at, rate=rate), rate))
+        rows.append(f"{at}.wav,{text}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of the three splits. Do not write into them."""
+    root = tmp_path_factory.mktemp("spoken")
+    for at, (split, texts) in enumerate({"train": SAID, "validation": SAID[:2], "test": SAID[2:4]}.items()):
+        write_folder(root / split, texts, seed=10 * at)
+    return root
+
+
+def read(source: Any, **options: Any) -> Dataset:
+    return find_recipe("speech").read(source, **options)
+
+
+def test_one_set_from_everywhere(spoken: Path, tmp_path: Path) -> None:
+    """Folder, table, rows and datasets' Audio column: the fingerprint is of what is heard and said."""
+    from datasets import Audio
+    from datasets import Dataset as Table
+
+    folder = read(spoken / "train")
+    files = [str(spoken / "train" / f"{at}.wav") for at in range(len(SAID))]
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps({"path": path, "text": text}) for path, text in zip(files, SAID, strict=True))
+    )
+    rows = [{"audio": Path(path).read_bytes(), "text": text} for path, text in zip(files, SAID, strict=True)]
+    table = Table.from_dict({"audio": files, "sentence": SAID}).cast_column("audio", Audio())
+    for other in (tmp_path / "rows.jsonl", rows, table):
+        assert read(other).fingerprint == folder.fingerprint
+    assert [example.fields["target"] for example in folder] == SAID
+    assert folder.notes == ("6 recordings, 0.1 minutes: 6 at 8000 Hz; each is resampled to the base's rate",)
+
+
+def test_samples_in_memory() -> None:
+    stereo = np.stack([tone(0.5), tone(0.5, seed=1)], axis=1)
+    dataset = read(
+        [
+            {"audio": (stereo, 16_000), "text": "a  b\n"},
+            {"audio": {"array": tone(0.5), "sampling_rate": 22_050}, "text": "c"},
+        ]
+    )
+    assert dataset[0].fields["target"] == "a b"
+    assert "1 recordings have several channels, which are mixed down to one" in dataset.notes
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("gone.wav,hello", r"metadata.csv:3: gone.wav: No such file"),
+        ("page.wav,hello", r"metadata.csv:3: page.wav: not a recording that can be decoded"),
+        ("empty.wav,hello", r"metadata.csv:3: empty.wav: the recording is empty"),
+        ("0.wav,", r"metadata.csv:3: the transcript in column 'transcription' is empty"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, row: str, said: str) -> None:
+    folder = write_folder(tmp_path / "train", ["hello"])
+    (folder / "page.wav").write_text("<html>")
+    (folder / "empty.wav").write_bytes(wav(np.zeros(0, np.float32)))
+    (folder / "metadata.csv").write_text(f"file_name,transcription\n0.wav,hello\n{row}\n")
+    with pytest.raises(InvalidData, match=said):
+        read(folder)
+
+
+def test_a_folder_without_its_table(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=r"has one of metadata.csv.*this one has none"):
+        read(tmp_path)
+    with pytest.raises(InvalidData, match=r"no audio column .*'sound', 'text'"):
+        read([{"sound": "a", "text": "b"}])
+
+
+def test_rows_are_decoded_when_they_are_asked_for(spoken: Path, speech_bases: dict[str, Path]) -> None:
+    recipe, dataset = find_recipe("speech"), read(spoken / "train", language="es")
+    processor = load_processor(recipe, load_base(str(speech_bases["whisper"]), device="cpu"))
+    encoded = recipe.encode(processor, dataset, (), recipe.resolve(processor, dataset, max_length=0))
+    loaded: list[int] = []
+    for at, example in enumerate(dataset):
+        load = example.fields["sound"].load
+        example.fields["sound"].load = lambda at=at, load=load: (loaded.append(at), load())[1]
+    row = encoded.select([3, 1]).rows[0]
+    assert loaded == [3]
+    assert row["samples"].dtype == np.float32
+    assert len(row["samples"]) == int(1.2 * 16_000)
+    batch = recipe.collator(processor)([encoded.rows[0], encoded.rows[2]])
+    assert batch["input_features"].shape == (2, 80, 200)
+    assert batch["labels"].shape == batch["decoder_input_ids"].shape
+    assert int((batch["labels"][0] == -100).sum()) > int((batch["labels"][1] == -100).sum())
+
+
+def test_what_the_base_cannot_take(speech_bases: dict[str, Path]) -> None:
+    recipe = find_recipe("speech")
+    whisper, ctc = (
+        load_processor(recipe, load_base(str(speech_bases[kind]), device="cpu"))
+        for kind in ("whisper", "wav2vec2")
+    )
+    long = read([{"audio": (tone(2.5), 16_000), "text": "a"}])
+    with pytest.raises(InvalidData, match=r"data:row 1: .* has 2.5 s; this base reads 2"):
+        recipe.encode(whisper, long, (), {"language": "es"})
+    rows = [{"audio": (tone(each), 16_000), "text": "a"} for each in (1.0, 2.5)]
+    some = read(rows, max_seconds=2)
+    assert len(some) == 1
+    assert "1 of 2 recordings have more than 2 s and are left out" in some.notes
+    with pytest.raises(InvalidData, match="every recording has more than"):
+        read(rows, max_seconds=0.5)
+    with pytest.raises(InvalidSettings, match="max_seconds is a number above 0"):
+        read(rows, max_seconds="long")
+    quick = read([{"audio": (tone(0.1), 16_000), "text": "far too many words"}])
+    with pytest.raises(InvalidData, match=r"data:row 1: .* has 0.10 s, too few for its transcript of 18"):
+        recipe.encode(ctc, quick, (), {"language": None})
+    with pytest.raises(InvalidSettings, match="Set language"):
+        recipe.resolve(whisper, long, max_length=0)
+    odd = read([{"audio": (tone(1), 16_000), "text": "ada 7!"}])
+    encoded = recipe.encode(ctc, odd, (), {"language": None})
+    assert (encoded.supervised, encoded.targets) == (3, 5)
+
+
+def test_rates_are_jiwers() -> None:
+    said = ["the cat sat", "on the mat today", "Yes."]
+    wrote = ["the cat sad down", "on mat", "yes"]
+    losses = [np.ones(3), np.ones(2), np.zeros(5)]
+    statistics = speech_statistics(wrote, said, losses)
+    values = statistics.values()
+    assert values["wer"] == pytest.approx(jiwer.wer(said, wrote))
+    assert values["cer"] == pytest.approx(jiwer.cer(said, wrote))
+    assert values["wer/normalised"] == pytest.approx(jiwer.wer([*said[:2], "yes"], wrote))
+    assert values["loss"] == pytest.approx(0.5)
+    found = statistics.estimates()["wer"]
+    assert found.low < found.value < found.high
+    assert found.n == 3
+
+
+def test_writing_nothing_and_too_much() -> None:
+    values = speech_statistics(["", "a b c"], ["one two", "a"], [np.ones(1)] * 2).values()
+    assert values["wer"] == pytest.approx(4 / 3)
+    assert speech_statistics(["words"], ["..."], [np.ones(1)]).values()["wer/normalised"] == 1.0
+
+
+def run(base: Path, spoken: Path, output: Path, **options: Any) -> TrainingResult:
+    settings = {"max_steps": 3, "batch_size": 4, "eval_steps": 3, "precision": "fp32"} | options
+    return train("speech", spoken, base=str(base), device="cpu", output=output, quiet=True, **settings)
+
+
+@pytest.mark.parametrize(("kind", "language"), [("whisper", "es"), ("wav2vec2", None)])
+def test_trained_published_pulled_and_served(
+    speech_bases: dict[str, Path], spoken: Path, tmp_path: Path, kind: str, language: str | None
+) -> None:
+    """What comes out is plain PEFT's, equal to 1e-5; evaluation measures it anew; another process serves it by name."""
+    hub = open_hub(tmp_path / "hub")
+    result = run(
+        speech_bases[kind], spoken, tmp_path / "run", language=language, name="acme/phone", push=True, hub=hub
+    )
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert (manifest.task, manifest.recipe) == ("automatic-speech-recognition", "speech")
+    assert manifest.hyperparameters["language"] == language
+    assert {"wer", "cer", "wer/normalised", "cer/normalised", "loss"} == set(result.metrics["test"])
+
+    recipe, test = find_recipe("speech"), read(spoken / "test")
+    base = load_base(str(speech_bases[kind]), device="cpu")
+    processor = load_processor(recipe, base)
+    encoded = recipe.encode(processor, test, (), manifest.hyperparameters)
+    batch = recipe.collator(processor)([dict(row) for row in encoded.rows])
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    peft: Any = by_peft(speech_bases[kind], kind, result.artifact.path)
+    with Runtime(base, hub=hub) as runtime, torch.inference_mode():
+        digest = runtime.attach("acme/phone")
+        with runtime._adapted.applying_to_all(((1.0, digest),)):
+            ours = base.model(**inputs).logits
+        theirs = peft(**inputs).logits
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+        files = [spoken / "test" / f"{at}.wav" for at in range(2)]
+        texts = [found.text for found in runtime.transcribe(files, "acme/phone")]
+    run_the_card(result.artifact.path, speech_bases[kind], spoken / "test" / "0.wav", texts[0])
+    served = answers_of(recipe, result.artifact, base, test, encoded, batch_size=2)
+    merged = merged_answers(
+        recipe, result.artifact, load_base(str(speech_bases[kind]), device="cpu"), test, encoded, batch_size=2
+    )
+    assert merged.texts == served.texts == texts
+    for ours, theirs in zip(served.outputs, merged.outputs, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-4 * float(np.abs(theirs).max()))
+    again = evaluate(result.artifact, spoken / "test", base=base)
+    assert again.metrics == result.metrics["test"]
+    assert again.metrics["wer"].value == pytest.approx(jiwer.wer(SAID[2:4], texts))
+    assert {"whisper": False, "wav2vec2": True}[kind] == (
+        "lm_head" in (result.artifact.config["modules_to_save"] or [])
+    )
+
+
+def run_the_card(folder: Path, base: Path, recording: Path, expected: str) -> None:
+    """Its code for plain PEFT, run in the adapter's folder, on a recording at the base's rate."""
+    code = (
+        (folder / "README.md")
+        .read_text()
+        .partition("## With PEFT alone")[2]
+        .split("```")[1]
+        .removeprefix("python\n")
+    )
+    sound = read_sound(recording, 16_000, "sound").samples
+    wide = folder.parent / "wide.wav"
+    soundfile.write(wide, sound, 16_000, subtype="FLOAT")
+    code = code.replace('"some.wav"', repr(str(wide))).replace('"."', repr(str(folder)))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {})
+    assert repr(expected)[1:-1][:20] in out.getvalue()
+
+
+def test_the_loss_selects_and_falls(speech_bases: dict[str, Path], spoken: Path, tmp_path: Path) -> None:
+    result = run(
+        speech_bases["whisper"],
+        spoken / "train",
+        tmp_path / "run",
+        language="es",
+        max_steps=24,
+        eval_steps=6,
+        learning_rate=1e-2,
+        validation=spoken / "train",
+    )
+    losses = [entry["eval_loss"] for entry in result.run.history if "eval_loss" in entry]
+    assert losses[-1] < losses[0] - 0.5
+    assert result.metrics["validation"]["loss"].value == pytest.approx(min(losses), rel=0.05)
+
+
+def test_a_plan_says_what_is_read(speech_bases: dict[str, Path], spoken: Path) -> None:
+    planned = plan("speech", spoken, base=str(speech_bases["whisper"]), language="spanish")
+    assert planned.settings["language"] == "es"
+    assert (
+        "train: 6 recordings, 0.1 minutes: 6 at 8000 Hz; each is resampled to the base's rate"
+        in planned.notes
+    )
+    assert [row[1] for row in planned.samples[0].rows][:5] == ["", "", "", "", "learnt"]
+    assert "0.wav (1.2 s): ada was born" in planned.samples[0].text
+    planned = plan("speech", spoken, base=str(speech_bases["wav2vec2"]))
+    assert {row[1] for row in planned.samples[0].rows} == {"learnt"}
+
+
+def test_what_cannot_be_trained(
+    speech_bases: dict[str, Path], spoken: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidSettings, match="prefix tuning is not run on speech models"):
+        run(speech_bases["whisper"], spoken, tmp_path / "run", language="es", method="prefix")
+    with pytest.raises(InvalidSettings, match="does not write down speech"):
+        run(tiny_base, spoken, tmp_path / "run", language="es")
