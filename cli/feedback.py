@@ -57,7 +57,8 @@ def list_feedback(adapter: str | None, as_json: bool) -> None:
 def export(task: str, out: Path, adapter: str | None, as_json: bool) -> None:
     """Write examples that adapt train --data reads: corrections, and answers that were called good.
 
-    Of requests that the server logged. What was only called bad is left out: it does not say what is right.
+    Of requests that the server logged. What was only called bad is left out: it does not say what is right. For prefer it
+    counts: answers are written as good or bad, and a correction as preferred to what was answered.
 
     \b
     Example:
@@ -65,10 +66,12 @@ def export(task: str, out: Path, adapter: str | None, as_json: bool) -> None:
     """
     from adapthub.adapters.errors import InvalidData
     from adapthub.recipes.catalog import find_recipe
-    from adapthub.runtime.examples import examples
+    from adapthub.recipes.recipe import PreferringRecipe
+    from adapthub.runtime.examples import examples, preferences
 
     recipe = find_recipe(task)
-    found = examples(_chosen(adapter), recipe.task)
+    chosen = _chosen(adapter)
+    found = preferences(chosen) if isinstance(recipe, PreferringRecipe) else examples(chosen, recipe.task)
     if not found:
         raise InvalidData(
             f"there is no feedback to train {task} on",

@@ -12,6 +12,7 @@ from adapthub.recipes.chat import Chat
 from adapthub.recipes.classify import Classify
 from adapthub.recipes.embed import Embed
 from adapthub.recipes.ner import Ner
+from adapthub.recipes.prefer import Prefer
 from adapthub.recipes.qa import QuestionAnswering
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.sentiment import Sentiment
@@ -30,6 +31,7 @@ RECIPES: Mapping[str, Recipe] = {
         Chat(),
         Summarize(),
         Translate(),
+        Prefer(),
         SpeechRecognition(),
     )
 }

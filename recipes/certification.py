@@ -25,6 +25,7 @@ from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.evaluation import Answers, answers_of, encode_for, measured, read_for, recipe_of
 from adapthub.recipes.merging import merged_answers
 from adapthub.recipes.paired import better, differences
+from adapthub.recipes.recipe import PreferringRecipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -206,9 +207,11 @@ def _wanted(forms: Sequence[str], reference: Form) -> list[Form]:
 
 
 def _decisions(recipe: Recipe, encoded: Encoded, answers: Answers) -> list[Any]:
-    """What each row's answer comes to: its text, its labels, its span."""
+    """What each row's answer comes to: its text, its labels, its span, which of two answers gained more."""
     if answers.texts is not None:
         return list(answers.texts)
+    if isinstance(recipe, PreferringRecipe):
+        return [int(np.argmax(likelihoods[:2] - likelihoods[2:])) for likelihoods in answers.outputs]
     return [
         _decision(recipe.task, logits, row.get("labels"))
         for row, logits in zip(encoded.rows, answers.outputs, strict=True)

@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.flat import same_rows
-from adapthub.recipes.recipe import lengths_of
+from adapthub.recipes.recipe import PreferringRecipe, lengths_of
 from adapthub.recipes.trainer import LengthGroups
 from adapthub.recipes.unpadded import flat_offset, runs_unpadded, unpadded
 
@@ -67,7 +67,11 @@ def padding(lengths: Sequence[int], batch_size: int) -> float:
 
 
 def _packs(job: Job) -> bool:
-    """Attention by row costs about what a little padding costs."""
+    """Attention by row costs about what a little padding costs. Raises InvalidSettings where it is asked of TRL's passes."""
+    if isinstance(job.recipe, PreferringRecipe):
+        if job.settings.packing is True:
+            raise InvalidSettings(f"packing does not work with {job.recipe.name}", hint="Leave it out.")
+        return False
     if job.settings.packing != "auto":
         return job.settings.packing
     lengths = lengths_of(job.splits["train"].encoded.rows)

@@ -6,7 +6,7 @@ Does not load bases or write artifacts. The order of batches, the optimiser and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PrinterCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -38,7 +39,16 @@ from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.progress import ProgressBar
-from adapthub.recipes.recipe import Collator, LabellingRecipe, OwnLoss, Row, Rows, lengths_of, selects
+from adapthub.recipes.recipe import (
+    Collator,
+    LabellingRecipe,
+    OwnLoss,
+    PreferringRecipe,
+    Row,
+    Rows,
+    lengths_of,
+    selects,
+)
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
@@ -197,11 +207,12 @@ def _event_log(run: Run, checkpoint: Path | None) -> SummaryWriter:
 
 def _trainer(
     job: Job, base: Base, adaptation: Adaptation, run: Run, callbacks: list[TrainerCallback]
-) -> AdapterTrainer:
+) -> Trainer:
     settings = job.settings
     validation = job.splits["validation"].some(settings.eval_rows) if "validation" in job.splits else None
     evaluated = _longest_first(validation) if validation else ()
-    trainer = AdapterTrainer(
+    kind, arguments = _training(job)
+    trainer = kind(
         rates=Rates(
             settings.learning_rate,
             settings.head_learning_rate,
@@ -215,9 +226,9 @@ def _trainer(
         train_dataset=job.splits["train"].encoded.rows,
         model=adaptation.model,
         language=LanguageLoss.of(cast(PreTrainedModel, adaptation.model.get_base_model()))
-        if job.task == TEXT_GENERATION
+        if job.task == TEXT_GENERATION and not isinstance(job.recipe, PreferringRecipe)
         else None,
-        args=_arguments(job, base, run),
+        args=_arguments(job, base, run, arguments),
         data_collator=_Hidden(job.recipe.collator(job.processor)),
         eval_dataset=Rows(validation.encoded.rows, evaluated) if validation else None,
         compute_metrics=_Metrics(job, job.recipe, validation, evaluated)
@@ -229,16 +240,23 @@ def _trainer(
     return trainer
 
 
+def _training(job: Job) -> tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]:
+    """The trainer and what makes its arguments."""
+    if isinstance(job.recipe, PreferringRecipe):
+        return job.recipe.training(job.processor, job.encoding)
+    return AdapterTrainer, TrainingArguments
+
+
 def _longest_first(split: Split) -> list[int]:
     """Places of the rows in the order in which they are evaluated: rows of similar lengths together."""
     lengths = lengths_of(split.encoded.rows)
     return sorted(range(len(lengths)), key=lambda at: -lengths[at])
 
 
-def _arguments(job: Job, base: Base, run: Run) -> TrainingArguments:
+def _arguments(job: Job, base: Base, run: Run, kind: Callable[..., TrainingArguments]) -> TrainingArguments:
     evaluates = "validation" in job.splits
     every = job.settings.steps_between_evaluations(job.rows)
-    arguments = TrainingArguments(
+    arguments = kind(
         output_dir=str(run.checkpoints),
         max_steps=job.steps,
         per_device_train_batch_size=job.settings.batch_size,

@@ -5,8 +5,10 @@ The base that is given is changed: load one for this alone. Does not save what i
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -17,9 +19,11 @@ from adapthub.adapters.heads import task_model
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.evaluation import Answers
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.recipe import Encoded, GeneratingRecipe, Recipe, lengths_of
-from adapthub.recipes.served import target_losses, trained_outputs
+from adapthub.recipes.recipe import Encoded, GeneratingRecipe, PreferringRecipe, Recipe, lengths_of
+from adapthub.recipes.served import likelihoods, target_losses, trained_outputs
 from adapthub.runtime.runtime import Runtime
+
+Said = TypeVar("Said")
 
 
 def merged_answers(
@@ -28,13 +32,17 @@ def merged_answers(
     """What `evaluation.answers_of` gives, by the merged weights and without an adapter."""
     manifest = artifact.manifest
     assert manifest is not None
+    if isinstance(recipe, PreferringRecipe):
+        reference = _alone(base, lambda adapted: likelihoods(adapted, encoded.rows, ()))
+        merge(base, artifact)
+        own = _alone(base, lambda adapted: likelihoods(adapted, encoded.rows, ()))
+        return Answers(list(np.concatenate([own, reference], axis=1)), None)
     model = merge(base, artifact)
     if isinstance(recipe, GeneratingRecipe):
-        adapted = AdaptedBase(base)
-        try:
-            losses = target_losses(recipe, adapted, encoded.rows, (), batch_size=batch_size)
-        finally:
-            adapted.close()
+        losses = _alone(
+            base,
+            lambda adapted: target_losses(recipe, adapted, encoded.rows, (), batch_size=batch_size),
+        )
         with Runtime(base) as runtime:
             return Answers(losses, recipe.answers(runtime, None, dataset, manifest.hyperparameters))
     collate = recipe.collator(load_processor(recipe, base))
@@ -46,6 +54,15 @@ def merged_answers(
         rows = [encoded.rows[at] for at in places]
         outputs |= dict(zip(places, trained_outputs(recipe, base, model, rows, collate), strict=True))
     return Answers([outputs[at] for at in range(len(lengths))], None)
+
+
+def _alone(base: Base, ask: Callable[[AdaptedBase], Said]) -> Said:
+    """What `base` says as it is now, served without an adapter."""
+    adapted = AdaptedBase(base)
+    try:
+        return ask(adapted)
+    finally:
+        adapted.close()
 
 
 def merge(base: Base, artifact: Artifact) -> PreTrainedModel:

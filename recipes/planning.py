@@ -20,7 +20,7 @@ from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.preflight import check_optimizer
-from adapthub.recipes.recipe import lengths_of
+from adapthub.recipes.recipe import PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
@@ -197,9 +197,11 @@ def _activation_bytes(job: Job) -> int:
 
 
 def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
-    """Why the method's settings, and those that make a run cheaper, are what they are, where nobody chose them."""
+    """Why the method's and the recipe's settings, and those that make a run cheaper, are what they are, where nobody chose them."""
     if job.parent is not None:
         given = {**given, **job.adapter}
     defaults = find_method(job.method).defaults(job.task)
     reasons = {**{name: default.reason for name, default in defaults.items()}, **REASONS}
+    if isinstance(job.recipe, PreferringRecipe):
+        reasons |= job.recipe.reasons(job.encoding)
     return {name: reason for name, reason in reasons.items() if given.get(name) is None}

@@ -36,7 +36,7 @@ from adapthub.recipes.data.dataset import Dataset, Example
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
     from adapthub.recipes.metrics import Statistics
     from adapthub.runtime import Runtime
@@ -75,6 +75,7 @@ class Encoded:
     max_length.
     `positions`: where recipes that label words find word i in row r (positions[r][i], or -1: cut off or
     invisible).
+    `settings`: what they were encoded with, where a measure depends on it.
     """
 
     rows: Sequence[Row]
@@ -82,6 +83,7 @@ class Encoded:
     targets: int
     truncated: int
     positions: Sequence[Sequence[int]] = field(default=(), repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def select(self, places: Sequence[int]) -> Encoded:
         """The rows of the examples at `places`, made only when they are asked for. Counts stay those of all."""
@@ -221,6 +223,26 @@ class LabellingRecipe(Recipe, Protocol):
         labels: Sequence[str],
     ) -> Statistics:
         """Per-example sufficient statistics of the metrics from each row's unpadded logits."""
+        ...
+
+
+@runtime_checkable
+class PreferringRecipe(LabellingRecipe, Protocol):
+    """A recipe that learns from judged answers, each row holding two sequences (answer_rows).
+
+    `measure` is given for each row the log likelihoods, in nats, of both sequences under the adapter, then of both under
+    the base alone: float [4].
+    """
+
+    def training(
+        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]
+    ) -> tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]:
+        """What makes the trainer in place of AdapterTrainer, with the same arguments, and what makes its `args`. `settings`
+        as in `encode`."""
+        ...
+
+    def reasons(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        """Of settings by name, why they are what they are where nobody chose them. `settings` as in `encode`."""
         ...
 
 

@@ -23,8 +23,17 @@ from adapthub.adapters.speech import speech_of
 from adapthub.adapters.tasks import SPEECH
 from adapthub.adapters.token_losses import token_losses
 from adapthub.recipes.adaptation import autocast
+from adapthub.recipes.answer_rows import sequences
 from adapthub.recipes.batches import IGNORED
-from adapthub.recipes.recipe import Collator, EmbeddingRecipe, GeneratingRecipe, Recipe, Row, lengths_of
+from adapthub.recipes.recipe import (
+    Collator,
+    EmbeddingRecipe,
+    GeneratingRecipe,
+    PreferringRecipe,
+    Recipe,
+    Row,
+    lengths_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +47,8 @@ def served_outputs(
 ) -> list[NDArray[Any]]:
     """Each row's unpadded logits, or the losses of its target tokens [tokens], from the served path, in order."""
     with memory_errors("evaluating", _SMALLER):
+        if isinstance(recipe, PreferringRecipe):
+            return _served_likelihoods(adapted, digest, rows)
         if isinstance(recipe, GeneratingRecipe):
             return target_losses(recipe, adapted, rows, ((1.0, digest),), batch_size=batch_size)
         if isinstance(recipe, EmbeddingRecipe):
@@ -60,6 +71,8 @@ def trained_outputs(
     """The same from the PEFT model that was trained. One row at a time where logits are as wide as a vocabulary."""
     model.eval()
     with torch.inference_mode(), autocast(base):
+        if isinstance(recipe, PreferringRecipe):
+            return [_trained_likelihoods(base, model, row, collate) for row in rows]
         if recipe.task == SPEECH:
             speech = speech_of(base)
             losses = [speech.losses(model, _on(base, collate([dict(row)])))[0] for row in rows]
@@ -132,6 +145,27 @@ def mean_pooled(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _features(row: Row) -> dict[str, Any]:
     return {name: values for name, values in row.items() if name not in ("labels", "label")}
+
+
+def likelihoods(adapted: AdaptedBase, rows: Sequence[Row], selection: Selection) -> NDArray[Any]:
+    """The log likelihoods of both answers of each row [rows, 2], in nats, under the adapters of `selection`."""
+    answers = [answer for row in rows for answer in sequences(row)]
+    return np.array([-float(loss.sum()) for loss in token_losses(adapted, answers, selection)]).reshape(-1, 2)
+
+
+def _served_likelihoods(adapted: AdaptedBase, digest: str, rows: Sequence[Row]) -> list[NDArray[Any]]:
+    """For each row what PreferringRecipe.measure takes."""
+    own, base = (likelihoods(adapted, rows, selection) for selection in (((1.0, digest),), ()))
+    return list(np.concatenate([own, base], axis=1))
+
+
+def _trained_likelihoods(base: Base, model: Any, row: Row, collate: Collator) -> NDArray[Any]:
+    """The same from a PEFT model."""
+    batch = _on(base, collate([row]))
+    answers = [{name: part[at : at + 1] for name, part in batch.items()} for at in range(2)]
+    own = [-_losses(model, answer).sum() for answer in answers]
+    with model.disable_adapter():
+        return np.array([*own, *(-_losses(model, answer).sum() for answer in answers)])
 
 
 def _losses(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> NDArray[Any]:

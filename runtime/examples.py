@@ -28,6 +28,27 @@ def examples(feedback: Iterable[Feedback], task: str) -> list[Example]:
     return [example for example in found if example is not None]
 
 
+def preferences(feedback: Iterable[Feedback]) -> list[Example]:
+    """Of answers in text: a correction is preferred to what was answered, {"prompt":, "rendered": true, "chosen":,
+    "rejected":}; an answer that was only rated is good or bad, {"prompt":, "rendered": true, "completion":, "label":}.
+
+    The prompt is as the base read it (`rendered`). A rating of 0 says nothing; one of several choices does not say of which.
+    """
+    found = [_preference(one.request, one.rating) for one in feedback if one.request is not None]
+    return [example for example in found if example is not None]
+
+
+def _preference(request: Logged, rating: Rating) -> Example | None:
+    texts = request.output if isinstance(request.output, list) else []
+    if len(texts) != 1 or not isinstance(texts[0], str) or not texts[0].strip():
+        return None
+    prompt = {"prompt": request.input, "rendered": True}
+    corrected = rating.correction
+    if isinstance(corrected, str) and corrected.strip() not in ("", texts[0].strip()):
+        return {**prompt, "chosen": corrected, "rejected": texts[0]}
+    return {**prompt, "completion": texts[0], "label": rating.rating > 0} if rating.rating else None
+
+
 def _entities(request: Logged, rating: Rating) -> Example | None:
     """{"text":, "entities": [{"start":, "end":, "label":}]}"""
     if isinstance(rating.correction, list):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-TARGETS = ("label", "labels", "target", "answers")
+TARGETS = ("label", "labels", "target", "answers", "good")
 """The fields that models learn to find; every other is their input."""
 
 

@@ -11,8 +11,16 @@ import pytest
 import torch
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.answer_rows import sequences
 from adapthub.recipes.catalog import RECIPES, find_recipe
-from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, GeneratingRecipe, LabellingRecipe, Recipe
+from adapthub.recipes.recipe import (
+    EmbeddingRecipe,
+    Encoded,
+    GeneratingRecipe,
+    LabellingRecipe,
+    PreferringRecipe,
+    Recipe,
+)
 from tests.recipes.tokenizer_kinds import byte_level, wordpiece
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -24,6 +32,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "chat": [
         {"prompt": "a film?", "completion": "a good film"},
         {"prompt": "bad?", "completion": "bad"},
+    ],
+    "prefer": [
+        {"prompt": "a film", "chosen": "it is good", "rejected": "bad"},
+        {"prompt": "ada", "chosen": "she met bob", "rejected": "london is great"},
     ],
     "summarize": [
         {"document": "the film was long and the story dull", "summary": "a dull film"},
@@ -56,7 +68,7 @@ def any_recipe(request: pytest.FixtureRequest) -> Recipe:
 @pytest.fixture
 def tokenizer(recipe: Recipe, tmp_path: Path) -> Any:
     """BERT's kind, or for recipes that generate one that ends a text."""
-    return byte_level() if isinstance(recipe, GeneratingRecipe) else wordpiece(tmp_path)
+    return byte_level() if recipe.task == "text-generation" else wordpiece(tmp_path)
 
 
 def encode(recipe: Recipe, tokenizer: Any) -> tuple[Any, tuple[str, ...], Encoded]:
@@ -95,11 +107,14 @@ def test_a_batch_is_padded_int64_and_loses_nothing(recipe: Recipe, tokenizer: An
         assert [ids[mask].tolist() for ids, mask in found] == texts
         assert batch["labels"].tolist() == [0, 1]
         return
-    lengths = [len(row["input_ids"]) for row in encoded.rows]
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, max(lengths))
+    rows = list(encoded.rows)
+    if isinstance(recipe, PreferringRecipe):
+        rows = [sequences(row)[part] for part in (0, 1) for row in rows]
+    lengths = [len(row["input_ids"]) for row in rows]
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(rows), max(lengths))
     assert all(values.dtype == torch.int64 for values in batch.values())
     assert batch["attention_mask"].sum(dim=1).tolist() == lengths
-    for index, row in enumerate(encoded.rows):
+    for index, row in enumerate(rows):
         assert batch["input_ids"][index, : lengths[index]].tolist() == row["input_ids"]
         labels = batch["labels"][index]
         if labels.ndim:
@@ -120,7 +135,14 @@ def perfect(recipe: Recipe, row: dict[str, Any], labels: tuple[str, ...]) -> Any
 
 def test_perfect_outputs_measure_one_and_the_headline_metrics_exist(recipe: Recipe, tokenizer: Any) -> None:
     data, labels, encoded = encode(recipe, tokenizer)
-    if isinstance(recipe, LabellingRecipe):
+    if isinstance(recipe, PreferringRecipe):
+        likelihoods = np.array(
+            [0.0, -1.0, -0.5, -0.5]
+        )  # of chosen and rejected, under the adapter and the base
+        values = recipe.measure([likelihoods] * len(data), data, encoded, labels).values()
+        assert values["reward_accuracy"] == 1
+        assert values["reward_margin"] == pytest.approx(0.1)
+    elif isinstance(recipe, LabellingRecipe):
         outputs = [perfect(recipe, row, labels) for row in encoded.rows]
         values = recipe.measure(outputs, data, encoded, labels).values()
         assert set(values.values()) == {1.0}
@@ -153,10 +175,9 @@ def test_max_length_is_bounded_by_the_tokenizer_and_leaves_room_for_text(
 def test_a_tokenizer_without_padding_is_refused_where_padding_means_something(recipe: Recipe) -> None:
     tokenizer = byte_level()
     tokenizer.pad_token = None
-    if isinstance(recipe, GeneratingRecipe):  # padding stands behind a row, and nothing looks there
-        assert recipe.collator(tokenizer)([{"input_ids": [5], "labels": [5]}])["attention_mask"].tolist() == [
-            [1]
-        ]
+    if recipe.task == "text-generation":  # padding stands behind a row, and nothing looks there
+        row = {"input_ids": [5], "labels": [5], "other_input_ids": [5], "other_labels": [5]}
+        assert recipe.collator(tokenizer)([row])["attention_mask"].unique().tolist() == [1]
         return
     with pytest.raises(InvalidSettings, match="no padding token"):
         recipe.collator(tokenizer)
