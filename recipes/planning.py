@@ -197,7 +197,7 @@ def _activation_bytes(job: Job) -> int:
 
 
 def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
-    """Why the method's and the recipe's settings, and those that make a run cheaper, are what they are, where nobody chose them."""
+    """Why settings of method and recipe, and those that make a run cheaper, are as they are where nobody chose them."""
     if job.parent is not None:
         given = {**given, **job.adapter}
     defaults = find_method(job.method).defaults(job.task)
