@@ -38,7 +38,16 @@ from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.progress import ProgressBar
-from adapthub.recipes.recipe import Collator, LabellingRecipe, OwnLoss, Row, Rows, lengths_of, selects
+from adapthub.recipes.recipe import (
+    Augmenting,
+    Collator,
+    LabellingRecipe,
+    OwnLoss,
+    Row,
+    Rows,
+    lengths_of,
+    selects,
+)
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
@@ -212,7 +221,7 @@ def _trainer(
             settings.optimizer,
         ),
         loss=partial(job.recipe.loss, settings=job.encoding) if isinstance(job.recipe, OwnLoss) else None,
-        train_dataset=job.splits["train"].encoded.rows,
+        train_dataset=_learned(job),
         model=adaptation.model,
         language=LanguageLoss.of(cast(PreTrainedModel, adaptation.model.get_base_model()))
         if job.task == TEXT_GENERATION
@@ -227,6 +236,13 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _learned(job: Job) -> Sequence[Row]:
+    encoded = job.splits["train"].encoded
+    if isinstance(job.recipe, Augmenting):
+        return job.recipe.augmented(encoded, job.encoding, job.seed)
+    return encoded.rows
 
 
 def _longest_first(split: Split) -> list[int]:
