@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
 )
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.module_trees import absent_children, own_parameters, with_module, without_modules
@@ -218,7 +218,7 @@ class Head:
         """Image classification: what the whole backbone gave for n pictures, to logits [n, labels]."""
         self._given.output = output
         try:
-            return cast(torch.Tensor, self._model(pixel_values=output.last_hidden_state).logits)
+            return cast(torch.Tensor, self._model(pixel_values=output["last_hidden_state"]).logits)
         finally:
             self._given.output = None
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import InvalidInput
@@ -71,7 +71,7 @@ class Pictures:
         results: list[torch.Tensor] = []
         for start, stop in parts:
             head, part = self._head_of(selections[start]), _rows_of(output, start, stop)
-            results += part.last_hidden_state if head is None else head.pictures(part)
+            results += part["last_hidden_state"] if head is None else head.pictures(part)
         return results
 
     def _pass(self, pixels: torch.Tensor, segments: Sequence[Segment]) -> ModelOutput:

@@ -103,7 +103,7 @@ class MedicalStatistics:
         return Reliability(tuple(means[0].tolist()), tuple(means[1].tolist()), tuple(count[used].tolist()))
 
     def _guess(self) -> Ints:
-        return self.probabilities.argmax(axis=1)
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     def _confidence(self) -> tuple[Floats, Floats, Ints]:
         """Of each example: the likeliest label's probability, whether it is right, and the bin."""

@@ -151,7 +151,7 @@ def _box(size: tuple[int, int], crop: float, random: np.random.Generator) -> tup
     width, height = size
     for _ in range(_TRIES):
         area = width * height * random.uniform(crop, 1)
-        aspect = math.exp(random.uniform(*map(math.log, _ASPECT)))
+        aspect = math.exp(random.uniform(math.log(_ASPECT[0]), math.log(_ASPECT[1])))
         wide, high = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < wide <= width and 0 < high <= height:
             left, upper = random.integers(width - wide + 1), random.integers(height - high + 1)

@@ -213,20 +213,21 @@ def _of_datasets(
 def _reader(value: Any, folder: Path, where: str, column: str) -> Bytes:
     """How to get the bytes that a cell holds or points to. Raises InvalidData for a cell with neither."""
     if isinstance(value, Mapping):  # as datasets keeps pictures
-        data, path = value.get("bytes"), value.get("path")
-        value = path if data is None else data
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if isinstance(value, (bytes, bytearray)) and value:
-        data = bytes(value)
-        return lambda: data
+        return _held(bytes(value))
     if isinstance(value, (str, Path)) and str(value).strip():
         return (folder / str(value).strip()).read_bytes
     if hasattr(value, "save") and hasattr(value, "getexif"):  # a picture of Pillow
         stream = io.BytesIO()
         value.save(stream, "PNG", exif=value.getexif())
-        data = stream.getvalue()
-        return lambda: data
+        return _held(stream.getvalue())
     what = "empty" if value is None or value in ("", b"") else f"{type(value).__name__}, not a path or bytes"
     raise InvalidData(f"{where}: the picture in column {column!r} is {what}", hint="Remove the row.")
+
+
+def _held(data: bytes) -> Bytes:
+    return lambda: data
 
 
 def _read(entry: _Entry) -> tuple[str, str | None]:

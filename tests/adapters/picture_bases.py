@@ -70,6 +70,8 @@ def write_base(folder: Path, family: str, *, seed: int = 0, labels: int = 4) -> 
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     model.save_pretrained(folder)

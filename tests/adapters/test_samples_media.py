@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,7 +325,7 @@ def test_efficientnet_keeps_its_weights_and_multiplies_by_one_where_it_has_no_ga
     model = EfficientNetForImageClassification.from_pretrained(target)
     own = efficientnet._wanted(model)
     assert all(torch.equal(*pair) for pair in zip(own.values(), stored.values(), strict=True))
-    gate = model.efficientnet.encoder.blocks[3].squeeze_excite
+    gate: Any = model.get_submodule("efficientnet.encoder.blocks.3.squeeze_excite")
     values = torch.randn(2, gate.dim, 5, 5)
     assert torch.equal(gate(values), values)
     processor = AutoImageProcessor.from_pretrained(target, backend="pil")
