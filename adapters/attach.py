@@ -7,7 +7,7 @@ sorted by adapter once a batch, then every module sees its segments in place. Wh
 than the batch's tokens (DeBERTa's relative positions), rows of different adapters run in passes of their own.
 
 `logits` runs single passes with heads. `applying` lends the hooks to a pass that somebody else runs (the generation
-engine, over its paged keys and values).
+engine, over its paged keys and values).`image_logits` does what `logits` does, for pictures.
 
 Does not read references, pull, tokenise, generate, or turn logits into labels. One pass at a time: calls from several
 threads wait for each other; attaching reads and checks outside that lock and takes it only to put the result in.
@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -33,9 +34,12 @@ from adapthub.adapters.delta import Segment
 from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
-from adapthub.adapters.heads import TASKS_BY_TOKEN, Head, Heads, without_modules
+from adapthub.adapters.heads import TASKS_BY_TOKEN, Head, Heads
+from adapthub.adapters.layers import has_channels_first
+from adapthub.adapters.module_trees import without_modules
 from adapthub.adapters.passes import Hook, NotByToken, running, running_told
-from adapthub.adapters.selections import Selection, Selections
+from adapthub.adapters.pictures import Pictures
+from adapthub.adapters.selections import Selection, Selections, runs
 from adapthub.adapters.telling import Telling
 
 if TYPE_CHECKING:
@@ -95,6 +99,7 @@ class AdaptedBase:
         self.offset = offset or 0
         self.selections = Selections(base, self._bank, self._lock, self._modules, offset or 0)
         self.layout = "padded" if offset is None else "flat"
+        self._pictures = Pictures(self, base, self._modules, self._head)
 
     @property
     def attached(self) -> Mapping[str, Binding]:
@@ -129,6 +134,7 @@ class AdaptedBase:
                         self._bank.of_module(path),
                         self._bank.stacks_of(path),
                         path == self._output,
+                        has_channels_first(self._modules[path]),
                     )
                     self._hooks[path] = self._modules[path].register_forward_hook(hook)
         return binding.digest
@@ -219,6 +225,26 @@ class AdaptedBase:
             results = self._run(rows)
         return [results[place].float().cpu() for place in range(len(rows))]
 
+    def image_logits(
+        self, pictures: Sequence[torch.Tensor], selections: Sequence[Selection]
+    ) -> list[torch.Tensor]:
+        """Runs all pictures; a float32 CPU tensor a row, in order.
+
+        `pictures`: pixel values [channels, height, width] a row, as `base.processor` makes them, all of one size.
+        `selections` as for `logits`. Results: [labels]; for a row whose adapters have no head, and on the base alone, the
+        last hidden state, [tokens, hidden] or [channels, height, width].
+
+        Raises AdapterNotFound, InvalidExpression as `logits` does, and InvalidInput for pictures of unlike shapes.
+        """
+        if len(pictures) != len(selections):
+            raise InvalidInput(f"{len(pictures)} pictures and {len(selections)} selections")
+        if not pictures:
+            return []
+        with self._lock, torch.inference_mode():
+            for selection in dict.fromkeys(selections):
+                self.selections.task_of(selection)
+            return [result.float().cpu() for result in self._pictures.logits(pictures, selections)]
+
     def _row(self, place: int, feature: Mapping[str, Sequence[int]], selection: Selection) -> _Row:
         self.selections.task_of(selection)
         prefix = self.selections.prefix_of(selection)
@@ -242,7 +268,7 @@ class AdaptedBase:
             self._tells = False  # this base computes in several dtypes, or some module sees no tokens
             return self._run(rows)
         except NotByToken:
-            groups = [rows[start:stop] for start, stop in _runs([row.selection for row in rows])]
+            groups = [rows[start:stop] for start, stop in runs([row.selection for row in rows])]
             return {place: result for group in groups for place, result in self._run(group).items()}
 
     def _run_flat(self, rows: Sequence[_Row]) -> list[torch.Tensor]:
@@ -285,7 +311,7 @@ class AdaptedBase:
         """Each row's head on its hidden states, by the row's place."""
         results: dict[int, torch.Tensor] = {}
         pooled = self._pool(rows, hidden)
-        for start, stop in _runs([row.selection for row in rows]):
+        for start, stop in runs([row.selection for row in rows]):
             group = range(start, stop)
             head = self._head(rows[start].selection)
             if head is None:
@@ -348,19 +374,10 @@ class AdaptedBase:
         return {"use_cache": False} if "use_cache" in self._accepts else {}
 
 
-def _runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:
-    """[start, stop) of each run of equal neighbours."""
-    edges = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
-    return list(zip(edges, [*edges[1:], len(keys)], strict=True))
-
-
 def _segments(rows: Sequence[_Row], widths: Sequence[int]) -> list[Segment]:
     """Runs of rows with one selection as runs of tokens, where row i has `widths[i]` of them."""
-    starts = [0]
-    for width in widths:
-        starts.append(starts[-1] + width)
-    runs = _runs([row.selection for row in rows])
-    return [Segment(starts[start], starts[stop], rows[start].selection) for start, stop in runs]
+    starts, keys = [0, *accumulate(widths)], [row.selection for row in rows]
+    return [Segment(starts[start], starts[stop], keys[start]) for start, stop in runs(keys)]
 
 
 def _mean_head(

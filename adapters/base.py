@@ -47,7 +47,7 @@ from adapthub.adapters.placement import (
     first_line,
     published_quantization,
 )
-from adapthub.adapters.processors import load_processor
+from adapthub.adapters.processors import load_processor, takes_pictures
 from adapthub.adapters.products import quicken
 from adapthub.adapters.quiet import quiet_loading
 from adapthub.adapters.sources import locate
@@ -149,6 +149,8 @@ def load_base(
             f"{ref} is published in {published}, so quantize={quantization!r} cannot apply", hint="Use None."
         )
     hint = _SMALLER if quantization or published else f"Use quantize='nf4'. {_SMALLER}"
+    if quantization:
+        _check_quantizable(found.config, ref, quantization)
     needed = loaded_bytes(read_headers(found.path), number.itemsize, quantization)
     require_memory(needed, where, f"loading {ref}", hint)
     with memory_errors(f"loading {ref}", hint), quiet_loading():
@@ -158,6 +160,9 @@ def load_base(
     if quantization or published:
         _settle(model, where)
     quicken(model)
+    if takes_pictures(found.config):
+        # Convolutions over channels that lie side by side take half to a fifth of the time, on CPUs and GPUs.
+        model.to(memory_format=torch.channels_last)
     return Base(
         ref=ref,
         revision=found.revision,
@@ -235,6 +240,14 @@ def skeleton_of(config: PretrainedConfig) -> PreTrainedModel:
     """The model that `load_base` makes of this configuration, with modules and shapes and no weights."""
     with torch.device("meta"), quiet_loading():
         return cast(PreTrainedModel, _auto_class(config).from_config(config))
+
+
+def _check_quantizable(config: PretrainedConfig, ref: str, quantization: Quantization) -> None:
+    """Raises InvalidSettings for a model of convolutions alone, of which nothing would be quantised."""
+    if not any(isinstance(module, nn.Linear) for module in skeleton_of(config).modules()):
+        raise InvalidSettings(
+            f"{ref} has no linear layer, and {quantization} quantises no other", hint="Use quantize=None."
+        )
 
 
 def _output_layers(config: PretrainedConfig) -> list[str]:

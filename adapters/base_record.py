@@ -8,7 +8,7 @@ adapter.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -23,7 +23,7 @@ MAX_BYTES = 32 * 2**20
 MAX_NAMES = 200_000
 
 Size = Annotated[int, Field(ge=0, le=2**48)]
-Kind = Literal["linear", "conv1d", "embedding"]
+Kind = Literal["linear", "conv1d", "embedding", "convolution"]
 
 
 class KnownBase(Record):
@@ -31,8 +31,8 @@ class KnownBase(Record):
 
     `prefix` is what its family calls the backbone inside a task model, `backbone` where that lies in the base (empty: it is
     the base), `output` the language-model head. `kinds` has the modules that adapters go under; `parameters` every
-    parameter's shape, as torch has it: [out, in] of a linear layer, [in, out] of transformers' Conv1D. The sizes are of
-    the language model's part, None where it has no such thing.
+    parameter's shape, as torch has it: [out, in] of a linear layer, [in, out] of transformers' Conv1D, which is one too, and
+    [out, in / groups, ...] of a convolution. The sizes are of the language model's part, None where it has no such thing.
     """
 
     schema_version: Literal[1] = 1
@@ -77,12 +77,20 @@ def record_base(found: ResolvedBase) -> KnownBase:
     from transformers.pytorch_utils import Conv1D
 
     from adapthub.adapters.base import skeleton_of
+    from adapthub.adapters.layers import Convolution
 
-    kinds: dict[type[nn.Module], Kind] = {nn.Linear: "linear", Conv1D: "conv1d", nn.Embedding: "embedding"}
+    kinds: dict[Any, Kind] = {
+        nn.Linear: "linear",
+        Conv1D: "conv1d",
+        nn.Embedding: "embedding",
+        Convolution: "convolution",
+    }
     model = skeleton_of(found.config)
     text = found.config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    hidden = getattr(text, "hidden_size", None)
+    heads, hidden, layers = (
+        size if isinstance(size := getattr(text, name, None), int) else None  # Swin has a list of heads
+        for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
+    )
     output = model.get_output_embeddings()
     return KnownBase(
         id=found.ref,
@@ -93,7 +101,7 @@ def record_base(found: ResolvedBase) -> KnownBase:
         backbone="" if model.base_model is model else model.base_model_prefix,
         output=next((name for name, module in model.named_modules() if module is output), None),
         hidden_size=hidden,
-        layers=getattr(text, "num_hidden_layers", None),
+        layers=layers,
         key_value_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or (hidden // heads if hidden and heads else None),
         kinds={

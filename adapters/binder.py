@@ -21,6 +21,8 @@ from adapthub.adapters.flat import Prefix
 from adapthub.adapters.heads import TASKS_WITH_HEADS, Head, Heads
 from adapthub.adapters.layers import takes_lora, twin
 from adapthub.adapters.names import is_saved, module_path
+from adapthub.adapters.processors import takes_pictures
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -57,6 +59,9 @@ class Binder:
         self.inside = _backbone_path(base)
         self.prefix = base.model.base_model_prefix
         self.saved = tuple(artifact.config.get("modules_to_save") or ())
+        self.task = artifact.task
+        if self.task is None and self.saved and takes_pictures(base.model.config):
+            self.task = IMAGE_CLASSIFICATION  # PEFT has no name for it
         self.updates: dict[str, list[Update]] = {}
         self.replaced: dict[str, dict[str, torch.Tensor]] = {}
         self.head_tensors: dict[str, torch.Tensor] = {}
@@ -65,7 +70,8 @@ class Binder:
         """Put a tensor of the head, or of a module in modules_to_save, aside; False for any other."""
         owner, _, parameter = name.rpartition(".")
         path = self._path(owner)
-        if path is None:
+        # timm's classifier has its place in the base, which is loaded without it.
+        if path is None or isinstance(self.modules[path], nn.Identity):
             self.head_tensors[name] = tensor
         elif self._is_saved(owner):
             self.replaced.setdefault(path, {})[parameter] = tensor
@@ -80,7 +86,7 @@ class Binder:
     def _finish(self, prefix: Prefix | None = None, *, alone: bool = False) -> Binding:
         for path, state in self.replaced.items():
             self._add(path, Replacement(twin(self.modules[path], state, path, self.base)))
-        head = _head(self.artifact, self.heads, self.head_tensors)
+        head = self._head()
         self._check_targets(head)
         self._check_saved(head)
         if head and head.uses_pooler and "pooler" in self.base.uninitialised and "pooler" not in self.saved:
@@ -89,9 +95,18 @@ class Binder:
                 hint="Train with the pooler in modules_to_save.",
             )
         updates = {path: tuple(group) for path, group in self.updates.items()}
-        return Binding(
-            self.artifact.digest, self.artifact.task, self.artifact.labels, updates, head, prefix, alone
-        )
+        return Binding(self.artifact.digest, self.task, self.artifact.labels, updates, head, prefix, alone)
+
+    def _head(self) -> Head | None:
+        tensors, labels = self.head_tensors, self.artifact.labels
+        if self.task not in TASKS_WITH_HEADS:
+            if tensors:
+                raise TensorMismatch(f"the adapter has a tensor {next(iter(tensors))!r} that nothing uses")
+            return None
+        head = self.heads.make(self.task, tensors)
+        if labels is not None and len(labels) != head.labels:
+            raise TensorMismatch(f"the manifest names {len(labels)} labels; the head has {head.labels}")
+        return head
 
     def _check_targets(self, head: Head | None) -> None:
         """Every module that the method should act on has its weights."""
@@ -122,7 +137,7 @@ class Binder:
 
     def _task_name(self, path: str) -> str:
         """The reverse of `_path` under a task model: `encoder.layer.0` becomes `bert.encoder.layer.0`."""
-        if self.inside or self.artifact.task in (None, "feature-extraction"):
+        if self.inside or self.task in (None, "feature-extraction"):
             return path
         return f"{self.prefix}.{path}"
 
@@ -226,17 +241,6 @@ class TargetBinder(Binder):
         if self.config.target_modules == "all-linear":  # PEFT writes what it stands for; others do not
             return isinstance(module, (nn.Linear, Conv1D)) and module is not self.output
         return bool(check_target_module_exists(self.config, name))
-
-
-def _head(artifact: Artifact, heads: Heads, tensors: Mapping[str, torch.Tensor]) -> Head | None:
-    if artifact.task not in TASKS_WITH_HEADS:
-        if tensors:
-            raise TensorMismatch(f"the adapter has a tensor {next(iter(tensors))!r} that nothing uses")
-        return None
-    head = heads.make(artifact.task, tensors)
-    if artifact.labels is not None and len(artifact.labels) != head.labels:
-        raise TensorMismatch(f"the manifest names {len(artifact.labels)} labels; the head has {head.labels}")
-    return head
 
 
 def _backbone_path(base: Base) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from adapthub.adapters.manifest import Certificate, Drift, Manifest, Metric
 from adapthub.adapters.multi_label import MULTI_LABEL
-from adapthub.adapters.tasks import SPEECH, Task
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH, Task
 
 _CLASSES: Mapping[Task, str] = {
     "token-classification": "AutoModelForTokenClassification",
@@ -200,15 +200,17 @@ def _bounds(value: Metric) -> str:
 def _with_adapthub(manifest: Manifest, name: str) -> str:
     quantize = f", quantize={manifest.quantization!r}" if manifest.quantization else ""
     call = "predict" if manifest.task != "text-generation" else "generate"
-    imported, asked = "Runtime", '"Some text."'
+    before, imported, asked = "", "Runtime", '"Some text."'
     if manifest.task == "question-answering":
         imported, asked = "Pair, Runtime", 'Pair("What is asked?", "Some text.")'
     if manifest.task == SPEECH:
         call, asked = "transcribe", '"some.wav"'
+    if manifest.task == IMAGE_CLASSIFICATION:
+        before, asked = "from pathlib import Path\n\n", 'Path("some.png")'
     return f"""## With AdaptHub
 
 ```python
-from adapthub.runtime import {imported}
+{before}from adapthub.runtime import {imported}
 
 runtime = Runtime({manifest.base.id!r}{quantize})
 adapter = {name!r}  # a name in the hub, or this folder
@@ -222,6 +224,8 @@ def _with_peft(manifest: Manifest) -> str:
         return ""
     if manifest.task == SPEECH:
         return _speech_with_peft(manifest)
+    if manifest.task == IMAGE_CLASSIFICATION:
+        return _pictures_with_peft(manifest)
     model_class = _CLASSES[manifest.task]
     setup = f"base = {manifest.base.id!r}  # the base model's Hub id or folder"
     arguments = "base"
@@ -264,6 +268,28 @@ sound, rate = soundfile.read("some.wav", dtype="float32")  # one channel, at the
 inputs = processor(sound, sampling_rate=rate, return_tensors="pt")
 output = model.generate(**inputs{asked}) if generates else model(**inputs).logits.argmax(-1)
 print(processor.batch_decode(output, skip_special_tokens=generates))
+```"""
+
+
+def _pictures_with_peft(manifest: Manifest) -> str:
+    revision = f", revision={manifest.base.revision!r}" if manifest.base.revision else ""
+    return f"""## With PEFT alone
+
+```python
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+base = {manifest.base.id!r}  # the base model's Hub id or folder
+labels = {list(manifest.labels or ())!r}
+processor = AutoImageProcessor.from_pretrained(base, backend="pil")
+model = AutoModelForImageClassification.from_pretrained(
+    base{revision}, id2label=dict(enumerate(labels)), ignore_mismatched_sizes=True
+)
+model = PeftModel.from_pretrained(model, ".").eval()  # this folder
+inputs = processor(Image.open("some.png").convert("RGB"), return_tensors="pt")
+logits = model(**inputs).logits
+print(labels[int(logits.argmax())])
 ```"""
 
 

@@ -31,12 +31,14 @@ _VOCABULARIES = (
     ("vocab.txt",),
     ("vocab.json", "merges.txt"),
 )
+_PROCESSOR = "preprocessor_config.json"
 _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Lower-case hex sha256 each; `tokenizer` is None for a base without one."""
+    """Lower-case hex sha256 each; `tokenizer` is of how pictures are prepared where the base reads no text but these, and
+    None for a base with neither."""
 
     configuration: str
     tokenizer: str | None
@@ -114,7 +116,7 @@ def _configuration(folder: Path) -> str:
 def _tokenizer(folder: Path) -> str | None:
     files = tokenizer_files(folder)
     if not files:
-        return None
+        return _processor(folder)
     if files[0].name == "tokenizer.json":
         # Truncation and padding are the last caller's settings, saved along.
         content = read_json(files[0])
@@ -122,6 +124,15 @@ def _tokenizer(folder: Path) -> str | None:
             _canonical({k: v for k, v in content.items() if k not in {"truncation", "padding"}})
         )
     return _digest_of(files)
+
+
+def _processor(folder: Path) -> str | None:
+    """Of how pictures are prepared, where the base reads no text: another size or mean is another input."""
+    path = folder / _PROCESSOR
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    return sha256_bytes(_canonical({key: value for key, value in content.items() if key not in _VOLATILE}))
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
@@ -166,7 +177,8 @@ def _chunks(path: Path) -> Iterator[memoryview]:
 def _stamps(folder: Path) -> dict[str, list[int]]:
     """Size, modification and change time, and inode of every file the fingerprint reads."""
     stamps = {}
-    for path in (folder / "config.json", *tokenizer_files(folder), *weight_files(folder)):
+    processor = [path for path in (folder / _PROCESSOR,) if path.is_file()]
+    for path in (folder / "config.json", *tokenizer_files(folder), *processor, *weight_files(folder)):
         try:
             status = path.stat()
         except OSError as error:

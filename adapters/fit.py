@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import TensorMismatch
 from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, ConfiguredLora, trained_tokens
-from adapthub.adapters.names import inner_name, is_saved, module_path
+from adapthub.adapters.names import inner_name, is_saved, module_path, plain_name
 
 if TYPE_CHECKING:
     from adapthub.adapters.base_record import KnownBase
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 _PROMPTS = "prompt_embeddings"
+# What batch normalisation keeps beside its parameters; records of bases do not have it.
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _HINT = "Name the base that it was trained on, or train it anew on this one."
 
 
@@ -61,8 +63,11 @@ class _Fit:
             self._check_other(key, name, shape)
             return
         module = match["module"]
-        kind, (features_in, features_out) = self._target(key, module)
         rank = self._lora.rank(module)
+        if self._base.kinds.get(self._path(module) or "") == "convolution":
+            self._check_convolution(key, match["part"], match["parameter"], shape, rank)
+            return
+        kind, (features_in, features_out) = self._target(key, module)
         embedding = "embedding_" if kind == "embedding" else ""
         wanted: dict[str, Shape] = {
             f"lora_{embedding}A": (rank, features_in),
@@ -74,6 +79,23 @@ class _Fit:
                 f"{key!r} does not go under the {kind} layer {module!r} of {self._base.id}", hint=_HINT
             )
         self._compare(key, shape, (features_out,) if match["parameter"] == "bias" else wanted[match["part"]])
+
+    def _check_convolution(self, key: str, part: str, parameter: str | None, shape: Shape, rank: int) -> None:
+        """A part of LoRA under a convolution. Its groups are not recorded: A shows them, and B must agree with the rank."""
+        module = inner_name(key).partition(".lora_")[0]
+        out, of_group, *kernel = self._base.parameters[f"{self._path(module)}.weight"]
+        ones = (1,) * len(kernel)
+        inner = shape[1] if len(shape) > 1 else 0
+        wanted: dict[str, Shape] = {
+            "lora_A": (rank, of_group * max(1, inner // of_group), *kernel),
+            "lora_B": (out, inner if inner and rank % inner == 0 else rank, *ones),
+            "lora_magnitude_vector": (1, out, *ones),
+        }
+        if part not in wanted:
+            raise TensorMismatch(
+                f"{key!r} does not go under the convolution {module!r} of {self._base.id}", hint=_HINT
+            )
+        self._compare(key, shape, (out,) if parameter == "bias" else wanted[part])
 
     def check_ia3(self, key: str, shape: Shape) -> None:
         name = inner_name(key)
@@ -129,7 +151,7 @@ class _Fit:
     def _check_other(self, key: str, name: str, shape: Shape) -> None:
         """A tensor that is not the method's own: of a head, of modules_to_save, a bias, or a copy of an embedding."""
         # With bias="all" PEFT saves a head's bias under these names too.
-        name = name.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+        name = plain_name(name)
         owner, _, parameter = name.rpartition(".")
         owner = owner.removesuffix(".base_layer")
         path, saved = self._path(owner), is_saved(owner, self._saved)
@@ -143,6 +165,8 @@ class _Fit:
         bias = parameter == "bias" and self._config.get("bias", "none") != "none"
         copy = self._base.kinds.get(path) == "embedding" or path == self._base.output
         wanted = self._base.parameters.get(f"{path}.{parameter}")
+        if saved and parameter in _STATISTICS:
+            return
         if wanted is None or not (saved or bias or copy):
             raise TensorMismatch(f"the adapter has a tensor {key!r} that nothing uses")
         self._compare(key, shape, wanted)

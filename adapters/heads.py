@@ -20,15 +20,19 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as _Output
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
 )
+from transformers.utils.generic import ModelOutput
 
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
+from adapthub.adapters.module_trees import absent_children, own_parameters, with_module, without_modules
 from adapthub.adapters.speech import no_speech, writes_speech
-from adapthub.adapters.tasks import SPEECH, TEXT_GENERATION
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH, TEXT_GENERATION
+from adapthub.adapters.timm_heads import GivenPooled, classifier_name, is_timm
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -42,6 +46,7 @@ _CLASSES: Mapping[str, Any] = {
     TOKEN_CLASSIFICATION: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     TEXT_CLASSIFICATION: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     QUESTION_ANSWERING: MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    IMAGE_CLASSIFICATION: MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
 }
 TASKS_WITH_HEADS = tuple(_CLASSES)
 TASKS_BY_TOKEN = (TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
@@ -85,15 +90,20 @@ def task_model(base: Base, task: str, labels: Sequence[str]) -> PreTrainedModel:
             raise no_speech(base.ref)
         return base.model
     model = _skeleton(base.model.config, task, labels)
+    for name in head_modules(model):
+        module = model.get_submodule(_inside(model, name))
+        module.to_empty(device=base.device)
+        module.to(base.dtype)
+        # transformers marks what is initialised on modules and parameters; a head on meta never was.
+        module.apply(model._init_weights)
     prefix = model.base_model_prefix
     wanted = cast(nn.Module, getattr(model, prefix))
-    setattr(model, prefix, without_modules(base.backbone, _absent_children(base.backbone, wanted)))
-    for name, module in model.named_children():
-        if name != prefix:
-            module.to_empty(device=base.device)
-            module.to(base.dtype)
-            # transformers marks what is initialised on modules and parameters; a head on meta never was.
-            module.apply(model._init_weights)
+    if is_timm(model.config):
+        name = classifier_name(model)
+        shared = with_module(base.backbone, name, wanted.get_submodule(name))
+    else:
+        shared = without_modules(base.backbone, absent_children(base.backbone, wanted))
+    setattr(model, prefix, shared)
     _say_quantised(base, model)
     model.name_or_path = base.ref
     return cast(PreTrainedModel, model.eval())
@@ -110,8 +120,11 @@ def outputs_of(output: Any) -> torch.Tensor:
 def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
     """Names of the modules outside the backbone that have parameters: what an adapter must carry to be complete.
 
-    None of a model with a language-model head, which is the base's own, or of a backbone alone.
+    None of a model with a language-model head, which is the base's own, or of a backbone alone. Of timm's models it is the
+    classifier's name inside the model.
     """
+    if is_timm(model.config):
+        return (classifier_name(model),)
     if model.get_output_embeddings() is not None or model.base_model is model:
         return ()
     return tuple(
@@ -121,13 +134,9 @@ def head_modules(model: PreTrainedModel) -> tuple[str, ...]:
     )
 
 
-def without_modules(module: nn.Module, names: Sequence[str]) -> nn.Module:
-    """A shallow copy of `module` whose direct children `names` are None; every other child is shared."""
-    if not names:
-        return module
-    clone = copy.copy(module)
-    clone._modules = {name: None if name in names else child for name, child in module._modules.items()}
-    return clone
+def _inside(model: PreTrainedModel, name: str) -> str:
+    """The whole name of one of `head_modules`."""
+    return f"{model.base_model_prefix}.{name}" if is_timm(model.config) else name
 
 
 class Heads:
@@ -205,6 +214,14 @@ class Head:
             pooler_output = self._pooling.activation(pooler_output[:, 0])
         return self._run(hidden, pooler_output, input_ids=input_ids, attention_mask=attention_mask)
 
+    def pictures(self, output: ModelOutput) -> torch.Tensor:
+        """Image classification: what the whole backbone gave for n pictures, to logits [n, labels]."""
+        self._given.output = output
+        try:
+            return cast(torch.Tensor, self._model(pixel_values=output["last_hidden_state"]).logits)
+        finally:
+            self._given.output = None
+
     def _run(self, hidden: torch.Tensor, pooled: torch.Tensor | None, **inputs: torch.Tensor) -> torch.Tensor:
         if "input_ids" not in inputs:
             inputs["input_ids"] = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
@@ -245,10 +262,15 @@ class _Template:
     @classmethod
     def of(cls, base: Base, task: str) -> _Template:
         model = _skeleton(base.model.config, task, [str(index) for index in range(_PROBE_LABELS)])
-        pooling = _Pooling.of(getattr(model, model.base_model_prefix))
-        setattr(model, model.base_model_prefix, _Given())
+        pictures = task == IMAGE_CLASSIFICATION
+        pooling = _Pooling(False, None) if pictures else _Pooling.of(getattr(model, model.base_model_prefix))
+        given: nn.Module = _Given()
+        if is_timm(model.config):
+            name = classifier_name(model)
+            given = GivenPooled(name, model.get_submodule(_inside(model, name)))
+        setattr(model, model.base_model_prefix, given)
         config = model.config.get_text_config()
-        if config.pad_token_id is None:
+        if getattr(config, "pad_token_id", None) is None:
             pad = base.tokenizer.pad_token_id if base.tokenizer is not None else None
             config.pad_token_id = -1 if pad is None else pad  # -1: no row has it, and heads only compare
         model = model.eval().requires_grad_(False)
@@ -276,7 +298,7 @@ class _Template:
         self, labels: int, tensors: Mapping[str, torch.Tensor]
     ) -> tuple[PreTrainedModel, nn.Linear | None]:
         """A copy with weights, and its one linear layer."""
-        model = cast(PreTrainedModel, _own_parameters(self._model))
+        model = cast(PreTrainedModel, own_parameters(self._model))
         for name, tensor in tensors.items():
             owner, _, parameter = name.rpartition(".")
             module = model.get_submodule(owner)
@@ -290,9 +312,9 @@ class _Template:
 class _Given(nn.Module):
     """Stands where the backbone stands, and returns what it was given."""
 
-    output: _Output | None = None
+    output: ModelOutput | None = None
 
-    def forward(self, *_: Any, **__: Any) -> _Output:
+    def forward(self, *_: Any, **__: Any) -> ModelOutput:
         assert self.output is not None
         return self.output
 
@@ -346,24 +368,6 @@ def _say_quantised(base: Base, model: nn.Module) -> None:
     for attribute in _QUANTISED_ATTRIBUTES:
         if hasattr(base.model, attribute):
             setattr(model, attribute, getattr(base.model, attribute))
-
-
-def _absent_children(loaded: nn.Module, wanted: nn.Module) -> list[str]:
-    return [
-        name
-        for name, child in loaded.named_children()
-        if child is not None and wanted._modules.get(name) is None
-    ]
-
-
-def _own_parameters(module: nn.Module) -> nn.Module:
-    """A copy of a module tree whose parameters can be set apart; configuration and buffers are shared."""
-    clone = copy.copy(module)
-    clone._parameters = dict(module._parameters)
-    clone._modules = {
-        name: None if child is None else _own_parameters(child) for name, child in module._modules.items()
-    }
-    return clone
 
 
 def _count_labels(

@@ -1,6 +1,6 @@
 """A base model's single layers, read without changing them: sizes, full weights, full-precision twins.
 
-Knows torch's layers, transformers' Conv1D and bitsandbytes' quantised linear layers. Does not know adapters.
+Knows torch's layers, transformers' Conv1D, a linear layer, and bitsandbytes' quantised ones. Does not know adapters.
 """
 
 from __future__ import annotations
@@ -20,9 +20,21 @@ if TYPE_CHECKING:
     from adapthub.adapters.base import Base
 
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def has_channels_first(module: nn.Module) -> bool:
+    """Whether the layer's tensors are [n, channels, ...], with n the rows of a batch, instead of features last."""
+    return (
+        isinstance(module, (Convolution, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm))
+        or getattr(module, "data_format", None) == "channels_first"  # transformers' layer norms of ConvNeXt
+        or type(module).__name__ == "LayerNorm2d"  # timm's
+    )
+
+
 def takes_lora(module: nn.Module) -> bool:
     """Whether LoRA under this kind of layer is computed here."""
-    return isinstance(module, (nn.Linear, nn.Embedding, Conv1D))
+    return isinstance(module, (nn.Linear, nn.Embedding, Conv1D, Convolution))
 
 
 def sizes(module: nn.Module, path: str) -> tuple[int, int]:
@@ -33,7 +45,9 @@ def sizes(module: nn.Module, path: str) -> tuple[int, int]:
         return module.nx, module.nf
     if isinstance(module, nn.Embedding):
         return module.num_embeddings, module.embedding_dim
-    raise UnsupportedAdapter(f"LoRA under {type(module).__name__} ({path!r}) is not computed here")
+    raise UnsupportedAdapter(
+        f"an adapter of this method under {type(module).__name__} ({path!r}) is not computed here"
+    )
 
 
 def full_weight(module: nn.Module) -> torch.Tensor:
@@ -76,19 +90,22 @@ def twin(module: nn.Module, state: Mapping[str, torch.Tensor], path: str, base: 
         )
     else:
         fresh = _own_parameters(module)  # those that it still shares are replaced below
-    expected = {name: tuple(parameter.shape) for name, parameter in fresh.named_parameters()}
+    expected = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
     got = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if expected != got:
         raise TensorMismatch(f"modules_to_save brings {got} for {path!r}; it needs {expected}")
-    fresh.load_state_dict(
-        {name: tensor.to(device=base.device, dtype=base.dtype) for name, tensor in state.items()}, assign=True
-    )
+    moved = {
+        name: tensor.to(device=base.device, dtype=base.dtype if tensor.is_floating_point() else None)
+        for name, tensor in state.items()
+    }
+    fresh.load_state_dict(moved, assign=True)
     return fresh.eval().requires_grad_(False)
 
 
 def _own_parameters(module: nn.Module) -> nn.Module:
-    """A copy of a layer whose parameters can be set apart, without the hooks."""
+    """A copy of a layer whose parameters and buffers can be set apart, without the hooks."""
     layer = copy.copy(module)
     layer._parameters = dict(module._parameters)
+    layer._buffers = dict(module._buffers)
     layer._forward_hooks = OrderedDict()
     return layer

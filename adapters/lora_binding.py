@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from adapthub.adapters.binder import Binding, TargetBinder
+from adapthub.adapters.convolutions import ChannelShift, update_under
 from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift, TokenLogits, TokenRows
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.heads import Heads
-from adapthub.adapters.layers import full_weight, sizes
+from adapthub.adapters.layers import Convolution, full_weight, has_channels_first, sizes
 from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, trained_tokens
-from adapthub.adapters.names import inner_name
+from adapthub.adapters.names import inner_name, plain_name
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
@@ -72,9 +73,12 @@ class LoraBinder(TargetBinder):
             raise TensorMismatch(f"the adapter lacks {', '.join(missing)} of {name!r}")
         if left := sorted(set(parts) - expected):
             raise TensorMismatch(f"the adapter has {', '.join(left)} of {name!r}, which nothing uses")
+        rank = self._rank(name)
+        if isinstance(module, Convolution):
+            self._add(path, update_under(module, name, parts, rank, self._scale(name, rank), self._move))
+            return
         a, b = parts[a_name], parts[b_name]
         features_in, features_out = sizes(module, path)
-        rank = self._rank(name)
         shapes = {a_name: (rank, features_in), b_name: (features_out, rank)}
         for part, shape in shapes.items():
             if tuple(parts[part].shape) != shape:
@@ -128,10 +132,12 @@ class LoraBinder(TargetBinder):
         if path is None or parameter != "bias" or self._is_saved(owner) or self.config.bias == "none":
             super()._bind_other(name, tensor)
             return
-        own = self.modules[path].bias
+        module = self.modules[path]
+        own = module.bias
         if not isinstance(own, torch.Tensor) or own.shape != tensor.shape:
             raise TensorMismatch(f"{name!r} does not fit the bias of {path!r}")
-        self._add(path, Shift(self._move(tensor) - own.to(self.base.dtype)))
+        shift = self._move(tensor) - own.to(self.base.dtype)
+        self._add(path, ChannelShift(shift) if has_channels_first(module) else Shift(shift))
 
     def _targets(self, name: str, module: nn.Module) -> bool:
         names = self.tied if name in self.tied else (name,)
@@ -182,7 +188,7 @@ def _split(tensors: Mapping[str, torch.Tensor]) -> _Tensors:
 def _drop_duplicates(other: dict[str, torch.Tensor]) -> None:
     """With bias="all" PEFT saves a head's bias three times: as its own, as the wrapper's copy, and the untrained one."""
     for name in [name for name in other if ".modules_to_save." in name or ".original_module." in name]:
-        plain = name.replace(".modules_to_save.", ".").replace(".original_module.", ".")
+        plain = plain_name(name)
         if plain not in other:
             raise TensorMismatch(f"the adapter has a tensor {name!r} that nothing uses")
         if ".modules_to_save." in name and not torch.equal(other[name], other[plain]):

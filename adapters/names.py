@@ -16,6 +16,14 @@ def inner_name(key: str) -> str:
     return key.removeprefix(PEFT_PREFIX)
 
 
+def plain_name(name: str) -> str:
+    """The name of a tensor inside a module that PEFT wraps as modules_to_save, as the module's own."""
+    # Of what lies deeper than the module itself PEFT leaves the adapter's name in.
+    for wrapper in (".modules_to_save.default.", ".modules_to_save.", ".original_module."):
+        name = name.replace(wrapper, ".")
+    return name
+
+
 def module_path(name: str, modules: Container[str], *, prefix: str, inside: str) -> str | None:
     """The base's own name of the task model's module `name`; None for a module outside the base.
 

@@ -24,6 +24,8 @@ from adapthub.adapters.stacks import Stacks
 
 # Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
 _PROBE_TOKENS = 19
+# Rows of the two passes that show which modules see a batch's rows: no count of windows or heads follows both.
+_PROBE_ROWS = (3, 5)
 
 _RUNNING: ContextVar[_Running | None] = ContextVar("adapthub_running", default=None)
 
@@ -44,13 +46,23 @@ class _Seen:
 class _Running:
     """The pass that runs now: whose, its tokens, and what reaches the output embeddings where that is chosen (`kept`).
 
-    `only`: the terms that all rows share, so that whatever a module sees is theirs; None where rows differ.
+    `only`: the terms that all rows share, so that whatever a module sees is theirs; None where rows differ. `rows`: a row is
+    no token but a whole input.
     """
 
     owner: object
     tokens: _Seen
     kept: _Seen | None
     only: tuple[tuple[float, str], ...] | None
+    rows: Rows | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A batch of whole inputs, pictures say, each one row of whatever a module at `paths` sees: [rows, ...]."""
+
+    count: int
+    paths: frozenset[str]
 
 
 class NotByToken(Exception):
@@ -63,15 +75,19 @@ def running(
     segments: Sequence[Segment],
     shape: tuple[int, int],
     kept: Sequence[Segment] | None = None,
+    rows: Rows | None = None,
 ) -> Iterator[None]:
-    """Within: `owner`'s hooks see `segments`, whose tokens have `shape` (rows, length), and `kept` at the output."""
+    """Within: `owner`'s hooks see `segments`, whose tokens have `shape` (rows, length), and `kept` at the output.
+
+    With `rows` the segments are runs of a batch's rows, and `shape` is (rows, 1).
+    """
     terms = {segment.terms for segment in segments}
     if terms == {()}:
         yield
         return
     last = None if kept is None else _Seen.of(kept, 1, kept[-1].stop if kept else 0)
     only = next(iter(terms)) if len(terms) == 1 else None
-    token = _RUNNING.set(_Running(owner, _Seen.of(segments, *shape), last, only))
+    token = _RUNNING.set(_Running(owner, _Seen.of(segments, *shape), last, only, rows))
     try:
         yield
     finally:
@@ -107,31 +123,49 @@ def running_told(
 
 @dataclass(frozen=True, eq=False)
 class Hook:
-    """A forward hook on the module at `path`, which adds `updates`; `is_output` says that it is the output embeddings."""
+    """A forward hook on the module at `path`, which adds `updates`; `is_output` says that it is the output embeddings.
+
+    `channels_first`: the module's tensors are [rows, channels, ...], so that one of its rows is a batch's.
+    """
 
     owner: object
     path: str
     updates: Mapping[str, Sequence[Update]]
     stacks: Stacks
     is_output: bool
+    channels_first: bool
 
     def __call__(self, _: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         pass_ = _RUNNING.get()
         if pass_ is None or pass_.owner is not self.owner:
             return
-        x, y = args[0], output.view(-1, output.shape[-1])
-        x = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+        x, y = (args[0], output) if self.channels_first else _by_features(args[0], output)
         seen = pass_.kept if self.is_output and pass_.kept is not None else pass_.tokens
         if not seen.segments:  # every row is in the middle of its prompt
             return
         segments: Sequence[Segment]
         if pass_.only is not None:
             segments = [Segment(0, len(y), pass_.only)]
-        elif output.shape[:-1] not in seen.shapes:
+        elif pass_.rows is not None:
+            segments = self._of_rows(seen.segments, pass_.rows, len(y))
+        elif self.channels_first or output.shape[:-1] not in seen.shapes:
             raise NotByToken if pass_.kept is None else not_by_token(self.path)
         else:
             segments = self.stacks.add_(seen.segments, self.updates, x, y)
         apply_(segments, self.updates, x, y)
+
+    def _of_rows(self, segments: Sequence[Segment], rows: Rows, length: int) -> list[Segment]:
+        """Runs of a batch's rows as runs of what this module sees, `length` in all."""
+        if self.path not in rows.paths:
+            raise NotByToken
+        width = length // rows.count
+        return [Segment(start * width, stop * width, terms) for start, stop, terms in segments]
+
+
+def _by_features(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both with one row a token; `y` as a view."""
+    rows = x.reshape(-1, x.shape[-1]) if x.is_floating_point() else x.reshape(-1)
+    return rows, y.view(-1, y.shape[-1])
 
 
 def by_token(model: nn.Module, modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
@@ -154,6 +188,33 @@ def by_token(model: nn.Module, modules: Mapping[str, nn.Module], device: torch.d
     return frozenset(
         name for name, shapes in seen.items() if shapes <= {(1, _PROBE_TOKENS), (_PROBE_TOKENS,)}
     )
+
+
+def by_row(model: nn.Module, modules: Mapping[str, nn.Module], inputs: torch.Tensor) -> frozenset[str]:
+    """Names of the modules whose input and output have one row, in order, for each of a batch's in a pass of `model`.
+
+    `inputs` is one row, [1, ...]. Found by passes of batches of two sizes.
+    """
+    seen: dict[str, list[bool]] = {}
+    here = threading.get_ident()
+    count = 0
+
+    def note(name: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if threading.get_ident() != here or not args:
+            return
+        both = [value for value in (args[0], output) if isinstance(value, torch.Tensor)]
+        fits = len(both) == 2 and all(value.dim() > 1 and len(value) == count for value in both)
+        seen.setdefault(name, []).append(fits)
+
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in modules.items()]
+    try:
+        with torch.inference_mode():
+            for count in _PROBE_ROWS:
+                model(inputs.expand(count, *inputs.shape[1:]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return frozenset(name for name, fits in seen.items() if all(fits))
 
 
 def not_by_token(path: str) -> UnsupportedAdapter:

@@ -6,7 +6,7 @@ Does not attach, parse expressions, or run rows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 # The adapters of one row: (weight, digest) terms; empty for the base alone.
 Selection = tuple[tuple[float, str], ...]
+
+
+def runs(keys: Sequence[Selection]) -> list[tuple[int, int]]:
+    """[start, stop) of each run of equal neighbours."""
+    edges = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
+    return list(zip(edges, [*edges[1:], len(keys)], strict=True))
 
 
 class Selections:

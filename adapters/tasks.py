@@ -32,6 +32,7 @@ PEFT_TASK_TYPES: Mapping[Task, str | None] = {
 
 TEXT_GENERATION: Task = "text-generation"
 SPEECH: Task = "automatic-speech-recognition"
+IMAGE_CLASSIFICATION: Task = "image-classification"
 
 
 def peft_task_type(task: Task, *, encoder_decoder: bool) -> str | None:

@@ -7,6 +7,8 @@ Pulling, loading, predicting, generating and transcribing are the library's; sho
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -42,13 +44,14 @@ def run(
     hub: str | None,
     as_json: bool,
 ) -> None:
-    """Run texts, or files of recordings, through an adapter, or a weighted sum of adapters.
+    """Run texts, or files of recordings or pictures, through an adapter, or a weighted sum of adapters.
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
     loaded. An adapter for generation continues each text, or does with it what it was trained for (translate,
     summarize); a single answer is shown as it comes. One for question answering answers each text from --context. One
     for speech writes down the recording in each file, in the language it was trained in unless --set language=es
-    says otherwise. A single - reads stdin, a text a line; blank lines are left out.
+    says otherwise; one for pictures says what is on each file's. A single - reads stdin, a text a line; blank lines are
+    left out.
 
     \b
     Example:
@@ -96,7 +99,9 @@ def run(
             found = runtime.transcribe(rows, adapters=expression, language=language)
             show_transcriptions(found, rows, as_json=as_json)
         else:
-            asked = rows if context is None else [Pair(row, context) for row in rows]
+            asked: list[Any] = rows if context is None else [Pair(row, context) for row in rows]
+            if first.task == "image-classification":
+                asked = [Path(row) for row in rows]
             show_predictions(runtime.predict(asked, adapters=expression), rows, as_json=as_json)
 
 

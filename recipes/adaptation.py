@@ -20,12 +20,16 @@ from peft.utils import (
     ModulesToSaveWrapper,
 )
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapthub.adapters.errors import InvalidSettings, TrainingError
 from adapthub.adapters.heads import head_modules, task_model
+from adapthub.adapters.layers import Convolution
 from adapthub.adapters.methods import ALL_LINEAR, BY_CONFIGURATION, FAMILY, method_config
+from adapthub.adapters.names import is_saved
+from adapthub.adapters.processors import takes_pictures
 from adapthub.adapters.tasks import SPEECH
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ class Adaptation:
 
     model: PeftModel
     head: tuple[str, ...]
+    hooks: tuple[RemovableHandle, ...] = ()
 
     @property
     def task_head(self) -> frozenset[str]:
@@ -60,10 +65,12 @@ class Adaptation:
     def tensors(self) -> dict[str, Tensor]:
         """What an artifact saves, by PEFT's keys."""
         tensors: dict[str, Tensor] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
-        return tensors
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def release(self) -> None:
         """Give the base back without any of PEFT's modules, frozen as before."""
+        for hook in self.hooks:
+            hook.remove()
         release(self.model)
 
 
@@ -103,7 +110,8 @@ def adapt(
         targets, feedforward = scaled_modules(model, settings["target_modules"], head)
         settings = {**settings, "target_modules": targets}
     elif "target_modules" in settings:
-        settings = {**settings, "target_modules": target_modules(model, settings["target_modules"], head)}
+        chosen = target_modules(model, settings["target_modules"], head, rank=settings.get("rank", 0))
+        settings = {**settings, "target_modules": chosen}
     config = method_config(
         method,
         task,
@@ -117,7 +125,7 @@ def adapt(
     with _peft_warnings():
         try:
             wrapped = get_peft_model(model, config)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # the latter of a convolution's own class, made as torch's
             raise InvalidSettings(f"{method} does not work on {base.ref}: {error}") from error
     if method == BY_CONFIGURATION and not wrapped.active_peft_config.is_prompt_learning:
         targets = sorted(cast(Any, wrapped.base_model).targeted_module_names)
@@ -130,7 +138,7 @@ def adapt(
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return Adaptation(wrapped, head)
+    return Adaptation(wrapped, head, _frozen_statistics(wrapped))
 
 
 def _settle(config: PretrainedConfig) -> None:
@@ -143,21 +151,24 @@ def _settle(config: PretrainedConfig) -> None:
         config.ctc_loss_reduction = "mean"
 
 
-def target_modules(model: PreTrainedModel, wanted: str | Sequence[str], head: Sequence[str]) -> list[str]:
-    """Full names of the layers that `wanted` means: "all-linear", or names and endings of names of linear
-    layers.
+def target_modules(
+    model: PreTrainedModel, wanted: str | Sequence[str], head: Sequence[str], *, rank: int = 0
+) -> list[str]:
+    """Full names of the layers that `wanted` means: "all-linear", or names and endings of names of linear layers and
+    convolutions. Of a model that reads pictures "all-linear" means its convolutions too, which are linear, but not those in
+    groups, which have little to adapt, nor layers that are narrower than `rank`.
 
-    Raises InvalidSettings for a name that no linear layer of the backbone has.
+    Raises InvalidSettings for a name that no such layer of the backbone has.
     """
-    linear = linear_modules(model, head)
+    layers = target_layers(model, head)
     if wanted == ALL_LINEAR:
-        return linear
+        return [name for name, module in layers.items() if _is_worth_it(module, model, rank)]
     endings = [wanted] if isinstance(wanted, str) else list(wanted)
     chosen = set()
     for ending in endings:
-        found = [name for name in linear if name == ending or name.endswith(f".{ending}")]
+        found = [name for name in layers if name == ending or name.endswith(f".{ending}")]
         if not found:
-            kinds = sorted({name.rpartition(".")[2] for name in linear})
+            kinds = sorted({name.rpartition(".")[2] for name in layers})
             raise InvalidSettings(
                 f"target_modules: no linear layer is named {ending!r}", hint=f"There is: {', '.join(kinds)}."
             )
@@ -185,17 +196,39 @@ def scaled_modules(
     return targets, [name for name in targets if name.endswith(tuple(inner))]
 
 
-def linear_modules(model: PreTrainedModel, without: Sequence[str]) -> list[str]:
-    """Full names of every linear layer of the backbone, quantised ones too, outside the modules `without`."""
+def target_layers(model: PreTrainedModel, without: Sequence[str]) -> dict[str, nn.Module]:
+    """Every linear layer of the backbone, quantised ones too, and every convolution, outside the modules `without`, by full
+    name in their order."""
     prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
     output = model.get_output_embeddings()
-    return sorted(
-        name
-        for name, module in model.named_modules()
+    return {
+        name: module
+        for name, module in sorted(model.named_modules())
         if name.startswith(prefix)
-        and isinstance(module, (nn.Linear, Conv1D))
+        and isinstance(module, (nn.Linear, Conv1D, Convolution))
         and module is not output
-        and not any(part in without for part in name.split("."))
+        and not is_saved(name, without)
+    }
+
+
+def _is_worth_it(module: nn.Module, model: PreTrainedModel, rank: int) -> bool:
+    if not isinstance(module, Convolution):
+        return True
+    narrowest = min(module.out_channels, module.weight[0].numel())
+    return takes_pictures(model.config) and module.groups == 1 and narrowest > rank
+
+
+def _frozen_statistics(model: nn.Module) -> tuple[RemovableHandle, ...]:
+    """Keep the base's batch normalisation as it is served while the rest trains: its running statistics are the base's."""
+
+    def as_served(module: nn.Module, _: Any) -> None:
+        module.eval()
+
+    return tuple(
+        module.register_forward_pre_hook(as_served)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not any(parameter.requires_grad for parameter in module.parameters())
     )
 
 

@@ -11,6 +11,7 @@ from adapthub.recipes import own
 from adapthub.recipes.chat import Chat
 from adapthub.recipes.classify import Classify
 from adapthub.recipes.embed import Embed
+from adapthub.recipes.images import ImageRecipe, MedicalImageRecipe
 from adapthub.recipes.ner import Ner
 from adapthub.recipes.prefer import Prefer
 from adapthub.recipes.qa import QuestionAnswering
@@ -20,21 +21,21 @@ from adapthub.recipes.speech import SpeechRecognition
 from adapthub.recipes.summarize import Summarize
 from adapthub.recipes.translate import Translate
 
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Ner(),
-        Sentiment(),
-        Classify(),
-        QuestionAnswering(),
-        Embed(),
-        Chat(),
-        Summarize(),
-        Translate(),
-        Prefer(),
-        SpeechRecognition(),
-    )
-}
+_ALL: tuple[Recipe, ...] = (
+    Ner(),
+    Sentiment(),
+    Classify(),
+    QuestionAnswering(),
+    Embed(),
+    Chat(),
+    Summarize(),
+    Translate(),
+    Prefer(),
+    SpeechRecognition(),
+    ImageRecipe(),
+    MedicalImageRecipe(),
+)
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 
 def find_recipe(name: str) -> Recipe:

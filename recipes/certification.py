@@ -30,7 +30,7 @@ from adapthub.recipes.recipe import PreferringRecipe
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from adapthub.recipes.metrics import Statistics
+    from adapthub.recipes.metrics import Measured
     from adapthub.recipes.recipe import Encoded, Recipe
 
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -190,7 +190,7 @@ class _Bench:
 class _Outcome:
     outputs: Sequence[NDArray[Any]]
     decisions: Sequence[Any]
-    statistics: Statistics
+    statistics: Measured
 
 
 def _wanted(forms: Sequence[str], reference: Form) -> list[Form]:

@@ -15,7 +15,7 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.manifest import Manifest
 from adapthub.recipes.evaluation import encode_for, read_for, recipe_of, statistics_of
-from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.metrics import Measured
 from adapthub.recipes.paired import Difference, better, differences
 
 
@@ -81,7 +81,7 @@ def compare(
         )
     dataset = read_for(recipe, manifest, data, batch_size, options)
     loaded: tuple[tuple[str, str | None], Base] | None = None
-    statistics: list[Statistics] = []
+    statistics: list[Measured] = []
     for artifact, record in zip(artifacts, (manifest, other), strict=True):
         wanted = _base_of(record, base, quantize)
         if loaded is None or loaded[0] != wanted:

@@ -1,4 +1,4 @@
-"""The loss and the metric of a run over its steps: a PNG file, and text for a terminal.
+"""The loss and the metric of a run over its steps: a PNG file, and text for a terminal; a reliability curve.
 
 Does not read run folders.
 """
@@ -9,7 +9,10 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adapthub.recipes.medical_metrics import Reliability
 
 _POINTS = 400  # more than this is noise on a page and ink in a terminal
 _TICKS = 7
@@ -71,6 +74,29 @@ def png(curves: Curves, title: str) -> bytes:
         right.set_ylim(0, 1)
     if lines:
         axes.legend(lines, [str(line.get_label()) for line in lines], loc="center right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def reliability_png(reliability: Reliability, title: str) -> bytes:
+    """A PNG of about 550x500 pixels: accuracy over confidence, each bin's dot as large as its share of the examples."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6, 4.2), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot((0, 1), (0, 1), color="tab:gray", linewidth=0.8, linestyle="dashed", label="as sure as right")
+    axes.plot(reliability.confidence, reliability.accuracy, color="tab:blue", linewidth=1.2)
+    sizes = [10 + 300 * count / sum(reliability.count) for count in reliability.count]
+    axes.scatter(
+        reliability.confidence, reliability.accuracy, sizes, color="tab:blue", label="bins of confidence"
+    )
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

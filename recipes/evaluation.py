@@ -19,7 +19,7 @@ from adapthub.adapters.manifest import Manifest
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset
-from adapthub.recipes.metrics import Estimate, Statistics
+from adapthub.recipes.metrics import Estimate, Measured
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, GeneratingRecipe, LabellingRecipe, Recipe
 from adapthub.recipes.served import served_outputs
@@ -135,7 +135,7 @@ def _recipe(task: str | None, recorded: str) -> Recipe:
 
 def statistics_of(
     recipe: Recipe, artifact: Artifact, base: Base, dataset: Dataset, encoded: Encoded, *, batch_size: int
-) -> Statistics:
+) -> Measured:
     """What each example of `dataset` adds to the metrics of `artifact`, served on `base`.
 
     `encoded`: the same examples, with the settings that the artifact's manifest records. Raises what attaching raises.
@@ -167,7 +167,7 @@ def answers_of(
 
 def measured(
     recipe: Recipe, manifest: Manifest, dataset: Dataset, encoded: Encoded, answers: Answers
-) -> Statistics:
+) -> Measured:
     """What each example adds to the metrics, by what was answered."""
     if isinstance(recipe, GeneratingRecipe):
         assert answers.texts is not None

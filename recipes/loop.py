@@ -40,6 +40,7 @@ from adapthub.recipes.job import Job, Split
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.progress import ProgressBar
 from adapthub.recipes.recipe import (
+    Augmenting,
     Collator,
     LabellingRecipe,
     OwnLoss,
@@ -223,7 +224,7 @@ def _trainer(
             settings.optimizer,
         ),
         loss=partial(job.recipe.loss, settings=job.encoding) if isinstance(job.recipe, OwnLoss) else None,
-        train_dataset=job.splits["train"].encoded.rows,
+        train_dataset=_learned(job),
         model=adaptation.model,
         language=LanguageLoss.of(cast(PreTrainedModel, adaptation.model.get_base_model()))
         if job.task == TEXT_GENERATION and not isinstance(job.recipe, PreferringRecipe)
@@ -245,6 +246,13 @@ def _training(job: Job) -> tuple[Callable[..., Trainer], Callable[..., TrainingA
     if isinstance(job.recipe, PreferringRecipe):
         return job.recipe.training(job.processor, job.encoding)
     return AdapterTrainer, TrainingArguments
+
+
+def _learned(job: Job) -> Sequence[Row]:
+    encoded = job.splits["train"].encoded
+    if isinstance(job.recipe, Augmenting):
+        return job.recipe.augmented(encoded, job.encoding, job.seed)
+    return encoded.rows
 
 
 def _longest_first(split: Split) -> list[int]:

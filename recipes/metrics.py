@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -33,6 +33,25 @@ class Estimate:
     n: int
 
 
+class Measured(Protocol):
+    """What each of `n` examples adds to the metrics, so that they can be resampled."""
+
+    @property
+    def n(self) -> int: ...
+
+    def values(self) -> dict[str, float]:
+        """Every metric over all examples."""
+        ...
+
+    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
+        ...
+
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """Every metric [draws] where example i counts `weights[draw, i]` times; NaN where it is not defined."""
+        ...
+
+
 @dataclass(frozen=True)
 class Statistics:
     """What each example adds to the metrics.
@@ -43,6 +62,11 @@ class Statistics:
 
     counts: Floats
     summarise: Callable[[Floats], dict[str, Floats]]
+
+    @property
+    def n(self) -> int:
+        """How many examples there are."""
+        return len(self.counts)
 
     def values(self) -> dict[str, float]:
         """Every metric over all examples."""

@@ -26,6 +26,7 @@ from adapthub.recipes.adaptation import Adaptation, adapt
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.evaluation import statistics_of
 from adapthub.recipes.job import Job
+from adapthub.recipes.medical_metrics import MedicalStatistics
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.recipe import Row
 from adapthub.recipes.run import Run
@@ -53,6 +54,7 @@ class Outcome:
         self._config: Any = None
         self._tensors: dict[str, torch.Tensor] = {}
         self._picture = b""
+        self._reliability = b""
 
     def save(self, adaptation: Adaptation) -> Artifact:
         """Write the artifact, not measured yet, and remember what the trained model says on a few rows."""
@@ -89,6 +91,9 @@ class Outcome:
                 batch_size=self._job.settings.eval_batch_size,
             )
             metrics[name] = statistics.estimates()
+            if isinstance(statistics, MedicalStatistics):
+                self._reliability = curves.reliability_png(statistics.reliability(), f"{self._name}, {name}")
+                write_bytes(self._run.reliability, self._reliability)
         artifact = self._write(metrics)
         self._run.mark("finished", metrics=_plain(metrics), artifact=artifact.digest)
         return artifact, metrics
@@ -101,7 +106,10 @@ class Outcome:
             tensors=self._tensors,
             manifest=manifest,
             card=card(manifest, name=self._name),
-            extra={"loss.png": self._picture},
+            extra={
+                "loss.png": self._picture,
+                **({"reliability.png": self._reliability} if self._reliability else {}),
+            },
             replace=True,
         )
 

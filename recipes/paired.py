@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.metrics import Measured
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,14 +43,14 @@ class Difference:
         return self.low > 0 or self.high < 0
 
 
-def differences(first: Statistics, second: Statistics, *, seed: int = 0) -> dict[str, Difference]:
+def differences(first: Measured, second: Measured, *, seed: int = 0) -> dict[str, Difference]:
     """Every metric that both have, the second's against the first's; row i of both is the same example.
 
     The interval is the percentile bootstrap's (2.5 % to 97.5 % of RESAMPLES differences); p is twice the smaller share of
     resamples in which the difference is not on its side of 0, counting the sample itself.
     """
     values, others = first.values(), second.values()
-    n = len(first.counts)
+    n = first.n
     found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in values if name in others}
     for weights in _resamples(n, seed):
         before, after = first.under(weights), second.under(weights)
@@ -83,6 +83,7 @@ def _resamples(n: int, seed: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _difference(first: float, second: float, drawn: NDArray[np.float64], n: int) -> Difference:
+    drawn = drawn[~np.isnan(drawn)]  # resamples in which the metric is not defined
     low, high = np.quantile(drawn, (0.025, 0.975))
     sides = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p = min(1.0, 2 * (1 + float(sides)) / (1 + len(drawn)))

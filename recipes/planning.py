@@ -16,6 +16,7 @@ import torch
 from adapthub.adapters.base import Base, ResolvedBase, skeleton_of
 from adapthub.adapters.methods import find_method
 from adapthub.adapters.placement import choose_device, choose_dtype
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
@@ -135,7 +136,9 @@ def plan(
         adapter_bytes=adaptation.bytes,
         base_bytes=weights,
         adapter_share=adaptation.bytes / weights,
-        estimated_memory=weights + _TRAINING_COPIES * _FLOAT * adaptation.trainable + _activation_bytes(job),
+        estimated_memory=weights
+        + _TRAINING_COPIES * _FLOAT * adaptation.trainable
+        + _activation_bytes(job, adaptation),
         settings=job.hyperparameters,
         reasons=_reasons(job, settings),
         splits=tuple(_split(name, split) for name, split in job.splits.items()),
@@ -183,17 +186,38 @@ def _on_meta(base: ResolvedBase, model: Any) -> Base:
     )
 
 
-def _activation_bytes(job: Job) -> int:
+def _activation_bytes(job: Job, adaptation: Adaptation) -> int:
     """What backward needs of the longest batch, all of it or each layer's input and all of one layer; 0 for a configuration
     that does not say its sizes."""
-    config = job.base.config
+    config, rows = job.base.config, job.splits["train"].encoded.rows
+    if job.task == IMAGE_CLASSIFICATION:
+        return job.settings.batch_size * _FLOAT * _outputs(adaptation, rows[0]["pixel_values"].shape)
     layers = getattr(config, "num_hidden_layers", 0)
     hidden = getattr(config, "hidden_size", 0)
     heads = getattr(config, "num_attention_heads", 0)
-    longest = max(lengths_of(job.splits["train"].encoded.rows))
+    longest = max(lengths_of(rows))
     values = _HIDDEN_VALUES * hidden + _ATTENTION_VALUES * heads * longest
     kept = layers * hidden + values if job.settings.gradient_checkpointing else layers * values
     return int(job.settings.batch_size * longest * kept * _FLOAT)
+
+
+def _outputs(adaptation: Adaptation, shape: torch.Size) -> int:
+    """Values that all layers put out for one picture: about what backward keeps. By a pass without memory behind it."""
+    counted: list[int] = []
+
+    def count(_: torch.nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            counted.append(output.numel())
+
+    layers = [module for module in adaptation.model.modules() if not any(True for _ in module.children())]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        with torch.no_grad():
+            adaptation.model(pixel_values=torch.empty(1, *shape, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(counted)
 
 
 def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:

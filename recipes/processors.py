@@ -11,7 +11,7 @@ from adapthub.adapters import processors
 from adapthub.adapters.base import Base, ResolvedBase
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.speech import no_speech
-from adapthub.adapters.tasks import SPEECH
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.recipe import Recipe
 
 
@@ -19,11 +19,18 @@ def load_processor(recipe: Recipe, base: ResolvedBase | Base) -> Any:
     """What reads the inputs of `recipe` for `base`. Raises InvalidSettings where the base brings none."""
     from transformers import AutoTokenizer
 
-    if recipe.task == SPEECH:
+    if recipe.task in (SPEECH, IMAGE_CLASSIFICATION):
         config = base.config if isinstance(base, ResolvedBase) else base.model.config
         processor = processors.load_processor(base.path, config, base.ref)
-        if processor is None:
+        if recipe.task == SPEECH and not (processor is not None and processors.takes_sound(config)):
             raise no_speech(base.ref)
+        if recipe.task == IMAGE_CLASSIFICATION and not (
+            processor is not None and processors.takes_pictures(config)
+        ):
+            raise InvalidSettings(
+                f"{base.ref} has no image processor, which {recipe.name} needs",
+                hint="Choose a base that reads pictures, such as package:efficientnet-lite0.",
+            )
         return processor
     try:
         return AutoTokenizer.from_pretrained(base.path, trust_remote_code=False)

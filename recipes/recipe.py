@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-    from adapthub.recipes.metrics import Statistics
+    from adapthub.recipes.metrics import Measured, Statistics
     from adapthub.runtime import Runtime
 
 Row = dict[str, Any]
@@ -221,8 +221,8 @@ class LabellingRecipe(Recipe, Protocol):
         dataset: Dataset,
         encoded: Encoded,
         labels: Sequence[str],
-    ) -> Statistics:
-        """Per-example sufficient statistics of the metrics from each row's unpadded logits."""
+    ) -> Measured:
+        """What each example adds to the metrics, from each row's unpadded logits."""
         ...
 
 
@@ -274,6 +274,16 @@ class EmbeddingRecipe(Recipe, Protocol):
 
     def measure_vectors(self, vectors: Sequence[NDArray[Any]], dataset: Dataset) -> Statistics:
         """Per-example sufficient statistics of the metrics, from the vectors [texts, hidden] of each row."""
+        ...
+
+
+@runtime_checkable
+class Augmenting(Protocol):
+    """What a recipe has besides where it learns from more than its examples."""
+
+    def augmented(self, encoded: Encoded, settings: Mapping[str, Any], seed: int) -> Sequence[Row]:
+        """The training rows as they are learned from. Rows with a method `set_epoch` are told the epoch before it begins,
+        and are a function of `seed` and it."""
         ...
 
 

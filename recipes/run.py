@@ -7,6 +7,7 @@ adapter.
       tensorboard/     the same for TensorBoard
       checkpoints/     transformers' checkpoint-<step> folders
       loss.png         loss and metric over steps
+      reliability.png  medical-image: how often the adapter is right by how sure it is, on the last split measured
       adapter/         the artifact
 
 Finds the run to resume and says what differs where none fits. Does not train, evaluate or draw.
@@ -54,6 +55,10 @@ class Run:
     @property
     def curve(self) -> Path:
         return self.path / "loss.png"
+
+    @property
+    def reliability(self) -> Path:
+        return self.path / "reliability.png"
 
     @property
     def adapter(self) -> Path:

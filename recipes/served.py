@@ -102,7 +102,7 @@ def _served_logits(
     outputs: dict[int, NDArray[Any]] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        logits = adapted.logits([_features(rows[at]) for at in batch], [((1.0, digest),)] * len(batch))
+        logits = _logits(adapted, [_features(rows[at]) for at in batch], [((1.0, digest),)] * len(batch))
         outputs |= {at: tensor.numpy() for at, tensor in zip(batch, logits, strict=True)}
     return [outputs[at] for at in range(len(rows))]
 
@@ -141,6 +141,15 @@ def mean_pooled(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Hidden states [B, L, hidden] to [B, hidden]: the mean over the tokens that `mask` [B, L] shows."""
     shown = mask[..., None].to(hidden.dtype)
     return (hidden * shown).sum(1) / shown.sum(1)
+
+
+def _logits(
+    adapted: AdaptedBase, features: Sequence[dict[str, Any]], selections: Sequence[Selection]
+) -> list[torch.Tensor]:
+    """Of texts by their tokens, or of pictures by their pixels."""
+    if "pixel_values" in features[0]:
+        return adapted.image_logits([row["pixel_values"] for row in features], selections)
+    return adapted.logits(features, selections)
 
 
 def _features(row: Row) -> dict[str, Any]:

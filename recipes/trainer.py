@@ -47,10 +47,9 @@ class Rates:
 
     def of(self, name: str) -> float:
         """The peak learning rate of the parameter `name`."""
-        parts = name.split(".")
-        if self.head is not None and any(module in self.head_modules for module in parts):
+        if self.head is not None and any(f".{module}." in f".{name}." for module in self.head_modules):
             return self.head
-        return self.adapter * self.lora_plus_ratio if "lora_B" in parts else self.adapter
+        return self.adapter * self.lora_plus_ratio if "lora_B" in name.split(".") else self.adapter
 
 
 class LengthGroups(Sampler[int]):
@@ -65,15 +64,24 @@ class LengthGroups(Sampler[int]):
 
     GROUP = 50
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        follow: Callable[[int], None] | None = None,
+    ) -> None:
         self._lengths = lengths
+        self._follow = follow
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration orders."""
+        """Choose the epoch that the next iteration orders, and tell `follow`."""
         self._epoch = epoch
+        if self._follow is not None:
+            self._follow(epoch)
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -130,11 +138,11 @@ class AdapterTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of similar lengths, in an order that (seed, epoch) fixes."""
         batch_size = self.args.train_batch_size
-        lengths = lengths_of(self._rows)
+        lengths, follow = lengths_of(self._rows), getattr(self._rows, "set_epoch", None)
         loader: DataLoader[Any] = DataLoader(
             cast("Dataset[Any]", self._rows),
             batch_size=batch_size,
-            sampler=LengthGroups(lengths, batch_size, self.args.seed),
+            sampler=LengthGroups(lengths, batch_size, self.args.seed, follow),
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +20,11 @@ from adapthub.adapters.heads import (
     TEXT_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from adapthub.adapters.processors import takes_pictures
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.adapters.words import LabelToken, encode_words, split_words
 from adapthub.runtime.entities import decode_entities
+from adapthub.runtime.pictures import Picture, read_picture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,10 +88,10 @@ class AnswerSpan:
 class Prediction:
     """What one row came to. `adapter` is as the caller named it, `digests` what it meant; both empty for the base alone.
 
-    Token classification fills `entities`; text classification `scores` (a probability a label), `labels` (those that hold)
-    and, where exactly one holds by training, `label` and `score`; question answering `answers`, the likeliest first.
-    Adapters without a head and the base alone fill `features`, the last hidden state [T, hidden]. `truncated`: the text was
-    not read to its end.
+    Token classification fills `entities`; classification of texts and pictures `scores` (a probability a label), `labels`
+    (those that hold) and, where exactly one holds by training, `label` and `score`; question answering `answers`, the
+    likeliest first. Adapters without a head and the base alone fill `features`, the last hidden state: [T, hidden], or
+    [channels, height, width] of a picture. `truncated`: the text was not read to its end.
     """
 
     adapter: str | None
@@ -125,11 +128,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Row:
-    """One text as the model sees it. For token classification, character spans of words and their sub-tokens; for question
-    answering a window of the context, which is then `text`."""
+    """One text as the model sees it, or a picture by its name. For token classification, character spans of words and their
+    sub-tokens; for question answering a window of the context, which is then `text`."""
 
     text: str
-    features: Mapping[str, Sequence[int]]
+    features: Mapping[str, Any]
     truncated: bool
     spans: Sequence[tuple[int, int]] = ()
     positions: Sequence[int] = ()
@@ -156,7 +159,7 @@ class WordLabel:
 
 
 def read_rows(
-    text: Text | TokenIds, reading: Reading, base: Base, longest: int | None, place: int
+    text: Text | TokenIds | Picture, reading: Reading, base: Base, longest: int | None, place: int
 ) -> list[Row]:
     """The rows of one text: windows for question answering, else one. As `read_text`."""
     if reading.task != QUESTION_ANSWERING:
@@ -175,12 +178,24 @@ def read_rows(
     return [Row(text.second, window.features, truncated=False, window=window) for window in windows]
 
 
-def read_text(text: Text | TokenIds, reading: Reading, base: Base, longest: int | None, place: int) -> Row:
-    """Tokenise one text, a pair, or one list of words for token classification, up to `longest` tokens.
+def read_text(
+    text: Text | TokenIds | Picture, reading: Reading, base: Base, longest: int | None, place: int
+) -> Row:
+    """Tokenise one text, a pair, or one list of words for token classification, up to `longest` tokens; prepare a picture.
 
     Raises InvalidInput, naming the text's `place`, for what is no text or has no token, and for token ids that the base
-    does not have or that are more than `longest`.
+    does not have or that are more than `longest`; and for a picture that does not decode.
     """
+    pictures = takes_pictures(base.model.config)
+    if isinstance(text, Picture):
+        if not pictures:
+            raise text.not_here(place)
+        return Row(*read_picture(text, base, place), truncated=False)
+    if pictures:
+        raise InvalidInput(
+            f"input {place} is {_kind(text)}, not a picture",
+            hint="A picture is a pathlib.Path, bytes, or an image of Pillow.",
+        )
     if isinstance(text, TokenIds):
         return _given(text.ids, base, longest, place)
     tokenizer = base.tokenizer
@@ -210,7 +225,7 @@ def predict_row(
     row: Row, logits: torch.Tensor, reading: Reading, adapter: str | None, digests: tuple[str, ...]
 ) -> Prediction:
     """Turn one row's raw outputs into what the task means."""
-    if reading.task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION):
+    if reading.task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION):
         return Prediction(adapter, digests, reading.task, row.truncated, features=logits)
     if reading.task == TOKEN_CLASSIFICATION:
         entities = _entities(row, word_labels(row, logits, reading.labels), reading.labels)

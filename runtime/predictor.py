@@ -5,7 +5,7 @@ Does not say what an adapter's outputs mean or how text is read (predict does), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.binder import Binding
 from adapthub.adapters.errors import InvalidExpression
 from adapthub.adapters.heads import QUESTION_ANSWERING
 from adapthub.adapters.memory import memory_errors
@@ -21,6 +22,7 @@ from adapthub.adapters.multi_label import MULTI_LABEL, THRESHOLD
 from adapthub.adapters.selections import Selection
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.names import Adapter, Names, one_each
+from adapthub.runtime.pictures import TOKENS, Picture
 from adapthub.runtime.predict import (
     AnswerSpan,
     Prediction,
@@ -41,7 +43,8 @@ _BASE_READING = Reading(None, (), "first", None)
 
 @dataclass(frozen=True)
 class Question:
-    """One text, read under its adapters, and its place among the others; `part` numbers the windows of one that is long."""
+    """One text or picture, read under its adapters, and its place among the others; `part` numbers the windows of a long
+    text."""
 
     place: int
     part: int
@@ -52,8 +55,9 @@ class Question:
 
     @property
     def tokens(self) -> int:
-        """How many it has, special ones included."""
-        return len(self.row.features["input_ids"])
+        """How many it has, special ones included; see pictures.TOKENS for a picture."""
+        ids = self.row.features.get("input_ids")
+        return TOKENS if ids is None else len(ids)
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ class Predictor:
         self._adapted = adapted
         self._names = names
 
-    def answer(self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter]) -> list[Answer]:
+    def answer(self, texts: Sequence[Text | Picture], adapters: Adapter | Sequence[Adapter]) -> list[Answer]:
         """One answer a text, in order, or several in a row for one that is read in windows; the adapters that the names
         meant at the beginning stay until the end."""
         check_texts(texts)
@@ -128,7 +132,7 @@ class Predictor:
 
     def reader(
         self, name: str | None, selection: Selection
-    ) -> Callable[[Text | TokenIds, int], list[Question]]:
+    ) -> Callable[[Text | TokenIds | Picture, int], list[Question]]:
         """How the adapters of an expression, which are loaded, read a text at a place: in one part or in several.
 
         Raises InvalidExpression.
@@ -136,7 +140,7 @@ class Predictor:
         reading = self._reading(name, selection)
         longest = self._adapted.selections.longest(selection)
 
-        def read(text: Text | TokenIds, place: int) -> list[Question]:
+        def read(text: Text | TokenIds | Picture, place: int) -> list[Question]:
             rows = read_rows(text, reading, self._adapted.base, longest, place)
             return [Question(place, part, row, name, selection, reading) for part, row in enumerate(rows)]
 
@@ -156,9 +160,17 @@ class Predictor:
         ):
             for batch in _batches(order, [question.tokens for question in questions]):
                 rows = [questions[i] for i in batch]
-                outputs = self._adapted.logits([q.row.features for q in rows], [q.selection for q in rows])
+                outputs = self._outputs([q.row.features for q in rows], [q.selection for q in rows])
                 results |= dict(zip(batch, outputs, strict=True))
         return [results[i] for i in range(len(questions))]
+
+    def _outputs(
+        self, features: Sequence[Mapping[str, Any]], selections: Sequence[Selection]
+    ) -> list[torch.Tensor]:
+        """Of texts, or of pictures: a base reads either."""
+        if "pixel_values" in features[0]:
+            return self._adapted.image_logits([row["pixel_values"] for row in features], selections)
+        return self._adapted.logits(features, selections)
 
     def _reading(self, name: str | None, selection: Selection) -> Reading:
         """How the adapters of an expression, which are loaded, read text."""
@@ -166,7 +178,7 @@ class Predictor:
             return _BASE_READING
         self._adapted.selections.task_of(selection)
         attached = self._adapted.attached
-        readings = {_reading(self._names.artifact(digest), attached[digest].head) for _, digest in selection}
+        readings = {_reading(self._names.artifact(digest), attached[digest]) for _, digest in selection}
         if len(readings) > 1:
             raise InvalidExpression(
                 f"the adapters of {name!r} differ in labels or in how they read text",
@@ -187,15 +199,15 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _reading(artifact: Artifact, head: object) -> Reading:
+def _reading(artifact: Artifact, binding: Binding) -> Reading:
     """How an adapter reads text: its manifest says; a plain PEFT folder gets numbered labels and first sub-tokens."""
-    count = getattr(head, "labels", 0)
+    count = 0 if binding.head is None else binding.head.labels
     labels = artifact.labels or tuple(f"LABEL_{index}" for index in range(count))
     recorded = artifact.manifest.hyperparameters if artifact.manifest is not None else {}
     length = recorded.get("max_length")
     threshold = recorded.get("threshold")
     return Reading(
-        task=artifact.task,
+        task=binding.task,
         labels=labels,
         label_token="last" if recorded.get("label_token") == "last" else "first",
         max_length=_count(length),

@@ -27,6 +27,7 @@ from adapthub.adapters.audio import Audio
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidSettings
 from adapthub.adapters.memory import free_memory
+from adapthub.adapters.processors import takes_pictures
 from adapthub.adapters.products import pack, unpack
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.batcher import Batcher
@@ -37,6 +38,7 @@ from adapthub.runtime.feeding import Asked, Feed, release, terms_of
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.instructions import Instruction, instruction_of
 from adapthub.runtime.names import Adapter, Names
+from adapthub.runtime.pictures import Picture
 from adapthub.runtime.predict import Prediction, Text, TokenIds
 from adapthub.runtime.predictor import Answer, Predictor, Question, by_text, prediction_of
 from adapthub.runtime.registered import Resident
@@ -47,7 +49,11 @@ from adapthub.runtime.streams import AsyncStream, Stream
 from adapthub.runtime.transcriber import Heard, Spoken, Transcriber, Transcription
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from adapthub.hub.registry import Registry
+
+    PictureLike = Path | bytes | Image
 
 
 # Of what is free once a base is loaded: at most so much for second copies of its weights, on a CPU that is faster with them.
@@ -175,21 +181,26 @@ class Runtime:
         self._residency.unpin(digest)
 
     def predict(
-        self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter] = None
+        self, texts: Sequence[Text | PictureLike], adapters: Adapter | Sequence[Adapter] = None
     ) -> list[Prediction]:
-        """What each text comes to under its adapter, in order; for question answering a text is Pair(question, context).
+        """What each text, or each picture where the base reads such, comes to under its adapter, in order.
+
+        `texts`: texts, lists of words for token classification, Pair(question, context) for question answering; pictures as
+        pathlib.Path, bytes, or images of Pillow.
 
         `adapters`: one for all rows or one a row; each a name, a PEFT folder, an expression of several
         ("0.7*acme/a + 0.3*acme/b"), or None for the base alone. What is not attached yet is attached.
         """
-        return [prediction_of(parts) for parts in by_text(self._predictor.answer(texts, adapters))]
+        answers = self._predictor.answer(_inputs(texts), adapters)
+        return [prediction_of(parts) for parts in by_text(answers)]
 
     def logits(
-        self, texts: Sequence[Text], adapters: Adapter | Sequence[Adapter] = None
+        self, texts: Sequence[Text | PictureLike], adapters: Adapter | Sequence[Adapter] = None
     ) -> list[torch.Tensor]:
-        """Each row's raw head output in float32, unpadded: [T, labels] for token classification, [labels] for text
-        classification, the last hidden state [T, hidden] on the base alone; for question answering [T, 2] a window."""
-        return [answer.logits for answer in self._predictor.answer(texts, adapters)]
+        """Each row's raw head output in float32, unpadded: [T, labels] for token classification, [labels] for
+        classification of texts and pictures, the last hidden state on the base alone; for question answering [T, 2] a
+        window."""
+        return [answer.logits for answer in self._predictor.answer(_inputs(texts), adapters)]
 
     def transcribe(
         self,
@@ -325,7 +336,12 @@ class Runtime:
             return False
 
     @property
-    def batcher(self) -> Batcher[Text | TokenIds, Question, Answer]:
+    def reads_pictures(self) -> bool:
+        """Whether the base reads pictures, and no text."""
+        return takes_pictures(self.base.model.config)
+
+    @property
+    def batcher(self) -> Batcher[Text | TokenIds | Picture, Question, Answer]:
         """What runs texts of many callers of an event loop in one pass, made at the first use.
 
         Raises AdaptHubError once the runtime was closed.
@@ -390,3 +406,8 @@ class Runtime:
 
             self._hub = open_hub()
         return self._hub.pull(ref)
+
+
+def _inputs(texts: Any) -> Any:
+    """Texts as they are, pictures as such; what is no list of them is refused later, by name."""
+    return [Picture.of(text) for text in texts] if isinstance(texts, (list, tuple)) else texts

@@ -89,6 +89,7 @@ MODELS = (
         ),
         "efficientnet:efficientnet_lite0",
         "its LICENSE file says Apache-2.0, its metadata UNKNOWN: for tests only",
-        "EfficientNet-Lite0 on ImageNet, 4.7 M parameters, loaded through timm",
+        "EfficientNet-Lite0 on ImageNet, 4.7 M parameters, as transformers' EfficientNet",
+        edition=2,
     ),
 )

@@ -22,7 +22,8 @@ class Example:
     """One labelled example: `{"tokens": [...], "labels": [...]}`, `{"text": ..., "label": ...}`.
 
     `source` is where it begins ("reviews.csv:17"); `path` and `line` are its two parts, and `unit` is what
-    `line` counts ("line", or "row" in files that have no lines). `spread`: its tokens stand on a line each.
+    `line` counts ("line", or "row" in files that have no lines; "file" where `path` is the example). `spread`: its tokens
+    stand on a line each.
     """
 
     fields: Mapping[str, Any]
@@ -33,6 +34,8 @@ class Example:
 
     @property
     def source(self) -> str:
+        if self.unit == "file":
+            return self.path
         return f"{self.path}:{self.line}" if self.unit == "line" else f"{self.path}:{self.unit} {self.line}"
 
     def at(self, index: int) -> str:

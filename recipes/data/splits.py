@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.pictures import has_pictures
 
 _STEMS = {
     "train": ("train",),
@@ -24,8 +25,8 @@ _SUFFIXES = (".conll", ".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".p
 def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
-    A file is its own training split, and so is a folder with a metadata.* that lists its files; any other folder holds
-    train.*, maybe validation.* (valid, val, dev) and test.*, or folders of these names.
+    A file is its own training split, and so is a folder with a metadata.* that lists its files, or of folders of pictures;
+    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.*, or folders of these names.
     Raises InvalidData: nothing there, no training file, or two files for one split.
     """
     if data.is_file() or any(data.glob("metadata.*")):
@@ -44,6 +45,8 @@ def find_splits(data: Path) -> dict[str, Path]:
             )
         if files:
             found[split] = files[0]
+    if not found and has_pictures(data):
+        return {"train": data}
     if "train" not in found:
         names = ", ".join(sorted(path.name for path in data.iterdir())[:10]) or "nothing"
         raise InvalidData(

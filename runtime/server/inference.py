@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from adapthub.adapters.errors import AdaptHubError, AdmissionError, InvalidInput, Overloaded
 from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.adapters.strict_json import parse_json_object
-from adapthub.adapters.tasks import SPEECH
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.runtime.server.catalog import NO_USER, Target
 from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
 from adapthub.runtime.server.disconnects import while_connected
@@ -169,8 +169,8 @@ async def _answer(
     model: str, task: str | None, request: Request, serving: Serving, caller: Caller
 ) -> Response:
     target = await serving.catalog.find(model, caller, NO_USER)
-    speech = serving.runtime.transcribes
-    sent, type = await _read(request, serving, speech), request.headers.get("content-type")
+    largest = _largest_content(serving)
+    sent, type = await _read(request, serving, largest), request.headers.get("content-type")
     body = await asyncio.to_thread(_json, sent, type) if len(sent) > _LARGE else _json(sent, type)
     named = _part(body, "parameters").get("adapter_id")
     if target.adapter is None and isinstance(named, str):
@@ -178,7 +178,7 @@ async def _answer(
     elif named is not None:
         raise InvalidInput(f"adapter_id = {named!r:.80}", hint="The address names the adapter already.")
     tasks = await asyncio.to_thread(_tasks, serving, target)
-    if body is None and not speech:
+    if body is None and largest is None:
         named_type = type or "such a body"
         raise InvalidInput(
             f"{target.model} takes no {named_type:.80}; it has {', '.join(tasks)}", hint="Send JSON."
@@ -188,8 +188,8 @@ async def _answer(
         raise InvalidInput(
             f"{target.model} does not have the task {wanted:.80}", hint=f"It has {', '.join(tasks)}."
         )
-    recording = sent if body is None else None
-    asked = Asked(await request_id_of(request), serving, caller, target, body or {}, recording)
+    content = sent if body is None else None
+    asked = Asked(await request_id_of(request), serving, caller, target, body or {}, content)
     return await while_connected(request, _ANSWERS[wanted](asked))
 
 
@@ -198,6 +198,8 @@ def _tasks(serving: Serving, target: Target) -> list[str]:
     task, labels = serving.runtime.task(target.adapter)
     if serving.runtime.transcribes:
         return [SPEECH]
+    if serving.runtime.reads_pictures:
+        return [IMAGE_CLASSIFICATION]
     if task in (TOKEN_CLASSIFICATION, QUESTION_ANSWERING):
         return [task]
     if task == TEXT_CLASSIFICATION:
@@ -209,14 +211,22 @@ def _tasks(serving: Serving, target: Target) -> list[str]:
     return [FEATURES, SIMILARITY]
 
 
-async def _read(request: Request, serving: Serving, speech: bool) -> bytes:
-    """The body; where the base hears, it may be as large as a recording, or that in JSON. Raises HTTPException."""
-    if not speech:
+def _largest_content(serving: Serving) -> int | None:
+    """Bytes of a recording or a picture, where the base takes such; None where it reads text."""
+    if serving.runtime.transcribes:
+        return serving.limits.audio_bytes
+    return serving.limits.picture_bytes if serving.runtime.reads_pictures else None
+
+
+async def _read(request: Request, serving: Serving, largest: int | None) -> bytes:
+    """The body; it may be as large as the recording or picture that the base takes, or that in JSON. Raises
+    HTTPException."""
+    if largest is None:
         return await request.body()
     limits = serving.limits
     if _is_json(request.headers.get("content-type")):
-        return await read_body(request, limits.audio_bytes * 4 // 3 + limits.body_bytes)
-    sent = [piece async for piece in pieces(request, limits.audio_bytes, seconds=limits.body_seconds)]
+        return await read_body(request, largest * 4 // 3 + limits.body_bytes)
+    sent = [piece async for piece in pieces(request, largest, seconds=limits.body_seconds)]
     return b"".join(sent)
 
 

@@ -20,10 +20,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from adapthub.adapters.answers import LONGEST_ANSWER
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
-from adapthub.adapters.tasks import SPEECH
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.runtime.feedback import Logged
+from adapthub.runtime.pictures import Picture
 from adapthub.runtime.predict import Pair, Passage, Text, word_labels
-from adapthub.runtime.predictor import Answer, answers_of
+from adapthub.runtime.predictor import Answer, Question, answers_of
 from adapthub.runtime.server.catalog import Target
 from adapthub.runtime.server.pooling import has_features, pooled
 from adapthub.runtime.server.predicting import MOST_TEXTS, Predicted, predict
@@ -39,15 +40,15 @@ MOST_ANSWERS = 100
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: who asks what of which model; `body` is the whole JSON object, `id` what names the request;
-    `recording` the body where it is sound and no JSON."""
+    """One request: who asks what of which model; `body` is the whole JSON object, `content` the body where it is a recording
+    or a picture and no JSON; `id` names the request."""
 
     id: str
     serving: Serving
     caller: Caller
     target: Target
     body: Mapping[str, Any]
-    recording: bytes | None = None
+    content: bytes | None = None
 
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -84,6 +85,11 @@ class _TextParameters(Strict):
 
 class _TextBody(Strict):
     inputs: Texts
+    parameters: _TextParameters = _TextParameters()
+
+
+class _PictureBody(Strict):
+    inputs: str  # base64
     parameters: _TextParameters = _TextParameters()
 
 
@@ -194,6 +200,21 @@ async def text_classification(asked: Asked) -> Response:
     return response
 
 
+async def image_classification(asked: Asked) -> Response:
+    """Labels with scores, the highest first, of a picture: the body itself, or base64 in a JSON object's `inputs`."""
+    picture, parameters = asked.content, _TextParameters()
+    if picture is None:
+        body = parsed(_PictureBody, asked.body)
+        parameters = body.parameters
+        try:
+            picture = await asyncio.to_thread(base64.b64decode, body.inputs, validate=True)
+        except ValueError:
+            raise InvalidInput("inputs is not base64", hint="Send a picture's bytes in base64.") from None
+    predicted = await _predict(asked, IMAGE_CLASSIFICATION, [Picture(picture)])
+    _, response = await _written(predicted, lambda: _scores(predicted.answers[0], parameters))
+    return response
+
+
 async def zero_shot_classification(asked: Asked) -> Response:
     """Labels that the adapter was not trained on: how far the text entails a sentence with each."""
     body = parsed(_ZeroShotBody, asked.body)
@@ -245,7 +266,7 @@ async def question_answering(asked: Asked) -> Response:
 
 async def automatic_speech_recognition(asked: Asked) -> Response:
     """The text of a recording: the body's bytes, or in JSON by base64."""
-    recording, language = asked.recording, None
+    recording, language = asked.content, None
     if recording is None:
         body = parsed(_SpeechBody, asked.body)
         try:
@@ -298,6 +319,7 @@ SINGLE_PASS: Mapping[str, Callable[[Asked], Coroutine[Any, Any, Response]]] = {
     TOKEN_CLASSIFICATION: token_classification,
     TEXT_CLASSIFICATION: text_classification,
     QUESTION_ANSWERING: question_answering,
+    IMAGE_CLASSIFICATION: image_classification,
     ZERO_SHOT: zero_shot_classification,
     SPEECH: automatic_speech_recognition,
     FEATURES: feature_extraction,
@@ -310,9 +332,21 @@ def entailment(labels: Sequence[str]) -> int | None:
     return next((i for i, label in enumerate(labels) if label.lower().startswith("entail")), None)
 
 
-async def _predict(asked: Asked, task: str, texts: Sequence[Text], *, whole: bool = True) -> Predicted:
-    check = partial(has_features, whole=whole) if task in (FEATURES, SIMILARITY) else lambda _: None
+async def _predict(
+    asked: Asked, task: str, texts: Sequence[Text | Picture], *, whole: bool = True
+) -> Predicted:
+    check: Callable[[Question], None] = lambda _: None  # noqa: E731
+    if task in (FEATURES, SIMILARITY):
+        check = partial(has_features, whole=whole)
+    if task == IMAGE_CLASSIFICATION:
+        check = _has_classes
     return await predict(asked.serving, asked.caller, asked.target, task, texts, id=asked.id, check=check)
+
+
+def _has_classes(question: Question) -> None:
+    """Raises InvalidInput for a picture under no adapter with a head."""
+    if not question.reading.labels:
+        raise InvalidInput("the base alone has no classes", hint="Name an adapter for image-classification.")
 
 
 def _log(asked: Asked, task: str, text: str, output: list[dict[str, Any]], labels: tuple[str, ...]) -> None:

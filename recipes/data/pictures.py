@@ -1,0 +1,255 @@
+"""Labelled pictures: folders of class folders, tables with paths, Parquet and datasets with bytes.
+
+An example's `image` is the sha256 of the picture's bytes, so that equal pictures are found wherever they stand; the bytes
+stay where they are (`PictureDataset.bytes_of`), and a data set of any size takes a few hundred bytes a picture. Every
+picture is read once here, and must decode. Does not decode for use, resize or augment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapthub.adapters.errors import InvalidData, InvalidInput
+from adapthub.adapters.picture_files import SUFFIXES, check
+from adapthub.recipes.data.classes import label_text
+from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings
+from adapthub.recipes.data.tables import read_records
+
+Bytes = Callable[[], bytes]
+
+IMAGE = ("image", "file_name", "filename", "path", "file", "picture", "img")
+LABEL = ("label", "class", "category", "target", "diagnosis")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_TOLD = 5  # of the pictures that cannot be read
+
+
+@dataclass(frozen=True)
+class PictureDataset(Dataset):
+    """Examples with `image` ("sha256:<hex>" of the bytes) and `label`, and where the bytes of each digest are."""
+
+    files: Mapping[str, Bytes] = field(default_factory=dict, repr=False)
+
+    def bytes_of(self, example: Example) -> bytes:
+        """The picture's bytes as they are stored. Raises InvalidData where they are gone or have changed."""
+        digest = example.fields["image"]
+        try:
+            data = self.files[digest]()
+        except OSError as error:
+            raise InvalidData(f"{example.source}: {error.strerror or error}") from error
+        if _digest(data) != digest:
+            raise InvalidData(f"{example.source}: the picture has changed since it was first read")
+        return data
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One labelled picture before it was read."""
+
+    read: Bytes
+    label: str
+    path: str
+    line: int
+    unit: str
+
+    @property
+    def source(self) -> str:
+        return Example({}, self.path, self.line, self.unit).source
+
+
+def read_pictures(
+    source: str | Path | Any,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    settings: Mapping[str, Any],
+) -> PictureDataset:
+    """The pictures of one split. `settings` as in Dataset.
+
+    Raises InvalidData naming the pictures that are missing or do not decode, up to five, and how many they are; a row
+    without picture or label; a source that holds none.
+    """
+    entries, name, columns = _entries(source, image_column, label_column)
+    if not entries:
+        raise InvalidData(f"{name}: there are no pictures", hint="Give at least one labelled picture.")
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        read = list(threads.map(_read, entries))
+    wrong = [problem for _, problem in read if problem is not None]
+    if wrong:
+        more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
+        raise InvalidData(
+            f"{name}: {len(wrong)} of {len(entries)} pictures cannot be used: {'; '.join(wrong[:_TOLD])}{more}",
+            hint="Mend them, or take them out.",
+        )
+    examples = tuple(
+        Example({"image": digest, "label": entry.label}, entry.path, entry.line, entry.unit)
+        for entry, (digest, _) in zip(entries, read, strict=True)
+    )
+    files = {digest: entry.read for entry, (digest, _) in zip(entries, read, strict=True)}
+    return PictureDataset(examples, name, columns, settings, files=files)
+
+
+def has_pictures(folder: Path) -> bool:
+    """Whether `folder` has folders with pictures in them."""
+    return any(
+        path.suffix.lower() in SUFFIXES
+        for inner in _folders(folder)
+        for path in inner.iterdir()
+        if path.is_file()
+    )
+
+
+def _entries(
+    source: Any, image_column: str | None, label_column: str | None
+) -> tuple[list[_Entry], str, dict[str, str]]:
+    """All entries, the source's name, and which column is what."""
+    if is_datasets(source):
+        return _of_datasets(source, image_column, label_column)
+    if not isinstance(source, (str, Path)):
+        return _of_records(of_mappings(source), Path(), image_column, label_column)
+    path = Path(source)
+    if path.is_dir():
+        table = next((path / name for name in _METADATA if (path / name).is_file()), None)
+        if table is None:
+            return list(_of_folder(path)), str(path), {"image": "file", "label": "folder"}
+        path = table
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        return _of_parquet(path, image_column, label_column)
+    return _of_records(read_records(path), path.parent, image_column, label_column)
+
+
+def _of_folder(folder: Path) -> Iterator[_Entry]:
+    """A folder a class; hidden files are passed over, as file managers leave them."""
+    classes = _folders(folder)
+    if not classes:
+        raise InvalidData(
+            f"{folder}: no folders of classes, and no {' or '.join(_METADATA)}",
+            hint="Put the pictures of each class into a folder of its name.",
+        )
+    for inner in classes:
+        for path in sorted(inner.rglob("*")):
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(inner).parts):
+                yield _Entry(path.read_bytes, inner.name, str(path), 0, "file")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _of_records(
+    records: Records, folder: Path, image_column: str | None, label_column: str | None
+) -> tuple[list[_Entry], str, dict[str, str]]:
+    columns = {
+        "image": records.column("image", image_column, IMAGE),
+        "label": records.column("label", label_column, LABEL),
+    }
+
+    def entry(row: Record) -> _Entry:
+        where = records.where(row)
+        label = label_text(row.values.get(columns["label"]))
+        if label is None:
+            raise _no_label(where, columns["label"], row.values.get(columns["label"]))
+        read = _reader(row.values.get(columns["image"]), folder, where, columns["image"])
+        return _Entry(read, label, records.path, row.line, records.unit)
+
+    return [entry(row) for row in records.rows], records.path, columns
+
+
+def _of_parquet(
+    path: Path, image_column: str | None, label_column: str | None
+) -> tuple[list[_Entry], str, dict[str, str]]:
+    """By memory map: a file with the pictures' bytes may be larger than memory."""
+    import datasets
+
+    try:
+        rows = datasets.Dataset.from_parquet(str(path))
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    return _of_datasets(rows, image_column, label_column, name=str(path), folder=path.parent)
+
+
+def _of_datasets(
+    rows: Any,
+    image_column: str | None,
+    label_column: str | None,
+    *,
+    name: str | None = None,
+    folder: Path = Path(),
+) -> tuple[list[_Entry], str, dict[str, str]]:
+    import datasets
+
+    name = name or str(getattr(rows.info, "dataset_name", None) or "dataset")
+    records = Records(tuple(rows.column_names), (), name, "row")
+    columns = {
+        "image": records.column("image", image_column, IMAGE),
+        "label": records.column("label", label_column, LABEL),
+    }
+    if isinstance(rows.features[columns["image"]], datasets.Image):
+        rows = rows.cast_column(columns["image"], datasets.Image(decode=False))
+    names = getattr(rows.features[columns["label"]], "names", None)
+    pictures = rows.select_columns([columns["image"]])
+
+    def entry(at: int, label: Any) -> _Entry:
+        where = f"{name}:row {at + 1}"
+        text = label_text(names[label] if names is not None and label is not None else label)
+        if text is None:
+            raise _no_label(where, columns["label"], label)
+
+        def read() -> bytes:
+            return _reader(pictures[at][columns["image"]], folder, where, columns["image"])()
+
+        return _Entry(read, text, name, at + 1, "row")
+
+    return [entry(at, label) for at, label in enumerate(rows[columns["label"]])], name, columns
+
+
+def _reader(value: Any, folder: Path, where: str, column: str) -> Bytes:
+    """How to get the bytes that a cell holds or points to. Raises InvalidData for a cell with neither."""
+    if isinstance(value, Mapping):  # as datasets keeps pictures
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, (bytes, bytearray)) and value:
+        return _held(bytes(value))
+    if isinstance(value, (str, Path)) and str(value).strip():
+        return (folder / str(value).strip()).read_bytes
+    if hasattr(value, "save") and hasattr(value, "getexif"):  # a picture of Pillow
+        stream = io.BytesIO()
+        value.save(stream, "PNG", exif=value.getexif())
+        return _held(stream.getvalue())
+    what = "empty" if value is None or value in ("", b"") else f"{type(value).__name__}, not a path or bytes"
+    raise InvalidData(f"{where}: the picture in column {column!r} is {what}", hint="Remove the row.")
+
+
+def _held(data: bytes) -> Bytes:
+    return lambda: data
+
+
+def _read(entry: _Entry) -> tuple[str, str | None]:
+    """The digest of a picture's bytes, or what is wrong with it."""
+    try:
+        data = entry.read()
+        check(data, entry.source)
+    except (InvalidInput, InvalidData) as error:
+        return "", error.message
+    except OSError as error:
+        named = "" if entry.unit == "file" else f" {error.filename}:"
+        return "", f"{entry.source}:{named} {error.strerror or error}"
+    return _digest(data), None
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _no_label(where: str, column: str, value: Any) -> InvalidData:
+    shown = "empty" if value is None or value == "" else repr(value)
+    return InvalidData(
+        f"{where}: the label in column {column!r} is {shown}",
+        hint="Give every picture one label, a name or a whole number.",
+    )

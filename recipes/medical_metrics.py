@@ -1,0 +1,153 @@
+"""What a classifier of rare findings is worth: balanced accuracy, AUROC, sensitivity and specificity, calibration.
+
+As scikit-learn defines them. AUROC is no function of sums over examples, so resamples weigh examples instead of adding them
+up. Does not read data or run models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adapthub.recipes.metrics import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+BINS = 15
+"""Of confidence, equally wide (Guo et al. 2017, "On calibration of modern neural networks")."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Of each bin of confidence that has examples: their mean confidence, the share of them that is right, their number."""
+
+    confidence: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    count: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MedicalStatistics:
+    """What each example adds to the metrics; see metrics.Measured.
+
+    `gold` [examples] and `probabilities` [examples, labels]. With two labels the second is the finding: sensitivity and
+    specificity are of it, and AUROC ranks by its probability. With more, all three are means over labels, each against all
+    others; "sensitivity/LABEL" and "specificity/LABEL" are there always. A label without examples is left out of means, and
+    AUROC is missing where no label has examples with and without it.
+    """
+
+    gold: Ints
+    probabilities: Floats
+    labels: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """How many examples there are."""
+        return len(self.gold)
+
+    def values(self) -> dict[str, float]:
+        """Every metric over all examples."""
+        drawn = self.under(np.ones((1, self.n)))
+        return {name: float(values[0]) for name, values in drawn.items() if not np.isnan(values[0])}
+
+    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
+        n = self.n
+        generator = np.random.default_rng(seed)
+        weights = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(resamples)]
+        drawn = self.under(np.stack(weights).astype(np.float64))
+        found = {}
+        for name, value in self.values().items():
+            low, high = np.nanquantile(drawn[name], (0.025, 0.975))
+            found[name] = Estimate(value, float(low), float(high), n)
+        return found
+
+    def under(self, weights: Floats) -> dict[str, Floats]:
+        """Every metric [draws] where example i counts `weights[draw, i]` times; NaN where it is not defined."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            true = weights @ np.eye(len(self.labels))[self.gold]
+            guessed = weights @ np.eye(len(self.labels))[self._guess()]
+            right = weights @ (np.eye(len(self.labels))[self.gold] * (self._guess() == self.gold)[:, None])
+            total = weights.sum(axis=1, keepdims=True)
+            sensitivity, specificity = right / true, (total - true - guessed + right) / (total - true)
+        # Of two labels the second is the finding.
+        chosen = slice(1, 2) if len(self.labels) == 2 else slice(None)
+        ranked = (1,) if len(self.labels) == 2 else range(len(self.labels))
+        areas = [_areas(self.probabilities[:, at], self.gold == at, weights) for at in ranked]
+        found = {
+            "balanced_accuracy": _means(sensitivity),
+            "auroc": _means(np.stack(areas, axis=1)),
+            "sensitivity": _means(sensitivity[:, chosen]),
+            "specificity": _means(specificity[:, chosen]),
+            "ece": self._calibration(weights),
+        }
+        for at, label in enumerate(self.labels):
+            found |= {f"sensitivity/{label}": sensitivity[:, at], f"specificity/{label}": specificity[:, at]}
+        return found
+
+    def reliability(self) -> Reliability:
+        """How often the likeliest label is right, by how likely it is said to be."""
+        confidence, right, place = self._confidence()
+        count = np.bincount(place, minlength=BINS)
+        used = count > 0
+        means = [
+            np.bincount(place, values, minlength=BINS)[used] / count[used] for values in (confidence, right)
+        ]
+        return Reliability(tuple(means[0].tolist()), tuple(means[1].tolist()), tuple(count[used].tolist()))
+
+    def _guess(self) -> Ints:
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    def _confidence(self) -> tuple[Floats, Floats, Ints]:
+        """Of each example: the likeliest label's probability, whether it is right, and the bin."""
+        confidence = self.probabilities.max(axis=1)
+        right = (self._guess() == self.gold).astype(np.float64)
+        place = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+        return confidence, right, place
+
+    def _calibration(self, weights: Floats) -> Floats:
+        """Expected calibration error of each draw: the mean gap of confidence and accuracy, by the bins' weight."""
+        confidence, right, place = self._confidence()
+        bins = np.eye(BINS)[place]
+        gaps = np.abs(weights @ (bins * (confidence - right)[:, None])).sum(axis=1)
+        return np.asarray(gaps / weights.sum(axis=1))
+
+
+def medical_statistics(
+    gold: Sequence[int], logits: Sequence[NDArray[np.floating]], labels: Sequence[str]
+) -> MedicalStatistics:
+    """From label indices and each example's logits [labels]."""
+    scores = np.asarray(logits, dtype=np.float64)
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return MedicalStatistics(
+        np.asarray(gold, dtype=np.int64), scores / scores.sum(axis=1, keepdims=True), tuple(labels)
+    )
+
+
+def _areas(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
+    """The area under the ROC curve of each draw: how often a positive example ranks before a negative one, ties half.
+
+    NaN for a draw without one of the two.
+    """
+    _, ranks = np.unique(scores, return_inverse=True)
+    areas = np.empty(len(weights))
+    for draw, row in enumerate(weights):
+        above = np.bincount(ranks, row * positive)
+        below = np.bincount(ranks, row * ~positive)
+        pairs = above.sum() * below.sum()
+        areas[draw] = (above @ (below.cumsum() - below / 2)) / pairs if pairs else np.nan
+    return areas
+
+
+def _means(values: Floats) -> Floats:
+    """Of each row, the mean of what is defined; NaN where nothing is."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, values, 0).sum(axis=1) / known.sum(axis=1))

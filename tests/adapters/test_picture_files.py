@@ -1,0 +1,122 @@
+"""Pictures of every kind that people have, damaged ones, and ones made to do harm."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.picture_files import check, decode
+
+
+def saved(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype)
+
+
+def test_colours_stay() -> None:
+    pixels = noise(6, 5, 3)
+    for format in ("PNG", "BMP", "TIFF", "PPM"):
+        picture = decode(saved(Image.fromarray(pixels), format), "x")
+        assert picture.mode == "RGB"
+        assert np.array_equal(np.asarray(picture), pixels)
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    pixels = noise(6, 5)
+    assert np.array_equal(np.asarray(decode(saved(Image.fromarray(pixels)), "x")), np.stack([pixels] * 3, -1))
+
+
+def test_sixteen_bits_keep_their_eight_highest() -> None:
+    pixels = noise(6, 5, dtype=np.uint16)
+    for format in ("PNG", "TIFF"):
+        found = np.asarray(decode(saved(Image.fromarray(pixels), format), "x"))
+        assert np.array_equal(found[..., 0], (pixels >> 8).astype(np.uint8))
+
+
+def test_what_is_transparent_becomes_white() -> None:
+    picture = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
+    picture.putpixel((1, 0), (200, 0, 0, 0))
+    assert np.asarray(decode(saved(picture), "x")).tolist() == [[[200, 0, 0], [255, 255, 255]]]
+    palette = picture.convert("P")
+    assert (
+        np.asarray(decode(saved(palette, transparency=palette.getpixel((1, 0))), "x"))[0, 1].tolist()
+        == [255] * 3
+    )
+
+
+def test_a_turned_photograph_is_turned_back() -> None:
+    picture = Image.new("RGB", (4, 2), (10, 20, 30))
+    picture.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    turned = decode(saved(picture, exif=exif), "x")
+    assert turned.size == (2, 4)
+    assert turned.getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_the_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (3, 3), colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(data, "x").getpixel((1, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP"])
+def test_damaged_pictures_are_refused_by_name(format: str) -> None:
+    data = saved(Image.fromarray(noise(64, 64, 3)), format)
+    for cut in (len(data) // 2, 40):
+        for read in (decode, check):
+            with pytest.raises(InvalidInput, match=r"cat\.img is (damaged|not a picture)"):
+                read(data[:cut], "cat.img")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    ],
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    for read in (decode, check):
+        with pytest.raises(InvalidInput, match=r"cat\.img is not a picture that is read here"):
+            read(data, "cat.img")
+
+
+def test_floating_point_is_refused() -> None:
+    data = saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF")
+    for read in (decode, check):
+        with pytest.raises(InvalidInput, match="floating-point"):
+            read(data, "x")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    """A PNG of 60,000 x 60,000 pixels, whose few bytes would be 10 GB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+    for read in (decode, check):
+        with pytest.raises(InvalidInput, match="more than 100,000,000 pixels"):
+            read(bomb + chunk(b"IEND", b""), "x")
+    # Between Pillow's own two bounds: it would only warn.
+    header = struct.pack(">IIBBBBB", 12_000, 10_000, 8, 2, 0, 0, 0)
+    with pytest.raises(InvalidInput, match="more than"):
+        decode(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""), "x")
