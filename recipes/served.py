@@ -8,7 +8,7 @@ much, and makes no texts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ def _served_logits(
 def _speech_losses(
     recipe: Recipe, adapted: AdaptedBase, rows: Sequence[Row], selection: Selection, at_once: int
 ) -> list[NDArray[Any]]:
-    base, collate = adapted.base, recipe.collator(adapted.base.processor)
+    base, collate = adapted.base, recipe.collator(cast(Any, adapted.base.processor))
     losses: list[torch.Tensor] = []
     with adapted.applying_to_all(selection), torch.inference_mode():
         for start in range(0, len(rows), at_once):

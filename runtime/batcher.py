@@ -49,14 +49,17 @@ class Row(Protocol):
 
 
 Given = TypeVar("Given")
+Read_contra = TypeVar("Read_contra", contravariant=True)
 Question = TypeVar("Question", bound=Row)
 Answer = TypeVar("Answer")
 
 
-class Work(Protocol[Given, Question, Answer]):
+class Work(Protocol[Read_contra, Question, Answer]):
     """What reads rows and answers them."""
 
-    def reader(self, name: str | None, selection: Selection) -> Callable[[Given, int], Sequence[Question]]:
+    def reader(
+        self, name: str | None, selection: Selection
+    ) -> Callable[[Read_contra, int], Sequence[Question]]:
         """How the adapters of an expression, which are loaded, read what stands at a place: in one row or in several."""
         ...
 

@@ -95,7 +95,7 @@ class Runtime:
         self._scheduler = scheduler
         self._service: GenerationService | None = None
         self._cannot_generate: InvalidSettings | None = None
-        self._batcher: Batcher[Text | TokenIds, Question, Answer] | None = None
+        self._batcher: Batcher[Text | TokenIds | Picture, Question, Answer] | None = None
         self._speech_batcher: Batcher[Spoken, Heard, Transcription] | None = None
         self._closed = False
         self._lock = threading.Lock()

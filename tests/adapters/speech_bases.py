@@ -97,7 +97,7 @@ def tone(seconds: float, *, seed: int = 0, rate: int = RATE) -> NDArray[np.float
     time = np.arange(int(seconds * rate)) / rate
     pitches = generator.uniform(100, 3000, size=4)
     sound = sum(np.sin(2 * np.pi * pitch * time) for pitch in pitches) / 5
-    return (sound + generator.normal(0, 0.02, size=len(time))).astype(np.float32)
+    return np.asarray(sound + generator.normal(0, 0.02, size=len(time)), dtype=np.float32)
 
 
 def wav(samples: NDArray[Any], rate: int = RATE, form: str = "WAV") -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -35,4 +35,4 @@ def plain(base: Path, kind: str) -> Any:
 
 
 def by_peft(base: Path, kind: str, adapter: Path) -> PeftModel:
-    return cast(PeftModel, PeftModel.from_pretrained(plain(base, kind), str(adapter)).eval())
+    return PeftModel.from_pretrained(plain(base, kind), str(adapter)).eval()

@@ -96,7 +96,7 @@ def test_losses_are_what_training_minimises(speech_bases: dict[str, Path], kind:
 def test_the_prompt_is_the_one_that_generation_begins_with(speech_bases: dict[str, Path]) -> None:
     base = load_base(str(speech_bases["whisper"]), device="cpu")
     speech: Any = speech_of(base)
-    config = base.model.generation_config
+    config: Any = base.model.generation_config
     config.language, config.task = "<|es|>", "transcribe"
     features = speech.inputs([tone(1)])["input_features"]
     init = cast(Any, base.model)._retrieve_init_tokens(
@@ -114,7 +114,7 @@ def test_what_whisper_is_trained_on(speech_bases: dict[str, Path]) -> None:
     base = load_base(str(speech_bases["whisper"]), device="cpu")
     speech: Any = speech_of(base)
     targets = speech.targets(" hello ", "es")
-    prompt, tokenizer = speech.prompt("es"), base.processor.tokenizer
+    prompt, tokenizer = speech.prompt("es"), cast(Any, base.processor).tokenizer
     asked = [label for label in targets["labels"] if label != IGNORED]
     assert tokenizer.decode(asked) == " hello<|endoftext|>"
     assert targets["decoder_input_ids"] == [*prompt, *asked[:-1]]

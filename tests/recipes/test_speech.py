@@ -119,7 +119,12 @@ def test_rows_are_decoded_when_they_are_asked_for(spoken: Path, speech_bases: di
     loaded: list[int] = []
     for at, example in enumerate(dataset):
         load = example.fields["sound"].load
-        example.fields["sound"].load = lambda at=at, load=load: (loaded.append(at), load())[1]
+
+        def noted(at: int = at, load: Any = load) -> Any:
+            loaded.append(at)
+            return load()
+
+        example.fields["sound"].load = noted
     row = encoded.select([3, 1]).rows[0]
     assert loaded == [3]
     assert row["samples"].dtype == np.float32
@@ -179,7 +184,12 @@ def test_writing_nothing_and_too_much() -> None:
 
 
 def run(base: Path, spoken: Path, output: Path, **options: Any) -> TrainingResult:
-    settings = {"max_steps": 3, "batch_size": 4, "eval_steps": 3, "precision": "fp32"} | options
+    settings: dict[str, Any] = {
+        "max_steps": 3,
+        "batch_size": 4,
+        "eval_steps": 3,
+        "precision": "fp32",
+    } | options
     return train("speech", spoken, base=str(base), device="cpu", output=output, quiet=True, **settings)
 
 

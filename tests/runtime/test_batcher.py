@@ -58,7 +58,10 @@ class Passes:
 
 
 async def ask(
-    batcher: Batcher, texts: Sequence[str | TokenIds | Pair], adapter: str | None, tenant: str = ""
+    batcher: Batcher[Any, Any, Any],
+    texts: Sequence[str | TokenIds | Pair],
+    adapter: str | None,
+    tenant: str = "",
 ) -> list[Answer]:
     async with batcher.reading(texts, adapter, tenant) as questions:
         return await batcher.submit(questions, tenant).answers()
@@ -70,7 +73,7 @@ async def until(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def waiting(batcher: Batcher) -> int:
+def waiting(batcher: Batcher[Any, Any, Any]) -> int:
     return batcher._rows.total()
 
 

@@ -56,9 +56,10 @@ def test_whisper_is_asked_as_transformers_does(speech_bases: dict[str, Path]) ->
     """Its own generate, with the tokens that a recording of this length may have."""
     base = load_base(str(speech_bases["whisper"]), device="cpu")
     model: Any = base.model
-    features = base.processor.feature_extractor([tone(1.0)], sampling_rate=16_000, return_tensors="pt")
+    processor: Any = base.processor
+    features = processor.feature_extractor([tone(1.0)], sampling_rate=16_000, return_tensors="pt")
     ids = model.generate(features["input_features"], language="es", task="transcribe", max_new_tokens=41)
-    theirs = base.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
+    theirs = processor.tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip()
     with Runtime(base) as runtime:
         assert runtime.transcribe([(tone(1.0), 16_000)], language="spanish")[0].text == theirs
         assert runtime.transcribe([(tone(1.0), 16_000)], language="ru")[0].text != theirs

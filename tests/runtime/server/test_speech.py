@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import openai
@@ -99,7 +100,7 @@ def test_many_callers_under_unlike_adapters(hearing: Running) -> None:
 
 
 def test_what_it_used_is_written_down(hearing: Running) -> None:
-    seen = []
+    seen: list[Any] = []
     hearing.serving.observers.append(seen.append)
     try:
         inference(hearing, "acme/phone").automatic_speech_recognition(CLIP)
