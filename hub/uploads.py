@@ -89,8 +89,7 @@ def _write_down(
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
         now = datetime.now(UTC)
-        rows = select(SentRow).where(SentRow.repo_id == repo.id, SentRow.blob_id.in_(keys.values()))
-        known = {row.blob_id: row.part for row in session.scalars(rows)}
+        known = {} if part is None else _known_as(session, repo, keys.values())
         sent = [
             {
                 "repo_id": repo.id,
@@ -108,6 +107,12 @@ def _sent_as(session: Session, repo: RepoRow, part: ColumnElement[bool]) -> list
     """What the repository was sent as such a part of a file."""
     query = select(BlobRow.sha256, BlobRow.size).join(SentRow, SentRow.blob_id == BlobRow.id)
     return [Blob(*row) for row in session.execute(query.where(SentRow.repo_id == repo.id, part))]
+
+
+def _known_as(session: Session, repo: RepoRow, keys: Iterable[int]) -> dict[int, str | None]:
+    """Which parts of files the blobs with those keys are that the repository was sent, by key."""
+    query = select(SentRow.blob_id, SentRow.part).where(SentRow.repo_id == repo.id)
+    return {row.blob_id: row.part for row in session.execute(query.where(SentRow.blob_id.in_(list(keys))))}
 
 
 def _common(before: str | None, now: str | None) -> str | None:
@@ -151,7 +156,7 @@ def awaiting(session: Session, reference: Reference, sha256s: Iterable[str]) -> 
 
 def published(session: Session, reference: Reference, sha256s: Iterable[str]) -> None:
     """Blobs of `reference` wait no longer: a version has them."""
-    keys = list(blob_ids(session, sha256s).values())
+    keys = select(BlobRow.id).where(BlobRow.sha256.in_(list(sha256s)))
     session.execute(delete(PendingRow).where(*_named(reference), PendingRow.blob_id.in_(keys)))
 
 
