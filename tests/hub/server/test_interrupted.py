@@ -30,7 +30,7 @@ MODES = {
     "alias": (2, 2, {"sql BEGIN", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
     "gc": (1, 1, {"obstore.delete", "sql DELETE", "sql COMMIT"}),
     "move": (0, 1, {"sql BEGIN", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
-    "squash": (0, 1, {"sql DELETE", "sql UPDATE", "sql COMMIT", "obstore.delete"}),
+    "squash": (0, 1, {"sql DELETE", "sql INSERT", "sql COMMIT", "obstore.delete"}),
     "purge": (0, 1, {"sql DELETE", "sql INSERT", "sql COMMIT", "obstore.delete"}),
     "backup": (2, 2, {"os.fsync", "os.replace"}),
     "restore": (0, 2, {"os.replace", "os.fsync", "sql INSERT", "sql COMMIT"}),
