@@ -6,7 +6,7 @@ repository was sent, or what is in a tree of it already. Anything else has to be
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, delete, or_, select
@@ -24,17 +24,22 @@ from adapthub.hub.store import Store, blob_ids, register
 from adapthub.hub.trees import Blob
 
 
-def expect(
-    store: Store, reference: Reference, size: int, token: str | None, *, part: str | None = None
-) -> None:
-    """Before `size` bytes come for the repository `reference`: raises as `received` will, as far as can be known. `part`:
-    which part of a file they will be."""
+def expect(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
+    """Before `blob` comes for the repository `reference`: raises as `received` will."""
     with store.database.reading() as session:
         repo = require_repo(session, reference)
         check_still(session, token, repo.namespace)
-        quotas.check_bytes(
-            session, repo.namespace, size - sum(blob.size for blob in _at(session, repo, part))
-        )
+        quotas.check(session, repo.namespace, [blob])
+
+
+def expect_part(store: Store, reference: Reference, size: int, token: str | None, part: str) -> None:
+    """Before `size` bytes, it is not known which, come for `reference` as that `part` of a file: raises as `received` will,
+    as far as can be known."""
+    with store.database.reading() as session:
+        repo = require_repo(session, reference)
+        check_still(session, token, repo.namespace)
+        before = sum(blob.size for blob in _sent_as(session, repo, SentRow.part == part))
+        quotas.check_bytes(session, repo.namespace, size - before)
 
 
 def received(
@@ -43,12 +48,12 @@ def received(
     blobs: Iterable[Blob],
     *,
     token: str | None,
-    parts: Collection[str] = (),
+    parts_of: str | None = None,
     part: str | None = None,
 ) -> list[str]:
     """Write down that the repository `reference` was sent bytes that the blob store holds now, by who has the token of the
-    prefix `token`; in place of its `parts`, by sha256. `part`: which part of a file the blob is, in place of what came for
-    that before. What nothing holds then, by sha256: it may be discarded.
+    prefix `token`; in place of what came as `parts_of` a file, by its sha256, and as nothing else. `part`: which part of a
+    file the blob is, in place of what came as that alone before. What nothing holds then, by sha256: it may be discarded.
 
     Raises AdapterNotFound where it is gone, Unauthorized or Forbidden where the token may not write to it any more,
     Forbidden where its namespace would hold more than it may, StorageError where a collection was faster.
@@ -56,7 +61,7 @@ def received(
     found = list(blobs)
     if not found:
         return []
-    replaced = _write_down(store, reference, found, list(parts), part, token)
+    replaced = _write_down(store, reference, found, parts_of, part, token)
     store.require(found)
     return replaced
 
@@ -66,15 +71,17 @@ def _write_down(
     store: Store,
     reference: Reference,
     found: Sequence[Blob],
-    parts: Sequence[str],
+    parts_of: str | None,
     part: str | None,
     token: str | None,
 ) -> list[str]:
     with store.database.writing() as session:
         repo = repos.require_locked(session, reference)
         check_still(session, token, repo.namespace)
-        before = {blob.sha256 for blob in _at(session, repo, part)} - {blob.sha256 for blob in found}
-        gone = [*parts, *before]
+        sent_before = [] if part is None else _sent_as(session, repo, SentRow.part == part)
+        if parts_of is not None:
+            sent_before += _sent_as(session, repo, SentRow.part.startswith(f"{parts_of}/"))
+        gone = {blob.sha256 for blob in sent_before} - {blob.sha256 for blob in found}
         replaced = only_its_own(session, repo, gone) if gone else []
         if gone:
             forget(session, repo, gone)
@@ -82,14 +89,13 @@ def _write_down(
         register(session, found)
         keys = blob_ids(session, [blob.sha256 for blob in found])
         now = datetime.now(UTC)
-        known = select(SentRow).where(SentRow.repo_id == repo.id, SentRow.blob_id.in_(keys.values()))
-        parts_of = {row.blob_id: row.part for row in session.scalars(known)}
+        known = {} if part is None else _known_as(session, repo, keys.values())
         sent = [
             {
                 "repo_id": repo.id,
                 "blob_id": key,
                 "sent": now,
-                "part": part if parts_of.get(key, part) == part else None,
+                "part": _common(known[key], part) if key in known else part,
             }
             for key in keys.values()
         ]
@@ -97,14 +103,26 @@ def _write_down(
         return replaced
 
 
-def _at(session: Session, repo: RepoRow, part: str | None) -> list[Blob]:
-    """What the repository was sent as that part of a file."""
-    if part is None:
-        return []
+def _sent_as(session: Session, repo: RepoRow, part: ColumnElement[bool]) -> list[Blob]:
+    """What the repository was sent as such a part of a file."""
     query = select(BlobRow.sha256, BlobRow.size).join(SentRow, SentRow.blob_id == BlobRow.id)
-    return [
-        Blob(*row) for row in session.execute(query.where(SentRow.repo_id == repo.id, SentRow.part == part))
-    ]
+    return [Blob(*row) for row in session.execute(query.where(SentRow.repo_id == repo.id, part))]
+
+
+def _known_as(session: Session, repo: RepoRow, keys: Iterable[int]) -> dict[int, str | None]:
+    """Which parts of files the blobs with those keys are that the repository was sent, by key."""
+    query = select(SentRow.blob_id, SentRow.part).where(SentRow.repo_id == repo.id)
+    return {row.blob_id: row.part for row in session.execute(query.where(SentRow.blob_id.in_(list(keys))))}
+
+
+def _common(before: str | None, now: str | None) -> str | None:
+    """Which part of a file bytes are (SentRow) that came as `before`, and come as `now` too."""
+    if before is None or now is None:
+        return None
+    if before == now:
+        return now
+    file = now.partition("/")[0]
+    return f"{file}/" if before.startswith(f"{file}/") else None
 
 
 def await_publication(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
@@ -138,7 +156,7 @@ def awaiting(session: Session, reference: Reference, sha256s: Iterable[str]) -> 
 
 def published(session: Session, reference: Reference, sha256s: Iterable[str]) -> None:
     """Blobs of `reference` wait no longer: a version has them."""
-    keys = list(blob_ids(session, sha256s).values())
+    keys = select(BlobRow.id).where(BlobRow.sha256.in_(list(sha256s)))
     session.execute(delete(PendingRow).where(*_named(reference), PendingRow.blob_id.in_(keys)))
 
 
@@ -146,9 +164,12 @@ def _named(reference: Reference) -> tuple[ColumnElement[bool], ...]:
     return PendingRow.namespace == reference.namespace, PendingRow.name == reference.name
 
 
-def held(session: Session, repo: RepoRow, sha256s: Iterable[str]) -> dict[str, Blob]:
-    """Those of the blobs that commits of `repo` may name: it was sent them, or a branch or tag of it has them."""
+def held(session: Session, repo: RepoRow, sha256s: Iterable[str], *, parts: bool = False) -> dict[str, Blob]:
+    """Those of the blobs that commits of `repo` may name: it was sent them, or a branch or tag of it has them. With `parts`
+    also those that came as parts of a file alone, which go when that is whole."""
     sent = select(SentRow.blob_id).where(SentRow.repo_id == repo.id)
+    if not parts:
+        sent = sent.where(SentRow.part.is_(None))
     in_trees = (
         select(FileRow.blob_id)
         .join(RefRow, RefRow.commit_id == FileRow.commit_id)

@@ -54,9 +54,9 @@ class Completion(Said):
 async def upload(target: Target, oid: Sha256, request: Request, serving: TheServing) -> Response:
     """All bytes of one file."""
     size, holder = lfs_urls.check(serving.signer, lfs_urls.UPLOAD, target, oid, request.query_params)
-    await run_in_threadpool(uploads.expect, serving.store, target, size, holder)
+    await run_in_threadpool(uploads.expect, serving.store, target, Blob(oid, size), holder)
     await keep_body(request, serving.store.blobs, size, sha256=oid)
-    await run_in_threadpool(_received, serving, target, Blob(oid, size), holder)
+    await run_in_threadpool(uploads.received, serving.store, target, [Blob(oid, size)], token=holder)
     return Response()
 
 
@@ -67,7 +67,7 @@ async def upload_part(
     """The bytes of one part; the same part may come again, and what comes last is it."""
     name = f"{oid}/{number}"
     size, holder = lfs_urls.check(serving.signer, lfs_urls.PART, target, name, request.query_params)
-    await run_in_threadpool(uploads.expect, serving.store, target, size, holder, part=name)
+    await run_in_threadpool(uploads.expect_part, serving.store, target, size, holder, name)
     sha256 = await keep_body(request, serving.store.blobs, size, origin="the part")
     await run_in_threadpool(_received_part, serving, target, Blob(sha256, size), holder, name)
     receipt = lfs_urls.receipt(serving.signer, target, name, sha256, size)
@@ -94,9 +94,9 @@ def complete(
             for piece in serving.store.blobs.pieces(part.sha256):
                 incoming.write(piece)
         incoming.keep(oid, origin="the upload")
-    now, own = datetime.now(UTC), _own(serving, target, parts)
-    _received(serving, target, Blob(oid, size), holder, parts)
-    discard(serving.store, own, before=now)
+    now = datetime.now(UTC)
+    replaced = uploads.received(serving.store, target, [Blob(oid, size)], token=holder, parts_of=oid)
+    discard(serving.store, replaced, before=now)
     return Response()
 
 
@@ -108,13 +108,6 @@ async def download(target: Target, oid: Sha256, request: Request, serving: TheSe
     return StreamingResponse(
         found, headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"}
     )
-
-
-def _received(
-    serving: Serving, target: Reference, blob: Blob, holder: str | None, parts: Sequence[Blob] = ()
-) -> None:
-    replaced = {part.sha256 for part in parts} - {blob.sha256}
-    uploads.received(serving.store, target, [blob], token=holder, parts=replaced)
 
 
 def _received_part(serving: Serving, target: Reference, blob: Blob, holder: str | None, name: str) -> None:
@@ -131,19 +124,14 @@ def _is_done(serving: Serving, target: Reference, blob: Blob) -> bool:
 
 def _check_kept(serving: Serving, target: Reference, parts: Sequence[Blob]) -> None:
     with serving.store.database.reading() as session:
-        kept = uploads.held(session, require_repo(session, target), {part.sha256 for part in parts})
+        repo = require_repo(session, target)
+        kept = uploads.held(session, repo, {part.sha256 for part in parts}, parts=True)
     for number, part in enumerate(parts, start=1):
         if part.sha256 not in kept:
             raise InvalidSettings(
                 f"part {number} is not kept: another came in its place, or it came too long ago",
                 hint="Upload it again.",
             )
-
-
-def _own(serving: Serving, target: Reference, parts: Sequence[Blob]) -> list[str]:
-    with serving.store.database.reading() as session:
-        repo = require_repo(session, target)
-        return uploads.only_its_own(session, repo, {part.sha256 for part in parts})
 
 
 def _parts(serving: Serving, target: Reference, oid: str, parts: Sequence[Part]) -> list[Blob]:

@@ -133,12 +133,16 @@ def _sent_before(serving: Serving, target: Reference, wanted: Publication) -> Ma
         if file.receipt is not None:
             read_receipt(serving.signer, target, file.sha256, file.receipt)
             proven.add(file.sha256)
+    known = serving.store.known(proven) if proven else {}
+    unproven = others - proven
+    if not unproven:
+        return known
     with serving.store.database.reading() as session:
         repo = find_repo(session, target)
-        found = uploads.awaiting(session, target, others - proven)
+        found = uploads.awaiting(session, target, unproven)
         if repo is not None:
-            found |= uploads.held(session, repo, others - proven)
-    return {**found, **serving.store.known(proven)}
+            found |= uploads.held(session, repo, unproven)
+    return {**found, **known}
 
 
 def _store_texts(serving: Serving, wanted: Publication) -> Mapping[str, Blob]:

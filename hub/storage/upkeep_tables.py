@@ -15,8 +15,8 @@ from adapthub.hub.storage.tables import Base
 
 class SentRow(Base):
     """Bytes that somebody uploaded for a repository, whether or not they were new to the hub. Until a commit of it names
-    them this is what says that it may. `part`: which part of a file they are, "sha256/number", if they are that of one
-    alone: another that comes in its place takes its room too."""
+    them this is what says that it may. `part`: which part of a file they are, "sha256/number", or "sha256/" for
+    several of it, where they are nothing else: what comes in their place takes their room too."""
 
     __tablename__ = "sent"
     __table_args__ = (Index("sent_by_blob", "blob_id"), {"sqlite_with_rowid": False})

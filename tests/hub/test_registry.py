@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -326,7 +327,7 @@ def test_show_says_everything(registry: Registry, tmp_path: Path) -> None:
         path: (record.sha256, record.size) for path, record in first.files.items()
     }
     assert first.manifest is not None
-    assert details.manifest == first.manifest.model_dump(mode="json")
+    assert details.manifest == json.loads(first.manifest.to_json())
     assert details.facts.metrics == (
         Metric("test", "f1", 0.8, 0.8 - 0.05, 0.8 + 0.05, 100),
         Metric("train", "f1", 0.99, 0.99 - 0.05, 0.99 + 0.05, 100),

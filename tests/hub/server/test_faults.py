@@ -31,13 +31,16 @@ from tests.hub.server.live import HubServer, live
 
 LARGE = b"\0" * 2_000_000
 OID = sha256_bytes(LARGE)
+WAIT = 60  # seconds, for an answer: a machine that has much else to do takes longer than clients wait by themselves
 
 
 def announced(server: HubServer, token: str, data: bytes) -> httpx2.Response:
     """What the hub says where bytes are about to come by LFS for ada/ner."""
     headers = {"Authorization": f"Bearer {token}"}
     body = {"operation": "upload", "objects": [{"oid": sha256_bytes(data), "size": len(data)}]}
-    return httpx2.post(f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers)
+    return httpx2.post(
+        f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers, timeout=WAIT
+    )
 
 
 def put(server: HubServer, token: str, data: bytes = LARGE) -> httpx2.Response:
@@ -46,7 +49,9 @@ def put(server: HubServer, token: str, data: bytes = LARGE) -> httpx2.Response:
     if answer.status_code != 200:
         return answer
     (entry,) = answer.json()["objects"]
-    return httpx2.put(entry["actions"]["upload"]["href"], content=data) if "actions" in entry else answer
+    if "actions" not in entry:
+        return answer
+    return httpx2.put(entry["actions"]["upload"]["href"], content=data, timeout=WAIT)
 
 
 def commit(
@@ -62,7 +67,8 @@ def commit(
             lines.append({"key": "file", "value": {"path": path, "content": base64.b64encode(data).decode()}})
     body = "\n".join(map(json.dumps, lines)).encode()
     headers = {"Authorization": f"Bearer {token}"}
-    return httpx2.post(f"{server.url}/api/models/ada/ner/commit/main", content=body, headers=headers)
+    url = f"{server.url}/api/models/ada/ner/commit/main"
+    return httpx2.post(url, content=body, headers=headers, timeout=WAIT)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def test_a_client_uploads_in_parts(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     came: list[int] = []
-    monkeypatch.setattr(uploads, "expect", lambda *given, part: came.append(given[2]))
+    monkeypatch.setattr(uploads, "expect_part", lambda *given: came.append(given[2]))
     path = tmp_path / "notes.dat"
     path.write_bytes(DATA)
     server.client().upload_file(path_or_fileobj=path, path_in_repo="notes.dat", repo_id="ada/ner")
@@ -191,6 +191,42 @@ def test_equal_parts_are_each_there(server: HubServer) -> None:
     answer = httpx2.post(entry["actions"]["upload"]["href"], json={"oid": sha256_bytes(data), "parts": parts})
     assert answer.status_code == 200
     assert server.running.serving.store.blobs.get(sha256_bytes(data), origin="test") == data
+
+
+def test_files_that_share_a_part_are_each_whole(server: HubServer, tmp_path: Path) -> None:
+    """The first to be complete takes the place of its own parts alone, not of what came for others too."""
+    files = [part(1) + part(2), part(1) + part(3), bytes(2 * PART)]
+    entries = [batch(server, oid=sha256_bytes(data), size=len(data)) for data in files]
+    receipts = [
+        [
+            httpx2.put(url, content=data[n * PART : (n + 1) * PART]).headers["etag"]
+            for n, url in enumerate(parts_of(entry))
+        ]
+        for entry, data in zip(entries, files, strict=True)
+    ]
+    path = tmp_path / "part.dat"
+    path.write_bytes(part(2))
+    whole = CommitOperationAdd("part.dat", path)
+    server.client().preupload_lfs_files("ada/ner", [whole], free_memory=False)  # to be committed
+    for entry, etags, data in zip(entries, receipts, files, strict=True):
+        parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, start=1)]
+        answer = httpx2.post(
+            entry["actions"]["upload"]["href"], json={"oid": sha256_bytes(data), "parts": parts}
+        )
+        assert answer.status_code == 200, answer.text
+        assert server.running.serving.store.blobs.get(sha256_bytes(data), origin="test") == data
+    server.client().create_commit("ada/ner", [whole], commit_message="it is there")
+    assert not blob_path(server, part(3)).exists()
+    assert not blob_path(server, bytes(PART)).exists()  # twice in one file alone
+
+
+def test_a_file_comes_again_where_there_is_no_more_room(server: HubServer) -> None:
+    """As when the answer was lost: it counts once."""
+    data = part(1)[1:]
+    with server.running.serving.store.database.writing() as session:
+        quotas.set_quota(session, "ada", len(data))
+    url = batch(server, oid=sha256_bytes(data), size=len(data))["actions"]["upload"]["href"]
+    assert [httpx2.put(url, content=data).status_code for _ in range(2)] == [200, 200]
 
 
 def test_a_part_that_is_a_file_stays(server: HubServer, tmp_path: Path) -> None:
