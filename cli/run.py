@@ -44,7 +44,7 @@ def run(
     hub: str | None,
     as_json: bool,
 ) -> None:
-    """Run texts, or files of recordings or pictures, through an adapter, or a weighted sum of adapters.
+    """Run texts, sound or pictures through adapters.
 
     EXPRESSION is a name, a folder, or a weighted sum of names. Its adapters are pulled and their base model
     loaded. An adapter for generation continues each text, or does with it what it was trained for (translate,

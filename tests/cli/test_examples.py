@@ -20,7 +20,7 @@ from tests.cli.data import write_conll, write_reviews
 # A server runs until it is told to end, and test_serve does; what is about a hub's accounts, asks one by HTTP, or names what
 # only a served hub has, has tests of its own. The real ones fetch packages and train for minutes.
 ELSEWHERE = (
-    *("demo", "serve", "login", "logout", "whoami", "pull hf::"),
+    *("demo", "serve", "login", "logout", "whoami", "pull hf::", "run acme/qa"),
     *(f"hub {name}" for name in ("serve", "token", "login", "account", "org", "member", "backup", "restore")),
     *(f"hub {name}" for name in ("gate", "key", "approve", "webhook", "audit", "mirror", "base")),
 )

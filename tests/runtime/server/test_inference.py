@@ -310,7 +310,11 @@ def test_a_task_that_the_adapter_does_not_have(encoder: Running, server: Running
             {"inputs": {"source_sentence": "ada", "sentences": ["ada"] * 2048}},
             "at most 2047",
         ),
-        ("/models/acme/vectors", {"inputs": "ada", "prompt_name": "query"}, "'prompt_name' is not taken"),
+        (
+            "/models/acme/vectors",
+            {"inputs": "ada", "prompt_name": "title"},
+            "prompt_name: Input should be 'query' or 'passage'",
+        ),
         ("/models/acme/vectors", {"inputs": "ada", "dimensions": 3}, "dimensions = 3"),
         ("/models/acme/vectors", {"inputs": "ada", "encoding_format": "base64"}, "encoding_format"),
     ],
