@@ -70,6 +70,14 @@ def pairs(folder: Path) -> int:
     return total
 
 
+def questions(folder: Path) -> int:
+    written = [json.loads((folder / f"{split}.json").read_text("utf-8")) for split in SPLITS]
+    paragraphs = [
+        paragraph for one in written for article in one["data"] for paragraph in article["paragraphs"]
+    ]
+    return sum(len(paragraph["qas"]) for paragraph in paragraphs)
+
+
 def recordings(folder: Path) -> int:
     for path in folder.glob("*/*.wav"):
         with wave.open(str(path)) as sound:
@@ -99,8 +107,10 @@ DATA: dict[str, tuple[Callable[[Path], int], int]] = {
     "preferences": (lines, 295),
     "feedback": (lines, 300),
     "tool-calls": (lines, 265),
-    "small-talk": (lines, 6467),
+    "small-talk": (lines, 6459),
     "openings": (count("*.csv"), 3),
+    "entity-kinds": (lines, 18714),
+    "entity-questions": (questions, 8765),
     "wikipedia": (count("*.txt"), 3),
     "interface-en-de": (pairs, 750),
     "interface-en-es": (pairs, 764),
