@@ -130,12 +130,16 @@ class Manifest(Record):
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     files: dict[str, Sha256] = {}
 
-    def to_json(self) -> bytes:
-        """The file's bytes: UTF-8, sorted keys, a newline at the end. Equal manifests give equal bytes."""
+    def document(self) -> dict[str, Any]:
+        """What the file says, as JSON's own kinds."""
         document = self.model_dump(mode="json")
         if not self.certificates:  # readers that came before them refuse a field that they do not know
             del document["certificates"]
-        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return document
+
+    def to_json(self) -> bytes:
+        """The file's bytes: UTF-8, sorted keys, a newline at the end. Equal manifests give equal bytes."""
+        text = json.dumps(self.document(), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
 
     @classmethod

@@ -123,7 +123,7 @@ class PlainHub:
                 if oid in numbers
             ),
             files=tuple(StoredFile(path, one.sha256, one.size) for path, one in sorted(files.items())),
-            manifest=None if manifest is None else manifest.model_dump(mode="json"),
+            manifest=None if manifest is None else manifest.document(),
         )
 
     def lineage(self, reference: Reference) -> Lineage:
