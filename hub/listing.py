@@ -16,7 +16,6 @@ from sqlalchemy import ColumnElement, Select, and_, select, tuple_
 from sqlalchemy.orm import Session
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.hub import narrowing
 from adapthub.hub.access import Caller, visible
 from adapthub.hub.conditions import (
     Condition,
@@ -29,6 +28,7 @@ from adapthub.hub.conditions import (
     words_of,
 )
 from adapthub.hub.narrowing import narrowest
+from adapthub.hub.storage.dialects import known_keys
 from adapthub.hub.storage.tables import MetricRow, RepoRow
 
 Sort = Literal["modified", "created", "metric"]
@@ -118,36 +118,45 @@ class _Walk:
     others: Sequence[Condition]
 
 
+@dataclass(frozen=True)
+class _Few:
+    """A condition that holds of few, and the column of their keys."""
+
+    condition: Condition
+    key: ColumnElement[int]
+
+
 def _walk(session: Session, query: Query, conditions: Sequence[Condition]) -> _Walk:
-    few: Condition | None = None
+    few: _Few | None = None
     in_order = [one for one in conditions if one.is_in_order and query.sort == "modified"]
+    in_order.sort(key=lambda one: one.is_common)  # which holds of the next ones of any other soon enough
     # Counting costs, and of one condition that is in the list's order there is nothing to choose.
     if conditions and not (len(conditions) == len(in_order) == 1):
-        rarest = narrowest(session, conditions)
-        few = rarest.condition if rarest.few else None
+        rarest, keys = narrowest(session, conditions)
+        few = None if keys is None else _Few(rarest, known_keys(session, keys))
     if query.sort == "metric":
         return _best(few, conditions)
     if few is not None:
-        found, keys = _through(few)
+        found, at = _through(few)
     elif in_order:
         return _newest(in_order[0], query, conditions)
     else:
-        found, keys = select(RepoRow.id), Keys()
-    place = keys.sequence if query.sort == "modified" else keys.id
-    return _Walk(found, keys, (place,), query.ascending, _without(conditions, few))
+        found, at = select(RepoRow.id), Keys()
+    place = at.sequence if query.sort == "modified" else at.id
+    return _Walk(found, at, (place,), query.ascending, _without(conditions, few))
 
 
-def _best(few: Condition | None, conditions: Sequence[Condition]) -> _Walk:
+def _best(few: _Few | None, conditions: Sequence[Condition]) -> _Walk:
     """Through the few of which a condition holds, else through a metric from its best value on."""
     metric = next(one for one in conditions if isinstance(one, HasMetric))
     if few is None:
-        keys = Keys(id=MetricRow.repo_id.expression, by_id=True)
-        found: Select[Any] = select(keys.id).join(RepoRow, RepoRow.id == keys.id).where(metric.of_row)
+        at = Keys(id=MetricRow.repo_id.expression, by_id=True)
+        found: Select[Any] = select(at.id).join(RepoRow, RepoRow.id == at.id).where(metric.of_row)
     else:
-        found, keys = _through(few)
+        found, at = _through(few)
         found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, metric.of_row))
     places = (MetricRow.value.expression, MetricRow.repo_id.expression)
-    return _Walk(found, keys, places, metric.ascending, _without(conditions, few, metric))
+    return _Walk(found, at, places, metric.ascending, _without(conditions, few, metric))
 
 
 def _newest(condition: Condition, query: Query, conditions: Sequence[Condition]) -> _Walk:
@@ -156,21 +165,21 @@ def _newest(condition: Condition, query: Query, conditions: Sequence[Condition])
     (sequence,) = found.selected_columns
     if not isinstance(condition, InNamespace):
         found = found.join(RepoRow, RepoRow.sequence == sequence)
-    others = _without(conditions, condition)
+    others = _without(conditions, None, condition)
     return _Walk(found, Keys(sequence=sequence), (sequence,), query.ascending, others)
 
 
-def _through(few: Condition) -> tuple[Select[Any], Keys]:
+def _through(few: _Few) -> tuple[Select[Any], Keys]:
     """Through the few of which a condition holds, first of all, whatever the database thinks of how many those are."""
-    rows = few.rows().limit(narrowing.FEW).subquery()
-    (key,) = rows.c
-    own = RepoRow.id if few.by_id else RepoRow.sequence
-    found = select(RepoRow.id).select_from(rows).join(RepoRow, own == key)
-    return found, Keys(id=key, by_id=True) if few.by_id else Keys(sequence=key)
+    by_id = few.condition.by_id
+    own = RepoRow.id if by_id else RepoRow.sequence
+    found = select(RepoRow.id).select_from(few.key.table).join(RepoRow, own == few.key)
+    return found, Keys(id=few.key, by_id=True) if by_id else Keys(sequence=few.key)
 
 
-def _without(conditions: Sequence[Condition], *met: Condition | None) -> list[Condition]:
-    return [one for one in conditions if not any(one is other for other in met)]
+def _without(conditions: Sequence[Condition], few: _Few | None, *met: Condition) -> list[Condition]:
+    gone = met if few is None else (few.condition, *met)
+    return [one for one in conditions if not any(one is other for other in gone)]
 
 
 def _place(cursor: str, sort: Sort) -> tuple[float | int, ...]:

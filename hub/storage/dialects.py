@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import BigInteger, ColumnClause, ColumnElement, cast, column, func
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
 
@@ -31,3 +33,14 @@ def insert_or_update(
     statement = dialect.insert(row)
     new = {column: statement.excluded[column] for column in changed}
     session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=new), values)
+
+
+def known_keys(session: Session, keys: Sequence[int]) -> ColumnElement[int]:
+    """A column of a table that has `keys`, each in a row: one parameter, however many they are."""
+    key: ColumnClause[int] = column("value", BigInteger)
+    if session.get_bind().dialect.name == "sqlite":
+        rows = func.json_each(json.dumps([*keys])).table_valued(key, name="few")
+    else:
+        array = cast([*keys], postgresql.ARRAY(BigInteger))
+        rows = func.unnest(array).table_valued(key, name="few").render_derived()
+    return rows.c.value
