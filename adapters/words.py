@@ -6,7 +6,7 @@ training data and recorded with the adapter). Does not know labels, does not run
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -81,7 +81,7 @@ def encode_words(
     return encoded
 
 
-def choose_label_token(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]]) -> LabelToken:
+def choose_label_token(tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[str]]) -> LabelToken:
     """The first, unless the tokenizer starts more than a tenth of these words with a bare space marker.
 
     SentencePiece vocabularies turn a pre-split Chinese word into a lone marker and the word; a label on the

@@ -6,7 +6,8 @@ task's words, or generate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
@@ -17,6 +18,7 @@ from adapthub.runtime.instructions import prompt_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_MEASURED_TARGETS = 1000
 _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
 
@@ -26,9 +28,11 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
     return [*tokenizer(target, add_special_tokens=False)["input_ids"], _end(tokenizer)]
 
 
-def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Sequence[str]) -> int:
-    """New tokens that an answer may have: half as many again as the longest of `targets`."""
-    longest = max(len(ids) for ids in tokenizer(list(targets), add_special_tokens=False)["input_ids"])
+def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Iterable[str]) -> int:
+    """New tokens that an answer may have: half as many again as the longest of `targets`, of the longest of these in
+    characters if they are many."""
+    texts = nlargest(_MEASURED_TARGETS, targets, key=len)
+    longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     return max(_LEAST_TOKENS, longest * 3 // 2)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 from peft import PeftModel
 
 from adapthub.adapters.errors import InvalidSettings
@@ -18,6 +19,7 @@ from adapthub.recipes.trainer import LengthGroups
 from adapthub.recipes.unpadded import flat_offset, runs_unpadded, unpadded
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -58,12 +60,14 @@ def recomputed(model: PeftModel) -> Iterator[None]:
         base.activation_checkpointing_disable()
 
 
-def padding(lengths: Sequence[int], batch_size: int) -> float:
+def padding(lengths: Sequence[int] | NDArray[np.int64], batch_size: int) -> float:
     """The share of an epoch's batches that is padding, in the order that they are trained in."""
-    order = list(LengthGroups(lengths, batch_size, seed=0))
-    batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-    room = sum(len(batch) * max(lengths[at] for at in batch) for batch in batches)
-    return 1 - sum(lengths) / room
+    lengths = np.asarray(lengths, np.int64)
+    ordered = lengths[np.fromiter(LengthGroups(lengths, batch_size, seed=0), np.int64, len(lengths))]
+    starts = np.arange(0, len(ordered), batch_size)
+    longest = np.maximum.reduceat(ordered, starts)
+    room = int((longest * np.diff(starts, append=len(ordered))).sum())
+    return 1 - int(ordered.sum()) / room
 
 
 def _packs(job: Job) -> bool:
@@ -82,7 +86,7 @@ def _unlike_rows(job: Job, base: Base) -> dict[str, Tensor]:
     """The shortest row, and one of half the length of the longest: a batch with padding, where lengths differ."""
     rows = job.splits["train"].encoded.rows
     lengths = lengths_of(rows)
-    order = sorted(range(len(rows)), key=lengths.__getitem__)
-    longer = next(at for at in order if 2 * lengths[at] >= lengths[order[-1]])
-    batch = job.recipe.collator(job.processor)([dict(rows[at]) for at in (order[0], longer)])
+    long = np.where(2 * lengths >= lengths.max(), lengths, lengths.max())
+    pair = int(lengths.argmin()), int(long.argmin())
+    batch = job.recipe.collator(job.processor)([dict(rows[at]) for at in pair])
     return {name: tensor.to(base.device) for name, tensor in batch.items()}

@@ -20,10 +20,10 @@ from adapthub.adapters.tasks import Task
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
+from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import Encoded, Recipe
 from adapthub.recipes.settings import LORA_FA, OTHER_NAMES, SETTINGS, Settings
-from adapthub.recipes.splits import read_splits
 
 if TYPE_CHECKING:
     from adapthub.recipes.warm_start import Parent
@@ -44,7 +44,7 @@ class Split:
             return self
         chosen = [at * len(self.dataset) // rows for at in range(rows)]
         return Split(
-            replace(self.dataset, examples=tuple(self.dataset[at] for at in chosen)),
+            self.dataset.select(chosen),
             self.encoded.select(chosen),
         )
 
@@ -153,10 +153,7 @@ def prepare(
         method = parent.manifest.method
     method = method or DEFAULT_METHOD
     settings, adapter, options = _sort_out(recipe, method, given)
-    datasets, notes = read_splits(recipe, data, validation=validation, test=test, **options)
-    labels = recipe.labels(datasets["train"])
-    for dataset in datasets.values():
-        recipe.check(dataset, labels)
+    datasets, labels, notes = prepare_splits(recipe, data, validation=validation, test=test, options=options)
     resolved = resolve_base(base) if isinstance(base, str) else base
     if parent is not None:
         parent.check_base(resolved)
@@ -166,7 +163,7 @@ def prepare(
     encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
     settings = replace(settings, max_length=encoding.get("max_length"))
     splits = {
-        name: Split(dataset, recipe.encode(processor, dataset, labels, encoding))
+        name: Split(dataset, prepare_rows(recipe, processor, resolved, dataset, labels, encoding))
         for name, dataset in datasets.items()
     }
     cut = check_supervision({name: split.encoded for name, split in splits.items()})

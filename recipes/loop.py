@@ -257,8 +257,8 @@ def _learned(job: Job) -> Sequence[Row]:
 
 def _longest_first(split: Split) -> list[int]:
     """Places of the rows in the order in which they are evaluated: rows of similar lengths together."""
-    lengths = lengths_of(split.encoded.rows)
-    return sorted(range(len(lengths)), key=lambda at: -lengths[at])
+    order: list[int] = (-lengths_of(split.encoded.rows)).argsort(kind="stable").tolist()
+    return order
 
 
 def _arguments(job: Job, base: Base, run: Run, kind: Callable[..., TrainingArguments]) -> TrainingArguments:

@@ -98,7 +98,7 @@ class Ner:
 
     def labels(self, train: Dataset) -> tuple[str, ...]:
         """O first, then by type and prefix: O, B-LOC, I-LOC, B-PER, ..."""
-        labels = {"O"}.union(*map(self.labels_of, train))
+        labels = {"O"} | {label for example in train for label in example.fields["labels"]}
         if labels == {"O"}:
             raise InvalidData(
                 f"{train.source}: no entity: every label is O",
@@ -133,7 +133,7 @@ class Ner:
         """max_length, and label_token: the sub-token of a word that carries its label."""
         return {
             "max_length": check_length(tokenizer, max_length),
-            "label_token": choose_label_token(tokenizer, [example.fields["tokens"] for example in train]),
+            "label_token": choose_label_token(tokenizer, (example.fields["tokens"] for example in train)),
         }
 
     def encode(

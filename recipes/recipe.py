@@ -31,6 +31,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
 
+import numpy as np
+
 from adapthub.recipes.data.dataset import Dataset, Example
 
 if TYPE_CHECKING:
@@ -99,10 +101,9 @@ class Rows(Sequence[Row]):
     places: Sequence[int]
 
     @property
-    def lengths(self) -> list[int]:
+    def lengths(self) -> NDArray[np.int64]:
         """See `lengths_of`."""
-        lengths = lengths_of(self.rows)
-        return [lengths[at] for at in self.places]
+        return lengths_of(self.rows)[np.asarray(self.places, np.int64)]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -115,11 +116,13 @@ class Rows(Sequence[Row]):
         return Rows(self.rows, self.places[at]) if isinstance(at, slice) else self.rows[self.places[at]]
 
 
-def lengths_of(rows: Sequence[Row]) -> list[int]:
-    """Tokens that the model reads of each row, 1 where it reads none; known without making rows that are made when asked
-    for."""
+def lengths_of(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Tokens that the model reads of each row, int64 [rows], 1 where it reads none; known without making rows that are made
+    when asked for."""
     known: Sequence[int] | None = getattr(rows, "lengths", None)
-    return list(known) if known is not None else [len(row.get("input_ids", (0,))) for row in rows]
+    if known is None:
+        known = [len(row.get("input_ids", (0,))) for row in rows]
+    return np.asarray(known, np.int64)
 
 
 @dataclass(frozen=True)

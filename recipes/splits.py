@@ -23,6 +23,15 @@ _FEW_ROWS = (
 _SHOWN = 5
 
 
+def chosen_sources(data: Any, *, validation: Any = None, test: Any = None) -> dict[str, Any]:
+    """What is read as which split: arguments as for `read_splits`."""
+    sources = _sources(data)
+    sources |= {
+        name: given for name, given in (("validation", validation), ("test", test)) if given is not None
+    }
+    return {name: sources[name] for name in SPLITS if name in sources and sources[name] is not False}
+
+
 def read_splits(
     recipe: Recipe, data: Any, *, validation: Any = None, test: Any = None, **options: Any
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
@@ -33,14 +42,18 @@ def read_splits(
     validation split, a tenth of the training rows is set aside: the same rows whatever the seed;
     `validation=False` or `test=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
-    sources = _sources(data)
-    sources |= {
-        name: given for name, given in (("validation", validation), ("test", test)) if given is not None
-    }
-    sources = {name: given for name, given in sources.items() if given is not False}
-    read = {name: recipe.read(sources[name], **options) for name in SPLITS if name in sources}
+    sources = chosen_sources(data, validation=validation, test=test)
+    read = {name: recipe.read(source, **options) for name, source in sources.items()}
+    return completed(recipe, read, set_aside=validation is not False)
+
+
+def completed(
+    recipe: Recipe, read: Mapping[str, Dataset], *, set_aside: bool
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """As `read_splits`, of splits that are read: without validation, rows are set aside for it if `set_aside`."""
+    read = dict(read)
     notes = [f"{name}: {note}" for name, dataset in read.items() for note in dataset.notes]
-    if "validation" not in sources and validation is not False:
+    if "validation" not in read and set_aside:
         # What is wrong with the rows is said before that they are too few.
         recipe.check(read["train"], recipe.labels(read["train"]))
         read["train"], read["validation"] = split_off(read["train"], recipe.labels_of)

@@ -42,7 +42,7 @@ class TextClasses:
 
     def labels(self, train: Dataset) -> tuple[str, ...]:
         """Sorted: by value where all are whole numbers, else as text."""
-        labels = frozenset().union(*map(self.labels_of, train))
+        labels = {label for example in train for label in self.labels_of(example)}
         column = train.columns["label"]
         if len(labels) < 2:
             every = "every row that has a label" if _several(train) else "every row"

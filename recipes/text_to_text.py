@@ -91,7 +91,7 @@ class TextToText:
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:
         """max_length, the prompt, and max_new_tokens: what an answer may have."""
-        targets = [example.fields["target"] for example in train]
+        targets = (example.fields["target"] for example in train)
         return {
             **train.settings,
             "max_length": check_length(tokenizer, max_length),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -25,6 +26,7 @@ from adapthub.recipes.recipe import Row, lengths_of
 from adapthub.recipes.settings import LORA_FA
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from peft import PeftModel
 
 
@@ -66,12 +68,12 @@ class LengthGroups(Sampler[int]):
 
     def __init__(
         self,
-        lengths: Sequence[int],
+        lengths: Sequence[int] | NDArray[np.int64],
         batch_size: int,
         seed: int,
         follow: Callable[[int], None] | None = None,
     ) -> None:
-        self._lengths = lengths
+        self._lengths = np.asarray(lengths, np.int64)
         self._follow = follow
         self._batch_size = batch_size
         self._seed = seed
@@ -88,25 +90,24 @@ class LengthGroups(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        rows = torch.randperm(len(self._lengths), generator=generator).tolist()
+        rows = torch.randperm(len(self._lengths), generator=generator).numpy()
         whole = len(rows) - len(rows) % self._batch_size
         batches = self._batches(rows[:whole])
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        if batches:
-            longest = max(order, key=lambda at: self._lengths[batches[at][0]])
-            order.remove(longest)
-            order.insert(0, longest)
-        return iter([row for at in order for row in batches[at]] + rows[whole:])
+        order = torch.randperm(len(batches), generator=generator).numpy()
+        if len(batches):
+            longest = int(np.argmax(self._lengths[batches[order, 0]]))
+            order = np.concatenate((order[longest : longest + 1], np.delete(order, longest)))
+        for batch in order:
+            yield from batches[batch].tolist()
+        yield from rows[whole:].tolist()
 
-    def _batches(self, rows: list[int]) -> list[list[int]]:
+    def _batches(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[batches, batch_size]"""
         group = self.GROUP * self._batch_size
-        batches: list[list[int]] = []
         for start in range(0, len(rows), group):
-            ordered = sorted(rows[start : start + group], key=lambda row: -self._lengths[row])
-            batches += [
-                ordered[at : at + self._batch_size] for at in range(0, len(ordered), self._batch_size)
-            ]
-        return batches
+            some = rows[start : start + group]
+            rows[start : start + group] = some[np.argsort(-self._lengths[some], kind="stable")]
+        return rows.reshape(-1, self._batch_size)
 
 
 class AdapterTrainer(Trainer):

@@ -199,9 +199,8 @@ def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str
 
 def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
     rows = job.splits["train"].encoded.rows
-    lengths = lengths_of(rows)
-    shortest = sorted(range(len(rows)), key=lengths.__getitem__)[:_PREFLIGHT_ROWS]
-    batch = job.recipe.collator(job.processor)([dict(rows[at]) for at in shortest])
+    shortest = lengths_of(rows).argsort(kind="stable")[:_PREFLIGHT_ROWS]
+    batch = job.recipe.collator(job.processor)([dict(rows[int(at)]) for at in shortest])
     check_disk(folder, adaptation.bytes, _CHECKPOINTS)
     with memory_errors("checking the run", job.smaller), autocast(base):
         check_head(adaptation.model, batch, job.labels)

@@ -1,4 +1,4 @@
-"""Labelled examples in memory, each knowing the file and line it came from.
+"""Labelled examples, each knowing the file and line it came from; in memory, or in a file (stored).
 
 Does not read files (the siblings do) and knows no task: what an example's fields mean is the recipe's
 business.
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TARGETS = ("label", "labels", "target", "answers", "good")
 """The fields that models learn to find; every other is their input."""
+_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,52 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """What tells examples apart, without them: `inputs` uint64 [n], the first eight bytes of each input's digest (two of a
+    billion unlike inputs are taken for the same one time in forty), and whole digests of rows, one or some at a time.
+
+    `every`: uint8 [m, 32], perhaps in a file; `places`: which of these are the n, None for all in their order.
+    """
+
+    every: NDArray[np.uint8]
+    inputs: NDArray[np.uint64]
+    places: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Keys:
+        """By their digests."""
+        rows = b"".join(bytes.fromhex(example.digest) for example in examples)
+        inputs = b"".join(bytes.fromhex(example.input_digest)[:8] for example in examples)
+        return cls(
+            np.frombuffer(rows, np.uint8).reshape(-1, 32), np.frombuffer(inputs, ">u8").astype(np.uint64)
+        )
+
+    def select(self, places: NDArray[np.int64]) -> Keys:
+        """Those at `places`."""
+        inner = places if self.places is None else self.places[places]
+        return Keys(self.every, self.inputs[places], inner)
+
+    def row(self, at: int) -> bytes:
+        """The sha256 of one row."""
+        return self.every[at if self.places is None else self.places[at]].tobytes()
+
+    def rows(self) -> Iterator[bytes]:
+        """The sha256 of every row, many in one."""
+        for start in range(0, len(self.inputs), _AT_ONCE):
+            chosen = slice(start, start + _AT_ONCE)
+            yield self.every[chosen if self.places is None else self.places[chosen]].tobytes()
+
+
+@runtime_checkable
+class KeyedExamples(Protocol):
+    """A sequence of examples whose keys are known, and of which some can be chosen without reading them."""
+
+    @property
+    def keys(self) -> Keys: ...
+    def select(self, places: NDArray[np.int64]) -> Sequence[Example]: ...
+
+
+@dataclass(frozen=True)
 class Dataset:
     """The examples of one split, in the order of their file.
 
@@ -62,7 +114,7 @@ class Dataset:
     is odd in them and worth a look.
     """
 
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     source: str
     columns: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +130,17 @@ class Dataset:
         return self.examples[index]
 
     @cached_property
+    def keys(self) -> Keys:
+        """See Keys."""
+        return self.examples.keys if isinstance(self.examples, KeyedExamples) else Keys.of(self.examples)
+
+    def select(self, places: Sequence[int] | NDArray[np.int64]) -> Dataset:
+        """The examples at `places`, in that order."""
+        if isinstance(self.examples, KeyedExamples):
+            return replace(self, examples=self.examples.select(np.asarray(places, np.int64)))
+        return replace(self, examples=tuple(self.examples[at] for at in places))
+
+    @cached_property
     def fingerprint(self) -> str:
         """`sha256:<hex>` over the digests of the rows, in order.
 
@@ -85,8 +148,8 @@ class Dataset:
         not.
         """
         rows = hashlib.sha256()
-        for example in self.examples:
-            rows.update(bytes.fromhex(example.digest))
+        for some in self.keys.rows():
+            rows.update(some)
         return f"sha256:{rows.hexdigest()}"
 
 

@@ -6,13 +6,20 @@ Does not read the files it finds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pictures import has_pictures
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _STEMS = {
     "train": ("train",),
@@ -65,48 +72,66 @@ def split_off(
     then be missing from the rest stays. The source of both says so. Raises InvalidData where nothing can be
     taken.
     """
-    groups: dict[str, list[int]] = {}
-    for index, example in enumerate(dataset):
-        groups.setdefault(example.input_digest, []).append(index)
-    left = Counter(label for example in dataset for label in labels_of(example))
+    one: dict[frozenset[str], frozenset[str]] = {}  # of each set of labels, for there are fewer than rows
+    held = [one.setdefault(labels, labels) for labels in map(labels_of, dataset)]
+    left = Counter(label for labels in held for label in labels)
     wanted = max(1, round(share * len(dataset)))
-    taken: set[int] = set()
-    for digest in sorted(groups):
-        indices = groups[digest]
-        losing = Counter(label for index in indices for label in labels_of(dataset[index]))
-        if len(taken) + len(indices) <= wanted and all(
-            left[label] > count for label, count in losing.items()
-        ):
-            taken.update(indices)
+    taken: list[NDArray[np.int64]] = []
+    count = 0
+    for places in _groups(dataset.keys.inputs):
+        if count + len(places) > wanted:
+            if count == wanted:
+                break
+            continue
+        losing = Counter(label for at in places for label in held[at])
+        if all(left[label] > lost for label, lost in losing.items()):
+            taken.append(places)
+            count += len(places)
             left -= losing
-    if not taken:
+    if not count:
         raise InvalidData(
             f"{dataset.source}: {len(dataset)} rows are too few to set some aside for validation",
             hint="Give a validation split or more rows, or train without (validation=False, --no-validation).",
         )
-    rest = tuple(example for index, example in enumerate(dataset) if index not in taken)
-    aside = tuple(example for index, example in enumerate(dataset) if index in taken)
+    aside = np.sort(np.concatenate(taken))
+    rest = np.setdiff1d(np.arange(len(dataset)), aside, assume_unique=True)
     return (
-        replace(dataset, examples=rest, source=f"{dataset.source} (without rows set aside)"),
-        replace(dataset, examples=aside, source=f"{dataset.source} (rows set aside)"),
+        replace(dataset.select(rest), source=f"{dataset.source} (without rows set aside)"),
+        replace(dataset.select(aside), source=f"{dataset.source} (rows set aside)"),
     )
+
+
+def _groups(inputs: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
+    """The places of each input, in the order of inputs."""
+    order = np.argsort(inputs, kind="stable")
+    ends = np.flatnonzero(np.diff(inputs[order])) + 1
+    start = 0
+    for end in chain(ends, (len(order),)):
+        yield order[start:end]
+        start = end
 
 
 def leaked(train: Dataset, other: Dataset) -> int:
     """How many rows of `other` have an input that also stands in `train`."""
-    known = {example.input_digest for example in train}
-    return sum(example.input_digest in known for example in other)
+    return int(np.isin(other.keys.inputs, train.keys.inputs).sum())
 
 
 def repeated(dataset: Dataset) -> tuple[int, int]:
     """How many rows have the input of an earlier row, and how many of them are labelled otherwise than that
     input was before.
     """
-    seen: dict[str, set[str]] = {}
-    repeats = contradictions = 0
-    for example in dataset:
-        before = seen.setdefault(example.input_digest, set())
-        repeats += bool(before)
-        contradictions += bool(before) and example.digest not in before
-        before.add(example.digest)
-    return repeats, contradictions
+    keys = dataset.keys
+    order = np.argsort(keys.inputs, kind="stable")
+    same = np.diff(keys.inputs[order]) == 0
+    contradictions = 0
+    # Only of inputs that stand twice are the rows looked at.
+    starts = np.flatnonzero(same & np.concatenate(([True], ~same[:-1]))) if same.any() else ()
+    for start in starts:
+        seen = {keys.row(order[start])}
+        at = start
+        while at < len(same) and same[at]:
+            row = keys.row(order[at + 1])
+            contradictions += row not in seen
+            seen.add(row)
+            at += 1
+    return int(same.sum()), contradictions

@@ -1,4 +1,4 @@
-"""Files of records: CSV and TSV, JSONL, Parquet. Line numbers are those an editor shows.
+"""Files of records: CSV and TSV, JSONL, Parquet; whole, or some rows at a time. Line numbers are those an editor shows.
 
 Does not choose columns and does not interpret values.
 """
@@ -8,24 +8,32 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.data.records import Record, Records, columns_of, is_datasets, of_datasets, of_mappings
-from adapthub.recipes.data.text import read_text
+from adapthub.recipes.data.text import read_lines, read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
 _CSV_CELL_LIMIT = 2**31 - 1
 _NO_DELIMITERS = '\n\r"'
+_BLOCK = 16 << 20  # characters
+_OTHER_VALUE = 512  # what is no text is taken for so many
+_PARQUET_ROWS = 8192
+BY_BLOCKS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
+"""Suffixes of what can be read some rows at a time."""
 
 
 def read_records(source: Any, *, encoding: str = "utf-8", delimiter: str | None = None) -> Records:
-    """The records of a file by its suffix, of a `datasets.Dataset`, or of a sequence of mappings.
+    """The records of a file by its suffix, of a `datasets.Dataset`, or of a sequence of mappings; Records are what they are.
 
     Raises InvalidData: an unknown suffix, no such file, empty, another encoding, a line that does not parse.
     """
+    if isinstance(source, Records):
+        return source
     if is_datasets(source):
         return of_datasets(source)
     if not isinstance(source, (str, Path)):
@@ -45,45 +53,83 @@ def read_records(source: Any, *, encoding: str = "utf-8", delimiter: str | None 
             )
 
 
+def record_blocks(path: Path, *, encoding: str = "utf-8", delimiter: str | None = None) -> Iterator[Records]:
+    """The records of a file in parts of some 16 MB, in their order, each with its own lines. A part knows the columns seen
+    so far. Raises as read_records, where the reading comes to it; `path` has one of the suffixes BY_BLOCKS."""
+    match path.suffix.lower():
+        case ".csv" | ".tsv":
+            _check_delimiter(delimiter)
+            rows = _csv_rows(read_lines(path, encoding, ends="any"), path, delimiter)
+            yield from _blocks(rows, str(path), "line")
+        case ".parquet":
+            yield from _parquet_blocks(path)
+        case _:
+            yield from _blocks(_jsonl_rows(read_lines(path, encoding, ends="\n"), path), str(path), "line")
+
+
 def read_csv(path: Path, encoding: str = "utf-8", delimiter: str | None = None) -> Records:
     """A CSV file with a header; its delimiter is the most frequent of comma, tab, semicolon, bar in it."""
-    if delimiter is not None and (
-        not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in _NO_DELIMITERS
-    ):
-        raise InvalidSettings(f"delimiter is one character such as ; or a tab, not {delimiter!r}")
-    text = read_text(path, encoding)
-    header = text.lstrip("\r\n").split("\n", 1)[0]
-    limit = csv.field_size_limit(_CSV_CELL_LIMIT)
-    try:
-        reader = csv.reader(
-            io.StringIO(text, newline=""),
-            delimiter=delimiter or max(_DELIMITERS, key=header.count),
-            strict=True,
-        )
-        numbered = list(_numbered(reader, path))
-    finally:
-        csv.field_size_limit(limit)
-    (first_line, names), *rows = numbered
-    columns = tuple(name.strip() for name in names)
-    if len(set(columns)) < len(columns):
-        raise InvalidData(f"{path}:{first_line}: a column name stands twice: {', '.join(map(repr, columns))}")
-    if not rows:
-        raise InvalidData(f"{path}: a header and no rows", hint="Give at least one labelled example.")
-    for line, cells in rows:
-        if len(cells) != len(columns):
-            raise InvalidData(
-                f"{path}:{line}: {len(cells)} cells where the header has {len(columns)}",
-                hint='Put text that contains the delimiter in double quotes; double the quotes inside ("").',
-            )
-    return Records(
-        columns, [Record(dict(zip(columns, cells, strict=True)), line) for line, cells in rows], str(path)
-    )
+    _check_delimiter(delimiter)
+    rows = list(_csv_rows(io.StringIO(read_text(path, encoding), newline=""), path, delimiter))
+    return Records(tuple(rows[0].values), rows, str(path))
 
 
 def read_jsonl(path: Path, encoding: str = "utf-8") -> Records:
     """One JSON object a line; blank lines are skipped."""
-    rows = []
-    for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
+    rows = list(_jsonl_rows(read_text(path, encoding).split("\n"), path))
+    return Records(columns_of(row.values for row in rows), rows, str(path))
+
+
+def read_parquet(path: Path) -> Records:
+    """A Parquet file; rows count from 1."""
+    blocks = list(_parquet_blocks(path))
+    return Records(blocks[0].columns, [row for block in blocks for row in block.rows], str(path), "row")
+
+
+def _check_delimiter(delimiter: str | None) -> None:
+    if delimiter is not None and (
+        not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in _NO_DELIMITERS
+    ):
+        raise InvalidSettings(f"delimiter is one character such as ; or a tab, not {delimiter!r}")
+
+
+def _csv_rows(lines: Iterable[str], path: Path, delimiter: str | None) -> Iterator[Record]:
+    """At least one. The longest cell that the csv module allows is raised meanwhile."""
+    lines = iter(lines)
+    before: list[str] = []  # blank lines, and the header
+    for line in lines:
+        before.append(line)
+        if line.strip("\r\n"):
+            break
+    limit = csv.field_size_limit(_CSV_CELL_LIMIT)
+    try:
+        reader = csv.reader(
+            chain(before, lines), delimiter=delimiter or max(_DELIMITERS, key=before[-1].count), strict=True
+        )
+        numbered = _numbered(reader, path)
+        first_line, names = next(numbered)
+        columns = tuple(name.strip() for name in names)
+        if len(set(columns)) < len(columns):
+            raise InvalidData(
+                f"{path}:{first_line}: a column name stands twice: {', '.join(map(repr, columns))}"
+            )
+        there = False
+        for line_number, cells in numbered:
+            if len(cells) != len(columns):
+                raise InvalidData(
+                    f"{path}:{line_number}: {len(cells)} cells where the header has {len(columns)}",
+                    hint='Put text that contains the delimiter in double quotes; double the quotes inside ("").',
+                )
+            there = True
+            yield Record(dict(zip(columns, cells, strict=True)), line_number)
+        if not there:
+            raise InvalidData(f"{path}: a header and no rows", hint="Give at least one labelled example.")
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -98,25 +144,41 @@ def read_jsonl(path: Path, encoding: str = "utf-8") -> Records:
                 f"{path}:{number}: a JSON {type(values).__name__}, not an object",
                 hint=f"Write one JSON object a line (jq -c '.[]' {path.name} makes lines of an array).",
             )
-        rows.append(Record(values, number))
-    return Records(columns_of(row.values for row in rows), rows, str(path))
+        yield Record(values, number)
 
 
-def read_parquet(path: Path) -> Records:
-    """A Parquet file; rows count from 1."""
+def _parquet_blocks(path: Path) -> Iterator[Records]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows == 0:
+                raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
+            number = 0
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+                rows = [Record(values, number + at) for at, values in enumerate(batch.to_pylist(), start=1)]
+                number += len(rows)
+                yield Records(tuple(batch.schema.names), rows, str(path), "row")
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such file") from None
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    if table.num_rows == 0:
-        raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
-    rows = [Record(values, number) for number, values in enumerate(table.to_pylist(), start=1)]
-    return Records(tuple(table.column_names), rows, str(path), "row")
+
+
+def _blocks(rows: Iterator[Record], path: str, unit: str) -> Iterator[Records]:
+    columns: dict[str, None] = {}
+    some: list[Record] = []
+    size = 0
+    for row in rows:
+        columns |= dict.fromkeys(row.values)
+        some.append(row)
+        size += sum(len(value) if isinstance(value, str) else _OTHER_VALUE for value in row.values.values())
+        if size >= _BLOCK:
+            yield Records(tuple(columns), some, path, unit)
+            some, size = [], 0
+    if some:
+        yield Records(tuple(columns), some, path, unit)
 
 
 def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:

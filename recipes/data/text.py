@@ -1,12 +1,16 @@
-"""A text file's characters, or one clear error. Does not parse."""
+"""A text file's characters, at once or line by line, or one clear error. Does not parse."""
 
 from __future__ import annotations
 
+import codecs
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_BLOCK = 1 << 20
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
@@ -23,24 +27,79 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise InvalidData(f"{path}: cannot be read: {error.strerror or error}") from error
     text = decode(data, path, encoding)
     if not text.strip():
-        raise InvalidData(
-            f"{path}: the file is empty", hint="Give a file with at least one labelled example."
-        )
+        raise _empty(path)
     return text
+
+
+def read_lines(path: Path, encoding: str = "utf-8", *, ends: Literal["any", "\n"]) -> Iterator[str]:
+    """The lines of a file, decoded strictly as they are read, with their ends, without a byte order mark.
+
+    A line ends at "\\n", or where `ends` is any, at "\\r" and "\\r\\n" too. Raises as `read_text`.
+    """
+    try:
+        with path.open(encoding=_known(encoding), newline="" if ends == "any" else "\n") as stream:
+            blank = True
+            for number, line in enumerate(stream):
+                blank = blank and not line.strip()
+                yield line if number else line.removeprefix("\ufeff")
+    except FileNotFoundError:
+        raise InvalidData(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise _undecodable(path, encoding) from None
+    except OSError as error:
+        raise InvalidData(f"{path}: cannot be read: {error.strerror or error}") from error
+    if blank:
+        raise _empty(path)
 
 
 def decode(data: bytes, path: Path, encoding: str = "utf-8") -> str:
     """`data` as text. Raises InvalidData naming line and byte, InvalidSettings for an unknown encoding."""
     try:
-        return data.decode(encoding).removeprefix("\ufeff")
+        return data.decode(_known(encoding)).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _not_decoded(path, encoding, line, error.start, data[error.start], data[:2]) from error
+
+
+def _known(encoding: str) -> str:
+    try:
+        codecs.lookup(encoding)
     except (LookupError, TypeError) as error:  # of another type: no name at all
         raise InvalidSettings(
             f"unknown text encoding {encoding!r}", hint="For example utf-8, cp1252, gb18030."
         ) from error
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        guess = "UTF-16" if data.startswith(_UTF16_MARKS) else "CP1252"
-        raise InvalidData(
-            f"{path}:{line}: byte {error.start} (0x{data[error.start]:02x}) is not {encoding.upper()}",
-            hint=f"Convert it (iconv -f {guess} -t UTF-8 {path.name}) or set encoding={guess.lower()}.",
-        ) from error
+    return encoding
+
+
+def _undecodable(path: Path, encoding: str) -> InvalidData:
+    """Where the first byte stands that is not `encoding`."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    start, line, first = 0, 1, b""
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            first = first or block[:2]
+            held = decoder.getstate()[0]
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                data = held + block
+                line += data.count(b"\n", 0, error.start)
+                place = start - len(held) + error.start
+                return _not_decoded(path, encoding, line, place, data[error.start], first)
+            line += block.count(b"\n")
+            start += len(block)
+    return _not_decoded(
+        path, encoding, line, start - len(decoder.getstate()[0]), block[-1] if block else 0, first
+    )
+
+
+def _not_decoded(path: Path, encoding: str, line: int, place: int, byte: int, first: bytes) -> InvalidData:
+    guess = "UTF-16" if first.startswith(_UTF16_MARKS) else "CP1252"
+    return InvalidData(
+        f"{path}:{line}: byte {place} (0x{byte:02x}) is not {encoding.upper()}",
+        hint=f"Convert it (iconv -f {guess} -t UTF-8 {path.name}) or set encoding={guess.lower()}.",
+    )
+
+
+def _empty(path: Path) -> InvalidData:
+    return InvalidData(f"{path}: the file is empty", hint="Give a file with at least one labelled example.")

@@ -1,0 +1,269 @@
+"""Data read once and tokenised once: what a file became, found again by its content.
+
+Under `prepared/` in AdaptHub's home, a folder an entry: the examples of files with their splits, labels and notes, by the
+files' bytes, the recipe and how they are read; and rows of token ids, by the examples, the tokenizer and the settings. What
+is kept is mapped, and read and encoded some rows at a time, so memory holds none of it whole: a row takes some fifty bytes.
+Entries are written aside and renamed. Beyond a bound those that were not used for longest go; deleting the folder is harmless.
+Small files, rows that a program gives, pictures, sound, questions' windows and recipes of one's own are not kept. Does not
+read or encode: recipes do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adapthub.adapters.errors import Conflict, InvalidData
+from adapthub.adapters.files import new_directory, sha256_bytes, sha256_file
+from adapthub.adapters.home import home
+from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
+from adapthub.recipes.catalog import RECIPES
+from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.data.stored import ExampleWriter, StoredExamples
+from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
+from adapthub.recipes.recipe import Encoded, Recipe
+from adapthub.recipes.splits import chosen_sources, completed
+from adapthub.recipes.stored_rows import RowWriter, read_rows
+
+if TYPE_CHECKING:
+    from adapthub.adapters.base import ResolvedBase
+
+FOLDER = "prepared"
+LEAST_BYTES = 1 << 20  # of files: less is read and tokenised in no time
+MOST_BYTES = 20 << 30  # of all entries
+_FRESH = 3600  # seconds: what was used since then may be about to be opened
+_AT_ONCE = 2048  # examples that are encoded together
+_SHOWN_NOTES = 3
+_FORMAT = 1
+_DOCUMENT = "splits.json"
+_OTHER_TASKS = (SPEECH, IMAGE_CLASSIFICATION, "question-answering")
+
+
+def prepare_splits(
+    recipe: Recipe, data: Any, *, validation: Any, test: Any, options: Mapping[str, Any]
+) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
+    """The datasets by split, the labels of the training split, and notes: as `read_splits`, `Recipe.labels` and
+    `Recipe.check` have them. Raises what they raise, and StorageError where a large file cannot be kept."""
+    sources = chosen_sources(data, validation=validation, test=test)
+    if not _is_kept(recipe, sources):
+        read = {name: recipe.read(source, **options) for name, source in sources.items()}
+        return _labelled(recipe, read, wants_validation=validation is not False)
+    paths = {name: Path(source) for name, source in sources.items()}
+    before = {name: sha256_file(path) for name, path in paths.items()}
+    wanted = {
+        "files": {name: [before[name], path.suffix.lower()] for name, path in paths.items()},
+        "validation": validation is not False,
+        "options": dict(options),
+    }
+
+    def write(folder: Path) -> None:
+        read = {name: _stored(recipe, path, options, folder / name) for name, path in paths.items()}
+        datasets, labels, notes = _labelled(recipe, read, wants_validation=validation is not False)
+        for name, path in paths.items():
+            if sha256_file(path) != before[name]:
+                raise InvalidData(f"{path} changed while it was read", hint="Try again.")
+        _write_document(folder, paths, read, datasets, labels, notes)
+
+    return _read_document(_kept(f"splits-{_key(recipe, wanted)}", write), paths)
+
+
+def prepare_rows(
+    recipe: Recipe,
+    processor: Any,
+    base: ResolvedBase,
+    dataset: Dataset,
+    labels: Sequence[str],
+    settings: Mapping[str, Any],
+) -> Encoded:
+    """As `Recipe.encode`, and kept where the examples are."""
+    if not isinstance(dataset.examples, StoredExamples) or recipe.task in _OTHER_TASKS:
+        return recipe.encode(processor, dataset, labels, settings)
+    wanted = {
+        "examples": dataset.fingerprint,
+        "read": dict(dataset.settings),
+        "tokenizer": _tokenizer_digest(base),
+        "labels": list(labels),
+        "settings": dict(settings),
+    }
+
+    def write(folder: Path) -> None:
+        writer = RowWriter(folder)
+        try:
+            for start in range(0, len(dataset), _AT_ONCE):
+                some = replace(dataset, examples=tuple(dataset.examples[start : start + _AT_ONCE]))
+                writer.add(recipe.encode(processor, some, labels, settings))
+        finally:
+            writer.close()
+
+    return read_rows(_kept(f"rows-{_key(recipe, wanted)}", write))
+
+
+def _is_kept(recipe: Recipe, sources: Mapping[str, Any]) -> bool:
+    if RECIPES.get(recipe.name) is not recipe or recipe.task in (SPEECH, IMAGE_CLASSIFICATION):
+        return False
+    if not all(isinstance(source, (str, Path)) and Path(source).is_file() for source in sources.values()):
+        return False
+    return sum(Path(source).stat().st_size for source in sources.values()) >= LEAST_BYTES
+
+
+def _labelled(
+    recipe: Recipe, read: Mapping[str, Dataset], *, wants_validation: bool
+) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
+    datasets, notes = completed(recipe, read, set_aside=wants_validation)
+    labels = recipe.labels(datasets["train"])
+    for dataset in datasets.values():
+        recipe.check(dataset, labels)
+    return datasets, labels, notes
+
+
+def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path) -> Dataset:
+    """A file's examples, written to `folder` as they are read."""
+    folder.mkdir()
+    writer = ExampleWriter(folder)
+    notes: list[str] = []
+    whole: Dataset | None = None
+    try:
+        for part in _parts(recipe, path, options):
+            if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):
+                raise InvalidData(
+                    f"{path}: the rows from {part[0].source} on have other columns than those before:"
+                    f" {part.columns} and {whole.columns}",
+                    hint="Give all rows the same columns, or name those that are meant.",
+                )
+            whole = part
+            notes += part.notes
+            writer.add(part.examples)
+    finally:
+        writer.close()
+    assert whole is not None
+    if len(notes) > _SHOWN_NOTES:
+        notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more of the like"]
+    return replace(whole, examples=StoredExamples(folder, str(path)), notes=tuple(notes))
+
+
+def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[Dataset]:
+    """What the recipe reads, a part of the file after another where its format allows that."""
+    suffix = path.suffix.lower()
+    if suffix not in BY_BLOCKS or (suffix == ".json" and recipe.task == "question-answering"):
+        yield recipe.read(path, **options)
+        return
+    reading = {name: options[name] for name in ("encoding", "delimiter") if name in options}
+    for records in record_blocks(path, **reading):
+        yield recipe.read(records, **options)
+
+
+def _write_document(
+    folder: Path,
+    paths: Mapping[str, Path],
+    read: Mapping[str, Dataset],
+    datasets: Mapping[str, Dataset],
+    labels: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    splits = {}
+    for name, dataset in datasets.items():
+        examples = dataset.examples
+        assert isinstance(examples, StoredExamples)
+        of = next(known for known in read if examples.folder == folder / known)
+        if examples.places is not None:
+            np.save(folder / f"{name}.npy", examples.places)
+        splits[name] = {
+            "of": of,
+            "chosen": examples.places is not None,
+            "source": dataset.source,
+            "columns": dict(dataset.columns),
+            "settings": dict(dataset.settings),
+            "notes": list(dataset.notes),
+        }
+    document = {
+        "paths": {name: str(path) for name, path in paths.items()},
+        "splits": splits,
+        "labels": list(labels),
+        "notes": list(notes),
+    }
+    (folder / _DOCUMENT).write_text(json.dumps(document))
+
+
+def _read_document(
+    folder: Path, paths: Mapping[str, Path]
+) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
+    """As it was written, of the same files wherever they lie now."""
+    document = json.loads((folder / _DOCUMENT).read_text())
+    moved = [(old, str(paths[name])) for name, old in document["paths"].items() if old != str(paths[name])]
+
+    def now(text: str) -> str:
+        for old, new in moved:
+            text = text.replace(old, new)
+        return text
+
+    datasets = {}
+    for name, split in document["splits"].items():
+        examples = StoredExamples(folder / split["of"], str(paths[split["of"]]))
+        if split["chosen"]:
+            examples = examples.select(np.load(folder / f"{name}.npy", mmap_mode="r"))
+        datasets[name] = Dataset(
+            examples,
+            now(split["source"]),
+            split["columns"],
+            split["settings"],
+            tuple(map(now, split["notes"])),
+        )
+    return datasets, tuple(document["labels"]), tuple(map(now, document["notes"]))
+
+
+def _kept(name: str, write: Callable[[Path], None]) -> Path:
+    """The entry `name`, written now if it is not there."""
+    folder = home() / FOLDER / name
+    if not folder.is_dir():
+        with suppress(Conflict), new_directory(folder, durable=False) as aside:  # another was faster, perhaps
+            write(aside)
+        _make_room(folder)
+    with suppress(OSError):
+        os.utime(folder)
+    return folder
+
+
+def _make_room(keep: Path) -> None:
+    """Remove what was not used for longest while all entries hold more than MOST_BYTES."""
+    entries = [entry for entry in keep.parent.iterdir() if not entry.name.startswith(".")]
+    sizes = {entry: sum(file.stat().st_size for file in entry.rglob("*")) for entry in entries}
+    total = sum(sizes.values())
+    for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
+        if total <= MOST_BYTES or entry == keep or time.time() - entry.stat().st_mtime < _FRESH:
+            break
+        shutil.rmtree(entry, ignore_errors=True)
+        total -= sizes[entry]
+
+
+def _key(recipe: Recipe, wanted: Mapping[str, Any]) -> str:
+    document = {"format": _FORMAT, "code": _code(), "recipe": recipe.name, **wanted}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _code() -> list[Any]:
+    """What reads and encodes: other code may do so otherwise."""
+    package = Path(__file__).parent
+    files = sorted([*package.glob("*.py"), *(package / "data").glob("*.py")])
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return [stamps, version("transformers"), version("tokenizers")]
+
+
+def _tokenizer_digest(base: ResolvedBase) -> str:
+    """Over every small file of the base that can decide how text becomes tokens."""
+    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+    parts = [str(base.fingerprint.tokenizer), base.fingerprint.configuration]
+    parts += [sha256_file(base.path / name) for name in names if (base.path / name).is_file()]
+    return sha256_bytes("\n".join(parts).encode())
