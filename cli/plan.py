@@ -12,14 +12,16 @@ import click
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import find_base
+from adapthub.cli.inspect import inspect_option, show_samples
 from adapthub.cli.options import base_option, quantize_option, room_options
 from adapthub.cli.output import announce, json_option, show_json, show_record, show_table
 from adapthub.cli.quiet import quiet_libraries
-from adapthub.cli.text import one_line, size
+from adapthub.cli.text import duration, one_line, size
 from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
 
 if TYPE_CHECKING:
     from adapthub.recipes import Plan
+    from adapthub.recipes.trial import Trial
 
 _SPLIT_COLUMNS = ("split", "source", "rows", "targets", "supervised", "truncated")
 
@@ -93,13 +95,17 @@ class _Plan(click.Command):
     "--serve", is_flag=True, help="Instead: what serving --base takes; see adapt plan --serve --help."
 )
 @training_options
+@click.option(
+    "--no-try", is_flag=True, help="Do not try the first steps: memory is then a rough estimate, time unknown."
+)
+@inspect_option
 @json_option
-def plan(*, serve: bool, as_json: bool, **options: Any) -> None:
+def plan(*, serve: bool, no_try: bool, inspect: bool, as_json: bool, **options: Any) -> None:
     """Show what adapt train would do with the same options.
 
-    The resolved run, how much of the model is trained, an estimate of the memory, why the defaults are what they
-    are, the splits, what is worth knowing of the data, and three samples with their labels. Reads the data and
-    the base's configuration; trains and writes nothing.
+    The resolved run, how much of the model is trained, why the defaults are what they are, the splits, what is
+    worth knowing of the data, and three samples with their labels. The first steps are tried, in a process of
+    their own that leaves nothing: so it is known what memory and time the run will take, and what batch fits.
 
     \b
     Example:
@@ -112,7 +118,11 @@ def plan(*, serve: bool, as_json: bool, **options: Any) -> None:
 
     from adapthub.recipes import plan as plan_run
 
-    show_plan(plan_run(**arguments), as_json=as_json)
+    planned = plan_run(**arguments, try_steps=not (no_try or inspect))
+    if inspect:
+        show_samples(planned.samples, as_json=as_json)
+        return
+    show_plan(planned, as_json=as_json)
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
@@ -146,5 +156,22 @@ def summary(plan: Plan) -> dict[str, Any]:
         "steps_between_evaluations": plan.eval_steps,
         "trained": f"{plan.trainable:,} parameters, {plan.trainable_share:.2%} of the base's",
         "adapter": f"{size(plan.adapter_bytes)}, {plan.adapter_share:.2%} of the base's {size(plan.base_bytes)}",
-        "estimated_memory": size(plan.estimated_memory),
+        **(
+            {"estimated_memory": f"{size(plan.estimated_memory)}, roughly"}
+            if plan.trial is None
+            else _tried(plan.trial)
+        ),
+    }
+
+
+def _tried(trial: Trial) -> dict[str, Any]:
+    device = f", and {size(trial.device_memory)} of the GPU" if trial.device_memory is not None else ""
+    parts = (
+        f"{duration(trial.loading)} before the first step, {duration(trial.training)} of training"
+        f" ({trial.step:.3g} s a step), {duration(trial.measuring)} to save and measure"
+    )
+    return {
+        "memory": f"{size(trial.memory)}{device}",
+        "time": f"{duration(trial.seconds)}: {parts}",
+        "largest_batch": "-" if trial.largest_batch is None else f"{trial.largest_batch:,} rows fit",
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.inspect import inspect_option, show_samples
 from adapthub.cli.output import announce, json_option, show_json
 from adapthub.cli.quiet import quiet_libraries
 from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @training_options
-@click.option("--dry-run", is_flag=True, help="Show what adapt plan shows; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what adapt plan --no-try shows; train nothing.")
+@inspect_option
 @json_option
-def train(*, dry_run: bool, as_json: bool, **options: Any) -> None:
+def train(*, dry_run: bool, inspect: bool, as_json: bool, **options: Any) -> None:
     """Train an adapter on labelled data over a base model.
 
     Everything is checked before the first step. When it is trained it is measured as it will be served, and
@@ -42,11 +44,15 @@ def train(*, dry_run: bool, as_json: bool, **options: Any) -> None:
     """
     quiet_libraries()
     arguments = run_arguments(**options)
-    if dry_run:
+    if dry_run or inspect:
         from adapthub.cli.plan import show_plan
         from adapthub.recipes import plan
 
-        show_plan(plan(**plan_arguments(arguments)), as_json=as_json)
+        planned = plan(**plan_arguments(arguments))
+        if inspect:
+            show_samples(planned.samples, as_json=as_json)
+        else:
+            show_plan(planned, as_json=as_json)
         return
 
     from adapthub.recipes import train as train_adapter

@@ -49,6 +49,7 @@ _BESIDE_A_REPEAT = (
     "from_run",
     "config",
     "dry_run",
+    "inspect",
     "as_json",
 )
 

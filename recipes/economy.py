@@ -36,7 +36,7 @@ def economies(job: Job, base: Base, model: PeftModel) -> Iterator[None]:
     Raises InvalidSettings for activations computed again of a base or a method that cannot.
     """
     with ExitStack() as saving:
-        if _packs(job) and not model.active_peft_config.is_prompt_learning:
+        if packs(job) and not model.active_peft_config.is_prompt_learning:
             offset = flat_offset(base)
             if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
                 saving.enter_context(unpadded(model, offset))
@@ -70,8 +70,8 @@ def padding(lengths: Sequence[int] | NDArray[np.int64], batch_size: int) -> floa
     return 1 - int(ordered.sum()) / room
 
 
-def _packs(job: Job) -> bool:
-    """Attention by row costs about what a little padding costs. Raises InvalidSettings where it is asked of TRL's passes."""
+def packs(job: Job) -> bool:
+    """Whether batches are to run without their padding: attention by row costs about what a little of it costs. Raises InvalidSettings where it is asked of TRL's passes."""
     if isinstance(job.recipe, PreferringRecipe):
         if job.settings.packing is True:
             raise InvalidSettings(f"packing does not work with {job.recipe.name}", hint="Leave it out.")

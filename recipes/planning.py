@@ -1,7 +1,8 @@
 """`plan`: what `train` with the same arguments would do, without doing it.
 
 The resolved run and its splits, its size, a rough estimate of memory, why each default is what it is, and three
-examples as the model will see them. Reads data and the base's configuration; loads no weights, writes nothing.
+examples as the model will see them; and if the first steps are tried (trial), what memory and time it takes. Itself reads
+data and the base's configuration and loads no weights; writes nothing but what it read (prepared).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from adapthub.adapters.base import Base, ResolvedBase, skeleton_of
+from adapthub.adapters.errors import AdaptHubError
 from adapthub.adapters.methods import find_method
 from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
@@ -28,6 +30,7 @@ from adapthub.recipes.warm_start import Parent, base_of, find_parent
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
     from adapthub.recipes.recipe import Preview
+    from adapthub.recipes.trial import Trial
 
 _SAMPLES = 3
 _FLOAT = 4  # bytes: adapters train in float32, and so do the CPU's activations
@@ -54,7 +57,8 @@ class PlannedSplit:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that has not begun. Sizes are bytes; `estimated_memory` is a rough estimate of the peak.
+    """A run that has not begun. Sizes are bytes; `estimated_memory` is a rough estimate of the peak; `trial`: what was found
+    by trying the first steps, None where they were not or cannot be.
 
     `settings`: every hyperparameter with its value. `reasons`: of settings left at their default, why.
     `eval_steps`: from one evaluation to the next, None without a validation split. `trainable`: parameters,
@@ -83,6 +87,7 @@ class Plan:
     splits: tuple[PlannedSplit, ...]
     notes: tuple[str, ...]
     samples: tuple[Preview, ...]
+    trial: Trial | None
 
 
 def plan(
@@ -96,30 +101,34 @@ def plan(
     validation: str | Path | Any | Literal[False] | None = None,
     test: str | Path | Any | None = None,
     seed: int = 0,
+    try_steps: bool = False,
     **settings: Any,
 ) -> Plan:
-    """Resolve a run as `train` would. Raises what `train` raises before it loads the base."""
+    """Resolve a run as `train` would. With `try_steps` its first steps are tried in another process; why that cannot be is
+    a note. Raises what `train` raises before it loads the base."""
     parent = find_parent(start)
     if base is None:
         base, quantize = base_of(parent, quantize)
-    job = prepare(
-        task,
-        data,
-        base=base,
-        quantize=quantize,
-        method=method,
-        validation=validation,
-        test=test,
-        seed=seed,
-        given=settings,
-        parent=parent,
-    )
+    arguments = {
+        "task": task,
+        "data": data,
+        "base": base,
+        "quantize": quantize,
+        "method": method,
+        "validation": validation,
+        "test": test,
+        "seed": seed,
+        "given": settings,
+        "parent": parent,
+    }
+    job = prepare(**arguments)
     device = choose_device("auto")
     check_optimizer(job.settings.optimizer, device)
     job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
     adaptation, parameters = _skeleton(job)
     weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
     evaluates = "validation" in job.splits
+    trial, why_not = _trial(arguments) if try_steps else (None, ())
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -142,9 +151,19 @@ def plan(
         settings=job.hyperparameters,
         reasons=_reasons(job, settings),
         splits=tuple(_split(name, split) for name, split in job.splits.items()),
-        notes=job.notes,
+        notes=(*job.notes, *why_not),
         samples=_samples(job),
+        trial=trial,
     )
+
+
+def _trial(arguments: Mapping[str, Any]) -> tuple[Trial | None, tuple[str, ...]]:
+    from adapthub.recipes.trial import try_out
+
+    try:
+        return try_out(**arguments), ()
+    except AdaptHubError as error:
+        return None, (f"memory and time are not known: {error}",)
 
 
 def _split(name: str, split: Split) -> PlannedSplit:
@@ -195,7 +214,7 @@ def _activation_bytes(job: Job, adaptation: Adaptation) -> int:
     layers = getattr(config, "num_hidden_layers", 0)
     hidden = getattr(config, "hidden_size", 0)
     heads = getattr(config, "num_attention_heads", 0)
-    longest = max(lengths_of(rows))
+    longest = int(lengths_of(rows).max())
     values = _HIDDEN_VALUES * hidden + _ATTENTION_VALUES * heads * longest
     kept = layers * hidden + values if job.settings.gradient_checkpointing else layers * values
     return int(job.settings.batch_size * longest * kept * _FLOAT)

@@ -30,7 +30,7 @@ from adapthub.adapters.files import new_directory, sha256_bytes, sha256_file
 from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
-from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.stored import ExampleWriter, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
 from adapthub.recipes.recipe import Encoded, Recipe
@@ -44,6 +44,7 @@ FOLDER = "prepared"
 LEAST_BYTES = 1 << 20  # of files: less is read and tokenised in no time
 MOST_BYTES = 20 << 30  # of all entries
 _FRESH = 3600  # seconds: what was used since then may be about to be opened
+_HELD_BYTES = 64 << 20  # of a file: what it became is not read back while it is looked at for the first time
 _AT_ONCE = 2048  # examples that are encoded together
 _SHOWN_NOTES = 3
 _FORMAT = 1
@@ -68,15 +69,18 @@ def prepare_splits(
         "options": dict(options),
     }
 
+    held: dict[str, Sequence[Example] | None] = {}
+
     def write(folder: Path) -> None:
         read = {name: _stored(recipe, path, options, folder / name) for name, path in paths.items()}
+        held.update({name: getattr(dataset.examples, "held", None) for name, dataset in read.items()})
         datasets, labels, notes = _labelled(recipe, read, wants_validation=validation is not False)
         for name, path in paths.items():
             if sha256_file(path) != before[name]:
                 raise InvalidData(f"{path} changed while it was read", hint="Try again.")
         _write_document(folder, paths, read, datasets, labels, notes)
 
-    return _read_document(_kept(f"splits-{_key(recipe, wanted)}", write), paths)
+    return _read_document(_kept(f"splits-{_key(recipe, wanted)}", write), paths, held)
 
 
 def prepare_rows(
@@ -134,6 +138,7 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     writer = ExampleWriter(folder)
     notes: list[str] = []
     whole: Dataset | None = None
+    held: list[Example] | None = [] if path.stat().st_size <= _HELD_BYTES else None
     try:
         for part in _parts(recipe, path, options):
             if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):
@@ -145,12 +150,14 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
             whole = part
             notes += part.notes
             writer.add(part.examples)
+            if held is not None:
+                held += part.examples
     finally:
         writer.close()
     assert whole is not None
     if len(notes) > _SHOWN_NOTES:
         notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more of the like"]
-    return replace(whole, examples=StoredExamples(folder, str(path)), notes=tuple(notes))
+    return replace(whole, examples=StoredExamples(folder, str(path), held=held), notes=tuple(notes))
 
 
 def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[Dataset]:
@@ -197,9 +204,9 @@ def _write_document(
 
 
 def _read_document(
-    folder: Path, paths: Mapping[str, Path]
+    folder: Path, paths: Mapping[str, Path], held: Mapping[str, Sequence[Example] | None]
 ) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
-    """As it was written, of the same files wherever they lie now."""
+    """As it was written, of the same files wherever they lie now. `held`: of each, its examples if they are at hand."""
     document = json.loads((folder / _DOCUMENT).read_text())
     moved = [(old, str(paths[name])) for name, old in document["paths"].items() if old != str(paths[name])]
 
@@ -210,7 +217,8 @@ def _read_document(
 
     datasets = {}
     for name, split in document["splits"].items():
-        examples = StoredExamples(folder / split["of"], str(paths[split["of"]]))
+        of = split["of"]
+        examples = StoredExamples(folder / of, str(paths[of]), held=held.get(of))
         if split["chosen"]:
             examples = examples.select(np.load(folder / f"{name}.npy", mmap_mode="r"))
         datasets[name] = Dataset(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("label", "labels", "target", "answers", "good")
 """The fields that models learn to find; every other is their input."""
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _AT_ONCE = 1 << 16
 
 
@@ -154,5 +155,4 @@ class Dataset:
 
 
 def _digest(fields: Mapping[str, Any]) -> str:
-    canonical = json.dumps(dict(fields), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(dict(fields)).encode("utf-8", "surrogatepass")).hexdigest()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SCHEMA = pa.schema([("fields", pa.large_binary()), ("line", pa.int64())])
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _AT_ONCE = 4096
 _EXAMPLES, _ROWS, _INPUTS = "examples.arrow", "rows.sha256", "inputs.u64"
 
@@ -62,12 +63,13 @@ class ExampleWriter:
 class StoredExamples(Sequence[Example]):
     """The examples of a folder that ExampleWriter filled, or those at `places`; `path` is what they say they come from.
 
-    Made anew each time that one is asked for. A sequence of KeyedExamples.
+    Made anew each time that one is asked for, unless `held` has all of the folder. A sequence of KeyedExamples.
     """
 
     folder: Path
     path: str
     places: NDArray[np.int64] | None = None
+    held: Sequence[Example] | None = None
 
     @cached_property
     def keys(self) -> Keys:
@@ -79,7 +81,7 @@ class StoredExamples(Sequence[Example]):
     def select(self, places: NDArray[np.int64]) -> StoredExamples:
         """See KeyedExamples."""
         inner = places if self.places is None else self.places[places]
-        return StoredExamples(self.folder, self.path, inner)
+        return StoredExamples(self.folder, self.path, inner, self.held)
 
     def __len__(self) -> int:
         return int(self._starts[-1]) if self.places is None else len(self.places)
@@ -103,6 +105,9 @@ class StoredExamples(Sequence[Example]):
             yield from self._some(np.arange(start, stop) if self.places is None else self.places[start:stop])
 
     def _some(self, places: NDArray[np.int64]) -> Iterator[Example]:
+        if self.held is not None:
+            yield from map(self.held.__getitem__, places.tolist())
+            return
         batches = np.searchsorted(self._starts, places, side="right") - 1
         borders = [0, *(np.flatnonzero(np.diff(batches)) + 1), len(places)]
         for first, last in zip(borders, borders[1:], strict=False):
@@ -131,5 +136,4 @@ class StoredExamples(Sequence[Example]):
 
 
 def _packed(example: Example) -> bytes:
-    text = json.dumps(dict(example.fields), ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogatepass")
+    return _COMPACT.encode(dict(example.fields)).encode("utf-8", "surrogatepass")

@@ -1,0 +1,337 @@
+"""The first steps of a run, tried in a process of their own: what memory they take, how long, and from that the whole run.
+
+The process does what `train` does, with the same code: reads the data, loads the base, rehearses the end, trains the batch of
+the longest rows (half of it before, for what a row adds) and some typical ones, evaluates, saves and measures a few rows.
+Memory is what it then took at most. Time is each part's, by how much of it there will be: a step's by its tokens (least
+squares over those tried), evaluations' and the last measure's by the tokens they read. On a CPU and one thread seconds are
+the processor's, as if nothing else ran. Not foreseen: an early stop, and how requests queue where answers are generated.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, set_seed
+
+from adapthub.adapters import errors
+from adapthub.adapters.base import load_base
+from adapthub.adapters.errors import AdaptHubError, TrainingError
+from adapthub.adapters.memory import free_memory
+from adapthub.recipes import run as runs
+from adapthub.recipes.adaptation import Adaptation, adapt, precision
+from adapthub.recipes.economy import packs
+from adapthub.recipes.job import Job, Split, prepare
+from adapthub.recipes.loop import fit
+from adapthub.recipes.outcome import Outcome, rehearse
+from adapthub.recipes.recipe import Augmenting, Rows, lengths_of
+from adapthub.recipes.trainer import LengthGroups
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Places = NDArray[np.int64]
+
+_STEPS = 7
+_EVALUATED_BATCHES = 3
+_USABLE = 0.95  # of the memory that is free: the rest moves while a run goes on
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a run will take: `memory` bytes of its process at most, `device_memory` of a GPU or None; `seconds` in all, of
+    which `loading` go before the first step, `training` for steps and evaluations, `measuring` after the last; `step`
+    seconds of one on average. `largest_batch`: rows of the longest kind that fit into what is free, None where a row adds
+    too little to be seen.
+    """
+
+    memory: int
+    device_memory: int | None
+    seconds: float
+    loading: float
+    training: float
+    measuring: float
+    step: float
+    largest_batch: int | None
+
+
+def try_out(**arguments: Any) -> Trial:
+    """`arguments` as for `job.prepare`, in a new process. Raises what `train` would raise by then."""
+    ended = subprocess.run(
+        [sys.executable, "-m", __name__], input=pickle.dumps(arguments), capture_output=True, check=False
+    )
+    lines = ended.stdout.decode().splitlines()
+    if ended.returncode or not lines:
+        last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise TrainingError(
+            f"the first steps cannot be tried: {''.join(last) or f'their process ended with {ended.returncode}'}",
+            hint="Where memory ran out, lower batch_size or quantize the base.",
+        )
+    document = json.loads(lines[-1])
+    if "error" in document:
+        raise getattr(errors, document["error"])(document["message"], hint=document["hint"])
+    return Trial(**document)
+
+
+def main() -> None:
+    """In the new process: arguments on stdin; the trial, or the error, as the last line on stdout."""
+    arguments = pickle.loads(sys.stdin.buffer.read())
+    try:
+        with redirect_stdout(sys.stderr):
+            document = asdict(_Trying(arguments).trial())
+    except AdaptHubError as error:
+        document = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    print(json.dumps(document), flush=True)
+
+
+class _Trying:
+    """A job, loaded, and the clock and memory of this process."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        free = free_memory(torch.device("cpu"))
+        job = prepare(**arguments)
+        self._base = load_base(job.base.ref, quantize=job.quantize)
+        device = self._base.device
+        self._free = free_memory(device) if device.type == "cuda" else free
+        job = job.computing_in(precision(job.settings.precision, device, self._base.dtype))
+        # Decided by all rows, not by those that are tried.
+        self._job = replace(job, settings=replace(job.settings, packing=packs(job), patience=0))
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        self._now = time.process_time if alone else _wall_clock(device)
+        self._peak = _Peak(device)
+
+    def trial(self) -> Trial:
+        job = self._job
+        rehearsing = self._now()
+        rehearse(job, self._base)
+        rehearsing = self._now() - rehearsing
+        set_seed(job.seed)
+        ranks = job.parent.ranks if job.parent is not None else None
+        adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, ranks)
+        loading = self._now()
+        with tempfile.TemporaryDirectory(prefix="adapthub-trial-") as folder:
+            try:
+                half = self._fit(adaptation, self._half(), Path(folder) / "half")
+                began, tried = self._now(), self._typical()
+                clock = self._fit(adaptation, tried, Path(folder) / "run")
+                loading += clock.begins[0] - began
+                outcome = Outcome(tried, self._base, clock.run, None)
+                saving = self._now()
+                outcome.save(adaptation)
+                saving = self._now() - saving
+            finally:
+                adaptation.release()
+            measuring = self._now()
+            outcome.measure()
+            measuring = max(0.0, self._now() - measuring - rehearsing)
+        self._peak.read()
+        after = saving + rehearsing + measuring * self._measured(job) / max(1, self._measured(tried))
+        steps, warm_up = self._stepping(tried, clock)
+        training = steps + warm_up + self._evaluating(tried, clock)
+        return Trial(
+            memory=self._peak.host,
+            device_memory=self._peak.device,
+            seconds=loading + training + after,
+            loading=loading,
+            training=training,
+            measuring=after,
+            step=steps / job.steps,
+            largest_batch=self._largest(half.peaks[0], clock.peaks[0]),
+        )
+
+    def _fit(self, adaptation: Adaptation, job: Job, folder: Path) -> _Clock:
+        run = runs.start(job.configuration, {}, name="trial", path=folder)
+        clock = _Clock(run, self._now, self._peak)
+        fit(job, self._base, adaptation, run, console=None, callbacks=[clock])
+        return clock
+
+    @cached_property
+    def _batches(self) -> list[Places]:
+        """An epoch's, in their order; the first has the longest row."""
+        settings, lengths = self._job.settings, self._lengths
+        order = np.fromiter(
+            LengthGroups(lengths, settings.batch_size, self._job.seed), np.int64, len(lengths)
+        )
+        return np.split(order, range(settings.batch_size, len(order), settings.batch_size))
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return lengths_of(self._job.splits["train"].encoded.rows)
+
+    def _half(self) -> Job:
+        """One step of half of the longest rows."""
+        rows = self._batches[0][: max(1, self._job.settings.batch_size // 2)]
+        settings = replace(
+            self._job.settings, batch_size=len(rows), max_steps=1, gradient_accumulation=1, eval_steps=1
+        )
+        return replace(self._job, settings=settings, splits={"train": self._train(rows)})
+
+    def _typical(self) -> Job:
+        """The batch with the longest row, and some that stand for all others; evaluated on a few batches."""
+        at_once = self._job.settings.gradient_accumulation
+        steps = min(self._job.steps, max(3, _STEPS // at_once))
+        others = sorted(range(1, len(self._batches)), key=lambda at: int(self._cost[at, 1]))
+        shares = (np.arange(steps * at_once - 1) + 0.5) / max(1, steps * at_once - 1)
+        chosen = [0, *(others[int(share * len(others))] if others else 0 for share in shares)]
+        rows = np.concatenate([self._batches[at] for at in chosen])
+        splits = {"train": self._train(rows)}
+        if "validation" in self._job.splits:
+            count = _EVALUATED_BATCHES * self._job.settings.eval_batch_size
+            splits["validation"] = self._job.splits["validation"].some(count)
+        settings = replace(self._job.settings, max_steps=steps, eval_steps=steps)
+        return replace(self._job, settings=settings, splits=splits)
+
+    def _train(self, rows: Places) -> Split:
+        split = self._job.splits["train"]
+        if isinstance(self._job.recipe, Augmenting):  # whose rows are all of one size
+            return split
+        return Split(split.dataset, replace(split.encoded, rows=Rows(split.encoded.rows, rows.tolist())))
+
+    @cached_property
+    def _cost(self) -> NDArray[np.float64]:
+        return self._costs(self._lengths, self._batches)
+
+    def _costs(self, lengths: NDArray[np.int64], batches: Sequence[Places]) -> NDArray[np.float64]:
+        """[batches, 3]: one, the tokens that a batch computes, and the pairs of these that attend to each other."""
+        costs = np.ones((len(batches), 3))
+        for at, batch in enumerate(batches):
+            some = lengths[batch]
+            if not self._job.settings.packing:
+                some = np.full_like(some, some.max())
+            costs[at, 1:] = some.sum(), (some.astype(np.float64) ** 2).sum()
+        return costs
+
+    def _stepping(self, tried: Job, clock: _Clock) -> tuple[float, float]:
+        """Seconds of all steps of the run, and how much longer the first takes because it is the first."""
+        from scipy.optimize import nnls
+
+        at_once, size = tried.settings.gradient_accumulation, tried.settings.batch_size
+        lengths = lengths_of(tried.splits["train"].encoded.rows)
+        order = np.fromiter(LengthGroups(lengths, size, tried.seed), np.int64, len(lengths))
+        batches = np.split(order, range(size, len(order), size))[: len(clock.seconds) * at_once]
+        costs = self._costs(lengths, batches)
+        costs = np.add.reduceat(costs, range(0, len(costs), at_once))
+        seconds = np.array(clock.seconds[: len(costs)])
+        later = slice(1, None) if len(seconds) > 1 else slice(None)
+        scale = costs.max(axis=0)
+        factors, _ = nnls(costs[later] / scale, seconds[later])
+        every = self._cost @ (factors / scale)
+        wanted = self._job.steps * at_once
+        total = every[:wanted].sum() if wanted <= len(every) else every.mean() * wanted
+        warm_up = seconds[0] - float(costs[0] @ (factors / scale))
+        return float(total), max(0.0, warm_up)
+
+    def _evaluating(self, tried: Job, clock: _Clock) -> float:
+        """Seconds of the run's evaluations, and of the checkpoint after each."""
+        evaluations = self._job.steps // self._job.settings.steps_between_evaluations(self._job.rows)
+        if "validation" not in self._job.splits or clock.evaluation is None:
+            return evaluations * clock.saving
+        whole = self._job.splits["validation"].some(self._job.settings.eval_rows)
+        share = _tokens(whole) / max(1, _tokens(tried.splits["validation"]))
+        return evaluations * (clock.evaluation * share + clock.saving)
+
+    def _measured(self, job: Job) -> int:
+        """Tokens of all that is measured at the end."""
+        return sum(_tokens(split) for name, split in job.splits.items() if name != "train")
+
+    def _largest(self, half: int, whole: int) -> int | None:
+        rows = self._job.settings.batch_size
+        a_row = (whole - half) / (rows - rows // 2) if rows > 1 else 0
+        if a_row <= 0:
+            return None
+        device = self._peak.device
+        return max(1, rows + int((_USABLE * self._free - (self._peak.host if device is None else device)) / a_row))
+
+
+class _Clock(TrainerCallback):
+    """Times of a run's parts, and what memory each step took at most."""
+
+    def __init__(self, run: runs.Run, now: Callable[[], float], peak: _Peak) -> None:
+        self.run = run
+        self._now, self._peak = now, peak
+        self.begins: list[float] = []
+        self.seconds: list[float] = []
+        self.peaks: list[int] = []
+        self.evaluation: float | None = None
+        self.saving = 0.0
+        self._last = 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._peak.read()
+        self.begins.append(self._now())
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._last = self._now()
+        self.seconds.append(self._last - self.begins[-1])
+        self.peaks.append(self._peak.read())
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self.evaluation = self._now() - self._last
+        self._last = self._now()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self.saving = self._now() - self._last
+
+
+class _Peak:
+    """The most memory: of this process, which includes what it maps and looks at, and of its GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device if device.type == "cuda" else None
+        self.host = 0
+        self.device: int | None = None
+
+    def read(self) -> int:
+        """The most since the last reading, of the GPU where there is one; it is counted anew from now."""
+        host = _high_water()
+        self.host = max(self.host, host)
+        if self._gpu is None:
+            return host
+        most = torch.cuda.max_memory_reserved(self._gpu)
+        self.device = max(self.device or 0, most)
+        torch.cuda.reset_peak_memory_stats(self._gpu)
+        return most
+
+
+def _high_water() -> int:
+    """Bytes resident at most since it was last asked; since the process began where the system cannot forget."""
+    try:
+        text = _STATUS.read_text(encoding="ascii")
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM:"))
+
+
+def _wall_clock(device: torch.device) -> Callable[[], float]:
+    began = time.time() - time.process_time()  # about when the process began
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.time() - began
+
+    return now
+
+
+def _tokens(split: Split) -> int:
+    return int(lengths_of(split.encoded.rows).sum())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What a plan says of memory and time by trying the first steps is what the run then takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapthub.adapters.samples import fetch
+from adapthub.recipes import plan
+
+_RUN = """
+import json, sys, time
+from pathlib import Path
+from adapthub.recipes import train
+from adapthub.recipes.trial import _Peak
+import torch
+options = json.loads(sys.argv[1])
+train(quiet=True, **options)
+status = Path("/proc/self/status").read_text()
+peak = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+print(json.dumps({"memory": peak, "seconds": time.process_time()}))
+"""
+
+
+def run(options: dict[str, Any]) -> dict[str, float]:
+    """What training took, in a process of its own."""
+    ended = subprocess.run(
+        [sys.executable, "-c", _RUN, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    document: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return document
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux tells it")
+@pytest.mark.parametrize(
+    ("task", "sample", "base", "settings"),
+    [
+        ("ner", "conll2003", "package:minilm", {"max_steps": 80, "eval_rows": 300}),
+        ("sentiment", "movie-reviews", "package:minilm", {"max_steps": 80, "batch_size": 16, "rank": 4}),
+        ("chat", "instructions-en", "package:smollm2-135m", {"max_steps": 12, "batch_size": 4, "max_length": 192}),
+    ],
+)
+def test_memory_and_time_are_as_planned(
+    task: str, sample: str, base: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = fetch(sample)
+    options = {"task": task, "data": str(folder), "base": base, "test": False, **settings}
+    if task == "chat":
+        options["answered"] = 0
+    planned = plan(**options, try_steps=True)
+    trial = planned.trial
+    assert trial is not None, planned.notes
+    took = run({**options, "output": str(tmp_path / "run")})
+    assert trial.memory == pytest.approx(took["memory"], rel=0.10)
+    assert trial.seconds == pytest.approx(took["seconds"], rel=0.25)
+    assert trial.largest_batch is None or trial.largest_batch >= planned.settings["batch_size"]
+
+
+def test_a_small_run_is_tried_and_leaves_nothing(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planned = plan("ner", ner_data / "train.conll", base=str(tiny_base), batch_size=4, try_steps=True)
+    trial = planned.trial
+    assert trial is not None, planned.notes
+    assert trial.memory > 100e6
+    assert 0 < trial.loading < trial.seconds
+    assert trial.seconds == pytest.approx(trial.loading + trial.training + trial.measuring)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_why_a_run_cannot_be_tried_is_a_note(tiny_base: Path, ner_data: Path) -> None:
+    options: dict[str, Any] = {"base": str(tiny_base), "init": "eva", "rank": 60, "try_steps": True}
+    planned = plan("ner", ner_data / "train.conll", **options)
+    assert planned.trial is None
+    assert planned.notes[-1].startswith("memory and time are not known: init=eva needs")
