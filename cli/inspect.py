@@ -22,7 +22,7 @@ inspect_option = click.option(
 
 
 def show_samples(samples: Sequence[Preview], *, as_json: bool) -> None:
-    """Print samples: each token that is learnt in colour or, where there is none, in brackets, with its label if it has one."""
+    """Print samples: what is learnt in colour or, where there is none, in brackets, with its label if it has one."""
     if as_json:
         show_json([record(sample) for sample in samples])
         return

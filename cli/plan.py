@@ -15,7 +15,7 @@ from adapthub.cli.data import find_base
 from adapthub.cli.inspect import inspect_option, show_samples
 from adapthub.cli.options import base_option, quantize_option, room_options
 from adapthub.cli.output import announce, json_option, show_json, show_record, show_table
-from adapthub.cli.quiet import quiet_libraries
+from adapthub.cli.quiet import importing, quiet_libraries
 from adapthub.cli.text import duration, one_line, size
 from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
 
@@ -96,7 +96,9 @@ class _Plan(click.Command):
 )
 @training_options
 @click.option(
-    "--no-try", is_flag=True, help="Do not try the first steps: memory is then a rough estimate, time unknown."
+    "--no-try",
+    is_flag=True,
+    help="Do not try the first steps: memory is then a rough estimate, time unknown.",
 )
 @inspect_option
 @json_option
@@ -110,13 +112,15 @@ def plan(*, serve: bool, no_try: bool, inspect: bool, as_json: bool, **options: 
     \b
     Example:
       $ adapt plan --task ner --data train.conll --base package:minilm
-      $ adapt plan --task sentiment --data reviews.csv --base package:minilm --method prefix --json
+      $ adapt plan --task ner --data train.conll --base package:minilm --inspect
+      $ adapt plan --no-try --task sentiment --data reviews.csv --base package:minilm --method prefix --json
       $ adapt plan --serve --base package:smollm2-135m --quantize nf4
     """
     quiet_libraries()
     arguments = plan_arguments(run_arguments(**options))
 
-    from adapthub.recipes import plan as plan_run
+    with importing():
+        from adapthub.recipes import plan as plan_run
 
     planned = plan_run(**arguments, try_steps=not (no_try or inspect))
     if inspect:

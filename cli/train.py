@@ -8,7 +8,7 @@ import click
 
 from adapthub.cli.inspect import inspect_option, show_samples
 from adapthub.cli.output import announce, json_option, show_json
-from adapthub.cli.quiet import quiet_libraries
+from adapthub.cli.quiet import importing, quiet_libraries
 from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def train(*, dry_run: bool, inspect: bool, as_json: bool, **options: Any) -> Non
             show_plan(planned, as_json=as_json)
         return
 
-    from adapthub.recipes import train as train_adapter
+    with importing():
+        from adapthub.recipes import train as train_adapter
 
     result = train_adapter(**arguments, quiet=as_json, report=announce)
     if as_json:

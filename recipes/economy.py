@@ -71,7 +71,10 @@ def padding(lengths: Sequence[int] | NDArray[np.int64], batch_size: int) -> floa
 
 
 def packs(job: Job) -> bool:
-    """Whether batches are to run without their padding: attention by row costs about what a little of it costs. Raises InvalidSettings where it is asked of TRL's passes."""
+    """Whether batches are to run without their padding: attention by row costs about what a little of it costs.
+
+    Raises InvalidSettings where it is asked of TRL's passes.
+    """
     if isinstance(job.recipe, PreferringRecipe):
         if job.settings.packing is True:
             raise InvalidSettings(f"packing does not work with {job.recipe.name}", hint="Leave it out.")

@@ -21,6 +21,7 @@ from transformers import Trainer
 
 from adapthub.adapters.errors import TrainingError
 from adapthub.adapters.heads import outputs_of
+from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.recipe import Row, lengths_of
 from adapthub.recipes.settings import LORA_FA
@@ -28,6 +29,9 @@ from adapthub.recipes.settings import LORA_FA
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from peft import PeftModel
+
+
+_PASS_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -198,9 +202,15 @@ class AdapterTrainer(Trainer):
             loss = loss * (own / num_items_in_batch) * processes
         return (loss, {**outputs, "loss": loss}) if return_outputs else loss
 
-    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """One forward and backward pass; a loss that is not finite ends the run with its step named."""
-        loss: torch.Tensor = super().training_step(*arguments, **options)
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Forward and backward of a batch; a loss that is not finite ends the run with its step named."""
+        parts = parts_of(inputs) if self._in_parts() and num_items_in_batch is not None else [inputs]
+        losses = [
+            super(AdapterTrainer, self).training_step(model, part, num_items_in_batch) for part in parts
+        ]
+        loss = torch.stack(losses).sum()
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}",
@@ -208,9 +218,45 @@ class AdapterTrainer(Trainer):
             )
         return loss
 
+    def _in_parts(self) -> bool:
+        """Whether a batch's loss is the mean of its targets', so that it can be the sum of its parts' shares; and a part
+        takes no longer for being small."""
+        alone = self.args.device.type == "cpu" and self.accelerator.num_processes == 1
+        return alone and self._loss is None and self.model_accepts_loss_kwargs
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers' estimate walks over every parameter of the model at every step."""
         return 0
+
+
+def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """A batch of rows of tokens as smaller ones of at most _PASS_TOKENS tokens, or one row, each padded as its own rows need
+    and with a target: a processor computes them as fast, and keeps less for backward. Other batches are left whole."""
+    mask = batch.get("attention_mask")
+    if mask is None or mask.ndim != 2 or "input_ids" not in batch or "labels" not in batch:
+        return [dict(batch)]
+    parts, start, tokens = [], 0, 0
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        if row > start and tokens + length > _PASS_TOKENS:
+            parts.append(_rows_of(batch, mask, start, row))
+            start, tokens = row, 0
+        tokens += length
+    if not start:
+        return [dict(batch)]
+    parts.append(_rows_of(batch, mask, start, len(mask)))
+    return [part for part in parts if (part["labels"] != IGNORED).any()] or [dict(batch)]
+
+
+def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:
+    """Rows [start, stop), without the columns that are padding in all of them."""
+    used = mask[start:stop].any(dim=0).nonzero()
+    columns = slice(int(used[0]), int(used[-1]) + 1)
+    return {
+        name: tensor[start:stop, columns]
+        if tensor.shape == mask.shape and not tensor.is_floating_point()
+        else tensor[start:stop]
+        for name, tensor in batch.items()
+    }
 
 
 def schedule(step: int, warmup: int, total: int) -> float:

@@ -1,7 +1,7 @@
 """The first steps of a run, tried in a process of their own: what memory they take, how long, and from that the whole run.
 
-The process does what `train` does, with the same code: reads the data, loads the base, rehearses the end, trains the batch of
-the longest rows (half of it before, for what a row adds) and some typical ones, evaluates, saves and measures a few rows.
+It does what `train` does, with the same code: reads the data, loads the base, rehearses the end, trains the batch of the
+longest rows (half of it before, for what a row adds) and some typical ones, evaluates, saves and measures a few rows.
 Memory is what it then took at most. Time is each part's, by how much of it there will be: a step's by its tokens (least
 squares over those tried), evaluations' and the last measure's by the tokens they read. On a CPU and one thread seconds are
 the processor's, as if nothing else ran. Not foreseen: an early stop, and how requests queue where answers are generated.
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from adapthub.adapters.memory import free_memory
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.economy import packs
+from adapthub.recipes.eva import initialise
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
@@ -121,6 +122,10 @@ class _Trying:
         set_seed(job.seed)
         ranks = job.parent.ranks if job.parent is not None else None
         adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, ranks)
+        if job.parent is not None:
+            job.parent.take_over(adaptation, job.labels)
+        elif job.adapter.get("init") == "eva":
+            initialise(adaptation, job, self._base)
         loading = self._now()
         with tempfile.TemporaryDirectory(prefix="adapthub-trial-") as folder:
             try:
@@ -253,7 +258,9 @@ class _Trying:
         if a_row <= 0:
             return None
         device = self._peak.device
-        return max(1, rows + int((_USABLE * self._free - (self._peak.host if device is None else device)) / a_row))
+        return max(
+            1, rows + int((_USABLE * self._free - (self._peak.host if device is None else device)) / a_row)
+        )
 
 
 class _Clock(TrainerCallback):

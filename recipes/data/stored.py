@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -110,7 +111,7 @@ class StoredExamples(Sequence[Example]):
             return
         batches = np.searchsorted(self._starts, places, side="right") - 1
         borders = [0, *(np.flatnonzero(np.diff(batches)) + 1), len(places)]
-        for first, last in zip(borders, borders[1:], strict=False):
+        for first, last in pairwise(borders):
             batch = int(batches[first])
             inner = pa.array(places[first:last] - self._starts[batch])
             columns = (

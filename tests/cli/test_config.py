@@ -23,7 +23,7 @@ def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
         f"task: sentiment\ndata: {reviews}\nbase: {tiny_base}\nmax-steps: 7\nbatch_size: 4\nno_validation: true\n"
         "set: {max_length: 24, target_modules: [query, value], warmup: 0.5}\n"
     )
-    planned = json.loads(cli("plan", "--config", "run.yaml", "--batch-size", 3, "--json").fine())
+    planned = json.loads(cli("plan", "--no-try", "--config", "run.yaml", "--batch-size", 3, "--json").fine())
     assert planned["steps"] == 7
     settings = planned["settings"]
     assert (settings["batch_size"], settings["max_length"], settings["warmup"]) == (3, 24, 0.5)
@@ -69,7 +69,7 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
 ) -> None:
     assert "Wrote mine.yaml" in cli("recipes", "new", "mine.yaml").fine()
     assert json.loads(
-        cli("plan", "--task", "mine.yaml", "--data", reviews, "--base", tiny_base, "--json").fine()
+        cli("plan", "--no-try", "--task", "mine.yaml", "--data", reviews, "--base", tiny_base, "--json").fine()
     )["task"]
     assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
     assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()

@@ -30,7 +30,7 @@ LEAKS = (("validation", "training"), ("test", "training"), ("test", "validation"
 PLAN = {
     *("task", "method", "base", "base_fingerprint", "quantize", "seed", "labels", "settings", "reasons"),
     *("steps", "eval_steps", "trainable", "parameters", "trainable_share", "adapter_bytes", "base_bytes"),
-    *("adapter_share", "estimated_memory", "splits", "notes", "samples"),
+    *("adapter_share", "estimated_memory", "splits", "notes", "samples", "trial"),
 }
 
 
@@ -38,7 +38,7 @@ def test_the_plan_shows_the_run_and_three_aligned_samples(
     cli: Command, splits: Path, tmp_path: Path, tiny_base: Path
 ) -> None:
     arguments = ("--task", "ner", "--data", splits, "--base", tiny_base, "--rank", "4", "--name", "acme/ner")
-    shown = cli("plan", *arguments, "--json").fine()
+    shown = cli("plan", *arguments, "--no-try", "--json").fine()
     assert cli("train", *arguments, "--dry-run", "--json").fine() == shown
     record = json.loads(shown)
     assert record.keys() == PLAN
@@ -57,13 +57,39 @@ def test_the_plan_shows_the_run_and_three_aligned_samples(
         "train: 1 of 4 labels have fewer than 8 rows: B-ORG (4)",
         *(f"{name}: 6 of 6 rows also stand in the {known} split" for name, known in LEAKS),
     ]
-    text = cli("plan", *arguments).fine()
+    text = cli("plan", *arguments, "--no-try").fine()
     assert cli("train", *arguments, "--dry-run").fine() == text
     assert text.count("sub-token") == 3
     assert "estimated memory" in text
     assert record["reasons"]["alpha"] in text
     assert all(note in text for note in record["notes"])
     assert any(line.split() == ["london", "london", "B-LOC"] for line in text.splitlines())
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_first_steps_are_tried_for_a_plan(cli: Command, splits: Path, tiny_base: Path) -> None:
+    arguments = ("plan", "--task", "ner", "--data", splits, "--base", tiny_base, *TINY)
+    trial = json.loads(cli(*arguments, "--json").fine())["trial"]
+    assert trial.keys() == {
+        *("memory", "device_memory", "seconds", "loading", "training", "measuring", "step", "largest_batch")
+    }
+    text = cli(*arguments).fine()
+    assert "before the first step" in text
+    assert "largest batch" in text
+
+
+def test_samples_are_inspected_with_what_is_learnt(
+    cli: Command, splits: Path, tmp_path: Path, tiny_base: Path
+) -> None:
+    arguments = ("--task", "ner", "--data", splits, "--base", tiny_base, "--inspect")
+    text = cli("plan", *arguments).fine()
+    assert cli("train", *arguments).fine() == text
+    assert "[CLS] [ada/B-PER] [was/O] [born/O] [in/O] [london/B-LOC] [./O] [SEP]" in text
+    assert "6 of 8 are learnt" in text
+    samples = json.loads(cli("plan", *arguments, "--json").fine())
+    assert len(samples) == 3
+    assert samples[0].keys() == {"source", "text", "columns", "rows", "supervised"}
+    assert samples[0]["supervised"] == [False, *[True] * 6, False]
     assert not (tmp_path / "runs").exists()
 
 

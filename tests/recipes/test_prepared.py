@@ -42,7 +42,9 @@ def write(path: Path, kind: str) -> Path:
             rows = [f'"{text}",{"good" if at % 2 else "bad"}' for at, text in enumerate(texts)]
             path.write_text("text,label\n" + "\n".join(rows) + "\n")
         case "classify":
-            rows = [json.dumps({"text": text, "labels": ["x", "y"][: at % 3]}) for at, text in enumerate(texts)]
+            rows = [
+                json.dumps({"text": text, "labels": ["x", "y"][: at % 3]}) for at, text in enumerate(texts)
+            ]
             path.write_text("\n".join(rows) + "\n")
         case "embed":
             rows = [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapthub.adapters.errors import TrainingError
+from adapthub.recipes import trainer
 from adapthub.recipes.adaptation import GradientCheck
 from adapthub.recipes.trainer import LengthGroups, Rates, parameter_groups, schedule
 
@@ -104,3 +105,38 @@ def test_a_gradient_in_either_of_two_steps_is_enough() -> None:
         check.see()
         optimizer.step()
     check.require_all()
+
+
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import BertConfig, BertForTokenClassification
+
+    torch.manual_seed(0)
+    model = BertForTokenClassification(
+        BertConfig(
+            vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        )
+    ).eval()
+    mask = (torch.arange(9) < torch.tensor([9, 7, 5, 4, 1])[:, None]).long()
+    labels = torch.randint(3, (5, 9)) % 2
+    batch = {
+        "input_ids": torch.randint(50, (5, 9)),
+        "attention_mask": mask,
+        "labels": torch.where(mask.bool() & (torch.arange(5) != 4)[:, None], labels, -100),
+    }
+    monkeypatch.setattr(trainer, "_PASS_TOKENS", 10)
+    parts = trainer.parts_of(batch)
+    assert [part["input_ids"].shape for part in parts] == [(1, 9), (1, 7), (2, 5)]  # the last has no target
+    gradients = []
+    for some in ([batch], parts):
+        model.zero_grad()
+        for part in some:
+            share = (part["labels"] != -100).sum() / (batch["labels"] != -100).sum()
+            (model(**part).loss * share).backward()
+        gradients.append(
+            [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        )
+    for whole, summed in zip(*gradients, strict=True):
+        assert torch.allclose(whole, summed, rtol=1e-4, atol=1e-7)
+    monkeypatch.setattr(trainer, "_PASS_TOKENS", 1000)
+    (left,) = trainer.parts_of(batch)
+    assert left["input_ids"].shape == (5, 9)

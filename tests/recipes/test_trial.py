@@ -49,7 +49,12 @@ def run(options: dict[str, Any]) -> dict[str, float]:
     [
         ("ner", "conll2003", "package:minilm", {"max_steps": 80, "eval_rows": 300}),
         ("sentiment", "movie-reviews", "package:minilm", {"max_steps": 80, "batch_size": 16, "rank": 4}),
-        ("chat", "instructions-en", "package:smollm2-135m", {"max_steps": 12, "batch_size": 4, "max_length": 192}),
+        (
+            "chat",
+            "instructions-en",
+            "package:smollm2-135m",
+            {"max_steps": 12, "batch_size": 4, "max_length": 192},
+        ),
     ],
 )
 def test_memory_and_time_are_as_planned(
