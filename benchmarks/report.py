@@ -58,6 +58,13 @@ SECTIONS = {
         "steps; `first loss` of the first batch, which is another one for ours; `validation` the loss on the same rows "
         "after the last step.",
     ),
+    "first-step": (
+        "From `adapt train` to the first step",
+        "The command in a process of its own, over files of 100,000 rows: `sentiment` and `ner` on MiniLM, `chat` on SmolLM2-135M, batches of 8 "
+        "rows of at most 64 tokens, ended after the first optimiser step. `first`: the file was never seen; `again`: it was read and tokenised "
+        "before. `imports` is a process that only imports torch, PEFT and transformers' Trainer: no program that trains with these begins sooner. "
+        "`seconds` by the clock, `processor` of the process and its threads.",
+    ),
     "generate-mixes": (
         "Generating under many adapters at once",
         "SmolLM2-135M, or the random base that the command names; requests of 16 to 64 tokens that generate 32 each, at most 64 at once, "

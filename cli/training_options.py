@@ -50,6 +50,7 @@ _BESIDE_A_REPEAT = (
     "config",
     "dry_run",
     "inspect",
+    "no_try",
     "as_json",
 )
 

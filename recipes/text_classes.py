@@ -44,6 +44,8 @@ class TextClasses:
         """Sorted: by value where all are whole numbers, else as text."""
         labels = {label for example in train for label in self.labels_of(example)}
         column = train.columns["label"]
+        if not labels:
+            raise _none_at_all(train)
         if len(labels) < 2:
             every = "every row that has a label" if _several(train) else "every row"
             raise InvalidData(
@@ -59,8 +61,10 @@ class TextClasses:
         return tuple(sorted(labels, key=int if numeric else None))
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
-        """Labels unseen in training."""
+        """Labels unseen in training, and a dataset without any."""
         known = frozenset(labels)
+        if not any(map(self.labels_of, dataset)):
+            raise _none_at_all(dataset)
         for example in dataset:
             if unknown := sorted(self.labels_of(example) - known):
                 raise InvalidData(
@@ -147,6 +151,13 @@ def _targets(dataset: Dataset, labels: Sequence[str]) -> list[list[float]]:
     """One 1.0 or 0.0 a label. A dataset of one label a text serves too."""
     held = [example.fields.get("labels") or [example.fields.get("label")] for example in dataset]
     return [[float(label in some) for label in labels] for some in held]
+
+
+def _none_at_all(dataset: Dataset) -> InvalidData:
+    return InvalidData(
+        f"{dataset.source}: no row has a label in {dataset.columns['label']!r}",
+        hint="Check label_column, label_separator or label_columns.",
+    )
 
 
 def _several(dataset: Dataset) -> bool:

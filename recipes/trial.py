@@ -55,8 +55,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Trial:
     """What a run will take: `memory` bytes of its process at most, `device_memory` of a GPU or None; `seconds` in all, of
     which `loading` go before the first step, `training` for steps and evaluations, `measuring` after the last; `step`
-    seconds of one on average. `largest_batch`: rows of the longest kind that fit into what is free, None where a row adds
-    too little to be seen.
+    seconds of one on average. `largest_batch`: rows of the longest kind, of all that there are, that fit into what is free; None
+    where a row adds too little to be seen.
     """
 
     memory: int
@@ -258,9 +258,8 @@ class _Trying:
         if a_row <= 0:
             return None
         device = self._peak.device
-        return max(
-            1, rows + int((_USABLE * self._free - (self._peak.host if device is None else device)) / a_row)
-        )
+        left = _USABLE * self._free - (self._peak.host if device is None else device)
+        return min(self._job.rows, max(1, rows + int(left / a_row)))
 
 
 class _Clock(TrainerCallback):

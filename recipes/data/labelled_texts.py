@@ -164,13 +164,8 @@ def _mixed(examples: Sequence[Example]) -> Iterator[str]:
 
 
 def _noting_empty(dataset: Dataset) -> Dataset:
-    """The same, with a note of how many texts have no label; refused where none has any."""
+    """The same, with a note of how many texts have no label."""
     empty = [example for example in dataset if not example.fields["labels"]]
-    if len(empty) == len(dataset):
-        raise InvalidData(
-            f"{dataset.source}: no row has a label in {dataset.columns['label']!r}",
-            hint="Check label_column, label_separator or label_columns.",
-        )
     if not empty:
         return dataset
     note = f"{len(empty)} of {len(dataset)} rows have no label, the first at {empty[0].source}"

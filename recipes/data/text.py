@@ -88,9 +88,8 @@ def _undecodable(path: Path, encoding: str) -> InvalidData:
                 return _not_decoded(path, encoding, line, place, data[error.start], first)
             line += block.count(b"\n")
             start += len(block)
-    return _not_decoded(
-        path, encoding, line, start - len(decoder.getstate()[0]), block[-1] if block else 0, first
-    )
+    cut = decoder.getstate()[0]  # a character that the file ends in the middle of
+    return _not_decoded(path, encoding, line, start - len(cut), cut[0] if cut else 0, first)
 
 
 def _not_decoded(path: Path, encoding: str, line: int, place: int, byte: int, first: bytes) -> InvalidData:

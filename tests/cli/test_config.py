@@ -69,7 +69,9 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
 ) -> None:
     assert "Wrote mine.yaml" in cli("recipes", "new", "mine.yaml").fine()
     assert json.loads(
-        cli("plan", "--no-try", "--task", "mine.yaml", "--data", reviews, "--base", tiny_base, "--json").fine()
+        cli(
+            "plan", "--no-try", "--task", "mine.yaml", "--data", reviews, "--base", tiny_base, "--json"
+        ).fine()
     )["task"]
     assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
     assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()

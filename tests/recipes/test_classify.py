@@ -97,8 +97,11 @@ def test_options_that_exclude_each_other_and_one_column_are_refused(tmp_path: Pa
 def test_one_label_only_and_none_at_all_are_refused() -> None:
     with pytest.raises(InvalidData, match="every row that has a label has the label 'mood'"):
         CLASSIFY.labels(CLASSIFY.read(ROWS[1:]))
+    none = CLASSIFY.read([{"text": "a", "labels": []}])
     with pytest.raises(InvalidData, match="data: no row has a label in 'labels'"):
-        CLASSIFY.read([{"text": "a", "labels": []}])
+        CLASSIFY.labels(none)
+    with pytest.raises(InvalidData, match="data: no row has a label in 'labels'"):
+        CLASSIFY.check(none, ("mood", "film"))
 
 
 def test_a_label_unseen_in_training_is_named() -> None:

@@ -43,7 +43,8 @@ def write(path: Path, kind: str) -> Path:
             path.write_text("text,label\n" + "\n".join(rows) + "\n")
         case "classify":
             rows = [
-                json.dumps({"text": text, "labels": ["x", "y"][: at % 3]}) for at, text in enumerate(texts)
+                json.dumps({"text": text, "labels": ["x", "y"][: 1 + at % 2]})
+                for at, text in enumerate(texts)
             ]
             path.write_text("\n".join(rows) + "\n")
         case "embed":
