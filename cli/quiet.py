@@ -14,7 +14,7 @@ from contextlib import contextmanager
 def quiet_libraries() -> None:
     """Call before transformers is imported. What the user set in the environment stays."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "off")  # "false" is a user's: see recipes.prepared
 
 
 @contextmanager

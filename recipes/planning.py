@@ -109,7 +109,7 @@ def plan(
     parent = find_parent(start)
     if base is None:
         base, quantize = base_of(parent, quantize)
-    arguments = {
+    arguments: dict[str, Any] = {
         "task": task,
         "data": data,
         "base": base,

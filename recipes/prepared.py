@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -46,6 +46,7 @@ MOST_BYTES = 20 << 30  # of all entries
 _FRESH = 3600  # seconds: what was used since then may be about to be opened
 _HELD_BYTES = 64 << 20  # of a file: what it became is not read back while it is looked at for the first time
 _AT_ONCE = 2048  # examples that are encoded together
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
 _SHOWN_NOTES = 3
 _FORMAT = 1
 _DOCUMENT = "splits.json"
@@ -107,11 +108,28 @@ def prepare_rows(
         try:
             for start in range(0, len(dataset), _AT_ONCE):
                 some = replace(dataset, examples=tuple(dataset.examples[start : start + _AT_ONCE]))
-                writer.add(recipe.encode(processor, some, labels, settings))
+                with _all_cores():
+                    encoded = recipe.encode(processor, some, labels, settings)
+                writer.add(encoded)
         finally:
             writer.close()
 
     return read_rows(_kept(f"rows-{_key(recipe, wanted)}", write))
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Within: tokenizers use every core, unless the user said otherwise. Afterwards they are told to use one, or they would
+    warn of each process that is started later."""
+    before = os.environ.get(_PARALLELISM)
+    if before not in (None, "off"):
+        yield
+        return
+    os.environ[_PARALLELISM] = "on"
+    try:
+        yield
+    finally:
+        os.environ[_PARALLELISM] = "off"
 
 
 def _is_kept(recipe: Recipe, sources: Mapping[str, Any]) -> bool:

@@ -55,8 +55,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Trial:
     """What a run will take: `memory` bytes of its process at most, `device_memory` of a GPU or None; `seconds` in all, of
     which `loading` go before the first step, `training` for steps and evaluations, `measuring` after the last; `step`
-    seconds of one on average. `largest_batch`: rows of the longest kind, of all that there are, that fit into what is free; None
-    where a row adds too little to be seen.
+    seconds of one on average. `largest_batch`: rows of the longest kind that fit into what is free, all of them at most;
+    None where a row adds too little to be seen.
     """
 
     memory: int
