@@ -25,7 +25,7 @@ from adapthub.adapters.base import Base, ResolvedBase, load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
-from adapthub.recipes.adaptation import Adaptation, adapt, autocast, precision
+from adapthub.recipes.adaptation import adapt, precision
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.interrupt import StoppedAtStep
@@ -33,8 +33,8 @@ from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.preflight import check_disk, check_head, check_name, check_optimizer, check_reload
-from adapthub.recipes.recipe import Recipe, lengths_of
+from adapthub.recipes.preflight import check_name, check_optimizer, check_run
+from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
 from adapthub.recipes.tracking import check_trackers, trackers
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from adapthub.hub.registry import Registry, Version
-
-_CHECKPOINTS = 3  # the best, the last, and the one being written
-_PREFLIGHT_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ def train(
             parent.take_over(adaptation, job.labels)
         elif job.adapter.get("init") == "eva":
             initialise(adaptation, job, base)
-        _preflight(job, base, adaptation, Path(output or runs.RUNS))
+        check_run(job, base, adaptation, Path(output or runs.RUNS))
         given = sources(job, base, task, data, validation, test, hub)
         run = _run(job, base, name, output, resume, given)
         _tell((*job.notes, *_changes(run, base, resume is not False, repeats)), report, console)
@@ -195,16 +192,6 @@ def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str
     if alias is not None:
         check_alias(alias)
     return registry
-
-
-def _preflight(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
-    rows = job.splits["train"].encoded.rows
-    shortest = lengths_of(rows).argsort(kind="stable")[:_PREFLIGHT_ROWS]
-    batch = job.recipe.collator(job.processor)([dict(rows[int(at)]) for at in shortest])
-    check_disk(folder, adaptation.bytes, _CHECKPOINTS)
-    with memory_errors("checking the run", job.smaller), autocast(base):
-        check_head(adaptation.model, batch, job.labels)
-        check_reload(adaptation.model, batch)
 
 
 def _run(

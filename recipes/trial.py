@@ -16,9 +16,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from adapthub.recipes.eva import initialise
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
+from adapthub.recipes.preflight import check_run
 from adapthub.recipes.recipe import Augmenting, Rows, lengths_of
 from adapthub.recipes.trainer import LengthGroups
 
@@ -126,9 +128,10 @@ class _Trying:
             job.parent.take_over(adaptation, job.labels)
         elif job.adapter.get("init") == "eva":
             initialise(adaptation, job, self._base)
-        loading = self._now()
         with tempfile.TemporaryDirectory(prefix="adapthub-trial-") as folder:
             try:
+                check_run(job, self._base, adaptation, Path(folder))
+                loading = self._now()
                 half = self._fit(adaptation, self._half(), Path(folder) / "half")
                 began, tried = self._now(), self._typical()
                 clock = self._fit(adaptation, tried, Path(folder) / "run")
@@ -143,7 +146,7 @@ class _Trying:
             outcome.measure()
             measuring = max(0.0, self._now() - measuring - rehearsing)
         self._peak.read()
-        after = saving + rehearsing + measuring * self._measured(job) / max(1, self._measured(tried))
+        after = saving + rehearsing + measuring * self._share(tried)
         steps, warm_up = self._stepping(tried, clock)
         training = steps + warm_up + self._evaluating(tried, clock)
         return Trial(
@@ -196,6 +199,8 @@ class _Trying:
         if "validation" in self._job.splits:
             count = _EVALUATED_BATCHES * self._job.settings.eval_batch_size
             splits["validation"] = self._job.splits["validation"].some(count)
+        else:  # for the rows on which trained and served are compared
+            splits["test"] = self._job.splits["train"].some(self._job.settings.batch_size)
         settings = replace(self._job.settings, max_steps=steps, eval_steps=steps)
         return replace(self._job, settings=settings, splits=splits)
 
@@ -248,9 +253,15 @@ class _Trying:
         share = _tokens(whole) / max(1, _tokens(tried.splits["validation"]))
         return evaluations * (clock.evaluation * share + clock.saving)
 
-    def _measured(self, job: Job) -> int:
-        """Tokens of all that is measured at the end."""
-        return sum(_tokens(split) for name, split in job.splits.items() if name != "train")
+    def _share(self, tried: Job) -> float:
+        """How much more is measured at the end than was now; as much where most of it are answers, whose number is set."""
+        if self._job.splits["train"].dataset.settings.get("answered"):
+            return 1
+        whole, some = (
+            sum(_tokens(split) for name, split in job.splits.items() if name != "train")
+            for job in (self._job, tried)
+        )
+        return whole / max(1, some)
 
     def _largest(self, half: int, whole: int) -> int | None:
         rows = self._job.settings.batch_size
@@ -314,23 +325,25 @@ class _Peak:
 
 def _high_water() -> int:
     """Bytes resident at most since it was last asked; since the process began where the system cannot forget."""
-    try:
-        text = _STATUS.read_text(encoding="ascii")
-        _CLEAR.write_text("5", encoding="ascii")
-    except OSError:
+    if not _STATUS.exists():
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith("VmHWM:"))
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    with suppress(OSError):
+        _CLEAR.write_text("5", encoding="ascii")
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _wall_clock(device: torch.device) -> Callable[[], float]:
-    began = time.time() - time.process_time()  # about when the process began
+    """Seconds since the process began."""
+    psutil: Any = import_module("psutil")  # it publishes no types
+    began = psutil.Process().create_time()
 
     def now() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.time() - began
+        return time.time() - float(began)
 
     return now
 
