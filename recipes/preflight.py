@@ -45,7 +45,7 @@ _OPTIMISER_COPIES = 3  # a checkpoint holds the trainable weights and AdamW's tw
 
 
 def check_run(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
-    """The disk under `folder`, and head and reload on the shortest training rows. Raises as these checks, and OutOfMemory."""
+    """Disk under `folder`; head and reload on the shortest training rows. Raises as these checks do, and OutOfMemory."""
     rows = job.splits["train"].encoded.rows
     shortest = lengths_of(rows).argsort(kind="stable")[:_ROWS]
     batch = job.recipe.collator(job.processor)([dict(rows[int(at)]) for at in shortest])
