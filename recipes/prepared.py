@@ -50,6 +50,8 @@ _PARALLELISM = "TOKENIZERS_PARALLELISM"
 _SHOWN_NOTES = 3
 _FORMAT = 1
 _DOCUMENT = "splits.json"
+# Suffixes of records that a task takes for something else, or refuses: CoNLL with tabs, SQuAD's JSON.
+_NO_RECORDS = {"token-classification": (".csv", ".tsv"), "question-answering": (".json",)}
 _OTHER_TASKS = (SPEECH, IMAGE_CLASSIFICATION, "question-answering")
 
 
@@ -181,7 +183,7 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
 def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[Dataset]:
     """What the recipe reads, a part of the file after another where its format allows that."""
     suffix = path.suffix.lower()
-    if suffix not in BY_BLOCKS or (suffix == ".json" and recipe.task == "question-answering"):
+    if suffix not in BY_BLOCKS or suffix in _NO_RECORDS.get(recipe.task, ()):
         yield recipe.read(path, **options)
         return
     reading = {name: options[name] for name in ("encoding", "delimiter") if name in options}
@@ -275,7 +277,7 @@ def _make_room(keep: Path) -> None:
 
 def _key(recipe: Recipe, wanted: Mapping[str, Any]) -> str:
     document = {"format": _FORMAT, "code": _code(), "recipe": recipe.name, **wanted}
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=repr).encode()).hexdigest()[:32]
 
 
 @cache

@@ -38,6 +38,8 @@ def write(path: Path, kind: str) -> Path:
                 for text in texts
             ]
             path.write_text("\n\n".join(rows) + "\n")
+            if path.suffix == ".tsv":
+                path.write_text(path.read_text().replace(" ", "\t"))
         case "sentiment":
             rows = [f'"{text}",{"good" if at % 2 else "bad"}' for at, text in enumerate(texts)]
             path.write_text("text,label\n" + "\n".join(rows) + "\n")
@@ -56,7 +58,13 @@ def write(path: Path, kind: str) -> Path:
     return path
 
 
-KINDS = {"ner": "a.conll", "sentiment": "a.csv", "classify": "a.jsonl", "embed": "a.jsonl"}
+KINDS = (
+    ("ner", "a.conll"),
+    ("ner", "a.tsv"),
+    ("sentiment", "a.csv"),
+    ("classify", "a.jsonl"),
+    ("embed", "a.jsonl"),
+)
 
 
 def job_of(task: str, data: Path, base: Path) -> Job:
@@ -94,11 +102,11 @@ def facts(job: Job) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("task", KINDS)
+@pytest.mark.parametrize(("task", "name"), KINDS)
 def test_what_is_kept_is_what_would_be_read(
-    task: str, tmp_path: Path, tiny_base: Path, request: pytest.FixtureRequest
+    task: str, name: str, tmp_path: Path, tiny_base: Path, request: pytest.FixtureRequest
 ) -> None:
-    data = write(tmp_path / KINDS[task], task)
+    data = write(tmp_path / name, task)
     plain = facts(job_of(task, data, tiny_base))
     request.getfixturevalue("kept")
     assert facts(job_of(task, data, tiny_base)) == plain
