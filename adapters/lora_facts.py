@@ -30,11 +30,11 @@ PEFT_RANK = 8
 PEFT_ALPHA = 8
 """What PEFT takes where a configuration has no r or lora_alpha."""
 
-MAX_WORK = 2 * 10**8
-"""Characters of expressions times characters of modules' names that one adapter may have matched: a second at worst. A LoRA
-on 128 experts in 48 layers has a million characters of names, one on every linear layer of 126 layers 40,000."""
+MAX_WORK = 8 * 10**7
+"""Characters of expressions times characters of modules' names that one adapter may have matched: a tenth of a second at
+worst. A LoRA on 128 experts in 48 layers has a million characters of names, one on every linear layer of 126 layers 40,000."""
 
-_LOOKED_UP = 500  # of the same, that looking up one name takes as long as
+_LOOKED_UP = 2000  # of the same, that looking up one name takes as long as
 _EXPRESSION_BYTES = 2**20  # of memory that RE2 may take for one
 
 
@@ -100,7 +100,7 @@ class _ByPattern:
         return None if place is None else self._values[place]
 
     def _places(self, module: str) -> Iterator[int]:
-        for start in (0, *(dot.end() for dot in re.finditer(r"\.", module))):
+        for start in self._names.starts(module):
             self._spend(_LOOKED_UP * self._names.lookups(len(module) - start))
             yield from self._names.places(module[start:])
         self._spend(_LOOKED_UP * self._whole_names.lookups(len(module)))
@@ -151,6 +151,15 @@ class _Names:
         ends = tuple(accumulate(map(len, pieces), lambda end, length: end + 1 + length))
         same = self._by_dots.setdefault(len(name), {}).setdefault(ends, {})
         same.setdefault(pieces, place)
+
+    def starts(self, module: str) -> list[int]:
+        """Where what is left of a module's name, whole or from after one of its dots on, is as long as a name here."""
+        size = len(module)
+        if len(self._by_dots) < module.count("."):
+            ends = (size - length for length in self._by_dots if length <= size)
+            return [start for start in ends if start == 0 or module[start - 1] == "."]
+        starts = (0, *(dot.end() for dot in re.finditer(r"\.", module)))
+        return [start for start in starts if size - start in self._by_dots]
 
     def lookups(self, length: int) -> int:
         """How many a text of so many characters takes."""

@@ -12,7 +12,12 @@ import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from sqlalchemy import select
 
+from adapthub.hub.checking import check
+from adapthub.hub.storage.tables import VersionRow
+from adapthub.hub.trees import read_tree
+from tests import asking
 from tests.hub.adapters import write_adapter
 from tests.hub.server.live import HubServer
 
@@ -114,13 +119,50 @@ def test_paths_that_leave_or_deceive(hub_server: HubServer, path: str) -> None:
     assert "path" in answer.headers["x-error-message"]
 
 
+def test_what_tools_leave_is_no_part_of_an_adapter(hub_server: HubServer, tmp_path: Path) -> None:
+    """A hub that had it beside an adapter was not whole."""
+    hub_server.client().create_repo("ada/ner")
+    commit = raw(".cache/note.txt", b"a note")
+    assert post(hub_server, "/api/models/ada/ner/commit/main", commit).status_code == 200
+    hub_server.client().upload_folder(repo_id="ada/ner", folder_path=write_adapter(tmp_path / "made").path)
+    store = hub_server.running.serving.store
+    with store.database.reading() as session:
+        version = session.scalar(select(VersionRow))
+        assert version is not None
+        assert ".cache/note.txt" in read_tree(session, version.id)
+    assert check(store).problems == []
+
+
+def test_a_card_is_read_no_further_than_its_metadata_can_be(
+    hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question about an older revision read all of a card of 60 MB."""
+    api = hub_server.client()
+    api.create_repo("ada/ner")
+    card = b"---\nlicense: mit\n---\n" + b"text\n" * 400_000
+    old = api.create_commit("ada/ner", [CommitOperationAdd("README.md", card)], commit_message="long")
+    api.create_commit("ada/ner", [CommitOperationAdd("README.md", b"short")], commit_message="short")
+    blobs, asked = hub_server.running.serving.store.blobs, []
+
+    def read(sha256: str, offset: int, length: int) -> bytes:
+        asked.append(length)
+        return type(blobs).read(blobs, sha256, offset, length)
+
+    monkeypatch.setattr(blobs, "read", read)
+    found = api.model_info("ada/ner", revision=old.oid).card_data
+    assert found is not None
+    assert found.license == "mit"
+    api.move_repo("ada/ner", "ada/moved")
+    assert 0 < max(asked) <= 2**20
+
+
 def post(server: HubServer, path: str, body: bytes, token: str | None = "") -> httpx2.Response:
     """A request to a repository that is there; `token` "" is one that may write."""
     server.client().create_repo("ada/ner", exist_ok=True)
     text = server.token() if token == "" else token
     headers = {"Content-Type": "application/json"}
     headers |= {} if text is None else {"Authorization": f"Bearer {text}"}
-    return httpx2.post(server.url + path, content=body, headers=headers)
+    return asking.post(server.url + path, content=body, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +206,12 @@ OID = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "
 
 def test_an_upload_must_be_what_was_announced(hub_server: HubServer) -> None:
     url = upload_url(hub_server, OID, 5)
-    assert httpx2.put(url, content=b"hell0").status_code == 422
-    assert httpx2.put(url, content=b"hell").status_code == 400
-    assert httpx2.put(url, content=b"hello, world").status_code == 413
+    assert asking.put(url, content=b"hell0").status_code == 422
+    assert asking.put(url, content=b"hell").status_code == 400
+    assert asking.put(url, content=b"hello, world").status_code == 413
     blobs = hub_server.data / "blobs"
     assert [path for path in blobs.rglob("*") if path.is_file()] == []
-    assert httpx2.put(url, content=b"hello").status_code == 200
+    assert asking.put(url, content=b"hello").status_code == 200
     assert [path.read_bytes() for path in blobs.rglob("*") if path.is_file()] == [b"hello"]
 
 
@@ -187,7 +229,7 @@ def test_an_upload_must_be_what_was_announced(hub_server: HubServer) -> None:
 def test_a_signed_address_is_for_one_thing(hub_server: HubServer, spoil: Callable[[str], str]) -> None:
     url = upload_url(hub_server, OID, 5)
     assert spoil(url) != url
-    assert httpx2.put(spoil(url), content=b"hello").status_code == 403
+    assert asking.put(spoil(url), content=b"hello").status_code == 403
 
 
 def test_nobody_uploads_without_a_token(hub_server: HubServer) -> None:
@@ -223,12 +265,12 @@ def test_ranges(hub_server: HubServer, range_: str, status: int, expected: bytes
     api.create_repo("ada/ner")
     done = api.upload_file(path_or_fileobj=b"0123456789", path_in_repo="a.txt", repo_id="ada/ner")
     url = f"{hub_server.url}/ada/ner/resolve/main/a.txt"
-    answer = httpx2.get(url, headers={"Range": range_})
+    answer = asking.get(url, headers={"Range": range_})
     assert (answer.status_code, answer.content) == (status, expected)
     assert answer.headers["x-repo-commit"] == done.oid
-    head = httpx2.head(url, headers={"Range": range_})
+    head = asking.head(url, headers={"Range": range_})
     assert head.headers["etag"] == answer.headers["etag"]
-    assert httpx2.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    assert asking.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
 
 
 @pytest.mark.parametrize(
@@ -243,13 +285,13 @@ def test_ranges(hub_server: HubServer, range_: str, status: int, expected: bytes
     ],
 )
 def test_addresses_that_mean_nothing(hub_server: HubServer, path: str) -> None:
-    answer = httpx2.get(hub_server.url + path)
+    answer = asking.get(hub_server.url + path)
     assert answer.status_code == 400, answer.text
     assert answer.headers["x-error-message"]
 
 
 def test_a_hub_without_tokens_answers_its_own_machine(hub_server: HubServer) -> None:
-    assert httpx2.get(f"{hub_server.url}/api/models").json() == []
-    assert httpx2.get(f"{hub_server.url}/api/models", headers={"Host": "evil.example"}).status_code == 403
+    assert asking.get(f"{hub_server.url}/api/models").json() == []
+    assert asking.get(f"{hub_server.url}/api/models", headers={"Host": "evil.example"}).status_code == 403
     hub_server.token()
-    assert httpx2.get(f"{hub_server.url}/api/models", headers={"Host": "hub.example"}).status_code == 200
+    assert asking.get(f"{hub_server.url}/api/models", headers={"Host": "hub.example"}).status_code == 200
