@@ -9,8 +9,8 @@ As loaded by transformers they do not:
 
 `steady` makes both multiply by the weights as stored, dequantised to the activations' dtype: on the CPU by
 `products.linear`; on a GPU, few rows without gradients by `kernels.nf4`, `kernels.nf4_pairs` and `kernels.int8`, which read
-the weights once, and 4-bit layers with gradients by `kernels.nf4_training`. Layers that read the same input are then computed
-by the first of them (`siblings`), where one launch for all was measured to be faster.
+the weights once, and 4-bit layers with gradients by `kernels.nf4_training`. Layers that read the same input are computed by
+the first of them (`siblings`) where one launch for all was measured to be faster.
 Does not quantise.
 """
 

@@ -2,13 +2,13 @@
 
     python -m benchmarks.nf4_pairs [--rows 1 8 16] [--dtype bfloat16] [--forget]
 
-Llama-3.1-8B's q, k and v as one, o, gate and up as one, and down, nf4 double-quantised; each product on another copy of the
-weights, many in one CUDA graph. `apart us` is `nf4`, a launch or two a matrix; `together us` the best plan that gives what
-`nf4` gives; `follows us` the best that starts while the kernel before it ends, here one of its own kind. `of floor` is
-together's part of what reading weights, x and y takes at the speed of a copy, and `bfloat16 / together` what cuBLAS takes with
-weights not quantised.
+Llama-3.1-8B's q, k and v as one, o, gate and up as one, and down, nf4 double-quantised; each product on another copy of
+the weights, many in one CUDA graph. `apart us` is `nf4`, a launch or two a matrix; `together us` the best plan that gives
+what `nf4` gives; `follows us` the best that starts while the kernel before it ends, here one of its own kind. `of floor`
+says what part of together reading weights, x and y takes at the speed of a copy; `bfloat16 / together` compares with
+cuBLAS on weights that are not quantised.
 
-The best plans are kept for this device in `kernels.json` under ADAPTHUB_HOME, where serving finds them; `--forget` keeps none.
+The best plans are kept for this device in `kernels.json` under ADAPTHUB_HOME, where serving finds them; not by `--forget`.
 A plan that fails, or whose product differs, is said and left out.
 """
 

@@ -1,7 +1,7 @@
 """Tensors behind each other in one piece of host memory, so that a device gets all of them by one copy.
 
-They lie by dtype, each at a multiple of 64 bytes, and what is floating is brought into the device's dtype there, a dtype at a
-time: a LoRA of 336 matrices takes one copy and one kernel in place of 336 of each, which the host would wait for one by one.
+They lie by dtype, each at a multiple of 64 bytes, and what is floating is brought into the device's dtype there, a dtype at
+a time: a LoRA of 336 matrices takes one copy and one kernel in place of 336 copies, each of which the host would wait for.
 
 Does not choose streams, and does not wait.
 """

@@ -1,7 +1,7 @@
 """An adapter in host memory: read and verified, so that putting it into a slot needs no disk; and bytes, counted.
 
-Where the base is on CUDA, the tensors are in pinned memory, and a LoRA's in one block, which `attach_from` copies at once on a
-stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors.
+Where the base is on CUDA, the tensors are in pinned memory, and a LoRA's in one block that `attach_from` copies at once,
+on a stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors.
 
 Does not decide what is kept, and knows no budget.
 """

@@ -1,8 +1,8 @@
 """Which nf4 products `nf4_pairs` makes, and how they are cut: those that were measured faster by it, on this device.
 
-`benchmarks.nf4_pairs` measures, and keeps what it found in a file under the home folder, by device and version of Triton; what
-was never measured goes by `nf4`, whose plans were. A plan is kept only after its results were compared with `nf4`'s on the
-device, since no interpreter runs the assembly. Does not measure.
+`benchmarks.nf4_pairs` measures, and keeps what it found in a file under the home folder, by device and version of Triton;
+what was never measured goes by `nf4`, whose plans were. A plan is kept only after its results were compared with `nf4`'s on
+the device, since no interpreter runs the assembly. Does not measure.
 """
 
 from __future__ import annotations

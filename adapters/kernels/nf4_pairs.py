@@ -1,10 +1,10 @@
 """Products of few rows with nf4 weights, several matrices a launch, whose bytes are looked up whole in shared memory.
 
-A byte is two weights, and one of 256 words of two values each; a program keeps these words 32 times, so that a warp's lanes
-each read from a bank of their own: a weight takes 1.5 instructions in place of the 2.6 in registers (`nf4_lookup`), of which
-half a shared load. What that costs is 32 KiB a program and a moment at its begin, in which its first weights are on their way
-already: they are asked for before anything else, and before what an earlier kernel makes is waited for where kernels follow
-each other so (`PDL`).
+A byte is two weights, and one of 256 words of two values each; a program keeps these words 32 times, so that a warp's
+lanes each read from a bank of their own: a weight takes 1.5 instructions in place of 2.6 in registers (`nf4_lookup`),
+half a shared load among them. What that costs is 32 KiB a program and a moment at its begin, in which its first weights
+are on their way already: they are asked for before anything else, and before an earlier kernel is waited for where one
+follows another so (programmatic dependent launch).
 
 The sum is `nf4`'s: values times a constant, rounded to the activations' dtype, blocks of 64 scaled in float32. Rows do not
 depend on each other, nor on their number up to 16.
@@ -49,8 +49,8 @@ class PairsPlan(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """One matrix [outputs, K] as stored: `packed` uint8 of outputs K / 2 bytes, and scales as in `nf4.Scales`, which are quantised for all
-    matrices of a launch or for none; bias [outputs] of the activations' dtype."""
+    """One matrix [outputs, K] as stored: `packed` uint8 of outputs K / 2 bytes, and scales as in `nf4.Scales`, which are
+    quantised for all matrices of a launch or for none; bias [outputs] of the activations' dtype."""
 
     packed: torch.Tensor
     scales: tuple[torch.Tensor | None, ...]
@@ -211,51 +211,107 @@ def _by_pairs(
     FOLLOWS: tl.constexpr,
 ):
     """Some outputs of some rows of one matrix; block b of K is warp b % WARPS's. Blocks beyond K count nothing."""
+    first_of = packed0, absmax0, nested0, code0, offset0, bias0
+    second_of = packed1, absmax1, nested1, code1, offset1, bias1
+    third_of = packed2, absmax2, nested2, code2, offset2, bias2
     tile = tl.program_id(0)
-    packed, absmax, nested, code, offset, bias, outputs = (
-        packed0,
-        absmax0,
-        nested0,
-        code0,
-        offset0,
-        bias0,
-        outputs0,
-    )
-    biased = BIASES & 1
+    outputs, biased, stored_as = outputs0, BIASES & 1, first_of
     if MATRICES > 1:
         before = tl.cdiv(outputs0, OUTPUTS)
         later = tile >= before
         tile = tl.where(later, tile - before, tile)
         y += tl.where(later, rows.to(tl.int64) * outputs0, 0)
-        packed, absmax = tl.where(later, packed1, packed), tl.where(later, absmax1, absmax)
-        nested, code = tl.where(later, nested1, nested), tl.where(later, code1, code)
-        offset, bias = tl.where(later, offset1, offset), tl.where(later, bias1, bias)
         outputs, biased = tl.where(later, outputs1, outputs), tl.where(later, BIASES >> 1 & 1, biased)
+        stored_as = _either(later, second_of, stored_as)
     if MATRICES > 2:
         before = tl.cdiv(outputs1, OUTPUTS)
         last = later & (tile >= before)
         tile = tl.where(last, tile - before, tile)
         y += tl.where(last, rows.to(tl.int64) * outputs1, 0)
-        packed, absmax = tl.where(last, packed2, packed), tl.where(last, absmax2, absmax)
-        nested, code = tl.where(last, nested2, nested), tl.where(last, code2, code)
-        offset, bias = tl.where(last, offset2, offset), tl.where(last, bias2, bias)
         outputs, biased = tl.where(last, outputs2, outputs), tl.where(last, BIASES >> 2 & 1, biased)
-    blocks: tl.constexpr = SIZE // _BLOCK
+        stored_as = _either(last, third_of, stored_as)
+    packed, absmax, nested, code, offset, bias = stored_as
     n = tile * OUTPUTS + tl.arange(0, OUTPUTS)
-    known = tl.minimum(n, outputs - 1)  # whose weights are there to read
     m = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    if AHEAD > 0 and not INTERPRETED:
+    if not INTERPRETED:
+        _begin(packed, tl.minimum(n, outputs - 1), pairs, SIZE, AHEAD, FOLLOWS)
+    result = _sums(
+        x,
+        packed,
+        (absmax, nested, code, offset),
+        pairs,
+        m,
+        tl.minimum(n, outputs - 1),  # whose weights are there to read
+        rows,
+        SIZE,
+        NESTED,
+        INTERPRETED,
+        ROWS,
+        OUTPUTS,
+        SLICES,
+        WARPS,
+    )
+    if FOLLOWS:
+        gdc_launch_dependents()
+    if BIASES:
+        result += tl.load(bias + n, mask=n < outputs * biased, other=0.0).to(tl.float32)[:, None]
+    whole = (m < rows)[None, :] & (n < outputs)[:, None]
+    tl.store(y + m[None, :] * outputs + n[:, None], result.to(y.dtype.element_ty), mask=whole)
+
+
+@triton.jit
+def _either(chosen, of, otherwise):
+    """What a matrix is stored as: `of` where it is chosen."""
+    packed, absmax, nested, code, offset, bias = of
+    packed_, absmax_, nested_, code_, offset_, bias_ = otherwise
+    return (
+        tl.where(chosen, packed, packed_),
+        tl.where(chosen, absmax, absmax_),
+        tl.where(chosen, nested, nested_),
+        tl.where(chosen, code, code_),
+        tl.where(chosen, offset, offset_),
+        tl.where(chosen, bias, bias_),
+    )
+
+
+@triton.jit
+def _begin(packed, known, pairs, SIZE: tl.constexpr, AHEAD: tl.constexpr, FOLLOWS: tl.constexpr):
+    """Ask for weights ahead, make the table, and wait for the kernel that this one follows."""
+    if AHEAD > 0:
         ahead: tl.constexpr = min(AHEAD, SIZE // 2)
         lines = tl.arange(0, triton.next_power_of_2(ahead // _LINE)) * _LINE
         reached = tl.minimum(lines, SIZE // 2 - 1)
         address = (packed + known[:, None] * (SIZE // 2) + reached[None, :]).to(tl.int64)
         tl.inline_asm_elementwise(_AHEAD, "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1)
-    if not INTERPRETED:
-        _make_table(pairs)
+    _make_table(pairs)
     if FOLLOWS:
         gdc_wait()
     tl.debug_barrier()
 
+
+@triton.jit
+def _sums(
+    x,
+    packed,
+    scales,
+    pairs,
+    m,
+    known,
+    rows,
+    SIZE: tl.constexpr,
+    NESTED: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+    ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    SLICES: tl.constexpr,
+    WARPS: tl.constexpr,
+):
+    """The products of rows `m` and outputs `known`: float32 [OUTPUTS, ROWS].
+
+    Weights and activations are loaded stages ahead, and scales a step ahead, in registers (`nf4._by_slices` says why).
+    """
+    absmax, nested, code, offset = scales
+    blocks: tl.constexpr = SIZE // _BLOCK
     of_step = tl.arange(0, SLICES)
     at = known * blocks
     stored = tl.load(absmax + at[:, None] + tl.minimum(of_step, blocks - 1)[None, :])
@@ -302,13 +358,7 @@ def _by_pairs(
             low, high = _looked_up(bytes_, x.dtype.element_ty)
         product = tl.dot(high, high_x, acc=tl.dot(low, low_x)) * scale.trans()[:, :, None]
         total += tl.sum(product.reshape(SLICES // WARPS, WARPS, OUTPUTS, ROWS), axis=0)
-    if FOLLOWS:
-        gdc_launch_dependents()
-    result = tl.sum(total, axis=0) * inverse(x.dtype.element_ty)
-    if BIASES:
-        result += tl.load(bias + n, mask=n < outputs * biased, other=0.0).to(tl.float32)[:, None]
-    whole = (m < rows)[None, :] & (n < outputs)[:, None]
-    tl.store(y + m[None, :] * outputs + n[:, None], result.to(y.dtype.element_ty), mask=whole)
+    return tl.sum(total, axis=0) * inverse(x.dtype.element_ty)
 
 
 @triton.jit

@@ -1,9 +1,8 @@
 """nf4 products that are differentiated: y = x W^T + b for any number of rows, and the gradient of x, W being frozen.
 
-Few rows go by kernels that read the weights as stored: `nf4` forward, and here the product with W backward, in which what a
-block of 64 is scaled by is applied to the rows' gradient. Many rows are bound by arithmetic, and by the library's product with
-weights that a kernel here dequantises aside: exactly to the bits that bitsandbytes makes of them, in one launch, scales
-included.
+Few rows go by kernels that read the weights as stored: `nf4` forward, and here the product with W backward, which applies
+what a block of 64 is scaled by to the rows' gradient. Many rows are bound by arithmetic: they go by the library's product
+with weights that a kernel here dequantises aside, to what bitsandbytes makes of them, in one launch, scales included.
 
 Does not differentiate the weights or the bias.
 """
@@ -172,7 +171,7 @@ def _of_input(
     part = tl.program_id(2).to(tl.int64)
     even_sum = tl.zeros([ROWS, _BYTES], dtype=tl.float32)
     odd_sum = tl.zeros([ROWS, _BYTES], dtype=tl.float32)
-    for tile in range(0, tiles):
+    for tile in range(tiles):
         n = (part * tiles + tile) * OUTPUTS + tl.arange(0, OUTPUTS)
         there = n < outputs
         scale = _scale_of(absmax, nested, code, offset, n * (SIZE // _BLOCK) + block, there, NESTED)

@@ -1,4 +1,4 @@
-"""Products with several nf4 matrices a launch against float64: on a GPU where there is one, else under Triton's interpreter."""
+"""Products with several nf4 matrices a launch against float64: on a GPU, else under Triton's interpreter."""
 
 from __future__ import annotations
 

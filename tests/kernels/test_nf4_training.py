@@ -1,4 +1,4 @@
-"""nf4 products and the gradient of their input against float64: on a GPU where there is one, else under Triton's interpreter."""
+"""nf4 products and their input's gradient against float64: on a GPU, else under Triton's interpreter."""
 
 from __future__ import annotations
 
