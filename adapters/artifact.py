@@ -92,6 +92,10 @@ class Artifact(Description):
                 ) from None
         return tensor_views(data, self.spans)
 
+    def placed(self, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """One of its `tensors` where a base on `device` computes with it, in `dtype`."""
+        return tensor.to(device=device, dtype=dtype)
+
 
 def write_artifact(
     target: Path | str,

@@ -142,7 +142,7 @@ class Binder:
         return f"{self.prefix}.{path}"
 
     def _move(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(device=self.base.device, dtype=self.base.dtype)
+        return self.artifact.placed(tensor, self.base.device, self.base.dtype)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors by PEFT's key. Raises TensorMismatch for one with a value that is not finite."""

@@ -16,6 +16,7 @@ import torch
 
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.delta import Dora, LowRank, Update
+from adapthub.adapters.siblings import groups
 
 # As kernels.low_rank has them, which cannot be imported where there is no Triton.
 _COLUMNS, _FACTORS = 6, 2
@@ -127,7 +128,8 @@ class Entries:
 class TokenEntries:
     """Entries by token, for one pass. Adds in two halves: the first as soon as a module's input is there.
 
-    On a GPU the first half runs on a stream of its own, beside the base's product.
+    On a GPU the first half runs on a stream of its own, beside the base's product. Modules that read the same input
+    (`siblings`) are begun by the first of them, in one launch, and ended in one where their outputs are all there.
     """
 
     def __init__(
@@ -142,8 +144,10 @@ class TokenEntries:
         self.paths = tuple(places)
         self._places, self._rank, self._dtype, self._beside = places, rank, dtype, beside
         self._tokens, self._kept = tokens, kept
+        self._group = {group[0]: group for group in groups(places)}
         # With the input that it is made of: another stream reads that, unknown to the allocator.
         self._low: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._ended: set[str] = set()
 
     def begin(self, path: str, x: torch.Tensor, is_output: bool) -> None:
         """The module at `path` is about to run on x [tokens, in], or [kept, in] if it is the output embeddings.
@@ -152,31 +156,59 @@ class TokenEntries:
         """
         from adapthub.adapters.kernels import low_rank
 
-        table, factors = self._of(path, is_output)
-        if len(x) != len(table) or x.dtype != self._dtype:
-            raise NotTold(f"{path!r} sees {len(x)} tokens of {x.dtype}, not {len(table)} of {self._dtype}")
+        if path in self._low and _same(self._low[path][1], x):
+            return
+        self._ended.discard(path)
+        told = self._kept if is_output else self._tokens
+        if len(x) != len(told[0]) or x.dtype != self._dtype:
+            raise NotTold(f"{path!r} sees {len(x)} tokens of {x.dtype}, not {len(told[0])} of {self._dtype}")
+        paths = self._group.get(path, (path,))
+        places = [self._places[other] for other in paths]
         x = x.contiguous()
         if self._beside is None:
-            self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
-            return
-        self._beside.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(self._beside):
-            self._low[path] = low_rank.shrink(x, table, factors, self._rank), x
+            low = low_rank.shrink(x, *told, places, self._rank)
+        else:
+            self._beside.wait_stream(torch.cuda.current_stream(x.device))
+            with torch.cuda.stream(self._beside):
+                low = low_rank.shrink(x, *told, places, self._rank)
+        self._low |= {other: (low[slice_ : slice_ + 1], x) for slice_, other in enumerate(paths)}
+        self._ended -= {*paths}
 
-    def end_(self, path: str, y: torch.Tensor, is_output: bool) -> None:
-        """Add to its output y [tokens, out], or [kept, out], what the tokens' adapters add. Raises NotTold."""
+    def end_(
+        self, path: str, y: torch.Tensor, is_output: bool, others: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """Add to its output y [tokens, out], or [kept, out], what the tokens' adapters add; and to what is there of `others`
+        that read the same input, whose own end then adds nothing. Raises NotTold."""
         from adapthub.adapters.kernels import low_rank
 
         low, _ = self._low.pop(path)
+        if path in self._ended:
+            self._ended.remove(path)
+            return
         if self._beside is not None:
             torch.cuda.current_stream(y.device).wait_stream(self._beside)
-        if y.dtype != self._dtype:
-            raise NotTold(f"{path!r} gives {y.dtype}, not {self._dtype}")
-        low_rank.expand_(y, low, *self._of(path, is_output))
+        ys = {path: y}
+        # Those behind it lie behind it in `low` too, of which this is the first.
+        group = self._group.get(path, (path,))
+        if others and len(group) > 1 and all(other in others for other in group[1:]):
+            ys |= {other: others[other] for other in group[1:]}
+            low = _whole(low, len(group))
+            self._ended |= {*group[1:]}
+        for name, found in ys.items():
+            if found.dtype != self._dtype:
+                raise NotTold(f"{name!r} gives {found.dtype}, not {self._dtype}")
+        told = self._kept if is_output else self._tokens
+        low_rank.expand_([*ys.values()], low, *told, [self._places[name] for name in ys])
 
-    def _of(self, path: str, is_output: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        table, factors = self._kept if is_output else self._tokens
-        return table[:, :, self._places[path]], factors[:, :, self._places[path]]
+
+def _same(kept: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether x is what is kept, which is contiguous and alive."""
+    return kept.data_ptr() == x.data_ptr() and kept.shape == x.shape and x.is_contiguous()
+
+
+def _whole(first: torch.Tensor, count: int) -> torch.Tensor:
+    """[count, ...] of which `first` [1, ...] is a view of the first."""
+    return first.as_strided((count, *first.shape[1:]), first.stride())
 
 
 def needed(rows: Sequence[Told]) -> tuple[int, int]:

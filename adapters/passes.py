@@ -20,6 +20,7 @@ from torch import nn
 from adapthub.adapters.delta import Segment, Update, apply_
 from adapthub.adapters.entries import TokenEntries
 from adapthub.adapters.errors import UnsupportedAdapter
+from adapthub.adapters.siblings import family
 from adapthub.adapters.stacks import Stacks
 
 # Tokens of the pass that shows what each module sees: a length that no count of heads or experts has.
@@ -108,9 +109,12 @@ def running_told(
         if threading.get_ident() == here:
             entries.begin(path, args[0].reshape(-1, args[0].shape[-1]), path == output)
 
-    def end(path: str, _: nn.Module, __: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
+    def end(path: str, module: nn.Module, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> None:
         if threading.get_ident() == here:
-            entries.end_(path, y.view(-1, y.shape[-1]), path == output)
+            together = getattr(module, "together", None)
+            waiting = {} if together is None else together.waiting(args[0])
+            others = {family(path)[place]: by_token for place, by_token in _flat(waiting)}
+            entries.end_(path, y.view(-1, y.shape[-1]), path == output, others)
 
     hooks = [module.register_forward_pre_hook(partial(begin, path)) for path, module in modules.items()]
     hooks += [module.register_forward_hook(partial(end, path)) for path, module in modules.items()]
@@ -119,6 +123,10 @@ def running_told(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _flat(results: Mapping[int, torch.Tensor]) -> list[tuple[int, torch.Tensor]]:
+    return [(place, result.view(-1, result.shape[-1])) for place, result in results.items()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,9 @@ As loaded by transformers they do not:
   bfloat16, gradients no longer pass it, and layers whose sides are not multiples of 32 and 64 raise.
 
 `steady` makes both multiply by the weights as stored, dequantised to the activations' dtype: on the CPU by
-`products.linear`; on a GPU, few rows without gradients by `kernels.nf4` and `kernels.int8`, which read the weights once.
+`products.linear`; on a GPU, few rows without gradients by `kernels.nf4`, `kernels.nf4_pairs` and `kernels.int8`, which read
+the weights once, and 4-bit layers with gradients by `kernels.nf4_training`. Layers that read the same input are computed by
+the first of them (`siblings`) where one launch for all was measured to be faster.
 Does not quantise.
 """
 
@@ -16,10 +18,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from bitsandbytes.autograd._functions import MatMul8bitFp
@@ -28,6 +30,10 @@ from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 from torch import nn
 
 from adapthub.adapters.products import linear
+from adapthub.adapters.siblings import Together, family, groups
+
+if TYPE_CHECKING:
+    from adapthub.adapters.kernels.nf4_pairs import Matrix
 
 # glibc's mallopt: keep freed blocks of up to 1 GiB instead of returning them to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -70,6 +76,8 @@ class WeightOnlyNf4(Linear4bit):
     [..., in] to [..., out].
     """
 
+    together: Together[WeightOnlyNf4] | None = None  # with layers that read the same input
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kind = x.device.type
         ours = kind in ("cpu", "cuda") and self.compute_dtype in (None, x.dtype)
@@ -78,8 +86,23 @@ class WeightOnlyNf4(Linear4bit):
                 weight = dequantize_4bit(self.weight.data, cast(Any, self.weight).quant_state)
                 return linear(x, weight.to(x.dtype), self._bias(x))
             if _few(x, _NF4_ROWS) and self._blocked():
-                return self._by_kernel(x)
+                y = None if self.together is None else self.together.of(self, x)
+                return _by_kernel([self], x)[0] if y is None else y
+        if torch.is_grad_enabled() and self._differentiated(x):
+            from adapthub.adapters.kernels import nf4_training
+
+            y = nf4_training.linear(x.reshape(-1, x.shape[-1]), self.matrix(x))
+            return y.view(*x.shape[:-1], self.out_features)
         return cast(torch.Tensor, super().forward(x))
+
+    def _differentiated(self, x: torch.Tensor) -> bool:
+        """Whether our kernels multiply x so that gradients pass, as bitsandbytes does: in x's own format."""
+        return (
+            self.compute_dtype in (None, x.dtype)
+            and _few(x, sys.maxsize)
+            and not (torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") != x.dtype)
+            and self._blocked()
+        )
 
     def _bias(self, x: torch.Tensor) -> torch.Tensor | None:
         return None if self.bias is None else self.bias.to(x.dtype)
@@ -95,15 +118,32 @@ class WeightOnlyNf4(Linear4bit):
             and tuple(state.shape) == (self.out_features, self.in_features)
         )
 
-    def _by_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        from adapthub.adapters.kernels import nf4
+    def matrix(self, x: torch.Tensor) -> Matrix:
+        """As our kernels are told of it, for activations like x."""
+        from adapthub.adapters.kernels.nf4_pairs import Matrix
 
         state = cast(Any, self.weight).quant_state
-        inner = (state.state2.absmax, state.state2.code, state.offset) if state.nested else ()
-        scales = nf4.Scales(state.absmax, *inner)
-        rows = x.reshape(-1, self.in_features)
-        y = nf4.multiply(rows, self.weight.data, scales, self.out_features, self._bias(x))
-        return y.view(*x.shape[:-1], self.out_features)
+        inner = (state.state2.absmax, state.state2.code, state.offset) if state.nested else (None,) * 3
+        return Matrix(self.weight.data, (state.absmax, *inner), self.out_features, self._bias(x))
+
+
+def _by_kernel(layers: Sequence[WeightOnlyNf4], x: torch.Tensor) -> list[torch.Tensor]:
+    """Each layer's product with x, which our kernels serve."""
+    from adapthub.adapters.kernels.nf4_choice import products
+
+    rows = x.reshape(-1, x.shape[-1])
+    found = products(rows, [layer.matrix(x) for layer in layers])
+    return [y.view(*x.shape[:-1], -1) for y in found]
+
+
+def _together(layers: Sequence[WeightOnlyNf4], x: torch.Tensor) -> list[torch.Tensor] | None:
+    """The same in one launch; None where that is not known to be faster."""
+    if not all(layer._blocked() and layer.in_features == x.shape[-1] for layer in layers):
+        return None
+    from adapthub.adapters.kernels.nf4_choice import together
+
+    matrices = [layer.matrix(x) for layer in layers]
+    return None if together(x.reshape(-1, x.shape[-1]), matrices) is None else _by_kernel(layers, x)
 
 
 def _few(x: torch.Tensor, most: int) -> bool:
@@ -132,6 +172,14 @@ def steady(model: nn.Module) -> None:
         elif type(module) is Linear4bit:
             module.support_avx512bf16_for_cpu = False
             module.__class__ = WeightOnlyNf4
+    named = {path: module for path, module in model.named_modules() if isinstance(module, WeightOnlyNf4)}
+    for group in groups(named):
+        if group != family(group[0]):
+            continue
+        layers = [named[path] for path in group]
+        together = Together(layers, partial(_together, layers))
+        for layer in layers:
+            layer.together = together
 
 
 def keep_freed_memory() -> None:

@@ -69,6 +69,7 @@ def plan_serve(
             "longest_request": f"{found.context:,} tokens",
             "slots": f"{found.slots:,} of {size(found.adapter_bytes)} (LoRA r{found.rank}): {size(found.slot_bytes)}",
             "stacks": f"{size(found.stack_bytes)} at most, while many LoRAs decode together",
+            "passes": f"{size(found.pass_bytes)} at most, for activations and products",
             "free": f"{size(found.free)}, of which {size(max(found.left, 0))} stay",
         }
     )

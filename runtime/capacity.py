@@ -1,7 +1,7 @@
 """What serving a base will take, before it is loaded: weights, keys and values, adapters in slots.
 
-The shapes of keys and values are learnt from one pass of the model without memory behind it. Loads no weights and measures
-nothing: activations and the allocator's slack are not counted.
+The shapes of keys and values, and what activations take, are learnt from passes of the model without memory behind it. Loads
+no weights and measures nothing: the allocator's slack is not counted, nor what CUDA graphs take of the driver.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.runtime.attention import look
 from adapthub.runtime.generation import Limits, kv_tokens
 from adapthub.runtime.kv import page_bytes
+from adapthub.runtime.pass_memory import aside_bytes, pass_bytes
 from adapthub.runtime.runtime import PACKED_SHARE
 
 
@@ -37,6 +38,7 @@ class Capacity:
     `kv_tokens`: tokens whose keys and values fit, `kv_token_bytes` each; `context`: the longest request,
     prefix included; `adapter_bytes`: one LoRA of `rank` under all linear layers of the backbone; `slots`: how many such fit
     into what is left, or were asked for; `stack_bytes`: at most so much for second copies of LoRAs that decode together;
+    `pass_bytes`: activations of the largest pass, which captured ones share, and what products take aside;
     `left`: free memory less all that, negative where it does not fit."""
 
     base: str
@@ -56,6 +58,7 @@ class Capacity:
     slots: int
     slot_bytes: int
     stack_bytes: int
+    pass_bytes: int
     left: int
 
 
@@ -84,17 +87,16 @@ def capacity(
     model = _without_memory(resolved, number)
     serving = look(model)
     free = free_memory(where)
-    packed = (
-        _packed_bytes(model, where, quantize or published_quantization(resolved.config, base))
-        if number == torch.float32
-        else 0
-    )
+    quantized = quantize or published_quantization(resolved.config, base)
+    packed = _packed_bytes(model, where, quantized) if number == torch.float32 else 0
     if packed > PACKED_SHARE * (free - weights):
         packed = 0
+    passes = pass_bytes(model, max(limits.step_tokens, limits.max_rows), limits.max_rows)
+    passes += aside_bytes(model, quantized is not None, where, number)
     tokens = kv_tokens(serving, free - weights - packed, limits)
     kv = tokens * page_bytes(serving.shapes, 1, serving.dtype)
     adapter = _adapter_bytes(model, rank, number)
-    room = free - weights - packed - kv
+    room = free - weights - packed - kv - passes
     # Second copies take no more than the adapters in slots do.
     count = max(0, max(room - STACK_BYTES, room // 2) // adapter) if slots is None else slots
     stacks = min(STACK_BYTES, count * adapter)
@@ -116,6 +118,7 @@ def capacity(
         slots=count,
         slot_bytes=count * adapter,
         stack_bytes=stacks,
+        pass_bytes=passes,
         left=room - count * adapter - stacks,
     )
 

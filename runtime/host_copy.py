@@ -1,7 +1,7 @@
 """An adapter in host memory: read and verified, so that putting it into a slot needs no disk; and bytes, counted.
 
-Where the base is on CUDA, the tensors are views of one block of pinned memory, and `attach_from` copies them on a
-stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors.
+Where the base is on CUDA, the tensors are in pinned memory, and a LoRA's in one block that `attach_from` copies at once,
+on a stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors.
 
 Does not decide what is kept, and knows no budget.
 """
@@ -20,8 +20,8 @@ from torch import nn
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.heads import Head
-
-_ALIGNMENT = 16  # bytes; no dtype needs more
+from adapthub.adapters.lora_facts import LORA_KEY
+from adapthub.runtime.block import Block, Image
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,33 @@ class HostCopy(Artifact):
     """An artifact whose tensors are in memory: `tensors` reads nothing. They are shared: nobody changes them."""
 
     held: Mapping[str, torch.Tensor] = field(compare=False, repr=False)
+    block: Block | None = field(compare=False, repr=False, default=None)
+    image: Image | None = field(compare=False, repr=False, default=None)
 
     @classmethod
     def load(cls, artifact: Artifact, device: torch.device) -> HostCopy:
         """Read `artifact`'s tensors for a base on `device`. Raises what Artifact.tensors raises."""
-        tensors = artifact.tensors()
+        tensors, block = artifact.tensors(), None
         if device.type == "cuda":
-            tensors = _pinned(tensors)
+            block = Block({name: tensor for name, tensor in tensors.items() if _moves_whole(name)}, pin=True)
+            rest = Block(
+                {name: each for name, each in tensors.items() if name not in block.tensors}, pin=True
+            )
+            tensors = {**block.tensors, **rest.tensors}
         plain = without_bytes(artifact)
-        return cls(**{item.name: getattr(plain, item.name) for item in fields(plain)}, held=tensors)
+        own = {item.name: getattr(plain, item.name) for item in fields(plain)}
+        return cls(**own, held=tensors, block=block)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return dict(self.held)
+
+    def placed(self, tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        there = None if self.image is None else self.image.of(tensor)
+        return super().placed(tensor, device, dtype) if there is None else there
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> HostCopy:
+        """The same with what moves whole on the device already, or on its way there on the current stream."""
+        return self if self.block is None else replace(self, image=self.block.image(device, dtype))
 
     @cached_property
     def host_bytes(self) -> int:
@@ -69,13 +84,18 @@ def attach_from(copy: HostCopy, adapted: AdaptedBase) -> None:
     # Memory that a detached adapter left may still be read by kernels that the engine queued before.
     stream.wait_stream(torch.cuda.default_stream(device))
     with torch.cuda.stream(stream):
-        adapted.attach(copy)
+        adapted.attach(copy.on(device, adapted.base.dtype))
     stream.synchronize()
 
 
-def attached_bytes(digest: str, adapted: AdaptedBase) -> int:
-    """Bytes that an attached adapter holds beside the base's own tensors."""
-    own = {_storage(t).data_ptr() for t in (*adapted.base.model.parameters(), *adapted.base.model.buffers())}
+def own_storages(adapted: AdaptedBase) -> frozenset[int]:
+    """Where the base's own parameters and buffers begin: they stay where they are."""
+    model = adapted.base.model
+    return frozenset(_storage(t).data_ptr() for t in (*model.parameters(), *model.buffers()))
+
+
+def attached_bytes(digest: str, adapted: AdaptedBase, own: frozenset[int]) -> int:
+    """Bytes that an attached adapter holds beside the base's `own` tensors."""
     storages = {
         storage.data_ptr(): storage.nbytes()
         for storage in map(_storage, _tensors(adapted.attached[digest], set()))
@@ -83,17 +103,10 @@ def attached_bytes(digest: str, adapted: AdaptedBase) -> int:
     return sum(size for pointer, size in storages.items() if pointer not in own)
 
 
-def _pinned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    starts, end = {}, 0
-    for name, tensor in tensors.items():
-        starts[name] = end
-        end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
-    block = torch.empty(end, dtype=torch.uint8, pin_memory=True)
-    result = {}
-    for name, tensor in tensors.items():
-        part = block[starts[name] : starts[name] + tensor.nbytes]
-        result[name] = part.view(tensor.dtype).view(tensor.shape).copy_(tensor)
-    return result
+def _moves_whole(name: str) -> bool:
+    """Whether a base gets this tensor as it is: of LoRA, but an embedding's, which is transposed there."""
+    match = LORA_KEY.fullmatch(name)
+    return match is not None and not match["part"].startswith("lora_embedding")
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from adapthub.adapters.errors import AdapterNotFound
 from adapthub.adapters.memory import memory_errors
-from adapthub.runtime.host_copy import HostCopy, attach_from, attached_bytes
+from adapthub.runtime.host_copy import HostCopy, attach_from, attached_bytes, own_storages
 from adapthub.runtime.registered import Registered
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class Loader:
         self._was_detached = was_detached
         self._ended = ended
         self.closed = False
+
+    @cached_property
+    def _own(self) -> frozenset[int]:
+        return own_storages(self._adapted)
 
     def read(self, adapter: Registered) -> None:
         self._submit(self._read, adapter)
@@ -90,7 +95,7 @@ class Loader:
             self._detach(victim)
         assert adapter.host is not None
         attach_from(adapter.host, self._adapted)
-        self._was_attached(adapter, attached_bytes(adapter.digest, self._adapted))
+        self._was_attached(adapter, attached_bytes(adapter.digest, self._adapted, self._own))
 
     def _detach(self, adapter: Registered) -> None:
         with suppress(AdapterNotFound):  # gone already is as good

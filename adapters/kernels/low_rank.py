@@ -1,4 +1,4 @@
-"""What adapters add to one module's output, for tokens that each use another adapter: two launches whatever their number.
+"""What adapters add to the outputs of modules with one input, for tokens that each use another adapter: two launches.
 
 A token names its adapter's matrices by their addresses, so nothing is copied or padded, ranks differ freely, and a captured
 CUDA graph serves other adapters once the addresses have changed in place. A token without an adapter keeps its bits.
@@ -8,6 +8,8 @@ told: `adapters.entries` does.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -20,24 +22,32 @@ COLUMNS = A, B, BIAS, GAIN, BASE_BIAS, RANK = range(6)
 FACTORS = PRODUCT, WEIGHT = range(2)
 
 
-def shrink(x: torch.Tensor, entries: torch.Tensor, factors: torch.Tensor, most: int) -> torch.Tensor:
-    """The first half of `expand_`, which wants x alone: float32 [t, terms, most].
+SLICES = 3  # modules a launch
 
-    x [t, in], entries int64 [t, terms, 6], factors float32 [t, terms, 2], of which the last dimension alone need be
-    contiguous; no rank is above `most`.
+
+def shrink(
+    x: torch.Tensor, table: torch.Tensor, factors: torch.Tensor, places: Sequence[int], most: int
+) -> torch.Tensor:
+    """The first half of `expand_`, which wants x alone: float32 [slices, t, terms, most], of modules that all read x.
+
+    x [t, in]; of every module, table int64 [t, terms, modules, 6] and factors float32 [t, terms, modules, 2], contiguous;
+    `places` are up to `SLICES` of the modules, and no rank is above `most`.
     """
-    tokens, terms, _ = entries.shape
+    tokens, terms, modules, _ = table.shape
     size = x.shape[1]
-    low = torch.empty(tokens, terms, most, dtype=torch.float32, device=x.device)
-    _shrink[(tokens, terms, triton.cdiv(most, _SHRUNK))](
+    low = torch.empty(len(places), tokens, terms, most, dtype=torch.float32, device=x.device)
+    blocks = triton.cdiv(most, _SHRUNK)
+    _shrink[(tokens, terms, blocks * len(places))](
         x,
-        entries,
+        table,
         factors,
         low,
         x.stride(0),
-        *entries.stride()[:2],
-        *factors.stride()[:2],
+        *_padded(places),
+        tokens,
+        modules,
         most,
+        blocks,
         IN=size,
         TERMS=terms,
         BLOCK_RANK=_SHRUNK,
@@ -46,61 +56,79 @@ def shrink(x: torch.Tensor, entries: torch.Tensor, factors: torch.Tensor, most: 
     return low
 
 
-def expand_(y: torch.Tensor, low: torch.Tensor, entries: torch.Tensor, factors: torch.Tensor) -> None:
-    """Add to token t of y what the entries [t] say, given `low` by `shrink`, and y as it was.
+def expand_(
+    ys: Sequence[torch.Tensor],
+    low: torch.Tensor,
+    table: torch.Tensor,
+    factors: torch.Tensor,
+    places: Sequence[int],
+) -> None:
+    """Add to token t of each module's y what the table says of that module, given `low` by `shrink`, and y as it was.
 
-    y [t, out] of x's dtype, which is that of all matrices; tokens and matrices contiguous. A rank of 0 without a gain or
+    ys [t, out] of x's dtype, which is that of all matrices; tokens and matrices contiguous. A rank of 0 without a gain or
     bias adds nothing. The terms' sum is rounded once.
     """
-    tokens, terms, most = low.shape
-    out = y.shape[1]
-    block_out = min(128, triton.next_power_of_2(out))
-    _expand[(tokens, triton.cdiv(out, block_out))](
-        y,
-        entries,
+    _, tokens, terms, most = low.shape
+    outs = [y.shape[1] for y in ys] + [0] * (SLICES - len(ys))
+    block_out = min(128, triton.next_power_of_2(max(outs)))
+    every = [*ys, *[ys[0]] * (SLICES - len(ys))]
+    _expand[(tokens, sum(triton.cdiv(out, block_out) for out in outs))](
+        *every,
+        table,
         factors,
         low,
-        y.stride(0),
-        *entries.stride()[:2],
-        *factors.stride()[:2],
+        *(y.stride(0) for y in every),
+        *outs,
+        *_padded(places),
+        tokens,
+        table.shape[2],
         most,
-        OUT=out,
         TERMS=terms,
         BLOCK_RANK=_EXPANDED,
         BLOCK_OUT=block_out,
+        COUNT=len(ys),
     )
+
+
+def _padded(places: Sequence[int]) -> list[int]:
+    return [*places, *[places[0]] * (SLICES - len(places))]
 
 
 # Ranks that a program computes, and reads at a time.
 _SHRUNK, _EXPANDED = 4, 16
-# Sizes that change from pass to pass: none is worth a kernel of its own.
-_ANY = ["entry_token", "entry_term", "factor_token", "factor_term", "most"]
+# Sizes and places that change from launch to launch: none is worth a kernel of its own.
+_ANY = ["place0", "place1", "place2", "tokens", "modules", "most", "blocks"]
 
 
 @triton.jit(do_not_specialize=_ANY)
 def _shrink(
     x,
-    entries,
+    table,
     factors,
     low,
     x_stride,
-    entry_token,
-    entry_term,
-    factor_token,
-    factor_term,
+    place0,
+    place1,
+    place2,
+    tokens,
+    modules,
     most,
+    blocks,
     IN: tl.constexpr,
     TERMS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """low[token, term] = factor * a x, some ranks of one token's term a program."""
-    token, term, block = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    entry = entries + token * entry_token + term * entry_term
+    """low[slice, token, term] = factor * a x, some ranks of one token's term of one module a program."""
+    token, term = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    slice_, block = tl.program_id(2) // blocks, tl.program_id(2) % blocks
+    place = tl.where(slice_ == 0, place0, tl.where(slice_ == 1, place1, place2))
+    told = (token * TERMS + term) * modules + place
+    entry = table + told * 6
     # What depends on nothing is loaded together, before what depends on it.
     rank = tl.load(entry + 5).to(tl.int32)
     a = tl.load(entry).to(tl.pointer_type(x.dtype.element_ty))
-    factor = tl.load(factors + token * factor_token + term * factor_term)
+    factor = tl.load(factors + told * 2)
     ranks = block * BLOCK_RANK + tl.arange(0, BLOCK_RANK)
     if block * BLOCK_RANK < rank:
         source = x + token * x_stride
@@ -116,46 +144,72 @@ def _shrink(
             )
             sums += matrix.to(tl.float32) * values[None, :]
         result = tl.sum(sums, axis=1) * factor
-        tl.store(low + (token * TERMS + term) * most + ranks, result, mask=ranks < rank)
+        tl.store(low + ((slice_ * tokens + token) * TERMS + term) * most + ranks, result, mask=ranks < rank)
 
 
 @triton.jit(do_not_specialize=_ANY)
 def _expand(
-    y,
-    entries,
+    y0,
+    y1,
+    y2,
+    table,
     factors,
     low,
-    y_stride,
-    entry_token,
-    entry_term,
-    factor_token,
-    factor_term,
+    stride0,
+    stride1,
+    stride2,
+    out0,
+    out1,
+    out2,
+    place0,
+    place1,
+    place2,
+    tokens,
+    modules,
     most,
-    OUT: tl.constexpr,
     TERMS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    COUNT: tl.constexpr,
 ):
-    """y[token] += the terms' updates, some outputs of one token a program."""
-    token = tl.program_id(0).to(tl.int64)
-    outputs = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    inside = outputs < OUT
+    """y[token] += the terms' updates, some outputs of one token of one module a program."""
+    token, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    y, y_stride, out, place, slice_ = y0, stride0, out0, place0, 0
+    if COUNT > 1:
+        before = tl.cdiv(out0, BLOCK_OUT)
+        later = tile >= before
+        tile = tl.where(later, tile - before, tile)
+        y, y_stride = tl.where(later, y1, y), tl.where(later, stride1, y_stride)
+        out, place = tl.where(later, out1, out), tl.where(later, place1, place)
+        slice_ = tl.where(later, 1, 0)
+    if COUNT > 2:
+        before = tl.cdiv(out1, BLOCK_OUT)
+        last = later & (tile >= before)
+        tile = tl.where(last, tile - before, tile)
+        y, y_stride = tl.where(last, y2, y), tl.where(last, stride2, y_stride)
+        out, place = tl.where(last, out2, out), tl.where(last, place2, place)
+        slice_ = tl.where(last, 2, slice_)
+    outputs = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    inside = outputs < out
     kind = tl.pointer_type(y.dtype.element_ty)
     target = y + token * y_stride + outputs
     before = tl.load(target, mask=inside, other=0.0).to(tl.float32)
     total = before
     for term in tl.static_range(TERMS):
-        entry = entries + token * entry_token + term * entry_term
+        told = (token * TERMS + term) * modules + place
+        entry = table + told * 6
         b = tl.load(entry + 1).to(kind)
         bias = tl.load(entry + 2)
         gains = tl.load(entry + 3)
         base_bias = tl.load(entry + 4)
         rank = tl.load(entry + 5).to(tl.int32)
-        weight = tl.load(factors + token * factor_token + term * factor_term + 1)
+        weight = tl.load(factors + told * 2 + 1)
         added = tl.zeros([BLOCK_OUT], dtype=tl.float32)
         for start in range(0, rank, BLOCK_RANK):
             ranks = start + tl.arange(0, BLOCK_RANK)
-            values = tl.load(low + (token * TERMS + term) * most + ranks, mask=ranks < rank, other=0.0)
+            values = tl.load(
+                low + ((slice_ * tokens + token) * TERMS + term) * most + ranks, mask=ranks < rank, other=0.0
+            )
             matrix = tl.load(
                 b + outputs[:, None] * rank + ranks[None, :],
                 mask=inside[:, None] & (ranks < rank)[None, :],

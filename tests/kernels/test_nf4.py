@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.kernels.ptx_reader import run_ptx
 from tests.kernels.triton_here import interpreted_or_on_a_gpu
 
 interpreted_or_on_a_gpu()
 
 from adapthub.adapters.kernels import nf4, nf4_lookup  # noqa: E402  # Triton may not be there
 from adapthub.adapters.kernels.few_rows import Plan  # noqa: E402
+from tests.kernels.stored import Stored  # noqa: E402
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
@@ -32,28 +34,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
         return memory.fill_(torch.nan) if memory.is_floating_point() else memory
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poison)
-
-
-class Stored:
-    """Random weights [outputs, size] as bitsandbytes would store them, and in float64."""
-
-    def __init__(self, outputs: int, size: int, nested: bool) -> None:
-        codes = torch.randint(16, (outputs * size,))
-        self.packed = (codes[::2] << 4 | codes[1::2]).to(torch.uint8)[:, None].to(DEVICE)
-        blocks = outputs * size // 64
-        if nested:
-            absmax = torch.randint(256, (blocks,), dtype=torch.uint8)
-            outer = torch.rand((blocks + 255) // 256) * 0.01
-            code, offset = torch.linspace(-1, 1, 256), torch.tensor(0.02)
-            scale = code.double()[absmax.long()] * outer.double().repeat_interleave(256)[:blocks] + offset
-            told = [absmax, outer, code, offset]
-        else:
-            absmax = torch.rand(blocks) * 0.05
-            scale = absmax.double()
-            told = [absmax]
-        self.scales = nf4.Scales(*(tensor.to(DEVICE) for tensor in told))
-        weights = torch.tensor(nf4_lookup.CODE, dtype=torch.float64)[codes] * scale.repeat_interleave(64)
-        self.weights = weights.view(outputs, size)
 
 
 def agrees(x: torch.Tensor, stored: Stored, bias: torch.Tensor | None, plan: Plan | None = None) -> None:
@@ -177,7 +157,7 @@ def test_a_layer_multiplies_by_it_on_a_gpu(nested: bool, dtype: torch.dtype) -> 
 def test_the_assembly_looks_up_every_code_at_every_place(dtype: torch.dtype) -> None:
     """Run by a reader of its PTX, since the interpreter does not."""
     words = torch.randint(1 << 32, (2, 32), generator=torch.Generator().manual_seed(3)).tolist()
-    results = run_ptx(nf4_lookup._assembly(dtype), words)
+    results = run_ptx(nf4_lookup._assembly(dtype), {"$8": words[0], "$9": words[1]}, 8)
     for byte in range(8):
         for first, results_of in ((True, results[:4]), (False, results[4:])):
             for lane in range(32):
@@ -185,45 +165,3 @@ def test_the_assembly_looks_up_every_code_at_every_place(dtype: torch.dtype) -> 
                 bits = results_of[byte // 2][lane] >> 16 * (byte % 2) & 0xFFFF
                 found = torch.tensor(bits, dtype=torch.int32).to(torch.int16).view(dtype)
                 assert found.item() == nf4_lookup.values(dtype)[code].item()
-
-
-def run_ptx(assembly: str, words: list[list[int]]) -> list[list[int]]:
-    """$0 to $7 of a warp's 32 lanes, from their $8 and $9: of assembly with no more instructions than these."""
-    registers = {"$8": words[0], "$9": words[1], "%laneid": list(range(32))}
-    lines = [line.strip() for line in assembly.strip("{} \n").split(";") if line.strip()]
-    for line in lines:
-        name, _, rest = line.partition(" ")
-        if name == ".reg":
-            continue
-        target, *operands = (operand.strip() for operand in rest.split(","))
-        given = [registers[o] if o in registers else [int(o, 0)] * 32 for o in operands]
-        registers[target] = [_run(name, given, lane) for lane in range(32)]
-    return [registers[f"${place}"] for place in range(8)]
-
-
-def _run(name: str, given: list[list[int]], lane: int) -> int:
-    a, b, *more = (operand[lane] for operand in given) if len(given) > 1 else (given[0][lane], 0)
-    match name:
-        case "mov.u32" | "mov.b32":
-            return a
-        case "and.b32":
-            return a & b
-        case "shr.u32":
-            return a >> b
-        case "shl.b32":
-            return a << b & 0xFFFFFFFF
-        case "lop3.b32":
-            assert more[1] == 0xEA
-            return a & b | more[0]
-        case "shfl.sync.idx.b32":
-            assert more == [0x1F, 0xFFFFFFFF]
-            return given[0][b & 0x1F]
-        case "fma.rn.bf16x2" | "fma.rn.f16x2":
-            assert b == (0x3F803F80 if "bf16" in name else 0x3C003C00)
-            assert a >> 16 == 0 == more[0] & 0xFFFF  # each half of a product with one is added to zero
-            return a | more[0]
-        case "prmt.b32":
-            selectors = [more[0] >> 4 * place & 15 for place in range(4)]
-            assert max(selectors) < 8
-            return int.from_bytes(bytes((b << 32 | a) >> 8 * s & 0xFF for s in selectors), "little")
-    raise AssertionError(name)

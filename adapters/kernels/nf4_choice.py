@@ -1,0 +1,124 @@
+"""Which nf4 products `nf4_pairs` makes, and how they are cut: those that were measured faster by it, on this device.
+
+`benchmarks.nf4_pairs` measures, and keeps what it found in a file under the home folder, by device and version of Triton;
+what was never measured goes by `nf4`, whose plans were. A plan is kept only after its results were compared with `nf4`'s on
+the device, since no interpreter runs the assembly. Does not measure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import triton
+
+from adapthub.adapters.files import write_bytes
+from adapthub.adapters.home import home
+from adapthub.adapters.kernels import nf4
+from adapthub.adapters.kernels.nf4_pairs import MOST, Matrix, PairsPlan, multiply
+
+# Rows are padded to these; for more, products are not bound by what a look-up takes.
+ROWS = (8, 16)
+FILE = "kernels.json"
+
+# To be measured: with what they take of shared memory beside the table, either within what every kernel may have, or so much
+# that Triton asks the driver for more (the table is unknown to it). By the instructions that each weight takes, as compiled
+# for a GPU of capability 9.0, the best of many.
+CANDIDATES = tuple(
+    plan._replace(ahead=ahead, follows=follows)
+    for plan in (
+        PairsPlan(8, 32, 16, 16, 3, 0),
+        PairsPlan(8, 32, 32, 16, 3, 0),
+        PairsPlan(8, 32, 32, 8, 2, 0),
+        PairsPlan(8, 64, 16, 8, 3, 0),
+        PairsPlan(8, 64, 16, 16, 3, 0),
+        PairsPlan(8, 16, 16, 8, 4, 0),
+        PairsPlan(16, 32, 16, 16, 3, 0),
+        PairsPlan(16, 32, 16, 8, 2, 0),
+        PairsPlan(16, 64, 8, 8, 3, 0),
+    )
+    for ahead in (0, 8192)
+    for follows in (False, True)
+)
+
+
+class Case(NamedTuple):
+    """Products that are alike: of up to `rows` rows with matrices [outputs, size], nested or not."""
+
+    rows: int
+    outputs: tuple[int, ...]
+    size: int
+    nested: bool
+    dtype: str
+
+    @property
+    def key(self) -> str:
+        sides = "+".join(map(str, self.outputs))
+        return f"{self.rows} x {self.size} to {sides}, {self.dtype}{', nested' if self.nested else ''}"
+
+
+def case_of(x: torch.Tensor, matrices: Sequence[Matrix]) -> Case | None:
+    """None for what is never measured: many rows, many matrices, some with quantised scales and some without."""
+    nested = {matrix.scales[1] is not None for matrix in matrices}
+    rows = next((most for most in ROWS if len(x) <= most), None)
+    if rows is None or len(nested) > 1 or not 0 < len(matrices) <= MOST:
+        return None
+    return Case(rows, tuple(matrix.outputs for matrix in matrices), x.shape[1], nested.pop(), str(x.dtype))
+
+
+def products(x: torch.Tensor, matrices: Sequence[Matrix]) -> list[torch.Tensor]:
+    """x [rows, K] times each matrix, as `nf4_pairs.multiply` gives it: in one launch where that is known to be faster."""
+    plan = together(x, matrices)
+    if plan is not None:
+        return multiply(x, matrices, plan)
+    return [
+        nf4.multiply(x, matrix.packed, nf4.Scales(*matrix.scales), matrix.outputs, matrix.bias)
+        for matrix in matrices
+    ]
+
+
+def together(x: torch.Tensor, matrices: Sequence[Matrix]) -> PairsPlan | None:
+    """The plan by which one launch makes these products faster than `nf4` does; None where none is known to."""
+    case = case_of(x, matrices)
+    if case is None or x.device.type != "cuda":
+        return None
+    return _known(home() / FILE, _device(x.device)).get(case.key)
+
+
+def keep(found: Iterable[tuple[Case, PairsPlan | None]], device: torch.device) -> Path:
+    """Keep what was measured, None where `nf4` is faster, beside what is known of other cases. Raises StorageError."""
+    path = home() / FILE
+    document = _read(path)
+    of_device = document.setdefault(_device(device), {})
+    of_device.update({case.key: plan for case, plan in found})
+    write_bytes(path, (json.dumps(document, indent=1) + "\n").encode())
+    _known.cache_clear()
+    return path
+
+
+@cache
+def _device(device: torch.device) -> str:
+    return f"{torch.cuda.get_device_name(device)}, Triton {triton.__version__}"
+
+
+@lru_cache(maxsize=8)
+def _known(path: Path, device: str) -> dict[str, PairsPlan]:
+    found = _read(path).get(device, {})
+    return {key: PairsPlan(*fields) for key, fields in found.items() if fields is not None}
+
+
+def _read(path: Path) -> dict[str, dict[str, list[int] | None]]:
+    """What the file holds; nothing where it is missing or is not ours."""
+    try:
+        document = json.loads(path.read_bytes())
+        for plans in document.values():
+            for fields in plans.values():
+                if fields is not None:
+                    PairsPlan(*fields)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+    return document if isinstance(document, dict) else {}
