@@ -64,7 +64,7 @@ def _keep(folder: Path, name: str, way: str, seed: int, tried: Mapping[str, Any]
         for settings in choices:
             _kept_run(folder, name, way, settings, seed)
         return
-    found = [_kept_run(folder, name, way, settings, 0) for settings in choices]
+    found: list[Mapping[str, Any]] = [_kept_run(folder, name, way, settings, 0) for settings in choices]
     _kept_run(folder, name, way, choices[found.index(best(found))], seed)
 
 
