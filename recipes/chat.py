@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
     from adapthub.runtime import Runtime
 
+_REASONS = {
+    "learning_rate": "ten times full fine-tuning's, for bases 2,000 wide (LoRA Without Regret); wider ones want less",
+    "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
+}
 _ANSWERED = 32
 _MOST_NEW_TOKENS = 256  # of an answer that is measured
 
@@ -72,7 +76,7 @@ class Chat:
     def defaults(self, method: str) -> Defaults:
         if method == "prefix":
             return Defaults(1e-2, None, epochs=3, batch_size=16, max_length=2048)
-        return Defaults(5e-4, None, epochs=2, batch_size=16, max_length=2048)
+        return Defaults(5e-4, None, epochs=2, batch_size=16, max_length=2048, reasons=_REASONS)
 
     def read(
         self,

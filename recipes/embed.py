@@ -34,6 +34,11 @@ _QUERY = ("query", "question", "anchor", "source", "sentence1")
 _PASSAGE = ("passage", "positive", "answer", "target", "sentence2")
 _NEGATIVE = ("negative", "hard_negative")
 
+_REASONS = {
+    "learning_rate": "MRR@10 0.970 on interface-en-de (e5-small, 60 steps), 0.907 untrained; 0.960 at 3e-4",
+    "batch_size": "each query is told apart from the other passages of its batch: more are harder, and take more memory",
+}
+
 
 @dataclass(frozen=True)
 class PairRows(Sequence[Row]):
@@ -88,7 +93,7 @@ class Embed:
         """
         if method == "prefix":
             return Defaults(1e-2, None, epochs=5, batch_size=32, max_length=128)
-        return Defaults(1e-3, None, epochs=3, batch_size=32, max_length=128)
+        return Defaults(1e-3, None, epochs=3, batch_size=32, max_length=128, reasons=_REASONS)
 
     def read(
         self,

@@ -245,6 +245,7 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
         given = {**given, **job.adapter}
     defaults = find_method(job.method).defaults(job.task)
     reasons = {**{name: default.reason for name, default in defaults.items()}, **REASONS}
+    reasons |= job.recipe.defaults(find_method(job.method).learns_as).reasons
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)
     return {name: reason for name, reason in reasons.items() if given.get(name) is None}

@@ -9,6 +9,8 @@ import pytest
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import plan, train
+from adapthub.recipes.catalog import RECIPES
+from adapthub.recipes.recipe import PreferringRecipe
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "prefix"])
@@ -69,6 +71,15 @@ def test_defaults_come_with_reasons_and_choices_without(tiny_base: Path, ner_dat
     assert planned.settings["rank"] == 4
     assert "rank" not in planned.reasons
     assert "linear" in planned.reasons["target_modules"]
+    assert "CoNLL-2003" in planned.reasons["learning_rate"]
+    chosen = plan("ner", ner_data / "train.conll", base=str(tiny_base), learning_rate=1e-3)
+    assert "learning_rate" not in chosen.reasons
+
+
+def test_every_recipe_says_why_it_learns_so_fast() -> None:
+    for recipe in RECIPES.values():
+        if not isinstance(recipe, PreferringRecipe):  # whose reasons depend on the objective
+            assert recipe.defaults("lora").reasons["learning_rate"], recipe.name
 
 
 def test_what_is_cut_is_said(tiny_base: Path, ner_data: Path) -> None:
