@@ -5,6 +5,7 @@ Does not tokenise and does not order rows.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, cast
 
 from adapthub.adapters.errors import InvalidSettings
@@ -36,16 +37,14 @@ def token_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Batches with labels [rows, longest], padded with -100."""
     from transformers import DataCollatorForTokenClassification
 
-    _require_padding(tokenizer)
-    return cast(Collator, DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED))
+    return cast(Collator, DataCollatorForTokenClassification(_padding(tokenizer), label_pad_token_id=IGNORED))
 
 
 def text_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Batches with labels [rows], or [rows, k] where every row has as many."""
     from transformers import DataCollatorWithPadding
 
-    _require_padding(tokenizer)
-    return cast(Collator, DataCollatorWithPadding(tokenizer))
+    return cast(Collator, DataCollatorWithPadding(_padding(tokenizer)))
 
 
 def contrastive_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -64,7 +63,8 @@ def contrastive_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
 
 
 def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
-    """Batches of rows whose labels may be of another length than their tokens; for tokenizers without padding too."""
+    """Batches of rows whose labels may be of another length than their tokens, and what the decoder reads beside them;
+    for tokenizers without padding too."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -75,7 +75,14 @@ def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
         lengths = torch.tensor([len(row) for row in tokens])
         ids = pad_sequence(tokens, batch_first=True, padding_value=padding)
         labels = [torch.tensor(row["labels"]) for row in rows]
+        decoded = [torch.tensor(row["decoder_input_ids"]) for row in rows if "decoder_input_ids" in row]
+        read = (
+            {"decoder_input_ids": pad_sequence(decoded, batch_first=True, padding_value=padding)}
+            if decoded
+            else {}
+        )
         return {
+            **read,
             "input_ids": ids,
             "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
@@ -84,9 +91,13 @@ def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     return collate
 
 
-def _require_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same, padding behind the text: labels name places of tokens, and serving has no padding before them."""
     if tokenizer.pad_token is None:
         raise InvalidSettings(
             "the base's tokenizer has no padding token, so rows of unequal length make no batch",
             hint="Choose a base with one, or set pad_token in its tokenizer_config.json.",
         )
+    right = copy.copy(tokenizer)
+    right.padding_side = "right"
+    return right

@@ -17,6 +17,7 @@ from adapthub.recipes.conversations import (
     Conversation,
     choose_template,
     encode_conversations,
+    named_template,
     prompt_of,
     turn_end,
 )
@@ -29,7 +30,6 @@ from adapthub.recipes.data.messages import (
     read_conversations,
     with_system,
 )
-from adapthub.recipes.data.text import read_text
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 from adapthub.recipes.text_metrics import answer_statistics
@@ -68,6 +68,8 @@ class Chat:
             "system": "the system message of conversations that have none (default: none)",
             "template": f"the chat template: {BASE}, {', '.join(TEMPLATES)}, or a file"
             " (default: the base's, or chatml where it has none)",
+            "turns": "which answers are learnt: all, or last where the template rewrites earlier ones, as Qwen3's does"
+            " (default all)",
             "answered": f"examples whose last answer is generated and measured (default {_ANSWERED})",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
@@ -87,14 +89,18 @@ class Chat:
         answer_column: str | None = None,
         system: str | None = None,
         template: str | None = None,
+        turns: str = "all",
         answered: int | str = _ANSWERED,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read."""
         settings: dict[str, Any] = {"answered": _count(answered)}
+        if turns not in ("all", "last"):
+            raise InvalidSettings(f"turns is all or last; {turns!r} is neither")
+        settings |= {"turns": turns} if turns == "last" else {}
         settings |= {"system": system} if system else {}
-        settings |= {"template": _template(template)} if template else {}
+        settings |= {"template": named_template(template)} if template else {}
         return read_conversations(
             source,
             messages_column=messages_column,
@@ -114,7 +120,7 @@ class Chat:
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
         """Conversations of which nothing is learnt."""
         for example in dataset:
-            if not any(_is_learnt(message) for message in conversation_of(example)):
+            if not any(map(_is_learnt, _turns(conversation_of(example), dataset.settings))):
                 raise InvalidData(
                     f"{example.source}: no message of the assistant is to be learnt", hint="Remove the row."
                 )
@@ -197,8 +203,16 @@ class Chat:
 def _conversation(example: Example, settings: Mapping[str, Any], *, to_answer: bool = False) -> Conversation:
     """All of an example, or what leads to its target."""
     messages = example.fields["messages"] if to_answer else conversation_of(example)
-    messages = with_system(messages, settings.get("system"))
+    messages = with_system(_turns(messages, settings), settings.get("system"))
     return Conversation(messages, example.fields.get("tools", ()), example.source)
+
+
+def _turns(messages: Sequence[Message], settings: Mapping[str, Any]) -> Sequence[Message]:
+    """Messages, of which the answers before the last are left unlearnt where `turns` says so."""
+    if settings.get("turns") != "last":
+        return messages
+    unlearnt = [{**one, "train": False} if one["role"] == "assistant" else one for one in messages[:-1]]
+    return [*unlearnt, messages[-1]]
 
 
 def _answered(dataset: Dataset) -> list[int]:
@@ -219,16 +233,3 @@ def _count(answered: int | str) -> int:
     if count < 0:
         raise InvalidSettings(f"answered={answered!r} is no number of examples", hint="Give 0 or more.")
     return count
-
-
-def _template(wanted: str) -> str:
-    """BASE, a name of TEMPLATES, or the text of a file."""
-    if wanted == BASE or wanted in TEMPLATES:
-        return wanted
-    path = Path(wanted)
-    if not path.is_file():
-        raise InvalidSettings(
-            f"template={wanted!r} is neither a file nor one of {BASE}, {', '.join(TEMPLATES)}",
-            hint="Give a Jinja chat template such as chat_template.jinja.",
-        )
-    return read_text(path)

@@ -1,7 +1,8 @@
 """A prompt and the text that shall follow it, as a language model trains on them: the prompt is read, the target is learnt.
 
-One row holds both, and only the target's tokens and the end are asked for. For causal bases. Does not read data, know a
-task's words, or generate.
+One row holds both, and only the target's tokens and the end are asked for. A causal base reads them as one text; of an
+encoder-decoder the encoder reads the prompt, and the decoder the target. Does not read data, know a task's words, or
+generate.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.batches import IGNORED
+from adapthub.recipes.conversations import Conversation, turn_end
 from adapthub.recipes.recipe import Encoded, Preview, Row
-from adapthub.runtime.instructions import prompt_ids
+from adapthub.runtime.chat_templates import BASE, token_id
+from adapthub.runtime.instructions import prompt_ids, read_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,9 +26,22 @@ _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
 
 
-def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
-    """The tokens of a target, and the end."""
-    return [*tokenizer(target, add_special_tokens=False)["input_ids"], _end(tokenizer)]
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """As settings record it, the token that ends an answer to `prompt_ids`: `turn_end` is what the base's chat template ends
+    the assistant's turns with, which need not be the tokenizer's end. Empty where no template tells."""
+    if tokenizer.chat_template is None:
+        return {}
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    try:
+        return {"turn_end": turn_end(tokenizer, BASE, Conversation(talk, (), "the base"))}
+    except (InvalidData, InvalidSettings):  # its turns have no end of their own
+        return {}
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, target: str, end: str | None = None) -> list[int]:
+    """The tokens of a target, and `end`, by default the tokenizer's."""
+    last = _end(tokenizer) if end is None else token_id(tokenizer, end)
+    return [*tokenizer(target, add_special_tokens=False)["input_ids"], last]
 
 
 def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Iterable[str]) -> int:
@@ -37,13 +53,19 @@ def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Iterable[str]) -
 
 
 def encode_completions(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Sequence[str], *, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    max_length: int,
+    end: str | None = None,
 ) -> Encoded:
-    """Rows for a causal base. What is longer than `max_length` tokens is cut at the end, and counted."""
+    """Rows for a causal base; `end` as for `target_ids`. What is longer than `max_length` tokens is cut at the end, and
+    counted."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
     for prompt, target in zip(prompts, targets, strict=True):
-        before, after = prompt_ids(tokenizer, prompt), target_ids(tokenizer, target)
+        before, after = prompt_ids(tokenizer, prompt), target_ids(tokenizer, target, end)
         row: Row = {
             "input_ids": (before + after)[:max_length],
             "labels": ([IGNORED] * len(before) + after)[:max_length],
@@ -55,14 +77,46 @@ def encode_completions(
     return Encoded(rows, supervised, asked, truncated)
 
 
+def encode_sequences(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    max_length: int,
+    start: int,
+) -> Encoded:
+    """Rows for an encoder-decoder, whose decoder begins with the token `start`. Prompts and targets of more than
+    `max_length` tokens each are cut, and counted: a prompt before its end token, a target with it, as it goes on."""
+    rows: list[Row] = []
+    asked = supervised = truncated = 0
+    for prompt, target in zip(prompts, targets, strict=True):
+        before, after = read_ids(tokenizer, prompt), _written_ids(tokenizer, target)
+        read = before if len(before) <= max_length else read_ids(tokenizer, prompt, max_length)
+        labels = after[:max_length]
+        rows.append({"input_ids": read, "decoder_input_ids": [start, *labels[:-1]], "labels": labels})
+        asked += len(after)
+        supervised += len(labels)
+        truncated += max(len(before), len(after)) > max_length
+    return Encoded(rows, supervised, asked, truncated)
+
+
 def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: str, row: Row) -> Preview:
     """One row a token: its text, and whether it is learnt."""
-    surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
+    ids, labels = row["input_ids"], row["labels"]
+    if "decoder_input_ids" in row:
+        ids, labels = [*ids, *labels], [*(IGNORED for _ in ids), *labels]
+    surfaces = tokenizer.convert_ids_to_tokens(ids)
     cells: list[tuple[Any, ...]] = [
         (surface, "learnt" if label != IGNORED else "")
-        for surface, label in zip(surfaces, row["labels"], strict=True)
+        for surface, label in zip(surfaces, labels, strict=True)
     ]
     return Preview(source, text, ("sub-token", "loss"), tuple(cells))
+
+
+def _written_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
+    """The tokens of a target as the decoder's family has them, and the end."""
+    ids = list(tokenizer(text_target=target)["input_ids"])
+    return ids if ids and ids[-1] == _end(tokenizer) else [*ids, _end(tokenizer)]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -240,10 +240,10 @@ class PreferringRecipe(LabellingRecipe, Protocol):
     """
 
     def training(
-        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]
+        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], *, goes_on: bool = False
     ) -> tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]:
         """What makes the trainer in place of AdapterTrainer, with the same arguments, and what makes its `args`. `settings`
-        as in `encode`."""
+        as in `encode`; `goes_on`: from another adapter, against which is then learnt."""
         ...
 
     def reasons(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
@@ -267,6 +267,16 @@ class GeneratingRecipe(Recipe, Protocol):
     ) -> Statistics:
         """Per-example sufficient statistics of the metrics, from the texts and from the loss of every target token [tokens]
         of each row, in nats."""
+        ...
+
+
+@runtime_checkable
+class EncodingAndDecoding(Protocol):
+    """What a generating recipe has besides where it learns on encoder-decoders too."""
+
+    def decoding_from(self, start: int) -> dict[str, Any]:
+        """What `encode`'s settings say more of a base whose decoder begins with the token `start`; rows then have
+        `decoder_input_ids`, as long as their `labels`."""
         ...
 
 

@@ -8,7 +8,6 @@ picture is read once here, and must decode. Does not decode for use, resize or a
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidInput
-from adapthub.adapters.picture_files import SUFFIXES, check
+from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings
@@ -81,7 +80,7 @@ def read_pictures(
         raise InvalidData(f"{name}: there are no pictures", hint="Give at least one labelled picture.")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         read = list(threads.map(_read, entries))
-    wrong = [problem for _, problem in read if problem is not None]
+    wrong = [problem for _, problem, _ in read if problem is not None]
     if wrong:
         more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
         raise InvalidData(
@@ -90,10 +89,16 @@ def read_pictures(
         )
     examples = tuple(
         Example({"image": digest, "label": entry.label}, entry.path, entry.line, entry.unit)
-        for entry, (digest, _) in zip(entries, read, strict=True)
+        for entry, (digest, _, _) in zip(entries, read, strict=True)
     )
-    files = {digest: entry.read for entry, (digest, _) in zip(entries, read, strict=True)}
-    return PictureDataset(examples, name, columns, settings, files=files)
+    files = {digest: entry.read for entry, (digest, _, _) in zip(entries, read, strict=True)}
+    dark = [entry.source for entry, (_, _, is_dark) in zip(entries, read, strict=True) if is_dark]
+    notes = [
+        f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {first};"
+        " stretch their values to 16 bits, or save them with 8"
+        for first in dark[:1]
+    ]
+    return PictureDataset(examples, name, columns, settings, notes=tuple(notes), files=files)
 
 
 def has_pictures(folder: Path) -> bool:
@@ -219,9 +224,10 @@ def _reader(value: Any, folder: Path, where: str, column: str) -> Bytes:
     if isinstance(value, (str, Path)) and str(value).strip():
         return (folder / str(value).strip()).read_bytes
     if hasattr(value, "save") and hasattr(value, "getexif"):  # a picture of Pillow
-        stream = io.BytesIO()
-        value.save(stream, "PNG", exif=value.getexif())
-        return _held(stream.getvalue())
+        try:
+            return _held(encode(value, f"{where}: the picture"))
+        except InvalidInput as error:
+            raise InvalidData(error.message, hint=error.hint) from error
     what = "empty" if value is None or value in ("", b"") else f"{type(value).__name__}, not a path or bytes"
     raise InvalidData(f"{where}: the picture in column {column!r} is {what}", hint="Remove the row.")
 
@@ -230,17 +236,17 @@ def _held(data: bytes) -> Bytes:
     return lambda: data
 
 
-def _read(entry: _Entry) -> tuple[str, str | None]:
-    """The digest of a picture's bytes, or what is wrong with it."""
+def _read(entry: _Entry) -> tuple[str, str | None, bool]:
+    """The digest of a picture's bytes, or what is wrong with it; and whether it is read nearly black."""
     try:
         data = entry.read()
-        check(data, entry.source)
+        is_dark = check(data, entry.source)
     except (InvalidInput, InvalidData) as error:
-        return "", error.message
+        return "", error.message, False
     except OSError as error:
         named = "" if entry.unit == "file" else f" {error.filename}:"
-        return "", f"{entry.source}:{named} {error.strerror or error}"
-    return _digest(data), None
+        return "", f"{entry.source}:{named} {error.strerror or error}", False
+    return _digest(data), None, is_dark
 
 
 def _digest(data: bytes) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +95,22 @@ def test_intervals_are_the_bootstraps() -> None:
     )
     assert found["auroc"].n == 120
     assert found["sensitivity"].low < found["sensitivity"].value < found["sensitivity"].high
+
+
+def test_shares_of_few_findings_have_wilsons_intervals() -> None:
+    binomtest: Any = importlib.import_module("scipy.stats").binomtest
+    gold = [0] * 40 + [1] * 5
+    logits = np.array([[2.0, 0.0]] * 38 + [[0.0, 2.0]] * 7)
+    found = medical_statistics(gold, list(logits), ("healthy", "ill")).estimates(resamples=20)
+    for right, total, names in (
+        (5, 5, ("sensitivity", "sensitivity/ill", "specificity/healthy")),
+        (38, 40, ("specificity", "specificity/ill", "sensitivity/healthy")),
+    ):
+        expected = binomtest(right, total).proportion_ci(method="wilson")
+        for name in names:
+            assert found[name].value == right / total
+            assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
+    assert round(found["sensitivity"].low, 2) == 0.57
 
 
 def test_a_label_without_examples_is_left_out() -> None:

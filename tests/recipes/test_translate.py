@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.completions import target_ids
-from adapthub.recipes.text_metrics import summary_statistics, translation_statistics
+from adapthub.recipes.text_metrics import bleu_tokenizer, summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
+from adapthub.runtime import Runtime
 from adapthub.runtime.instructions import prompt_ids
 from tests.adapters.causal_pass import write_causal_base
 from tests.conftest import WORDS
@@ -67,6 +69,35 @@ def test_only_the_target_and_its_end_are_learnt(template: str | None) -> None:
     assert settings["max_new_tokens"] >= max(len(target_ids(tokenizer, pair["target"])) for pair in PAIRS)
 
 
+def test_a_target_ends_as_the_template_ends_turns(causal_base: Path, tmp_path: Path) -> None:
+    """As with Gemma and Phi, whose tokenizers end texts otherwise; <unk> is special and stands for such a token."""
+    recipe, tokenizer = Translate(), byte_level()
+    tokenizer.chat_template = TEMPLATE.replace("}}</s>", "}}<unk>")
+    data = recipe.read(PAIRS)
+    settings = recipe.resolve(tokenizer, data, max_length=256)
+    assert settings["turn_end"] == "<unk>"
+    ended = tokenizer.convert_tokens_to_ids("<unk>")
+    assert all(row["labels"][-1] == ended for row in recipe.encode(tokenizer, data, (), settings).rows)
+
+    base = tmp_path / "base"
+    shutil.copytree(causal_base, base)
+    tokenizer.save_pretrained(base)
+    result = train(
+        "translate", pairs(24, 0), base=str(base), validation=pairs(4, 1), max_steps=25, batch_size=8, max_length=64,
+        learning_rate=2e-2, output=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    with Runtime(str(base)) as runtime:
+        instruction = runtime.instruction(result.artifact.path)
+        assert instruction is not None
+        ends = instruction.style.ends(tokenizer)
+        assert ends == [ended]
+        prompt = instruction.prompt_ids(tokenizer, "ada bob")
+        (found,) = runtime.generate(
+            [prompt], str(result.artifact.path), max_new_tokens=60, stop_token_ids=ends
+        )
+        assert found.finish_reason == "stop"
+
+
 def test_what_does_not_fit_is_cut_at_the_end_and_counted() -> None:
     recipe, tokenizer = Translate(), byte_level()
     data = recipe.read(PAIRS)
@@ -85,6 +116,26 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         recipe.read([PAIRS[0], {"source": "a", "target": " "}])
     with pytest.raises(InvalidData, match="no target column"):
         recipe.read([{"source": "a"}])
+
+
+def test_a_row_that_does_not_fit_costs_its_own_text_alone(causal_base: Path, tmp_path: Path) -> None:
+    """One leaves no room for an answer, one less than max_new_tokens: 128 positions."""
+    rows = [
+        {"source": "ada met bob in london " * 40, "target": "bob"},
+        {"source": " ".join(["ada"] * 30), "target": "bob"},
+        *pairs(2, seed=1),
+    ]
+    result = train(
+        "translate",
+        pairs(12, seed=0),
+        validation=rows,
+        base=str(causal_base),
+        output=tmp_path / "run",
+        max_steps=1,
+        max_length=100,
+        quiet=True,
+    )
+    assert result.metrics["validation"]["chrf"].n == 4
 
 
 def test_metrics_are_sacrebleus() -> None:
@@ -112,19 +163,33 @@ def test_chinese_references_are_cut_into_characters() -> None:
     assert values["bleu"] > 10
 
 
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [
+        (["the cat sat", "日本"], "13a"),
+        (["나는 학교에 간다"], "13a"),
+        (["今天天气真好我们去公园", "他说 OK"], "zh"),
+        (["今日はとても良い天気ですね", "私は学生です"], "char"),
+        (["ฉันชอบอ่านหนังสือ"], "char"),
+        ([""], "13a"),
+    ],
+)
+def test_bleu_cuts_words_as_the_script_has_them(references: list[str], tokenizer: str) -> None:
+    assert bleu_tokenizer(references) == tokenizer
+
+
 def test_rouge_is_rouge_scores_on_english_and_knows_other_scripts() -> None:
     import numpy as np
     from rouge_score.rouge_scorer import RougeScorer
 
-    texts = ["The cat sat on the mat.", "A dog barks loudly at night"]
-    references = ["the cat lay on a mat", "dogs bark at night"]
-    theirs = [
-        RougeScorer(["rouge1", "rouge2", "rougeL"]).score(*pair)
-        for pair in zip(references, texts, strict=True)
-    ]
+    texts = ["The cat sat on the mat.\nIt slept.", "A dog barks loudly at night"]
+    references = ["it slept\nthe cat lay on a mat", "dogs bark at night"]
+    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    theirs = [RougeScorer(kinds).score(*pair) for pair in zip(references, texts, strict=True)]
     values = summary_statistics(texts, references, [np.ones(2), np.zeros(1)]).values()
-    for kind in ("rouge1", "rouge2", "rougeL"):
+    for kind in kinds:
         assert values[kind] == pytest.approx(np.mean([score[kind].fmeasure for score in theirs]))
+    assert values["rougeLsum"] > values["rougeL"]
     assert values["loss"] == pytest.approx(2 / 3)
     same = summary_statistics(
         ["Привет, мир", "天气很好"], ["привет мир", "天气真好"], [np.zeros(1)] * 2
