@@ -120,11 +120,12 @@ class WeightOnlyNf4(Linear4bit):
 
     def matrix(self, x: torch.Tensor) -> Matrix:
         """As our kernels are told of it, for activations like x."""
+        from adapthub.adapters.kernels.nf4 import Scales
         from adapthub.adapters.kernels.nf4_pairs import Matrix
 
         state = cast(Any, self.weight).quant_state
         inner = (state.state2.absmax, state.state2.code, state.offset) if state.nested else (None,) * 3
-        return Matrix(self.weight.data, (state.absmax, *inner), self.out_features, self._bias(x))
+        return Matrix(self.weight.data, Scales(state.absmax, *inner), self.out_features, self._bias(x))
 
 
 def _by_kernel(layers: Sequence[WeightOnlyNf4], x: torch.Tensor) -> list[torch.Tensor]:

@@ -23,36 +23,19 @@ from adapthub.adapters.errors import (
     StorageError,
     TrainingError,
 )
-from adapthub.adapters.memory import memory_errors
 from adapthub.hub.reference import Reference
-from adapthub.recipes.adaptation import Adaptation, autocast
-from adapthub.recipes.recipe import Encoded, lengths_of
+from adapthub.recipes.recipe import Encoded
 from adapthub.recipes.served import logits_of
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from adapthub.adapters.base import Base
     from adapthub.hub.registry import Registry
-    from adapthub.recipes.job import Job
 
-_CHECKPOINTS = 3  # the best, the last, and the one being written
-_ROWS = 4
 _RELOADED = "preflight"
 _PERTURBATION = 0.05
 _TOLERANCE = 1e-5
 _OPTIMISER_COPIES = 3  # a checkpoint holds the trainable weights and AdamW's two moments
-
-
-def check_run(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
-    """Disk under `folder`; head and reload on the shortest training rows. Raises as these checks do, and OutOfMemory."""
-    rows = job.splits["train"].encoded.rows
-    shortest = lengths_of(rows).argsort(kind="stable")[:_ROWS]
-    batch = job.recipe.collator(job.processor)([dict(rows[int(at)]) for at in shortest])
-    check_disk(folder, adaptation.bytes, _CHECKPOINTS)
-    with memory_errors("checking the run", job.smaller), autocast(base):
-        check_head(adaptation.model, batch, job.labels)
-        check_reload(adaptation.model, batch)
 
 
 def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:

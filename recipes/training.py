@@ -28,12 +28,13 @@ from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import adapt, precision
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.eva import initialise
+from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.interrupt import StoppedAtStep
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.preflight import check_name, check_optimizer, check_run
+from adapthub.recipes.preflight import check_name, check_optimizer
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run

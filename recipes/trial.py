@@ -35,10 +35,10 @@ from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.economy import packs
 from adapthub.recipes.eva import initialise
+from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.preflight import check_run
 from adapthub.recipes.recipe import Augmenting, Rows, lengths_of
 from adapthub.recipes.trainer import LengthGroups
 

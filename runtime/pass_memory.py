@@ -69,7 +69,7 @@ class _Alive(TorchDispatchMode):
     """Counts the bytes of the storages that operations within make, until they go."""
 
     def __init__(self, there: Iterable[torch.Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types for it
         self._seen = WeakIdKeyDictionary({tensor.untyped_storage(): True for tensor in there})
         self._now = self.peak = 0
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -63,7 +63,7 @@ class Case(NamedTuple):
 
 def case_of(x: torch.Tensor, matrices: Sequence[Matrix]) -> Case | None:
     """None for what is never measured: many rows, many matrices, some with quantised scales and some without."""
-    nested = {matrix.scales[1] is not None for matrix in matrices}
+    nested = {matrix.scales.nested is not None for matrix in matrices}
     rows = next((most for most in ROWS if len(x) <= most), None)
     if rows is None or len(nested) > 1 or not 0 < len(matrices) <= MOST:
         return None
@@ -75,10 +75,7 @@ def products(x: torch.Tensor, matrices: Sequence[Matrix]) -> list[torch.Tensor]:
     plan = together(x, matrices)
     if plan is not None:
         return multiply(x, matrices, plan)
-    return [
-        nf4.multiply(x, matrix.packed, nf4.Scales(*matrix.scales), matrix.outputs, matrix.bias)
-        for matrix in matrices
-    ]
+    return [nf4.multiply(x, matrix.packed, matrix.scales, matrix.outputs, matrix.bias) for matrix in matrices]
 
 
 def together(x: torch.Tensor, matrices: Sequence[Matrix]) -> PairsPlan | None:
@@ -111,7 +108,7 @@ def _known(path: Path, device: str) -> dict[str, PairsPlan]:
     return {key: PairsPlan(*fields) for key, fields in found.items() if fields is not None}
 
 
-def _read(path: Path) -> dict[str, dict[str, list[int] | None]]:
+def _read(path: Path) -> dict[str, dict[str, Any]]:
     """What the file holds; nothing where it is missing or is not ours."""
     try:
         document = json.loads(path.read_bytes())

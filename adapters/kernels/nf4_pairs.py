@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from adapthub.adapters.kernels.nf4 import Scales
 from adapthub.adapters.kernels.nf4_lookup import inverse, values
 
 MOST = 3  # matrices a launch
@@ -49,11 +50,11 @@ class PairsPlan(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """One matrix [outputs, K] as stored: `packed` uint8 of outputs K / 2 bytes, and scales as in `nf4.Scales`, which are
+    """One matrix [outputs, K] as stored: `packed` uint8 of outputs K / 2 bytes, and scales, which are
     quantised for all matrices of a launch or for none; bias [outputs] of the activations' dtype."""
 
     packed: torch.Tensor
-    scales: tuple[torch.Tensor | None, ...]
+    scales: Scales
     outputs: int
     bias: torch.Tensor | None = None
 
@@ -66,8 +67,7 @@ def multiply(x: torch.Tensor, matrices: Sequence[Matrix], plan: PairsPlan) -> li
     flat = x.new_empty(rows * sum(matrix.outputs for matrix in matrices))
     stored: list[torch.Tensor] = []
     for matrix in [*matrices, *[matrices[-1]] * (MOST - len(matrices))]:
-        absmax = matrix.scales[0]
-        assert absmax is not None
+        absmax = matrix.scales.absmax
         stored += [matrix.packed, *(absmax if scale is None else scale for scale in matrix.scales)]
         stored.append(flat if matrix.bias is None else matrix.bias)
     outputs = [matrix.outputs for matrix in matrices] + [0] * (MOST - len(matrices))
@@ -82,7 +82,7 @@ def multiply(x: torch.Tensor, matrices: Sequence[Matrix], plan: PairsPlan) -> li
         rows,
         *outputs,
         SIZE=size,
-        NESTED=matrices[0].scales[1] is not None,
+        NESTED=matrices[0].scales.nested is not None,
         BIASES=sum((matrix.bias is not None) << place for place, matrix in enumerate(matrices)),
         MATRICES=len(matrices),
         INTERPRETED=interpreted,

@@ -42,12 +42,11 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         ctx.matrix = matrix
         if len(x) <= FEW:
-            scales = nf4.Scales(*matrix.scales)
-            return nf4.multiply(x, matrix.packed, scales, matrix.outputs, matrix.bias)
+            return nf4.multiply(x, matrix.packed, matrix.scales, matrix.outputs, matrix.bias)
         return F.linear(x, dequantised(matrix, x.shape[1], x.dtype), matrix.bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         matrix: Matrix = ctx.matrix
         size = matrix.packed.numel() * 2 // matrix.outputs
         if len(gradient) <= FEW:
@@ -65,7 +64,7 @@ def dequantised(matrix: Matrix, size: int, dtype: torch.dtype) -> torch.Tensor:
         _code(matrix.packed.device),
         dense,
         blocks,
-        NESTED=matrix.scales[1] is not None,
+        NESTED=matrix.scales.nested is not None,
         BLOCKS=_DENSE,
     )
     return dense
@@ -91,7 +90,7 @@ def of_input(gradient: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
         outputs,
         triton.cdiv(tiles, parts),
         SIZE=size,
-        NESTED=matrix.scales[1] is not None,
+        NESTED=matrix.scales.nested is not None,
         INTERPRETED=interpreted,
         ROWS=padded,
         OUTPUTS=_OUTPUTS,

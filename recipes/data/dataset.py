@@ -88,7 +88,8 @@ class Keys:
 
     def row(self, at: int) -> bytes:
         """The sha256 of one row."""
-        return self.every[at if self.places is None else self.places[at]].tobytes()
+        digest: NDArray[np.uint8] = self.every[at if self.places is None else self.places[at]]
+        return digest.tobytes()
 
     def rows(self) -> Iterator[bytes]:
         """The sha256 of every row, many in one."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +105,7 @@ def _groups(inputs: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
     order = np.argsort(inputs, kind="stable")
     ends = np.flatnonzero(np.diff(inputs[order])) + 1
     start = 0
-    for end in chain(ends, (len(order),)):
+    for end in (*ends.tolist(), len(order)):
         yield order[start:end]
         start = end
 

@@ -10,6 +10,7 @@ from tests.kernels.triton_here import interpreted_or_on_a_gpu
 interpreted_or_on_a_gpu()
 
 from adapthub.adapters.kernels import nf4_training  # noqa: E402  # Triton may not be there
+from adapthub.adapters.kernels.nf4 import Scales  # noqa: E402
 from adapthub.adapters.kernels.nf4_pairs import Matrix  # noqa: E402
 from tests.kernels.stored import Stored  # noqa: E402
 
@@ -52,7 +53,7 @@ def test_weights_are_dequantised_to_bitsandbytes_bits(nested: bool, dtype: torch
         torch.randn(24, 320, dtype=dtype, device=DEVICE), quant_type="nf4", compress_statistics=nested
     )
     inner = (state.state2.absmax, state.state2.code, state.offset) if nested else (None,) * 3
-    ours = nf4_training.dequantised(Matrix(packed, (state.absmax, *inner), 24), 320, dtype)
+    ours = nf4_training.dequantised(Matrix(packed, Scales(state.absmax, *inner), 24), 320, dtype)
     theirs = functional.dequantize_4bit(packed, state)
     if CUDA and not nested:
         assert torch.equal(ours, theirs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_an_adapter_of_one_copy_is_the_adapter(
         assert sum(tensor.nbytes for tensor in own.values()) <= bytes_
         if copy is not plain:
             used = [update for group in adapted.attached[copy.digest].updates.values() for update in group]
-            low_rank = [getattr(update, "low_rank", update) for update in used]
+            low_rank: list[Any] = [getattr(update, "low_rank", update) for update in used]
             assert len({update.a.untyped_storage().data_ptr() for update in low_rank}) == 1
         adapted.close()
     assert torch.equal(*logits)

@@ -43,7 +43,8 @@ def test_parameters_are_no_part_of_a_pass() -> None:
 
 def model(dtype: torch.dtype, device: str = "meta") -> LlamaForCausalLM:
     with torch.device(device):
-        return LlamaForCausalLM._from_config(CONFIG, dtype=dtype).eval()
+        made: LlamaForCausalLM = LlamaForCausalLM._from_config(CONFIG, dtype=dtype).eval()
+        return made
 
 
 def test_a_pass_takes_what_its_widest_layer_does() -> None:
