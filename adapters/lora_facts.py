@@ -100,7 +100,7 @@ class _ByPattern:
         return None if place is None else self._values[place]
 
     def _places(self, module: str) -> Iterator[int]:
-        for start in (0, *(dot.end() for dot in re.finditer(r"\.", module))):
+        for start in self._names.starts(module):
             self._spend(_LOOKED_UP * self._names.lookups(len(module) - start))
             yield from self._names.places(module[start:])
         self._spend(_LOOKED_UP * self._whole_names.lookups(len(module)))
@@ -151,6 +151,15 @@ class _Names:
         ends = tuple(accumulate(map(len, pieces), lambda end, length: end + 1 + length))
         same = self._by_dots.setdefault(len(name), {}).setdefault(ends, {})
         same.setdefault(pieces, place)
+
+    def starts(self, module: str) -> list[int]:
+        """Where what is left of a module's name, whole or from after one of its dots on, is as long as a name here."""
+        size = len(module)
+        if len(self._by_dots) < module.count("."):
+            ends = (size - length for length in self._by_dots if length <= size)
+            return [start for start in ends if start == 0 or module[start - 1] == "."]
+        starts = (0, *(dot.end() for dot in re.finditer(r"\.", module)))
+        return [start for start in starts if size - start in self._by_dots]
 
     def lookups(self, length: int) -> int:
         """How many a text of so many characters takes."""

@@ -5,9 +5,8 @@ fits its base is found where it is attached.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapthub.adapters.admission import WEIGHTS
 from adapthub.adapters.errors import TensorMismatch
@@ -17,12 +16,26 @@ if TYPE_CHECKING:
     from adapthub.adapters.description import Description
 
 _Shapes = Mapping[str, Sequence[int]]
+_Part = tuple[str, str, str]  # a LoRA matrix: its key, its module, which part it is
 
 _PREFIX = "base_model.model."
 _PROMPTS = "prompt_embeddings"
-# A part of LoRA at a module's end, and where its shape [rows, columns] has the rank.
-_PARTS = {"lora_A": 0, "lora_B": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
-_PART = re.compile(rf"(?P<module>.+)\.(?P<part>{'|'.join(_PARTS)})(?:\.weight)?")
+_MAGNITUDE = "lora_magnitude_vector"
+
+
+class _Half(NamedTuple):
+    """A part of LoRA at a module's end: the part that it goes with, and where its shape [rows, columns] has the rank."""
+
+    half: str
+    rank_at: int
+
+
+_PARTS = {
+    "lora_A": _Half("lora_B", 0),
+    "lora_B": _Half("lora_A", 1),
+    "lora_embedding_A": _Half("lora_embedding_B", 0),
+    "lora_embedding_B": _Half("lora_embedding_A", 1),
+}
 # Variants of LoRA whose matrices are stacked or in blocks: a rank is not a matrix's size then.
 _OTHER_SHAPES = ("target_parameters", "use_bdlora", "monteclora_config")
 
@@ -33,47 +46,54 @@ def check_complete(adapter: Description) -> None:
     shapes = adapter.shapes
     match adapter.config.get("peft_type"):
         case "LORA":
-            _check_halves(shapes, adapter.config)
+            parts = list(_parts(shapes))
+            _check_halves(parts, shapes, adapter.config)
             if not any(adapter.config.get(field) for field in _OTHER_SHAPES):
-                _check_ranks(shapes, adapter.config)
+                _check_ranks(parts, shapes, adapter.config)
         case "PREFIX_TUNING":
             _check_prompts(shapes, adapter.config)
 
 
-def _check_halves(shapes: _Shapes, config: Mapping[str, Any]) -> None:
-    found = list(_parts(shapes))
-    if not found:
+def _check_halves(parts: Sequence[_Part], shapes: _Shapes, config: Mapping[str, Any]) -> None:
+    if not parts:
         raise TensorMismatch(f"{WEIGHTS} has no LoRA tensor, and adapter_config.json says it is LoRA")
-    bare = {name.removesuffix(".weight") for name in shapes}
-    for name, module, part in found:
-        stem = f"{_PREFIX}{module}"
-        ending = name.removeprefix(f"{stem}.{part}")
-        half = f"{stem}.{part[:-1]}{'B' if part.endswith('A') else 'A'}"
-        magnitude = f"{stem}.lora_magnitude_vector"
-        missing = None
-        if half not in bare:
-            missing = half + ending
-        elif config.get("use_dora") and magnitude not in bare:
-            missing = magnitude
-        if missing is not None:
-            raise TensorMismatch(
-                f"{WEIGHTS} lacks {missing!r}, which {name!r} needs", hint="Save the adapter again with PEFT."
-            )
+    halves = {(module, part) for name, module, part in parts if name.startswith(_PREFIX)}
+    for name, module, part in parts:
+        if (module, _PARTS[part].half) not in halves:
+            raise _lacks(name, module, part, _PARTS[part].half)
+    if config.get("use_dora"):
+        bare = {name.removesuffix(".weight") for name in shapes}
+        for name, module, part in parts:
+            if f"{_PREFIX}{module}.{_MAGNITUDE}" not in bare:
+                raise _lacks(name, module, part, _MAGNITUDE)
 
 
-def _check_ranks(shapes: _Shapes, config: Mapping[str, Any]) -> None:
+def _lacks(name: str, module: str, part: str, other: str) -> TensorMismatch:
+    stem = f"{_PREFIX}{module}."
+    ending = "" if other == _MAGNITUDE else name.removeprefix(f"{stem}{part}")
+    return TensorMismatch(
+        f"{WEIGHTS} lacks {stem + other + ending!r}, which {name!r} needs",
+        hint="Save the adapter again with PEFT.",
+    )
+
+
+def _check_ranks(parts: Sequence[_Part], shapes: _Shapes, config: Mapping[str, Any]) -> None:
     lora = ConfiguredLora(config)
-    for name, module, part in _parts(shapes):
-        shape, rank = shapes[name], lora.rank(module)
+    ranks: dict[str, int] = {}
+    for name, module, part in parts:
+        shape, rank = shapes[name], ranks.get(module)
+        if rank is None:
+            rank = ranks[module] = lora.rank(module)
         if len(shape) < 2 or 0 in shape:
             raise TensorMismatch(
                 f"{WEIGHTS}: {name!r} is {list(shape)}, no matrix",
                 hint="Gather the shards before save_pretrained.",
             )
         # A convolution of groups has a part of the rank in each.
-        if len(shape) == 2 and shape[_PARTS[part]] != rank:
+        found = shape[_PARTS[part].rank_at]
+        if len(shape) == 2 and found != rank:
             raise TensorMismatch(
-                f"{WEIGHTS}: {name!r} is {list(shape)}, of rank {shape[_PARTS[part]]}; adapter_config.json gives {rank}"
+                f"{WEIGHTS}: {name!r} is {list(shape)}, of rank {found}; adapter_config.json gives {rank}"
             )
 
 
@@ -88,8 +108,8 @@ def _check_prompts(shapes: _Shapes, config: Mapping[str, Any]) -> None:
         )
 
 
-def _parts(shapes: _Shapes) -> Iterator[tuple[str, str, str]]:
-    """Each LoRA matrix: its key, its module, which part it is."""
+def _parts(shapes: _Shapes) -> Iterator[_Part]:
     for name in shapes:
-        if match := _PART.fullmatch(name.removeprefix(_PREFIX)):
-            yield name, match["module"], match["part"]
+        module, _, part = name.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".")
+        if module and part in _PARTS:
+            yield name, module, part

@@ -15,7 +15,12 @@ from typing import Any
 from adapthub.adapters.admission import CARD, CONFIG, WEIGHTS
 from adapthub.adapters.errors import AdaptHubError
 from adapthub.adapters.files import sha256_bytes
-from adapthub.hub.inspection import MAX_HEADER_BYTES, MAX_TENSORS, inspect_tree
+from adapthub.hub.inspection import (
+    MAX_HEADER_BYTES,
+    MAX_OTHER_HEADER_BYTES,
+    MAX_TENSORS,
+    inspect_tree,
+)
 from adapthub.hub.trees import Blob
 
 _CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"]}
@@ -51,11 +56,20 @@ def _measure(name: str, files: Mapping[str, bytes], rounds: int) -> dict[str, An
 
 def _hostile() -> dict[str, dict[str, bytes]]:
     fit = MAX_TENSORS - 1
-    twice = ",".join([_entry(0), *map(_entry, range(fit - 1)), _entry(0)])
+    twice = ",".join([*map(_entry, range(fit - 1)), _entry(0)])
+    other = ",".join([*map(_entry, range(MAX_OTHER_HEADER_BYTES // len(_entry(99_999)) - 1)), _entry(0)])
+    loose = ", ".join([*map(_expert, range(37_247)), _expert(0)])
     return {
         "a header of 700,000 tensors": {WEIGHTS: _weights(",".join(map(_entry, range(700_000))))},
         "the most tensors, all good": {"a.safetensors": _weights(",".join(map(_entry, range(fit))))},
         "the most tensors, one of them twice": {WEIGHTS: _weights(twice)},
+        "a LoRA of 37,248 tensors, one of them in another's place": {
+            CONFIG: json.dumps(_CONFIG).encode(),
+            WEIGHTS: _weights(",".join(map(_expert, range(37_248)))) + bytes(2),
+        },
+        "as large, and not as safetensors writes it": {WEIGHTS: _weights(loose)},
+        "the most that a JSON parser reads, one tensor twice": {WEIGHTS: _weights(f"{other} ")},
+        "as many kinds of tensors as tensors": {WEIGHTS: _weights(",".join(map(_kind, range(fit))))},
         "the largest header, of brackets": {WEIGHTS: _weights('"a":' + "[" * (MAX_HEADER_BYTES - 10))},
         "a hundred files of the most tensors": {
             f"{n}.safetensors": _weights(",".join(_entry(n * fit + at) for at in range(fit)))
@@ -74,6 +88,18 @@ def _hostile() -> dict[str, dict[str, bytes]]:
 
 def _entry(number: int) -> str:
     return f'"{number}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+
+
+def _expert(number: int) -> str:
+    """A tensor of two bytes, named as one of a LoRA on the experts of a model."""
+    layer, rest = divmod(number, 776)
+    expert, half = divmod(rest, 2)
+    name = f"base_model.model.model.layers.{layer}.mlp.experts.{expert}.down_proj.lora_{'AB'[half]}.weight"
+    return f'"{name}":{{"dtype":"BF16","shape":[1,1],"data_offsets":[{2 * number},{2 * number + 2}]}}'
+
+
+def _kind(number: int) -> str:
+    return f'"{number}":{{"dtype":"F32","shape":[0,{number}],"data_offsets":[0,0]}}'
 
 
 def _weights(entries: str) -> bytes:

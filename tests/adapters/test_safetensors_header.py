@@ -11,8 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from adapthub.adapters import safetensors_header
 from adapthub.adapters.errors import AdmissionError
-from adapthub.adapters.safetensors_header import DTYPE_BYTES, check_safetensors
+from adapthub.adapters.safetensors_header import DTYPE_BYTES, check_header, check_safetensors
 
 
 def build(header: object, data: bytes = b"") -> bytes:
@@ -198,3 +199,89 @@ def tensors(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 @given(tensors())
 def test_whatever_safetensors_writes_of_modules_is_admitted(content: dict[str, torch.Tensor]) -> None:
     check_safetensors(save(content), "file")
+
+
+ODD_NAMES = ["a", "b", "a.lora_A", "..", "a..b", ".a", "a.", "", "x" * 1025, "a\x7f", "ü", "a\\", "a\nb"]
+NAMES = st.sampled_from([*ODD_NAMES, "__metadata__", "\\u0061", "a b", "{", "]", "data_offsets"])
+KIND = '"dtype":"U8","shape":[1]'
+KINDS = st.sampled_from(
+    [
+        KIND,
+        '"dtype":"U8","shape":[]',
+        '"dtype":"F32","shape":[0,2]',
+        '"dtype":"I8","shape":[01]',
+        '"dtype":"U8","shape":[1,]',
+        '"dtype":"U8","shape":[,1]',
+        '"dtype":"F31","shape":[1]',
+        '"dtype":"U8", "shape":[1]',
+        '"shape":[1],"dtype":"U8"',
+        '"dtype":"U8","shape":[-1]',
+        '"dtype":"U8","shape":[1.0]',
+        '"dtype":"U\\u0038","shape":[1]',
+    ]
+)
+OFFSETS = st.sampled_from(["0", "1", "2", "3", "00", "01", "-0", "1.0", "9" * 19, "9" * 20])
+BETWEEN = st.sampled_from([",", ",", ",", ", ", "", ",,", ",\n", "x"])
+METADATA = ["", '"__metadata__":{},', '"__metadata__":{"a":"}","b":"\\""},', '"__metadata__":{"a":1},']
+METADATA += [
+    '"__metadata__":{"a":"1","a":"2"},',
+    '"__metadata__":{"a":"1",},',
+    '"__metadata__":{} ,',
+    '"__metadata__":{"a"},',
+]
+
+
+@st.composite
+def header_texts(draw: st.DrawFn) -> str:
+    """Headers as safetensors writes them, and nearly so: most are good in most places."""
+    text = "{" + draw(st.sampled_from(METADATA))
+    odd = draw(st.lists(st.none() | st.tuples(NAMES, KINDS, OFFSETS, OFFSETS, BETWEEN), max_size=4))
+    for place, tensor in enumerate(odd):
+        good = (f"t{place}", KIND, str(place), str(place + 1), ",")
+        name, kind, begin, last, between = good if tensor is None else tensor
+        text += f'"{name}":{{{kind},"data_offsets":[{begin},{last}]}}' + between * (place < len(odd) - 1)
+    return text + draw(st.sampled_from(["}", "}", "} ", "}\n", "},", "", " }", "}\t\0"]))
+
+
+@settings(deadline=None, max_examples=500)
+@given(header_texts(), st.integers(0, 4))
+@example('{"t0":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1)
+@example(
+    '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}',
+    2,
+)
+def test_a_header_is_read_as_a_json_parser_reads_it(text: str, data: int) -> None:
+    header = text.encode()
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(2):
+            try:
+                found.append(check_header(header, 8 + len(header) + data, "file"))
+            except AdmissionError:
+                found.append(())
+            patch.setattr(safetensors_header, "_written_by_safetensors", lambda *_: None)
+    assert found[0] == found[1]
+
+
+@given(tensors())
+def test_what_safetensors_writes_needs_no_json_parser(content: dict[str, torch.Tensor]) -> None:
+    data = save(content, metadata={"format": "pt", 'a "quoted" text': "{}"})
+    length = int.from_bytes(data[:8], "little")
+    plain = content and not any("\\" in name or '"' in name for name in content)
+    if plain:
+        check_header(data[8 : 8 + length], len(data), "file", most_other=0)
+    else:
+        with pytest.raises(AdmissionError, match="not as safetensors writes it"):
+            check_header(data[8 : 8 + length], len(data), "file", most_other=0)
+
+
+def test_a_text_that_only_begins_as_a_header_is_searched_once() -> None:
+    """Were each tensor's beginning looked at up to the end of the text, this would take hours."""
+    for piece in (
+        '"a":{"dtype":"',
+        '"a":{"dtype":"F32","shape":[',
+        '"',
+        '"a":{"dtype":"F32","shape":[1],"data_offsets":[',
+    ):
+        with pytest.raises(AdmissionError):
+            check_header(f"{{{piece * 300_000}".encode(), 2**40, "file", most_other=0)

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from adapthub.adapters.admission import CONFIG, WEIGHTS
 from adapthub.adapters.errors import AdmissionError
@@ -14,8 +16,8 @@ from adapthub.adapters.files import sha256_bytes
 from adapthub.adapters.safetensors_header import check_header
 from adapthub.hub import inspection
 from adapthub.hub.headers import Recent
-from adapthub.hub.inspection import MAX_HEADER_BYTES, adapter_in, inspect_tree
-from adapthub.hub.trees import Blob
+from adapthub.hub.inspection import MAX_HEADER_BYTES, Read, adapter_in, inspect_tree
+from adapthub.hub.trees import Blob, Tree
 from tests.hub.adapters import write_adapter
 
 
@@ -53,9 +55,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each header that is parsed."""
     found: list[int] = []
 
-    def counted(header: bytes, size: int, where: str) -> object:
+    def counted(header: bytes, size: int, where: str, *, most_other: int) -> object:
         found.append(len(header))
-        return check_header(header, size, where)
+        return check_header(header, size, where, most_other=most_other)
 
     monkeypatch.setattr(inspection, "check_header", counted)
     return found
@@ -84,49 +86,73 @@ def test_an_adapter_is_looked_at_once(parsed: list[int], tmp_path: Path) -> None
         adapter_in(other.tree, other.read, where="a/b")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [weights(30_000), weights(1, metadata=MAX_HEADER_BYTES)],
-    ids=["tensors", "metadata"],
-)
-def test_a_header_that_is_too_large_is_not_read(parsed: list[int], data: bytes) -> None:
-    files = Files({"adapter_model.safetensors": data})
+def test_a_header_that_is_too_large_is_not_read(parsed: list[int]) -> None:
+    files = Files({"adapter_model.safetensors": weights(1, metadata=MAX_HEADER_BYTES)})
     with pytest.raises(AdmissionError, match="a header of"):
         inspect_tree(files.tree, files.read, where="a/b")
     assert parsed == []
     assert sum(files.read_bytes.values()) == 8
 
 
+@pytest.mark.parametrize("sizes", [[11], [6, 5]])
 def test_many_tensors_in_little_room_are_not_parsed(
-    parsed: list[int], monkeypatch: pytest.MonkeyPatch
+    parsed: list[int], monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
+    """Of one file, or of all."""
     monkeypatch.setattr(inspection, "MAX_TENSORS", 10)
-    files = Files({"adapter_model.safetensors": weights(11)})
-    with pytest.raises(AdmissionError, match="more than 10 tensors"):
-        inspect_tree(files.tree, files.read, where="a/b")
-    assert parsed == []
+    files = Files({f"{n}.safetensors": weights(size, first=n) for n, size in enumerate(sizes)})
+    for _ in range(2):
+        with pytest.raises(AdmissionError, match="more than 10 tensors"):
+            inspect_tree(files.tree, files.read, where="a/b")
+    assert len(parsed) == len(sizes) - 1
 
 
 @pytest.mark.parametrize("tensors", [0, 1])
 def test_of_many_files_so_much_is_parsed(parsed: list[int], tensors: int) -> None:
-    files = Files({f"{n}.safetensors": weights(tensors, first=n, metadata=10**6 + n) for n in range(10)})
+    files = Files({f"{n}.safetensors": weights(tensors, first=n, metadata=500_000 + n) for n in range(20)})
     for _ in range(2):
-        with pytest.raises(AdmissionError, match="bytes of headers"):
+        with pytest.raises(AdmissionError, match="bytes of headers|a header of"):
             inspect_tree(files.tree, files.read, where="a/b")
-    assert sum(parsed) < inspection.MAX_TREE_HEADER_BYTES + MAX_HEADER_BYTES
+    assert sum(parsed) <= MAX_HEADER_BYTES
+
+
+def test_headers_that_need_a_json_parser_have_less_room(parsed: list[int]) -> None:
+    spaced = json.dumps(
+        {f"t{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(9_000)}
+    )
+    files = Files({"adapter_model.safetensors": len(spaced).to_bytes(8, "little") + spaced.encode()})
+    with pytest.raises(AdmissionError, match="not as safetensors writes it"):
+        inspect_tree(files.tree, files.read, where="a/b")
+    inspect_tree(*_tree(weights(9_000)), where="a/b")
+
+
+def _tree(data: bytes) -> tuple[Tree, Read]:
+    files = Files({"adapter_model.safetensors": data})
+    return files.tree, files.read
 
 
 def test_the_largest_adapters_that_there_are_have_room() -> None:
-    """A LoRA on every linear layer of 126 layers: bytes as PEFT names them."""
-    modules = ["self_attn.q_proj", "mlp.gate_proj"]
-    names = [
-        f"base_model.model.model.layers.{layer}.{modules[n % 2]}.lora_{half}.weight"
-        for layer in range(126)
-        for n in range(7)
-        for half in "AB"
+    """A LoRA on every expert and every projection of 48 layers of 128 experts, named as PEFT does."""
+    modules = [
+        f"mlp.experts.{expert}.{name}_proj" for expert in range(128) for name in ("gate", "up", "down")
     ]
-    entry = '"{}":{{"dtype":"BF16","shape":[256,16384],"data_offsets":[1000000000,1000000000]}}'
-    assert 4 * len(",".join(map(entry.format, names))) < MAX_HEADER_BYTES
+    modules += [f"self_attn.{name}_proj" for name in "qkvo"]
+    tensors = {
+        f"base_model.model.model.layers.{layer}.{module}.lora_{half}.weight": torch.zeros(
+            1, 1, dtype=torch.bfloat16
+        )
+        for layer in range(48)
+        for module in modules
+        for half in "AB"
+    }
+    data = save(tensors, metadata={"format": "pt"})
+    config = json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 2, "target_modules": ["q_proj"]}).encode()
+    files = Files({WEIGHTS: data, CONFIG: config})
+    found = adapter_in(files.tree, files.read, where="a/b")
+    assert found is not None
+    assert found.shapes.keys() == tensors.keys()
+    room = MAX_HEADER_BYTES - len(tensors) * len("000000000")  # offsets of gigabytes are longer
+    assert int.from_bytes(data[:8], "little") < room
 
 
 def test_what_is_remembered_is_bounded() -> None:
