@@ -80,6 +80,10 @@ class _Kind(NamedTuple):
     size: int
 
 
+_Placed = tuple[int, int, str, _Kind]
+"""Where in the data part a tensor is, [begin, end), its name, and what it is."""
+
+
 def check_safetensors(data: bytes | bytearray, where: str) -> tuple[Span, ...]:
     """The tensors of `data`. Raises AdmissionError where it is not exactly one well-formed safetensors file."""
     length = header_length(bytes(data[:8]), len(data), where)
@@ -107,9 +111,8 @@ def check_header(
     writes it."""
     if header[:1] != b"{":
         raise AdmissionError(f"{where}: the header does not begin with '{{'")
-    start = 8 + len(header)
-    spans = _written_by_safetensors(header, where, start)
-    if spans is None:
+    placed = _written_by_safetensors(header, where)
+    if placed is None:
         if len(header) > most_other:
             raise AdmissionError(
                 f"{where}: a header of {len(header)} bytes; at most {most_other} are read of one that is not"
@@ -118,40 +121,40 @@ def check_header(
             )
         entries = parse_json_object(header, f"{where}: header")
         _check_metadata(entries.pop("__metadata__", {}), where)
-        spans = [_span(name, entry, where, start) for name, entry in entries.items()]
-    spans.sort()
-    _check_coverage(spans, start, size, where)
-    return tuple(spans)
+        placed = [_placed(name, entry, where) for name, entry in entries.items()]
+    placed.sort()
+    start = 8 + len(header)
+    _check_coverage(placed, size - start, where)
+    return tuple(
+        Span(start + begin, start + end, name, kind.dtype, kind.shape) for begin, end, name, kind in placed
+    )
 
 
-def _written_by_safetensors(header: bytes, where: str, start: int) -> list[Span] | None:
+def _written_by_safetensors(header: bytes, where: str) -> list[_Placed] | None:
     """The tensors, read by _ENTRY; None where the header is written in another way, or has no tensor."""
     try:
         text = header.decode("utf-8")
     except UnicodeError:
         return None
-    begin = _START.match(text)
-    if begin is None or len(begin[1] or "") > _MOST_METADATA or text.find("\\", begin.end()) >= 0:
+    head = _START.match(text)
+    if head is None or len(head[1] or "") > _MOST_METADATA or text.find("\\", head.end()) >= 0:
         return None
-    first, *rest = _ENTRY.split(text[begin.end() :])
+    first, *rest = _ENTRY.split(text[head.end() :])
     names, kinds, gaps = rest[::5], rest[1::5], rest[4::5]
     kind_names = dict(zip(kinds, names, strict=True))
     as_written = not first and gaps and gaps.pop().rstrip(" ") == "}" and gaps.count(",") == len(gaps)
     if not as_written or "__metadata__" in names or len(kind_names) > _MOST_KINDS:
         return None
-    if begin[1] is not None:
-        _check_metadata(parse_json_object(begin[1].encode(), f"{where}: header"), where)
+    if head[1] is not None:
+        _check_metadata(parse_json_object(head[1].encode(), f"{where}: header"), where)
     _check_names(names, where)
     known = {kind: _read_kind(kind, name, where) for kind, name in kind_names.items()}
     begins, ends = [*map(int, rest[2::5])], [*map(int, rest[3::5])]
     found = [known[kind] for kind in kinds]
     if [*map(sub, ends, begins)] != [kind.size for kind in found]:
-        for name, kind, at, end in zip(names, found, begins, ends, strict=True):
-            _check_offsets(name, kind, at, end, where)
-    return [
-        Span(start + at, start + end, name, kind.dtype, kind.shape)
-        for name, kind, at, end in zip(names, found, begins, ends, strict=True)
-    ]
+        for name, kind, begin, end in zip(names, found, begins, ends, strict=True):
+            _check_offsets(name, kind, begin, end, where)
+    return [*zip(begins, ends, names, found, strict=True)]
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -175,8 +178,8 @@ def _check_metadata(metadata: object, where: str) -> None:
         raise AdmissionError(f"{where}: __metadata__ may hold strings only")
 
 
-def _span(name: str, entry: object, where: str, start: int) -> Span:
-    """One tensor whose dtype, shape and offsets agree; the data part begins at `start`."""
+def _placed(name: str, entry: object, where: str) -> _Placed:
+    """One tensor whose dtype, shape and offsets agree."""
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         raise _no_name(name, where)
     if not isinstance(entry, dict) or entry.keys() != _FIELDS:
@@ -185,7 +188,7 @@ def _span(name: str, entry: object, where: str, start: int) -> Span:
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise _no_offsets(name, where)
     _check_offsets(name, kind, *offsets, where)
-    return Span(start + offsets[0], start + offsets[1], name, kind.dtype, kind.shape)
+    return offsets[0], offsets[1], name, kind
 
 
 def _no_name(name: str, where: str) -> AdmissionError:
@@ -228,18 +231,16 @@ def _are_sizes(value: object) -> TypeGuard[list[int]]:
     return not value or (min(value) >= 0 and max(value) <= _MAX_SIZE)
 
 
-def _check_coverage(spans: list[Span], start: int, size: int, where: str) -> None:
-    expected = start
-    for span in spans:
-        if span.begin != expected:
-            what = "overlaps the tensor before it" if span.begin < expected else "leaves a hole before it"
+def _check_coverage(placed: Sequence[_Placed], size: int, where: str) -> None:
+    """That tensors, in order, take all `size` bytes of the data part."""
+    expected = 0
+    for begin, end, name, _ in placed:
+        if begin != expected:
+            what = "overlaps the tensor before it" if begin < expected else "leaves a hole before it"
             raise AdmissionError(
-                f"{where}: tensor {span.name!r} begins at byte {span.begin - start} and {what};"
-                f" {expected - start} was due"
+                f"{where}: tensor {name!r} begins at byte {begin} and {what}; {expected} was due"
             )
-        expected = span.end
+        expected = end
     if expected != size:
         what = "is truncated" if expected > size else "has trailing bytes"
-        raise AdmissionError(
-            f"{where} {what}: its tensors take {expected - start} bytes, its data part has {size - start}"
-        )
+        raise AdmissionError(f"{where} {what}: its tensors take {expected} bytes, its data part has {size}")

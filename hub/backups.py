@@ -43,6 +43,7 @@ _PASSING = {
     HUB.versions.name,
 }
 _AT_ONCE = 1000
+_READ = (2, SCHEMA)  # schema 3 is another than 2 in what passes alone
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def _epoch_of(line: str) -> int:
         kind, schema, before = about["kind"], about["schema"], int(about["epoch"])
     except (ValueError, TypeError, KeyError) as error:
         raise InvalidData(f"{TABLES} does not begin as a backup of a hub does") from error
-    if kind != _KIND or schema != SCHEMA:
+    if kind != _KIND or schema not in _READ:
         raise InvalidData(
             f"the backup is of schema {schema}, and this version of AdaptHub has schema {SCHEMA}",
             hint="Restore it with the version of AdaptHub that made it.",

@@ -63,9 +63,13 @@ def _hostile() -> dict[str, dict[str, bytes]]:
         "a header of 700,000 tensors": {WEIGHTS: _weights(",".join(map(_entry, range(700_000))))},
         "the most tensors, all good": {"a.safetensors": _weights(",".join(map(_entry, range(fit))))},
         "the most tensors, one of them twice": {WEIGHTS: _weights(twice)},
-        "a LoRA of 37,248 tensors, one of them in another's place": {
+        "a LoRA of 37,248 tensors, cut off": {
             CONFIG: json.dumps(_CONFIG).encode(),
-            WEIGHTS: _weights(",".join(map(_expert, range(37_248)))) + bytes(2),
+            WEIGHTS: _weights(",".join(map(_expert, range(37_248)))) + bytes(2 * 37_247),
+        },
+        "a LoRA of 37,248 tensors, the last without its other half": {
+            CONFIG: json.dumps({**_CONFIG, "r": 1}).encode(),
+            WEIGHTS: _weights(",".join(map(_expert, range(37_247)))) + bytes(2 * 37_247),
         },
         "as large, and not as safetensors writes it": {WEIGHTS: _weights(loose)},
         "the most that a JSON parser reads, one tensor twice": {WEIGHTS: _weights(f"{other} ")},

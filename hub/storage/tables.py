@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from adapthub.hub.storage.types import Hex, UtcDateTime
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of these tables, stored in `hub_schema` and raised with every change to them."""
 
 MAIN = "main"

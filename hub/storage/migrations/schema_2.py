@@ -227,24 +227,12 @@ def _create_upkeep() -> None:
         sa.Column("repo_id", KEY, nullable=False),
         sa.Column("blob_id", KEY, nullable=False),
         sa.Column("sent", UtcDateTime(), nullable=False),
-        sa.Column("part", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
         sa.ForeignKeyConstraint(["repo_id"], ["repos.id"]),
         sa.PrimaryKeyConstraint("repo_id", "blob_id"),
         sqlite_with_rowid=False,
     )
     op.create_index("sent_by_blob", "sent", ["blob_id"], unique=False)
-    op.create_table(
-        "pending",
-        sa.Column("namespace", sa.String(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("blob_id", KEY, nullable=False),
-        sa.Column("sent", UtcDateTime(), nullable=False),
-        sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
-        sa.PrimaryKeyConstraint("namespace", "name", "blob_id"),
-        sqlite_with_rowid=False,
-    )
-    op.create_index("pending_by_blob", "pending", ["blob_id"], unique=False)
     op.create_table(
         "hub_epoch",
         sa.Column("id", KEY, autoincrement=False, nullable=False),
