@@ -11,11 +11,12 @@ _PIECE_BYTES = 2**20
 
 
 class FileBody:
-    """The first `size` bytes of the file at `path`. Reading raises IntegrityError where they are not there."""
+    """`size` bytes of the file at `path`, from `begin` on. Reading raises IntegrityError where they are not there."""
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, *, begin: int = 0) -> None:
         self._path = path
         self._size = size
+        self._begin = begin
 
     @property
     def headers(self) -> dict[str, str]:
@@ -26,10 +27,12 @@ class FileBody:
         left = self._size
         try:
             with self._path.open("rb") as stream:
+                stream.seek(self._begin)
                 while left and (piece := stream.read(min(left, _PIECE_BYTES))):
                     left -= len(piece)
                     yield piece
         except OSError as error:
             raise IntegrityError(f"{self._path} can no longer be read: {error.strerror or error}") from error
         if left:
-            raise IntegrityError(f"{self._path} has {self._size - left} bytes, not {self._size}")
+            end = self._begin + self._size
+            raise IntegrityError(f"{self._path} has {end - left} bytes, not {end}")

@@ -20,9 +20,9 @@ from adapthub.adapters.errors import IntegrityError, StorageError
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.connection import value_of
 from adapthub.hub.downloading import Wanted, Watch, check_bytes, download
-from adapthub.hub.file_body import FileBody
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Details, Entry, Lineage, StoredFile, Version
+from adapthub.hub.sending import send
 from adapthub.hub.speaker import Pin, read_file
 from adapthub.hub.text_files import is_text
 from adapthub.hub.wire import (
@@ -32,7 +32,6 @@ from adapthub.hub.wire import (
     SIGNATURE_HEADER,
     SIZE_HEADER,
     SUMS,
-    Kept,
     Publication,
     Published,
     PublishedFile,
@@ -181,25 +180,13 @@ class OwnHub:
         for sha256 in missing:
             if sha256 not in paths:
                 raise StorageError(f"the hub asks for {sha256}, which is no file of the adapter")
-            receipts[sha256] = self._send(artifact, paths[sha256], f"/api/models/{_name(reference)}/blobs")
+            where = f"/api/models/{_name(reference)}/blobs"
+            receipts[sha256] = send(self._connection, artifact, paths[sha256], where)
         files = {
             path: file.model_copy(update={"receipt": receipts.get(file.sha256)})
             for path, file in publication.files.items()
         }
         return publication.model_copy(update={"files": files})
-
-    def _send(self, artifact: Artifact, path: str, where: str) -> str:
-        """Upload a file; its receipt. The hub hashes it: here that is only done to say which side has other bytes."""
-        record = artifact.files[path]
-        body = FileBody(artifact.path / path, record.size)
-        try:
-            answer = self._connection.read(
-                Kept, f"{where}/{record.sha256}", "PUT", content=body, headers=body.headers
-            )
-        except IntegrityError:
-            read_file(artifact, path)
-            raise
-        return answer.receipt
 
 
 def _unbundled(data: bytes, pinned: Reference) -> dict[str, bytes]:

@@ -125,23 +125,45 @@ def _common(before: str | None, now: str | None) -> str | None:
     return f"{file}/" if before.startswith(f"{file}/") else None
 
 
-def await_publication(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
-    """Write down that the blob store holds a blob now that is about to be published as `reference`, which need not be there
-    yet: it counts as the namespace's, and is not asked for again. Raises as `received` does."""
-    _await(store, reference, blob, token)
-    store.require([blob])
+def await_publication(
+    store: Store,
+    reference: Reference,
+    blobs: Sequence[Blob],
+    token: str | None,
+    *,
+    parts: Iterable[Blob] = (),
+) -> list[str]:
+    """Write down that the blob store holds blobs now that are about to be published as `reference`, which need not be there
+    yet: they count as the namespace's, and are not asked for again. They take the place of `parts`, that came for it too.
+    What nothing holds then, by sha256: it may be discarded. Raises as `received` does."""
+    replaced = _await(store, reference, blobs, token, {part.sha256 for part in parts})
+    store.require(blobs)
+    return replaced
 
 
 @retried
-def _await(store: Store, reference: Reference, blob: Blob, token: str | None) -> None:
+def _await(
+    store: Store, reference: Reference, blobs: Sequence[Blob], token: str | None, parts: set[str]
+) -> list[str]:
     with store.database.writing() as session:
         check_still(session, token, reference.namespace)
-        quotas.reserve(session, reference.namespace, [blob])
-        register(session, [blob])
+        replaced = _replaced(session, reference, parts - {blob.sha256 for blob in blobs}) if parts else []
+        quotas.reserve(session, reference.namespace, blobs)
+        register(session, blobs)
         name = {"namespace": reference.namespace, "name": reference.name}
-        keys = blob_ids(session, [blob.sha256]).values()
+        keys = blob_ids(session, [blob.sha256 for blob in blobs]).values()
         rows = [{**name, "blob_id": key, "sent": datetime.now(UTC)} for key in keys]
         insert_or_update(session, PendingRow, rows, key=["namespace", "name", "blob_id"], changed=["sent"])
+        return replaced
+
+
+def _replaced(session: Session, reference: Reference, parts: Iterable[str]) -> list[str]:
+    """Let `parts` wait no longer; those that nobody has uploaded since."""
+    query = select(BlobRow.sha256).join(PendingRow, PendingRow.blob_id == BlobRow.id)
+    query = query.where(*_named(reference), BlobRow.sha256.in_(parts), PendingRow.sent >= BlobRow.stored)
+    replaced = [*session.scalars(query)]
+    published(session, reference, parts)
+    return replaced
 
 
 def awaiting(session: Session, reference: Reference, sha256s: Iterable[str]) -> dict[str, Blob]:
@@ -155,7 +177,7 @@ def awaiting(session: Session, reference: Reference, sha256s: Iterable[str]) -> 
 
 
 def published(session: Session, reference: Reference, sha256s: Iterable[str]) -> None:
-    """Blobs of `reference` wait no longer: a version has them."""
+    """Blobs of `reference` wait no longer: a version, or a file that they were parts of, has them."""
     keys = select(BlobRow.id).where(BlobRow.sha256.in_(list(sha256s)))
     session.execute(delete(PendingRow).where(*_named(reference), PendingRow.blob_id.in_(keys)))
 

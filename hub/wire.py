@@ -8,6 +8,7 @@ GET  /api/models/{name}/versions/{revision}           Version
 GET  /api/models/{name}/versions/{revision}/details   Details
 GET  /api/models/{name}/versions/{revision}/bundle    a tar
 PUT  /api/models/{name}/blobs/{sha256}                bytes; answers Kept
+POST /api/models/{name}/blobs/{sha256}                Parts; answers Assembled
 PUT  /api/models/{name}/signature/{revision}          model.sig
 POST /api/models/{name}/versions                      Publication; answers Published
 GET  /api/models/{name}/aliases                       Alias
@@ -27,6 +28,9 @@ PROTOCOL = 1
 PAGE = 500  # entries of a list at once
 SUMS = "SHA256SUMS"  # the first member of a bundle
 BUNDLE_BYTES = 4 * 2**20  # the largest adapter that comes in one: of a larger one a part is worth keeping
+PART_BYTES = (
+    32 * 2**20
+)  # of a file of more than two of them: what a push that is cut off has to send again at most
 DIGEST_HEADER = "X-AdaptHub-Digest"
 SIZE_HEADER = "X-AdaptHub-Size"
 SIGNATURE_HEADER = (
@@ -50,6 +54,26 @@ class Kept(BaseModel):
     """The answer to the bytes of a file."""
 
     receipt: str
+
+
+class Part(BaseModel):
+    """A part of a file: the sha256 and the size of its bytes."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=1)]
+
+
+class Parts(BaseModel):
+    """All parts of a file, in order."""
+
+    parts: Annotated[list[Part], Field(min_length=1, max_length=1000)]
+
+
+class Assembled(BaseModel):
+    """The receipt of the file that was put together; or the sha256 of the parts that this name was not sent yet."""
+
+    receipt: str | None = None
+    missing: list[str] = []
 
 
 class Publication(BaseModel):

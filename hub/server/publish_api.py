@@ -44,10 +44,10 @@ async def put_blob(
         raise InvalidSettings("an upload says how long it is", hint="Send Content-Length.")
     if int(size) > MAX_BYTES[WEIGHTS]:
         raise too_large(MAX_BYTES[WEIGHTS])
-    await run_in_threadpool(_check_may, serving, caller, target, [Blob(sha256, int(size))])
+    await run_in_threadpool(check_may, serving, caller, target, [Blob(sha256, int(size))])
     await keep_body(request, serving.store.blobs, int(size), sha256=sha256)
     await run_in_threadpool(
-        uploads.await_publication, serving.store, target, Blob(sha256, int(size)), caller.token
+        uploads.await_publication, serving.store, target, [Blob(sha256, int(size))], caller.token
     )
     return Kept(receipt=receipt(serving.signer, target, sha256, sha256, int(size)))
 
@@ -55,7 +55,7 @@ async def put_blob(
 @router.post("/versions")
 async def add_version(target: Target, request: Request, serving: TheServing, caller: TheCaller) -> Published:
     """The next version of a name, made if it is new; or which bytes the hub has not got, and then nothing is changed."""
-    await run_in_threadpool(_check_may, serving, caller, target)
+    await run_in_threadpool(check_may, serving, caller, target)
     async with spooled(request, serving.limits.commit_bytes) as body:
         return await run_with(serving, body, _read_and_publish, serving, caller, target, body)
 
@@ -74,7 +74,7 @@ def _publication(body: bytes) -> Publication:
         raise InvalidSettings(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def _check_may(serving: Serving, caller: Caller, target: Reference, blobs: Sequence[Blob] = ()) -> None:
+def check_may(serving: Serving, caller: Caller, target: Reference, blobs: Sequence[Blob] = ()) -> None:
     """Raises unless the caller may write to that name, whether something has it or not, and there is room for `blobs`."""
     with serving.store.database.reading() as session:
         if find_repo(session, target) is not None:
