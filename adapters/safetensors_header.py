@@ -187,7 +187,7 @@ def _placed(name: str, entry: object, where: str) -> _Placed:
     kind, offsets = _kind(name, entry["dtype"], entry["shape"], where), entry["data_offsets"]
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise _no_offsets(name, where)
-    _check_offsets(name, kind, *offsets, where)
+    _check_offsets(name, kind, offsets[0], offsets[1], where)
     return offsets[0], offsets[1], name, kind
 
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from click.testing import CliRunner
 
 from adapthub.adapters.errors import Conflict, InvalidReference
 from adapthub.cli.main import adapt
 from adapthub.hub.embedded import EmbeddedHub
+from tests import asking
 from tests.hub.adapters import write_adapter
 
 
@@ -62,7 +62,7 @@ def test_a_server_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
         document = ""
         while not document.endswith("}\n"):
             document += server.stdout.readline()
-        assert httpx2.get(f"{json.loads(document)['address']}/health").json() == {"status": "ok"}
+        assert asking.get(f"{json.loads(document)['address']}/health").json() == {"status": "ok"}
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
         assert server.stderr is not None

@@ -21,6 +21,7 @@ import pytest
 from adapthub.adapters.artifact import Artifact
 from adapthub.cli.serve import serve
 from adapthub.hub import open_hub
+from tests import asking
 from tests.adapters.causal_pass import CAUSAL
 from tests.adapters.peft_oracle import save_adapter
 from tests.cli.conftest import Command, command
@@ -70,8 +71,8 @@ class Process:
     def stream(self) -> Iterator[Iterator[str]]:
         """A long completion, line by line; the first has come."""
         body = {"prompt": SECRET, "max_tokens": LONG, "ignore_eos": True, "stream": True}
-        model = httpx2.get(f"{self.address}/v1/models").json()["data"][0]["id"]
-        with httpx2.stream(
+        model = asking.get(f"{self.address}/v1/models").json()["data"][0]["id"]
+        with asking.stream(
             "POST", f"{self.address}/v1/completions", json={"model": model, **body}, timeout=120
         ) as answer:
             lines = (line for line in answer.iter_lines() if line)
@@ -129,7 +130,7 @@ def test_a_server_is_started_asked_managed_and_ended(cli: Command, hub: None, ba
         assert "does not exist" in cli("serve", "load", "zeta/own", *at).refused()
         with server.stream() as lines:
             server.popen.send_signal(signal.SIGTERM)
-            while (ready := httpx2.get(f"{server.address}/ready")).status_code != 503:
+            while (ready := asking.get(f"{server.address}/ready")).status_code != 503:
                 pass
             assert ready.json() == {"status": "draining"}
             assert [*lines][-1] == "data: [DONE]"
@@ -152,7 +153,7 @@ def test_a_second_signal_ends_it_at_once(base: Path) -> None:
     with serving("--base", base, "--port", "0", "--kv-tokens", "4096") as server:
         with server.stream() as lines:
             server.popen.send_signal(signal.SIGTERM)
-            while httpx2.get(f"{server.address}/ready").status_code != 503:
+            while asking.get(f"{server.address}/ready").status_code != 503:
                 pass
             server.popen.send_signal(signal.SIGTERM)
             with pytest.raises(httpx2.HTTPError):
@@ -163,9 +164,9 @@ def test_a_second_signal_ends_it_at_once(base: Path) -> None:
 @pytest.mark.slow
 def test_a_base_that_only_predicts_is_served_too(tiny_base: Path) -> None:
     with serving("--base", tiny_base, "--port", "0") as server:
-        assert httpx2.get(f"{server.address}/ready").status_code == 200
+        assert asking.get(f"{server.address}/ready").status_code == 200
         asked = {"model": str(tiny_base), "prompt": "ada"}
-        assert httpx2.post(f"{server.address}/v1/completions", json=asked).status_code == 400
+        assert asking.post(f"{server.address}/v1/completions", json=asked).status_code == 400
         server.popen.send_signal(signal.SIGINT)
         assert server.ended() == 0
         assert "predictions only" in server.ready

@@ -19,6 +19,7 @@ import httpx2
 import psutil
 import pytest
 
+from tests import asking
 from tests.cli.conftest import Command
 from tests.cli.test_serve import serving
 from tests.cli.test_serve_tenants import recorded
@@ -110,7 +111,7 @@ def _settled(address: str, admin: str) -> dict[str, Any]:
     """The server's state once nobody is being answered."""
     headers = {"Authorization": f"Bearer {admin}"}
     for _ in range(600):
-        state: dict[str, Any] = httpx2.get(f"{address}/admin/status", headers=headers).json()
+        state: dict[str, Any] = asking.get(f"{address}/admin/status", headers=headers).json()
         if state["in_flight"] == state["generation"]["running"] == 0:
             return state
         time.sleep(0.1)
@@ -135,7 +136,7 @@ def test_a_long_day(cli: Command, tmp_path: Path, own_home: Path) -> None:
         asyncio.run(clients.run(SECONDS))
         state = _settled(server.address, admin)
         headers = {"Authorization": f"Bearer {admin}"}
-        residents = httpx2.get(f"{server.address}/admin/adapters", headers=headers).json()
+        residents = asking.get(f"{server.address}/admin/adapters", headers=headers).json()
         grown = process.memory_info().rss - warm
         assert grown < MAY, f"{grown / 2**20:.0f} MiB more than when it was warm"
         assert process.num_fds() <= handles + 8

@@ -12,6 +12,7 @@ import pytest
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.hub import open_hub
+from tests import asking
 from tests.adapters.causal_pass import CAUSAL
 from tests.adapters.peft_oracle import save_adapter
 from tests.cli.conftest import Command
@@ -48,7 +49,7 @@ class Load:
     def _ask(self, tenant: str, key: str, model: str, number: int) -> None:
         headers = {"Authorization": f"Bearer {key}"}
         body = {"model": model, "max_tokens": 4 + number, "ignore_eos": True, "stream": number % 3 == 0}
-        with httpx2.Client(base_url=self._address, headers=headers, timeout=60) as client:
+        with asking.client(base_url=self._address, headers=headers) as client:
             for turn in range(10**6):
                 try:
                     answer = client.post(
@@ -93,7 +94,7 @@ def test_a_server_that_is_killed_and_started_again_misses_no_finished_request(
 
     with serving("--base", base, "--kv-tokens", "8192", "--port", "0") as server:
         assert "tenants by key" in server.ready
-        assert httpx2.get(f"{server.address}/v1/models").status_code == 401
+        assert asking.get(f"{server.address}/v1/models").status_code == 401
         load = Load(server.address, str(base), keys)
         assert load.enough.wait(120)
         server.popen.kill()
@@ -108,7 +109,7 @@ def test_a_server_that_is_killed_and_started_again_misses_no_finished_request(
         assert total == sum(prompt + new for tenant, prompt, new in recorded().values() if tenant == "acme")
         cli("tenant", "limit", "acme", "--tokens-per-month", str(total + 4)).fine()
         for _ in range(100):  # seen within a second or two
-            answer = httpx2.post(
+            answer = asking.post(
                 f"{server.address}/v1/completions",
                 headers={"Authorization": f"Bearer {keys['acme']}"},
                 json={"model": "acme/own", "prompt": "ada", "max_tokens": 8},

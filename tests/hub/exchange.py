@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 
+from tests import asking
 from tests.hub.adapters import manifest, write_adapter
 from tests.hub.server.live import live
 
@@ -59,7 +60,7 @@ def record() -> None:
         paths += [f"/acme/ner/resolve/{commit}/{name}" for commit in commits for name in adapters[2].files]
         paths += ["/api/models?author=acme&filter=peft&full=true&cardData=true&limit=100"]
         for path in paths:
-            answer = httpx2.get(server.url + path)
+            answer = asking.get(server.url + path)
             kept += _as_the_public_hub(path, answer, server.url)
     FILE.write_text(json.dumps(kept, indent=1) + "\n")
 

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import httpx2
 import pytest
+
+from tests import asking
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     }.items():
         monkeypatch.setenv(name, value)
     try:
-        assert httpx2.put(f"{url}/adapters", headers={"Host": f"{host}:{port}"}).status_code == 200
+        assert asking.put(f"{url}/adapters", headers={"Host": f"{host}:{port}"}).status_code == 200
         yield url
     finally:
         server.stop()

@@ -6,10 +6,10 @@ import json
 import threading
 from typing import Any
 
-import httpx2
 import pytest
 
 from adapthub.web.running import Running
+from tests import asking
 from tests.web.raw import answer_to, connected, read_all
 
 
@@ -41,7 +41,7 @@ class Connections:
     def test_many_in_silence_keep_nobody_out(self, strict: Running[Any]) -> None:
         silent = [connected(strict) for _ in range(200)]
         try:
-            assert httpx2.get(f"{strict.address}/health").status_code == 200
+            assert asking.get(f"{strict.address}/health").status_code == 200
             assert all(read_all(client).startswith(b"HTTP/1.1 408 ") for client in silent)
         finally:
             for client in silent:
@@ -76,7 +76,7 @@ class Connections:
         """It is answered as any other error of the server."""
         head, _, body = answer_to(strict, request_).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
-        answer = httpx2.get(f"{strict.address}/there/is/no/such/address/at/all")
+        answer = asking.get(f"{strict.address}/there/is/no/such/address/at/all")
         assert answer.status_code == 404
         assert shape(json.loads(body)) == shape(answer.json())
 
@@ -89,7 +89,7 @@ class Connections:
 
     def test_every_request_has_an_id(self, strict: Running[Any]) -> None:
         """What is answered and what is refused, each another one."""
-        answers = [httpx2.get(f"{strict.address}/{path}") for path in ("health", "health", "no/such/address")]
+        answers = [asking.get(f"{strict.address}/{path}") for path in ("health", "health", "no/such/address")]
         assert len({answer.headers["x-request-id"] for answer in answers}) == 3
 
 

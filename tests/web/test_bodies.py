@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-import httpx2
 import pytest
 from fastapi import FastAPI, Request
 
 from adapthub.web.bodies import BoundedBodies, Bounds, read_body
 from adapthub.web.running import Running
+from tests import asking
 from tests.web.raw import answer_to, connected
 from tests.web.serving import served
 
@@ -63,7 +63,7 @@ def test_what_a_body_may_be(
     server: Running[None], path: str, body: bytes, status: int, in_pieces: bool
 ) -> None:
     content = pieces(body) if in_pieces else body
-    answer = httpx2.post(f"{server.address}/{path}", content=content)
+    answer = asking.post(f"{server.address}/{path}", content=content)
     assert (answer.status_code, answer.status_code == 200 and answer.json() == len(body)) == (
         status,
         status == 200,

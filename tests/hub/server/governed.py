@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 
 from adapthub.hub.accounts import Scope
+from tests import asking
 from tests.hub.server.live import HubServer
 
 
@@ -27,7 +28,7 @@ class Api:
     def raw(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """One request."""
         headers = {"authorization": f"Bearer {self.token}"}
-        with httpx2.Client(headers=headers, timeout=60, verify=False) as client:  # without TLS
+        with asking.client(headers=headers, verify=False) as client:  # without TLS
             return client.request(method, self._url + path, **options)
 
     def __call__(self, method: str, path: str, body: object = None, **options: Any) -> Any:

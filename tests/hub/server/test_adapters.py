@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from adapthub.hub.documents import entry_record
 from adapthub.hub.embedded import EmbeddedHub
+from tests import asking
 from tests.hub.adapters import fingerprint, manifest, write_adapter
 from tests.hub.server.live import HubServer
 
@@ -37,7 +37,7 @@ def pages(server: HubServer, **params: Any) -> list[Any]:
     found: list[Any] = []
     url: str | None = f"{server.url}/api/adapters"
     while url is not None:
-        answer = httpx2.get(url, params=params if not found else None)
+        answer = asking.get(url, params=params if not found else None)
         assert answer.status_code == 200, answer.text
         found += answer.json()
         url = answer.links.get("next", {}).get("url")
@@ -92,7 +92,7 @@ def test_what_is_private_is_found_by_its_own(hub_server: HubServer, hub: Embedde
     token = {"Authorization": f"Bearer {hub_server.token('ada')}"}
     hub_server.client("ada").update_repo_settings("ada/plain", private=True)
     assert pages(hub_server, text="plain") == []
-    own = httpx2.get(f"{hub_server.url}/api/adapters", params={"text": "plain"}, headers=token).json()
+    own = asking.get(f"{hub_server.url}/api/adapters", params={"text": "plain"}, headers=token).json()
     assert [record["name"] for record in own] == ["ada/plain"]
 
 
@@ -113,6 +113,6 @@ def test_conditions_that_do_not_read(hub_server: HubServer) -> None:
         {"limit": "0"},
     ]
     for conditions in wrong:
-        answer = httpx2.get(f"{hub_server.url}/api/adapters", params=conditions)
+        answer = asking.get(f"{hub_server.url}/api/adapters", params=conditions)
         assert answer.status_code == 400, conditions
         assert answer.headers["X-Error-Message"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
-import httpx2
 from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.hub.server import answers
 from adapthub.hub.server.answers import Listing, file_item
 from adapthub.hub.trees import Blob, Tree, folders_of, git_oid
+from tests import asking
 from tests.hub.server.live import HubServer
 
 parts = st.sampled_from(["a", "b", "a.txt", "a-b", "a0", "ä"])
@@ -61,11 +61,11 @@ def test_a_page_costs_what_is_on_it(hub_server: HubServer) -> None:
     ]
     url = f"{hub_server.url}/api/models/ada/deep"
     headers = {"Authorization": f"Bearer {api.token}"}
-    assert httpx2.post(f"{url}/commit/main", content="\n".join(lines), headers=headers).status_code == 200
+    assert asking.post(f"{url}/commit/main", content="\n".join(lines), headers=headers).status_code == 200
     with patch.object(answers, "git_oid", side_effect=git_oid) as hashed:
-        answer = httpx2.get(f"{url}/tree/main?limit=1")
+        answer = asking.get(f"{url}/tree/main?limit=1")
         assert [item["path"] for item in answer.json()] == ["000"]
-        again = httpx2.get(answer.links["next"]["url"])
+        again = asking.get(answer.links["next"]["url"])
         assert [item["path"] for item in again.json()] == ["001"]
         assert hashed.call_count == 2
     every = list(api.list_repo_tree("ada/deep", recursive=True))

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from adapthub.hub.server.app import ROUTERS
 from adapthub.hub.server.commit_bodies import Gone, Header, LfsFile, TextFile
 from adapthub.hub.server.lfs_transfer_api import Completion
+from tests import asking
 from tests.hub.adapters import write_adapter
 from tests.hub.server.live import HubServer, live
 
@@ -124,10 +125,10 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HubServer
 def ask(server: HubServer, tmp_path: Path) -> Iterator[Asking]:
     api = server.client("ada", "admin")
     adapter = write_adapter(tmp_path / "made").path
-    with httpx2.Client(headers={"Authorization": f"Bearer {api.token}"}, timeout=60) as http:
-        asking = Asking(server.url, api, adapter, http)
-        asking.prepare()
-        yield asking
+    with asking.client(headers={"Authorization": f"Bearer {api.token}"}) as http:
+        asker = Asking(server.url, api, adapter, http)
+        asker.prepare()
+        yield asker
 
 
 def test_addresses_and_queries(ask: Asking) -> None:
@@ -187,12 +188,12 @@ def test_the_parts_of_an_upload(hub_server: HubServer) -> None:
     batch = {"operation": "upload", "transfers": ["multipart"], "objects": [{"oid": "0" * 64, "size": size}]}
     headers = {"Authorization": f"Bearer {api.token}"}
     url = f"{hub_server.url}/ada/ner.git/info/lfs/objects/batch"
-    (entry,) = httpx2.post(url, json=batch, headers=headers).json()["objects"]
+    (entry,) = asking.post(url, json=batch, headers=headers).json()["objects"]
     etags = ["a-1-1-\ud800", "a-1-1-é", "\0", f"a-{'9' * 30}-1-a", "a-x-x-a", ""]
     bodies = [{"oid": "0" * 64, "parts": [{"partNumber": 1, "etag": etag}]} for etag in etags]
     for body in [*bodies, *spoilt(body_of(Completion))]:
         content = json.dumps(body)
-        answer = httpx2.post(
+        answer = asking.post(
             entry["actions"]["upload"]["href"],
             content=content,
             headers={"Content-Type": "application/json"},

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
+from tests import asking
 from tests.hub.adapters import write_adapter
 from tests.hub.server.live import HubServer
 
@@ -120,7 +121,7 @@ def post(server: HubServer, path: str, body: bytes, token: str | None = "") -> h
     text = server.token() if token == "" else token
     headers = {"Content-Type": "application/json"}
     headers |= {} if text is None else {"Authorization": f"Bearer {text}"}
-    return httpx2.post(server.url + path, content=body, headers=headers)
+    return asking.post(server.url + path, content=body, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +165,12 @@ OID = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of "
 
 def test_an_upload_must_be_what_was_announced(hub_server: HubServer) -> None:
     url = upload_url(hub_server, OID, 5)
-    assert httpx2.put(url, content=b"hell0").status_code == 422
-    assert httpx2.put(url, content=b"hell").status_code == 400
-    assert httpx2.put(url, content=b"hello, world").status_code == 413
+    assert asking.put(url, content=b"hell0").status_code == 422
+    assert asking.put(url, content=b"hell").status_code == 400
+    assert asking.put(url, content=b"hello, world").status_code == 413
     blobs = hub_server.data / "blobs"
     assert [path for path in blobs.rglob("*") if path.is_file()] == []
-    assert httpx2.put(url, content=b"hello").status_code == 200
+    assert asking.put(url, content=b"hello").status_code == 200
     assert [path.read_bytes() for path in blobs.rglob("*") if path.is_file()] == [b"hello"]
 
 
@@ -187,7 +188,7 @@ def test_an_upload_must_be_what_was_announced(hub_server: HubServer) -> None:
 def test_a_signed_address_is_for_one_thing(hub_server: HubServer, spoil: Callable[[str], str]) -> None:
     url = upload_url(hub_server, OID, 5)
     assert spoil(url) != url
-    assert httpx2.put(spoil(url), content=b"hello").status_code == 403
+    assert asking.put(spoil(url), content=b"hello").status_code == 403
 
 
 def test_nobody_uploads_without_a_token(hub_server: HubServer) -> None:
@@ -223,12 +224,12 @@ def test_ranges(hub_server: HubServer, range_: str, status: int, expected: bytes
     api.create_repo("ada/ner")
     done = api.upload_file(path_or_fileobj=b"0123456789", path_in_repo="a.txt", repo_id="ada/ner")
     url = f"{hub_server.url}/ada/ner/resolve/main/a.txt"
-    answer = httpx2.get(url, headers={"Range": range_})
+    answer = asking.get(url, headers={"Range": range_})
     assert (answer.status_code, answer.content) == (status, expected)
     assert answer.headers["x-repo-commit"] == done.oid
-    head = httpx2.head(url, headers={"Range": range_})
+    head = asking.head(url, headers={"Range": range_})
     assert head.headers["etag"] == answer.headers["etag"]
-    assert httpx2.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    assert asking.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
 
 
 @pytest.mark.parametrize(
@@ -243,13 +244,13 @@ def test_ranges(hub_server: HubServer, range_: str, status: int, expected: bytes
     ],
 )
 def test_addresses_that_mean_nothing(hub_server: HubServer, path: str) -> None:
-    answer = httpx2.get(hub_server.url + path)
+    answer = asking.get(hub_server.url + path)
     assert answer.status_code == 400, answer.text
     assert answer.headers["x-error-message"]
 
 
 def test_a_hub_without_tokens_answers_its_own_machine(hub_server: HubServer) -> None:
-    assert httpx2.get(f"{hub_server.url}/api/models").json() == []
-    assert httpx2.get(f"{hub_server.url}/api/models", headers={"Host": "evil.example"}).status_code == 403
+    assert asking.get(f"{hub_server.url}/api/models").json() == []
+    assert asking.get(f"{hub_server.url}/api/models", headers={"Host": "evil.example"}).status_code == 403
     hub_server.token()
-    assert httpx2.get(f"{hub_server.url}/api/models", headers={"Host": "hub.example"}).status_code == 200
+    assert asking.get(f"{hub_server.url}/api/models", headers={"Host": "hub.example"}).status_code == 200

@@ -26,6 +26,7 @@ from adapthub.hub.collecting import collect
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.quotas import set_quota
 from adapthub.hub.server.serving import Limits
+from tests import asking
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.server.live import HubServer, live
 
@@ -38,7 +39,7 @@ def announced(server: HubServer, token: str, data: bytes) -> httpx2.Response:
     """What the hub says where bytes are about to come by LFS for ada/ner."""
     headers = {"Authorization": f"Bearer {token}"}
     body = {"operation": "upload", "objects": [{"oid": sha256_bytes(data), "size": len(data)}]}
-    return httpx2.post(
+    return asking.post(
         f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers, timeout=WAIT
     )
 
@@ -51,7 +52,7 @@ def put(server: HubServer, token: str, data: bytes = LARGE) -> httpx2.Response:
     (entry,) = answer.json()["objects"]
     if "actions" not in entry:
         return answer
-    return httpx2.put(entry["actions"]["upload"]["href"], content=data, timeout=WAIT)
+    return asking.put(entry["actions"]["upload"]["href"], content=data, timeout=WAIT)
 
 
 def commit(
@@ -68,7 +69,7 @@ def commit(
     body = "\n".join(map(json.dumps, lines)).encode()
     headers = {"Authorization": f"Bearer {token}"}
     url = f"{server.url}/api/models/ada/ner/commit/main"
-    return httpx2.post(url, content=body, headers=headers, timeout=WAIT)
+    return asking.post(url, content=body, headers=headers, timeout=WAIT)
 
 
 @contextmanager
@@ -124,16 +125,16 @@ def test_a_database_that_goes_away_and_comes_back(tmp_path: Path, request: pytes
         api.create_repo("ada/ner")
         api.upload_folder(repo_id="ada/ner", folder_path=adapter.path)
         token, url = server.token(), f"{server.url}/ada/ner/resolve/v1/adapter_config.json"
-        assert httpx2.get(url).status_code == 200
+        assert asking.get(url).status_code == 200
         postgres.stop()
         try:
-            for answer in (httpx2.get(url), put(server, token), commit(server, token, {"a.txt": b"a"})):
+            for answer in (asking.get(url), put(server, token), commit(server, token, {"a.txt": b"a"})):
                 assert (answer.status_code, "database" in answer.json()["error"]) == (503, True)
                 assert "Traceback" not in answer.text
-            assert httpx2.get(f"{server.url}/health").status_code == 200
+            assert asking.get(f"{server.url}/health").status_code == 200
         finally:
             postgres.start()
-        assert httpx2.get(url).status_code == 200
+        assert asking.get(url).status_code == 200
         api.upload_folder(repo_id="ada/ner", folder_path=write_adapter(tmp_path / "next", seed=2).path)
         assert api.model_info("ada/ner", revision="v2").sha == api.model_info("ada/ner").sha
         assert check(server.running.serving.store).whole
@@ -255,7 +256,7 @@ def test_a_quota_is_kept_before_bytes_are_taken(server: HubServer, tmp_path: Pat
     assert store.blobs.size(OID) is None
     files = [bytes([n]) * 900_000 for n in (1, 2)]  # each by itself has room
     urls = [announced(server, token, one).json()["objects"][0]["actions"]["upload"]["href"] for one in files]
-    sent = [httpx2.put(url, content=one).status_code for url, one in zip(urls, files, strict=True)]
+    sent = [asking.put(url, content=one).status_code for url, one in zip(urls, files, strict=True)]
     assert sent == [200, 403]
     assert store.blobs.size(sha256_bytes(files[1])) is None  # it was refused before it came
     collect(store, grace=timedelta(0))
@@ -302,18 +303,18 @@ def test_bytes_that_the_hub_lost_are_its_own_failure(
     api.upload_folder(repo_id="ada/ner", folder_path=write_adapter(tmp_path / "made").path)
     headers = {"Authorization": f"Bearer {api.token}"}
     url = f"{hub_server.url}/ada/ner/resolve/main/adapter_config.json"
-    sha256 = sha256_bytes(httpx2.get(url).content)
+    sha256 = sha256_bytes(asking.get(url).content)
     lost = hub_server.data / "blobs" / sha256[:2] / sha256
     config = lost.read_bytes()
     lost.unlink()
     bundle = f"{hub_server.url}/api/models/ada/ner/versions/v1/bundle"
     for address in (url, bundle, f"{hub_server.url}/ada/ner/blob/main/adapter_config.json"):
         caplog.clear()
-        answer = httpx2.get(address, headers=headers)
+        answer = asking.get(address, headers=headers)
         assert (answer.status_code, sha256 in answer.text) == (500, True)
         assert [record.levelname for record in caplog.records if sha256 in record.getMessage()] == ["ERROR"]
     lost.write_bytes(config[:-1])
-    assert httpx2.get(bundle, headers=headers).status_code == 500
+    assert asking.get(bundle, headers=headers).status_code == 500
 
 
 def test_a_disk_that_takes_no_large_commit(hub_server: HubServer) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from huggingface_hub import snapshot_download
@@ -26,6 +25,7 @@ from adapthub.hub.signing_keys import PublicKey
 from adapthub.hub.storage.database import Database
 from adapthub.hub.storage.folder_blobs import FolderBlobs
 from adapthub.hub.store import Store
+from tests import asking
 from tests.hub.adapters import manifest, write_adapter
 from tests.hub.server.governed import Api
 from tests.hub.server.live import HubServer, live
@@ -361,7 +361,7 @@ def test_what_lacks_is_said_to_members(hub_server: HubServer, tmp_path: Path) ->
     hub.push(measured(tmp_path, 1, 0.8), "acme/ner")
     url = f"{hub_server.url}/api/models/acme/ner/gates/v1?alias=prod"
     Api(hub_server, "root", "admin")("POST", "/api/namespaces/acme/create")
-    assert httpx2.get(url).status_code == 401
+    assert asking.get(url).status_code == 401
     eve = Api(hub_server, "eve")
     assert "may not read acme/" in eve.refused("GET", "/api/models/acme/ner/gates/v1?alias=prod")
 

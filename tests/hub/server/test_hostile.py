@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from adapthub.hub.accounts import create_token
 from adapthub.hub.checking import check
 from adapthub.hub.store import Store
+from tests import asking
 from tests.hub.server.test_bad_input import CONFIG, header, one
 
 pytestmark = pytest.mark.slow
@@ -127,7 +127,7 @@ def test_bodies_that_do_not_end(server: tuple[HfApi, int, Path], path: str) -> N
     api, process, _ = server
     before = most_memory(process)
     headers = {"Authorization": f"Bearer {api.token}", "Content-Type": "application/json"}
-    answer = httpx2.post(api.endpoint + path, content=(b" " * 2**16 for _ in range(6400)), headers=headers)
+    answer = asking.post(api.endpoint + path, content=(b" " * 2**16 for _ in range(6400)), headers=headers)
     assert answer.status_code == 413
     assert most_memory(process) - before < 64 * 2**20
 
@@ -143,7 +143,7 @@ def test_large_texts_at_once(server: tuple[HfApi, int, Path]) -> None:
         line = f'{{"key":"file","value":{{"path":"{number}.txt","content":"{text}"}}}}'
         url = f"{api.endpoint}/api/models/ada/large/commit/main"
         headers = {"Authorization": f"Bearer {api.token}"}
-        return httpx2.post(url, content=f"{header}\n{line}", headers=headers, timeout=120).status_code
+        return asking.post(url, content=f"{header}\n{line}", headers=headers, timeout=120).status_code
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(commit, range(4))) == [200] * 4

@@ -15,6 +15,7 @@ from adapthub.adapters.manifest import DataRecord, Manifest
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.lineage import parent_of
 from adapthub.hub.registry import Version
+from tests import asking
 from tests.hub.adapters import fingerprint, known_base, manifest, write_adapter
 from tests.hub.server.live import HubServer
 
@@ -30,7 +31,7 @@ class Api:
 
     def ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """An answer, whatever it says."""
-        return httpx2.request(method, self.url + path, headers=self.headers, timeout=60, **options)
+        return asking.request(method, self.url + path, headers=self.headers, **options)
 
     def __call__(self, path: str, **params: Any) -> Any:
         answer = self.ask("GET", path, params=params)

@@ -20,6 +20,7 @@ from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.server.serving import Limits
 from adapthub.hub.trees import git_oid
+from tests import asking
 from tests.hub.server.live import HubServer, live
 
 PART = 100_000
@@ -40,7 +41,7 @@ def batch(server: HubServer, name: str = "ada", operation: str = "upload", **cha
     one = {"oid": OID, "size": len(DATA), **changes}
     body = {"operation": operation, "objects": [one], "transfers": ["basic", "multipart"]}
     headers = {"Authorization": f"Bearer {server.token(name)}"}
-    answer = httpx2.post(f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers)
+    answer = asking.post(f"{server.url}/ada/ner.git/info/lfs/objects/batch", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
     (entry,) = answer.json()["objects"]
     return dict(entry)
@@ -57,7 +58,7 @@ def part(number: int) -> bytes:
 
 def complete(entry: dict[str, Any], etags: list[str]) -> httpx2.Response:
     parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, start=1)]
-    return httpx2.post(entry["actions"]["upload"]["href"], json={"oid": OID, "parts": parts})
+    return asking.post(entry["actions"]["upload"]["href"], json={"oid": OID, "parts": parts})
 
 
 def blob_path(server: HubServer, data: bytes) -> Path:
@@ -73,7 +74,7 @@ def test_a_client_uploads_in_parts(
     path = tmp_path / "notes.dat"
     path.write_bytes(DATA)
     server.client().upload_file(path_or_fileobj=path, path_in_repo="notes.dat", repo_id="ada/ner")
-    assert httpx2.get(f"{server.url}/ada/ner/resolve/main/notes.dat").content == DATA
+    assert asking.get(f"{server.url}/ada/ner/resolve/main/notes.dat").content == DATA
     assert "actions" not in batch(server)  # it is there
     assert sorted(came) == [17, PART, PART, PART]
     assert not any(
@@ -85,18 +86,18 @@ def test_an_upload_goes_on_where_it_was_cut_off(server: HubServer) -> None:
     entry = batch(server)
     urls = parts_of(entry)
     assert len(urls) == 4
-    etags = [httpx2.put(urls[0], content=part(1)).headers["etag"]]
+    etags = [asking.put(urls[0], content=part(1)).headers["etag"]]
 
     def cut_off() -> Iterator[bytes]:
         yield part(2)[:50_000]
         raise ConnectionError("the cable")
 
     with pytest.raises(ConnectionError):
-        httpx2.put(urls[1], content=cut_off())
+        asking.put(urls[1], content=cut_off())
     assert complete(entry, etags).status_code == 400
     with live(server.data, limits=Limits(part_bytes=PART)) as other:  # of several that serve one hub
         later = [url.replace(server.url, other.url) for url in urls]
-        etags += [httpx2.put(later[n - 1], content=part(n)).headers["etag"] for n in (2, 3, 4)]
+        etags += [asking.put(later[n - 1], content=part(n)).headers["etag"] for n in (2, 3, 4)]
     assert complete(entry, etags).status_code == 200
     assert server.running.serving.store.blobs.get(OID, origin="test") == DATA
     assert "actions" not in batch(server)
@@ -105,11 +106,11 @@ def test_an_upload_goes_on_where_it_was_cut_off(server: HubServer) -> None:
 def test_parts_that_are_not_the_files(server: HubServer) -> None:
     entry = batch(server)
     urls = parts_of(entry)
-    assert httpx2.put(urls[0], content=part(1) + b"x").status_code == 413
-    assert httpx2.put(urls[0], content=part(1)[1:]).status_code == 400
-    assert httpx2.put(urls[0].replace("/1?", "/2?"), content=part(1)).status_code == 403
-    etags = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
-    other = httpx2.put(urls[0], content=part(2)).headers["etag"]
+    assert asking.put(urls[0], content=part(1) + b"x").status_code == 413
+    assert asking.put(urls[0], content=part(1)[1:]).status_code == 400
+    assert asking.put(urls[0].replace("/1?", "/2?"), content=part(1)).status_code == 403
+    etags = [asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+    other = asking.put(urls[0], content=part(2)).headers["etag"]
     assert complete(entry, [other, *etags[1:]]).status_code == 422  # another file's bytes
     assert complete(entry, [etags[1], etags[0], *etags[2:]]).status_code == 403
     assert complete(entry, etags[:3]).status_code == 400
@@ -117,7 +118,7 @@ def test_parts_that_are_not_the_files(server: HubServer) -> None:
     stolen = ".".join([base64.urlsafe_b64encode(private).decode(), *etags[0].strip('"').split(".")[-2:]])
     assert complete(entry, [stolen, *etags[1:]]).status_code == 403
     assert server.running.serving.store.blobs.size(OID) is None
-    assert httpx2.put(urls[0], content=part(1)).headers["etag"] != other
+    assert asking.put(urls[0], content=part(1)).headers["etag"] != other
     assert complete(entry, etags).status_code == 200
 
 
@@ -128,8 +129,8 @@ def test_downloads(server: HubServer, tmp_path: Path) -> None:
     api.upload_file(path_or_fileobj=path, path_in_repo="notes.dat", repo_id="ada/ner")
     entry = batch(server, "bob", "download")
     url = entry["actions"]["download"]["href"]
-    assert httpx2.get(url).content == DATA
-    assert httpx2.put(url, content=DATA).status_code == 403
+    assert asking.get(url).content == DATA
+    assert asking.put(url, content=DATA).status_code == 403
     assert batch(server, "bob", "download", oid="0" * 64)["error"]["code"] == 404
     api.update_repo_settings("ada/ner", private=True)
     with pytest.raises(AssertionError, match="no repository"):
@@ -147,7 +148,7 @@ def test_parts_count_until_the_file_is_whole(server: HubServer) -> None:
         quotas.set_quota(session, "ada", len(DATA))
     entry = batch(server)
     urls = parts_of(entry)
-    etags = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+    etags = [asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
     assert used() == len(DATA)
     with pytest.raises(AssertionError, match="may hold"):
         batch(server, oid=sha256_bytes(b"other"), size=5)
@@ -164,17 +165,17 @@ def test_a_part_that_comes_again_takes_the_place_of_the_one_before(server: HubSe
     entry = batch(server)
     urls = parts_of(entry)
     for n, url in enumerate(urls, start=1):
-        assert httpx2.put(url, content=part(n)[::-1]).status_code == 200
-    first = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
-    again = [httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+        assert asking.put(url, content=part(n)[::-1]).status_code == 200
+    first = [asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
+    again = [asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(urls, start=1)]
     with store.database.reading() as session:
         assert quotas.used(session, "ada") == len(DATA)
     assert not any(blob_path(server, part(n)[::-1]).exists() for n in (1, 2, 3, 4))
-    other = httpx2.put(urls[1], content=part(2)[::-1]).headers["etag"]
+    other = asking.put(urls[1], content=part(2)[::-1]).headers["etag"]
     refused = complete(entry, first)
     assert (refused.status_code, "part 2 is not kept" in refused.text) == (400, True)
     assert complete(entry, [again[0], other, *again[2:]]).status_code == 422
-    second = httpx2.put(urls[1], content=part(2)).headers["etag"]
+    second = asking.put(urls[1], content=part(2)).headers["etag"]
     assert complete(entry, [first[0], second, *first[2:]]).status_code == 200
     assert store.blobs.get(OID, origin="test") == DATA
 
@@ -184,11 +185,11 @@ def test_equal_parts_are_each_there(server: HubServer) -> None:
     data = bytes(2 * PART)
     entry = batch(server, oid=sha256_bytes(data), size=len(data))
     urls = parts_of(entry)
-    receipts = [httpx2.put(url, content=bytes(PART)).headers["etag"] for url in urls]
-    httpx2.put(urls[0], content=part(1))
-    receipts[0] = httpx2.put(urls[0], content=bytes(PART)).headers["etag"]
+    receipts = [asking.put(url, content=bytes(PART)).headers["etag"] for url in urls]
+    asking.put(urls[0], content=part(1))
+    receipts[0] = asking.put(urls[0], content=bytes(PART)).headers["etag"]
     parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(receipts, start=1)]
-    answer = httpx2.post(entry["actions"]["upload"]["href"], json={"oid": sha256_bytes(data), "parts": parts})
+    answer = asking.post(entry["actions"]["upload"]["href"], json={"oid": sha256_bytes(data), "parts": parts})
     assert answer.status_code == 200
     assert server.running.serving.store.blobs.get(sha256_bytes(data), origin="test") == data
 
@@ -199,7 +200,7 @@ def test_files_that_share_a_part_are_each_whole(server: HubServer, tmp_path: Pat
     entries = [batch(server, oid=sha256_bytes(data), size=len(data)) for data in files]
     receipts = [
         [
-            httpx2.put(url, content=data[n * PART : (n + 1) * PART]).headers["etag"]
+            asking.put(url, content=data[n * PART : (n + 1) * PART]).headers["etag"]
             for n, url in enumerate(parts_of(entry))
         ]
         for entry, data in zip(entries, files, strict=True)
@@ -210,7 +211,7 @@ def test_files_that_share_a_part_are_each_whole(server: HubServer, tmp_path: Pat
     server.client().preupload_lfs_files("ada/ner", [whole], free_memory=False)  # to be committed
     for entry, etags, data in zip(entries, receipts, files, strict=True):
         parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(etags, start=1)]
-        answer = httpx2.post(
+        answer = asking.post(
             entry["actions"]["upload"]["href"], json={"oid": sha256_bytes(data), "parts": parts}
         )
         assert answer.status_code == 200, answer.text
@@ -226,7 +227,7 @@ def test_a_file_comes_again_where_there_is_no_more_room(server: HubServer) -> No
     with server.running.serving.store.database.writing() as session:
         quotas.set_quota(session, "ada", len(data))
     url = batch(server, oid=sha256_bytes(data), size=len(data))["actions"]["upload"]["href"]
-    assert [httpx2.put(url, content=data).status_code for _ in range(2)] == [200, 200]
+    assert [asking.put(url, content=data).status_code for _ in range(2)] == [200, 200]
 
 
 def test_a_part_that_is_a_file_stays(server: HubServer, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_a_part_that_is_a_file_stays(server: HubServer, tmp_path: Path) -> None:
     path.write_bytes(part(1))
     entry = batch(server)
     etags = [
-        httpx2.put(url, content=part(n)).headers["etag"] for n, url in enumerate(parts_of(entry), start=1)
+        asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(parts_of(entry), start=1)
     ]
     server.client().upload_file(path_or_fileobj=path, path_in_repo="part.dat", repo_id="ada/ner")
     server.client("eve").create_repo("eve/ner")
@@ -252,13 +253,13 @@ def test_addresses_end_with_the_token_that_asked_for_them(server: HubServer) -> 
     whole, entry = batch(server, oid=sha256_bytes(b"whole"), size=5), batch(server)
     url = whole["actions"]["upload"]["href"]
     etags = [
-        httpx2.put(one, content=part(n)).headers["etag"] for n, one in enumerate(parts_of(entry), start=1)
+        asking.put(one, content=part(n)).headers["etag"] for n, one in enumerate(parts_of(entry), start=1)
     ]
     with store.database.writing() as session:
         for token in accounts.list_tokens(session, "ada"):
             accounts.revoke_token(session, token.prefix)
-    assert httpx2.put(url, content=b"whole").status_code == 401
-    assert httpx2.put(parts_of(entry)[0], content=part(1)).status_code == 401
+    assert asking.put(url, content=b"whole").status_code == 401
+    assert asking.put(parts_of(entry)[0], content=part(1)).status_code == 401
     assert complete(entry, etags).status_code == 401
     with store.database.reading() as session:
         repo = require_repo(session, Reference.parse("ada/ner"))
@@ -272,7 +273,7 @@ def test_a_name_that_is_gone_is_answered_without_others(server: HubServer) -> No
     url = batch(server, oid=sha256_bytes(b"whole"), size=5)["actions"]["upload"]["href"]
     with store.database.writing() as session:
         repos.remove(session, require_repo(session, Reference.parse("ada/ner")))
-    answer = httpx2.put(url, content=b"whole")
+    answer = asking.put(url, content=b"whole")
     assert (answer.status_code, "falcon" in answer.text) == (404, False)
 
 
@@ -280,12 +281,12 @@ def test_how_somebody_else_sent_the_same_bytes_is_not_told(server: HubServer, tm
     """A file is of LFS where it was sent so, whoever else has these bytes: else it would say that they do."""
     secret = b"password: hunter2\n"
     entry = batch(server, oid=sha256_bytes(secret), size=len(secret))
-    assert httpx2.put(entry["actions"]["upload"]["href"], content=secret).status_code == 200
+    assert asking.put(entry["actions"]["upload"]["href"], content=secret).status_code == 200
     large = {"path": "secret.txt", "algo": "sha256", "oid": sha256_bytes(secret), "size": len(secret)}
     lines = [{"key": "header", "value": {"summary": "a"}}, {"key": "lfsFile", "value": large}]
     url, headers = f"{server.url}/api/models/ada/ner", {"Authorization": f"Bearer {server.token()}"}
     body = "\n".join(map(json.dumps, lines))
-    assert httpx2.post(f"{url}/commit/main", content=body, headers=headers).status_code == 200
+    assert asking.post(f"{url}/commit/main", content=body, headers=headers).status_code == 200
     eve = server.client("eve")
     eve.create_repo("eve/ner")
     eve.upload_file(path_or_fileobj=secret, path_in_repo="guess.txt", repo_id="eve/ner")
@@ -296,5 +297,5 @@ def test_how_somebody_else_sent_the_same_bytes_is_not_told(server: HubServer, tm
         (info,) = eve.get_paths_info(name, path)
         assert isinstance(info, RepoFile)
         assert (info.lfs is None) == (name == "eve/ner")
-        found = httpx2.head(f"{server.url}/{name}/resolve/main/{path}").headers["etag"]
+        found = asking.head(f"{server.url}/{name}/resolve/main/{path}").headers["etag"]
         assert found.strip('"') == etag

@@ -10,7 +10,6 @@ import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx2
 import pytest
 from click.testing import CliRunner
 from huggingface_hub.utils._http import parse_ratelimit_headers
@@ -25,18 +24,19 @@ from adapthub.hub.server.dependencies import address_of
 from adapthub.hub.server.rates import Rates
 from adapthub.hub.server.serving import Limits
 from adapthub.hub.storage.upkeep_tables import LoginRow
+from tests import asking
 from tests.hub.server.live import HubServer, live
 
 
 def begin(server: HubServer) -> dict[str, str]:
-    answer = httpx2.post(f"{server.url}/oauth/device", data={"client_id": "any"})
+    answer = asking.post(f"{server.url}/oauth/device", data={"client_id": "any"})
     assert answer.status_code == 200
     return dict(answer.json())
 
 
 def poll(server: HubServer, secret: str) -> dict[str, str]:
     form = {"grant_type": "urn:ietf:params:oauth:grant-type:device_code", "device_code": secret}
-    return dict(httpx2.post(f"{server.url}/oauth/token", data=form).json())
+    return dict(asking.post(f"{server.url}/oauth/token", data=form).json())
 
 
 def test_hf_logs_in_with_a_code(hub_server: HubServer, tmp_path: Path) -> None:
@@ -80,29 +80,29 @@ def test_hf_logs_in_with_a_code(hub_server: HubServer, tmp_path: Path) -> None:
 def test_a_person_allows_it_with_a_token_of_theirs(hub_server: HubServer) -> None:
     waiting = begin(hub_server)
     assert poll(hub_server, waiting["device_code"]) == {"error": "authorization_pending"}
-    page = httpx2.get(waiting["verification_uri_complete"])
+    page = asking.get(waiting["verification_uri_complete"])
     assert waiting["user_code"] in page.text
     form = {"user_code": waiting["user_code"], "token": "ah_00000000_" + "x" * 43, "answer": "allow"}
-    assert httpx2.post(waiting["verification_uri"], data=form).status_code == 401
+    assert asking.post(waiting["verification_uri"], data=form).status_code == 401
     assert poll(hub_server, waiting["device_code"]) == {"error": "authorization_pending"}
-    answer = httpx2.post(waiting["verification_uri"], data={**form, "token": hub_server.token("ada", "read")})
+    answer = asking.post(waiting["verification_uri"], data={**form, "token": hub_server.token("ada", "read")})
     assert "allowed" in answer.text
     token = poll(hub_server, waiting["device_code"])["access_token"]
-    who = httpx2.get(f"{hub_server.url}/api/whoami-v2", headers={"Authorization": f"Bearer {token}"}).json()
+    who = asking.get(f"{hub_server.url}/api/whoami-v2", headers={"Authorization": f"Bearer {token}"}).json()
     assert (who["name"], who["auth"]["accessToken"]["role"]) == ("ada", "read")
     assert poll(hub_server, waiting["device_code"]) == {"error": "expired_token"}  # it is handed out once
     other = begin(hub_server)
     form = {"user_code": other["user_code"], "token": hub_server.token(), "answer": "deny"}
-    assert httpx2.post(waiting["verification_uri"], data=form).status_code == 200
+    assert asking.post(waiting["verification_uri"], data=form).status_code == 200
     assert poll(hub_server, other["device_code"]) == {"error": "access_denied"}
-    assert httpx2.post(waiting["verification_uri"], data=form).status_code == 404
-    shown = httpx2.get(f"{hub_server.url}/oauth/activate?user_code=%3Cscript%3E").text
+    assert asking.post(waiting["verification_uri"], data=form).status_code == 404
+    shown = asking.get(f"{hub_server.url}/oauth/activate?user_code=%3Cscript%3E").text
     assert "<script>" not in shown
 
 
 def allow(server: HubServer, waiting: dict[str, str], token: str) -> int:
     form = {"user_code": waiting["user_code"], "token": token, "answer": "allow"}
-    return httpx2.post(waiting["verification_uri"], data=form).status_code
+    return asking.post(waiting["verification_uri"], data=form).status_code
 
 
 def test_the_token_works_no_longer_than_the_one_that_allowed_it(hub_server: HubServer) -> None:
@@ -185,10 +185,10 @@ def test_an_address_asks_for_so_many_logins_a_minute(tmp_path: Path) -> None:
         assert allow(server, waiting, server.token()) == 200
         assert poll(server, waiting["device_code"]) == {"error": "slow_down"}
         assert allow(server, waiting, server.token()) == 429
-        refused = httpx2.post(f"{server.url}/oauth/device", data={"client_id": "any"})
+        refused = asking.post(f"{server.url}/oauth/device", data={"client_id": "any"})
         assert refused.status_code == 429
         assert 0 < int(refused.headers["retry-after"]) <= 100_000
-        assert httpx2.get(f"{server.url}/api/models").status_code == 200  # all else goes on
+        assert asking.get(f"{server.url}/api/models").status_code == 200  # all else goes on
 
 
 @pytest.mark.parametrize(
@@ -210,19 +210,19 @@ def test_callers_that_ask_too_often(tmp_path: Path) -> None:
     with live(tmp_path / "served", limits=Limits(rate=(3, 100_000))) as server:
         token = {"Authorization": f"Bearer {server.token()}"}
         url = f"{server.url}/api/models"
-        answers = [httpx2.get(url, headers=token) for _ in range(4)]
+        answers = [asking.get(url, headers=token) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         info = parse_ratelimit_headers(answers[0].headers)
         assert info is not None
         assert (info.remaining, info.limit, info.window_seconds) == (2, 3, 100_000)
         assert 0 < int(answers[3].headers["retry-after"]) <= 100_000
         assert "more than 3 requests" in answers[3].json()["error"]
-        assert httpx2.get(url).status_code == 200  # others may
+        assert asking.get(url).status_code == 200  # others may
         wrong = [
-            httpx2.get(url, headers={"Authorization": f"Bearer ah_0000000{n}_{'x' * 43}"}) for n in range(3)
+            asking.get(url, headers={"Authorization": f"Bearer ah_0000000{n}_{'x' * 43}"}) for n in range(3)
         ]
         assert [answer.status_code for answer in wrong] == [401, 401, 429]
-        assert httpx2.get(f"{server.url}/health").status_code == 200
+        assert asking.get(f"{server.url}/health").status_code == 200
 
 
 def test_a_window_ends() -> None:

@@ -50,6 +50,7 @@ from adapthub.hub.server import lfs_api
 from adapthub.hub.signing import sign
 from adapthub.hub.storage.upkeep_tables import PendingRow
 from adapthub.hub.store import Store
+from tests import asking
 from tests.hub.adapters import contents, manifest, write_adapter
 from tests.hub.server.live import HubServer
 
@@ -128,7 +129,7 @@ def test_a_small_adapter_comes_in_one_request(hub: RemoteHub, network: Network, 
 def test_plain_tools_verify_a_bundle(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "made", card="# A card")
     hub.push(adapter, "ada/ner", alias="prod")
-    answer = httpx2.get(f"{hub_server.url}/api/models/ada/ner/versions/prod/bundle")
+    answer = asking.get(f"{hub_server.url}/api/models/ada/ner/versions/prod/bundle")
     (tmp_path / "got").mkdir()
     for command in (["tar", "-x"], ["sha256sum", "--check", "--strict", "SHA256SUMS"]):
         subprocess.run(command, cwd=tmp_path / "got", input=answer.content, check=True, capture_output=True)
@@ -314,7 +315,7 @@ def test_offline_it_is_what_it_was(
     gone = open_as(hub_server, None, tmp_path / "cache", Network())
     while True:
         try:
-            httpx2.get(hub_server.url)
+            asking.get(hub_server.url)
         except httpx2.TransportError:
             break
     assert gone.pull("ada/ner@prod").digest == adapter.digest
@@ -583,10 +584,10 @@ def test_another_task_is_told_as_it_is(hub: RemoteHub, tmp_path: Path) -> None:
 def test_aliases_with_their_history(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) -> None:
     for seed in range(2):
         hub.push(write_adapter(tmp_path / str(seed), seed=seed), "ada/ner", alias="prod")
-    (alias,) = httpx2.get(f"{hub_server.url}/api/models/ada/ner/aliases").json()
+    (alias,) = asking.get(f"{hub_server.url}/api/models/ada/ner/aliases").json()
     assert (alias["name"], alias["number"]) == ("prod", 2)
     assert [(move["source"], move["target"]) for move in alias["history"]] == [(None, 1), (1, 2)]
-    assert httpx2.get(f"{hub_server.url}/api/models/ada/none/aliases").status_code == 404
+    assert asking.get(f"{hub_server.url}/api/models/ada/none/aliases").status_code == 404
 
 
 # the token, when Hugging Face's client uploads

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import httpx2
 import pytest
 from click.testing import CliRunner
 from huggingface_hub import snapshot_download
@@ -21,6 +20,7 @@ from adapthub.hub.collecting import collect
 from adapthub.hub.server.serving import Limits
 from adapthub.hub.storage.places import open_blobs
 from adapthub.hub.store import Store
+from tests import asking
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.s3 import s3
 from tests.hub.server.live import live
@@ -48,8 +48,8 @@ def test_a_hub_on_s3(tmp_path: Path) -> None:
         api.create_repo("ada/large")
         api.upload_file(path_or_fileobj=tmp_path / "large.dat", path_in_repo="a.dat", repo_id="ada/large")
         url = f"{server.url}/ada/large/resolve/main/a.dat"
-        assert httpx2.get(url).content == data
-        part = httpx2.get(url, headers={"Range": "bytes=9000000-9000099"})
+        assert asking.get(url).content == data
+        part = asking.get(url, headers={"Range": "bytes=9000000-9000099"})
         assert (part.status_code, part.content) == (206, data[9_000_000:9_000_100])
         store = server.running.serving.store
         assert check(store).whole
@@ -78,12 +78,12 @@ def test_a_bucket_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_keys_that_are_wrong(bucket: str) -> None:
-    assert httpx2.post(f"{bucket}/moto-api/reset-auth", content=b"0").status_code == 200
+    assert asking.post(f"{bucket}/moto-api/reset-auth", content=b"0").status_code == 200
     try:
         with pytest.raises(StorageError, match="AWS_ACCESS_KEY_ID"):
             open_blobs(PLACE)
     finally:
-        httpx2.post(f"{bucket}/moto-api/reset-auth", content=b"1000000")
+        asking.post(f"{bucket}/moto-api/reset-auth", content=b"1000000")
 
 
 def test_s3_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-import httpx2
 import pytest
 
 from adapthub.hub.server.lifecycle import Running
 from adapthub.hub.server.serving import Limits
 from adapthub.web import logs
+from tests import asking
 from tests.hub.server.live import HubServer, live
 from tests.web.live import eventually
 from tests.web.raw import connected, read_all
@@ -46,8 +46,8 @@ class TestConnections(Connections):
 def test_every_request_has_a_line_without_its_query(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
     headers = {"Authorization": f"Bearer {hub.token('eve')}"}
     with caplog.at_level(logging.INFO, logs.__name__):
-        answer = httpx2.get(f"{hub.url}/api/models/ada/none?secret=1", headers=headers)
-        httpx2.get(f"{hub.url}/health")
+        answer = asking.get(f"{hub.url}/api/models/ada/none?secret=1", headers=headers)
+        asking.get(f"{hub.url}/health")
         eventually(lambda: bool(caplog.records), "nothing is logged")
     (line,) = (record for record in caplog.records if record.name == logs.__name__)
     assert line.getMessage() == "GET /api/models/ada/none"

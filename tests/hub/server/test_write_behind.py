@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
-import httpx2
 import pytest
 
 from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.server.write_behind import write_behind
+from tests import asking
 from tests.hub.server.live import HubServer
 
 BATCH = 2**19
@@ -121,13 +121,13 @@ def test_a_large_upload_that_is_cut_off_leaves_nothing(hub_server: HubServer) ->
     url = f"{hub_server.url}/api/models/ada/ner/blobs/{sha256_bytes(data)}"
     headers = {"authorization": f"Bearer {hub_server.token()}", "content-length": str(len(data))}
     with pytest.raises(ConnectionError, match="the cable"):
-        httpx2.put(url, content=cut_off(), headers=headers)
+        asking.put(url, content=cut_off(), headers=headers)
     for _ in range(WAIT * 100):
         if not list(incoming.iterdir()):
             break
         time.sleep(0.01)
     assert [path for path in incoming.parent.rglob("*") if path.is_file()] == []
-    assert httpx2.put(url, content=data, headers=headers).status_code == 200
+    assert asking.put(url, content=data, headers=headers).status_code == 200
     assert hub_server.running.serving.store.blobs.get(sha256_bytes(data), origin="test") == data
 
 

@@ -16,6 +16,7 @@ from adapthub.adapters.files import sha256_bytes
 from adapthub.hub.collecting import collect
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.epoch import raise_epoch
+from tests import asking
 from tests.adapters.causal_pass import write_causal_base
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.server.live import HubServer
@@ -46,7 +47,7 @@ def test_an_adapter_uploaded_by_xet(hub_server: HubServer, tmp_path: Path) -> No
     hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
     assert hub.resolve("ada/ner").digest == adapter.digest
     assert contents(hub.pull("ada/ner").path) == contents(adapter.path)
-    head = httpx2.head(f"{hub_server.url}/ada/ner/resolve/main/adapter_model.safetensors")
+    head = asking.head(f"{hub_server.url}/ada/ner/resolve/main/adapter_model.safetensors")
     assert not [name for name in head.headers if "xet" in name.lower()]
     # The same client again, believing that the hub has what it sent, when it has been collected; then in another epoch.
     hub_server.client().delete_repo("ada/ner")
@@ -67,7 +68,7 @@ def test_hf_upload_of_a_large_file(hub_server: HubServer, tmp_path: Path) -> Non
     path.write_bytes(data)
     hf = str(Path(sys.executable).with_name("hf"))
     run([hf, "upload", "ada/ner", str(path), "notes.dat"], environment)
-    assert httpx2.get(f"{hub_server.url}/ada/ner/resolve/main/notes.dat").content == data
+    assert asking.get(f"{hub_server.url}/ada/ner/resolve/main/notes.dat").content == data
 
 
 @pytest.mark.slow
@@ -86,8 +87,8 @@ def test_a_token_that_may_not_write_uploads_nothing(hub_server: HubServer, tmp_p
     url = f"{hub_server.url}/api/models/ada/ner/xet-write-token/main"
     for name, scope, status in (("ada", "read", 403), ("bob", "write", 403), ("ada", "write", 200)):
         headers = {"Authorization": f"Bearer {hub_server.token(name, scope)}"}  # type: ignore[arg-type]
-        assert httpx2.get(url, headers=headers).status_code == status, (name, scope)
-    assert httpx2.get(url).status_code == 401
+        assert asking.get(url, headers=headers).status_code == status, (name, scope)
+    assert asking.get(url).status_code == 401
     write_adapter(tmp_path / "made")
     environment = hub_server.environment(tmp_path / "home", hub_server.token("bob"), xet=True)
     done = subprocess.run(
@@ -104,19 +105,19 @@ def test_a_token_revoked_during_an_upload_ends_it(hub_server: HubServer) -> None
     hub_server.client().create_repo("ada/ner")
     token = hub_server.token()
     headers = {"Authorization": f"Bearer {token}"}
-    grant = httpx2.get(f"{hub_server.url}/api/models/ada/ner/xet-write-token/main", headers=headers).json()
+    grant = asking.get(f"{hub_server.url}/api/models/ada/ner/xet-write-token/main", headers=headers).json()
     assert grant["casUrl"].startswith(hub_server.url)
     access = {"Authorization": f"Bearer {grant['accessToken']}"}
     url = f"{grant['casUrl']}/v1/shards"
-    assert httpx2.post(url, headers=access, content=b"none").status_code == 400
+    assert asking.post(url, headers=access, content=b"none").status_code == 400
     with hub_server.running.serving.store.database.writing() as session:
         from adapthub.hub.accounts import revoke_token
 
         revoke_token(session, token)
-    assert httpx2.post(url, headers=access, content=b"none").status_code == 403
+    assert asking.post(url, headers=access, content=b"none").status_code == 403
     with hub_server.running.serving.store.database.writing() as session:
         raise_epoch(session)
-    assert httpx2.post(url, headers=access, content=b"none").status_code == 401
+    assert asking.post(url, headers=access, content=b"none").status_code == 401
 
 
 def test_knowing_a_digest_gives_nobody_a_private_file(hub_server: HubServer, tmp_path: Path) -> None:
@@ -133,15 +134,15 @@ def test_knowing_a_digest_gives_nobody_a_private_file(hub_server: HubServer, tmp
     body = b'{"key":"header","value":{"summary":"a"}}\n' + json.dumps(line).encode()
 
     def commit() -> httpx2.Response:
-        return httpx2.post(f"{hub_server.url}/api/models/eve/theft/commit/main", content=body, headers=eve)
+        return asking.post(f"{hub_server.url}/api/models/eve/theft/commit/main", content=body, headers=eve)
 
     lfs = f"{hub_server.url}/eve/theft.git/info/lfs/objects"
     batch = {"operation": "upload", "objects": [{"oid": oid, "size": size}]}
-    (entry,) = httpx2.post(f"{lfs}/batch", json=batch, headers=eve).json()["objects"]
+    (entry,) = asking.post(f"{lfs}/batch", json=batch, headers=eve).json()["objects"]
     assert "upload" in entry["actions"]
-    verify = httpx2.post(f"{lfs}/verify", json={"oid": oid, "size": size}, headers=eve)
+    verify = asking.post(f"{lfs}/verify", json={"oid": oid, "size": size}, headers=eve)
     assert verify.status_code == 400
     answer = commit()
     assert (answer.status_code, "sent no bytes" in answer.json()["error"]) == (400, True)
-    assert httpx2.put(entry["actions"]["upload"]["href"], content=weights).status_code == 200
+    assert asking.put(entry["actions"]["upload"]["href"], content=weights).status_code == 200
     assert commit().status_code == 200  # she has them: it is no secret to her

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 
 from adapthub.hub.server.xet import WriteGrant, XetLimits
+from tests import asking
 from tests.hub.xet.encoding import encode_xorb, shard_of
 from tests.hub.xet.stub import Stub, running
 
@@ -29,7 +30,7 @@ def stub(tmp_path: Path) -> Iterator[Stub]:
 
 def granted(stub: Stub) -> tuple[WriteGrant, httpx2.Client]:
     grant = stub.facade.grant("acme/ner", "alice", stub.url)
-    return grant, httpx2.Client(
+    return grant, asking.client(
         base_url=grant.cas_url, headers={"Authorization": f"Bearer {grant.access_token}"}
     )
 

@@ -17,6 +17,7 @@ from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.tenants.gate import OpenGate
+from tests import asking
 from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import save_adapter
 from tests.runtime.generating import lora
@@ -36,7 +37,7 @@ def running(served_base: Path, hub: Registry) -> Iterator[Running]:
 
 @pytest.fixture
 def http(running: Running) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=running.address) as client:
+    with asking.client(base_url=running.address) as client:
         yield client
 
 
@@ -207,7 +208,7 @@ class _TenantGate(OpenGate):
 def test_a_tenant_is_no_administrator(served_base: Path, served_hub: Registry) -> None:
     with (
         live(settings_for(served_base), served_hub, _TenantGate()) as running,
-        httpx2.Client(base_url=running.address) as http,
+        asking.client(base_url=running.address) as http,
     ):
         paths = {
             path: methods
@@ -225,7 +226,7 @@ def test_named_adapters_are_loaded_first_and_the_others_are_not_there(
     served_base: Path, served_hub: Registry
 ) -> None:
     settings = settings_for(served_base, adapters=("acme/sql@prod", "zeta/*"))
-    with live(settings, served_hub) as running, httpx2.Client(base_url=running.address) as http:
+    with live(settings, served_hub) as running, asking.client(base_url=running.address) as http:
         assert [(name, one["state"]) for name, one in residents(http).items()] == [("acme/sql@v1", "slot")]
         models = [model["id"] for model in http.get("/v1/models").json()["data"]]
         assert models[1:] == ["acme/sql", "zeta/own"]
@@ -235,7 +236,7 @@ def test_named_adapters_are_loaded_first_and_the_others_are_not_there(
 def test_drain_refuses_what_comes_and_says_that_nothing_runs(served_base: Path, served_hub: Registry) -> None:
     with (
         live(settings_for(served_base), served_hub) as running,
-        httpx2.Client(base_url=running.address) as http,
+        asking.client(base_url=running.address) as http,
     ):
         assert http.post("/admin/drain").json() == {"drained": True, "in_flight": 0}
         assert http.get("/ready").status_code == 503

@@ -16,6 +16,7 @@ from adapthub.runtime.engine import Engine
 from adapthub.runtime.server import lifecycle
 from adapthub.runtime.server.serving import ServerLimits
 from adapthub.runtime.tenants.gate import UsageRecord
+from tests import asking
 from tests.runtime.server.live import live, settings_for
 from tests.runtime.server.recording import RecordingGate
 from tests.web.live import eventually
@@ -54,7 +55,7 @@ def test_what_outlives_the_drain_is_written_down(
                 "ignore_eos": True,
             }
             with pytest.raises(httpx2.HTTPError):  # the connection ends with the server
-                httpx2.post(f"{running.address}/v1/completions", json=body, timeout=60).raise_for_status()
+                asking.post(f"{running.address}/v1/completions", json=body).raise_for_status()
 
         clients = [threading.Thread(target=ask, args=(stream,)) for stream in (True, False)]
         for client in clients:

@@ -25,6 +25,7 @@ from adapthub.adapters.errors import (
 from adapthub.hub.registry import Registry, Version
 from adapthub.runtime.server.release_watch import count
 from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
+from tests import asking
 from tests.runtime.server.assembled import Assembled, assembled, settled
 from tests.runtime.server.encoders import write_encoder_hub
 from tests.runtime.server.live import live, settings_for, write_hub
@@ -405,7 +406,7 @@ def test_a_shadow_waits_behind_the_last_of_all_requests(
     served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without tenants they are in one queue; clients choose their priorities."""
-    with live(settings_for(served_base), hub) as running, httpx2.Client(base_url=running.address) as client:
+    with live(settings_for(served_base), hub) as running, asking.client(base_url=running.address) as client:
         client.post("/admin/releases", json={**RELEASE, "kind": "shadow"}).raise_for_status()
         engine, asked = running.serving.runtime.generation.engine, []
         submit = engine.submit
@@ -449,7 +450,7 @@ def test_a_shadow_that_fails_is_rolled_back_unheard(
 
 @pytest.fixture
 def http(served_base: Path, hub: Registry) -> Iterator[httpx2.Client]:
-    with live(settings_for(served_base), hub) as running, httpx2.Client(base_url=running.address) as client:
+    with live(settings_for(served_base), hub) as running, asking.client(base_url=running.address) as client:
         yield client
 
 
@@ -505,7 +506,7 @@ def test_bad_releases_are_refused_and_a_good_one_outlives_the_server(
     assert http.get("/admin/releases/none").status_code == 404
     with (
         live(settings_for(served_base), hub) as again,
-        httpx2.Client(base_url=again.address) as restarted,
+        asking.client(base_url=again.address) as restarted,
     ):
         found = restarted.get(f"/admin/releases/{id}").json()
         assert (found["state"], found["weight"], found["candidate"]) == ("running", 0.5, "acme/sql@v2")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from adapthub.hub.registry import Registry
 from adapthub.web import logs
+from tests import asking
 from tests.runtime.server.live import live, settings_for
 
 
@@ -19,7 +19,7 @@ def test_every_request_has_a_line_without_its_text(
     with (
         caplog.at_level(logging.INFO, logs.__name__),
         live(settings_for(served_base), served_hub) as running,
-        httpx2.Client(base_url=running.address) as http,
+        asking.client(base_url=running.address) as http,
     ):
         for model, status in (("acme/sql@prod", 200), ("acme/none", 404)):
             body = {"model": model, "prompt": "bob met alice", "max_tokens": 3, "ignore_eos": True}

@@ -32,6 +32,7 @@ from adapthub.runtime.tenants.tables import SCHEMA
 from adapthub.runtime.tenants.tenant import Tenant
 from adapthub.runtime.tenants.tenant_gate import open_gate
 from adapthub.runtime.tenants.usage import SUMS, usage_report
+from tests import asking
 from tests.runtime.server.live import live, settings_for
 
 
@@ -110,7 +111,7 @@ def test_each_tenant_sees_its_own_and_nothing_of_others(shared: Shared) -> None:
     ],
 )
 def test_without_a_key_of_this_server_it_is_401(shared: Shared, headers: dict[str, Any]) -> None:
-    response = httpx2.get(f"{shared.running.address}/v1/models", headers=headers)
+    response = asking.get(f"{shared.running.address}/v1/models", headers=headers)
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == "Bearer"
     error = response.json()["error"]
@@ -119,13 +120,13 @@ def test_without_a_key_of_this_server_it_is_401(shared: Shared, headers: dict[st
 
 
 def test_health_needs_no_key(shared: Shared) -> None:
-    assert httpx2.get(f"{shared.running.address}/health").status_code == 200
+    assert asking.get(f"{shared.running.address}/health").status_code == 200
 
 
 def test_a_header_of_a_megabyte_costs_nobody_else_anything(shared: Shared) -> None:
     url = f"{shared.running.address}/v1/models"
     try:
-        status = httpx2.get(url, headers={"Authorization": "Bearer " + "a" * (1 << 20)}).status_code
+        status = asking.get(url, headers={"Authorization": "Bearer " + "a" * (1 << 20)}).status_code
     except httpx2.TransportError:  # hung up on
         status = 431
     assert status in (400, 401, 431)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import delete, text
@@ -27,6 +26,7 @@ from adapthub.hub.server.pages.visitors import COOKIE
 from adapthub.hub.signing import sign
 from adapthub.hub.signing_keys import PublicKey
 from adapthub.hub.storage.knowledge_tables import KnowledgeRow, ParentRow
+from tests import asking
 from tests.hub.server.governed import Api
 from tests.hub.server.live import HubServer, live
 from tests.hub.server.pages.filled import fill, write
@@ -43,7 +43,7 @@ class Pages:
         self._cookies = {} if token is None else {COOKIE: token}
 
     def __call__(self, address: str, status: int = 200) -> str:
-        with httpx2.Client(headers=BROWSER, timeout=60, cookies=self._cookies) as client:
+        with asking.client(headers=BROWSER, cookies=self._cookies) as client:
             answer = client.get(self._url + address)
         assert answer.status_code == status, (address, answer.text)
         return answer.text

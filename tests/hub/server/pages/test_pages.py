@@ -27,6 +27,7 @@ from adapthub.hub.server.pages.routes import MODULES
 from adapthub.hub.server.pages.visitors import COOKIE
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.tables import RepoRow
+from tests import asking
 from tests.hub.server.live import HubServer
 from tests.hub.server.pages.filled import CARD, write
 
@@ -35,14 +36,14 @@ BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 @pytest.fixture
 def web() -> Iterator[httpx2.Client]:
-    with httpx2.Client(headers=BROWSER, timeout=60) as client:
+    with asking.client(headers=BROWSER) as client:
         yield client
 
 
 @pytest.fixture
 def mine(hub_server: HubServer) -> Iterator[httpx2.Client]:
     """Signed in as ada."""
-    with httpx2.Client(headers=BROWSER, timeout=60, cookies={COOKIE: hub_server.token()}) as client:
+    with asking.client(headers=BROWSER, cookies={COOKIE: hub_server.token()}) as client:
         yield client
 
 
@@ -109,7 +110,7 @@ def test_the_protocol_answers_browsers_as_it_answers_programs(
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-error-code"] in ("RepoNotFound", "RevisionNotFound")
-    assert answer.json() == httpx2.get(filled.url + address).json()
+    assert answer.json() == asking.get(filled.url + address).json()
 
 
 def test_errors_are_pages_for_browsers_and_json_for_programs(filled: HubServer, web: httpx2.Client) -> None:
@@ -124,7 +125,7 @@ def test_errors_are_pages_for_browsers_and_json_for_programs(filled: HubServer, 
         ("/?after=x", 400, "after"),
         ("/-/0/style.css", 404, "no file style.css"),
     ):
-        page, json = web.get(filled.url + address), httpx2.get(filled.url + address)
+        page, json = web.get(filled.url + address), asking.get(filled.url + address)
         assert (page.status_code, json.status_code) == (status, status), address
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert "default-src 'none'" in page.headers["content-security-policy"]

@@ -8,7 +8,6 @@ import re
 import shlex
 from pathlib import Path
 
-import httpx2
 import torch
 
 from adapthub.adapters.artifact import Artifact
@@ -16,6 +15,7 @@ from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Facts
 from adapthub.hub.server.pages.usage import snippets
 from adapthub.runtime import Runtime
+from tests import asking
 from tests.adapters.peft_oracle import expected_logits, lora_config, save_adapter
 from tests.hub.server.live import HubServer
 
@@ -43,7 +43,7 @@ def test_the_lines_for_adapthub_run_as_they_stand(
 ) -> None:
     adapter = save_adapter(tiny_base, tmp_path / "made", TASK, lora_config(TASK))
     EmbeddedHub(hub_server.data, cache=tmp_path / "theirs").push(Artifact.read(adapter), "ada/ner")
-    page = httpx2.get(f"{hub_server.url}/ada/ner").text
+    page = asking.get(f"{hub_server.url}/ada/ner").text
     found = re.search('aria-label="adapthub"><code>(.*?)</code>', page, re.DOTALL)
     assert found is not None
     names: dict[str, object] = {}
