@@ -82,13 +82,13 @@ def test_each_module_is_matched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ranks(lora, ["layers.1.q"] * 100) == [3] * 100
 
 
-def test_no_more_is_matched_than_takes_a_second() -> None:
+def test_no_more_is_matched_than_takes_long() -> None:
     lora = ConfiguredLora({"rank_pattern": {f"(a|b){{{n}}}c": 3 for n in range(1, 61)}})
     with pytest.raises(AdmissionError, match="rank_pattern .* too long"):
         ranks(lora, (f"model.layers.{n}.self_attn.q_proj" for n in range(10_000)))
 
 
-def test_no_more_is_looked_up_than_takes_a_second() -> None:
+def test_no_more_is_looked_up_than_takes_long() -> None:
     """Names with dots at other places each."""
     names = {("." * n + "a" * 60)[:60].ljust(60, "."): 3 for n in range(60)}
     lora = ConfiguredLora({"rank_pattern": names})
