@@ -15,12 +15,12 @@ from itertools import islice
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.admission import IGNORED
 from adapthub.adapters.description import digest_of
 from adapthub.adapters.errors import AdaptHubError, IntegrityError
 from adapthub.hub import audit, epoch
 from adapthub.hub.inspection import inspect_tree
 from adapthub.hub.records import bare_digest
+from adapthub.hub.signatures import digests_of
 from adapthub.hub.storage.tables import (
     AliasRow,
     BlobRow,
@@ -146,8 +146,7 @@ def _check_versions(store: Store, report: Report) -> None:
         for row in rows:
             report.versions += 1
             name = f"{row.namespace}/{row.name}@v{row.number}"
-            own = {path: blob.sha256 for path, blob in trees[row.id].items() if path not in IGNORED}
-            if bare_digest(digest_of(own)) != row.digest:
+            if bare_digest(digest_of(digests_of(trees[row.id]))) != row.digest:
                 report.problems.append(f"{name} has other files than its digest says")
                 continue
             try:

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.admission import CARD
 from adapthub.adapters.errors import AdmissionError, InvalidSettings
 from adapthub.hub import listing
 from adapthub.hub.access import readable_repo
 from adapthub.hub.cards import card_metadata
 from adapthub.hub.documents import facts_record, fit_record, version_record
+from adapthub.hub.inspection import card_of
 from adapthub.hub.knowledge import known_of
 from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.revisions import head_of, require_commit
@@ -183,10 +183,7 @@ def _heads(session: Session, repo_ids: Sequence[int]) -> dict[int, CommitRow]:
 
 
 def _metadata(serving: Serving, tree: Tree) -> dict[str, Any]:
-    blob = tree.get(CARD)
-    if blob is None:
-        return {}
     try:
-        return card_metadata(serving.store.read(blob, 0, blob.size).decode(errors="replace"))
+        return card_metadata(card_of(tree, serving.store.read))
     except AdmissionError:
         return {}

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from adapthub.adapters.admission import CARD
 from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.hub import commits, quotas, repos
 from adapthub.hub.access import Caller, require_role, require_write, writable_repo
 from adapthub.hub.events import happened
 from adapthub.hub.gates import check_refs, is_guarded
+from adapthub.hub.inspection import card_of
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import head_of
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing, origin
@@ -152,8 +152,8 @@ def _card(serving: Serving, caller: Caller, source: Reference) -> str:
     with serving.store.database.reading() as session:
         repo = writable_repo(session, caller, source)
         head = head_of(session, repo)
-        blob = None if head is None else read_tree(session, head.id).get(CARD)
-    return "" if blob is None else serving.store.read(blob, 0, blob.size).decode(errors="replace")
+        tree = {} if head is None else read_tree(session, head.id)
+    return card_of(tree, serving.store.read)
 
 
 def _check_type(type_: str | None) -> None:

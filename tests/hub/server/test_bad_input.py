@@ -12,7 +12,11 @@ import httpx2
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from sqlalchemy import select
 
+from adapthub.hub.checking import check
+from adapthub.hub.storage.tables import VersionRow
+from adapthub.hub.trees import read_tree
 from tests import asking
 from tests.hub.adapters import write_adapter
 from tests.hub.server.live import HubServer
@@ -113,6 +117,43 @@ def test_paths_that_leave_or_deceive(hub_server: HubServer, path: str) -> None:
     answer = post(hub_server, "/api/models/ada/ner/commit/main", raw(path))
     assert answer.status_code == 422, answer.text
     assert "path" in answer.headers["x-error-message"]
+
+
+def test_what_tools_leave_is_no_part_of_an_adapter(hub_server: HubServer, tmp_path: Path) -> None:
+    """A hub that had it beside an adapter was not whole."""
+    hub_server.client().create_repo("ada/ner")
+    commit = raw(".cache/note.txt", b"a note")
+    assert post(hub_server, "/api/models/ada/ner/commit/main", commit).status_code == 200
+    hub_server.client().upload_folder(repo_id="ada/ner", folder_path=write_adapter(tmp_path / "made").path)
+    store = hub_server.running.serving.store
+    with store.database.reading() as session:
+        version = session.scalar(select(VersionRow))
+        assert version is not None
+        assert ".cache/note.txt" in read_tree(session, version.id)
+    assert check(store).problems == []
+
+
+def test_a_card_is_read_no_further_than_its_metadata_can_be(
+    hub_server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question about an older revision read all of a card of 60 MB."""
+    api = hub_server.client()
+    api.create_repo("ada/ner")
+    card = b"---\nlicense: mit\n---\n" + b"text\n" * 400_000
+    old = api.create_commit("ada/ner", [CommitOperationAdd("README.md", card)], commit_message="long")
+    api.create_commit("ada/ner", [CommitOperationAdd("README.md", b"short")], commit_message="short")
+    blobs, asked = hub_server.running.serving.store.blobs, []
+
+    def read(sha256: str, offset: int, length: int) -> bytes:
+        asked.append(length)
+        return type(blobs).read(blobs, sha256, offset, length)
+
+    monkeypatch.setattr(blobs, "read", read)
+    found = api.model_info("ada/ner", revision=old.oid).card_data
+    assert found is not None
+    assert found.license == "mit"
+    api.move_repo("ada/ner", "ada/moved")
+    assert 0 < max(asked) <= 2**20
 
 
 def post(server: HubServer, path: str, body: bytes, token: str | None = "") -> httpx2.Response:
