@@ -1,4 +1,4 @@
-"""What was read off a file's header and an adapter's small files, remembered: the bytes of a sha256 never change.
+"""What was read off bytes, by their sha256, remembered: off headers, an adapter's small files, structures.
 
 Every commit and every page looks at all weights of a tree, and most of them were looked at before. Bounded. Reads nothing.
 """

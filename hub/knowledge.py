@@ -60,7 +60,10 @@ def known_of(session: Session, version_ids: Iterable[int]) -> dict[int, Known]:
     """What is known of versions, by their keys; those from before it was recorded are not there."""
     query = select(KnowledgeRow).where(KnowledgeRow.version_id.in_(list(version_ids)))
     rows = session.scalars(query.options(joinedload(KnowledgeRow.structure)))
-    return {row.version_id: Known(_fit(row), unpacked(row.structure.document)) for row in rows}
+    return {
+        row.version_id: Known(_fit(row), unpacked(row.structure.digest, row.structure.document))
+        for row in rows
+    }
 
 
 def traits_of_version(version: VersionRow, known: Known) -> Traits:

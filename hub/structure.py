@@ -10,13 +10,15 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from adapthub.adapters.description import Description
 from adapthub.adapters.names import PEFT_PREFIX
 from adapthub.hub.composition import Traits, traits_of
+from adapthub.hub.headers import Recent
 
 _IA3 = ".ia3_l"
+_REMEMBERED_BYTES = 32 * 2**20
+_MODULE_BYTES = 256  # about, that one takes: its name, and its place among the ranks
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,13 @@ class Structure:
     def traits(self, *, base: str | None, task: str | None, labels: tuple[str, ...] | None) -> Traits:
         """As composition takes it, of a version with this base, task and labels."""
         return Traits(self.method, self.dora, base, task, labels, self.ranks, frozenset(self.whole))
+
+
+def _size(structure: Structure) -> int:
+    return _MODULE_BYTES * (1 + len(structure.ranks) + len(structure.whole))
+
+
+_recent: Recent[Structure] = Recent(_REMEMBERED_BYTES, _size)
 
 
 def structure_of(adapter: Description) -> Structure:
@@ -62,10 +71,17 @@ def to_json(structure: Structure) -> bytes:
     ).encode()
 
 
-@lru_cache(maxsize=256)
-def unpacked(document: bytes) -> Structure:
-    """The structure in a `to_json` that zlib compressed."""
-    fields = json.loads(zlib.decompress(document))
-    return Structure(
-        fields["method"], fields["dora"], fields["ranks"], tuple(fields["whole"]), tuple(fields["targets"])
-    )
+def unpacked(digest: str, document: bytes) -> Structure:
+    """The structure in a `to_json`, whose sha256 is `digest`, that zlib compressed."""
+    found = _recent.get(digest)
+    if found is None:
+        fields = json.loads(zlib.decompress(document))
+        found = Structure(
+            fields["method"],
+            fields["dora"],
+            fields["ranks"],
+            tuple(fields["whole"]),
+            tuple(fields["targets"]),
+        )
+        _recent.put(digest, found)
+    return found

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 from adapthub.adapters.admission import MAX_BYTES, WEIGHTS
-from adapthub.hub import uploads
+from adapthub.hub import quotas, uploads
 from adapthub.hub.collecting import discard
 from adapthub.hub.server.dependencies import Target, TheCaller, TheServing
 from adapthub.hub.server.lfs_transfer_api import Sha256
@@ -36,6 +36,9 @@ def assemble(
     check_may(serving, caller, target)
     with serving.store.database.reading() as session:
         known = uploads.awaiting(session, target, {sha256, *(part.sha256 for part in parts)})
+        if sha256 not in known:  # of equal parts there is one, and all in the file
+            there = sum(blob.size for blob in known.values())
+            quotas.check_bytes(session, target.namespace, whole.size - there)
     if known.get(sha256) != whole:  # else that was done, and its answer was lost
         kept = [part for part in dict.fromkeys(parts) if known.get(part.sha256) == part]
         if len(kept) < len(set(parts)):

@@ -35,6 +35,7 @@ MODES = {
     "backup": (2, 2, {"os.fsync", "os.replace"}),
     "restore": (0, 2, {"os.replace", "os.fsync", "sql INSERT", "sql COMMIT"}),
     "lfs": (1, 2, {"os.replace", "os.fsync", "sql INSERT", "sql UPDATE", "sql COMMIT"}),
+    "parts": (1, 2, {"os.replace", "os.fsync", "sql INSERT", "sql DELETE", "obstore.delete", "sql COMMIT"}),
     "xet": (1, 2, {"os.replace", "os.fsync", "os.mkdir", "sql INSERT", "sql COMMIT"}),
 }
 
