@@ -35,13 +35,13 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 # As safetensors writes a header: the metadata, if any, then the tensors, without escapes in names. What a group
 # matches ends at the next quote or bracket, so that any text is searched in time proportional to it.
-_START = re.compile(r'\{(?:"__metadata__":(\{(?:"(?:[^"\\]|\\.)*+"[:,]?+)*+\}),)?+', re.DOTALL)
+_START = re.compile(r'\{(?:"__metadata__":(\{(?:"(?:[^"\\]++|\\.)*+"[:,]?+)*+\}),)?+', re.DOTALL)
 _OFFSET = "(0|[1-9][0-9]{0,18})"
 _ENTRY = re.compile(
     r'"([^"]++)":\{("dtype":"[^"]++","shape":\[[0-9,]*+\]),'
     rf'"data_offsets":\[{_OFFSET},{_OFFSET}\]\}}'
 )
-_MOST_METADATA = 2**20  # characters
+_MOST_METADATA = 2**18  # characters; more is read as any JSON is
 _MOST_KINDS = 1000  # of tensors, by dtype and shape: in an adapter a few for each kind of module
 
 # What both the format and torch know, in bytes an element. The sub-byte and scale formats have no torch
@@ -136,8 +136,8 @@ def _written_by_safetensors(header: bytes, where: str) -> list[_Placed] | None:
         text = header.decode("utf-8")
     except UnicodeError:
         return None
-    head = _START.match(text)
-    if head is None or len(head[1] or "") > _MOST_METADATA or text.find("\\", head.end()) >= 0:
+    head = _START.match(text, 0, _MOST_METADATA)
+    if head is None or text.find("\\", head.end()) >= 0:
         return None
     first, *rest = _ENTRY.split(text[head.end() :])
     names, kinds, gaps = rest[::5], rest[1::5], rest[4::5]
