@@ -32,7 +32,7 @@ PEFT_ALPHA = 8
 
 MAX_WORK = 8 * 10**7
 """Characters of expressions times characters of modules' names that one adapter may have matched: a tenth of a second at
-worst. A LoRA on 128 experts in 48 layers has a million characters of names, on every linear layer of 126 layers 40,000."""
+worst. A LoRA on 128 experts in 48 layers has a million characters of names, one on all of 126 layers 40,000."""
 
 _LOOKED_UP = 2000  # of the same, that looking up one name takes as long as
 _EXPRESSION_BYTES = 2**20  # of memory that RE2 may take for one

@@ -19,6 +19,7 @@ from adapthub.hub.lookup import require_repo
 from adapthub.hub.paths import check_path
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
+from adapthub.hub.server import ignoring
 from adapthub.hub.server.commit_bodies import Header, LfsFile, read_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, origin
 from adapthub.hub.server.receiving import run_with, spooled
@@ -26,7 +27,7 @@ from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.store import Store
 from adapthub.hub.text_files import SAMPLE_BYTES, is_text
-from adapthub.hub.trees import Blob, Change, Put, git_oid, read_tree
+from adapthub.hub.trees import Blob, Change, Put, Tree, git_oid, read_tree
 
 router = APIRouter(prefix="/api/models/{namespace}/{name}", tags=["uploads"])
 
@@ -44,9 +45,10 @@ class Upload(Said):
 
 
 class Uploads(Said):
-    """Files that somebody is about to upload."""
+    """Files that somebody is about to upload; `gitIgnore`: which not, in place of what the repository has of that."""
 
     files: list[Upload]
+    gitIgnore: str | None = None
 
 
 @router.post("/preupload/{revision}")
@@ -59,10 +61,20 @@ def preupload(
     with serving.store.database.reading() as session:
         repo = writable_repo(session, caller, target)
         tree = read_tree(session, require_commit(session, repo, revision).id)
+        text = body.gitIgnore if body.gitIgnore is not None else _gitignore(serving, tree)
+        out = ignoring.ignored(text, [upload.path for upload in body.files])
+        coming = [upload for upload in body.files if upload.path not in out]
         # What is as long as before may be what it was.
-        new = [upload.size for upload in body.files if tree.get(upload.path, _EMPTY).size != upload.size]
+        new = [upload.size for upload in coming if tree.get(upload.path, _EMPTY).size != upload.size]
         quotas.check_bytes(session, target.namespace, sum(new))
-    return {"files": [_mode(upload, tree.get(upload.path)) for upload in body.files]}
+    return {
+        "files": [
+            {"path": upload.path, "uploadMode": "regular", "shouldIgnore": True}
+            if upload.path in out
+            else _mode(upload, tree.get(upload.path))
+            for upload in body.files
+        ]
+    }
 
 
 @router.get("/xet-write-token/{revision}")
@@ -104,6 +116,13 @@ async def commit(
         "commitUrl": f"{origin(request)}/{target.full_name}/commit/{made.oid}",
         "hookOutput": "" if made.version is None else f"This is v{made.version} of {target.full_name}.",
     }
+
+
+def _gitignore(serving: Serving, tree: Tree) -> str:
+    blob = tree.get(ignoring.NAME)
+    if blob is None or blob.size > ignoring.MAX_BYTES:
+        return ""
+    return serving.store.read(blob, 0, blob.size).decode(errors="replace")
 
 
 def _mode(upload: Upload, there: Blob | None) -> dict[str, Any]:
