@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unicodedata import combining
 
 import numpy as np
 
@@ -34,8 +35,7 @@ class Window:
     model for question answering drops them (PeftModelForQuestionAnswering.forward, 0.21): both sides of a pair are 0 there,
     so they are here.
 
-    `spans` [T, 2], int32: the characters [start, end) of the context that token t is; -1 for tokens of the question and the
-    special ones.
+    `spans` [T, 2], int32: the characters [start, end) of the context that token t is, as `_fit` has them; -1 for tokens of the question and the special ones.
     """
 
     features: dict[str, list[int]]
@@ -101,15 +101,23 @@ def encode_windows(
     for at, question in enumerate(batch["overflow_to_sample_mapping"]):
         spans = np.array(batch["offset_mapping"][at], dtype=np.int32)
         spans[[part != 1 for part in batch.sequence_ids(at)]] = -1
+        _fit(spans, contexts[question])
         windows[question].append(Window({"input_ids": batch["input_ids"][at]}, spans))
     return windows
 
 
+def read_part(windows: Sequence[Window], start: int, end: int) -> tuple[int, int] | None:
+    """The characters [start, end) of a context without those at both ends that no token of its windows is: tokenizers may
+    drop marks, spaces and what is invisible. None where nothing is left."""
+    spans = np.concatenate([window.spans[_inside(window, start, end)] for window in windows])
+    if not len(spans):
+        return None
+    return max(start, int(spans[:, 0].min())), min(end, int(spans[:, 1].max()))
+
+
 def find_tokens(window: Window, start: int, end: int) -> tuple[int, int] | None:
     """The first and last token of the characters [start, end); None where the window does not hold all of them."""
-    inside = np.flatnonzero(
-        (window.spans[:, 0] < end) & (window.spans[:, 1] > start) & (window.spans[:, 0] >= 0)
-    )
+    inside = _inside(window, start, end)
     if not len(inside):
         return None
     first, last = int(inside[0]), int(inside[-1])
@@ -144,6 +152,31 @@ def best_answers(
         found[start, end] = max(found.get((start, end), 0.0), float(np.exp(score - total)))
     best = sorted(found.items(), key=lambda item: -item[1])[:top]
     return Answers(tuple(Span(*place, score) for place, score in best), float(np.exp(null - total)))
+
+
+def _inside(window: Window, start: int, end: int) -> NDArray[np.intp]:
+    """The tokens that are some of the characters [start, end)."""
+    spans = window.spans
+    filled = (spans[:, 0] >= 0) & (spans[:, 0] < spans[:, 1])
+    return np.flatnonzero((spans[:, 0] < end) & (spans[:, 1] > start) & filled)
+
+
+def _fit(spans: NDArray[np.int32], context: str) -> None:
+    """Narrow spans, in place, to what is no white space, and widen them over the marks of their last letter: some tokenizers
+    take spaces into their tokens, others (BERT's) drop accents that are characters of their own."""
+    blank = np.fromiter(map(str.isspace, context), dtype=bool, count=len(context))
+    filled = spans[:, 0] < spans[:, 1]
+    while len(at := np.flatnonzero(filled)[blank[spans[filled, 0]]]):
+        spans[at, 0] += 1
+        filled = spans[:, 0] < spans[:, 1]
+    while len(at := np.flatnonzero(filled)[blank[spans[filled, 1] - 1]]):
+        spans[at, 1] -= 1
+    if context.isascii():
+        return
+    marks = np.fromiter((combining(character) > 0 for character in context), dtype=bool, count=len(context))
+    marks = np.append(marks, False)
+    while len(at := np.flatnonzero(filled)[marks[spans[filled, 1]]]):
+        spans[at, 1] += 1
 
 
 def _span_scores(window: Window, logits: Floats, longest: int) -> Floats:

@@ -8,11 +8,13 @@ processor do that.
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+import zlib
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from adapthub.adapters.errors import InvalidInput
 
@@ -31,6 +33,30 @@ MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _WIDE = ("I;16", "I;16B", "I;16L", "I")  # one channel of 16 bits, "I" from decoders that give 32 for them
 _CLEAR = ("RGBA", "LA", "PA", "La", "RGBa")
+_OF_PNG = ("1", "L", "LA", "P", "RGB", "RGBA")
+# What Pillow's decoders raise of damaged bytes (AVIF's: RuntimeError).
+_DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -44,8 +70,8 @@ def decode(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # of damaged metadata, which is not read
             with _opened(data, name) as picture:
                 picture.load()
-                upright = ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError) as error:
+                upright = _upright(picture)
+    except _DAMAGED as error:
         raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
     return _rgb(upright, name)
 
@@ -60,14 +86,42 @@ def check(data: bytes, name: str) -> None:
                 picture.load()
                 if picture.mode == "F":
                     raise _floating(name)
-    except (OSError, ValueError, SyntaxError, EOFError, ArithmeticError) as error:
+    except _DAMAGED as error:
         raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+
+
+def encode(picture: Image.Image, name: str) -> bytes:
+    """A picture of Pillow as a file that `decode` reads: PNG, upright. Raises InvalidInput as `decode` does."""
+    try:
+        picture.load()
+    except _DAMAGED as error:
+        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+    upright = _upright(picture)
+    if upright.mode == "F":
+        raise _floating(name)
+    if upright.mode in _WIDE:
+        upright = Image.fromarray(np.clip(np.asarray(upright), 0, 65535).astype(np.uint16))
+    elif upright.mode not in _OF_PNG:
+        upright = upright.convert("RGBA" if upright.mode in _CLEAR else "RGB")
+    stream = io.BytesIO()
+    upright.save(stream, "PNG", exif=b"")
+    return stream.getvalue()
 
 
 def prepare(picture: Image.Image, processor: BaseImageProcessor) -> torch.Tensor:
     """What the base reads of an RGB picture: float32 [channels, height, width]."""
     pixels = processor(picture, return_tensors="pt")["pixel_values"]
     return cast("torch.Tensor", pixels[0])
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; as it is where that cannot be read. Other fields, which may be damaged, are not looked at."""
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except _DAMAGED:
+        return picture
+    method = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if method is None else picture.transpose(method)
 
 
 def _opened(data: bytes, name: str) -> Image.Image:

@@ -5,6 +5,7 @@ Does not tokenise and does not order rows.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, cast
 
 from adapthub.adapters.errors import InvalidSettings
@@ -36,16 +37,14 @@ def token_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Batches with labels [rows, longest], padded with -100."""
     from transformers import DataCollatorForTokenClassification
 
-    _require_padding(tokenizer)
-    return cast(Collator, DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORED))
+    return cast(Collator, DataCollatorForTokenClassification(_padding(tokenizer), label_pad_token_id=IGNORED))
 
 
 def text_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     """Batches with labels [rows], or [rows, k] where every row has as many."""
     from transformers import DataCollatorWithPadding
 
-    _require_padding(tokenizer)
-    return cast(Collator, DataCollatorWithPadding(tokenizer))
+    return cast(Collator, DataCollatorWithPadding(_padding(tokenizer)))
 
 
 def contrastive_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -84,9 +83,13 @@ def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     return collate
 
 
-def _require_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+def _padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The same, padding behind the text: labels name places of tokens, and serving has no padding before them."""
     if tokenizer.pad_token is None:
         raise InvalidSettings(
             "the base's tokenizer has no padding token, so rows of unequal length make no batch",
             hint="Choose a base with one, or set pad_token in its tokenizer_config.json.",
         )
+    right = copy.copy(tokenizer)
+    right.padding_side = "right"
+    return right

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows, find_tokens
+from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows, find_tokens, read_part
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.batches import check_length, text_collator
 from adapthub.recipes.data.dataset import Dataset, Example
@@ -141,7 +141,7 @@ class QuestionAnswering:
             raise InvalidData(error.message, hint="Raise max_length, or shorten the question.") from error
         rows, seen = [], 0
         for example, windows in zip(dataset, every, strict=True):
-            targets = [_target(window, example) for window in windows]
+            targets = _targets(windows, example)
             seen += not example.fields["answers"] or any(target != [NULL, NULL] for target in targets)
             rows += [
                 {**window.features, "labels": target} for window, target in zip(windows, targets, strict=True)
@@ -208,9 +208,14 @@ class QuestionAnswering:
         return Preview(example.source, example.fields["question"], ("sub-token", "label"), tuple(cells))
 
 
-def _target(window: Window, example: Example) -> list[int]:
+def _targets(windows: Sequence[Window], example: Example) -> list[list[int]]:
+    """Of each window the first and last token of the answer, or NULL twice where it does not hold all of it."""
+    none = [[NULL, NULL] for _ in windows]
     if not example.fields["answers"]:
-        return [NULL, NULL]
+        return none
     answer = example.fields["answers"][0]
-    found = find_tokens(window, answer["start"], answer["start"] + len(answer["text"]))
-    return [NULL, NULL] if found is None else list(found)
+    part = read_part(windows, answer["start"], answer["start"] + len(answer["text"]))
+    if part is None:
+        return none
+    found = [find_tokens(window, *part) for window in windows]
+    return [[NULL, NULL] if tokens is None else list(tokens) for tokens in found]

@@ -118,11 +118,22 @@ class TextToText:
     def answers(
         self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
+        """Fewer tokens than max_new_tokens where a prompt leaves no room for more, and none where it leaves no room at all:
+        one long row costs its own text, not the measures of all others."""
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
         prompts = [prompt_ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
-        answered = runtime.generate(prompts, adapter, max_new_tokens=settings["max_new_tokens"])
-        return [generation.text for generation in answered]
+        room = runtime.room(adapter)
+        by_length: dict[int, list[int]] = {}
+        for at, prompt in enumerate(prompts):
+            by_length.setdefault(min(settings["max_new_tokens"], room - len(prompt)), []).append(at)
+        texts = [""] * len(prompts)
+        for tokens, places in by_length.items():
+            if tokens > 0:
+                found = runtime.generate([prompts[at] for at in places], adapter, max_new_tokens=tokens)
+                for at, generation in zip(places, found, strict=True):
+                    texts[at] = generation.text
+        return texts
 
     def preview(
         self,

@@ -5,13 +5,12 @@ A str is never a picture here: of a server's client it would name a file of the 
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidInput, InvalidSettings
-from adapthub.adapters.picture_files import decode, prepare
+from adapthub.adapters.picture_files import decode, encode, prepare
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -59,6 +58,4 @@ def _bytes(source: Any, name: str) -> bytes:
             return source.read_bytes()
         except OSError as error:
             raise InvalidInput(f"{name}: {error.strerror or error}") from error
-    stream = io.BytesIO()
-    source.save(stream, "PNG", exif=source.getexif())
-    return stream.getvalue()
+    return encode(source, name)

@@ -8,7 +8,6 @@ picture is read once here, and must decode. Does not decode for use, resize or a
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidInput
-from adapthub.adapters.picture_files import SUFFIXES, check
+from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings
@@ -219,9 +218,10 @@ def _reader(value: Any, folder: Path, where: str, column: str) -> Bytes:
     if isinstance(value, (str, Path)) and str(value).strip():
         return (folder / str(value).strip()).read_bytes
     if hasattr(value, "save") and hasattr(value, "getexif"):  # a picture of Pillow
-        stream = io.BytesIO()
-        value.save(stream, "PNG", exif=value.getexif())
-        return _held(stream.getvalue())
+        try:
+            return _held(encode(value, f"{where}: the picture"))
+        except InvalidInput as error:
+            raise InvalidData(error.message, hint=error.hint) from error
     what = "empty" if value is None or value in ("", b"") else f"{type(value).__name__}, not a path or bytes"
     raise InvalidData(f"{where}: the picture in column {column!r} is {what}", hint="Remove the row.")
 

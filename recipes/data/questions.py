@@ -174,6 +174,9 @@ def _placed(context: str, text: Any, start: Any, where: str, corrections: _Corre
     if not isinstance(text, str) or not text.strip():
         raise InvalidData(f"{where}: an answer is empty", hint="No answer is an empty list of answers.")
     at = _whole(start, where)
+    # White space around an answer is none of it; its offset is that of the text.
+    at = None if at is None else at + len(text) - len(text.lstrip())
+    text = text.strip()
     if at is not None and context[at : at + len(text)] == text:
         return {"text": text, "start": at}
     count = context.count(text)

@@ -22,7 +22,7 @@ from transformers import (
     RobertaModel,
 )
 
-from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows, find_tokens
+from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows, find_tokens, read_part
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
@@ -69,6 +69,40 @@ def test_an_answer_is_found_only_where_it_is_whole(tmp_path: Path) -> None:
     for window, tokens in zip(windows, found, strict=True):
         if tokens is not None:
             assert CONTEXT[window.spans[tokens[0], 0] : window.spans[tokens[1], 1]] == "bob met"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece", "byte level"])
+@pytest.mark.parametrize(
+    ("context", "answer"),
+    [
+        ("ada was  born\tin london", "born"),
+        ("ada \U0001f600 in london", "\U0001f600"),
+        ("in a cafe\u0301 by ada", "cafe\u0301"),
+        ("\u200bada was born", "ada"),
+        ("ada\u00a0was born", "was"),
+        ("was ada", "ada"),
+    ],
+)
+def test_spans_are_words_without_spaces_and_with_their_marks(
+    kind: str, context: str, answer: str, tmp_path: Path
+) -> None:
+    tokenizer = {"sentencepiece": sentencepiece, "byte level": byte_level}.get(
+        kind, lambda: wordpiece(tmp_path)
+    )()
+    (windows,) = encode_windows(tokenizer, ["who"], [context], ["it"], max_length=64, stride=4)
+    start = context.index(answer)
+    part = read_part(windows, start, start + len(answer))
+    assert part is not None
+    found = find_tokens(windows[0], *part)
+    assert found is not None
+    first, last = windows[0].spans[found[0]], windows[0].spans[found[1]]
+    assert context[first[0] : last[1]].strip("\u200b") == answer
+
+
+def test_an_answer_that_no_token_is() -> None:
+    window = Window({"input_ids": [1, 2]}, np.array([[-1, -1], [3, 3]], dtype=np.int32))
+    assert read_part([window], 0, 9) is None
+    assert find_tokens(window, 0, 9) is None
 
 
 def test_a_question_that_leaves_no_room_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from adapthub.adapters.errors import InvalidInput
-from adapthub.adapters.picture_files import check, decode
+from adapthub.adapters.picture_files import check, decode, encode
 
 
 def saved(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
@@ -120,3 +121,54 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
     header = struct.pack(">IIBBBBB", 12_000, 10_000, 8, 2, 0, 0, 0)
     with pytest.raises(InvalidInput, match="more than"):
         decode(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""), "x")
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16"]
+)
+def test_pillows_pictures_of_every_mode_are_read(mode: str) -> None:
+    picture = Image.new(mode, (7, 5))
+    assert decode(encode(picture, "x"), "x").size == (7, 5)
+    with pytest.raises(InvalidInput, match="floating-point"):
+        encode(Image.new("F", (2, 2)), "x")
+
+
+def test_pillows_pictures_are_what_their_files_are() -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6
+    for data in (
+        saved(Image.fromarray(noise(6, 5, 3)), exif=exif),
+        saved(Image.fromarray(noise(6, 5, dtype=np.uint16))),
+    ):
+        with Image.open(io.BytesIO(data)) as picture:
+            assert np.array_equal(
+                np.asarray(decode(encode(picture, "x"), "x")), np.asarray(decode(data, "x"))
+            )
+
+
+def test_damaged_metadata_leaves_a_picture_as_it_is() -> None:
+    """The orientation is read, another field is no number: rewriting it would fail."""
+    exif = Image.Exif()
+    exif[0x112], exif[0x011A] = 6, 72.0
+    data = saved(Image.fromarray(noise(6, 5, 3)), exif=exif)
+    at = data.index(b"eXIf") + 4
+    size = struct.unpack(">I", data[at - 8 : at - 4])[0]
+    for place in range(at, at + size):
+        broken = bytearray(data)
+        broken[place] ^= 0xFF
+        broken[at + size : at + size + 4] = struct.pack(">I", zlib.crc32(broken[at - 4 : at + size]))
+        assert set(decode(bytes(broken), "x").size) == {5, 6}
+        check(bytes(broken), "x")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+def test_whatever_is_changed_in_a_file_it_is_read_or_refused(format: str) -> None:
+    draw = np.random.default_rng(0)
+    data = saved(Image.fromarray(noise(24, 31, 3)), format)
+    for _ in range(150):
+        broken = bytearray(data)
+        for place in draw.integers(0, min(len(data), 400), draw.integers(1, 5)):
+            broken[place] = draw.integers(256)
+        for read in (decode, check):
+            with contextlib.suppress(InvalidInput):
+                read(bytes(broken), "x")

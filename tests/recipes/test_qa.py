@@ -22,7 +22,7 @@ from adapthub.recipes.qa import QuestionAnswering
 from adapthub.recipes.recipe import Encoded
 from adapthub.recipes.squad import answer_statistics, exact, f1, normalise
 from adapthub.runtime import Pair, Runtime
-from tests.recipes.tokenizer_kinds import wordpiece
+from tests.recipes.tokenizer_kinds import byte_level, sentencepiece, wordpiece
 
 QA = QuestionAnswering()
 CONTEXT = "Ada met Bob in Paris. Ada slept."
@@ -198,6 +198,58 @@ def test_long_contexts_are_rows_of_windows_and_perfect_logits_answer(tmp_path: P
     assert chosen.rows[1] == encoded.rows[0]
     preview = QA.preview(tokenizer, data, encoded, (), 0)
     assert [text for text, label in preview.rows if label] == ["alice", "in", "paris"]
+
+
+def test_labels_stay_at_their_tokens_whatever_side_the_tokenizer_pads(tmp_path: Path) -> None:
+    recipe, tokenizer = QuestionAnswering(), wordpiece(tmp_path)
+    tokenizer.padding_side = "left"
+    data = recipe.read(
+        [
+            {"question": "Who", "context": "ada was born", "answers": [{"text": "ada", "answer_start": 0}]},
+            {
+                "question": "Who",
+                "context": "it was in london by bob",
+                "answers": [{"text": "bob", "answer_start": 20}],
+            },
+        ]
+    )
+    encoded = recipe.encode(tokenizer, data, (), recipe.resolve(tokenizer, data, max_length=64))
+    batch = recipe.collator(tokenizer)([dict(row) for row in encoded.rows])
+    spelled = [
+        tokenizer.convert_ids_to_tokens(ids[first : last + 1].tolist())
+        for ids, (first, last) in zip(batch["input_ids"], batch["labels"].tolist(), strict=True)
+    ]
+    assert ["".join(tokens).replace("##", "") for tokens in spelled] == ["ada", "bob"]
+    assert tokenizer.padding_side == "left"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece", "byte level"])
+@pytest.mark.parametrize(
+    ("text", "start", "learnt"),
+    [
+        ("was born ", 4, "was born"),
+        (" born", 7, "born"),
+        ("\tborn \n", None, "born"),
+        ("ca\u0301", 22, "ca\u0301"),
+    ],
+)
+def test_answers_with_space_or_marks_are_learnt_as_such(
+    kind: str, text: str, start: int | None, learnt: str, tmp_path: Path
+) -> None:
+    tokenizer = {"sentencepiece": sentencepiece, "byte level": byte_level}.get(
+        kind, lambda: wordpiece(tmp_path)
+    )()
+    recipe = QuestionAnswering()
+    answers = [{"text": text, "answer_start": start}]
+    data = recipe.read(
+        [{"question": "Who", "context": "ada was born in paris ca\u0301 .", "answers": answers}]
+    )
+    assert data[0].fields["answers"][0]["text"] == learnt
+    encoded = recipe.encode(tokenizer, data, (), recipe.resolve(tokenizer, data, max_length=64))
+    first, last = encoded.rows[0]["labels"]
+    spans = encoded.windows[0][0].spans
+    assert data[0].fields["context"][spans[first][0] : spans[last][1]] == learnt
+    assert encoded.truncated == 0
 
 
 def test_what_no_window_holds_is_counted_and_a_question_without_room_is_named(tmp_path: Path) -> None:

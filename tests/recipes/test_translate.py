@@ -87,6 +87,26 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         recipe.read([{"source": "a"}])
 
 
+def test_a_row_that_does_not_fit_costs_its_own_text_alone(causal_base: Path, tmp_path: Path) -> None:
+    """One leaves no room for an answer, one less than max_new_tokens: 128 positions."""
+    rows = [
+        {"source": "ada met bob in london " * 40, "target": "bob"},
+        {"source": " ".join(["ada"] * 30), "target": "bob"},
+        *pairs(2, seed=1),
+    ]
+    result = train(
+        "translate",
+        pairs(12, seed=0),
+        validation=rows,
+        base=str(causal_base),
+        output=tmp_path / "run",
+        max_steps=1,
+        max_length=100,
+        quiet=True,
+    )
+    assert result.metrics["validation"]["chrf"].n == 4
+
+
 def test_metrics_are_sacrebleus() -> None:
     import numpy as np
     import sacrebleu
