@@ -35,7 +35,8 @@ class Window:
     model for question answering drops them (PeftModelForQuestionAnswering.forward, 0.21): both sides of a pair are 0 there,
     so they are here.
 
-    `spans` [T, 2], int32: the characters [start, end) of the context that token t is, as `_fit` has them; -1 for tokens of the question and the special ones.
+    `spans` [T, 2], int32: the characters [start, end) of the context that token t is, as `_fit` has them; -1 for tokens of
+    the question and the special ones.
     """
 
     features: dict[str, list[int]]

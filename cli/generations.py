@@ -35,8 +35,10 @@ def show_generations(
     if chat:
         prompts = [[{"role": "user", "content": text}] for text in texts]
     elif instruction is not None:
-        prompts = [instruction.prompt_ids(runtime.generation.tokenizer, text) for text in texts]
-        settings = {"max_new_tokens": instruction.max_new_tokens, **settings}
+        tokenizer = runtime.generation.tokenizer
+        prompts = [instruction.prompt_ids(tokenizer, text) for text in texts]
+        ends = instruction.style.ends(tokenizer)
+        settings = {"max_new_tokens": instruction.max_new_tokens, "stop_token_ids": ends, **settings}
     if len(prompts) == 1 and not as_json and settings.get("n", 1) == 1:
         stream = runtime.stream(prompts[0], expression, **settings)
         for event in stream:

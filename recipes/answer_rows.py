@@ -1,20 +1,23 @@
 """Judged answers as a language model reads them: a prompt with one answer, and the same prompt with another.
 
-Written by the base's chat template where it has one; only answers are asked for. Does not read data or know objectives.
+Written by a chat template as `chat` learns and serves conversations, or without one; only answers are asked for, with what
+ends them. Does not read data or know objectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.batches import IGNORED, completion_collator
 from adapthub.recipes.completions import target_ids
+from adapthub.recipes.conversations import Conversation, encode_conversations
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.preferences import is_pair
 from adapthub.recipes.recipe import Collator, Encoded, Row
-from adapthub.runtime.instructions import prompt_ids
+from adapthub.runtime.chat_templates import CHATML
+from adapthub.runtime.instructions import plain_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,14 +57,14 @@ def encode_answers(
     """Rows of at most max_length tokens. Of longer ones an answer is cut at its end, but to no less than half of them, and a
     prompt at its beginning: no row is without an answer. They are counted."""
     longest = settings["max_length"]
-    prompts = [_prompt(tokenizer, example) for example in dataset]
+    names = ("chosen", "rejected") if is_pair(dataset[0]) else ("answer",)
+    asked_for = [(example, name) for example in dataset for name in names]
+    written = list(_written(tokenizer, asked_for, settings))
+    prompts = [prompt for prompt, _ in written[:: len(names)]]
     if is_pair(dataset[0]):
-        answers = [
-            tuple(target_ids(tokenizer, example.fields[name]) for name in ("chosen", "rejected"))
-            for example in dataset
-        ]
+        answers = [(one[1], other[1]) for one, other in zip(written[::2], written[1::2], strict=True)]
     else:
-        single = [target_ids(tokenizer, example.fields["answer"]) for example in dataset]
+        single = [answer for _, answer in written]
         answers = [(single[at], single[other]) for at, other in enumerate(_mismatched(prompts, single))]
     rows = AnswerRows()
     targets = supervised = truncated = 0
@@ -84,20 +87,55 @@ def answer_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
     return lambda rows: collate([sequences(row)[part] for part in (0, 1) for row in rows])
 
 
-def _prompt(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
-    """The tokens that an answer follows. Raises InvalidSettings for a conversation that the base cannot be told."""
-    messages = [dict(message) for message in example.fields["prompt"]]
-    if example.fields.get("rendered"):
+def _written(
+    tokenizer: PreTrainedTokenizerBase,
+    asked_for: Sequence[tuple[Example, str]],
+    settings: Mapping[str, Any],
+) -> Iterator[tuple[list[int], list[int]]]:
+    """The tokens of the prompt and of the answer of each example and name of an answer in it."""
+    template, end = settings.get("template"), settings.get("turn_end")
+    if template is None or end is None:
+        for example, name in asked_for:
+            yield _plain_prompt(tokenizer, example), target_ids(tokenizer, example.fields[name])
+        return
+    talks = [
+        Conversation([*map(_unlearnt, example.fields["prompt"]), _answer(example, name)], (), example.source)
+        for example, name in asked_for
+        if not _is_rendered(example)
+    ]
+    turns = encode_conversations(tokenizer, template, end, talks)
+    for example, name in asked_for:
+        if _is_rendered(example):
+            yield _plain_prompt(tokenizer, example), target_ids(tokenizer, example.fields[name], end)
+        else:
+            found = next(turns)
+            first, stop = found.learnt[-1]
+            yield found.ids[:first], found.ids[first:stop]
+
+
+def _answer(example: Example, name: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": example.fields[name]}
+
+
+def _unlearnt(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {**message, "train": False} if message["role"] == "assistant" else dict(message)
+
+
+def _is_rendered(example: Example) -> bool:
+    return bool(example.fields.get("rendered"))
+
+
+def _plain_prompt(tokenizer: PreTrainedTokenizerBase, example: Example) -> list[int]:
+    """A prompt without a template. Raises InvalidSettings for a conversation, which the base cannot be told."""
+    messages = example.fields["prompt"]
+    if _is_rendered(example):
         return list(tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"])
-    if tokenizer.chat_template is not None:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if len(messages) > 1:
         raise InvalidSettings(
             f"{example.source}: the prompt is a conversation, and the base has no chat template to write it by",
-            hint="Choose a base with one, or give prompts as texts.",
+            hint=f"Set template={CHATML}, or choose a base with a template.",
         )
-    return prompt_ids(tokenizer, messages[0]["content"])
+    return plain_ids(tokenizer, messages[0]["content"])
 
 
 def _sequence(prompt: list[int], answer: list[int], longest: int) -> Row:

@@ -17,6 +17,7 @@ from adapthub.recipes.conversations import (
     Conversation,
     choose_template,
     encode_conversations,
+    named_template,
     prompt_of,
     turn_end,
 )
@@ -29,7 +30,6 @@ from adapthub.recipes.data.messages import (
     read_conversations,
     with_system,
 )
-from adapthub.recipes.data.text import read_text
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 from adapthub.recipes.text_metrics import answer_statistics
@@ -90,7 +90,7 @@ class Chat:
         """See Recipe.read."""
         settings: dict[str, Any] = {"answered": _count(answered)}
         settings |= {"system": system} if system else {}
-        settings |= {"template": _template(template)} if template else {}
+        settings |= {"template": named_template(template)} if template else {}
         return read_conversations(
             source,
             messages_column=messages_column,
@@ -215,16 +215,3 @@ def _count(answered: int | str) -> int:
     if count < 0:
         raise InvalidSettings(f"answered={answered!r} is no number of examples", hint="Give 0 or more.")
     return count
-
-
-def _template(wanted: str) -> str:
-    """BASE, a name of TEMPLATES, or the text of a file."""
-    if wanted == BASE or wanted in TEMPLATES:
-        return wanted
-    path = Path(wanted)
-    if not path.is_file():
-        raise InvalidSettings(
-            f"template={wanted!r} is neither a file nor one of {BASE}, {', '.join(TEMPLATES)}",
-            hint="Give a Jinja chat template such as chat_template.jinja.",
-        )
-    return read_text(path)

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.batches import IGNORED
+from adapthub.recipes.conversations import Conversation, turn_end
 from adapthub.recipes.recipe import Encoded, Preview, Row
+from adapthub.runtime.chat_templates import BASE, token_id
 from adapthub.runtime.instructions import prompt_ids
 
 if TYPE_CHECKING:
@@ -21,9 +23,22 @@ _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
 
 
-def target_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
-    """The tokens of a target, and the end."""
-    return [*tokenizer(target, add_special_tokens=False)["input_ids"], _end(tokenizer)]
+def answer_end(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """As settings record it, the token that ends an answer to `prompt_ids`: `turn_end` is what the base's chat template ends
+    the assistant's turns with, which need not be the tokenizer's end. Empty where no template tells."""
+    if tokenizer.chat_template is None:
+        return {}
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    try:
+        return {"turn_end": turn_end(tokenizer, BASE, Conversation(talk, (), "the base"))}
+    except (InvalidData, InvalidSettings):  # its turns have no end of their own
+        return {}
+
+
+def target_ids(tokenizer: PreTrainedTokenizerBase, target: str, end: str | None = None) -> list[int]:
+    """The tokens of a target, and `end`, by default the tokenizer's."""
+    last = _end(tokenizer) if end is None else token_id(tokenizer, end)
+    return [*tokenizer(target, add_special_tokens=False)["input_ids"], last]
 
 
 def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Sequence[str]) -> int:
@@ -33,13 +48,19 @@ def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Sequence[str]) -
 
 
 def encode_completions(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], targets: Sequence[str], *, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    max_length: int,
+    end: str | None = None,
 ) -> Encoded:
-    """Rows for a causal base. What is longer than `max_length` tokens is cut at the end, and counted."""
+    """Rows for a causal base; `end` as for `target_ids`. What is longer than `max_length` tokens is cut at the end, and
+    counted."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
     for prompt, target in zip(prompts, targets, strict=True):
-        before, after = prompt_ids(tokenizer, prompt), target_ids(tokenizer, target)
+        before, after = prompt_ids(tokenizer, prompt), target_ids(tokenizer, target, end)
         row: Row = {
             "input_ids": (before + after)[:max_length],
             "labels": ([IGNORED] * len(before) + after)[:max_length],

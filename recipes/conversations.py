@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -16,6 +17,7 @@ from jinja2 import TemplateError
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.data.messages import Message
+from adapthub.recipes.data.text import read_text
 from adapthub.recipes.recipe import Row
 from adapthub.runtime.chat_templates import BASE, CHATML, TEMPLATES, ChatStyle, render, token_id
 
@@ -70,6 +72,20 @@ class _Rendered:
 
     text: str
     learnt: list[Span]
+
+
+def named_template(wanted: str) -> str:
+    """BASE, a name of TEMPLATES, or the text of a template: what `wanted` is, or the file of that name has. Raises
+    InvalidSettings."""
+    if wanted == BASE or wanted in TEMPLATES or "{%" in wanted or "{{" in wanted:
+        return wanted
+    path = Path(wanted)
+    if not path.is_file():
+        raise InvalidSettings(
+            f"template={wanted!r} is neither a file nor one of {BASE}, {', '.join(TEMPLATES)}",
+            hint="Give a Jinja chat template such as chat_template.jinja.",
+        )
+    return read_text(path)
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> str:

@@ -150,6 +150,7 @@ def prepare(
     recipe = find_recipe(task)
     if parent is not None:
         given = parent.settings(cast(Task, recipe.task), method, given)
+        given = parent.asked_as(recipe.name, recipe.options, given)
         method = parent.manifest.method
     method = method or DEFAULT_METHOD
     settings, adapter, options = _sort_out(recipe, method, given)

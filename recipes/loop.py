@@ -244,7 +244,7 @@ def _trainer(
 def _training(job: Job) -> tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]:
     """The trainer and what makes its arguments."""
     if isinstance(job.recipe, PreferringRecipe):
-        return job.recipe.training(job.processor, job.encoding)
+        return job.recipe.training(job.processor, job.encoding, goes_on=job.parent is not None)
     return AdapterTrainer, TrainingArguments
 
 

@@ -1,7 +1,7 @@
 """Preference tuning of a causal base: pairs of a better and a worse answer (DPO), or answers judged good or bad (KTO).
 
-The base with the adapter switched off is the reference: no second model. Does not train (preference_trainer) or know the
-formulas (objectives).
+The base with the adapter switched off is the reference, or the adapter that a run goes on from: no second model. Does not
+train (preference_trainer) or know the formulas (objectives).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.answer_rows import answer_collator, asked, encode_answers, sequences
 from adapthub.recipes.batches import check_length
-from adapthub.recipes.completions import preview_completion
+from adapthub.recipes.completions import longest_target, preview_completion
+from adapthub.recipes.conversations import Conversation, choose_template, named_template, turn_end
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.preferences import COLUMNS, is_pair, judged, read_preferences
 from adapthub.recipes.objectives import (
@@ -32,6 +33,8 @@ from adapthub.recipes.objectives import (
     pair_statistics,
 )
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
+from adapthub.runtime.chat_templates import BASE, TEMPLATES
+from adapthub.runtime.instructions import SOURCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +63,7 @@ class Prefer:
             "objective": f"{objectives} (default: {PAIRS} for pairs, {JUDGED} for judged answers)",
             "beta": f"how strongly the adapter is held to the base (default: {betas})",
             "label_smoothing": "dpo: the share of pairs that may be the wrong way round (default 0)",
+            "template": f"the chat template: {BASE}, {', '.join(TEMPLATES)}, or a file (default: the base's, if it has one)",
             **{
                 option: f"the column (default: the first of {', '.join(COLUMNS[role])})"
                 for role, option in _ROLES.items()
@@ -93,6 +97,7 @@ class Prefer:
         objective: str | None = None,
         beta: float | None = None,
         label_smoothing: float | None = None,
+        template: str | None = None,
         prompt_column: str | None = None,
         chosen_column: str | None = None,
         rejected_column: str | None = None,
@@ -112,6 +117,7 @@ class Prefer:
             "objective": chosen.name,
             "beta": chosen.beta.value if beta is None else beta,
             **({"label_smoothing": smoothing} if chosen.name == "dpo" or smoothing else {}),
+            **({"template": named_template(template)} if template else {}),
         }
         check_numbers(chosen.name, settings["beta"], smoothing)
         if not chosen.pairs:
@@ -142,9 +148,15 @@ class Prefer:
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:
-        """max_length, the objective and its settings."""
+        """max_length, the objective and its settings, and how the adapter shall be asked: by a chat template, as `chat`
+        records it, or as instructions are."""
         weights = {} if is_pair(train[0]) else class_weights([example.fields["good"] for example in train])
-        return {**train.settings, **weights, "max_length": check_length(tokenizer, max_length)}
+        return {
+            **train.settings,
+            **weights,
+            **_asked(tokenizer, train),
+            "max_length": check_length(tokenizer, max_length),
+        }
 
     def encode(
         self,
@@ -161,13 +173,13 @@ class Prefer:
         return answer_collator(tokenizer)
 
     def training(
-        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]
+        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], *, goes_on: bool = False
     ) -> tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]:
         """TRL's trainer of the objective, and its arguments."""
         from adapthub.recipes.preference_trainer import judged_training, pair_training
 
         kind = pair_training if OBJECTIVES[settings["objective"]].pairs else judged_training
-        return kind(tokenizer, settings)
+        return kind(tokenizer, settings, goes_on=goes_on)
 
     def measure(
         self,
@@ -201,3 +213,16 @@ class Prefer:
         example = dataset[index]
         text = str(example.fields["prompt"][-1]["content"])
         return preview_completion(tokenizer, example.source, text, encoded.rows[index])
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, train: Dataset) -> dict[str, Any]:
+    wanted = train.settings.get("template")
+    if wanted is None and tokenizer.chat_template is None:
+        answers = [example.fields["chosen" if is_pair(example) else "answer"] for example in train]
+        return {"prompt": SOURCE, "max_new_tokens": longest_target(tokenizer, answers)}
+    template = choose_template(tokenizer, wanted)
+    talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    return {
+        "template": template,
+        "turn_end": turn_end(tokenizer, template, Conversation(talk, (), train.source)),
+    }

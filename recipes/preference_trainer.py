@@ -1,7 +1,8 @@
 """TRL's trainers of preferences, bent where our loop needs it: rows that are encoded already, our order, rates and checks.
 
-The loss is TRL's. The reference is the base with the adapter switched off, so there is one base in memory. What TRL changes
-of a base it is given is put back. Does not read data, encode, or choose the objective.
+The loss is TRL's. There is one base in memory: the reference is that with the adapter switched off, or, where a run goes on
+from an adapter, with that adapter as it was. What TRL changes of a base it is given is put back. Does not read data, encode,
+or choose the objective.
 """
 
 from __future__ import annotations
@@ -36,21 +37,28 @@ Training = tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]
 # Ours: rows are encoded, the base's dropout is switched off here and the adapter's is a setting, nothing is recomputed.
 _OURS: Mapping[str, Any] = {"max_length": None, "disable_dropout": False, "gradient_checkpointing": None}
 _MISSING = object()
+_REFERENCE = "ref"
+"""TRL's name for the copy of an adapter."""
 
 
-def pair_training(tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]) -> Training:
-    """DPO's trainer and arguments for the objectives of pairs."""
+def pair_training(
+    tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], *, goes_on: bool
+) -> Training:
+    """DPO's trainer and arguments for the objectives of pairs. `goes_on`: from an adapter, which is the reference."""
     smoothing = settings.get("label_smoothing", 0.0)
     loss = "sigmoid_norm" if settings["objective"] == "dpo-norm" else "robust" if smoothing else "sigmoid"
     numbers = {"beta": settings["beta"], "label_smoothing": smoothing, "loss_type": [loss]}
-    return partial(PairTrainer, tokenizer=tokenizer), partial(DPOConfig, **_OURS, **numbers)
+    trainer = partial(PairTrainer, tokenizer=tokenizer, goes_on=goes_on)
+    return trainer, partial(DPOConfig, **_OURS, **numbers)
 
 
-def judged_training(tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]) -> Training:
-    """KTO's trainer and arguments."""
+def judged_training(
+    tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], *, goes_on: bool
+) -> Training:
+    """KTO's trainer and arguments; `goes_on` as for pairs."""
     weights = {"desirable_weight": settings["good_weight"], "undesirable_weight": settings["bad_weight"]}
     arguments = partial(KTOConfig, **_OURS, **weights, beta=settings["beta"])
-    return partial(JudgedTrainer, tokenizer=tokenizer), arguments
+    return partial(JudgedTrainer, tokenizer=tokenizer, goes_on=goes_on), arguments
 
 
 class _Undisturbed:
@@ -71,8 +79,13 @@ class _Undisturbed:
     def keep_parameters(self) -> None:
         """TRL turns what is trained on a quantised base into bfloat16, where ours learns in float32; and an adapter that is
         added makes PEFT choose anew what is trained."""
-        for parameter, values, trained in self._parameters:
+        for parameter, values, _ in self._parameters:
             parameter.data = values
+        self.keep_trained()
+
+    def keep_trained(self) -> None:
+        """PEFT trains all of an adapter that it switches to, ours perhaps a part."""
+        for parameter, _, trained in self._parameters:
             parameter.requires_grad_(trained)
 
     def without_dropout(self) -> None:
@@ -128,17 +141,22 @@ class PreferenceTrainer(AdapterTrainer):
         model: PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         args: TrainingArguments,
+        goes_on: bool,
         **arguments: Any,
     ) -> None:
+        self._goes_on = goes_on
         self._undisturbed = _Undisturbed(model)
         try:
             with _ref_in_prefix():
                 super().__init__(
                     model=model, args=args, processing_class=copy.deepcopy(tokenizer), **arguments
                 )
-            # TRL copies an adapter that it is given as the reference; ours is the base alone.
-            model.delete_adapter("ref")
+            # TRL copies an adapter that it is given as the reference: a fresh one is the base alone, without a copy.
+            if not goes_on:
+                model.delete_adapter(_REFERENCE)
             self._undisturbed.keep_parameters()
+            if goes_on:
+                _freeze_reference(model)
             self._undisturbed.without_dropout()
         except BaseException:
             self._undisturbed.restore()
@@ -153,11 +171,18 @@ class PreferenceTrainer(AdapterTrainer):
         try:
             return super().train(*arguments, **options)
         finally:
+            if self._goes_on:
+                cast("PeftModel", self.model).delete_adapter(_REFERENCE)
+                self._undisturbed.keep_trained()
             self._undisturbed.restore()
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         """TRL's loss of one of our batches, in place of AdapterTrainer's."""
-        return super(AdapterTrainer, self).compute_loss(model, self._as_trl(inputs), *arguments, **options)
+        found = super(AdapterTrainer, self).compute_loss(model, self._as_trl(inputs), *arguments, **options)
+        if self._goes_on:
+            self._undisturbed.keep_trained()
+            _freeze_reference(cast("PeftModel", self.model))
+        return found
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
@@ -223,6 +248,13 @@ class JudgedTrainer(PreferenceTrainer, _EncodedRows, KTOTrainer):
             **{f"KL_{name}": part[rows:] for name, part in masked.items()},
             "label": inputs["label"],
         }
+
+
+def _freeze_reference(model: PeftModel) -> None:
+    """Keep the copy from learning."""
+    for name, parameter in model.named_parameters():
+        if f".{_REFERENCE}." in name:
+            parameter.requires_grad_(False)
 
 
 @contextmanager

@@ -235,10 +235,10 @@ class PreferringRecipe(LabellingRecipe, Protocol):
     """
 
     def training(
-        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]
+        self, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], *, goes_on: bool = False
     ) -> tuple[Callable[..., Trainer], Callable[..., TrainingArguments]]:
         """What makes the trainer in place of AdapterTrainer, with the same arguments, and what makes its `args`. `settings`
-        as in `encode`."""
+        as in `encode`; `goes_on`: from another adapter, against which is then learnt."""
         ...
 
     def reasons(self, settings: Mapping[str, Any]) -> Mapping[str, str]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.batches import check_length, completion_collator
-from adapthub.recipes.completions import encode_completions, longest_target, preview_completion
+from adapthub.recipes.completions import answer_end, encode_completions, longest_target, preview_completion
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pairs import read_texts
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
+from adapthub.runtime.chat_templates import token_id
 from adapthub.runtime.instructions import SOURCE, prompt_ids
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ class TextToText:
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:
-        """max_length, the prompt, and max_new_tokens: what an answer may have."""
+        """max_length, the prompt, max_new_tokens: what an answer may have, and turn_end: what ends it, where that is not the
+        tokenizer's end."""
         targets = [example.fields["target"] for example in train]
         return {
             **train.settings,
+            **answer_end(tokenizer),
             "max_length": check_length(tokenizer, max_length),
             "max_new_tokens": longest_target(tokenizer, targets),
         }
@@ -110,6 +113,7 @@ class TextToText:
             _prompts(dataset, settings),
             [example.fields["target"] for example in dataset],
             max_length=settings["max_length"],
+            end=settings.get("turn_end"),
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -123,14 +127,16 @@ class TextToText:
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
         prompts = [prompt_ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
-        room = runtime.room(adapter)
+        room, end = runtime.room(adapter), settings.get("turn_end")
+        stops = [] if end is None else [token_id(tokenizer, end)]
         by_length: dict[int, list[int]] = {}
         for at, prompt in enumerate(prompts):
             by_length.setdefault(min(settings["max_new_tokens"], room - len(prompt)), []).append(at)
         texts = [""] * len(prompts)
         for tokens, places in by_length.items():
             if tokens > 0:
-                found = runtime.generate([prompts[at] for at in places], adapter, max_new_tokens=tokens)
+                some = [prompts[at] for at in places]
+                found = runtime.generate(some, adapter, max_new_tokens=tokens, stop_token_ids=stops)
                 for at, generation in zip(places, found, strict=True):
                     texts[at] = generation.text
         return texts

@@ -261,7 +261,8 @@ def lora_fa(model: PeftModel, rates: Rates) -> torch.optim.Optimizer:
     for parameter, name, scaling in zip(
         every["params"], every["names"], every["scaling_factors"], strict=True
     ):
-        if not parameter.requires_grad and scaling is None:
+        other = scaling is not None and str(model.active_adapter) not in name.split(".")
+        if other or (not parameter.requires_grad and scaling is None):
             continue
         rate, decays = rates.of(name.replace("lora_A", "lora_B")), _decays(name, parameter)
         empty: dict[str, Any] = {"params": [], "names": [], "scaling_factors": []}

@@ -8,7 +8,7 @@ is written into a manifest is hub/lineage's rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adapthub.recipes.adaptation import Adaptation
 
 _UNPUBLISHED = "unpublished"
+_ASKED = ("prompt", "template", "system", "language", "query_prefix", "passage_prefix")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,14 @@ class Parent:
             if given.get(name) is not None and not _equal(given[name], value):
                 raise self._fixed(name, given[name], value)
         return {**given, **settings}
+
+    def asked_as(self, recipe: str, options: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
+        """`given` with the words that the parent was trained to be asked by, where they are not given otherwise: what goes
+        on learning is asked as before. Of another recipe's adapter only the chat template."""
+        names = _ASKED if self.manifest.recipe == recipe else ("template",)
+        recorded = self.manifest.hyperparameters
+        kept = {name: recorded[name] for name in names if name in options and recorded.get(name) is not None}
+        return {**given, **{name: value for name, value in kept.items() if given.get(name) is None}}
 
     @property
     def ranks(self) -> dict[str, Any] | None:

@@ -80,13 +80,16 @@ class ChatStyle:
             else tokenizer.get_chat_template(tools=[] if tools else None)
         )
 
+    def ends(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The token that ends an answer, beside the base's own."""
+        return [] if self.turn_end is None else [token_id(tokenizer, self.turn_end)]
+
     def ending(self, sampling: Sampling, tokenizer: PreTrainedTokenizerBase) -> Sampling:
         """The same, where an answer also ends with its turn."""
-        if self.turn_end is None or sampling.ignore_eos:
+        ends = self.ends(tokenizer)
+        if not ends or sampling.ignore_eos:
             return sampling
-        return replace(
-            sampling, stop_token_ids=[*sampling.stop_token_ids, token_id(tokenizer, self.turn_end)]
-        )
+        return replace(sampling, stop_token_ids=[*sampling.stop_token_ids, *ends])
 
 
 BASE_STYLE = ChatStyle()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidInput
+from adapthub.runtime.chat_templates import BASE_STYLE, ChatStyle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,11 +21,13 @@ SOURCE = "{source}"
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the adapter of a recipe ("translate", "summarize") wants: `prompt` has SOURCE in it."""
+    """What the adapter of a recipe ("translate", "summarize") wants: `prompt` has SOURCE in it; `style` says what ends an
+    answer."""
 
     recipe: str
     prompt: str
     max_new_tokens: int
+    style: ChatStyle = BASE_STYLE
 
     def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         """The tokens that the answer about `text` follows. Raises InvalidInput for an empty text."""
@@ -41,7 +44,10 @@ def instruction_of(artifact: Artifact) -> Instruction | None:
     prompt, tokens = (manifest.hyperparameters.get(name) for name in ("prompt", "max_new_tokens"))
     if not isinstance(prompt, str) or SOURCE not in prompt or type(tokens) is not int:
         return None
-    return Instruction(manifest.recipe, prompt, tokens)
+    end = manifest.hyperparameters.get("turn_end")
+    return Instruction(
+        manifest.recipe, prompt, tokens, ChatStyle(turn_end=end if isinstance(end, str) else None)
+    )
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
@@ -51,6 +57,11 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
         )
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return plain_ids(tokenizer, prompt)
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The same without a chat template."""
     ids = list(tokenizer(f"{prompt}\n")["input_ids"])
     # Some tokenizers end every text; a prompt goes on.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids

@@ -1,11 +1,12 @@
 """Answers that people judged: pairs of a better and a worse answer to one prompt, or single answers that are good or bad.
 
-Prompts and answers are texts or lists of messages; a prompt that is not given is what both answers begin with. Does not
-apply a chat template or tokenise.
+Prompts and answers are texts or lists of messages, OpenAI's or ShareGPT's; a prompt that is not given is what both answers
+begin with. Does not apply a chat template or tokenise.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -14,13 +15,12 @@ from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.messages import Message, as_messages, with_system
 from adapthub.recipes.data.records import Record, Records
 from adapthub.recipes.data.tables import read_records
 
-Message = Mapping[str, Any]
-
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "instruction", "question", "input"),
+    "prompt": ("prompt", "instruction", "question", "conversations", "input"),
     "chosen": ("chosen", "preferred", "better"),
     "rejected": ("rejected", "dispreferred", "worse"),
     "answer": ("completion", "answer", "response", "output"),
@@ -138,8 +138,8 @@ class _Reader:
         """What is said before an answer, where the cell says it, and the answer."""
         value = self._value(role)
         before: list[Message] | None = None
-        if isinstance(value, list):
-            messages = self._messages(value, role)
+        if isinstance(value, (list, Mapping)):
+            messages = self._messages(value, role) if value else []
             if not messages or messages[-1]["role"] != "assistant":
                 raise self._error(f"{role} has no assistant turn at the end", "End it with the answer.")
             *before, last = messages
@@ -156,12 +156,19 @@ class _Reader:
         value = self._value("prompt")
         if value is None:
             return None
-        if isinstance(value, list):
+        if isinstance(value, (list, Mapping)) or _is_json_of_messages(value):
             return self._messages(value, "prompt")
         if not isinstance(value, str):
             what = type(value).__name__
             raise self._error(f"prompt is {what}, not text or messages", "Correct the row.")
+        more = self._beside("instruction", "input")
+        value = f"{value}\n\n{more}" if more else value
         return [{"role": "user", "content": value}] if value.strip() else None
+
+    def _beside(self, prompt: str, column: str) -> str:
+        """What Alpaca's rows have beside the prompt in a column of its own."""
+        more = self.row.values.get(column) if self.columns.get("prompt", "").lower() == prompt else None
+        return more if isinstance(more, str) and more.strip() else ""
 
     def _shared(self, chosen: str, rejected: str) -> tuple[list[Message], str, str]:
         """What two texts begin with, up to a space, as the prompt, and what comes after it."""
@@ -177,23 +184,14 @@ class _Reader:
             raise self._error("an answer is empty: one text begins with the other", "Remove the row.")
         return [{"role": "user", "content": chosen[:length].strip()}], *after
 
-    def _messages(self, value: Sequence[Any], role: str) -> list[Message]:
-        for message in value:
-            if not (
-                isinstance(message, Mapping)
-                and isinstance(message.get("role"), str)
-                and isinstance(message.get("content"), str)
-            ):
-                raise self._error(
-                    f"{role} holds something that is no message",
-                    'A message is {"role": ..., "content": ...}.',
-                )
-        return [{key: part for key, part in message.items() if part is not None} for message in value]
+    def _messages(self, value: Any, role: str) -> list[Message]:
+        return as_messages(value, f"{self.records.where(self.row)}: {role}", "user")
 
     def _checked(self, prompt: list[Message]) -> list[Message]:
         if prompt[-1]["role"] == "assistant":
             raise self._error("the prompt ends with the assistant's turn", "End it with what is answered.")
-        return prompt
+        system = self.row.values.get("system")
+        return with_system(prompt, system if isinstance(system, str) and system.strip() else None)
 
     def _judgement(self) -> bool:
         value = self._value("label")
@@ -217,3 +215,14 @@ class _Reader:
 def _said(messages: Sequence[Message]) -> list[tuple[str, str]]:
     """Who says what, without the space around it."""
     return [(message["role"], message["content"].strip()) for message in messages]
+
+
+def _is_json_of_messages(value: Any) -> bool:
+    """Whether a cell of a table holds messages. A text that is other JSON is a text."""
+    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
+        return False
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found)

@@ -80,5 +80,6 @@ def _prepared(asked: Asked, body: _Body) -> tuple[list[int], Sampling]:
     drawn = given.do_sample or given.temperature is not None
     temperature = (1.0 if given.temperature is None else given.temperature) if drawn else 0.0
     tokens = given.max_new_tokens or instruction.max_new_tokens
-    ids = instruction.prompt_ids(runtime.generation.tokenizer, body.inputs)
-    return ids, Sampling(max_new_tokens=tokens, temperature=temperature, **sampling)
+    tokenizer = runtime.generation.tokenizer
+    asked_for = Sampling(max_new_tokens=tokens, temperature=temperature, **sampling)
+    return instruction.prompt_ids(tokenizer, body.inputs), instruction.style.ending(asked_for, tokenizer)

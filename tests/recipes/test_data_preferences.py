@@ -40,6 +40,31 @@ def test_pairs_in_texts_and_messages(row: dict[str, Any]) -> None:
     assert example.fields == {"prompt": ASKED, "chosen": GOOD, "rejected": BAD}
 
 
+def test_alpacas_input_and_a_system_column_are_read(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "input": "2 and 2", "system": "Be brief.", "chosen": GOOD, "rejected": BAD}
+    (example,) = read([row])
+    assert example.fields["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Add.\n\n2 and 2"},
+    ]
+    assert read([{**row, "input": "", "system": None}])[0].fields["prompt"] == [
+        {"role": "user", "content": "Add."}
+    ]
+
+
+def test_sharegpt_and_messages_in_parts_or_in_a_cell_are_messages() -> None:
+    turn = {"from": "human", "value": "What is 2 + 2?"}
+    parts = [{"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]}]
+    answers = {"chosen": {"from": "gpt", "value": GOOD}, "rejected": {"from": "gpt", "value": BAD}}
+    for prompt in ({"conversations": [turn]}, {"prompt": parts}, {"prompt": json.dumps(ASKED)}):
+        assert read([{**prompt, **answers}])[0].fields == {"prompt": ASKED, "chosen": GOOD, "rejected": BAD}
+    listed = '[{"name": "add"}]'  # JSON, and no messages
+    (example,) = read([{"prompt": listed, "chosen": listed, "rejected": BAD}])
+    assert example.fields["prompt"] == [{"role": "user", "content": listed}]
+    with pytest.raises(InvalidData, match="data:row 1: prompt: message 1 has the role 'usr'"):
+        read([{"prompt": [{"role": "usr", "content": "a"}], "chosen": GOOD, "rejected": BAD}])
+
+
 def test_what_two_texts_begin_with_is_their_prompt() -> None:
     (example,) = read([{"chosen": "Say a number: four", "rejected": "Say a number: five"}])
     prompt = [{"role": "user", "content": "Say a number:"}]
@@ -94,9 +119,9 @@ FINE = {"prompt": "a", "chosen": "b", "rejected": "c"}
         ({**FINE, "chosen": ASKED}, "chosen has no assistant turn at the end"),
         ({**FINE, "chosen": []}, "chosen has no assistant turn at the end"),
         ({**FINE, "chosen": 3}, "chosen is int, not text or messages"),
-        ({**FINE, "chosen": ["b"]}, "chosen holds something that is no message"),
+        ({**FINE, "chosen": ["b"]}, "chosen: message 1 is 'b', no message"),
         (
-            {**FINE, "chosen": [{"role": "assistant", "content": "b", "tool_calls": [1]}]},
+            {**FINE, "chosen": [{"role": "assistant", "content": "b", "tool_calls": [{"name": "f"}]}]},
             "a turn that has tool_calls",
         ),
         ({**FINE, "prompt": 5}, "prompt is int"),

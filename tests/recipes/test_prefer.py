@@ -227,6 +227,7 @@ def test_only_answers_and_their_end_count(template: str | None) -> None:
 
 def test_conversations_are_written_by_the_chat_template() -> None:
     recipe, tokenizer = Prefer(), byte_level()
+    tokenizer.chat_template = None
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Why?")]
     prompt = [{"role": role, "content": content} for role, content in turns]
     data = recipe.read([{"prompt": prompt, "chosen": "So.", "rejected": "No."}])
@@ -236,9 +237,69 @@ def test_conversations_are_written_by_the_chat_template() -> None:
     ):
         recipe.encode(tokenizer, data, (), settings)
     tokenizer.chat_template = TEMPLATE
-    (row,) = recipe.encode(tokenizer, data, (), settings).rows
+    (row,) = recipe.encode(tokenizer, data, (), recipe.resolve(tokenizer, data, max_length=256)).rows
     text = "".join(f"<s>{role}: {content}</s>" for role, content in turns)
     assert tokenizer.decode(row["input_ids"]) == f"{text}<s>assistant: So.</s>"
+
+
+ENDED = TEMPLATE.replace("}}</s>", "}}<unk>")
+"""Ends turns with another token than the tokenizer's texts, as Gemma's and Phi's do; <unk> is special and stands for it."""
+
+
+def test_an_answer_ends_as_the_template_ends_turns() -> None:
+    recipe, tokenizer = Prefer(), byte_level()
+    tokenizer.chat_template = ENDED
+    data = recipe.read(pairs(3, 0))
+    settings = recipe.resolve(tokenizer, data, max_length=256)
+    assert (settings["template"], settings["turn_end"]) == ("base", "<unk>")
+    for row in recipe.encode(tokenizer, data, (), settings).rows:
+        for sequence in sequences(row):
+            assert tokenizer.convert_ids_to_tokens(sequence["labels"][-1]) == "<unk>"
+            assert tokenizer.eos_token_id not in sequence["labels"]
+
+
+def test_chatml_is_for_bases_without_a_template() -> None:
+    recipe, tokenizer = Prefer(), byte_level()
+    data = recipe.read(pairs(3, 0), template="chatml")
+    settings = recipe.resolve(tokenizer, data, max_length=256)
+    assert (settings["template"], settings["turn_end"]) == ("chatml", "</s>")
+    text = str(tokenizer.decode(recipe.encode(tokenizer, data, (), settings).rows[0]["input_ids"]))
+    assert text.startswith("<|im_start|>user\n")
+    assert "<|im_start|>assistant\n" in text
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_what_goes_on_from_an_adapter_is_held_against_it(
+    causal_base: Path, objective: str, tmp_path: Path
+) -> None:
+    """The first loss is that of a policy equal to its reference, log 2 or one half; and the reference stays."""
+    talk = [
+        {"messages": [{"role": "user", "content": "ada"}, {"role": "assistant", "content": "good great"}]}
+    ]
+    first = train(
+        "chat", talk * 8, base=str(causal_base), validation=False, max_steps=3, learning_rate=1e-2, max_length=64,
+        answered=0, output=tmp_path / "chat", quiet=True,
+    )  # fmt: skip
+    assert first.artifact.manifest is not None
+    result = train(
+        "prefer", tastes(16, 0), start=first.artifact, base=str(causal_base), objective=objective, validation=tastes(6, 1),
+        max_steps=4, eval_steps=2, batch_size=4, max_length=64, learning_rate=1e-2, optimizer="lora-fa",
+        output=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    losses = [entry["loss"] for entry in result.run.history if "loss" in entry]
+    assert losses[0] == pytest.approx(float(np.log(2)) if objective == "dpo" else 0.5, abs=1e-4)
+    assert losses[-1] < losses[0]
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert (
+        manifest.hyperparameters["template"]
+        == "chatml"
+        == first.artifact.manifest.hyperparameters["template"]
+    )
+    before, after = first.artifact.tensors(), result.artifact.tensors()
+    assert before.keys() == after.keys()
+    for name in before:
+        assert torch.equal(before[name], after[name]) == ("lora_A" in name)
 
 
 def test_a_prompt_as_the_base_reads_it_is_left_alone() -> None:

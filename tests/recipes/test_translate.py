@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.completions import target_ids
 from adapthub.recipes.text_metrics import summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
+from adapthub.runtime import Runtime
 from adapthub.runtime.instructions import prompt_ids
 from tests.adapters.causal_pass import write_causal_base
 from tests.conftest import WORDS
@@ -65,6 +67,35 @@ def test_only_the_target_and_its_end_are_learnt(template: str | None) -> None:
         encoded.supervised == encoded.targets == sum(len(target_ids(tokenizer, p["target"])) for p in PAIRS)
     )
     assert settings["max_new_tokens"] >= max(len(target_ids(tokenizer, pair["target"])) for pair in PAIRS)
+
+
+def test_a_target_ends_as_the_template_ends_turns(causal_base: Path, tmp_path: Path) -> None:
+    """As with Gemma and Phi, whose tokenizers end texts otherwise; <unk> is special and stands for such a token."""
+    recipe, tokenizer = Translate(), byte_level()
+    tokenizer.chat_template = TEMPLATE.replace("}}</s>", "}}<unk>")
+    data = recipe.read(PAIRS)
+    settings = recipe.resolve(tokenizer, data, max_length=256)
+    assert settings["turn_end"] == "<unk>"
+    ended = tokenizer.convert_tokens_to_ids("<unk>")
+    assert all(row["labels"][-1] == ended for row in recipe.encode(tokenizer, data, (), settings).rows)
+
+    base = tmp_path / "base"
+    shutil.copytree(causal_base, base)
+    tokenizer.save_pretrained(base)
+    result = train(
+        "translate", pairs(24, 0), base=str(base), validation=pairs(4, 1), max_steps=25, batch_size=8, max_length=64,
+        learning_rate=2e-2, output=tmp_path / "run", quiet=True,
+    )  # fmt: skip
+    with Runtime(str(base)) as runtime:
+        instruction = runtime.instruction(result.artifact.path)
+        assert instruction is not None
+        ends = instruction.style.ends(tokenizer)
+        assert ends == [ended]
+        prompt = instruction.prompt_ids(tokenizer, "ada bob")
+        (found,) = runtime.generate(
+            [prompt], str(result.artifact.path), max_new_tokens=60, stop_token_ids=ends
+        )
+        assert found.finish_reason == "stop"
 
 
 def test_what_does_not_fit_is_cut_at_the_end_and_counted() -> None:
