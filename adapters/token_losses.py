@@ -1,7 +1,8 @@
 """How unlikely a language model under one adapter finds given tokens: the loss that training minimises, on the served path.
 
 Rows run flattened and unpadded where the base's family allows, else one by one; logits are made of the tokens that are
-asked for alone, in passes of bounded size. Does not generate, pad, or compute gradients. Causal models only.
+asked for alone, in passes of bounded size. Rows of an encoder-decoder, which have `decoder_input_ids`, run padded, under
+one selection. Does not generate or compute gradients.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from contextlib import nullcontext
 
 import torch
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.delta import Segment
@@ -24,6 +26,7 @@ IGNORED = -100
 # Tokens of one pass, and tokens with logits of one pass: together they bound its memory.
 _PASS_TOKENS = 8192
 _PASS_TARGETS = 1024
+_PASS_ROWS = 8  # of an encoder-decoder
 
 
 def token_losses(
@@ -34,6 +37,8 @@ def token_losses(
     `rows`: `input_ids` and equally long `labels`, -100 where nothing is asked; the first token has nothing before it and
     is never asked for. Raises InvalidInput for a row that is empty or too long, AdapterNotFound, InvalidExpression.
     """
+    if rows and "decoder_input_ids" in rows[0]:
+        return _decoder_losses(adapted, rows, selection)
     longest = adapted.selections.longest(selection)
     for place, row in enumerate(rows):
         length = len(row["input_ids"])
@@ -48,6 +53,31 @@ def token_losses(
         for places in _passes(rows, order, together=adapted.layout == "flat"):
             found = _run(adapted, [rows[at] for at in places], selection)
             losses |= dict(zip(places, found, strict=True))
+    return [losses[at] for at in range(len(rows))]
+
+
+def _decoder_losses(
+    adapted: AdaptedBase, rows: Sequence[Mapping[str, Sequence[int]]], selection: Selection
+) -> list[torch.Tensor]:
+    """The losses of rows whose `labels` are what the decoder shall write behind `decoder_input_ids`."""
+    model, device = adapted.base.model, adapted.base.device
+    order = sorted(range(len(rows)), key=lambda at: (len(rows[at]["input_ids"]), len(rows[at]["labels"])))
+    losses: dict[int, torch.Tensor] = {}
+    with adapted.applying_to_all(selection), torch.inference_mode():
+        for start in range(0, len(order), _PASS_ROWS):
+            places = order[start : start + _PASS_ROWS]
+            padded = {
+                name: pad_sequence([torch.tensor(rows[at][name]) for at in places], batch_first=True).to(
+                    device
+                )
+                for name in ("input_ids", "decoder_input_ids")
+            }
+            lengths = torch.tensor([len(rows[at]["input_ids"]) for at in places])
+            mask = torch.arange(padded["input_ids"].shape[1]) < lengths[:, None]
+            logits = model(**padded, attention_mask=mask.long().to(device), use_cache=False).logits
+            for at, row in zip(places, logits, strict=True):
+                targets = torch.tensor(rows[at]["labels"], device=device)
+                losses[at] = F.cross_entropy(row[: len(targets)].float(), targets, reduction="none").cpu()
     return [losses[at] for at in range(len(rows))]
 
 

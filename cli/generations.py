@@ -35,11 +35,14 @@ def show_generations(
     if chat:
         prompts = [[{"role": "user", "content": text}] for text in texts]
     elif instruction is not None:
-        tokenizer = runtime.generation.tokenizer
+        tokenizer = runtime.base.tokenizer
+        assert tokenizer is not None
         prompts = [instruction.prompt_ids(tokenizer, text) for text in texts]
         ends = instruction.style.ends(tokenizer)
-        settings = {"max_new_tokens": instruction.max_new_tokens, "stop_token_ids": ends, **settings}
-    if len(prompts) == 1 and not as_json and settings.get("n", 1) == 1:
+        settings = {"max_new_tokens": instruction.max_new_tokens, **settings}
+        settings |= {"stop_token_ids": ends} if ends else {}
+    streams = instruction is None or not instruction.is_read
+    if streams and len(prompts) == 1 and not as_json and settings.get("n", 1) == 1:
         stream = runtime.stream(prompts[0], expression, **settings)
         for event in stream:
             click.echo(event.text, nl=False)

@@ -63,7 +63,8 @@ def contrastive_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
 
 
 def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
-    """Batches of rows whose labels may be of another length than their tokens; for tokenizers without padding too."""
+    """Batches of rows whose labels may be of another length than their tokens, and what the decoder reads beside them;
+    for tokenizers without padding too."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -74,7 +75,10 @@ def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
         lengths = torch.tensor([len(row) for row in tokens])
         ids = pad_sequence(tokens, batch_first=True, padding_value=padding)
         labels = [torch.tensor(row["labels"]) for row in rows]
+        decoded = [torch.tensor(row["decoder_input_ids"]) for row in rows if "decoder_input_ids" in row]
+        read = {"decoder_input_ids": pad_sequence(decoded, batch_first=True, padding_value=padding)}
         return {
+            **(read if decoded else {}),
             "input_ids": ids,
             "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),

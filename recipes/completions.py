@@ -1,7 +1,8 @@
 """A prompt and the text that shall follow it, as a language model trains on them: the prompt is read, the target is learnt.
 
-One row holds both, and only the target's tokens and the end are asked for. For causal bases. Does not read data, know a
-task's words, or generate.
+One row holds both, and only the target's tokens and the end are asked for. A causal base reads them as one text; of an
+encoder-decoder the encoder reads the prompt, and the decoder the target. Does not read data, know a task's words, or
+generate.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.conversations import Conversation, turn_end
 from adapthub.recipes.recipe import Encoded, Preview, Row
 from adapthub.runtime.chat_templates import BASE, token_id
-from adapthub.runtime.instructions import prompt_ids
+from adapthub.runtime.instructions import prompt_ids, read_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,14 +73,46 @@ def encode_completions(
     return Encoded(rows, supervised, asked, truncated)
 
 
+def encode_sequences(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    targets: Sequence[str],
+    *,
+    max_length: int,
+    start: int,
+) -> Encoded:
+    """Rows for an encoder-decoder, whose decoder begins with the token `start`. Prompts and targets of more than
+    `max_length` tokens each are cut, and counted: a prompt before its end token, a target with it, as it goes on."""
+    rows: list[Row] = []
+    asked = supervised = truncated = 0
+    for prompt, target in zip(prompts, targets, strict=True):
+        before, after = read_ids(tokenizer, prompt), _written_ids(tokenizer, target)
+        read = before if len(before) <= max_length else read_ids(tokenizer, prompt, max_length)
+        labels = after[:max_length]
+        rows.append({"input_ids": read, "decoder_input_ids": [start, *labels[:-1]], "labels": labels})
+        asked += len(after)
+        supervised += len(labels)
+        truncated += max(len(before), len(after)) > max_length
+    return Encoded(rows, supervised, asked, truncated)
+
+
 def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: str, row: Row) -> Preview:
     """One row a token: its text, and whether it is learnt."""
-    surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
+    ids, labels = row["input_ids"], row["labels"]
+    if "decoder_input_ids" in row:
+        ids, labels = [*ids, *labels], [*(IGNORED for _ in ids), *labels]
+    surfaces = tokenizer.convert_ids_to_tokens(ids)
     cells: list[tuple[Any, ...]] = [
         (surface, "learnt" if label != IGNORED else "")
-        for surface, label in zip(surfaces, row["labels"], strict=True)
+        for surface, label in zip(surfaces, labels, strict=True)
     ]
     return Preview(source, text, ("sub-token", "loss"), tuple(cells))
+
+
+def _written_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
+    """The tokens of a target as the decoder's family has them, and the end."""
+    ids = list(tokenizer(text_target=target)["input_ids"])
+    return ids if ids and ids[-1] == _end(tokenizer) else [*ids, _end(tokenizer)]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

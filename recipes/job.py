@@ -16,12 +16,12 @@ from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.methods import SERVED, find_method, method_settings
 from adapthub.adapters.suggest import did_you_mean
-from adapthub.adapters.tasks import Task
+from adapthub.adapters.tasks import TEXT_GENERATION, Task
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.recipe import Encoded, Recipe
+from adapthub.recipes.recipe import Encoded, EncodingAndDecoding, Recipe
 from adapthub.recipes.settings import LORA_FA, OTHER_NAMES, SETTINGS, Settings
 from adapthub.recipes.splits import read_splits
 
@@ -165,6 +165,7 @@ def prepare(
     adapter = _by_ids(adapter, processor)
     longest = _longest(settings.max_length, given, adapter, resolved)
     encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
+    encoding |= _decoding(recipe, resolved)
     settings = replace(settings, max_length=encoding.get("max_length"))
     splits = {
         name: Split(dataset, recipe.encode(processor, dataset, labels, encoding))
@@ -187,6 +188,20 @@ def prepare(
         seed=seed,
         notes=(*notes, *cut, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
+
+
+def _decoding(recipe: Recipe, base: ResolvedBase) -> dict[str, Any]:
+    """What more an encoder-decoder's rows need. Raises InvalidSettings for a recipe that learns on causal bases alone."""
+    config = base.config
+    if recipe.task != TEXT_GENERATION or not config.is_encoder_decoder:
+        return {}
+    if not isinstance(recipe, EncodingAndDecoding):
+        raise InvalidSettings(
+            f"{recipe.name} learns on bases that go on with a text; {base.ref} has an encoder and a decoder",
+            hint="Choose a causal base, such as package:smollm2-135m.",
+        )
+    start = getattr(config, "decoder_start_token_id", None)
+    return recipe.decoding_from(config.pad_token_id if start is None else start)
 
 
 def _by_ids(adapter: dict[str, Any], processor: Any) -> dict[str, Any]:

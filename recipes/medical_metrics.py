@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BINS = 15
 """Of confidence, equally wide (Guo et al. 2017, "On calibration of modern neural networks")."""
 
+_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -58,16 +60,32 @@ class MedicalStatistics:
         return {name: float(values[0]) for name, values in drawn.items() if not np.isnan(values[0])}
 
     def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
-        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
+        """Every metric with its 95 % interval: of a label's sensitivity and specificity, which are shares of few examples
+        where findings are rare, Wilson's (1927), which does not end at 1 where all were found; of the others the percentile
+        bootstrap's, resampling examples."""
         n = self.n
         generator = np.random.default_rng(seed)
         weights = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(resamples)]
         drawn = self.under(np.stack(weights).astype(np.float64))
         found = {}
         for name, value in self.values().items():
-            low, high = np.nanquantile(drawn[name], (0.025, 0.975))
+            share = self._share(name)
+            low, high = np.nanquantile(drawn[name], (0.025, 0.975)) if share is None else _wilson(*share)
             found[name] = Estimate(value, float(low), float(high), n)
         return found
+
+    def _share(self, name: str) -> tuple[int, int] | None:
+        """Of a metric that is a share of a label's examples, or of all others, how many are right, and how many there
+        are."""
+        kind, _, label = name.partition("/")
+        if not label and len(self.labels) == 2:
+            label = self.labels[1]
+        if kind not in ("sensitivity", "specificity") or not label:
+            return None
+        at = self.labels.index(label)
+        among = (self.gold == at) == (kind == "sensitivity")
+        right = (self._guess() == at) == (kind == "sensitivity")
+        return int((among & right).sum()), int(among.sum())
 
     def under(self, weights: Floats) -> dict[str, Floats]:
         """Every metric [draws] where example i counts `weights[draw, i]` times; NaN where it is not defined."""
@@ -129,6 +147,14 @@ def medical_statistics(
     return MedicalStatistics(
         np.asarray(gold, dtype=np.int64), scores / scores.sum(axis=1, keepdims=True), tuple(labels)
     )
+
+
+def _wilson(right: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval of a share, 95 %."""
+    share, spread = right / total, _Z**2 / total
+    middle = share + spread / 2
+    width = _Z * np.sqrt(share * (1 - share) / total + spread / (4 * total))
+    return float((middle - width) / (1 + spread)), float((middle + width) / (1 + spread))
 
 
 def _areas(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:

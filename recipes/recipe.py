@@ -266,6 +266,16 @@ class GeneratingRecipe(Recipe, Protocol):
 
 
 @runtime_checkable
+class EncodingAndDecoding(Protocol):
+    """What a generating recipe has besides where it learns on encoder-decoders too."""
+
+    def decoding_from(self, start: int) -> dict[str, Any]:
+        """What `encode`'s settings say more of a base whose decoder begins with the token `start`; rows then have
+        `decoder_input_ids`, as long as their `labels`."""
+        ...
+
+
+@runtime_checkable
 class EmbeddingRecipe(Recipe, Protocol):
     """A recipe whose models answer with one vector a text: the mean of its last hidden states.
 

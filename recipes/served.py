@@ -179,6 +179,9 @@ def _trained_likelihoods(base: Base, model: Any, row: Row, collate: Collator) ->
 
 def _losses(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> NDArray[Any]:
     """Negative log likelihoods of one row's targets, in nats."""
+    if "decoder_input_ids" in batch:
+        found = F.cross_entropy(logits_of(model, batch)[0], batch["labels"][0], reduction="none")
+        return np.asarray(found.cpu().numpy())
     targets = batch["labels"][0, 1:]
     # PEFT gives logits of a prompt's virtual tokens too, before those of the row.
     logits = logits_of(model, batch)[0, -len(targets) - 1 : -1]

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.batches import check_length, completion_collator
-from adapthub.recipes.completions import answer_end, encode_completions, longest_target, preview_completion
+from adapthub.recipes.completions import (
+    answer_end,
+    encode_completions,
+    encode_sequences,
+    longest_target,
+    preview_completion,
+)
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pairs import read_texts
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 from adapthub.runtime.chat_templates import token_id
-from adapthub.runtime.instructions import SOURCE, prompt_ids
+from adapthub.runtime.instructions import SOURCE, prompt_ids, read_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,6 +107,10 @@ class TextToText:
             "max_new_tokens": longest_target(tokenizer, targets),
         }
 
+    def decoding_from(self, start: int) -> dict[str, Any]:
+        """See EncodingAndDecoding."""
+        return {"decoder_start": start}
+
     def encode(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -108,12 +118,12 @@ class TextToText:
         labels: Sequence[str],
         settings: Mapping[str, Any],
     ) -> Encoded:
+        prompts, targets = _prompts(dataset, settings), [example.fields["target"] for example in dataset]
+        length, start = settings["max_length"], settings.get("decoder_start")
+        if start is not None:
+            return encode_sequences(tokenizer, prompts, targets, max_length=length, start=start)
         return encode_completions(
-            tokenizer,
-            _prompts(dataset, settings),
-            [example.fields["target"] for example in dataset],
-            max_length=settings["max_length"],
-            end=settings.get("turn_end"),
+            tokenizer, prompts, targets, max_length=length, end=settings.get("turn_end")
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -126,6 +136,8 @@ class TextToText:
         one long row costs its own text, not the measures of all others."""
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
+        if "decoder_start" in settings:
+            return _by_decoder(runtime, adapter, _prompts(dataset, settings), settings)
         prompts = [prompt_ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
         room, end = runtime.room(adapter), settings.get("turn_end")
         stops = [] if end is None else [token_id(tokenizer, end)]
@@ -156,3 +168,18 @@ class TextToText:
 
 def _prompts(dataset: Dataset, settings: Mapping[str, Any]) -> list[str]:
     return [settings["prompt"].replace(SOURCE, example.fields["source"]) for example in dataset]
+
+
+def _by_decoder(
+    runtime: Runtime, adapter: str | None, prompts: Sequence[str], settings: Mapping[str, Any]
+) -> list[str]:
+    """What an encoder-decoder writes of each prompt, nothing where its encoder cannot read it whole."""
+    tokenizer = runtime.base.tokenizer
+    assert tokenizer is not None
+    most = getattr(runtime.base.model.config, "max_position_embeddings", None)
+    read = [read_ids(tokenizer, prompt) for prompt in prompts]
+    fitting = [at for at, ids in enumerate(read) if most is None or len(ids) <= most]
+    tokens = settings["max_new_tokens"] if most is None else min(settings["max_new_tokens"], most - 1)
+    found = runtime.generate([read[at] for at in fitting], adapter, max_new_tokens=tokens)
+    texts = dict(zip(fitting, (generation.text for generation in found), strict=True))
+    return [texts.get(at, "") for at in range(len(prompts))]

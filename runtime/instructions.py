@@ -22,18 +22,20 @@ SOURCE = "{source}"
 @dataclass(frozen=True)
 class Instruction:
     """What the adapter of a recipe ("translate", "summarize") wants: `prompt` has SOURCE in it; `style` says what ends an
-    answer."""
+    answer, `is_read` that an encoder reads the prompt, which then begins and ends as its texts do."""
 
     recipe: str
     prompt: str
     max_new_tokens: int
     style: ChatStyle = BASE_STYLE
+    is_read: bool = False
 
     def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         """The tokens that the answer about `text` follows. Raises InvalidInput for an empty text."""
         if not text.strip():
             raise InvalidInput("the text is empty", hint="Leave it out.")
-        return prompt_ids(tokenizer, self.prompt.replace(SOURCE, text))
+        prompt = self.prompt.replace(SOURCE, text)
+        return read_ids(tokenizer, prompt) if self.is_read else prompt_ids(tokenizer, prompt)
 
 
 def instruction_of(artifact: Artifact) -> Instruction | None:
@@ -45,9 +47,15 @@ def instruction_of(artifact: Artifact) -> Instruction | None:
     if not isinstance(prompt, str) or SOURCE not in prompt or type(tokens) is not int:
         return None
     end = manifest.hyperparameters.get("turn_end")
-    return Instruction(
-        manifest.recipe, prompt, tokens, ChatStyle(turn_end=end if isinstance(end, str) else None)
-    )
+    style = ChatStyle(turn_end=end) if isinstance(end, str) else BASE_STYLE
+    is_read = type(manifest.hyperparameters.get("decoder_start")) is int
+    return Instruction(manifest.recipe, prompt, tokens, style, is_read)
+
+
+def read_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length: int | None = None) -> list[int]:
+    """The tokens of a prompt that an encoder reads, at most `max_length`."""
+    cut = max_length is not None
+    return list(tokenizer(prompt, truncation=cut, max_length=max_length, verbose=False)["input_ids"])
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

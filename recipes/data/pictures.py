@@ -80,7 +80,7 @@ def read_pictures(
         raise InvalidData(f"{name}: there are no pictures", hint="Give at least one labelled picture.")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         read = list(threads.map(_read, entries))
-    wrong = [problem for _, problem in read if problem is not None]
+    wrong = [problem for _, problem, _ in read if problem is not None]
     if wrong:
         more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
         raise InvalidData(
@@ -89,10 +89,15 @@ def read_pictures(
         )
     examples = tuple(
         Example({"image": digest, "label": entry.label}, entry.path, entry.line, entry.unit)
-        for entry, (digest, _) in zip(entries, read, strict=True)
+        for entry, (digest, _, _) in zip(entries, read, strict=True)
     )
-    files = {digest: entry.read for entry, (digest, _) in zip(entries, read, strict=True)}
-    return PictureDataset(examples, name, columns, settings, files=files)
+    files = {digest: entry.read for entry, (digest, _, _) in zip(entries, read, strict=True)}
+    dark = [entry.source for entry, (_, _, is_dark) in zip(entries, read, strict=True) if is_dark]
+    notes = (
+        f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {dark[0]};"
+        " stretch their values to 16 bits, or save them with 8",
+    )
+    return PictureDataset(examples, name, columns, settings, notes=notes if dark else (), files=files)
 
 
 def has_pictures(folder: Path) -> bool:
@@ -230,17 +235,17 @@ def _held(data: bytes) -> Bytes:
     return lambda: data
 
 
-def _read(entry: _Entry) -> tuple[str, str | None]:
-    """The digest of a picture's bytes, or what is wrong with it."""
+def _read(entry: _Entry) -> tuple[str, str | None, bool]:
+    """The digest of a picture's bytes, or what is wrong with it; and whether it is read nearly black."""
     try:
         data = entry.read()
-        check(data, entry.source)
+        is_dark = check(data, entry.source)
     except (InvalidInput, InvalidData) as error:
-        return "", error.message
+        return "", error.message, False
     except OSError as error:
         named = "" if entry.unit == "file" else f" {error.filename}:"
-        return "", f"{entry.source}:{named} {error.strerror or error}"
-    return _digest(data), None
+        return "", f"{entry.source}:{named} {error.strerror or error}", False
+    return _digest(data), None, is_dark
 
 
 def _digest(data: bytes) -> str:

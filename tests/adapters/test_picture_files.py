@@ -46,6 +46,12 @@ def test_sixteen_bits_keep_their_eight_highest() -> None:
         assert np.array_equal(found[..., 0], (pixels >> 8).astype(np.uint8))
 
 
+def test_twelve_bits_in_sixteen_are_told() -> None:
+    assert check(saved(Image.fromarray(noise(6, 5, dtype=np.uint16) >> 4)), "x")
+    assert not check(saved(Image.fromarray(noise(6, 5, dtype=np.uint16))), "x")
+    assert not check(saved(Image.fromarray(noise(6, 5))), "x")
+
+
 def test_what_is_transparent_becomes_white() -> None:
     picture = Image.new("RGBA", (2, 1), (200, 0, 0, 255))
     picture.putpixel((1, 0), (200, 0, 0, 0))

@@ -95,6 +95,23 @@ def test_intervals_are_the_bootstraps() -> None:
     assert found["sensitivity"].low < found["sensitivity"].value < found["sensitivity"].high
 
 
+def test_shares_of_few_findings_have_wilsons_intervals() -> None:
+    from scipy.stats import binomtest
+
+    gold = [0] * 40 + [1] * 5
+    logits = np.array([[2.0, 0.0]] * 38 + [[0.0, 2.0]] * 7)
+    found = medical_statistics(gold, list(logits), ("healthy", "ill")).estimates(resamples=20)
+    for right, total, names in (
+        (5, 5, ("sensitivity", "sensitivity/ill", "specificity/healthy")),
+        (38, 40, ("specificity", "specificity/ill", "sensitivity/healthy")),
+    ):
+        expected = binomtest(right, total).proportion_ci(method="wilson")
+        for name in names:
+            assert found[name].value == right / total
+            assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
+    assert round(found["sensitivity"].low, 2) == 0.57
+
+
 def test_a_label_without_examples_is_left_out() -> None:
     """As scikit-learn's balanced accuracy does it; an area needs both kinds."""
     logits = np.array([[2.0, 0, 0], [0, 2, 0], [2, 0, 0]])
