@@ -103,8 +103,16 @@ def speech_of(base: Base) -> Speech:
 
 
 def speech_by(processor: Any) -> Speech:
-    """The same, for the base of this processor."""
-    return Whisper(processor) if type(processor).__name__ == "WhisperProcessor" else Ctc(processor)
+    """The same, for the base of this processor. Raises InvalidSettings for one that reads neither Whisper's spectra nor
+    samples."""
+    if type(processor).__name__ == "WhisperProcessor":
+        return Whisper(processor)
+    if "input_values" not in processor.feature_extractor.model_input_names:
+        raise InvalidSettings(
+            f"bases with a {type(processor).__name__} read spectra, which is not done here",
+            hint="Choose Whisper, or a CTC base that reads samples (Wav2Vec2, HuBERT, WavLM).",
+        )
+    return Ctc(processor)
 
 
 def writes_speech(model: PreTrainedModel) -> bool:

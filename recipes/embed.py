@@ -8,6 +8,7 @@ hidden states, as they are served. There is no head: the artifact is a plain PEF
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,8 @@ class Embed:
         return F.cross_entropy(scores.masked_fill(hidden, -torch.inf), own)
 
     def measure_vectors(self, vectors: Sequence[NDArray[Any]], dataset: Dataset) -> Statistics:
-        """Retrieval among all passages and negatives of `dataset`, each text once; all passages of a query's text count."""
+        """Retrieval among all passages and negatives of `dataset`, each text once; all passages of a query's text count, and
+        a query that stands in several rows counts once, as in BEIR."""
         places: dict[str, int] = {}
         found: list[NDArray[Any]] = []
         wanted: dict[str, set[int]] = {}
@@ -212,7 +214,9 @@ class Embed:
                     found.append(vector)
             wanted.setdefault(example.fields["query"], set()).add(places[example.fields["passage"]])
         relevant = [sorted(wanted[example.fields["query"]]) for example in dataset]
-        return retrieval_statistics(np.stack([own[0] for own in vectors]), np.stack(found), relevant)
+        rows = Counter(example.fields["query"] for example in dataset)
+        weights = [1 / rows[example.fields["query"]] for example in dataset]
+        return retrieval_statistics(np.stack([own[0] for own in vectors]), np.stack(found), relevant, weights)
 
     def preview(
         self,

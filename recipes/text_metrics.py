@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_EAST_ASIAN = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
-_WORD = regex.compile(rf"{_EAST_ASIAN.pattern}|(?:(?!{_EAST_ASIAN.pattern})\w)+")
+# Scripts that are written without spaces between words.
+_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_HAN = regex.compile(r"\p{Han}")
+_WORD = regex.compile(rf"{_UNSPACED.pattern}\p{{M}}*|(?:(?!{_UNSPACED.pattern})\w)+")
+_FEW = 0.05
 
 
 def translation_statistics(
@@ -29,12 +32,13 @@ def translation_statistics(
 ) -> Statistics:
     """chrf and bleu, from 0 to 100 as is usual, and loss, in nats a target token: lower is better.
 
-    BLEU cuts words as sacreBLEU does by default ("13a"), and references in Chinese or Japanese into characters ("zh").
+    Both as sacreBLEU's, case kept, one reference each: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp for BLEU, and
+    nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no for chrF. BLEU's tok is `bleu_tokenizer`'s.
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    measures = {"chrf": CHRF(), "bleu": BLEU(tokenize="zh" if _is_east_asian(references) else "13a")}
+    measures = {"chrf": CHRF(), "bleu": BLEU(tokenize=bleu_tokenizer(references))}
     counts = [loss_counts(losses)]
     for measure in measures.values():
         counts.append(_counts(measure, texts, references))
@@ -54,14 +58,15 @@ def translation_statistics(
 def summary_statistics(
     texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]]
 ) -> Statistics:
-    """rouge1, rouge2 and rougeL, from 0 to 1, and loss, in nats a target token: lower is better.
+    """rouge1, rouge2, rougeL and rougeLsum (by lines, for summaries of several), from 0 to 1, and loss, in nats a target
+    token: lower is better.
 
-    Words are runs of letters and digits of any script, lower case, without stemming; in Chinese and Japanese each
-    character is one.
+    Words are runs of letters and digits of any script, lower case, without stemming; in scripts without spaces (Chinese,
+    Japanese, Thai and their kin) each character is one.
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    kinds = ("rouge1", "rouge2", "rougeL")
+    kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     scorer = RougeScorer(kinds, tokenizer=_Words())
     scores = [scorer.score(*pair) for pair in zip(references, texts, strict=True)]
     rouge = np.array([[1.0, *(score[kind].fmeasure for kind in kinds)] for score in scores])
@@ -70,7 +75,9 @@ def summary_statistics(
         means = {kind: sums[..., 3 + at] / sums[..., 2] for at, kind in enumerate(kinds)}
         return {"rougeL": means.pop("rougeL"), **means, "loss": mean_loss(sums)}
 
-    return Statistics(np.concatenate([loss_counts(losses), rouge.reshape(-1, 4)], axis=1), summarise)
+    return Statistics(
+        np.concatenate([loss_counts(losses), rouge.reshape(-1, 1 + len(kinds))], axis=1), summarise
+    )
 
 
 def answer_statistics(
@@ -113,9 +120,14 @@ class _Words:
         return words
 
 
-def _is_east_asian(texts: Sequence[str]) -> bool:
-    letters = "".join(texts)
-    return 2 * len(_EAST_ASIAN.findall(letters)) > len(regex.findall(r"\w", letters))
+def bleu_tokenizer(references: Sequence[str]) -> str:
+    """How sacreBLEU cuts words: "13a", its default; "zh" where most letters are Chinese; "char" for Japanese, whose kana
+    "zh" leaves in runs, and other scripts without spaces."""
+    letters = "".join(references)
+    unspaced, han = len(_UNSPACED.findall(letters)), len(_HAN.findall(letters))
+    if 2 * unspaced <= len(regex.findall(r"\w", letters)):
+        return "13a"
+    return "zh" if unspaced - han <= _FEW * unspaced else "char"
 
 
 def _counts(measure: Any, texts: Sequence[str], references: Sequence[str]) -> Floats:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.records import Records
+from adapthub.recipes.data.records import Records, is_datasets, suffix_of
 from adapthub.recipes.data.tables import read_records
 
 Message = dict[str, Any]
@@ -58,6 +59,10 @@ def read_conversations(
     Dataset. Raises InvalidData naming row and message: no answer, an empty turn, roles in a wrong order.
     """
     records = read_records(source, encoding=encoding, delimiter=delimiter)
+    if is_datasets(source) or suffix_of(source) == ".parquet":
+        # Arrow gives all objects of a column the same fields: a call would have the arguments of every function, empty.
+        rows = [replace(row, values=_without_nothing(row.values)) for row in records.rows]
+        records = replace(records, rows=rows)
     columns = _columns(records, messages_column, prompt_column, answer_column)
     examples = []
     for row in records.rows:
@@ -70,6 +75,13 @@ def read_conversations(
             fields["tools"] = tools
         examples.append(Example(fields, records.path, row.line, records.unit))
     return Dataset(tuple(examples), records.path, columns, settings)
+
+
+def _without_nothing(value: Any) -> Any:
+    """Without the fields of objects that are None, however deep."""
+    if isinstance(value, Mapping):
+        return {name: _without_nothing(part) for name, part in value.items() if part is not None}
+    return [_without_nothing(part) for part in value] if isinstance(value, list) else value
 
 
 def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:

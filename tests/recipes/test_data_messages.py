@@ -111,6 +111,27 @@ def test_calls_and_tools_of_both_kinds_are_one() -> None:
     assert one.fields["messages"][1]["tool_calls"] == [{"id": "1", **CALL["tool_calls"][0]}]
 
 
+def test_arrows_empty_fields_are_no_arguments(tmp_path: Path) -> None:
+    """Calls of two functions in one column: each would have the other's argument, empty."""
+    import datasets
+
+    def calls(name: str, **arguments: Any) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        properties = {key: {"type": "x"} for key in arguments}
+        tool = {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
+        return {
+            "messages": [USER, {"role": "assistant", "content": None, "tool_calls": [call]}],
+            "tools": [tool],
+        }
+
+    rows = [calls("add", a=1), calls("greet", who="Ada")]
+    table = datasets.Dataset.from_list(rows)
+    table.to_parquet(tmp_path / "a.parquet")
+    expected = read_conversations(rows, settings={}).fingerprint
+    for source in (table, tmp_path / "a.parquet"):
+        assert read_conversations(source, settings={}).fingerprint == expected
+
+
 def test_messages_may_be_left_unlearnt() -> None:
     (talk,) = read([{"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}])
     assert [message.get("train") for message in talk] == [None, False, None, None]

@@ -155,6 +155,14 @@ def test_what_the_base_cannot_take(speech_bases: dict[str, Path]) -> None:
     quick = read([{"audio": (tone(0.1), 16_000), "text": "far too many words"}])
     with pytest.raises(InvalidData, match=r"data:row 1: .* has 0.10 s, too few for its transcript of 18"):
         recipe.encode(ctc, quick, (), {"language": None})
+    # 49 positions, the last whole one ends before the second does
+    for text, fits in (("ab" * 24 + "a", True), ("ab" * 25, False)):
+        second = read([{"audio": (tone(1), 16_000), "text": text}])
+        if fits:
+            assert recipe.encode(ctc, second, (), {"language": None}).supervised == 49
+        else:
+            with pytest.raises(InvalidData, match=r"has 1.00 s, too few for its transcript of 50"):
+                recipe.encode(ctc, second, (), {"language": None})
     with pytest.raises(InvalidSettings, match="Set language"):
         recipe.resolve(whisper, long, max_length=0)
     odd = read([{"audio": (tone(1), 16_000), "text": "ada 7!"}])

@@ -16,7 +16,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.completions import target_ids
-from adapthub.recipes.text_metrics import summary_statistics, translation_statistics
+from adapthub.recipes.text_metrics import bleu_tokenizer, summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
 from adapthub.runtime import Runtime
 from adapthub.runtime.instructions import prompt_ids
@@ -163,19 +163,33 @@ def test_chinese_references_are_cut_into_characters() -> None:
     assert values["bleu"] > 10
 
 
+@pytest.mark.parametrize(
+    ("references", "tokenizer"),
+    [
+        (["the cat sat", "日本"], "13a"),
+        (["나는 학교에 간다"], "13a"),
+        (["今天天气真好我们去公园", "他说 OK"], "zh"),
+        (["今日はとても良い天気ですね", "私は学生です"], "char"),
+        (["ฉันชอบอ่านหนังสือ"], "char"),
+        ([""], "13a"),
+    ],
+)
+def test_bleu_cuts_words_as_the_script_has_them(references: list[str], tokenizer: str) -> None:
+    assert bleu_tokenizer(references) == tokenizer
+
+
 def test_rouge_is_rouge_scores_on_english_and_knows_other_scripts() -> None:
     import numpy as np
     from rouge_score.rouge_scorer import RougeScorer
 
-    texts = ["The cat sat on the mat.", "A dog barks loudly at night"]
-    references = ["the cat lay on a mat", "dogs bark at night"]
-    theirs = [
-        RougeScorer(["rouge1", "rouge2", "rougeL"]).score(*pair)
-        for pair in zip(references, texts, strict=True)
-    ]
+    texts = ["The cat sat on the mat.\nIt slept.", "A dog barks loudly at night"]
+    references = ["it slept\nthe cat lay on a mat", "dogs bark at night"]
+    kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    theirs = [RougeScorer(kinds).score(*pair) for pair in zip(references, texts, strict=True)]
     values = summary_statistics(texts, references, [np.ones(2), np.zeros(1)]).values()
-    for kind in ("rouge1", "rouge2", "rougeL"):
+    for kind in kinds:
         assert values[kind] == pytest.approx(np.mean([score[kind].fmeasure for score in theirs]))
+    assert values["rougeLsum"] > values["rougeL"]
     assert values["loss"] == pytest.approx(2 / 3)
     same = summary_statistics(
         ["Привет, мир", "天气很好"], ["привет мир", "天气真好"], [np.zeros(1)] * 2
