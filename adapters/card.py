@@ -227,6 +227,8 @@ def _with_peft(manifest: Manifest) -> str:
     if manifest.task == IMAGE_CLASSIFICATION:
         return _pictures_with_peft(manifest)
     model_class = _CLASSES[manifest.task]
+    if manifest.task == "text-generation" and "decoder_start" in manifest.hyperparameters:
+        model_class = "AutoModelForSeq2SeqLM"
     setup = f"base = {manifest.base.id!r}  # the base model's Hub id or folder"
     arguments = "base"
     if manifest.base.revision:

@@ -85,6 +85,7 @@ SET = (
     "system",
     "temperature",
     "template",
+    "turns",
 )
 _PHRASES = {
     "validation=False, --no-validation": "--no-validation",

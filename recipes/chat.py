@@ -64,6 +64,8 @@ class Chat:
             "system": "the system message of conversations that have none (default: none)",
             "template": f"the chat template: {BASE}, {', '.join(TEMPLATES)}, or a file"
             " (default: the base's, or chatml where it has none)",
+            "turns": "which answers are learnt: all, or last where the template rewrites earlier ones, as Qwen3's does"
+            " (default all)",
             "answered": f"examples whose last answer is generated and measured (default {_ANSWERED})",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
@@ -83,12 +85,16 @@ class Chat:
         answer_column: str | None = None,
         system: str | None = None,
         template: str | None = None,
+        turns: str = "all",
         answered: int | str = _ANSWERED,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read."""
         settings: dict[str, Any] = {"answered": _count(answered)}
+        if turns not in ("all", "last"):
+            raise InvalidSettings(f"turns is all or last; {turns!r} is neither")
+        settings |= {"turns": turns} if turns == "last" else {}
         settings |= {"system": system} if system else {}
         settings |= {"template": named_template(template)} if template else {}
         return read_conversations(
@@ -110,7 +116,7 @@ class Chat:
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
         """Conversations of which nothing is learnt."""
         for example in dataset:
-            if not any(_is_learnt(message) for message in conversation_of(example)):
+            if not any(map(_is_learnt, _turns(conversation_of(example), dataset.settings))):
                 raise InvalidData(
                     f"{example.source}: no message of the assistant is to be learnt", hint="Remove the row."
                 )
@@ -193,8 +199,16 @@ class Chat:
 def _conversation(example: Example, settings: Mapping[str, Any], *, to_answer: bool = False) -> Conversation:
     """All of an example, or what leads to its target."""
     messages = example.fields["messages"] if to_answer else conversation_of(example)
-    messages = with_system(messages, settings.get("system"))
+    messages = with_system(_turns(messages, settings), settings.get("system"))
     return Conversation(messages, example.fields.get("tools", ()), example.source)
+
+
+def _turns(messages: Sequence[Message], settings: Mapping[str, Any]) -> Sequence[Message]:
+    """Messages, of which the answers before the last are left unlearnt where `turns` says so."""
+    if settings.get("turns") != "last":
+        return messages
+    unlearnt = [{**one, "train": False} if one["role"] == "assistant" else one for one in messages[:-1]]
+    return [*unlearnt, messages[-1]]
 
 
 def _answered(dataset: Dataset) -> list[int]:

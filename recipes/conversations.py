@@ -203,7 +203,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Con
             raise InvalidData(
                 f"{where}: under the chat template, message {at + 1} reads otherwise within the conversation than when it"
                 " is to be answered, so it cannot be learnt as it is served",
-                hint=f"Mark it train: false. {_OTHER}",
+                hint=f"Set turns=last to learn last answers alone, or mark it train: false. {_OTHER}",
             )
         learnt.append((start, end))
     return _Rendered(whole, learnt)

@@ -160,9 +160,33 @@ def test_templates_that_cannot_be_learnt_exactly_are_refused(template: str, mess
         encoded(tokenizer, [{"messages": TALK}])
 
 
+# As Qwen3's: only the last answer has its thoughts, so that earlier ones read otherwise once they are answered.
+THINKING = (
+    "{% for m in messages %}<s>{{ m.role }}<s>"
+    "{% if m.role == 'assistant' and loop.last %}(none) {% endif %}{{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant<s>{% endif %}"
+)
+
+
+def test_the_last_answers_alone_are_learnt_where_a_template_rewrites_the_others() -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = THINKING
+    with pytest.raises(InvalidData, match=r"message 2 reads otherwise .* Set turns=last"):
+        encoded(tokenizer, [{"messages": TALK}])
+    (row,) = encoded(tokenizer, [{"messages": TALK}], turns="last").rows
+    assert learnt(tokenizer, row) == ["(none) in Paris</s>"]
+    prompt = tokenizer.apply_chat_template(TALK[:-1], add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert row["input_ids"][: len(ids)] == ids
+    with pytest.raises(InvalidData, match="no message of the assistant is to be learnt"):
+        encoded(tokenizer, [{"messages": [*TALK[:-1], {**TALK[-1], "train": False}]}], turns="last")
+
+
 def test_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="is neither a file nor one of base, chatml"):
         Chat().read([{"messages": TALK}], template="alpaca")
+    with pytest.raises(InvalidSettings, match="turns is all or last; 'first' is neither"):
+        Chat().read([{"messages": TALK}], turns="first")
     with pytest.raises(InvalidSettings, match="answered='many'"):
         Chat().read([{"messages": TALK}], answered="many")
     with pytest.raises(InvalidSettings, match="the base has no chat template"):

@@ -97,6 +97,7 @@ def test_what_was_trained_is_served_measured_and_loads_in_peft(
         hub=hub, name="acme/turn", push=True,
     )  # fmt: skip
     assert result.artifact.config["task_type"] == "SEQ_2_SEQ_LM"
+    assert "AutoModelForSeq2SeqLM.from_pretrained(" in (result.artifact.path / "README.md").read_text()
     losses = [entry["loss"] for entry in result.run.history if "loss" in entry]
     assert losses[-1] < losses[0]
     assert evaluate(result.artifact, test).metrics == result.metrics["test"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,8 +98,7 @@ def test_intervals_are_the_bootstraps() -> None:
 
 
 def test_shares_of_few_findings_have_wilsons_intervals() -> None:
-    from scipy.stats import binomtest
-
+    binomtest: Any = importlib.import_module("scipy.stats").binomtest
     gold = [0] * 40 + [1] * 5
     logits = np.array([[2.0, 0.0]] * 38 + [[0.0, 2.0]] * 7)
     found = medical_statistics(gold, list(logits), ("healthy", "ill")).estimates(resamples=20)
