@@ -76,9 +76,13 @@ def completion_collator(tokenizer: PreTrainedTokenizerBase) -> Collator:
         ids = pad_sequence(tokens, batch_first=True, padding_value=padding)
         labels = [torch.tensor(row["labels"]) for row in rows]
         decoded = [torch.tensor(row["decoder_input_ids"]) for row in rows if "decoder_input_ids" in row]
-        read = {"decoder_input_ids": pad_sequence(decoded, batch_first=True, padding_value=padding)}
+        read = (
+            {"decoder_input_ids": pad_sequence(decoded, batch_first=True, padding_value=padding)}
+            if decoded
+            else {}
+        )
         return {
-            **(read if decoded else {}),
+            **read,
             "input_ids": ids,
             "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),

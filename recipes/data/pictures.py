@@ -93,11 +93,12 @@ def read_pictures(
     )
     files = {digest: entry.read for entry, (digest, _, _) in zip(entries, read, strict=True)}
     dark = [entry.source for entry, (_, _, is_dark) in zip(entries, read, strict=True) if is_dark]
-    notes = (
-        f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {dark[0]};"
-        " stretch their values to 16 bits, or save them with 8",
-    )
-    return PictureDataset(examples, name, columns, settings, notes=notes if dark else (), files=files)
+    notes = [
+        f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {first};"
+        " stretch their values to 16 bits, or save them with 8"
+        for first in dark[:1]
+    ]
+    return PictureDataset(examples, name, columns, settings, notes=tuple(notes), files=files)
 
 
 def has_pictures(folder: Path) -> bool:

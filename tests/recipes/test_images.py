@@ -25,6 +25,7 @@ from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.pictures import PictureDataset
+from adapthub.recipes.images import ImageRecipe
 from adapthub.recipes.picture_rows import Augmentation, PictureRows
 from adapthub.recipes.run import Run
 from adapthub.runtime import Runtime
@@ -147,6 +148,18 @@ def test_pictures_that_cannot_be_used_are_named_before_anything_runs(colours: Pa
         InvalidData, match=r"row 1: the picture in column 'image' is int, not a path or bytes"
     ):
         read([{"image": 3, "label": "red"}])
+
+
+def test_scans_of_twelve_bits_are_told(tmp_path: Path) -> None:
+    rows = []
+    for shift in (0, 4, 4):
+        values = np.random.default_rng(shift).integers(0, 65535, (4, 4)).astype(np.uint16) >> shift
+        rows.append({"image": Image.fromarray(values), "label": str(shift)})
+    (note,) = ImageRecipe().read(rows).notes
+    assert note.startswith(
+        "2 of 3 pictures hold at most 12 bits in 16 and are read nearly black, the first data:row 2"
+    )
+    assert not ImageRecipe().read(rows[:1]).notes
 
 
 def test_a_picture_that_changes_while_it_trains_is_noticed(colours: Path, tmp_path: Path) -> None:
