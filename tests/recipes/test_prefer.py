@@ -511,6 +511,6 @@ def test_a_real_base_learns_from_real_judgements(sample: str, tmp_path: Path) ->
         "prefer", data / "train.jsonl", base="package:smollm2-135m", validation=False, test=data / "test.jsonl",
         max_steps=2, batch_size=2, max_length=128, output=tmp_path / "run", quiet=True,
     )  # fmt: skip
-    assert result.metrics["test"]["reward_accuracy"].n == sum(1 for _ in (data / "test.jsonl").open())
+    assert result.metrics["test"]["reward_accuracy"].n == len((data / "test.jsonl").read_text().splitlines())
     assert all("loss" in entry for entry in result.run.history[:2])
     assert evaluate(result.artifact, data / "test.jsonl").metrics == result.metrics["test"]
