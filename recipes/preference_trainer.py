@@ -156,6 +156,7 @@ class PreferenceTrainer(AdapterTrainer):
                 model.delete_adapter(_REFERENCE)
             self._undisturbed.keep_parameters()
             if goes_on:
+                _copy_reference(model)
                 _freeze_reference(model)
             self._undisturbed.without_dropout()
         except BaseException:
@@ -248,6 +249,14 @@ class JudgedTrainer(PreferenceTrainer, _EncodedRows, KTOTrainer):
             **{f"KL_{name}": part[rows:] for name, part in masked.items()},
             "label": inputs["label"],
         }
+
+
+def _copy_reference(model: PeftModel) -> None:
+    """Copy the adapter anew: TRL's copy over a quantised base is in bfloat16."""
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if f".{_REFERENCE}." in name:
+            parameter.data = parameters[name.replace(f".{_REFERENCE}.", ".default.")].data.clone()
 
 
 def _freeze_reference(model: PeftModel) -> None:

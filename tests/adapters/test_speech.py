@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertProcessor, Wav2Vec2CTCTokenizer
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidInput, InvalidSettings
-from adapthub.adapters.speech import IGNORED, speech_of
+from adapthub.adapters.speech import IGNORED, speech_by, speech_of
 from tests.adapters.speech_bases import RATE, tone
 from tests.adapters.speech_oracle import by_peft, save_speech_adapter
 
@@ -165,3 +166,10 @@ def test_a_base_that_hears_nothing(tiny_base: Path, speech_bases: dict[str, Path
     with pytest.raises(InvalidSettings, match="does not write down speech"):
         speech_of(base)
     assert speech_of(load_base(str(speech_bases["whisper"]), device="cpu")).rate == RATE
+
+
+def test_a_base_that_reads_spectra_is_refused_by_name(speech_bases: dict[str, Path]) -> None:
+    extractor = cast(Any, SeamlessM4TFeatureExtractor)()
+    tokenizer = cast(Any, Wav2Vec2CTCTokenizer).from_pretrained(speech_bases["wav2vec2"])
+    with pytest.raises(InvalidSettings, match="bases with a Wav2Vec2BertProcessor read spectra"):
+        speech_by(cast(Any, Wav2Vec2BertProcessor)(extractor, tokenizer))
