@@ -25,9 +25,9 @@ from adapthub.adapters.kernels.nf4_pairs import MOST, Matrix, PairsPlan, multipl
 ROWS = (8, 16)
 FILE = "kernels.json"
 
-# To be measured: with what they take of shared memory beside the table, either within what every kernel may have, or so much
-# that Triton asks the driver for more (the table is unknown to it). By the instructions that each weight takes, as compiled
-# for a GPU of capability 9.0, the best of many.
+# To be measured: of many, those that take the fewest instructions a weight, as compiled for a GPU of capability 9.0. Beside
+# the table they take over 48 KiB of shared memory, or so little that both fit into that: Triton asks the driver for more by
+# what it knows of, and the table it does not know. A K of a single step takes less, and then the launch fails: left out.
 CANDIDATES = tuple(
     plan._replace(ahead=ahead, follows=follows)
     for plan in (
