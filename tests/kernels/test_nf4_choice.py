@@ -26,7 +26,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A home of its own, and a device by name."""
     monkeypatch.setenv("ADAPTHUB_HOME", str(tmp_path))
     monkeypatch.setattr(nf4_choice, "_device", lambda device: f"a GPU {device.index or 0}")
-    nf4_choice._known.cache_clear()
+    nf4_choice._plan.cache_clear()
     return tmp_path / nf4_choice.FILE
 
 
