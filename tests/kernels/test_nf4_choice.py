@@ -87,13 +87,18 @@ def test_layers_with_one_input_are_multiplied_at_once_where_a_plan_is_known(
     ).to(DEVICE)
     steady(parent)
     x = torch.randn(3, 512, dtype=dtype, device=DEVICE)
-    launches = []
-    monkeypatch.setattr(nf4_choice, "multiply", lambda *args: launches.append(1) or nf4_pairs.multiply(*args))
+    launches: list[int] = []
+
+    def noted(*args: Any) -> Any:
+        launches.append(len(args[1]))
+        return nf4_pairs.multiply(*args)
+
+    monkeypatch.setattr(nf4_choice, "multiply", noted)
     with torch.no_grad():
         apart = [layer(x) for layer in parent.values()]
         assert not launches
         keep([(Case(8, tuple(counts.values()), 512, True, str(dtype)), PLAN)], DEVICE)
         at_once = [layer(x) for layer in parent.values()]
-    assert len(launches) == 1
+    assert launches == [3]
     for one, other in zip(apart, at_once, strict=True):
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
