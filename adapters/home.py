@@ -2,7 +2,8 @@
 
 Inside: `hub/` (the embedded hub), `cache/` (pulled adapters by digest), `samples/` (fetched models and data),
 `prepared/` (training data as it was read and tokenised, 20 GB at most; may be deleted at any time),
-`bases/` (fingerprints of bases whose own folder is read-only), `tenants.sqlite` (who uses the server, and what they used).
+`bases/` (fingerprints of bases whose own folder is read-only), `kernels.json` (how products were measured to be cut, by
+GPU), `tenants.sqlite` (who uses the server, and what they used).
 Training runs go to `./runs`, not here.
 Does not create anything but folders that are asked for: whoever writes into one has it made.
 """

@@ -102,7 +102,7 @@ class Batch:
         self.ranks = [ranks[index % len(ranks)] for index in range(count)]
         self.most, self.outs, self.size, self.dtype, self.device = max(ranks), outs, size, dtype, device
         read = sum(rank * (len(outs) * size + sum(outs)) for rank in self.ranks) * dtype.itemsize
-        self.copies = copies or min(64, max(2, -(-_COLD // read)))
+        self.copies = copies or min(512, max(2, -(-_COLD // read)))
         self.bytes = read + tokens * (size + 2 * sum(outs)) * dtype.itemsize
         self.row_of = torch.arange(tokens, device=device) * count // tokens
         self.x = torch.randn(tokens, size, device=device).to(dtype)

@@ -61,9 +61,9 @@ def main() -> None:
             for plan, time in times.items():
                 best.setdefault(padded, {}).setdefault(plan, []).append(time / apart)
         for padded, plans in best.items():
-            most = max(map(len, plans.values()))
+            most = max(map(len, plans.values()), default=0)
             everywhere = {plan: sum(ratios) / most for plan, ratios in plans.items() if len(ratios) == most}
-            plan, ratio = min(everywhere.items(), key=lambda item: item[1])
+            plan, ratio = min(everywhere.items(), key=lambda item: item[1], default=(None, 1.0))
             case = nf4_choice.Case(padded, outputs, size, True, str(dtype))
             kept.append((case, plan if ratio < _FASTER else None))
         del group

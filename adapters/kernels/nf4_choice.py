@@ -8,6 +8,7 @@ the device, since no interpreter runs the assembly. Does not measure.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
@@ -25,9 +26,9 @@ from adapthub.adapters.kernels.nf4_pairs import MOST, Matrix, PairsPlan, multipl
 ROWS = (8, 16)
 FILE = "kernels.json"
 
-# To be measured: with what they take of shared memory beside the table, either within what every kernel may have, or so much
-# that Triton asks the driver for more (the table is unknown to it). By the instructions that each weight takes, as compiled
-# for a GPU of capability 9.0, the best of many.
+# To be measured: of many, those that take the fewest instructions a weight, as compiled for a GPU of capability 9.0. Beside
+# the table they take over 48 KiB of shared memory, or so little that both fit into that: Triton asks the driver for more by
+# what it knows of, and the table it does not know. A K of a single step takes less, and then the launch fails: left out.
 CANDIDATES = tuple(
     plan._replace(ahead=ahead, follows=follows)
     for plan in (
@@ -83,7 +84,7 @@ def together(x: torch.Tensor, matrices: Sequence[Matrix]) -> PairsPlan | None:
     case = case_of(x, matrices)
     if case is None or x.device.type != "cuda":
         return None
-    return _known(home() / FILE, _device(x.device)).get(case.key)
+    return _plan(os.environ.get("ADAPTHUB_HOME"), x.device, case)
 
 
 def keep(found: Iterable[tuple[Case, PairsPlan | None]], device: torch.device) -> Path:
@@ -93,7 +94,7 @@ def keep(found: Iterable[tuple[Case, PairsPlan | None]], device: torch.device) -
     of_device = document.setdefault(_device(device), {})
     of_device.update({case.key: plan for case, plan in found})
     write_bytes(path, (json.dumps(document, indent=1) + "\n").encode())
-    _known.cache_clear()
+    _plan.cache_clear()
     return path
 
 
@@ -102,7 +103,12 @@ def _device(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)}, Triton {triton.__version__}"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4096)
+def _plan(_: str | None, device: torch.device, case: Case) -> PairsPlan | None:
+    """By the home that is set: asked for at every product, and read once."""
+    return _known(home() / FILE, _device(device)).get(case.key)
+
+
 def _known(path: Path, device: str) -> dict[str, PairsPlan]:
     found = _read(path).get(device, {})
     return {key: PairsPlan(*fields) for key, fields in found.items() if fields is not None}

@@ -1,0 +1,39 @@
+"""What only a compiler can say of kernels whose assembly no interpreter runs: for a GPU that need not be there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.kernels.triton_here import interpreted_or_on_a_gpu
+
+interpreted_or_on_a_gpu()
+
+# What every kernel may have of shared memory, the table's static part among it.
+_FREE, _TABLE = 48 << 10, 32 << 10
+
+
+@pytest.mark.slow
+def test_every_plan_compiles_so_that_its_assembly_gets_four_bytes_in_a_row() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.kernels.compiled"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(found) > 10
+    for made in found:
+        assert made["machine"] > 0
+        # Bytes as a product's operand: four that follow each other in a register, which the look-up counts on.
+        assert made["operands"]
+        assert all(widths == ["4", "4", "4"] for widths in made["operands"]), made
+        # Triton asks the driver for more than every kernel may have by what it knows of, without the table.
+        assert made["shared"] <= _FREE - _TABLE or made["shared"] > _FREE, made
