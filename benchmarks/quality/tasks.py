@@ -169,7 +169,7 @@ TASKS: Mapping[str, Task] = {
         "image",
         EFFICIENTNET,
         _sample("emoji"),
-        "accuracy",
+        "macro_f1",
         {"max_steps": 40, "batch_size": 8, "eval_steps": 20},
         (1e-3,),
         (examples.PICTURES, examples.CONVOLUTIONS),
