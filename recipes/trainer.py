@@ -248,7 +248,7 @@ def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
 
 
 def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:
-    """Rows [start, stop), without the columns that are padding in all of them. A decoder's tokens have columns of their own."""
+    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own."""
     some = {name: tensor[start:stop] for name, tensor in batch.items()}
     used = mask[start:stop].any(dim=0).nonzero()
     columns = slice(int(used[0]), int(used[-1]) + 1)

@@ -123,7 +123,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
         "attention_mask": mask,
         "labels": torch.where(mask.bool() & (torch.arange(5) != 4)[:, None], labels, -100),
     }
-    monkeypatch.setattr(trainer, "_PASS_TOKENS", 10)
+    monkeypatch.setattr(trainer, "_PASS_TOKENS", 9)
     parts = trainer.parts_of(batch)
     assert [part["input_ids"].shape for part in parts] == [(1, 9), (1, 7), (2, 5)]  # the last has no target
     gradients = []
