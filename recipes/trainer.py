@@ -266,15 +266,14 @@ def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
 
 
 def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:
-    """Rows [start, stop), without the columns that are padding in all of them."""
+    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own."""
+    some = {name: tensor[start:stop] for name, tensor in batch.items()}
     used = mask[start:stop].any(dim=0).nonzero()
     columns = slice(int(used[0]), int(used[-1]) + 1)
-    return {
-        name: tensor[start:stop, columns]
-        if tensor.shape == mask.shape and not tensor.is_floating_point()
-        else tensor[start:stop]
-        for name, tensor in batch.items()
-    }
+    by_token = ("input_ids", "attention_mask", "token_type_ids")
+    if "decoder_input_ids" not in batch and batch["labels"].shape == mask.shape:
+        by_token = (*by_token, "labels")
+    return some | {name: some[name][:, columns] for name in by_token if name in some}
 
 
 def schedule(step: int, warmup: int, total: int) -> float:

@@ -123,7 +123,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
         "attention_mask": mask,
         "labels": torch.where(mask.bool() & (torch.arange(5) != 4)[:, None], labels, -100),
     }
-    monkeypatch.setattr(trainer, "_PASS_TOKENS", 10)
+    monkeypatch.setattr(trainer, "_PASS_TOKENS", 9)
     parts = trainer.parts_of(batch)
     assert [part["input_ids"].shape for part in parts] == [(1, 9), (1, 7), (2, 5)]  # the last has no target
     gradients = []
@@ -137,6 +137,8 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
         )
     for whole, summed in zip(*gradients, strict=True):
         assert torch.allclose(whole, summed, rtol=1e-4, atol=1e-7)
+    written = {"decoder_input_ids": torch.ones(5, 9, dtype=torch.long), "labels": labels}
+    assert [part["labels"].shape[1] for part in trainer.parts_of({**batch, **written})] == [9] * 4
     monkeypatch.setattr(trainer, "_PASS_TOKENS", 1000)
     (left,) = trainer.parts_of(batch)
     assert left["input_ids"].shape == (5, 9)
