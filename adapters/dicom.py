@@ -93,7 +93,8 @@ def _windowed(values: NDArray[Any], found: Any) -> NDArray[np.uint8]:
 def _eight(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """`low` and below to 0, `high` and above to 255."""
     share = (values.astype(np.float32) - low) / max(high - low, 1e-6)
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 def _first(value: Any) -> float | None:
