@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from adapthub.adapters import dicom
 from adapthub.adapters.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
     from transformers import BaseImageProcessor
 
-SUFFIXES = frozenset(
+SUFFIXES = dicom.SUFFIXES | frozenset(
     ".png .jpg .jpeg .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()  # noqa: SIM905
 )
 """Names of picture files end so."""
@@ -130,6 +131,8 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
+    if dicom.is_dicom(data):
+        return dicom.read(data, name, MAX_PIXELS)
     try:
         picture = Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from bitsandbytes.autograd._functions import MatMul8bitFp
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt, fix_4bit_weight_quant_state_from_module
 from torch import nn
 
 from adapthub.adapters.products import linear
@@ -79,6 +79,7 @@ class WeightOnlyNf4(Linear4bit):
     together: Together[WeightOnlyNf4] | None = None  # with layers that read the same input
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        fix_4bit_weight_quant_state_from_module(self)  # a weight that lies in parts comes together without it
         kind = x.device.type
         ours = kind in ("cpu", "cuda") and self.compute_dtype in (None, x.dtype)
         if ours and not torch.is_grad_enabled() and not torch.is_autocast_enabled(kind):

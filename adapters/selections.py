@@ -60,8 +60,8 @@ class Selections:
             )
         return next(iter(tasks), None)
 
-    def check_generation(self, selection: Selection) -> None:
-        """Whether rows of `selection` can generate, in one pass with rows of any others.
+    def check_generation(self, selection: Selection, *, by_token: bool = True) -> None:
+        """Whether rows of `selection` can generate; `by_token`: in one pass with rows of any others.
 
         Raises AdapterNotFound, InvalidExpression (a sum that has no meaning) or UnsupportedAdapter (an adapter with a
         head, or under a module whose input is not the batch's tokens).
@@ -75,7 +75,7 @@ class Selections:
                     f"an adapter for {binding.task} has a head and does not generate",
                     hint="Use it with predict.",
                 )
-            for path in binding.updates:
+            for path in binding.updates if by_token else ():
                 if path not in self._modules_by_token():
                     raise not_by_token(path)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from adapthub.cli.certificates import certificates_of, show_certificates
 from adapthub.cli.options import complete_names, hub_option
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.records import (
@@ -147,6 +148,9 @@ def _show_details(details: Details) -> None:
         click.echo("\nMetrics, with 95 % intervals")
         for metric in most_telling_first(details.facts):
             click.echo(f"  {metric_text(metric)}" + (f" (n {metric.n})" if metric.n is not None else ""))
+    if certificates := certificates_of(details.manifest):
+        click.echo("\nPortability: over other forms of its base")
+        show_certificates(certificates)
     click.echo("\nVersions")
     versions = [
         {

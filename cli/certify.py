@@ -8,29 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.certificates import show_certificates
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, hub_option
-from adapthub.cli.output import announce, json_option, show_json, show_table
+from adapthub.cli.output import announce, json_option, show_json
 from adapthub.cli.set_option import set_option, settings
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact
-    from adapthub.adapters.manifest import Certificate
     from adapthub.hub.registry import Registry, Version
     from adapthub.recipes import Certification
-
-_COLUMNS = (
-    "base",
-    "verdict",
-    "metric",
-    "trained",
-    "here",
-    "change",
-    "95 %",
-    "largest_drift",
-    "mean_drift",
-    "changed",
-)
 
 
 @click.command()
@@ -117,7 +104,7 @@ def certify(
     if as_json:
         show_json(_record(found, written, version))
         return
-    show_table([row for form, one in found.certificates.items() for row in _rows(form, one)], _COLUMNS)
+    show_certificates(found.certificates)
     for form, why in found.left_out.items():
         click.echo(f"{form} is left out: {why}")
     _show_written(written, version, ref)
@@ -157,25 +144,6 @@ def _record(found: Certification, written: Artifact | None, version: Version | N
         "adapter": None if written is None else {"path": str(written.path), "digest": written.digest},
         "published": None if version is None else version_record(version),
     }
-
-
-def _rows(form: str, one: Certificate) -> list[dict[str, Any]]:
-    """A row a metric; what holds of the whole form stands in each."""
-    return [
-        {
-            "base": form,
-            "verdict": one.verdict,
-            "metric": name,
-            "trained": f"{drift.reference:.4f}",
-            "here": f"{drift.value:.4f}",
-            "change": f"{drift.difference:+.4f}",
-            "95 %": f"[{drift.low:+.4f}, {drift.high:+.4f}]",
-            "largest_drift": f"{one.max_drift:.1e}",
-            "mean_drift": f"{one.mean_drift:.1e}",
-            "changed": None if one.changed is None else f"{one.changed:.2%}",
-        }
-        for name, drift in one.metrics.items()
-    ]
 
 
 def _show_written(written: Artifact | None, version: Version | None, ref: str) -> None:

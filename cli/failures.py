@@ -26,6 +26,8 @@ def report(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno == errno.EPIPE):
         _forget_stdout()  # `adapt list | head -1`: the reader has what it wanted
         return 0
+    if not first_process() and not isinstance(error, (OSError, MemoryError)):
+        return 2  # said by the first one
     if _wants_traceback():
         traceback.print_exception(error)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -66,6 +68,11 @@ def report_unexpected(kind: type[BaseException], error: BaseException, trace: Tr
         "This is a defect; ADAPTHUB_TRACEBACK=1 shows where.",
         err=True,
     )
+
+
+def first_process() -> bool:
+    """Whether this is the one, of several that a launcher started together, that speaks for all."""
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def _wants_traceback() -> bool:

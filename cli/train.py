@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.cli.failures import first_process
 from adapthub.cli.inspect import inspect_option, show_samples
 from adapthub.cli.output import announce, json_option, show_json
 from adapthub.cli.quiet import importing, quiet_libraries
@@ -59,6 +60,8 @@ def train(*, dry_run: bool, inspect: bool, as_json: bool, **options: Any) -> Non
         from adapthub.recipes import train as train_adapter
 
     result = train_adapter(**arguments, quiet=as_json, report=announce)
+    if not first_process():
+        return
     if as_json:
         show_json(result_record(result))
     else:
@@ -122,7 +125,7 @@ def show_result(result: TrainingResult, name: str | None) -> None:
     if words := steps_text(steps_record(result), selecting(result)):
         click.echo(words)
     for split, metrics in result.metrics.items():
-        for metric in headline(result):
+        for metric in (name for name in headline(result) if name in metrics):
             click.echo(f"{split} {metric} {estimate_text(metrics[metric])}")
     artifact = result.artifact
     show_record({"adapter": f"{artifact.path} ({size(artifact.size)})", "digest": artifact.digest})

@@ -22,8 +22,8 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def hardware(device: torch.device) -> dict[str, Any]:
-    """The device that a run computes on; `memory` in bytes."""
+def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """The device that a run computes on, and in how many processes if not one; `memory` in bytes."""
     facts: dict[str, Any] = {
         "device": device.type,
         "machine": platform.machine(),
@@ -32,4 +32,6 @@ def hardware(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts |= {"name": properties.name, "memory": properties.total_memory, "cuda": torch.version.cuda}
+    if processes > 1:
+        facts["processes"] = processes
     return facts

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from adapthub.recipes.processes import ALONE, Processes
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -28,11 +30,15 @@ class StopAtStep(TrainerCallback):
     StoppedAtStep.
 
     A second one is handled as before, by default ending the process at once with the previous checkpoint.
+    Of several `processes` all stop at the same step, whichever was asked; a second signal is then ignored, as a launcher
+    passes on what the terminal has sent already (and kills whoever takes too long).
     Only the main thread may handle signals; in another thread this does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
         self.asked = False
+        self._agreed = False
+        self._processes = processes
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopAtStep:
@@ -47,7 +53,8 @@ class StopAtStep(TrainerCallback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        self._restore()
+        if self._processes.count == 1:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -57,7 +64,8 @@ class StopAtStep(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.asked:
+        self._agreed = self._processes.any(self.asked)
+        if self._agreed:
             control.should_save = True
 
     def on_save(
@@ -65,5 +73,7 @@ class StopAtStep(TrainerCallback):
     ) -> None:
         # Raised rather than asked through `control`, which the checkpoint holds: a resumed run would stop
         # again.
-        if self.asked and not control.should_training_stop:
+        stopping = self.asked if self._processes.count == 1 else self._agreed
+        if stopping and not control.should_training_stop:
+            self._processes.any(True)  # all have written
             raise StoppedAtStep(state.global_step)

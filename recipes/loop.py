@@ -38,6 +38,7 @@ from adapthub.recipes.economy import economies
 from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
 from adapthub.recipes.language_loss import LanguageLoss
+from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.progress import ProgressBar
 from adapthub.recipes.recipe import (
     Augmenting,
@@ -52,6 +53,7 @@ from adapthub.recipes.recipe import (
 )
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
+from adapthub.recipes.sharding import shard
 from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
 
 if TYPE_CHECKING:
@@ -72,12 +74,13 @@ def fit(
     *,
     console: Console | None,
     callbacks: Sequence[TrainerCallback] = (),
+    processes: Processes = ALONE,
 ) -> None:
     """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the
     model.
 
     The best are those of the evaluation with the highest first metric, or with the lowest loss where the recipe generates;
-    without validation data, the last.
+    without validation data, the last. Of several `processes` the first alone writes and shows.
     Raises StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
     """
     if job.settings.optimizer == LORA_FA:
@@ -86,24 +89,34 @@ def fit(
     if checkpoint is not None and _has_ended(checkpoint):
         _restore_best(adaptation, run, checkpoint)
         return
-    stop = StopAtStep()
+    stop = StopAtStep(processes)
     bar = ProgressBar(console, selects(job.recipe)) if console is not None else None
-    log = _event_log(run, checkpoint)
-    ours = [*_callbacks(job, adaptation, run, checkpoint), TensorBoardCallback(log), stop, *callbacks]
-    trainer = _trainer(job, base, adaptation, run, [*ours, bar] if bar else ours)
+    log = _event_log(run, checkpoint) if processes.first else None
+    ours = [*_callbacks(job, adaptation, checkpoint), stop, *callbacks]
+    if log is not None:
+        ours = [_History(run), TensorBoardCallback(log), *ours]
+    trainer = _trainer(job, base, adaptation, run, [*ours, bar] if bar else ours, processes)
+    if processes.count > 1:
+        processes.share_values([one for one in adaptation.model.parameters() if one.requires_grad])
+        torch.manual_seed(job.seed + processes.index)  # each drops out other units
     try:
         with (
             stop,
+            processes.together(),
             memory_errors("training", job.smaller),
             _disk_errors(run),
             economies(job, base, adaptation.model),
         ):
+            if processes.shards:
+                shard(adaptation.model, base)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        run.write_history(_without_timings(trainer.state.log_history))
+        if processes.first:
+            run.write_history(_without_timings(trainer.state.log_history))
     finally:
         # accelerate left an autocast around the forward pass
         trainer.accelerator.unwrap_model(adaptation.model, keep_fp32_wrapper=False)
-        log.close()
+        if log is not None:
+            log.close()
         if bar:
             bar.close()
 
@@ -204,8 +217,8 @@ class _Metrics:
         return statistics.values()
 
 
-def _callbacks(job: Job, adaptation: Adaptation, run: Run, checkpoint: Path | None) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [_History(run)]
+def _callbacks(job: Job, adaptation: Adaptation, checkpoint: Path | None) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = []
     if checkpoint is None:
         callbacks.append(_Gradients(adaptation.model))
     if "validation" in job.splits and job.settings.patience:
@@ -220,13 +233,19 @@ def _event_log(run: Run, checkpoint: Path | None) -> SummaryWriter:
 
 
 def _trainer(
-    job: Job, base: Base, adaptation: Adaptation, run: Run, callbacks: list[TrainerCallback]
+    job: Job,
+    base: Base,
+    adaptation: Adaptation,
+    run: Run,
+    callbacks: list[TrainerCallback],
+    processes: Processes,
 ) -> Trainer:
     settings = job.settings
     validation = job.splits["validation"].some(settings.eval_rows) if "validation" in job.splits else None
     evaluated = _longest_first(validation) if validation else ()
     kind, arguments = _training(job)
     trainer = kind(
+        processes=processes,
         rates=Rates(
             settings.learning_rate,
             settings.head_learning_rate,

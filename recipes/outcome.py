@@ -7,7 +7,7 @@ publish.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from adapthub.recipes.evaluation import statistics_of
 from adapthub.recipes.job import Job
 from adapthub.recipes.medical_metrics import MedicalStatistics
 from adapthub.recipes.metrics import Estimate
+from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.recipe import Row
 from adapthub.recipes.run import Run
 from adapthub.recipes.served import served_outputs, trained_outputs
@@ -45,7 +46,10 @@ _NUDGE = 0.05
 class Outcome:
     """Writes and measures the artifact of one run."""
 
-    def __init__(self, job: Job, base: Base, run: Run, name: str | None) -> None:
+    def __init__(
+        self, job: Job, base: Base, run: Run, name: str | None, processes: Processes = ALONE
+    ) -> None:
+        self._processes = processes
         self._job = job
         self._base = base
         self._run = run
@@ -68,12 +72,16 @@ class Outcome:
         write_bytes(self._run.curve, self._picture)
         return artifact
 
-    def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
+    def measure(
+        self, anew: Callable[[], Base] | None = None
+    ) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
         """Serve the saved artifact on the released base, compare it with the trained model, measure every
-        split but "train", and write the artifact anew with its metrics.
+        split but "train", and write the artifact anew with its metrics. `anew` loads the base again where it lies in parts.
 
         Raises TrainingError where what is served is not what was trained; the artifact without metrics stays.
         """
+        if anew is not None:
+            self._base = anew()
         adapted = AdaptedBase(self._base)
         try:
             digest = adapted.attach(Artifact.read(self._run.adapter))
@@ -100,7 +108,7 @@ class Outcome:
         return artifact, metrics
 
     def _write(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Artifact:
-        manifest = manifest_of(self._job, self._base, metrics)
+        manifest = manifest_of(self._job, self._base, metrics, self._processes.count)
         return write_artifact(
             self._run.adapter,
             config=self._config,
@@ -166,7 +174,9 @@ def compared_outputs(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any
     return trained_outputs(job.recipe, base, model, _compared_rows(job), collate)
 
 
-def manifest_of(job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimate]]) -> Manifest:
+def manifest_of(
+    job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimate]], processes: int = 1
+) -> Manifest:
     """What is recorded of a job, with the names of its data files but not where they lie."""
     return Manifest(
         task=job.task,
@@ -190,7 +200,7 @@ def manifest_of(job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimat
             for split, estimates in metrics.items()
         },
         libraries=libraries(),
-        hardware=hardware(base.device),
+        hardware=hardware(base.device, processes),
         parents=[job.parent.name] if job.parent else [],
     )
 

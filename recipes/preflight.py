@@ -24,7 +24,8 @@ from adapthub.adapters.errors import (
     TrainingError,
 )
 from adapthub.hub.reference import Reference
-from adapthub.recipes.recipe import Encoded
+from adapthub.recipes.processes import Processes
+from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, PreferringRecipe, Recipe
 from adapthub.recipes.served import logits_of
 from adapthub.recipes.taught import untaught
 
@@ -86,6 +87,29 @@ def check_optimizer(optimizer: str, device: torch.device) -> None:
         raise InvalidSettings(
             f"optimizer={optimizer} needs a GPU; this run is on the {device.type}",
             hint=f"Use {optimizer.removeprefix('paged-')}.",
+        )
+
+
+def check_shares(recipe: Recipe, batch_size: int, processes: Processes, *, loaded: bool) -> None:
+    """Whether several processes can train this, each on its share of a batch; `loaded`: the base is the caller's own.
+
+    Raises InvalidSettings.
+    """
+    if processes.count == 1:
+        return
+    if isinstance(recipe, (EmbeddingRecipe, PreferringRecipe)):
+        raise InvalidSettings(
+            f"{recipe.name} compares rows of a batch with each other, which cannot be shared out",
+            hint="Train it in one process.",
+        )
+    if batch_size < processes.count:
+        raise InvalidSettings(
+            f"batch_size={batch_size} is less than the {processes.count} processes that share it",
+            hint=f"Set it to at least {processes.count}; it counts the rows of all of them.",
+        )
+    if processes.shards and loaded:
+        raise InvalidSettings(
+            "a base that is loaded already cannot be cut into parts", hint="Give its name instead."
         )
 
 

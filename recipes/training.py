@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
-from adapthub.recipes.adaptation import adapt, precision
+from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
@@ -33,11 +34,13 @@ from adapthub.recipes.interrupt import StoppedAtStep
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
-from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.preflight import check_name, check_optimizer
+from adapthub.recipes.outcome import Outcome, compared_outputs, rehearse
+from adapthub.recipes.preflight import check_name, check_optimizer, check_shares
+from adapthub.recipes.processes import Processes, join
 from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
+from adapthub.recipes.sharding import check_shardable
 from adapthub.recipes.tracking import check_trackers, trackers
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
@@ -111,6 +114,9 @@ def train(
 
     `track`: where the run is told of besides its folder ("wandb", "trackio"); `callbacks`: transformers' own, of the caller.
 
+    Started as one of several processes (accelerate launch, torchrun), this trains with the others: `batch_size` rows a
+    step over all, each process its share of them. The first one alone writes, shows and measures; all return the same.
+
     `repeats`: a finished run that this one is to repeat (repeating.repeated gives all arguments).
 
     Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError,
@@ -143,39 +149,44 @@ def train(
     )
     if repeats is not None:
         check_same(job, repeats)
-    registry = _registry(name, job, hub, alias) if push else None
-    console = None if quiet else Console(stderr=True)
-    base = loaded or load_base(job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    processes = join(device if loaded is None else loaded.device.type)
+    check_shares(job.recipe, job.settings.batch_size, processes, loaded=loaded is not None)
+    registry = _registry(name, job, hub, alias) if push and processes.first else None
+    console = Console(stderr=True) if processes.first and not quiet else None
+    load = partial(load_base, job.base.ref, quantize=quantize, device=device, dtype=dtype)
+    base = loaded or load()
+    if processes.shards:
+        check_shardable(base)
     check_optimizer(job.settings.optimizer, base.device)
     job = job.computing_in(precision(job.settings.precision, base.device, base.dtype))
     with memory_errors("checking the run", job.smaller):
-        rehearse(job, base)
-    set_seed(seed)
-    ranks = parent.ranks if parent is not None else None
-    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter, ranks)
+        processes.by_first(partial(rehearse, job, base))
+    adaptation = _begin(job, base)
     try:
-        if parent is not None:
-            parent.take_over(adaptation, job.labels)
-        elif job.adapter.get("init") == "eva":
-            initialise(adaptation, job, base)
-        check_run(job, base, adaptation, Path(output or runs.RUNS))
+        processes.by_first(partial(check_run, job, base, adaptation, Path(output or runs.RUNS)))
         given = sources(job, base, task, data, validation, test, hub)
-        run = _run(job, base, name, output, resume, given)
-        _tell((*job.notes, *_changes(run, base, resume is not False, repeats)), report, console)
-        outcome = Outcome(job, base, run, name)
+        run = processes.by_first(partial(_run, job, base, name, output, resume, given, processes))
+        notes = (*job.notes, *_changes(run, base, resume is not False, repeats, processes))
+        _tell(notes, report if processes.first else None, console)
+        outcome = Outcome(job, base, run, name, processes)
         with _interruptible(job, run):
             set_seed(seed)
-            fit(job, base, adaptation, run, console=console, callbacks=(*trackers(track), *callbacks))
-            run.mark("trained")
-            outcome.save(adaptation)
+            called = (*trackers(track if processes.first else ()), *callbacks)
+            fit(job, base, adaptation, run, console=console, callbacks=called, processes=processes)
+            if processes.first:
+                run.mark("trained")
+                outcome.save(adaptation)
+            elif processes.shards:  # with the first: a layer comes together only where all compute it
+                compared_outputs(job, base, adaptation.model)
     finally:
         adaptation.release()
     with _interruptible(job, run), _kept(run, f"Measure it with the same command and --resume {run.path}"):
-        artifact, metrics = outcome.measure()
+        artifact, metrics = processes.by_first(partial(outcome.measure, load if processes.shards else None))
     version = None
-    if registry is not None and name is not None:
+    if push and name is not None:
+        publish = partial(_publish, registry, artifact, name, message=message, alias=alias)
         with _kept(run, f"Publish it with: adapt push {run.adapter} {name}"):
-            version = registry.push(artifact, name, message=message, alias=alias)
+            version = processes.by_first(publish)
     return TrainingResult(artifact, metrics, run, version, job.recipe)
 
 
@@ -193,6 +204,28 @@ def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str
     return registry
 
 
+def _begin(job: Job, base: Base) -> Adaptation:
+    """The adapter before its first step: fresh, or as its parent ended."""
+    set_seed(job.seed)
+    parent = job.parent
+    ranks = parent.ranks if parent is not None else None
+    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter, ranks)
+    try:
+        if parent is not None:
+            parent.take_over(adaptation, job.labels)
+        elif job.adapter.get("init") == "eva":
+            initialise(adaptation, job, base)
+    except BaseException:
+        adaptation.release()
+        raise
+    return adaptation
+
+
+def _publish(registry: Registry | None, artifact: Artifact, name: str, **how: Any) -> Version:
+    assert registry is not None
+    return registry.push(artifact, name, **how)
+
+
 def _run(
     job: Job,
     base: Base,
@@ -200,11 +233,13 @@ def _run(
     output: str | Path | None,
     resume: bool | str | Path,
     given: Mapping[str, Any],
+    processes: Processes,
 ) -> Run:
     """A new run folder, or the one to resume."""
     path = Path(output) if output is not None else None
     if resume is False:
-        environment = {"libraries": libraries(), "hardware": hardware(base.device), "dtype": str(base.dtype)}
+        here = hardware(base.device, processes.count)
+        environment = {"libraries": libraries(), "hardware": here, "dtype": str(base.dtype)}
         called = name or job.recipe.name
         run = runs.start(job.configuration, environment, name=called, path=path, sources=given)
         run.mark("started", notes=list(job.notes))
@@ -214,11 +249,12 @@ def _run(
     return runs.resumable(job.configuration, path=path)
 
 
-def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None) -> Iterator[str]:
+def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None, processes: Processes) -> Iterator[str]:
+    here = hardware(base.device, processes.count)
     if resumed:
-        yield from changes(run, hardware(base.device), doing="resumed")
+        yield from changes(run, here, doing="resumed")
     if repeats is not None:
-        yield from changes(repeats, hardware(base.device), doing="repeated")
+        yield from changes(repeats, here, doing="repeated")
 
 
 def _tell(notes: Iterable[str], report: Callable[[str], None] | None, console: Console | None) -> None:

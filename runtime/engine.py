@@ -65,7 +65,7 @@ class Engine:
     `kv` is the pool of keys and values, in `pages`; the base's attention is set to it (`attention.serves`). `stream`
     makes the detokeniser of a request. `max_rows` requests run at once; a step computes at most `step_tokens` tokens, and
     where there are several tenants no more of prompts than make it `step_seconds` long; a row's context is at most
-    `context` tokens, prefix included.
+    `context` tokens, prefix included. Where prompts are read whole (encoder_decoder) there is no `kv`, and `whole` computes.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Engine:
         adapted: AdaptedBase,
         residency: Residency,
         *,
-        kv: KV,
+        kv: KV | None,
         pages: Pages,
         stream: Callable[[Request], TextStream],
         eos_ids: frozenset[int],
@@ -83,14 +83,17 @@ class Engine:
         step_seconds: float = math.inf,
         scheduler: Scheduler | None = None,
         clock: Callable[[], float] = time.monotonic,
+        whole: tuple[Paging, Forward] | None = None,
     ) -> None:
         self._adapted = adapted
         self._residency = residency
         self._vocabulary = cast(torch.nn.Embedding, adapted.base.model.get_input_embeddings()).num_embeddings
         self._pages = pages
-        self._paging = Paging(adapted, kv, pages, context)
-        graphs = graphs_for(adapted, kv, context=context, max_rows=max_rows, max_tokens=step_tokens)
-        self.forward = Forward(adapted, kv, graphs)
+        if whole is None:
+            assert kv is not None
+            graphs = graphs_for(adapted, kv, context=context, max_rows=max_rows, max_tokens=step_tokens)
+            whole = Paging(adapted, kv, pages, context), Forward(adapted, kv, graphs)
+        self._paging, self.forward = whole
         self._stream = stream
         self._eos_ids = eos_ids
         self._max_rows = max_rows
@@ -294,7 +297,7 @@ class Engine:
         del self._requests[waiting.id]
         self._running[waiting.id] = row
         try:
-            self._adapted.selections.check_generation(request.selection)
+            self.forward.check(request.selection)
             row.held = self._paging.open(request)
         except Exception as error:
             self._end(waiting.id, "error", as_ours(error, "the request could not start"))

@@ -49,32 +49,36 @@ class Forward:
         """Graphs that were captured so far, or could not be: passes that took longer than others of their size."""
         return 0 if self.graphs is None else self.graphs.captures
 
+    def check(self, selection: Selection) -> None:
+        """Raises what `Selections.check_generation` does for adapters whose rows cannot generate."""
+        self._adapted.selections.check_generation(selection)
+
     def compute(self, parts: Sequence[Part]) -> Results:
         """Logits of every part that completes its row: overwritten by the next call. A failing adapter fails alone.
 
         The parts are sorted by selection, and their rows hold pages for them.
         """
         if self.graphs is None:
-            return _together(self._compute(parts))
+            return together(self._compute(parts))
         # Rows that may read each other's pages, written in this very pass, have the same adapters.
         served = self.graphs.served([part.row.request.selection for part in parts])
         told = [part for part, is_served in zip(parts, served, strict=True) if is_served]
         if not told or not self.graphs.fits(told):
-            return _together(self._compute(parts))
+            return together(self._compute(parts))
         others = [part for part, is_served in zip(parts, served, strict=True) if not is_served]
         results = self._compute(others) if others else {}
         complete = [part.row.request.id for part in told if part.completes]
         try:
             logits = self.graphs.compute(told)
         except Exception as error:  # out of memory, say; the others' results stand
-            return _together(
+            return together(
                 results | {part.row.request.id: as_ours(error, "the pass failed") for part in told}
             )
         if logits is None:
-            return _together(results | self._compute(told))
+            return together(results | self._compute(told))
         if not results:
             return Results(complete, logits[: len(complete)])
-        return _together({**results, **dict(zip(complete, logits, strict=False))})
+        return together({**results, **dict(zip(complete, logits, strict=False))})
 
     def _compute(self, parts: Sequence[Part]) -> dict[str, torch.Tensor | AdaptHubError]:
         try:
@@ -147,7 +151,7 @@ class Forward:
         return {part.row.request.id: row for part, row in zip(complete, logits, strict=True)}
 
 
-def _together(results: Mapping[str, torch.Tensor | AdaptHubError]) -> Results:
+def together(results: Mapping[str, torch.Tensor | AdaptHubError]) -> Results:
     """Of each request its logits [vocabulary], or its error."""
     rows = {id: result for id, result in results.items() if isinstance(result, torch.Tensor)}
     errors = {id: result for id, result in results.items() if isinstance(result, AdaptHubError)}

@@ -21,8 +21,16 @@ from adapthub.adapters.memory import free_memory
 from adapthub.runtime.attention import Serving, serves
 from adapthub.runtime.chat_templates import BASE_STYLE, ChatStyle
 from adapthub.runtime.constraints import compile_constraint
+from adapthub.runtime.encoder_decoder import (
+    EncoderDecoderForward,
+    WholePrompts,
+    is_encoder_decoder,
+    serves_whole,
+)
 from adapthub.runtime.engine import Engine, Load
+from adapthub.runtime.forward import Forward
 from adapthub.runtime.kv import KV, Pages, page_bytes
+from adapthub.runtime.paging import Paging
 from adapthub.runtime.requests import Event, Request
 from adapthub.runtime.sampling import Constraint, Sampling
 from adapthub.runtime.scheduler import Scheduler
@@ -85,8 +93,12 @@ class GenerationService:
         self._base = adapted.base
         self.tokenizer = _tokenizer(self._base)
         self.limits = limits or Limits()
-        with adapted.alone():  # what it tries sets the model's attention
-            self.serving = serves(self._base.model)
+        reads_whole = is_encoder_decoder(self._base.model)
+        if reads_whole:
+            self.serving = serves_whole(self._base.model)
+        else:
+            with adapted.alone():  # what it tries sets the model's attention
+                self.serving = serves(self._base.model)
         self.eos_ids = _eos_ids(self._base)
         tokens = kv_tokens(self.serving, free_memory(self._base.device), self.limits)
         pages = Pages(tokens // PAGE_SIZE)
@@ -94,10 +106,16 @@ class GenerationService:
             scheduler = Scheduler(queue_limit=self.limits.queue_limit)
         self._many = max(1, scheduler.queue_limit // 2)
         self.context = min(self.serving.context or tokens, tokens)
+        shapes, dtype, device = self.serving.shapes, self.serving.dtype, self._base.device
+        whole: tuple[Paging, Forward] | None = None
+        if reads_whole:
+            paging = WholePrompts(adapted, pages, self.context, PAGE_SIZE)
+            whole = paging, EncoderDecoderForward(adapted)
         self.engine = Engine(
             adapted,
             residency,
-            kv=KV(self.serving.shapes, pages.count, PAGE_SIZE, self._base.device, self.serving.dtype),
+            kv=None if whole else KV(shapes, pages.count, PAGE_SIZE, device, dtype),
+            whole=whole,
             pages=pages,
             stream=self._text_stream,
             eos_ids=self.eos_ids,

@@ -32,9 +32,8 @@ from adapthub.adapters.products import pack, unpack
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.batcher import Batcher
 from adapthub.runtime.chat_templates import ChatStyle
-from adapthub.runtime.encoder_decoder import EncoderDecoder, is_encoder_decoder
 from adapthub.runtime.engine import Load
-from adapthub.runtime.feeding import Asked, Feed, release, terms_of
+from adapthub.runtime.feeding import Asked, Feed, release
 from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.instructions import Instruction, instruction_of
 from adapthub.runtime.names import Adapter, Names
@@ -88,7 +87,6 @@ class Runtime:
         self._names = Names(self._residency, self._fetch)
         self._predictor = Predictor(self._adapted, self._names)
         self._transcriber = Transcriber(self._adapted, self._names)
-        self._encoder_decoder = EncoderDecoder(self._adapted, self._names)
         self._feed = Feed(self._names, lambda: self.generation)
         self._hub = hub
         self._limits = limits
@@ -235,14 +233,10 @@ class Runtime:
         `adapters` as for `predict`. `sampling`: the fields of Sampling (max_new_tokens, temperature, top_p, stop, seed,
         json_schema, ...), greedy by default. `timeout`: seconds after which a text ends as it is, with finish_reason
         "deadline".
-        On an encoder-decoder (T5) they are greedy and come at once, without a queue, a tenant's turn or a timeout.
 
         Raises InvalidInput for a prompt or setting that cannot work, InvalidSettings for a base that cannot generate, and
         the first error that a prompt ends with; the others are then cancelled.
         """
-        if is_encoder_decoder(self.base.model):
-            terms = terms_of(sampling, tenant, priority, timeout)
-            return self._encoder_decoder.generate(prompts, adapters, terms.sampling)
         asked = self._feed.ask_all(prompts, adapters, tenant, priority, timeout, **sampling)
         return self._feed.results(asked)
 

@@ -41,6 +41,10 @@ def test_certify_shows_and_publishes_what_manifest_and_card_say(
     assert "measuring merged into the base" in result.err
     shown = json.loads(cli("show", "acme/ner@v2", "--json").fine())
     assert shown["manifest"]["certificates"].keys() == {"nf4", "merged"}
+    text = cli("show", "acme/ner@v2").fine()
+    found = text[text.index("Portability: over other forms of its base") :].split("\n\n")[0].splitlines()
+    assert [line.split()[:2] for line in found[2:]] == [line.split()[:2] for line in lines[1:7]]
+    assert "Portability" not in cli("show", "acme/ner@v1").fine()
     assert "## Portability" in Path(cli("pull", "acme/ner").fine().strip(), "README.md").read_text()
 
     record = json.loads(

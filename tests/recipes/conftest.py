@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,15 @@ def write_reviews(path: Path, rows: int, seed: int) -> Path:
         lines.append(f"{filler} {word},{label}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def calm_copy(base: Path, folder: Path) -> Path:
+    """The same encoder without dropout."""
+    shutil.copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from adapthub.recipes import plan, train
 from adapthub.recipes.economy import padding
 from adapthub.recipes.settings import OPTIMIZERS, REASONS
 from tests.adapters.causal_pass import write_causal_base
+from tests.recipes.conftest import calm_copy
 from tests.recipes.tokenizer_kinds import byte_level
 
 WORDS = ("ada", "bob", "was", "born", "in", "london", "paris")
@@ -38,12 +37,7 @@ def causal_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def calm_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder without dropout, which would be drawn otherwise without padding."""
-    folder = tmp_path_factory.mktemp("calm") / "base"
-    shutil.copytree(tiny_base, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    return calm_copy(tiny_base, tmp_path_factory.mktemp("calm") / "base")
 
 
 def talks(rows: int) -> list[dict[str, str]]:

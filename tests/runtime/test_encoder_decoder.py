@@ -3,51 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config, T5ForConditionalGeneration
+from peft import PeftModel, PrefixTuningConfig, get_peft_model
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.errors import AdaptHubError, InvalidInput
 from adapthub.runtime import Runtime
-from tests.conftest import write_tokenizer
+from adapthub.runtime.generation import Limits
+from tests.runtime.t5 import save, write_t5
 
 PROMPTS = ["ada was born in london", "bob", "the film is good , a fine story", "she visited berlin"]
 
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random T5 of 2 + 2 layers of 32."""
-    folder = tmp_path_factory.mktemp("t5")
-    torch.manual_seed(0)
-    config = cast(Any, T5Config)(
-        vocab_size=160,
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_layers=2,
-        num_heads=2,
-        eos_token_id=3,
-        pad_token_id=0,
-        decoder_start_token_id=0,
-        initializer_factor=1.5,
-    )
-    T5ForConditionalGeneration(config).save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
-
-
-def save(base: Path, folder: Path, seed: int, targets: list[str]) -> Path:
-    torch.manual_seed(seed)
-    model: Any = AutoModelForSeq2SeqLM.from_pretrained(base)
-    config = LoraConfig(
-        task_type="SEQ_2_SEQ_LM", r=4, lora_alpha=32, target_modules=targets, init_lora_weights=False
-    )
-    get_peft_model(model, config).save_pretrained(str(folder))
-    return folder
+    return write_t5(tmp_path_factory.mktemp("t5"))
 
 
 def test_rows_of_unlike_adapters_are_pefts(t5: Path, tmp_path: Path) -> None:
@@ -73,15 +46,52 @@ def test_rows_of_unlike_adapters_are_pefts(t5: Path, tmp_path: Path) -> None:
     assert len({tuple(one.token_ids) for one in found}) > 2, "they write unlike things"
 
 
-def test_what_is_not_done(t5: Path) -> None:
+def test_many_at_once_are_each_alone(t5: Path, tmp_path: Path) -> None:
+    """Of unlike lengths, ends and adapters; more than run at once."""
+    first = save(t5, tmp_path / "first", 1, ["q", "k", "v", "o", "wi", "wo"])
+    with Runtime(load_base(str(t5), device="cpu"), limits=Limits(max_rows=3, step_tokens=4)) as runtime:
+        rows = [
+            (prompt, adapter, 2 + at) for at, prompt in enumerate(PROMPTS * 2) for adapter in (first, None)
+        ]
+        streams = [
+            runtime.stream(prompt, adapter, max_new_tokens=count, ignore_eos=True)
+            for prompt, adapter, count in rows
+        ]
+        found = [stream.result() for stream in streams]
+        for (prompt, adapter, count), together in zip(rows, found, strict=True):
+            (alone,) = runtime.generate([prompt], adapter, max_new_tokens=count, ignore_eos=True)
+            assert together.token_ids == alone.token_ids
+            assert len(alone.token_ids) == count
+
+
+def test_texts_come_piece_by_piece_and_are_drawn_as_asked(t5: Path) -> None:
     with Runtime(load_base(str(t5), device="cpu")) as runtime:
-        ids = runtime.base.tokenizer("bob")["input_ids"]  # type: ignore[misc]
-        assert runtime.generate([ids], max_new_tokens=4) == runtime.generate(["bob"], max_new_tokens=4)
-        with pytest.raises(InvalidInput, match="temperature = 0.5 is not done on an encoder-decoder"):
-            runtime.generate(["bob"], temperature=0.5)
+        (whole,) = runtime.generate(["bob"], max_new_tokens=8, ignore_eos=True)
+        events = [*runtime.stream("bob", max_new_tokens=8, ignore_eos=True)]
+        assert len(events) >= 8
+        assert "".join(event.text for event in events) == whole.text
+        ids = runtime.generation.tokenizer("bob")["input_ids"]
+        assert runtime.generate([ids], max_new_tokens=8, ignore_eos=True)[0].token_ids == whole.token_ids
+        drawn = [
+            runtime.generate(["bob"], max_new_tokens=8, temperature=5.0, seed=seed)[0].token_ids
+            for seed in (1, 1, 2)
+        ]
+        assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_cannot_be_is_refused(t5: Path, tmp_path: Path) -> None:
+    base: Any = AutoModelForSeq2SeqLM.from_pretrained(t5)
+    prefix = PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3)
+    get_peft_model(base, prefix).save_pretrained(str(tmp_path / "prefix"))
+    with Runtime(load_base(str(t5), device="cpu"), limits=Limits(kv_tokens=64)) as runtime:
         with pytest.raises(InvalidInput, match="no setting of generation.*max_new_tokens"):
             runtime.generate(["bob"], max_new_token=4)
-        with pytest.raises(InvalidInput, match="prompt 0 is a conversation"):
+        with pytest.raises(InvalidInput, match="has no chat template"):
             runtime.generate([[{"role": "user", "content": "bob"}]])
-        with pytest.raises(InvalidInput, match="prompt 1 has 0 tokens"):
-            runtime.generate(["bob", []])
+        with pytest.raises(InvalidInput, match="the prompt is empty"):
+            runtime.generate(["bob", []], max_new_tokens=4)
+        with pytest.raises(InvalidInput, match="together at most 64 fit"):
+            runtime.generate(["bob " * 60], max_new_tokens=8)
+        with pytest.raises(AdaptHubError, match="prefix"):
+            runtime.generate(["bob"], tmp_path / "prefix", max_new_tokens=4)
+        assert runtime.generate(["bob"], max_new_tokens=4)[0].usage.completion_tokens > 0

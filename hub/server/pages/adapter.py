@@ -18,6 +18,7 @@ from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Facts, Metric
 from adapthub.hub.server.dependencies import Revision, Target, TheServing, origin
 from adapthub.hub.server.pages import links
+from adapthub.hub.server.pages.certified import certified
 from adapthub.hub.server.pages.knowing import read_knowledge
 from adapthub.hub.server.pages.markdown import card_html
 from adapthub.hub.server.pages.plots import Plot, over_versions
@@ -105,6 +106,7 @@ def _adapter(
             private=repository.private or repository.gated,
         ),
         measured=_measured(repository.versions),
+        certified=certified(None if adapter is None else adapter.manifest),
         older=_older(repository),
         knowledge=read_knowledge(serving.store, visitor, repository.version_key),
         release=read_release(serving.store, visitor, repository.version_key),

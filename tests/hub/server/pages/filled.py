@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base_record import KnownBase
 from adapthub.adapters.files import sha256_bytes
-from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
+from adapthub.adapters.manifest import BaseRecord, Certificate, DataRecord, Drift, Manifest, Metric
 from adapthub.hub.bases import add_base
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.gates import Gate, set_gate
@@ -53,6 +53,25 @@ entities = runtime.predict(["Ada was born in London."], adapters=["acme/ner"])
 """
 LABELS = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 TEST = DataRecord(fingerprint=f"sha256:{'7e' * 32}", rows=3453, source="news-test.conll")
+CERTIFICATES = {
+    form: Certificate(
+        reference="float32",
+        data=TEST,
+        metrics={
+            "f1": Drift(
+                reference=0.912, value=0.912 + by, difference=by, low=by - 0.004, high=by + 0.003, n=3453
+            )
+        },
+        max_drift=drift,
+        mean_drift=drift / 10,
+        changed=changed,
+        verdict=verdict,
+    )
+    for form, by, drift, changed, verdict in (
+        ("nf4", -0.0075, 0.08, 0.0123, "worse"),
+        ("bf16", 0.0, 0.004, None, "holds"),
+    )
+}
 GENERATES: Mapping[str, Any] = {"task": "text-generation", "labels": None}
 
 
@@ -170,6 +189,7 @@ def fill(hub: EmbeddedHub, folder: Path, *, database: str | None = None) -> None
             card=CARD,
             images={"loss.png": picture()},
             parents=list(parents),
+            certificates=CERTIFICATES if number == 4 else {},
         )
         alias = {1: "prod", 3: "staging"}.get(number)
         pushed = hub.push(adapter, "acme/ner", message=MESSAGES[number - 1], alias=alias)

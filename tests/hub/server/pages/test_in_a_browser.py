@@ -157,6 +157,24 @@ def test_what_holds_of_an_adapter_is_said(filled: HubServer, browser: Browser) -
         expect(aside).to_contain_text("not signed")
 
 
+def test_how_an_adapter_ports_is_said_where_it_was_certified(filled: HubServer, browser: Browser) -> None:
+    with opened(browser, f"{filled.url}/acme/ner") as seen:
+        page = seen.page
+        page.get_by_role("navigation", name="On this page").get_by_role("link", name="Portability").click()
+        assert page.evaluate("location.hash") == "#portability"
+        section = page.get_by_role("region", name="Portability").first
+        expect(section).to_contain_text("against its base in float32, on 3,453 rows of news-test.conll")
+        rows = section.locator("tbody tr")
+        expect(rows).to_have_count(2)
+        assert rows.nth(0).inner_text().split("\t") == [
+            "nf4", "worse", "f1", "0.904", "-0.0075 -0.0115 to -0.0045", "8.00e-02", "1.23 %"
+        ]  # fmt: skip
+        assert rows.nth(1).inner_text().split("\t")[:2] == ["bf16", "holds"]
+        assert rows.nth(1).inner_text().endswith("–")
+        page.goto(f"{filled.url}/acme/ner/tree/v3")
+        expect(page.get_by_role("heading", name="Portability")).to_have_count(0)
+
+
 def test_a_leaderboard_is_found_and_read(filled: HubServer, browser: Browser) -> None:
     with opened(browser, filled.url) as seen:
         page = seen.page

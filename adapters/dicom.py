@@ -1,0 +1,111 @@
+"""DICOM files as pictures of 8 grey levels or colours a channel: what a radiologist's screen would show first.
+
+Stored values become what they measure (rescale), the file's own window of them becomes black to white (VOI), and MONOCHROME1
+(the lowest is white) is turned round. Of several frames and windows the first. For strangers' bytes: bounded before
+anything is unpacked. Needs pydicom. Does not read names, dates or anything else of a patient.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from adapthub.adapters.errors import InvalidInput, MissingDependency
+
+SUFFIXES = frozenset((".dcm", ".dicom"))
+_MAGIC_AT = 128
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the whole file as one stream, which says nowhere how large it becomes
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR")
+
+
+def is_dicom(data: bytes) -> bool:
+    """By the mark behind the preamble."""
+    return data[_MAGIC_AT : _MAGIC_AT + 4] == b"DICM"
+
+
+def read(data: bytes, name: str, most_pixels: int) -> Image.Image:
+    """The picture in `data`, grey or RGB. Raises InvalidInput, which names it by `name`, for what is damaged, has more than
+    `most_pixels` a frame or is packed in a way that is not read; MissingDependency without pydicom."""
+    try:
+        import pydicom
+    except ImportError as error:
+        raise MissingDependency(
+            f"{name} is a DICOM file, which needs pydicom", hint="Run: pip install 'adapthub[dicom]'"
+        ) from error
+    if _DEFLATED in data[:4096]:
+        raise InvalidInput(
+            f"{name} is a deflated DICOM file, which is not read", hint="Save it uncompressed."
+        )
+    try:
+        found = pydicom.dcmread(io.BytesIO(data), force=False)
+        pixels = int(found.Rows) * int(found.Columns)
+    except Exception as error:  # pydicom raises whatever its parsers meet in a stranger's bytes
+        raise _damaged(name, error) from error
+    if pixels > most_pixels:
+        raise InvalidInput(f"{name} has more than {most_pixels:,} pixels", hint="Send a smaller copy.")
+    kind = str(found.get("PhotometricInterpretation", ""))
+    if kind not in (*_GREY, *_COLOURS):
+        raise InvalidInput(f"{name} has {kind or 'no'} colours, which are not read", hint="Save it as RGB.")
+    try:
+        return _picture(found, kind)
+    except Exception as error:
+        raise _damaged(name, error) from error
+
+
+def _picture(found: Any, kind: str) -> Image.Image:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space, pixel_array
+
+    values = pixel_array(found, index=0)
+    if kind == "PALETTE COLOR":
+        values = apply_color_lut(values, found)
+        return Image.fromarray(_eight(values, 0, np.iinfo(values.dtype).max), "RGB")
+    if kind in _COLOURS:
+        if kind != "RGB":
+            values = convert_color_space(values, kind, "RGB")
+        return Image.fromarray(_eight(values, 0, 2 ** int(found.BitsStored) - 1), "RGB")
+    shown = _windowed(apply_modality_lut(values, found).astype(np.float32), found)
+    return Image.fromarray(255 - shown if kind == "MONOCHROME1" else shown, "L")
+
+
+def _windowed(values: NDArray[Any], found: Any) -> NDArray[np.uint8]:
+    """By the file's first window, else by its table, else from the lowest value to the highest (PS3.3, C.11.2)."""
+    centre, width = (_first(found.get(field)) for field in ("WindowCenter", "WindowWidth"))
+    if centre is None or width is None or width < 1:
+        if "VOILUTSequence" in found:
+            from pydicom.pixels import apply_voi
+
+            values = apply_voi(values.astype(np.int64), found, index=0).astype(np.float32)
+        return _eight(values, float(values.min()), float(values.max()))
+    function = str(found.get("VOILUTFunction", "LINEAR"))
+    if function == "SIGMOID":
+        return _eight(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1)
+    if function == "LINEAR_EXACT":
+        return _eight(values, centre - width / 2, centre + width / 2)
+    low = centre - 0.5 - (width - 1) / 2
+    return _eight(values, low, low + max(width - 1, 1e-6))
+
+
+def _eight(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """`low` and below to 0, `high` and above to 255."""
+    share = (values.astype(np.float32) - low) / max(high - low, 1e-6)
+    levels: NDArray[np.uint8] = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def _first(value: Any) -> float | None:
+    """Of one number or several."""
+    if value is None or value == "":
+        return None
+    return float(value if isinstance(value, (int, float, str)) or not hasattr(value, "__len__") else value[0])
+
+
+def _damaged(name: str, error: Exception) -> InvalidInput:
+    reason = str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return InvalidInput(
+        f"{name} is a DICOM file that cannot be read: {reason}", hint="Save it uncompressed, or anew."
+    )

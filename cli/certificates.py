@@ -1,0 +1,62 @@
+"""Portability certificates as a table: what an adapter is over other forms of its base. Measures nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from adapthub.cli.output import show_table
+
+if TYPE_CHECKING:
+    from adapthub.adapters.manifest import Certificate
+
+_COLUMNS = (
+    "base",
+    "verdict",
+    "metric",
+    "trained",
+    "here",
+    "change",
+    "95 %",
+    "largest_drift",
+    "mean_drift",
+    "changed",
+)
+
+
+def show_certificates(certificates: Mapping[Any, Certificate]) -> None:
+    """By form: a row a metric."""
+    show_table([row for form, one in certificates.items() for row in _rows(form, one)], _COLUMNS)
+
+
+def certificates_of(manifest: Mapping[str, Any] | None) -> dict[str, Certificate]:
+    """What a stored manifest says, by form; none where it says nothing that can be read."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from adapthub.adapters.manifest import Certificate
+
+    try:
+        found = (manifest or {}).get("certificates", {})
+        return TypeAdapter(dict[str, Certificate]).validate_json(json.dumps(found))
+    except ValidationError:
+        return {}
+
+
+def _rows(form: str, one: Certificate) -> list[dict[str, Any]]:
+    """A row a metric; what holds of the whole form stands in each."""
+    return [
+        {
+            "base": form,
+            "verdict": one.verdict,
+            "metric": name,
+            "trained": f"{drift.reference:.4f}",
+            "here": f"{drift.value:.4f}",
+            "change": f"{drift.difference:+.4f}",
+            "95 %": f"[{drift.low:+.4f}, {drift.high:+.4f}]",
+            "largest_drift": f"{one.max_drift:.1e}",
+            "mean_drift": f"{one.mean_drift:.1e}",
+            "changed": None if one.changed is None else f"{one.changed:.2%}",
+        }
+        for name, drift in one.metrics.items()
+    ]
