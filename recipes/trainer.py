@@ -172,7 +172,7 @@ class AdapterTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Batches in the order of the rows."""
         if self._processes.count == 1:
-            return cast("DataLoader[Any]", super().get_eval_dataloader(eval_dataset))
+            return super().get_eval_dataloader(eval_dataset)
         rows = cast("Sequence[Row]", self.eval_dataset if eval_dataset is None else eval_dataset)
         return self._shared(rows, SequentialSampler(rows), self.args.eval_batch_size)
 
@@ -295,9 +295,11 @@ class AdapterTrainer(Trainer):
         self._shown = min(self._unseen, self.args.eval_batch_size)
         self._unseen -= self._shown
         if outputs is not None:
-            rows = self._processes.gather(outputs)[: self._shown]  # one that stands in for another comes last
+            rows = self._processes.gather([*outputs])[
+                : self._shown
+            ]  # one that stands in for another comes last
             outputs, labels = pad_sequence(rows, batch_first=True), torch.zeros(len(rows))
-        return self._processes.mean(loss), outputs, labels
+        return None if loss is None else self._processes.mean(loss), outputs, labels
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers' estimate walks over every parameter of the model at every step."""
@@ -327,7 +329,7 @@ def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, 
     some = {name: tensor[start:stop] for name, tensor in batch.items()}
     used = mask[start:stop].any(dim=0).nonzero()
     columns = slice(int(used[0]), int(used[-1]) + 1)
-    by_token = ("input_ids", "attention_mask", "token_type_ids")
+    by_token: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
     if "decoder_input_ids" not in batch and batch["labels"].shape == mask.shape:
         by_token = (*by_token, "labels")
     return some | {name: some[name][:, columns] for name in by_token if name in some}

@@ -173,11 +173,7 @@ def train(
             set_seed(seed)
             called = (*trackers(track if processes.first else ()), *callbacks)
             fit(job, base, adaptation, run, console=console, callbacks=called, processes=processes)
-            if processes.first:
-                run.mark("trained")
-                outcome.save(adaptation)
-            elif processes.shards:  # with the first: a layer comes together only where all compute it
-                compared_outputs(job, base, adaptation.model)
+            _save(job, base, adaptation, run, outcome, processes)
     finally:
         adaptation.release()
     with _interruptible(job, run), _kept(run, f"Measure it with the same command and --resume {run.path}"):
@@ -219,6 +215,16 @@ def _begin(job: Job, base: Base) -> Adaptation:
         adaptation.release()
         raise
     return adaptation
+
+
+def _save(
+    job: Job, base: Base, adaptation: Adaptation, run: Run, outcome: Outcome, processes: Processes
+) -> None:
+    if processes.first:
+        run.mark("trained")
+        outcome.save(adaptation)
+    elif processes.shards:  # with the first: a layer comes together only where all compute it
+        compared_outputs(job, base, adaptation.model)
 
 
 def _publish(registry: Registry | None, artifact: Artifact, name: str, **how: Any) -> Version:
