@@ -332,7 +332,7 @@ def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, 
     by_token: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
     if "decoder_input_ids" not in batch and batch["labels"].shape == mask.shape:
         by_token = (*by_token, "labels")
-    return some | {name: some[name][:, columns] for name in by_token if name in some}
+    return some | {name: some[name][:, columns].contiguous() for name in by_token if name in some}
 
 
 def schedule(step: int, warmup: int, total: int) -> float:
