@@ -104,6 +104,11 @@ class Base:
         """The model without its language-model head; the model itself where it has none."""
         return cast(PreTrainedModel, self.model.base_model)
 
+    @property
+    def resolved(self) -> ResolvedBase:
+        """What is known of it without its weights."""
+        return ResolvedBase(self.ref, self.revision, self.path, self.model.config, self.fingerprint)
+
 
 def resolve_base(ref: str, *, revision: str | None = None) -> ResolvedBase:
     """Find a base, downloading what is missing, and fingerprint it. `ref` is as for `load_base`.

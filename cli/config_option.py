@@ -134,6 +134,4 @@ def _text(value: Any) -> str:
     """As --set reads it back."""
     import json
 
-    if isinstance(value, list):
-        return ",".join(map(_text, value))
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)  # YAML has dates, too

@@ -50,7 +50,7 @@ def evaluate(
       $ adapt eval runs/ner/adapter --data test.conll --json
     """
     from adapthub.cli.chosen_hub import open_chosen
-    from adapthub.cli.find import chosen_base, chosen_quantization, find_adapter
+    from adapthub.cli.find import chosen_base, find_adapter
     from adapthub.cli.quiet import quiet_libraries
     from adapthub.cli.records import estimate_text
 
@@ -67,7 +67,7 @@ def evaluate(
         artifact,
         file,
         base=chosen_base(base, artifact),
-        quantize=chosen_quantization(quantize, artifact),
+        quantize=quantize,
         batch_size=batch_size,
         task=task,
         **options,

@@ -13,6 +13,9 @@ from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.options import Command
 from adapthub.cli.vocabulary import OPTIONS
 
+LISTS = ("label_columns", "target_modules", "trainable_tokens")
+"""What commas part. Everywhere else a comma is one of a text: a prompt, a system message."""
+
 
 def set_option(words: str) -> Callable[[Command], Command]:
     """`--set`, any number of times; `words` are its help."""
@@ -42,13 +45,13 @@ def settings(more: tuple[str, ...], *, of: str) -> dict[str, Any]:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """`max-length=48` as ("max_length", 48): JSON if it is JSON, a list if commas part it, else text."""
+    """`max-length=48` as ("max_length", 48): JSON if it is JSON, of LISTS a list if commas part it, else text."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InvalidSettings(f"--set {text} is not NAME=VALUE")
-    parts = value.split(",")
-    whole = len(parts) == 1 or not all(parts)
-    return name.replace("-", "_"), _value(value) if whole else list(map(_value, parts))
+    name, given, parts = name.replace("-", "_"), _value(value), value.split(",")
+    several = name in LISTS and given == value and len(parts) > 1 and all(parts)
+    return name, list(map(_value, parts)) if several else given
 
 
 def _value(text: str) -> Any:

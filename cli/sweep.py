@@ -10,7 +10,7 @@ import click
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.output import announce, json_option, show_json, show_table
 from adapthub.cli.quiet import quiet_libraries
-from adapthub.cli.training_options import plan_arguments, run_arguments, training_options
+from adapthub.cli.training_options import anew_arguments, anew_options
 
 if TYPE_CHECKING:
     from adapthub.recipes.sweep import Choice, Range, Sweep, Trial
@@ -19,7 +19,7 @@ _FOLDER = "sweeps"
 
 
 @click.command()
-@training_options
+@anew_options
 @click.option(
     "--try",
     "tries",
@@ -32,9 +32,9 @@ _FOLDER = "sweeps"
 def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any) -> None:
     """Train many times with other settings, and say which are best.
 
-    Takes the options of adapt train; what --try names differs from trial to trial, chosen by what the trials before came to.
-    A trial that falls behind ends early. All are compared on the validation split; the test split is left for the end. The
-    same command with the same --output goes on with a sweep that was interrupted.
+    Takes those options of adapt train that say what is trained; what --try names differs from trial to trial, chosen by
+    what the trials before came to. A trial that falls behind ends early. All are compared on the validation split; the
+    test split is left for the end. The same command with the same --output goes on with a sweep that was interrupted.
 
     \b
     Example:
@@ -44,10 +44,9 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
     from adapthub.recipes.sweep import sweep as run_sweep
 
     quiet_libraries()
-    arguments = plan_arguments(run_arguments(**options))
+    output = options.pop("output")
+    arguments = anew_arguments(**options)
     arguments.pop("test", None)
-    if "start" in arguments:
-        raise click.UsageError("A sweep begins anew: --from cannot be given.")
     space = dict(map(_space, tries))
     if given := sorted(name for name in space if arguments.get(name) is not None):
         raise click.UsageError(f"{given[0]} is both set and tried.")
@@ -55,7 +54,7 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
         **arguments,
         space=space,
         trials=trials,
-        output=Path(options["output"] or Path(_FOLDER) / arguments["task"]),
+        output=Path(output or Path(_FOLDER) / arguments["task"]),
         tell=lambda trial: announce(_line(trial, trials)),
     )
     if as_json:

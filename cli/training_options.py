@@ -46,6 +46,7 @@ _BESIDE_A_REPEAT = (
     "hub",
     "output",
     "resume",
+    "track",
     "from_run",
     "config",
     "dry_run",
@@ -67,7 +68,8 @@ def _complete_methods(context: click.Context, parameter: click.Parameter, incomp
     return [name for name in METHODS if name.startswith(incomplete)]
 
 
-_OPTIONS = (
+# What is trained, on what.
+_ANEW = (
     click.option(
         "--task",
         metavar="RECIPE",
@@ -79,19 +81,6 @@ _OPTIONS = (
         metavar="DATA",
         shell_complete=complete_data,
         help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
-    ),
-    click.option(
-        "--from",
-        "start",
-        metavar="ADAPTER",
-        shell_complete=complete_names,
-        help="Go on from this adapter, a name or a folder: its base, method, rank and head.",
-    ),
-    click.option(
-        "--from-run",
-        metavar="FOLDER",
-        shell_complete=complete_files,
-        help="Repeat the finished run in this folder exactly; nothing else need be said.",
     ),
     click.option(
         "--validation",
@@ -133,6 +122,28 @@ _OPTIONS = (
     click.option("--encoding", help="Of the data files; default utf-8."),
     set_option("Any other setting of recipe or method."),
     click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
+    click.option(
+        "--output",
+        metavar="FOLDER",
+        shell_complete=complete_files,
+        help="The run's folder; default: a new one under runs/.",
+    ),
+)
+# What of one run goes on from, or to, elsewhere.
+_ELSEWHERE = (
+    click.option(
+        "--from",
+        "start",
+        metavar="ADAPTER",
+        shell_complete=complete_names,
+        help="Go on from this adapter, a name or a folder: its base, method, rank and head.",
+    ),
+    click.option(
+        "--from-run",
+        metavar="FOLDER",
+        shell_complete=complete_files,
+        help="Repeat the finished run in this folder exactly; nothing else need be said.",
+    ),
     click.option("--name", metavar="NAMESPACE/NAME", help="The adapter's name."),
     click.option("--push", is_flag=True, help="Publish as the next version of --name when done."),
     click.option("--alias", help="With --push: point this alias at the new version."),
@@ -142,12 +153,6 @@ _OPTIONS = (
         multiple=True,
         metavar="TRACKER",
         help="Tell wandb or trackio of the run; its folder has TensorBoard's log in any case.",
-    ),
-    click.option(
-        "--output",
-        metavar="FOLDER",
-        shell_complete=complete_files,
-        help="The run's folder; default: a new one under runs/.",
     ),
     click.option(
         "--resume",
@@ -162,7 +167,14 @@ _OPTIONS = (
 
 def training_options(command: Command) -> Command:
     """Every option of a run, and a file that may hold them."""
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_ANEW, *_ELSEWHERE)):
+        command = option(command)
+    return config_options(command)
+
+
+def anew_options(command: Command) -> Command:
+    """The same without those of one run's past and future: parents, names, hubs, resumes."""
+    for option in reversed(_ANEW):
         command = option(command)
     return config_options(command)
 
@@ -176,6 +188,7 @@ def run_arguments(
     resume: str | None,
     name: str | None,
     from_run: str | None,
+    track: tuple[str, ...],
     **options: Any,
 ) -> dict[str, Any]:
     """The options as the arguments of `recipes.train`."""
@@ -184,7 +197,7 @@ def run_arguments(
     if push and name is None:
         raise click.UsageError("--push needs --name.")
     _check_names(name, alias)
-    asked = _plan_arguments(hub=hub, **options) if from_run is None else _repeated(from_run)
+    asked = anew_arguments(hub=hub, **options) if from_run is None else _repeated(from_run)
     return {
         **asked,
         "name": name,
@@ -193,6 +206,7 @@ def run_arguments(
         "hub": hub or asked.get("hub"),
         "output": output,
         "resume": True if resume == LATEST else resume or False,
+        "track": track,
     }
 
 
@@ -227,13 +241,13 @@ def _repeated(folder: str) -> dict[str, Any]:
     return {**arguments, "base": find_base(arguments["base"])}
 
 
-def _plan_arguments(
+def anew_arguments(
     *,
     task: str | None,
     base: str | None,
     data: str | None,
-    start: str | None,
-    hub: str | None,
+    start: str | None = None,
+    hub: str | None = None,
     validation: str | None,
     no_validation: bool,
     quantize: str | None,
@@ -242,6 +256,7 @@ def _plan_arguments(
     more: tuple[str, ...],
     **given: Any,
 ) -> dict[str, Any]:
+    """What is trained, on what, as the arguments of `recipes.train`."""
     if no_validation and validation is not None:
         raise click.UsageError("--validation and --no-validation contradict each other.")
     _require(data=data)

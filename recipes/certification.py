@@ -25,7 +25,7 @@ from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.evaluation import Answers, answers_of, encode_for, measured, read_for, recipe_of
 from adapthub.recipes.merging import merged_answers
 from adapthub.recipes.paired import better, differences
-from adapthub.recipes.recipe import PreferringRecipe
+from adapthub.recipes.recipe import EmbeddingRecipe, PreferringRecipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,15 +207,27 @@ def _wanted(forms: Sequence[str], reference: Form) -> list[Form]:
 
 
 def _decisions(recipe: Recipe, encoded: Encoded, answers: Answers) -> list[Any]:
-    """What each row's answer comes to: its text, its labels, its span, which of two answers gained more."""
+    """What each row's answer comes to: its text, its labels, its span, which of two answers gained more, which passage is
+    nearest."""
     if answers.texts is not None:
         return list(answers.texts)
+    if isinstance(recipe, EmbeddingRecipe):
+        return _nearest([row["texts"][1]["input_ids"] for row in encoded.rows], answers.outputs)
     if isinstance(recipe, PreferringRecipe):
         return [int(np.argmax(likelihoods[:2] - likelihoods[2:])) for likelihoods in answers.outputs]
     return [
         _decision(recipe.task, logits, row.get("labels"))
         for row, logits in zip(encoded.rows, answers.outputs, strict=True)
     ]
+
+
+def _nearest(passages: Sequence[Sequence[int]], vectors: Sequence[NDArray[Any]]) -> list[int]:
+    """For each row's query the place of the passage nearest to it by cosine. Equal passages, by their tokens, are one."""
+    places = {tuple(tokens): at for at, tokens in reversed(list(enumerate(passages)))}
+    first = sorted(places.values())
+    found = np.stack([vectors[at][1] for at in first])
+    found = found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
+    return [first[int(np.argmax(found @ own[0]))] for own in vectors]
 
 
 def _decision(task: str, logits: NDArray[Any], labels: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.manifest import Manifest
-from adapthub.recipes.evaluation import encode_for, read_for, recipe_of, statistics_of
+from adapthub.recipes.evaluation import base_for, encode_for, read_for, recipe_of, statistics_of
 from adapthub.recipes.metrics import Measured
 from adapthub.recipes.paired import Difference, better, differences
 
@@ -83,7 +83,7 @@ def compare(
     loaded: tuple[tuple[str, str | None], Base] | None = None
     statistics: list[Measured] = []
     for artifact, record in zip(artifacts, (manifest, other), strict=True):
-        wanted = _base_of(record, base, quantize)
+        wanted = base_for(record, base, quantize)
         if loaded is None or loaded[0] != wanted:
             loaded = None  # one base at a time
             loaded = (wanted, load_base(wanted[0], quantize=wanted[1], device=device, dtype=dtype))
@@ -102,11 +102,6 @@ def compare(
         metrics=ordered,
         better=digests[winner - 1] if winner else None,
     )
-
-
-def _base_of(manifest: Manifest, base: str | None, quantize: str | None) -> tuple[str, str | None]:
-    chosen = manifest.quantization if quantize is None else quantize
-    return base or manifest.base.id, None if chosen == "none" else chosen
 
 
 def _task(manifest: Manifest) -> str:

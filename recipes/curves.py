@@ -29,11 +29,13 @@ class Curves:
 
     @classmethod
     def of(cls, history: Iterable[Mapping[str, Any]], metric: str | None) -> Curves:
-        """Read a run's history: entries with `step` and `loss`, `eval_loss` or `eval_<metric>`."""
+        """Read a run's history: entries with `step` and `loss`, `eval_loss` or `eval_<metric>`. What is no finite number has
+        no place on an axis and is left out."""
         entries = list(history)
 
         def series(name: str) -> tuple[tuple[int, float], ...]:
-            return tuple((int(entry["step"]), float(entry[name])) for entry in entries if name in entry)
+            points = ((int(entry["step"]), float(entry[name])) for entry in entries if name in entry)
+            return tuple(point for point in points if math.isfinite(point[1]))
 
         values = series(f"eval_{metric}") if metric else ()
         return cls(_smoothed(series("loss")), series("eval_loss"), metric, values)
@@ -133,8 +135,7 @@ def text(curves: Curves, *, width: int = 80, colour: bool = False) -> str:
 
 def _top(values: Sequence[float]) -> float:
     """Where an axis from 0 ends: at 1 for what stays within it, else at the largest value."""
-    largest = max(values)
-    return largest if math.isfinite(largest) and largest > 1 else 1.0
+    return max(1.0, *values)
 
 
 def _whole_ticks(first: int, last: int) -> list[int]:

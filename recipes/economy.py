@@ -81,13 +81,13 @@ def packs(job: Job) -> bool:
         return False
     if job.settings.packing != "auto":
         return job.settings.packing
-    lengths = lengths_of(job.splits["train"].encoded.rows)
+    lengths = lengths_of(job.taught)
     return padding(lengths, job.settings.batch_size) >= _MUCH_PADDING
 
 
 def _unlike_rows(job: Job, base: Base) -> dict[str, Tensor]:
     """The shortest row, and one of half the length of the longest: a batch with padding, where lengths differ."""
-    rows = job.splits["train"].encoded.rows
+    rows = job.taught
     lengths = lengths_of(rows)
     long = np.where(2 * lengths >= lengths.max(), lengths, lengths.max())
     pair = int(lengths.argmin()), int(long.argmin())

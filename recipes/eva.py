@@ -63,14 +63,14 @@ class _Batches:
         return self._job.rows // self._rows
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        encoded, collate = self._job.splits["train"].encoded, self._job.recipe.collator(self._job.processor)
+        taught, collate = self._job.taught, self._job.recipe.collator(self._job.processor)
         generator = torch.Generator().manual_seed(self._job.seed)
         order: list[int] = []
         for _ in range(_MOST_BATCHES):
             if len(order) < self._rows:
                 order = torch.randperm(self._job.rows, generator=generator).tolist()
             places, order = order[: self._rows], order[self._rows :]
-            batch = dict(collate([dict(encoded.rows[at]) for at in places]))
+            batch = dict(collate([dict(taught[at]) for at in places]))
             if batch["labels"].shape != batch["input_ids"].shape:  # PEFT would mask tokens by labels of rows
                 del batch["labels"]
             yield batch

@@ -68,8 +68,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure an adapter on labelled data with bootstrap intervals.
 
-    `base` defaults to the one that the adapter names, `task` to its recipe: name the file of one of your own. `options` are
-    the recipe's reading options (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe and for an option
+    `base` defaults to the one that the adapter names, held as it was when that was trained unless `quantize` ("nf4", "int8",
+    "none") says otherwise; `task` to its recipe: name the file of one of your own. `options` are the recipe's reading
+    options (scheme=..., ...). Raises InvalidSettings for an adapter without a recipe and for an option
     that it does not take, InvalidData, and what loading and attaching raise.
     """
     if not isinstance(artifact, Artifact):
@@ -77,7 +78,8 @@ def evaluate(
     recipe, manifest = recipe_of(artifact, task)
     dataset = read_for(recipe, manifest, data, batch_size, options)
     if not isinstance(base, Base):
-        base = load_base(base or manifest.base.id, quantize=quantize, device=device, dtype=dtype)
+        base, quantize = base_for(manifest, base, quantize)
+        base = load_base(base, quantize=quantize, device=device, dtype=dtype)
     encoded = encode_for(recipe, manifest, dataset, base)
     statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
     return Evaluation(
@@ -100,6 +102,13 @@ def recipe_of(artifact: Artifact, task: str | None = None) -> tuple[Recipe, Mani
             hint="Adapters that AdaptHub trained have an adapthub.json.",
         )
     return _recipe(task, manifest.recipe), manifest
+
+
+def base_for(manifest: Manifest, base: str | None, quantize: str | None) -> tuple[str, str | None]:
+    """Which base an adapter is measured over, and how that is held ("none": whole): as it was trained, where nothing else is
+    said."""
+    chosen = manifest.quantization if quantize is None else quantize
+    return base or manifest.base.id, None if chosen == "none" else chosen
 
 
 def read_for(

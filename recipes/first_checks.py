@@ -23,7 +23,7 @@ _ROWS = 4
 
 def check_run(job: Job, base: Base, adaptation: Adaptation, folder: Path) -> None:
     """Disk under `folder`; head and reload on the shortest training rows. Raises as these checks do, and OutOfMemory."""
-    rows = job.splits["train"].encoded.rows
+    rows = job.taught
     shortest = lengths_of(rows).argsort(kind="stable")[:_ROWS]
     batch = job.recipe.collator(job.processor)([dict(rows[int(at)]) for at in shortest])
     check_disk(folder, adaptation.bytes, _CHECKPOINTS)

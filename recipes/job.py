@@ -7,8 +7,9 @@ base's configuration and tokenizer, never its weights; writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -22,8 +23,9 @@ from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.recipe import Encoded, EncodingAndDecoding, Recipe
+from adapthub.recipes.recipe import Encoded, EncodingAndDecoding, Recipe, Row
 from adapthub.recipes.settings import LORA_FA, OTHER_NAMES, SETTINGS, Settings
+from adapthub.recipes.taught import taught
 
 if TYPE_CHECKING:
     from adapthub.recipes.warm_start import Parent
@@ -78,10 +80,16 @@ class Job:
     def task(self) -> Task:
         return cast(Task, self.recipe.task)
 
+    @cached_property
+    def taught(self) -> Sequence[Row]:
+        """What training sees in one epoch: a row for each example, or more where an example is read in windows, and none for
+        one that nothing can be learnt of."""
+        return taught(self.splits["train"].encoded)
+
     @property
     def rows(self) -> int:
-        """What training sees in one epoch: a row for each example, or more where an example is read in windows."""
-        return len(self.splits["train"].encoded.rows)
+        """How many those are."""
+        return len(self.taught)
 
     @property
     def steps(self) -> int:
@@ -273,23 +281,28 @@ def _run_settings(recipe: Recipe, method: str) -> tuple[str, ...]:
 def _longest(
     max_length: int | None, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
 ) -> int | None:
-    """max_length, less where a prefix or a prompt takes positions from the text. Raises InvalidSettings where it was
-    asked for.
+    """max_length, less where the base has fewer positions, or a prefix or a prompt takes some from the text. Raises
+    InvalidSettings where more was asked for.
     """
-    positions: int | None = getattr(base.config, "max_position_embeddings", None)
     taken = "prompt_length" if "prompt_length" in adapter else "prefix_length"
-    prefix: int = adapter.get(taken, 0)
-    if max_length is None or positions is None or not prefix:
-        return max_length
-    room = positions - prefix - _reserved_positions(base)
-    if max_length <= room:
+    room = _room(adapter, base)
+    if max_length is None or room is None or max_length <= room:
         return max_length
     if given.get("max_length") is not None or room < 1:
+        both, shorter = f" and {taken}={adapter.get(taken)} exceed", f", or a shorter {taken}"
         raise InvalidSettings(
-            f"max_length={max_length} and {taken}={prefix} exceed {base.ref}'s {positions} positions",
-            hint=f"Set max_length to at most {max(room, 0)}, or a shorter {taken}.",
+            f"max_length={max_length}{both if adapter.get(taken) else ' exceeds'} {base.ref}'s"
+            f" {base.config.max_position_embeddings} positions",
+            hint=f"Set max_length to at most {max(room, 0)}{shorter if adapter.get(taken) else ''}.",
         )
     return room
+
+
+def _room(adapter: Mapping[str, Any], base: ResolvedBase) -> int | None:
+    """Positions that a prefix or a prompt leaves to the text; None for a base without a limit."""
+    positions: int | None = getattr(base.config, "max_position_embeddings", None)
+    taken: int = adapter.get("prompt_length", 0) or adapter.get("prefix_length", 0)
+    return None if positions is None else positions - taken - _reserved_positions(base)
 
 
 def _reserved_positions(base: ResolvedBase) -> int:

@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from adapthub.adapters.errors import AdaptHubError, StorageError
+from adapthub.adapters.errors import AdaptHubError, StorageError, TrainingError
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.tasks import TEXT_GENERATION
 from adapthub.recipes.adaptation import Adaptation, GradientCheck
@@ -110,7 +110,8 @@ def fit(
 
 @contextmanager
 def _disk_errors(run: Run) -> Iterator[None]:
-    """Turn every way in which Python, torch and safetensors fail to write a checkpoint into StorageError."""
+    """Turn every way in which Python, torch and safetensors fail to write a checkpoint into StorageError; what else the
+    system refuses meanwhile (a tracker's connection, a file of the data) into TrainingError."""
     try:
         yield
     except AdaptHubError:
@@ -118,10 +119,22 @@ def _disk_errors(run: Run) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _WRITE_SIGNS):
             raise
+        if isinstance(error, OSError) and not _is_of(run, error):
+            raise TrainingError(
+                f"training was ended by {type(error).__name__}: {error}",
+                hint=f"Resume it with --resume {run.path}.",
+            ) from error
         raise StorageError(
             f"cannot write a checkpoint in {run.path}: {str(error).splitlines()[0]}",
             hint=f"Free some space, and resume with --resume {run.path}.",
         ) from error
+
+
+def _is_of(run: Run, error: OSError) -> bool:
+    """Whether it is about the run's own files, as far as it says."""
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return False
+    return error.filename is None or run.path.absolute() in Path(str(error.filename)).absolute().parents
 
 
 class _Hidden:
@@ -249,10 +262,9 @@ def _training(job: Job) -> tuple[Callable[..., Trainer], Callable[..., TrainingA
 
 
 def _learned(job: Job) -> Sequence[Row]:
-    encoded = job.splits["train"].encoded
     if isinstance(job.recipe, Augmenting):
-        return job.recipe.augmented(encoded, job.encoding, job.seed)
-    return encoded.rows
+        return job.recipe.augmented(job.splits["train"].encoded, job.encoding, job.seed)
+    return job.taught
 
 
 def _longest_first(split: Split) -> list[int]:

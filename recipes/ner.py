@@ -93,7 +93,7 @@ class Ner:
                 examples, str(source), {"tokens": f"column {columns[0]}", "labels": f"column {columns[1]}"}
             )
         if scheme == "iob1":
-            return Dataset(tuple(map(_as_bio, dataset)), dataset.source, dataset.columns)
+            return replace(dataset, examples=tuple(map(_as_bio, dataset)))
         for example in dataset:
             _check_labels(example, scheme)
         return dataset

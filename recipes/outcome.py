@@ -57,15 +57,16 @@ class Outcome:
         self._reliability = b""
 
     def save(self, adaptation: Adaptation) -> Artifact:
-        """Write the artifact, not measured yet, and remember what the trained model says on a few rows."""
+        """Write the artifact, not measured yet, remember what the trained model says on a few rows, and draw the curve."""
         model = adaptation.model
         self._config = model.active_peft_config
         self._tensors = adaptation.tensors()
         self._trained = compared_outputs(self._job, self._base, model)
+        artifact = self._write({})
         title = f"{self._name} on {self._job.base.ref}"
         self._picture = curves.png(curves.Curves.of(self._run.history, self._job.recipe.metrics[0]), title)
         write_bytes(self._run.curve, self._picture)
-        return self._write({})
+        return artifact
 
     def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
         """Serve the saved artifact on the released base, compare it with the trained model, measure every
@@ -107,8 +108,9 @@ class Outcome:
             manifest=manifest,
             card=card(manifest, name=self._name),
             extra={
-                "loss.png": self._picture,
-                **({"reliability.png": self._reliability} if self._reliability else {}),
+                name: picture
+                for name, picture in (("loss.png", self._picture), ("reliability.png", self._reliability))
+                if picture
             },
             replace=True,
         )

@@ -110,7 +110,15 @@ def _part(path: Path, written: Mapping[str, Any], name: str) -> Mapping[str, Any
     part = written.get(name) or {}
     if not isinstance(part, dict):
         raise InvalidSettings(f"{path}: {name} is a mapping of names to values; {part!r} is not")
-    return part
+    return {key: _number(value) for key, value in part.items()} if name == "defaults" else part
+
+
+def _number(value: Any) -> Any:
+    """2e-3 is a text to YAML 1.1, which wants 2.0e-3."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _check_names(path: Path, where: str, given: Mapping[Any, Any], known: tuple[str, ...]) -> None:

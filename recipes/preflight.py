@@ -26,6 +26,7 @@ from adapthub.adapters.errors import (
 from adapthub.hub.reference import Reference
 from adapthub.recipes.recipe import Encoded
 from adapthub.recipes.served import logits_of
+from adapthub.recipes.taught import untaught
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,6 +59,9 @@ def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
         elif encoded.truncated:
             cut = f"{split}: max_length cuts {encoded.truncated} of {len(encoded.rows)} rows"
             lines.append(f"{cut}; labels not seen: {lost} of {encoded.targets}")
+        if nothing := untaught(encoded):
+            none = f"{split}: {len(nothing)} of {len(encoded.rows)} rows have no label left"
+            lines.append(f"{none}, so nothing is learnt of them" if split == "train" else none)
     return lines
 
 

@@ -34,7 +34,7 @@ from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.stored import ExampleWriter, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
 from adapthub.recipes.recipe import Encoded, Recipe
-from adapthub.recipes.splits import chosen_sources, completed
+from adapthub.recipes.splits import chosen_sources, completed, unused
 from adapthub.recipes.stored_rows import RowWriter, read_rows
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def prepare_splits(
     sources = chosen_sources(data, validation=validation, test=test)
     if not _is_kept(recipe, sources):
         read = {name: recipe.read(source, **options) for name, source in sources.items()}
-        return _labelled(recipe, read, wants_validation=validation is not False)
+        datasets, labels, notes = _labelled(recipe, read, wants_validation=validation is not False)
+        return datasets, labels, (*unused(data), *notes)
     paths = {name: Path(source) for name, source in sources.items()}
     before = {name: sha256_file(path) for name, path in paths.items()}
     wanted = {

@@ -79,7 +79,7 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         value = (metrics or {}).get(f"eval_{self._metric}")
         if value is not None:
-            self._view.metric(f"{self._metric} {value:.4f}")
+            self._view.metric(f"validation {self._metric} {value:.4f}")
 
     def close(self) -> None:
         """Leave the last state on the screen and give the terminal back. Also after an error."""

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,9 +95,8 @@ class Run:
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint that was written to its end. transformers writes trainer_state.json last."""
-        found = sorted(
-            self.checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.partition("-")[2])
-        )
+        steps = {path.name.partition("-")[2]: path for path in self.checkpoints.glob("checkpoint-*")}
+        found = [steps[step] for step in sorted(filter(str.isdecimal, steps), key=int, reverse=True)]
         return next((path for path in found if checkpoint_state(path) is not None), None)
 
     def _record(self) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def start(
     now = datetime.now(UTC)
     if path is None:
         path = _unused(RUNS / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{now:%Y%m%d-%H%M%S}")
-    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise Conflict(f"{path} is not empty", hint="Resume it with --resume, or choose another folder.")
+    else:
+        check_unused(path)
     created = now.isoformat(timespec="microseconds")
     run = Run(path, plain(configuration), plain(environment), created, sources and plain(sources))
     try:
@@ -130,6 +130,12 @@ def start(
         raise StorageError(f"cannot make {path}: {error.strerror or error}") from error
     run.mark("started")
     return run
+
+
+def check_unused(path: Path) -> None:
+    """Raises Conflict where a new run's folder holds anything."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise Conflict(f"{path} is not empty", hint="Resume it with --resume, or choose another folder.")
 
 
 def load(path: Path) -> Run:
@@ -153,9 +159,7 @@ def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
                 hint="Give the settings of that run, or train anew without --resume.",
             )
         return run
-    runs = sorted(
-        (load(file.parent) for file in RUNS.glob("*/run.json")), key=lambda run: run.created, reverse=True
-    )
+    runs = sorted(_readable(RUNS), key=lambda run: run.created, reverse=True)
     for run in runs:
         if run.state != "finished" and not differences(run.configuration, wanted):
             return run
@@ -187,6 +191,13 @@ def checkpoint_state(checkpoint: Path) -> dict[str, Any] | None:
     return state
 
 
+def _readable(folder: Path) -> Iterator[Run]:
+    """The runs in a folder; what else is in it is passed over."""
+    for file in folder.glob("*/run.json"):
+        with suppress(InvalidSettings):
+            yield load(file.parent)
+
+
 def _why_none(runs: list[Run], wanted: Configuration) -> str:
     if not runs:
         return "there is no run"
@@ -199,7 +210,10 @@ def _why_none(runs: list[Run], wanted: Configuration) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((path / "run.json").read_text())
-    except (OSError, ValueError) as error:
+        if not all(isinstance(record[name], dict) for name in ("configuration", "environment")):
+            raise ValueError("not a run's")
+        _ = record["created"], record["state"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise InvalidSettings(
             f"{path} is not the folder of a run: no readable run.json",
             hint="Give a folder made by `adapt train`.",

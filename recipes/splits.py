@@ -11,9 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset
-from adapthub.recipes.data.splits import find_splits, leaked, repeated, split_off
+from adapthub.recipes.data.splits import find_splits, leaked, name_splits, repeated, split_off
 from adapthub.recipes.recipe import Recipe
 
 SPLITS = ("train", "validation", "test")
@@ -38,13 +37,20 @@ def read_splits(
     """The datasets of "train", "validation" and, where there is one, "test"; and notes worth showing.
 
     `data` is what recipe.read takes, or a folder with train.* and maybe validation.* and test.*, or a mapping
-    of those names (a datasets.DatasetDict). `validation` and `test` go before what `data` brings. Without a
-    validation split, a tenth of the training rows is set aside: the same rows whatever the seed;
+    of those names, or of dev, eval and their like (a datasets.DatasetDict). `validation` and `test` go before what `data`
+    brings. Without a validation split, a tenth of the training rows is set aside: the same rows whatever the seed;
     `validation=False` or `test=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
     sources = chosen_sources(data, validation=validation, test=test)
     read = {name: recipe.read(source, **options) for name, source in sources.items()}
-    return completed(recipe, read, set_aside=validation is not False)
+    found, notes = completed(recipe, read, set_aside=validation is not False)
+    return found, (*unused(data), *notes)
+
+
+def unused(data: Any) -> tuple[str, ...]:
+    """A note where a mapping has more splits than are read."""
+    others = sorted({*data}.difference(name_splits(data).values())) if isinstance(data, Mapping) else []
+    return (f"the data has {', '.join(map(repr, others))} besides, which is not used",) if others else ()
 
 
 def completed(
@@ -92,9 +98,7 @@ def _leaks(read: Mapping[str, Dataset]) -> Iterator[str]:
 
 def _sources(data: Any) -> dict[str, Any]:
     if isinstance(data, Mapping):
-        if "train" not in data:
-            raise InvalidData(f"the data has no split 'train', only {', '.join(map(repr, data))}")
-        return {name: data[name] for name in SPLITS if name in data}
+        return {name: data[key] for name, key in name_splits(data).items()}
     if isinstance(data, (str, Path)):
         return dict(find_splits(Path(data)))
     return {"train": data}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import pyarrow as pa
 
+from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.recipe import Encoded, Row, Rows, lengths_of
 
 if TYPE_CHECKING:
@@ -82,6 +83,21 @@ class StoredRows(Sequence[Row]):
     def lengths(self) -> NDArray[np.int32]:
         """See recipe.lengths_of."""
         return np.memmap(self.folder / _LENGTHS, np.int32, "r")
+
+    @cached_property
+    def untaught(self) -> list[int]:
+        """The places of rows with labels of which none is asked for (see taught), without making the rows."""
+        found: list[NDArray[np.int64]] = []
+        if "labels" not in self._table.column_names:
+            return []
+        for start, labels in zip(self._starts, self._table.column("labels").chunks, strict=False):
+            if not pa.types.is_list(labels.type) or not pa.types.is_integer(labels.type.value_type):
+                return []
+            asked = np.concatenate(([0], np.cumsum(labels.flatten().to_numpy() != IGNORED)))
+            ends = labels.offsets.to_numpy() - labels.offsets[0].as_py()
+            nothing = (np.diff(asked[ends]) == 0) & (np.diff(ends) > 0)
+            found.append(start + np.flatnonzero(nothing))
+        return np.concatenate(found).tolist() if found else []
 
     @property
     def positions(self) -> Sequence[Sequence[int]]:

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory, TrainingError
+from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.recipe import LabellingRecipe, selects
 from adapthub.recipes.training import train
 
 _RANGE = re.compile(r"(?P<low>[^.|]+(?:\.\d+)?(?:[eE][-+]?\d+)?)\.\.(?P<high>.+)")
 _DECADE = 10.0  # a range this wide is tried by orders of magnitude
 _STORED = "sweep.db"
+_COMMON, _WHY = "configuration", "why"  # what a study and a failed trial remember
+_FAILURES = (OutOfMemory, TrainingError)
+_STATES = {"COMPLETE": "complete", "PRUNED": "stopped"}
+_ARGUMENTS = frozenset(signature(train).parameters)
 
 
 @dataclass(frozen=True)
@@ -113,9 +120,12 @@ def sweep(
     """Run until there are `trials`, those of an earlier call with the same `output` included; `tell` hears of each.
 
     `fixed`: arguments of `train` that every trial shares; a validation split is needed, and a test split is not looked at.
-    Raises InvalidSettings, and what the first trial raises where every one fails.
+    Raises InvalidSettings, also where `output` holds another sweep; what `train` raises before it loads a base;
+    TrainingError where no trial ends well.
     """
     recipe = find_recipe(task)
+    if fixed.get("start") is not None:
+        raise InvalidSettings("a sweep begins anew, not from an adapter", hint="Leave start out.")
     if not space:
         raise InvalidSettings(
             "there is nothing to try", hint="Give ranges, such as learning_rate=1e-4..1e-2."
@@ -124,37 +134,53 @@ def sweep(
         raise InvalidSettings(
             "trials are compared on a validation split", hint="Give one, or let one be set aside."
         )
+    job = prepare(
+        task,
+        data,
+        base=base.resolved if isinstance(base, Base) else base,
+        quantize=base.quantization if isinstance(base, Base) else quantize,
+        method=fixed.get("method"),
+        validation=fixed.get("validation"),
+        test=False,
+        seed=seed,
+        given={name: value for name, value in fixed.items() if name not in _ARGUMENTS},
+    )
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    loaded = base if isinstance(base, Base) else load_base(base, quantize=quantize)
     study = _study(folder, task, higher=isinstance(recipe, LabellingRecipe), seed=seed)
+    _check_same(study, folder, _configuration(job, space))
+    loaded = base if isinstance(base, Base) else load_base(base, quantize=quantize)
     metric = selects(recipe)
 
     def objective(trial: optuna.Trial) -> float:
         settings: dict[str, Any] = {name: one.suggest(trial, name) for name, one in space.items()}
         watch = _Watch(trial, f"eval_{metric}")
-        train(
-            task,
-            data,
-            base=loaded,
-            output=folder / f"trial-{trial.number}",
-            seed=seed,
-            quiet=True,
-            report=lambda note: None,
-            test=False,
-            callbacks=(watch,),
-            **fixed,
-            **settings,
-        )
+        try:
+            train(
+                task,
+                data,
+                base=loaded,
+                output=folder / f"trial-{trial.number}",
+                seed=seed,
+                quiet=True,
+                report=lambda note: None,
+                test=False,
+                callbacks=(watch,),
+                **fixed,
+                **settings,
+            )
+        except _FAILURES as error:
+            trial.set_user_attr(_WHY, error.message)
+            raise
         return watch.best
 
     def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
         tell(_trial(folder, frozen))
 
-    left = trials - len(study.trials)
+    left = trials - len(_ended(study))
     if left > 0:
-        study.optimize(objective, n_trials=left, catch=(OutOfMemory, TrainingError), callbacks=[after])
-    done = tuple(_trial(folder, frozen) for frozen in study.trials)
+        study.optimize(objective, n_trials=left, catch=_FAILURES, callbacks=[after])
+    done = tuple(_trial(folder, frozen) for frozen in _ended(study))
     complete = [trial for trial in done if trial.state == "complete"]
     if not complete:
         raise TrainingError(f"no trial ended well; the first: {done[0].why}", hint="Try other ranges.")
@@ -194,22 +220,49 @@ class _Watch(TrainerCallback):
 
 
 def _study(folder: Path, task: str, *, higher: bool, seed: int) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
         study_name=task,
         storage=f"sqlite:///{folder / _STORED}",
         load_if_exists=True,
         direction="maximize" if higher else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),
     )
+    # A sampler begins its draws anew in every process: by one seed a sweep that goes on would try the same again.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
+
+
+def _configuration(job: Job, space: Mapping[str, Range | Choice]) -> dict[str, Any]:
+    """What all trials of a sweep have in common."""
+    settings = {name: value for name, value in job.hyperparameters.items() if name not in space}
+    ranges = {name: vars(one) for name, one in space.items()}
+    return runs.plain({**job.configuration, "settings": settings, "space": ranges})
+
+
+def _check_same(study: optuna.Study, folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Remember what the trials have in common. Raises InvalidSettings where those before had something else."""
+    before = study.user_attrs.get(_COMMON)
+    if before is not None and (differing := runs.differences(before, wanted)):
+        raise InvalidSettings(
+            f"{folder} holds another sweep: {'; '.join(differing)}", hint="Choose another output folder."
+        )
+    study.set_user_attr(_COMMON, wanted)
+
+
+def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """The trials that came to something, if only to an error that is theirs: not those that were interrupted."""
+    return [
+        trial
+        for trial in study.trials
+        if trial.state.name in _STATES or (trial.state.name == "FAIL" and _WHY in trial.user_attrs)
+    ]
 
 
 def _trial(folder: Path, frozen: optuna.trial.FrozenTrial) -> Trial:
-    states = {"COMPLETE": "complete", "PRUNED": "stopped"}
-    state = states.get(frozen.state.name, "failed")
+    state = _STATES.get(frozen.state.name, "failed")
     value = frozen.value if frozen.value is not None and math.isfinite(frozen.value) else None
-    why = str(frozen.system_attrs.get("fail_reason", "")) if state == "failed" else ""
+    why = str(frozen.user_attrs.get(_WHY, "")) if state == "failed" else ""
     return Trial(frozen.number, dict(frozen.params), value, state, folder / f"trial-{frozen.number}", why)
 
 

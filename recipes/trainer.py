@@ -202,6 +202,24 @@ class AdapterTrainer(Trainer):
             loss = loss * (own / num_items_in_batch) * processes
         return (loss, {**outputs, "loss": loss}) if return_outputs else loss
 
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        """See Trainer.prediction_step; counts the loss for `evaluation_loop`."""
+        found = super().prediction_step(model, inputs, *arguments, **options)
+        targets = int((inputs["labels"] != IGNORED).sum())
+        if targets and found[0] is not None:
+            self._seen_loss += float(found[0]) * targets
+            self._seen_targets += targets
+        return found
+
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> Any:
+        """See Trainer.evaluation_loop. The loss is the mean over all targets, whatever batches they came in and however many
+        of these had none."""
+        self._seen_loss, self._seen_targets = 0.0, 0
+        found = super().evaluation_loop(*arguments, **options)
+        if self._seen_targets and found.metrics is not None:
+            found.metrics["eval_loss"] = self._seen_loss / self._seen_targets
+        return found
+
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:

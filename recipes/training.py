@@ -21,7 +21,7 @@ from rich.console import Console
 from transformers import set_seed
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.base import Base, ResolvedBase, load_base
+from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInterrupted
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
@@ -123,6 +123,8 @@ def train(
             f"quantize={quantize!r} does not fit the base given, which is {base.quantization}"
         )
     check_trackers(track)
+    if output is not None and resume is False:
+        runs.check_unused(Path(output))
     loaded = base if isinstance(base, Base) else None
     parent = find_parent(start, hub)
     if base is None:
@@ -130,7 +132,7 @@ def train(
     job = prepare(
         task,
         data,
-        base=_resolved(base) if isinstance(base, Base) else base,
+        base=base.resolved if isinstance(base, Base) else base,
         quantize=loaded.quantization if loaded else quantize,
         method=method,
         validation=validation,
@@ -168,17 +170,13 @@ def train(
             outcome.save(adaptation)
     finally:
         adaptation.release()
-    with _interruptible(job, run):
+    with _interruptible(job, run), _kept(run, f"Measure it with the same command and --resume {run.path}"):
         artifact, metrics = outcome.measure()
     version = None
     if registry is not None and name is not None:
-        with _kept(run, name):
+        with _kept(run, f"Publish it with: adapt push {run.adapter} {name}"):
             version = registry.push(artifact, name, message=message, alias=alias)
     return TrainingResult(artifact, metrics, run, version, job.recipe)
-
-
-def _resolved(base: Base) -> ResolvedBase:
-    return ResolvedBase(base.ref, base.revision, base.path, base.model.config, base.fingerprint)
 
 
 def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str | None) -> Registry:
@@ -248,12 +246,12 @@ def _interruptible(job: Job, run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _kept(run: Run, name: str) -> Iterator[None]:
-    """An error of publishing also says where the adapter is."""
+def _kept(run: Run, then: str) -> Iterator[None]:
+    """An error after training also says where the adapter is, and what to do with it."""
     try:
         yield
     except AdaptHubError as error:
+        kept = "" if str(run.adapter) in error.message else f". The trained adapter is kept at {run.adapter}"
         raise type(error)(
-            f"{error.message.rstrip('.')}. The trained adapter is kept at {run.adapter}",
-            hint=f"{error.hint or ''} Publish it with: adapt push {run.adapter} {name}".strip(),
+            f"{error.message.rstrip('.')}{kept}", hint=f"{error.hint or ''} {then}".strip()
         ) from error

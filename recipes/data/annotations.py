@@ -14,7 +14,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.adapters.words import split_words
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.records import Record, Records
+from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.schemes import from_spans
 from adapthub.recipes.data.tables import read_records
 
@@ -41,7 +41,7 @@ def read_annotations(
     examples = tuple(
         Example(convert(records, row, columns), records.path, row.line, records.unit) for row in records.rows
     )
-    return Dataset(examples, records.path, columns)
+    return Dataset(examples, records.path, columns, notes=tuple(repeated_ids(records)))
 
 
 def _from_words(records: Records, row: Record, columns: Mapping[str, str]) -> dict[str, list[str]]:

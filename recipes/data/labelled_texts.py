@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 
@@ -110,10 +111,8 @@ def _names(records: Records, row: Record, values: Iterable[Any], column: str) ->
 
 
 def _label(records: Records, row: Record, label: Any, column: str) -> str:
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)  # an integer column with gaps comes out of Parquet as floats
-    text = str(label).strip() if isinstance(label, (str, int)) else ""
-    if not text:
+    text = label_text(label)
+    if text is None:
         raise InvalidData(
             f"{records.where(row)}: the label in column {column!r} is {_shown(label)}",
             hint="Give every row one label, a name or a whole number.",
@@ -144,7 +143,7 @@ def _dataset(
         Example({"text": text_of(records, row, column), **fields}, records.path, row.line, records.unit)
         for row, fields in rows
     )
-    notes = (*notes, *_mixed(examples), *repeated_ids(records))
+    notes = (*notes, *_mixed(examples), *_alike(examples), *repeated_ids(records))
     return Dataset(examples, records.path, {"text": column, "label": label}, notes=notes)
 
 
@@ -152,8 +151,7 @@ def _mixed(examples: Sequence[Example]) -> Iterator[str]:
     """A note where some labels are whole numbers and others are names: often two sources that were put together."""
     first: dict[bool, tuple[str, Example]] = {}
     for example in examples:
-        labels = example.fields["labels"] if "labels" in example.fields else [example.fields["label"]]
-        for label in labels:
+        for label in _labels(example):
             first.setdefault(label.removeprefix("-").isdecimal(), (label, example))
     if len(first) == 2:
         (number, there), (name, here) = first[True], first[False]
@@ -161,6 +159,22 @@ def _mixed(examples: Sequence[Example]) -> Iterator[str]:
             f"labels are numbers and names, each a class of its own: {number!r} ({there.source}) beside"
             f" {name!r} ({here.source})"
         )
+
+
+def _alike(examples: Sequence[Example]) -> Iterator[str]:
+    """A note where labels differ in large and small letters alone: often one class that was written in two ways."""
+    first: dict[str, tuple[str, Example]] = {}
+    for example in examples:
+        for label in _labels(example):
+            before, there = first.setdefault(label.casefold(), (label, example))
+            if before != label:
+                yield f"{before!r} ({there.source}) and {label!r} ({example.source}) are two labels"
+                return
+
+
+def _labels(example: Example) -> list[str]:
+    found: list[str] = example.fields["labels"] if "labels" in example.fields else [example.fields["label"]]
+    return found
 
 
 def _noting_empty(dataset: Dataset) -> Dataset:

@@ -15,7 +15,7 @@ from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.records import Records, is_datasets, suffix_of
+from adapthub.recipes.data.records import Records, is_datasets, repeated_ids, suffix_of
 from adapthub.recipes.data.tables import read_records
 
 Message = dict[str, Any]
@@ -74,7 +74,7 @@ def read_conversations(
         if tools := tools_of(row.values.get("tools"), where):
             fields["tools"] = tools
         examples.append(Example(fields, records.path, row.line, records.unit))
-    return Dataset(tuple(examples), records.path, columns, settings)
+    return Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
 
 
 def _without_nothing(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.records import Record, Records
+from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
 
@@ -33,7 +33,7 @@ def read_texts(
         )
         for row in records.rows
     )
-    return Dataset(examples, records.path, columns, settings)
+    return Dataset(examples, records.path, columns, settings, tuple(repeated_ids(records)))
 
 
 def text_of(records: Records, row: Record, column: str, field: str) -> str:

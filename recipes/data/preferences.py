@@ -16,7 +16,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.messages import Message, as_messages, with_system
-from adapthub.recipes.data.records import Record, Records
+from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -54,7 +54,7 @@ def read_preferences(
         Example(_Reader(records, row, found).fields(), records.path, row.line, records.unit)
         for row in records.rows
     )
-    return Dataset(examples, records.path, found)
+    return Dataset(examples, records.path, found, notes=tuple(repeated_ids(records)))
 
 
 def is_pair(example: Example) -> bool:
@@ -65,7 +65,7 @@ def is_pair(example: Example) -> bool:
 def judged(dataset: Dataset) -> Dataset:
     """The same answers, each for itself: of a pair the chosen one as good, the rejected one as bad."""
     examples = tuple(answer for example in dataset for answer in _answers(example))
-    return Dataset(examples, dataset.source, dataset.columns, dataset.settings)
+    return Dataset(examples, dataset.source, dataset.columns, dataset.settings, dataset.notes)
 
 
 def _answers(example: Example) -> Iterator[Example]:

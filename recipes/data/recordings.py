@@ -17,7 +17,7 @@ from adapthub.adapters.audio import Audio, read_sound
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pairs import text_of
-from adapthub.recipes.data.records import Record, Records, is_datasets
+from adapthub.recipes.data.records import Record, Records, is_datasets, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
 AUDIO_COLUMNS = ("file_name", "audio", "path", "file", "wav", "audio_filepath", "recording")
@@ -86,7 +86,7 @@ def read_recordings(
         raise InvalidData(
             f"{records.path}: every recording has more than {max_seconds:g} s", hint="Raise max_seconds."
         )
-    notes = [*_notes(kept)]
+    notes = [*_notes(kept), *repeated_ids(records)]
     if left_out := len(examples) - len(kept):
         notes.append(
             f"{left_out} of {len(examples)} recordings have more than {max_seconds:g} s and are left out"

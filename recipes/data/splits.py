@@ -6,7 +6,7 @@ Does not read the files it finds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,19 +20,36 @@ from adapthub.recipes.data.pictures import has_pictures
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_STEMS = {
-    "train": ("train",),
+_STEMS = {  # as the datasets library reads names
+    "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test",),
+    "test": ("test", "testing", "eval", "evaluation"),
 }
 _SUFFIXES = (".conll", ".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+
+def name_splits(names: Iterable[str]) -> dict[str, str]:
+    """Which of the `names` of splits is which: {"train": "train", "validation": "dev"}. Raises InvalidData where two could
+    be one split, or none is for training."""
+    given, found = list(names), {}
+    for split, stems in _STEMS.items():
+        there = [name for name in given if str(name).lower() in stems]
+        if len(there) > 1:
+            raise InvalidData(
+                f"{there[0]!r} and {there[1]!r} could both be the {split} split", hint="Leave one out."
+            )
+        if there:
+            found[split] = there[0]
+    if "train" not in found:
+        raise InvalidData(f"the data has no split 'train', only {', '.join(map(repr, given)) or 'nothing'}")
+    return found
 
 
 def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
     A file is its own training split, and so is a folder with a metadata.* that lists its files, or of folders of pictures;
-    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.*, or folders of these names.
+    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names.
     Raises InvalidData: nothing there, no training file, or two files for one split.
     """
     if data.is_file() or any(data.glob("metadata.*")):

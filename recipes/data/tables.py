@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from adapthub.recipes.data.text import read_lines, read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
 _CSV_CELL_LIMIT = 2**31 - 1
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 _NO_DELIMITERS = '\n\r"'
 _BLOCK = 16 << 20  # characters
 _OTHER_VALUE = 512  # what is no text is taken for so many
@@ -133,7 +135,7 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = _parsed(line)
         except (json.JSONDecodeError, RecursionError) as error:
             raise InvalidData(
                 f"{path}:{number}: not JSON: {getattr(error, 'msg', 'nested too deeply')}",
@@ -145,6 +147,17 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
                 hint=f"Write one JSON object a line (jq -c '.[]' {path.name} makes lines of an array).",
             )
         yield Record(values, number)
+
+
+def _parsed(line: str) -> Any:
+    """What a line of JSON says. Half a surrogate pair, which JSON can write, is no text that a tokenizer takes."""
+    values = json.loads(line)
+    if _SURROGATE.search(line):
+        try:
+            json.dumps(values, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise json.JSONDecodeError("half of a surrogate pair stands alone", line, 0) from None
+    return values
 
 
 def _parquet_blocks(path: Path) -> Iterator[Records]:

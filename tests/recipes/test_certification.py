@@ -17,7 +17,7 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.adapters.manifest import Form, Manifest
 from adapthub.recipes import certification, certify, evaluate, train, write_certified
-from adapthub.recipes.certification import FORMS
+from adapthub.recipes.certification import FORMS, _nearest
 from adapthub.recipes.evaluation import encode_for, read_for, recipe_of
 from adapthub.recipes.merging import merged_answers
 from tests.recipes.conftest import write_ner
@@ -110,7 +110,7 @@ def test_an_adapter_trained_over_nf4_is_held_against_that(
     found = certify(made, data)
     assert found.reference == "nf4"
     assert list(found.certificates) == ["float32", "int8", "bf16", "merged"]
-    reference = evaluate(made, data, quantize="nf4").metrics["f1"].value
+    reference = evaluate(made, data).metrics["f1"].value
     assert found.certificates["float32"].metrics["f1"].reference == reference
 
 
@@ -152,6 +152,18 @@ def test_texts_that_are_written_are_compared_and_merged_too(causal_base: Path, t
     own = evaluate(made, pairs(6, 1)).metrics
     assert merged.metrics["loss"].reference == own["loss"].value
     assert merged.metrics["chrf"].value == own["chrf"].value
+
+
+def test_the_decision_of_vectors_is_the_nearest_passage() -> None:
+    """Whichever of their numbers is the largest; a passage that stands twice is one."""
+    before = [np.array(pair, float) for pair in ([[1, 0.1], [1, 0]], [[0.1, 1], [0, 1]], [[1, 0.2], [1, 0]])]
+    turned = [
+        np.array(pair, float) for pair in ([[0.1, -1], [0, -1]], [[1, 0.1], [1, 0]], [[0.2, -1], [0, -1]])
+    ]
+    passages = [[5, 6], [7], [5, 6]]
+    assert _nearest(passages, before) == _nearest(passages, turned) == [0, 1, 0]
+    confused = [before[0], np.array([[1, 0.1], [0, 1]]), before[2]]
+    assert _nearest(passages, confused) == [0, 0, 0]
 
 
 def test_what_was_found_is_written_beside_the_same_weights(

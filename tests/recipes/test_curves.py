@@ -60,6 +60,19 @@ def test_drawing_again_draws_only_what_is_new(history: list[dict[str, Any]]) -> 
     assert curves.text(Curves.of(history, "f1")) == first
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_left_out(odd: float) -> None:
+    entries = [
+        {"step": 1, "loss": odd},
+        {"step": 1, "eval_loss": odd, "eval_f1": odd},
+        {"step": 2, "loss": 0.5},
+    ]
+    drawn = Curves.of(entries, "f1")
+    assert drawn == Curves(((2, 0.5),), (), "f1", ())
+    assert "loss" in curves.text(drawn)
+    assert curves.png(drawn, "odd").startswith(b"\x89PNG")
+
+
 def test_a_run_without_evaluations_or_steps_can_be_drawn() -> None:
     for history in ([], [{"step": 1, "loss": 2.0}]):
         drawn = Curves.of(history, "f1")

@@ -101,6 +101,10 @@ def test_jsonl_skips_blank_lines_and_counts_them(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a": \n', ":2: not JSON: Expecting value"),
         ('{"a": 1}\n[1, 2]\n', ":2: a JSON list, not an object"),
         ("[" * 100_000, ":1: not JSON: nested too deeply"),
+        (
+            '{"a": "\\ud83d\\ude00"}\n{"a": {"b": ["\\uD83D"]}}\n',
+            ":2: not JSON: half of a surrogate pair stands alone",
+        ),
     ],
 )
 def test_broken_jsonl_is_named(tmp_path: Path, text: str, message: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adapthub.adapters.base import load_base
+from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import BaseMismatch, InvalidData, InvalidSettings
 from adapthub.recipes import TrainingResult, evaluate, train
 
@@ -44,6 +44,23 @@ def test_a_base_that_is_loaded_is_used_and_left_alone(
     evaluation = evaluate(trained.artifact, ner_data / "test.conll", base=base)
     assert evaluation.rows == 12
     assert not any(module._forward_hooks for module in base.model.modules())
+
+
+def test_the_base_is_held_as_it_was_trained_unless_said(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"quantize": "nf4", "max_steps": 1, "output": tmp_path / "run", "quiet": True}
+    made = train("ner", ner_data, base=str(tiny_base), **given)
+    held = []
+
+    def load(ref: str, *, quantize: str | None, **options: Any) -> Base:
+        held.append(quantize)
+        return load_base(ref, quantize=quantize, **options)
+
+    monkeypatch.setattr("adapthub.recipes.evaluation.load_base", load)
+    assert evaluate(made.artifact, ner_data / "test.conll").metrics == made.metrics["test"]
+    evaluate(made.artifact, ner_data / "test.conll", quantize="none")
+    assert held == ["nf4", None]
 
 
 def test_another_base_is_refused(

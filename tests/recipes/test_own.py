@@ -45,7 +45,7 @@ def test_every_skeleton_is_a_recipe_that_works_like_its_parent(
 def test_a_yaml_recipe_trains_and_is_evaluated_as_its_parent(tiny_base: Path, tmp_path: Path) -> None:
     path = tmp_path / "tickets.yaml"
     path.write_text(
-        "like: sentiment\noptions: {text_column: body, label_column: queue}\ndefaults: {learning_rate: 0.0123}\n"
+        "like: sentiment\noptions: {text_column: body, label_column: queue}\ndefaults: {learning_rate: 123e-4}\n"
     )
     result = train(str(path), rows(24), base=str(tiny_base), output=tmp_path / "run", **SHORT)
     manifest = result.artifact.manifest

@@ -32,7 +32,7 @@ def test_a_terminal_shows_step_loss_metric_and_time_left(
     last = [line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).splitlines() if line.strip()][-1]
     assert "4/4" in last
     assert "loss " in last
-    assert "f1 0." in last
+    assert "validation f1 0." in last
     assert "left" in last
 
 
@@ -42,8 +42,8 @@ def test_without_a_terminal_each_evaluation_is_a_plain_line(
     console = Console(file=io.StringIO(), width=20)
     lines = run(tiny_base, ner_data, tmp_path / "run", console, monkeypatch).splitlines()
     assert len(lines) == 2
-    assert re.fullmatch(r"step 2 of 4, loss \d+\.\d{3}, f1 0\.\d{4}, \d+ s left", lines[0])
-    assert re.fullmatch(r"step 4 of 4, loss \d+\.\d{3}, f1 0\.\d{4}", lines[1])
+    assert re.fullmatch(r"step 2 of 4, loss \d+\.\d{3}, validation f1 0\.\d{4}, \d+ s left", lines[0])
+    assert re.fullmatch(r"step 4 of 4, loss \d+\.\d{3}, validation f1 0\.\d{4}", lines[1])
 
 
 class Clock:

@@ -84,6 +84,17 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         runs.resumable(CONFIGURATION, path=tmp_path)
 
 
+@pytest.mark.parametrize("text", ['{"configuration"', "[]", "{}", '{"configuration": 1, "environment": {}}'])
+def test_what_is_no_run_is_no_obstacle_to_resuming_another(text: str) -> None:
+    run = runs.start(CONFIGURATION, {}, name="x")
+    other = runs.RUNS / "of-another-program"
+    other.mkdir()
+    (other / "run.json").write_text(text)
+    assert runs.resumable(CONFIGURATION) == run
+    with pytest.raises(InvalidSettings, match=r"of-another-program is not the folder of a run"):
+        runs.load(other)
+
+
 def test_the_history_comes_back_as_written() -> None:
     run = runs.start(CONFIGURATION, {}, name="x")
     assert run.history == []
@@ -99,5 +110,6 @@ def test_the_last_checkpoint_is_the_newest_whole_one() -> None:
         folder = run.checkpoints / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         (folder / "trainer_state.json").write_text(state)
-    (run.checkpoints / "checkpoint-200").mkdir()
+    for odd in ("checkpoint-200", "checkpoint-300.part"):
+        (run.checkpoints / odd).mkdir()
     assert run.last_checkpoint() == run.checkpoints / "checkpoint-10"

@@ -66,6 +66,15 @@ def test_a_dataset_dict_is_a_mapping_of_splits() -> None:
         read_splits(SENTIMENT, {"test": rows(0, 2)})
 
 
+def test_splits_by_other_names_are_found_and_what_is_not_used_is_said() -> None:
+    data = {"training": rows(0, 8), "dev": rows(8, 10), "eval": rows(10, 13), "unlabelled": rows(13, 14)}
+    read = read_splits(SENTIMENT, data)
+    assert sizes(read) == {"train": 8, "validation": 2, "test": 3}
+    assert read[1] == ("the data has 'unlabelled' besides, which is not used",)
+    with pytest.raises(InvalidData, match="'val' and 'dev' could both be the validation split"):
+        read_splits(SENTIMENT, {"train": rows(0, 8), "val": rows(8, 9), "dev": rows(9, 10)})
+
+
 def test_no_validation_is_wanted(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", rows(0, 10))
     write(tmp_path / "val.csv", rows(10, 13))

@@ -9,9 +9,9 @@ import optuna
 import pytest
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import InvalidSettings, TrainingError
+from adapthub.adapters.errors import InvalidData, InvalidSettings, TrainingError, TrainingInterrupted
 from adapthub.recipes import run as runs
-from adapthub.recipes.sweep import Choice, Range, Trial, space_of, sweep
+from adapthub.recipes.sweep import Choice, Range, Sweep, Trial, space_of, sweep
 
 SHORT: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "max_length": 32, "eval_steps": 1}
 
@@ -73,6 +73,50 @@ def test_trials_are_runs_and_the_best_is_kept(tiny_base: Path, review_data: Path
         assert manifest.hyperparameters["learning_rate"] == trial.settings["learning_rate"]
         assert manifest.hyperparameters["rank"] == trial.settings["rank"]
         assert set(manifest.metrics) == {"validation"}
+
+
+def test_a_sweep_that_goes_on_tries_something_else_and_forgets_what_was_interrupted(
+    tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(trials: int, **others: Any) -> Sweep:
+        given: dict[str, Any] = {
+            "base": str(tiny_base),
+            "space": {"learning_rate": Range(1e-4, 1e-1, False)},
+        } | SHORT
+        return sweep("sentiment", review_data, trials=trials, output=tmp_path / "sweep", **given | others)
+
+    run(1)
+    with monkeypatch.context() as patch:
+        patch.setattr("adapthub.recipes.sweep.train", interrupted)
+        with pytest.raises(TrainingInterrupted):
+            run(2)
+    found = run(2)
+    assert [trial.number for trial in found.trials] == [0, 2]
+    rates = [trial.settings["learning_rate"] for trial in found.trials]
+    assert rates[0] != rates[1]
+
+    for others, message in (
+        ({"batch_size": 2}, "holds another sweep: settings.batch_size was 4, is now 2"),
+        ({"space": {"rank": Choice((2, 4))}}, "space.rank was None"),
+        ({"validation": review_data / "test.csv"}, "data.validation.fingerprint was"),
+        ({"start": tmp_path / "sweep" / "trial-0" / "adapter"}, "a sweep begins anew"),
+    ):
+        with pytest.raises(InvalidSettings, match=message):
+            run(3, **others)
+
+
+def interrupted(*_: Any, **__: Any) -> None:
+    raise TrainingInterrupted("interrupted")
+
+
+def test_data_that_cannot_be_read_is_no_trial(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [{"text": "good", "label": "a"}] * 9
+    with pytest.raises(InvalidData, match="every row has the label 'a'"):
+        sweep(
+            "sentiment", rows, base=str(tiny_base), space={"rank": Choice((2, 4))}, trials=1,
+            output=tmp_path / "sweep",
+        )  # fmt: skip
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_trial_that_falls_behind_ends(

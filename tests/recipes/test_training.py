@@ -340,11 +340,13 @@ def test_a_family_without_past_keys_takes_no_prefix(tiny_base: Path, ner_data: P
         train_ner(tmp_path / "base", ner_data, tmp_path / "run", method="prefix")
 
 
-def test_a_folder_in_use_is_not_overwritten(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_not_overwritten_and_said_before_a_base_is_loaded(
+    ner_data: Path, tmp_path: Path
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("x")
     with pytest.raises(Conflict, match="is not empty"):
-        train_ner(tiny_base, ner_data, tmp_path / "run")
+        train_ner(Path("no-base"), ner_data, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
 
