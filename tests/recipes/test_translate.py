@@ -18,6 +18,7 @@ from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.completions import target_ids
 from adapthub.recipes.text_metrics import bleu_tokenizer, summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
+from adapthub.recipes.warm_start import Parent
 from adapthub.runtime import Runtime
 from adapthub.runtime.instructions import prompt_ids
 from tests.adapters.causal_pass import write_causal_base
@@ -86,6 +87,10 @@ def test_a_target_ends_as_the_template_ends_turns(causal_base: Path, tmp_path: P
         "translate", pairs(24, 0), base=str(base), validation=pairs(4, 1), max_steps=25, batch_size=8, max_length=64,
         learning_rate=2e-2, output=tmp_path / "run", quiet=True,
     )  # fmt: skip
+    parent, options = Parent(result.artifact, "acme/turn", "acme/turn"), recipe.options
+    assert parent.asked_as("translate", options, {"prompt": None}) == {"prompt": "Translate: {source}"}
+    assert parent.asked_as("translate", options, {"prompt": "{source}"}) == {"prompt": "{source}"}
+    assert parent.asked_as("summarize", options, {}) == {}
     with Runtime(str(base)) as runtime:
         instruction = runtime.instruction(result.artifact.path)
         assert instruction is not None
