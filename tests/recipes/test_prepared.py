@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -140,8 +141,9 @@ def test_entries_that_were_not_used_for_longest_go_when_there_is_no_room(
 ) -> None:
     job_of("sentiment", write(tmp_path / "a.csv", "sentiment"), tiny_base)
     before = set((own_home / "prepared").iterdir())
+    for entry in before:
+        os.utime(entry, (0, 0))
     monkeypatch.setattr(prepared, "MOST_BYTES", 1)
-    monkeypatch.setattr(prepared, "_FRESH", 0)
     job_of("ner", write(tmp_path / "a.conll", "ner"), tiny_base)
     assert not before & set((own_home / "prepared").iterdir())
 

@@ -136,7 +136,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
             [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         )
     for whole, summed in zip(*gradients, strict=True):
-        assert torch.allclose(whole, summed, rtol=1e-4, atol=1e-7)
+        assert (whole - summed).norm() <= 1e-5 * whole.norm() + 1e-6
     written = {"decoder_input_ids": torch.ones(5, 9, dtype=torch.long), "labels": labels}
     assert [part["labels"].shape[1] for part in trainer.parts_of({**batch, **written})] == [9] * 4
     monkeypatch.setattr(trainer, "_PASS_TOKENS", 1000)
