@@ -76,7 +76,7 @@ class Processes:
         """The mean of all processes' `value`, of one shape."""
         if self.count == 1:
             return value
-        total = value.detach().float().to(_meeting_device())
+        total = value.detach().float().to(_meeting_device(), copy=True)
         distributed.all_reduce(total)
         return total / self.count
 

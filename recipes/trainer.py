@@ -278,7 +278,7 @@ class AdapterTrainer(Trainer):
             self._unseen = len(dataloader.dataset)
             self.gather_function = lambda gathered: gathered[: self._shown]  # prediction_step has gathered
         found = super().evaluation_loop(dataloader, *arguments, **options)
-        loss, targets = self._processes.mean(self._seen).tolist()
+        loss, targets = self._seen.tolist()
         if targets and found.metrics is not None:
             found.metrics["eval_loss"] = loss / targets
         return found
@@ -287,19 +287,21 @@ class AdapterTrainer(Trainer):
         """See Trainer; counts the loss for `evaluation_loop`. Of several processes, what all of them make of a batch, in the
         order of its rows."""
         loss, outputs, labels = super().prediction_step(model, inputs, *arguments, **options)
-        targets = int(inputs["labels"].ne(IGNORED).sum())
+        targets = inputs["labels"].ne(IGNORED).sum().to(self.accelerator.device)
+        if self._processes.count > 1:  # each one's loss is its share of the batch's, times their number
+            loss = None if loss is None else self._processes.mean(loss)
+            targets = self._processes.mean(targets) * self._processes.count
         if targets and loss is not None:
-            self._seen += torch.tensor([float(loss) * targets, targets], dtype=torch.float64)
+            self._seen += torch.tensor([float(loss) * float(targets), float(targets)], dtype=torch.float64)
         if self._processes.count == 1:
             return loss, outputs, labels
         self._shown = min(self._unseen, self.args.eval_batch_size)
         self._unseen -= self._shown
         if outputs is not None:
-            rows = self._processes.gather([*outputs])[
-                : self._shown
-            ]  # one that stands in for another comes last
+            # One that stands in for another comes last.
+            rows = self._processes.gather([*outputs])[: self._shown]
             outputs, labels = pad_sequence(rows, batch_first=True), torch.zeros(len(rows))
-        return None if loss is None else self._processes.mean(loss), outputs, labels
+        return loss, outputs, labels
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers' estimate walks over every parameter of the model at every step."""
