@@ -20,7 +20,7 @@ def quiet_libraries() -> None:
 @contextmanager
 def importing() -> Iterator[None]:
     """Within: nothing is collected, for what torch and transformers make when they are imported stays; afterwards it is not
-    looked at again. A fifth of their time."""
+    looked at again."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -2,7 +2,7 @@
 
 Under `prepared/` in AdaptHub's home, a folder an entry: the examples of files with their splits, labels and notes, by the
 files' bytes, the recipe and how they are read; and rows of token ids, by the examples, the tokenizer and the settings. What
-is kept is mapped, and read and encoded some rows at a time, so memory holds none of it whole: a row takes some fifty bytes.
+is kept is mapped, and read and encoded some rows at a time, so memory holds none of it whole.
 Entries are written aside and renamed. Beyond a bound those not used for longest go; deleting the folder is harmless.
 Small files, rows that a program gives, pictures, sound, questions' windows and recipes of one's own are not kept. Does not
 read or encode: recipes do.
