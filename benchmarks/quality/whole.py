@@ -31,6 +31,11 @@ def whole(base: Base, job: Job) -> Adaptation:
     kept where the recipe compares with the model as it was.
     """
     model = task_model(base, job.task, job.labels).requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if (
+            "squeeze_excite" in name
+        ):  # EfficientNet-Lite has none: constants there pass everything on, without a gradient
+            parameter.requires_grad_(False)
     head = (*head_modules(model), *(name for name in base.uninitialised if hasattr(model.base_model, name)))
     before = (
         [one.detach().clone() for one in model.parameters()]
