@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -29,6 +30,7 @@ from adapthub.adapters.tasks import Task
 
 SCHEMA_VERSION: Literal[1] = 1
 Form = Literal["float32", "nf4", "int8", "bf16", "merged"]
+_ORDER = get_args(Form)
 """How a base is held: in these numbers, or in float32 with the adapter merged into its weights."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -106,6 +108,14 @@ class Certificate(Record):
     verdict: Literal["holds", "worse"]
 
 
+def _by_form(certificates: dict[Form, Certificate]) -> dict[Form, Certificate]:
+    return {form: certificates[form] for form in sorted(certificates, key=_ORDER.index)}
+
+
+Certificates = Annotated[dict[Form, Certificate], AfterValidator(_by_form)]
+"""Certificates in the order of Form: stored documents are sorted by name."""
+
+
 class Manifest(Record):
     """The manifest of one adapter.
 
@@ -126,7 +136,7 @@ class Manifest(Record):
     libraries: dict[str, str] = {}
     hardware: dict[str, JsonValue] = {}
     parents: list[str] = []
-    certificates: dict[Form, Certificate] = {}
+    certificates: Certificates = {}
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     files: dict[str, Sha256] = {}
 

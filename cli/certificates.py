@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from adapthub.cli.output import show_table
 
 if TYPE_CHECKING:
-    from adapthub.adapters.manifest import Certificate
+    from adapthub.adapters.manifest import Certificate, Form
 
 _COLUMNS = (
     "base",
@@ -30,15 +30,16 @@ def show_certificates(certificates: Mapping[Any, Certificate]) -> None:
     show_table([row for form, one in certificates.items() for row in _rows(form, one)], _COLUMNS)
 
 
-def certificates_of(manifest: Mapping[str, Any] | None) -> dict[str, Certificate]:
+def certificates_of(manifest: Mapping[str, Any] | None) -> Mapping[Form, Certificate]:
     """What a stored manifest says, by form; none where it says nothing that can be read."""
     from pydantic import TypeAdapter, ValidationError
 
-    from adapthub.adapters.manifest import Certificate
+    from adapthub.adapters.manifest import Certificates
 
     try:
         found = (manifest or {}).get("certificates", {})
-        return TypeAdapter(dict[str, Certificate]).validate_json(json.dumps(found))
+        certificates: Mapping[Form, Certificate] = TypeAdapter(Certificates).validate_json(json.dumps(found))
+        return certificates
     except ValidationError:
         return {}
 

@@ -19,13 +19,12 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within: nothing is collected, for what torch and transformers make when they are imported stays; afterwards it is not
-    looked at again."""
+    """Within: nothing is collected, for what torch and transformers make when they are imported stays. Not frozen either:
+    Triton, which they import, then tells of leaks when the process ends."""
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if collects:
-            gc.freeze()
             gc.enable()
