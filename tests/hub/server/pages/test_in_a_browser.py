@@ -167,7 +167,7 @@ def test_how_an_adapter_ports_is_said_where_it_was_certified(filled: HubServer, 
         rows = section.locator("tbody tr")
         expect(rows).to_have_count(2)
         assert rows.nth(0).inner_text().split("\t") == [
-            "nf4", "worse", "f1", "0.904", "-0.0075 -0.0115 to -0.0045", "8.00e-02", "1.23 %"
+            "nf4", "worse", "f1", "0.9045", "-0.0075 -0.0115 to -0.0045", "8.00e-02", "1.23 %"
         ]  # fmt: skip
         assert rows.nth(1).inner_text().split("\t")[:2] == ["bf16", "holds"]
         assert rows.nth(1).inner_text().endswith("–")
