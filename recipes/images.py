@@ -6,6 +6,7 @@ as a common one, never turns left and right around, and is measured by what such
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ _REASONS = {
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _Pictures(ABC):
     """What the two recipes share. Examples hold `image`, the digest of its bytes, and `label`, both str."""
 
     name: str
@@ -122,8 +123,9 @@ class _Pictures:
         cells = ("picture", f"read as {width} x {height}", labels[row["labels"]])
         return Preview(example.source, Path(example.path).name, ("input", "size", "label"), (cells,))
 
+    @abstractmethod
     def _may_flip(self, train: Dataset) -> bool:
-        raise NotImplementedError
+        """Whether mirror images of the pictures are of the same class."""
 
 
 @dataclass(frozen=True)

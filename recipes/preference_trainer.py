@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -129,7 +130,7 @@ class _EncodedRows(Trainer):
         """The card is ours, and checkpoints have none."""
 
 
-class PreferenceTrainer(AdapterTrainer):
+class PreferenceTrainer(AdapterTrainer, ABC):
     """AdapterTrainer over rows of answer_rows, before one of TRL's trainers in the order of inheritance.
 
     An evaluation's outputs are each row's log likelihoods [4], as PreferringRecipe.measure takes them.
@@ -216,8 +217,9 @@ class PreferenceTrainer(AdapterTrainer):
         sums: torch.Tensor = found[:, 1 - inputs["labels"].shape[1] :].float().sum(dim=1)
         return sums
 
+    @abstractmethod
     def _as_trl(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
+        """One of our batches as TRL's loss takes it."""
 
 
 class PairTrainer(PreferenceTrainer, _EncodedRows, DPOTrainer):

@@ -100,7 +100,7 @@ def _points(task: Task, values: Sequence[float], against: Sequence[Run], asked: 
     """How many points better than the mean of `against`; empty where that is not asked or not there."""
     if not asked or not against:
         return ""
-    theirs = statistics.mean(run["test"][task.metric]["value"] for run in against)
+    theirs = statistics.mean(float(run["test"][task.metric]["value"]) for run in against)
     return round((statistics.mean(values) - theirs) / task.point, 2)
 
 
