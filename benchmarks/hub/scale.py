@@ -44,12 +44,15 @@ class Filled:
 
 
 def measure(folder: Path, postgres: str | None) -> list[dict[str, Any]]:
-    """In `folder`; `postgres`: the URL of a server in which databases may be made."""
+    """In `folder`; `postgres`: the URL of a server in which databases may be made. Prints what is measured as it is known: all
+    of it takes an hour where the hubs must be filled."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for database, url in (("SQLite", None), *((("PostgreSQL", postgres),) if postgres else ())):
         for size in SIZES:
             filled = filled_hub(folder, size, url)
+            print(f"{database}, {size:,} adapters", flush=True)
             for kind, milliseconds in _measure(filled).items():
+                print(f"  {kind}: p50 {milliseconds[0]:.1f}, p99 {milliseconds[1]:.1f}", flush=True)
                 row = rows.setdefault((database, kind), {"database": database, "request": kind})
                 row |= {f"{size:,}: p50": milliseconds[0], f"{size:,}: p99": milliseconds[1]}
     return list(rows.values())

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -20,11 +21,12 @@ from tests.hub.xet.stub import Stub, running
 XORB = encode_xorb([b"first ", b"second "])
 
 
+LIMITS = XetLimits(xorb_bytes=100_000, shard_bytes=10_000)
+
+
 @pytest.fixture
 def stub(tmp_path: Path) -> Iterator[Stub]:
-    with running(
-        tmp_path / "xet", XetLimits(xorb_bytes=100_000, shard_bytes=10_000, body_seconds=0.5)
-    ) as stub:
+    with running(tmp_path / "xet", LIMITS) as stub:
         yield stub
 
 
@@ -117,11 +119,12 @@ def test_a_client_that_is_cut_off(stub: Stub) -> None:
         }
 
 
-def test_a_client_that_stops_sending(stub: Stub) -> None:
-    grant, _ = granted(stub)
-    with send(stub, grant, XORB.data[:-3], len(XORB.data)) as connection:
-        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
-    settled(stub)
+def test_a_client_that_stops_sending(tmp_path: Path) -> None:
+    with running(tmp_path / "xet", replace(LIMITS, body_seconds=0.5)) as stub:
+        grant, _ = granted(stub)
+        with send(stub, grant, XORB.data[:-3], len(XORB.data)) as connection:
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+        settled(stub)
 
 
 def test_many_at_once(stub: Stub) -> None:
