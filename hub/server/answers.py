@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from adapthub.adapters.tasks import PEFT_TASK_TYPES
+from adapthub.hub.registry import Facts
 from adapthub.hub.storage.tables import CommitRow, RepoRow
 from adapthub.hub.trees import Blob, Tree, git_oid
 
@@ -41,6 +42,15 @@ def repo_info(repo: RepoRow, commit: CommitRow | None) -> dict[str, Any]:
         "pipeline_tag": task,
         "library_name": card.get("library_name") or ("peft" if "peft" in repo.tags else None),
     }
+
+
+def config_of(facts: Facts | None) -> dict[str, Any]:
+    """What the public hub takes from a configuration: of an adapter, its base and PEFT's type of its task. None for `facts`
+    is a repository without an adapter."""
+    if facts is None:
+        return {}
+    task = PEFT_TASK_TYPES.get(facts.task) if facts.task else None
+    return {"peft": {"base_model_name_or_path": facts.base, "task_type": task}}
 
 
 def siblings(tree: Tree, *, blobs: bool) -> list[dict[str, Any]]:

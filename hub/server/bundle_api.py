@@ -18,6 +18,7 @@ from adapthub.hub.access import check_gate
 from adapthub.hub.records import files_of
 from adapthub.hub.revisions import standing_commit
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing
+from adapthub.hub.server.entity_tags import held
 from adapthub.hub.server.registry_api import readable_version
 from adapthub.hub.wire import BUNDLE_BYTES, DIGEST_HEADER, SIGNATURE_HEADER, SIZE_HEADER, SUMS
 
@@ -50,7 +51,7 @@ def bundle(
         signature = signatures.signature_of(session, row)
         if signature is not None:
             headers[SIGNATURE_HEADER] = f"{signature.sha256}:{signature.size}"
-    if if_none_match == etag:
+    if held(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     if row.size > BUNDLE_BYTES:
         return Response(status_code=204, headers=headers)

@@ -18,12 +18,13 @@ from adapthub.hub.inspection import card_of
 from adapthub.hub.knowledge import known_of
 from adapthub.hub.records import facts_of, version_of
 from adapthub.hub.revisions import head_of, require_commit
+from adapthub.hub.search import entries_of
 from adapthub.hub.server.adapters_api import next_link
-from adapthub.hub.server.answers import only, repo_info, siblings
+from adapthub.hub.server.answers import config_of, only, repo_info, siblings
 from adapthub.hub.server.dependencies import Revision, Target, TheCaller, TheServing, Words
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.signatures import version_of_commit
-from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow
+from adapthub.hub.storage.tables import MAIN, CommitRow, RefRow, VersionRow
 from adapthub.hub.trees import Tree, read_tree, read_trees
 
 router = APIRouter(tags=["repositories"])
@@ -59,6 +60,7 @@ def models(
     limit: Annotated[int | None, Query(ge=1)] = None,
     gated: bool | None = None,
     full: bool = False,
+    config: bool = False,
     cardData: bool = False,
     expand: Texts = [],  # noqa: B006
     cursor: str | None = None,
@@ -90,11 +92,15 @@ def models(
         heads = _heads(session, page.ids)
         with_files = full or "siblings" in expand
         trees = read_trees(session, [head.id for head in heads.values()]) if with_files else {}
+        with_config = config or "config" in expand
+        entries = entries_of(session, page.ids) if with_config else {}
         items = []
         for repo in repos:
             item = repo_info(repo, heads.get(repo.id))
             if full or cardData or "cardData" in expand:
                 item["cardData"] = repo.card
+            if with_config:
+                item["config"] = config_of(entries[repo.id].facts if repo.id in entries else None)
             if with_files:
                 head = heads.get(repo.id)
                 item["siblings"] = siblings(trees[head.id] if head else {}, blobs=False)
@@ -148,7 +154,9 @@ def _info(
         found = repo_info(repo, commit)
         is_head = commit is None or (head is not None and commit.id == head.id)
         found["cardData"] = repo.card if is_head else None
-        found["adapthub"] = None if commit is None else _known(session, commit)
+        version = None if commit is None else version_of_commit(session, commit)
+        found["config"] = config_of(None if version is None else facts_of(version))
+        found["adapthub"] = None if version is None else _known(session, version)
     if found["cardData"] is None:
         found["cardData"] = _metadata(serving, tree)
     found["siblings"] = siblings(tree, blobs=blobs)
@@ -158,11 +166,8 @@ def _info(
     return only(found, expand) if expand else found
 
 
-def _known(session: Session, commit: CommitRow) -> dict[str, Any] | None:
-    """What this hub knows of a commit that is a version; None of any other."""
-    version = version_of_commit(session, commit)
-    if version is None:
-        return None
+def _known(session: Session, version: VersionRow) -> dict[str, Any]:
+    """What this hub knows of a version."""
     known = known_of(session, [version.id]).get(version.id)
     return {
         **version_record(version_of(version)),

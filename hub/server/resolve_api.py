@@ -16,6 +16,7 @@ from adapthub.hub.access import Caller, check_gate, readable_repo
 from adapthub.hub.reference import Reference
 from adapthub.hub.revisions import require_commit
 from adapthub.hub.server.dependencies import FilePath, Revision, Target, TheCaller, TheServing
+from adapthub.hub.server.entity_tags import held
 from adapthub.hub.server.serving import Serving
 from adapthub.hub.server.tree_api import missing
 from adapthub.hub.trees import Blob, find_file, read_tree
@@ -39,7 +40,7 @@ async def resolve(
     """A file, or with a Range header a part of it."""
     blob, commit = await run_in_threadpool(find, serving, caller, target, revision, path)
     headers = _headers(blob, path, commit)
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if held(request.headers.get("if-none-match"), headers["ETag"]):
         return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range")
     if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:

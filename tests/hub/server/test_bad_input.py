@@ -270,7 +270,11 @@ def test_ranges(hub_server: HubServer, range_: str, status: int, expected: bytes
     assert answer.headers["x-repo-commit"] == done.oid
     head = asking.head(url, headers={"Range": range_})
     assert head.headers["etag"] == answer.headers["etag"]
-    assert asking.get(url, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    tag = answer.headers["etag"]
+    for held in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        assert asking.get(url, headers={"If-None-Match": held}).status_code == 304
+    for other in ('"other"', tag.strip('"'), f'"{tag}"'):
+        assert asking.get(url, headers={"If-None-Match": other}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,13 @@ def test_lists_page_filter_and_search(hub_server: HubServer, tmp_path: Path) -> 
     assert [model.id for model in api.list_models(search="übersicht A2")] == ["acme/a2"]
     assert [model.id for model in api.list_models(search="影评", author="acme")] == names[::-2]
     assert [model.id for model in api.list_models(author="nobody")] == []
+    config = {"peft": {"base_model_name_or_path": adapter.base_ref, "task_type": "TOKEN_CLS"}}
+    assert [model.config for model in api.list_models(fetch_config=True)] == [config] * 5
+    assert [model.config for model in api.list_models(expand=["config"], author="acme")] == [config] * 5
+    assert api.model_info(names[0]).config == config
+    api.create_repo("acme/empty")
+    assert api.model_info("acme/empty").config == {}
+    assert [model.config for model in api.list_models(search="empty", fetch_config=True)] == [{}]
     assert [model.id for model in api.list_models(pipeline_tag="token-classification", full=True)] == names[
         ::-1
     ]
