@@ -44,8 +44,8 @@ class Filled:
 
 
 def measure(folder: Path, postgres: str | None) -> list[dict[str, Any]]:
-    """In `folder`; `postgres`: the URL of a server in which databases may be made. Prints what is measured as it is known: all
-    of it takes an hour where the hubs must be filled."""
+    """In `folder`; `postgres`: the URL of a server in which databases may be made. Prints what is measured as it is known:
+    all of it takes an hour where the hubs must be filled."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for database, url in (("SQLite", None), *((("PostgreSQL", postgres),) if postgres else ())):
         for size in SIZES:
