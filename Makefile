@@ -19,10 +19,10 @@ demo: $(STAMP)
 	$(RUN) $(BIN)/adapt demo
 
 test: $(STAMP) lint
-	$(RUN) $(BIN)/python -m pytest -n 2
+	$(RUN) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(STAMP) lint
-	$(RUN) $(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(RUN) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
 
 test-gpu:
 	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu --ignore=tests/runtime/server --ignore=tests/runtime/tenants tests/adapters tests/runtime

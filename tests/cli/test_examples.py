@@ -57,6 +57,7 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_examples_run_on_a_tiny_base(cli: Command, workplace: Path, tiny_base: Path) -> None:
     tiny = {
         "package:minilm": str(tiny_base),

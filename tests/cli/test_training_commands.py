@@ -67,6 +67,7 @@ def test_the_plan_shows_the_run_and_three_aligned_samples(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_first_steps_are_tried_for_a_plan(cli: Command, splits: Path, tiny_base: Path) -> None:
     arguments = ("plan", "--task", "ner", "--data", splits, "--base", tiny_base, *TINY)
     trial = json.loads(cli(*arguments, "--json").fine())["trial"]

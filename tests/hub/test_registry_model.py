@@ -111,5 +111,5 @@ def test_any_sequence_of_calls(open_registry: Callable[[Path], Registry], tmp_pa
     adapters = [write_adapter(tmp_path / str(seed), seed=seed) for seed in range(4)]
     machine = type("Machine", (Against,), {"open": staticmethod(open_registry), "adapters": adapters})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=12, stateful_step_count=25, deadline=None)
+        machine, settings=settings(max_examples=4, stateful_step_count=25, deadline=None)
     )

@@ -84,7 +84,13 @@ def test_the_encoder_reads_the_prompt_and_the_decoder_the_target() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "method"), [("t5", "lora"), ("t5", "dora"), ("t5", "ia3"), ("bart", "lora")]
+    ("family", "method"),
+    [
+        ("t5", "lora"),
+        pytest.param("t5", "dora", marks=pytest.mark.slow),
+        pytest.param("t5", "ia3", marks=pytest.mark.slow),
+        ("bart", "lora"),
+    ],
 )
 def test_what_was_trained_is_served_measured_and_loads_in_peft(
     bases: dict[str, Path], family: str, method: str, tmp_path: Path

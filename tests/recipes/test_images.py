@@ -259,7 +259,7 @@ def test_options_that_cannot_work(colours: Path) -> None:
         read(colours / "test", flip="maybe")
 
 
-@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("method", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["vit", "resnet"])
 def test_trained_published_pulled_and_served(
     family: str, method: str, bases: dict[str, Path], colours: Path, tmp_path: Path

@@ -106,10 +106,9 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("lora", 3),  # in the middle of the first epoch, before any checkpoint
         ("lora", 6),  # at the end of an epoch
         ("lora", 10),  # at an evaluation
-        ("dora", 8),
         ("prefix", 8),
         ("nf4", 8),
-        ("int8", 8),
+        *(pytest.param(kind, 8, marks=pytest.mark.slow) for kind in ("dora", "int8")),
     ],
 )
 def test_interrupted_and_resumed_is_bit_for_bit_the_unbroken_run(
@@ -127,7 +126,9 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_unbroken_run(
     assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, 15))
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "prefix"])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dora", "prefix"))]
+)
 def test_two_steps_of_sentiment_with_a_resume_between(
     method: str, bench: Bench, review_data: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +276,7 @@ def test_the_latest_run_of_the_same_configuration_is_found(
         train("ner", bench.data / "train.conll", base=str(bench.base), resume=True, **COMMON)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_terminal_keeps_a_checkpoint(bench: Bench, tmp_path: Path) -> None:
     """A whole process, as the shell would stop it."""
     program = f"""

@@ -202,7 +202,9 @@ def test_rouge_is_rouge_scores_on_english_and_knows_other_scripts() -> None:
     assert same["rouge1"] == pytest.approx((1 + 3 / 4) / 2)
 
 
-@pytest.mark.parametrize("method", ["lora", "ia3", "prefix", "prompt"])
+@pytest.mark.parametrize(
+    "method", ["lora", "prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ia3", "prompt"))]
+)
 def test_what_was_trained_is_served_measured_and_loads_in_peft(
     causal_base: Path, method: str, tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_small_run_is_tried_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_why_a_run_cannot_be_tried_is_a_note(tiny_base: Path, ner_data: Path) -> None:
     options: dict[str, Any] = {"base": str(tiny_base), "init": "eva", "rank": 60, "try_steps": True}
     planned = plan("ner", ner_data / "train.conll", **options)

@@ -146,7 +146,7 @@ def test_greedy_tokens_are_plain_pefts(kind: str, oracle: Oracle, make: Any) -> 
         (1, {"step_tokens": 16, "max_rows": 5}),  # prompts in chunks
         (2, {"pages": 90, "max_rows": 16}),  # preemption
         (3, {"slots": 3, "max_rows": 8}),  # adapters take turns
-        (4, {"slots": 2, "pages": 60, "step_tokens": 24}),
+        pytest.param(4, {"slots": 2, "pages": 60, "step_tokens": 24}, marks=pytest.mark.slow),
     ],
 )
 def test_a_random_mix_of_64_requests_is_plain_pefts_request_by_request(

@@ -63,6 +63,7 @@ def with_nothing_else(bench: Bench, monkeypatch: pytest.MonkeyPatch, max_rows: i
     return with_graphs(bench, max_rows)
 
 
+@pytest.mark.slow
 def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(oracle: Oracle, make: Any) -> None:
     bench = make(max_rows=16, step_tokens=64)
     graphs = with_graphs(bench, 16)
@@ -79,6 +80,7 @@ def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(oracle: Oracle, make: Any
     assert bench.leaks_nothing()
 
 
+@pytest.mark.slow
 def test_a_random_mix_with_preemptions_is_plain_pefts(
     oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,8 +5,6 @@ Opens nothing.
 
 from __future__ import annotations
 
-from fastapi import FastAPI
-
 from adapthub.hub.server.pages import (
     adapter,
     assets,
@@ -20,9 +18,3 @@ from adapthub.hub.server.pages import (
 )
 
 MODULES = (assets, visitors, comparing, ranking, auditing, diffing, files, adapter, browsing)
-
-
-def add_pages(app: FastAPI) -> None:
-    """Let `app` answer browsers. Call it when every other route is there."""
-    for module in MODULES:
-        app.include_router(module.router)

@@ -280,9 +280,8 @@ def test_a_quota_is_kept_before_bytes_are_taken(server: HubServer, tmp_path: Pat
 
 
 def test_a_body_that_does_not_come(tmp_path: Path) -> None:
-    limits = Limits(body_seconds=0.2, body_rate=10**6)
-    with live(tmp_path / "served", limits=limits) as server:
-        server.client().create_repo("ada/ner")
+    with live(tmp_path / "served", limits=Limits(body_seconds=1.0, body_rate=10**6)) as server:
+        EmbeddedHub(server.data).push(write_adapter(tmp_path / "made"), "ada/ner")
         token, before = server.token(), threading.active_count()
         host, port = server.url.removeprefix("http://").split(":")
         head = f"POST /api/models/ada/ner/commit/main HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"

@@ -332,6 +332,7 @@ main(*compared)
 """
 
 
+@pytest.mark.slow
 def test_a_long_difference_is_told_of_and_computed_once(
     hub_server: HubServer, web: httpx2.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def picture_tensor() -> Any:
     return numpy.zeros((2, 2), dtype=numpy.float32)
 
 
+@pytest.mark.slow
 def test_what_strangers_write_is_text_and_no_markup(attacked: HubServer, browser: Browser) -> None:
     pages = (
         "/",
