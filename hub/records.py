@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from adapthub.adapters.admission import IGNORED
 from adapthub.hub.facts import headlines
 from adapthub.hub.registry import Alias, Entry, Facts, Metric, Move, StoredFile, Version
@@ -22,8 +24,8 @@ def version_of(row: VersionRow, *, repeated: bool = False) -> Version:
     )
 
 
-def entry_of(repo: RepoRow, newest: VersionRow) -> Entry:
-    """A repository in a list."""
+def entry_of(repo: RepoRow, newest: VersionRow, aliases: Mapping[str, int]) -> Entry:
+    """A repository in a list; `aliases`: the number of the version that each points to."""
     facts = facts_of(newest)
     shown = headlines(facts.metrics)
     return Entry(
@@ -38,7 +40,7 @@ def entry_of(repo: RepoRow, newest: VersionRow) -> Entry:
             tuple(metric for metric in facts.metrics if (metric.split, metric.name) in shown),
         ),
         versions=repo.newest,
-        aliases={alias.alias: alias.version.number for alias in repo.aliases},
+        aliases=aliases,
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Result, Select, and_, select
-from sqlalchemy.orm import Session, contains_eager, joinedload, selectinload
+from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from adapthub.hub.conditions import is_fingerprint, measured
 from adapthub.hub.records import entry_of
@@ -17,13 +17,15 @@ from adapthub.hub.registry import Entry
 from adapthub.hub.storage.tables import AliasRow, MetricRow, RepoRow, TermRow, VersionRow
 from adapthub.hub.storage.text import contains, text_index
 
+_AT_ONCE = 500  # parameters of a statement
+
 
 def list_entries(session: Session, namespace: str | None) -> list[Entry]:
     """Every adapter, or those of one namespace, by name."""
     query = _newest()
     if namespace is not None:
         query = query.where(RepoRow.namespace == namespace)
-    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
+    return [*_entries(session, query.order_by(RepoRow.namespace, RepoRow.name)).values()]
 
 
 def search_entries(
@@ -50,7 +52,7 @@ def search_entries(
         query = query.where(RepoRow.sequence.in_(found))
     if metric is not None:
         query = _measured(query, metric)
-    return _entries(session, query.order_by(RepoRow.namespace, RepoRow.name))
+    return [*_entries(session, query.order_by(RepoRow.namespace, RepoRow.name)).values()]
 
 
 def _newest() -> Select[RepoRow, VersionRow]:
@@ -58,17 +60,26 @@ def _newest() -> Select[RepoRow, VersionRow]:
     return select(RepoRow, VersionRow).join(VersionRow, is_newest)
 
 
-def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> list[Entry]:
-    return [entry_of(repo, version) for repo, version in _rows(session, query)]
+def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> dict[int, Entry]:
+    """By repository, in the query's order. No row leads back to itself, as by a repository's aliases: that would stay in
+    memory until garbage is looked for, and lists are asked for often."""
+    query = query.options(contains_eager(VersionRow.repo), joinedload(VersionRow.commit))
+    rows = session.execute(query).all()
+    aliases = _aliases(session, [repo.id for repo, _ in rows])
+    return {repo.id: entry_of(repo, version, aliases.get(repo.id, {})) for repo, version in rows}
 
 
-def _rows(session: Session, query: Select[RepoRow, VersionRow]) -> Result[RepoRow, VersionRow]:
-    query = query.options(
-        contains_eager(VersionRow.repo),
-        joinedload(VersionRow.commit),
-        selectinload(RepoRow.aliases).options(joinedload(AliasRow.version)),
+def _aliases(session: Session, repo_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """The number of the version that each alias points to, by repository."""
+    query = select(AliasRow.repo_id, AliasRow.alias, VersionRow.number).join(
+        VersionRow, VersionRow.id == AliasRow.version_id
     )
-    return session.execute(query)
+    found: dict[int, dict[str, int]] = {}
+    for start in range(0, len(repo_ids), _AT_ONCE):
+        some = AliasRow.repo_id.in_(repo_ids[start : start + _AT_ONCE])
+        for repo_id, alias, number in session.execute(query.where(some).order_by(AliasRow.alias)):
+            found.setdefault(repo_id, {})[alias] = number
+    return found
 
 
 def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -78,8 +89,7 @@ def has_term(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
 
 def entries_of(session: Session, repo_ids: Sequence[int]) -> dict[int, Entry]:
     """Those of the repositories with these keys that have a version, by key."""
-    rows = _rows(session, _newest().where(RepoRow.id.in_(repo_ids)))
-    return {repo.id: entry_of(repo, version) for repo, version in rows}
+    return _entries(session, _newest().where(RepoRow.id.in_(repo_ids)))
 
 
 def _has_base(base: str) -> ColumnElement[bool]:

@@ -76,9 +76,8 @@ async def _run(serving: Serving, port: socket.socket, announce: Callable[[Runnin
     app = create_app(serving)
     if current_thread() is main_thread():
         # Looking through everything for garbage holds up everybody for a quarter of a second: `_sweep` does it now and then,
-        # and what is there by then stays. The young are looked through less often than as a rule, or a request's own rows would
-        # be old before it ends, and be kept until then: a third of a megabyte each.
-        gc.set_threshold(50_000, 20, 1_000_000)
+        # and what is there by then stays. Young objects are looked through as ever.
+        gc.set_threshold(700, 10, 1_000_000)
     sweeping = asyncio.create_task(_sweep(serving))
     await running.run(app, serving, port, protocol, announce=announce, tails=_TAILS)
     sweeping.cancel()
