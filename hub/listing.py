@@ -149,14 +149,17 @@ def _walk(session: Session, query: Query, conditions: Sequence[Condition]) -> _W
 def _best(few: _Few | None, conditions: Sequence[Condition]) -> _Walk:
     """Through the few of which a condition holds, else through a metric from its best value on."""
     metric = next(one for one in conditions if isinstance(one, HasMetric))
+    others = _without(conditions, few, metric)
     if few is None:
         at = Keys(id=MetricRow.repo_id.expression, by_id=True)
         found: Select[Any] = select(at.id).join(RepoRow, RepoRow.id == at.id).where(metric.of_row)
-    else:
-        found, at = _through(few)
-        found = found.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, metric.of_row))
-    places = (MetricRow.value.expression, MetricRow.repo_id.expression)
-    return _Walk(found, at, places, metric.ascending, _without(conditions, few, metric))
+        return _Walk(found, at, (MetricRow.value.expression, at.id), metric.ascending, others)
+    # The value is looked up: joined, SQLite would go through all of the metric, and through the few for each.
+    found, at = _through(few)
+    of_repo = select(MetricRow.value).where(MetricRow.repo_id == RepoRow.id, metric.of_row)
+    value = of_repo.limit(1).scalar_subquery()
+    places = (value, RepoRow.id.expression)
+    return _Walk(found.where(value.is_not(None)), at, places, metric.ascending, others)
 
 
 def _newest(condition: Condition, query: Query, conditions: Sequence[Condition]) -> _Walk:

@@ -85,6 +85,8 @@ def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
     """The median and the 99th percentile of each kind, in milliseconds; and the server's memory, in MB."""
     rng = random.Random(7)
     kinds = asks.kinds(filled.population, filled.last)
+    for make in kinds.values():
+        make(rng)  # what the population keeps is there from now on: a connection that is silent for seconds is closed
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     with servers.hub(filled.data, database=filled.database) as server:
         where = urlsplit(server.url)
