@@ -303,6 +303,18 @@ class Augmenting(Protocol):
 
 
 @runtime_checkable
+class ChoosingAfterwards(Protocol):
+    """What a labelling recipe has besides where a setting is chosen once training has ended, on the validation split."""
+
+    def chosen(
+        self, outputs: Sequence[NDArray[Any]], dataset: Dataset, encoded: Encoded
+    ) -> tuple[dict[str, Any], str]:
+        """Settings that are recorded with the adapter as `resolve`'s are, and measured with as `encoded.settings`; and what
+        to tell of them. Arguments as of `measure`; ({}, "") where there is nothing to choose."""
+        ...
+
+
+@runtime_checkable
 class OwnLoss(Protocol):
     """What a recipe has besides where its models do not compute its loss."""
 

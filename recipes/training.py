@@ -11,7 +11,7 @@ parse options.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -109,7 +109,8 @@ def train(
     recipe's reading options.
 
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
-    or hardware that differ from those of a run that goes on or is repeated); by default they go to stderr, unless
+    or hardware that differ from those of a run that goes on or is repeated), and of what was chosen after the
+    last; by default they go to stderr, unless
     `quiet`, as the progress bar does.
 
     `track`: where the run is told of besides its folder ("wandb", "trackio"); `callbacks`: transformers' own, of the caller.
@@ -166,9 +167,10 @@ def train(
         processes.by_first(partial(check_run, job, base, adaptation, Path(output or runs.RUNS)))
         given = sources(job, base, task, data, validation, test, hub)
         run = processes.by_first(partial(_run, job, base, name, output, resume, given, processes))
-        notes = (*job.notes, *_changes(run, base, resume is not False, repeats, processes))
-        _tell(notes, report if processes.first else None, console)
-        outcome = Outcome(job, base, run, name, processes)
+        tell = _teller(report if processes.first else None, console)
+        for note in (*job.notes, *_changes(run, base, resume is not False, repeats, processes)):
+            tell(note)
+        outcome = Outcome(job, base, run, name, processes, tell)
         with _interruptible(job, run):
             set_seed(seed)
             called = (*trackers(track if processes.first else ()), *callbacks)
@@ -263,12 +265,13 @@ def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None, processes
         yield from changes(repeats, here, doing="repeated")
 
 
-def _tell(notes: Iterable[str], report: Callable[[str], None] | None, console: Console | None) -> None:
-    for note in notes:
-        if report is not None:
-            report(note)
-        elif console is not None:
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+def _teller(report: Callable[[str], None] | None, console: Console | None) -> Callable[[str], None]:
+    """Where notes go."""
+    if report is not None:
+        return report
+    if console is None:
+        return lambda note: None
+    return partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -112,8 +112,8 @@ class Reading:
     """How an adapter reads text and what its outputs are called; learnt from its manifest, or assumed without one.
 
     `threshold`: where any number of labels may hold at once, the probability above which one does; else None. Question
-    answering: `stride`, tokens that windows of a context share, and `no_answer`, whether there may be none. Retrieval:
-    `prefixes` of what is asked for and of passages.
+    answering: `stride`, tokens that windows of a context share, `no_answer`, whether there may be none, and by how much that
+    must beat the best answer (answers.best_answers). Retrieval: `prefixes` of what is asked for and of passages.
     """
 
     task: str | None
@@ -123,6 +123,7 @@ class Reading:
     threshold: float | None = None
     stride: int | None = None
     no_answer: bool = False
+    no_answer_threshold: float = 0.0
     prefixes: tuple[str, str] = ("", "")
 
 
@@ -263,7 +264,14 @@ def predict_answers(
     windows = [row.window for row in rows if row.window is not None]
     may_have_none = reading.no_answer if no_answer is None else no_answer
     outputs = [each.numpy() for each in logits]
-    found = best_answers(windows, outputs, top=top, longest=longest, answerable=not may_have_none)
+    found = best_answers(
+        windows,
+        outputs,
+        top=top,
+        longest=longest,
+        answerable=not may_have_none,
+        threshold=reading.no_answer_threshold,
+    )
     context = rows[0].text
     spans = [AnswerSpan(context[s.start : s.end], s.start, s.end, s.score) for s in found.spans]
     if may_have_none or not spans:  # a context of invisible characters has no token

@@ -213,6 +213,7 @@ def _reading(artifact: Artifact, binding: Binding) -> Reading:
         max_length=_count(length),
         stride=_count(recorded.get("stride")),
         no_answer=recorded.get("no_answer") is True,
+        no_answer_threshold=_number(recorded.get("no_answer_threshold"), 0.0),
         prefixes=(_text(recorded.get("query_prefix")), _text(recorded.get("passage_prefix"))),
         threshold=_number(threshold, THRESHOLD) if recorded.get("problem_type") == MULTI_LABEL else None,
     )
