@@ -27,6 +27,7 @@ from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInt
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
+from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
@@ -120,10 +121,10 @@ def train(
 
     `repeats`: a finished run that this one is to repeat (repeating.repeated gives all arguments).
 
-    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError,
-    Conflict, TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM:
-    says how to resume), OutOfMemory and TrainingError (no gradient, NaN). A push that fails raises its own
-    error and says where the adapter is.
+    Raises, before the first step, Unauthorized or Forbidden (a push that will be refused), Unreachable, InvalidSettings,
+    InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError, Conflict, TrainingError (a save and reload
+    that differs); then TrainingInterrupted (Ctrl-C, SIGTERM: says how to resume), OutOfMemory and TrainingError
+    (no gradient, NaN). A push that fails raises its own error and says where the adapter is.
     """
     if isinstance(base, Base) and quantize not in (None, base.quantization):
         raise InvalidSettings(
@@ -132,6 +133,8 @@ def train(
     check_trackers(track)
     if output is not None and resume is False:
         runs.check_unused(Path(output))
+    # of all that is asked the first: reading the data may take long
+    registry = _registry(name, find_recipe(task).task, hub, alias) if push else None
     loaded = base if isinstance(base, Base) else None
     parent = find_parent(start, hub)
     if base is None:
@@ -152,7 +155,6 @@ def train(
         check_same(job, repeats)
     processes = join(device if loaded is None else loaded.device.type)
     check_shares(job.recipe, job.settings.batch_size, processes, loaded=loaded is not None)
-    registry = _registry(name, job, hub, alias) if push and processes.first else None
     console = Console(stderr=True) if processes.first and not quiet else None
     load = partial(load_base, job.base.ref, quantize=quantize, device=device, dtype=dtype)
     base = loaded or load()
@@ -188,17 +190,17 @@ def train(
     return TrainingResult(artifact, metrics, run, version, job.recipe)
 
 
-def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str | None) -> Registry:
-    """The hub to publish to, after it agreed to the name and the alias."""
+def _registry(name: str | None, task: str, hub: Registry | str | None, alias: str | None) -> Registry:
+    """The hub to publish to, after it agreed to the name and the alias, and to whoever publishes."""
     from adapthub.hub import open_hub
     from adapthub.hub.reference import check_alias
 
     if name is None:
         raise InvalidSettings("nothing to publish under", hint="Give name='namespace/name'.")
     registry: Registry = open_hub(hub) if hub is None or isinstance(hub, str) else hub
-    check_name(name, job.task, registry)
     if alias is not None:
         check_alias(alias)
+    check_name(name, task, registry)
     return registry
 
 
