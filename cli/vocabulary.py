@@ -67,6 +67,7 @@ SET = (
     "flip",
     "gradient_accumulation",
     "gradient_checkpointing",
+    "group_column",
     "image_column",
     "label_columns",
     "label_separator",

@@ -74,6 +74,7 @@ class Embed:
     )
     formats: tuple[str, ...] = ("CSV", "TSV", "JSONL", "Parquet")
     metrics: tuple[str, ...] = ("mrr@10", "ndcg@10", "recall@1", "recall@10")
+    group: str = "query"
 
     @property
     def options(self) -> Mapping[str, str]:

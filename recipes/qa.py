@@ -56,6 +56,7 @@ class QuestionAnswering:
     description: str = "the words of a text that answer a question, or that it has no answer"
     formats: tuple[str, ...] = ("SQuAD JSON", "CSV", "TSV", "JSONL", "Parquet")
     metrics: tuple[str, ...] = ("f1", "exact", "no_answer_accuracy")
+    group: str = "context"
 
     @property
     def options(self) -> Mapping[str, str]:

@@ -293,6 +293,17 @@ class EmbeddingRecipe(Recipe, Protocol):
 
 
 @runtime_checkable
+class Grouping(Protocol):
+    """What a recipe has besides where rows belong together though their inputs differ: answers to one prompt, questions on
+    one context. No split that is made parts them."""
+
+    @property
+    def group(self) -> str:
+        """The field whose equal values they share."""
+        ...
+
+
+@runtime_checkable
 class Augmenting(Protocol):
     """What a recipe has besides where it learns from more than its examples."""
 
