@@ -23,8 +23,15 @@ from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.recipe import Encoded, EncodingAndDecoding, Recipe, Row
-from adapthub.recipes.settings import LORA_FA, OTHER_NAMES, SETTINGS, Settings
+from adapthub.recipes.recipe import Encoded, EncodingAndDecoding, GeneratingRecipe, Recipe, Row
+from adapthub.recipes.settings import (
+    LEAST_EVALUATED,
+    LORA_FA,
+    MOST_EVALUATED,
+    OTHER_NAMES,
+    SETTINGS,
+    Settings,
+)
 from adapthub.recipes.taught import taught
 
 if TYPE_CHECKING:
@@ -90,6 +97,12 @@ class Job:
     def rows(self) -> int:
         """How many those are."""
         return len(self.taught)
+
+    @property
+    def looked_at(self) -> Split | None:
+        """What of the validation split is looked at during training."""
+        split, rows = self.splits.get("validation"), self.settings.eval_rows
+        return split if split is None or rows is None else split.some(rows)
 
     @property
     def steps(self) -> int:
@@ -177,7 +190,7 @@ def prepare(
         for name, dataset in datasets.items()
     }
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
-    return Job(
+    job = Job(
         recipe=recipe,
         method=method,
         base=resolved,
@@ -193,6 +206,30 @@ def prepare(
         seed=seed,
         notes=(*notes, *cut, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
+    return _evaluating_some(job)
+
+
+def _evaluating_some(job: Job) -> Job:
+    """The same job with `eval_rows` chosen, and a note where that is not the whole validation split.
+
+    A loss differs little from sample to sample, and is looked at on what it may cost; a metric wants as many rows as can be.
+    """
+    if job.settings.eval_rows is not None:
+        return job
+    by_cost = isinstance(job.recipe, GeneratingRecipe)
+    most = job.settings.affordable_rows(job.rows) if by_cost else MOST_EVALUATED
+    notes = job.notes
+    if "validation" in job.splits and most < (all_rows := len(job.splits["validation"].dataset)):
+        every = job.settings.steps_between_evaluations(job.rows)
+        why = ""
+        if by_cost and most < MOST_EVALUATED:
+            why = ", which takes about a quarter of the time of these steps"
+            why = why if most > LEAST_EVALUATED else "; fewer would take less time, and tell too little"
+        notes += (
+            f"validation: every {every} steps {most} of {all_rows} rows are looked at, the same each time{why}"
+            " (eval_rows); at the end all are",
+        )
+    return replace(job, settings=replace(job.settings, eval_rows=most), notes=notes)
 
 
 def _decoding(recipe: Recipe, base: ResolvedBase) -> dict[str, Any]:

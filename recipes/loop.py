@@ -241,7 +241,7 @@ def _trainer(
     processes: Processes,
 ) -> Trainer:
     settings = job.settings
-    validation = job.splits["validation"].some(settings.eval_rows) if "validation" in job.splits else None
+    validation = job.looked_at
     evaluated = _longest_first(validation) if validation else ()
     kind, arguments = _training(job)
     trainer = kind(

@@ -36,6 +36,8 @@ REASONS: Mapping[str, str] = {
 }
 """Why settings that make a run cheaper are what they are by default."""
 _EVALUATION_ROWS = 64
+MOST_EVALUATED = 1000
+LEAST_EVALUATED = 64
 _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
 
 
@@ -45,7 +47,8 @@ class Settings:
 
     `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
     at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
-    evaluation. `patience` counts evaluations without progress before the run stops; 0 never stops early.
+    evaluation; None: `affordable_rows` where a loss is looked at, else 1,000.
+    `patience` counts evaluations without progress before the run stops; 0 never stops early.
     `packing`: rows of a batch without padding, where the base allows that exactly; "auto" where there is much of it. A step
     learns of `gradient_accumulation` batches of `batch_size` rows. `gradient_checkpointing`: activations are computed again
     for backward.
@@ -63,7 +66,7 @@ class Settings:
     weight_decay: float
     max_length: int | None
     eval_steps: int | None
-    eval_rows: int
+    eval_rows: int | None
     patience: int
     precision: str
     packing: bool | Literal["auto"]
@@ -75,7 +78,7 @@ class Settings:
     def resolve(cls, given: Mapping[str, Any], defaults: Defaults) -> Settings:
         """Complete `given` by `defaults`. Raises InvalidSettings naming the option that cannot work."""
         values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
-        values |= {"eval_rows": 1000, "precision": "auto", "optimizer": "adamw"}
+        values |= {"precision": "auto", "optimizer": "adamw"}
         values |= {"packing": "auto", "gradient_accumulation": 1, "gradient_checkpointing": False}
         values |= {name: value for name, value in given.items() if value is not None}
         for name in (
@@ -83,11 +86,10 @@ class Settings:
             "batch_size",
             "learning_rate",
             "lora_plus_ratio",
-            "eval_rows",
             "gradient_accumulation",
         ):
             _check(name, values[name], at_least=None)
-        for name in ("head_learning_rate", "max_length", "max_steps", "eval_steps"):
+        for name in ("head_learning_rate", "max_length", "max_steps", "eval_steps", "eval_rows"):
             if values[name] is not None:
                 _check(name, values[name], at_least=None)
         for name in ("warmup", "weight_decay", "patience"):
@@ -132,6 +134,12 @@ class Settings:
         if self.eval_steps is not None:
             return self.eval_steps
         return min(self.steps_per_epoch(rows), max(1, self.steps(rows) // _EVALUATIONS))
+
+    def affordable_rows(self, rows: int) -> int:
+        """So many rows that looking at them takes about a quarter of the time of the steps before it: a row is computed
+        forward alone, of an adapter's step about half; but no fewer than 64, for a mean, and no more than 1,000."""
+        learned = self.steps_between_evaluations(rows) * self.batch_size * self.gradient_accumulation
+        return min(MOST_EVALUATED, max(LEAST_EVALUATED, learned // 2))
 
 
 SETTINGS = tuple(field.name for field in fields(Settings))

@@ -247,9 +247,9 @@ class _Trying:
     def _evaluating(self, tried: Job, clock: _Clock) -> float:
         """Seconds of the run's evaluations, and of the checkpoint after each."""
         evaluations = self._job.steps // self._job.settings.steps_between_evaluations(self._job.rows)
-        if "validation" not in self._job.splits or clock.evaluation is None:
+        whole = self._job.looked_at
+        if whole is None or clock.evaluation is None:
             return evaluations * clock.saving
-        whole = self._job.splits["validation"].some(self._job.settings.eval_rows)
         share = _tokens(whole) / max(1, _tokens(tried.splits["validation"]))
         return evaluations * (clock.evaluation * share + clock.saving)
 
