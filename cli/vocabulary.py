@@ -78,6 +78,7 @@ SET = (
     "packing",
     "passage_column",
     "passage_prefix",
+    "pooling",
     "prompt_column",
     "query_column",
     "query_prefix",

@@ -174,7 +174,7 @@ def compare(
 ) -> None:
     """Served logits or losses of the compared rows are the trained model's. Raises TrainingError."""
     rows = _compared_rows(job)
-    served = served_outputs(job.recipe, adapted, digest, rows, batch_size=_COMPARED_ROWS)
+    served = served_outputs(job.recipe, adapted, digest, rows, job.encoding, batch_size=_COMPARED_ROWS)
     largest = max(float(np.abs(row).max(initial=0)) for row in trained)
     pairs = zip(served, trained, strict=True)
     difference = max(float(np.abs(ours - theirs).max(initial=0)) for ours, theirs in pairs) / max(
@@ -192,7 +192,7 @@ def compare(
 def compared_outputs(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any]]:
     """What the PEFT model says of a few rows: unpadded logits, or losses."""
     collate = job.recipe.collator(job.processor)
-    return trained_outputs(job.recipe, base, model, _compared_rows(job), collate)
+    return trained_outputs(job.recipe, base, model, _compared_rows(job), collate, job.encoding)
 
 
 def manifest_of(

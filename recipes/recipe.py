@@ -282,7 +282,8 @@ class EncodingAndDecoding(Protocol):
 
 @runtime_checkable
 class EmbeddingRecipe(Recipe, Protocol):
-    """A recipe whose models answer with one vector a text: the mean of its last hidden states.
+    """A recipe whose models answer with one vector a text, out of its last hidden states by adapters.pooling; which way is
+    the encoding's `pooling`.
 
     A row has `texts`, a list of what the tokenizer made of each; its collator puts all of a batch's texts under one another.
     """
