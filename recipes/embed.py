@@ -240,14 +240,15 @@ class Embed:
     ) -> Preview:
         """A row for each sub-token of every text, and which text it is of."""
         example = dataset[index]
-        cells = [
-            (surface, field if at == 0 else "")
-            for field, text in zip(
-                ("query", "passage", "negative"), encoded.rows[index]["texts"], strict=False
-            )
-            for at, surface in enumerate(tokenizer.convert_ids_to_tokens(text["input_ids"]))
+        texts = [text["input_ids"] for text in encoded.rows[index]["texts"]]
+        fields = ("query", "passage", "negative")[: len(texts)]
+        begins = [
+            field if at == 0 else ""
+            for field, ids in zip(fields, texts, strict=True)
+            for at in range(len(ids))
         ]
-        return Preview(example.source, example.fields["query"], ("sub-token", "text"), tuple(cells))
+        whole = [token for ids in texts for token in ids]
+        return Preview.of_tokens(tokenizer, whole, example.source, example.fields["query"], text=begins)
 
 
 def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:

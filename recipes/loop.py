@@ -40,6 +40,7 @@ from adapthub.recipes.job import Job, Split
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.progress import ProgressBar
+from adapthub.recipes.rates import Rates, freeze_a
 from adapthub.recipes.recipe import (
     Augmenting,
     Collator,
@@ -54,7 +55,7 @@ from adapthub.recipes.recipe import (
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.sharding import shard
-from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
+from adapthub.recipes.trainer import AdapterTrainer
 
 if TYPE_CHECKING:
     from rich.console import Console

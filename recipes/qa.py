@@ -216,11 +216,9 @@ class QuestionAnswering:
         rows = [encoded.rows[first + number] for number in range(len(encoded.windows[index]))]
         row = next((row for row in rows if row["labels"] != [NULL, NULL]), rows[0])
         start, end = row["labels"]
-        cells = [
-            (surface, "answer" if NULL < start <= at <= end else "")
-            for at, surface in enumerate(tokenizer.convert_ids_to_tokens(row["input_ids"]))
-        ]
-        return Preview(example.source, example.fields["question"], ("sub-token", "label"), tuple(cells))
+        ids = row["input_ids"]
+        label = ("answer" if NULL < start <= at <= end else "" for at in range(len(ids)))
+        return Preview.of_tokens(tokenizer, ids, example.source, example.fields["question"], label=label)
 
 
 def _gold(dataset: Dataset) -> list[list[str]]:

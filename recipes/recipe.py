@@ -26,7 +26,7 @@ Does not load models, does not train, does not write files. Heads are built by a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
@@ -135,6 +135,20 @@ class Preview:
     text: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of_tokens(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        ids: Sequence[int],
+        source: str,
+        text: str,
+        /,
+        **said: Iterable[str],
+    ) -> Preview:
+        """What is `said` of each of the tokens `ids`, a column each."""
+        surfaces = tokenizer.convert_ids_to_tokens(list(ids))
+        return cls(source, text, ("sub-token", *said), tuple(zip(surfaces, *said.values(), strict=True)))
 
 
 class Recipe(Protocol):

@@ -37,10 +37,10 @@ from adapthub.recipes.economy import packs
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.job import Job, Split, prepare
+from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.recipe import Augmenting, Rows, lengths_of
-from adapthub.recipes.trainer import LengthGroups
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
