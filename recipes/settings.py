@@ -29,12 +29,21 @@ OPTIMIZERS: Mapping[str, str] = {
     "paged-adamw-8bit": "paged_adamw_8bit",
 }
 REASONS: Mapping[str, str] = {
+    "max_steps": "epochs say how many",
+    "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
+    "warmup": "the rate rises while the optimiser's moments settle",
+    "weight_decay": "as RoBERTa is fine-tuned (Liu et al. 2019); vectors do not decay",
+    "lora_plus_ratio": "B learns as fast as A; LoRA+ (Hayou et al. 2024) is worth a try at 4 to 16",
+    "eval_steps": "once an epoch, and at least five times a run",
+    "eval_rows": "a metric wants many rows to tell steps apart; more than 1,000 tell little more",
+    "patience": "so many looks without progress may be chance; then the run ends, and its best step is kept",
+    "precision": "what the device computes fast; weights that learn stay float32",
     "packing": "rows run as one without padding where that is a tenth of a batch or more, and the base allows it exactly",
     "gradient_accumulation": "a step is one batch; more batches a step reach further with the same memory",
     "gradient_checkpointing": "activations are kept; computing them again saves most of their memory for a third more time",
     "optimizer": "an adapter's moments are small; adamw-8bit and paged-adamw save what memory they take",
 }
-"""Why settings that make a run cheaper are what they are by default."""
+"""Why settings are what they are by default, whatever the recipe."""
 _EVALUATION_ROWS = 64
 MOST_EVALUATED = 1000
 LEAST_EVALUATED = 64
