@@ -33,7 +33,7 @@ REASONS: Mapping[str, str] = {
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
     "warmup": "the rate rises while the optimiser's moments settle",
     "weight_decay": "as RoBERTa is fine-tuned (Liu et al. 2019); vectors do not decay",
-    "lora_plus_ratio": "B learns as fast as A; LoRA+ (Hayou et al. 2024) is worth a try at 4 to 16",
+    "lora_plus_ratio": "B learns as fast as A, unlike LoRA+ (Hayou et al. 2024)",
     "eval_steps": "once an epoch, and at least five times a run",
     "eval_rows": "a metric wants many rows to tell steps apart; more than 1,000 tell little more",
     "patience": "so many looks without progress may be chance; then the run ends, and its best step is kept",

@@ -19,7 +19,7 @@ from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
-from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings
+from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings, settled
 from adapthub.recipes.data.tables import read_records
 
 Bytes = Callable[[], bytes]
@@ -208,6 +208,7 @@ def _of_datasets(
 ) -> tuple[list[_Entry], str, dict[str, str]]:
     import datasets
 
+    rows = settled(rows)
     name = name or str(getattr(rows.info, "dataset_name", None) or "dataset")
     records = Records(tuple(rows.column_names), (), name, "row")
     columns = asked.columns(records)

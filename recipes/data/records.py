@@ -70,7 +70,8 @@ def of_mappings(rows: Iterable[Mapping[str, Any]], name: str = "data") -> Record
 
 
 def of_datasets(dataset: Any) -> Records:
-    """A `datasets.Dataset`; class labels become their names."""
+    """A `datasets.Dataset` or an IterableDataset; class labels become their names."""
+    dataset = settled(dataset)
     name = str(getattr(dataset.info, "dataset_name", None) or "dataset")
     names = {column: _class_names(feature) for column, feature in dataset.features.items()}
 
@@ -114,8 +115,24 @@ def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def is_datasets(source: object) -> bool:
-    """Whether `source` is a `datasets.Dataset` (asked without importing the library)."""
+    """Whether `source` is a `datasets.Dataset` or IterableDataset (asked without importing the library)."""
     return hasattr(source, "features") and hasattr(source, "column_names") and hasattr(source, "info")
+
+
+def settled(dataset: Any) -> Any:
+    """A `datasets.IterableDataset` read to its end, pictures and sound as their bytes; a `datasets.Dataset` as it is. Raises
+    InvalidData for a stream without rows."""
+    import datasets
+
+    if not isinstance(dataset, datasets.IterableDataset):
+        return dataset
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, (datasets.Image, datasets.Audio)):
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    rows = list(dataset)
+    if not rows:
+        raise InvalidData("the stream has no rows", hint="Give at least one labelled example.")
+    return datasets.Dataset.from_list(rows, features=dataset.features)
 
 
 def suffix_of(source: object) -> str:

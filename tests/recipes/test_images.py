@@ -93,7 +93,8 @@ def test_one_set_of_pictures_in_every_form(colours: Path, tmp_path: Path) -> Non
         features=features,
     )
     of_library.to_parquet(str(tmp_path / "pictures.parquet"))
-    for source in (copy, copy / "list.jsonl", of_library, tmp_path / "pictures.parquet", rows):
+    stream = of_library.to_iterable_dataset()
+    for source in (copy, copy / "list.jsonl", of_library, stream, tmp_path / "pictures.parquet", rows):
         found = read(source)
         assert seen(found) == expected, source
         assert {example.fields["image"]: len(found.bytes_of(example)) for example in found} == {

@@ -136,6 +136,26 @@ def test_a_dataset_dict_is_a_mapping_of_splits() -> None:
         read_splits(SENTIMENT, {"test": rows(0, 2)})
 
 
+def test_streams_of_the_datasets_library_are_read_as_it_reads_them() -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    known = datasets.Dataset.from_list(
+        [{"text": f"text {at}", "label": at % 2} for at in range(20)], features=features
+    )
+    unknown = datasets.IterableDataset.from_generator(lambda: iter(rows(0, 20)))
+    streams = datasets.IterableDatasetDict({"train": known.to_iterable_dataset()})
+    read, _ = read_splits(SENTIMENT, streams)
+    assert [dict(e.fields) for e in read["train"]] == [
+        dict(e.fields) for e in read_splits(SENTIMENT, {"train": known})[0]["train"]
+    ]
+    assert {e.fields["label"] for e in read["train"]} == {"bad", "good"}
+    read, _ = read_splits(SENTIMENT, unknown)
+    assert sizes((read, ())) == {"train": 18, "validation": 2}
+    with pytest.raises(InvalidData, match="the stream has no rows"):
+        read_splits(SENTIMENT, known.to_iterable_dataset().take(0))
+
+
 def test_splits_by_other_names_are_found_and_what_is_not_used_is_said() -> None:
     data = {"training": rows(0, 8), "dev": rows(8, 10), "eval": rows(10, 13), "unlabelled": rows(13, 14)}
     read = read_splits(SENTIMENT, data)
