@@ -298,6 +298,7 @@ def _arguments(job: Job, base: Base, run: Run, kind: Callable[..., TrainingArgum
     every = job.settings.steps_between_evaluations(job.rows)
     arguments = kind(
         output_dir=str(run.checkpoints),
+        run_name=run.path.name,  # as trackers call it
         max_steps=job.steps,
         per_device_train_batch_size=job.settings.batch_size,
         per_device_eval_batch_size=job.settings.eval_batch_size,

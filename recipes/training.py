@@ -42,7 +42,7 @@ from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
 from adapthub.recipes.sharding import check_shardable
-from adapthub.recipes.tracking import check_trackers, trackers
+from adapthub.recipes.tracking import check_trackers, tracked
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ def train(
         for note in (*job.notes, *_changes(run, base, resume is not False, repeats, processes)):
             tell(note)
         outcome = Outcome(job, base, run, name, processes, tell)
-        with _interruptible(job, run):
+        with _interruptible(job, run), tracked(track if processes.first else ()) as told:
             set_seed(seed)
-            called = (*trackers(track if processes.first else ()), *callbacks)
+            called = (*told, *callbacks)
             fit(job, base, adaptation, run, console=console, callbacks=called, processes=processes)
             _save(job, base, adaptation, run, outcome, processes)
     finally:
