@@ -19,7 +19,7 @@ from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
-from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings, settled
+from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings, repeated_ids, settled
 from adapthub.recipes.data.tables import read_records
 
 Bytes = Callable[[], bytes]
@@ -66,6 +66,16 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """All entries of a source, its name, which column is what, and what is odd."""
+
+    entries: list[_Entry]
+    name: str
+    columns: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Asked:
     """The columns that the caller named."""
 
@@ -97,7 +107,8 @@ def read_pictures(
     Raises InvalidData naming the pictures that are missing or do not decode, up to five, and how many they are; a row
     without picture or label; a source that holds none.
     """
-    entries, name, columns = _entries(source, _Asked(image_column, label_column, group_column))
+    found = _entries(source, _Asked(image_column, label_column, group_column))
+    entries, name = found.entries, found.name
     if not entries:
         raise InvalidData(f"{name}: there are no pictures", hint="Give at least one labelled picture.")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
@@ -125,7 +136,8 @@ def read_pictures(
         " stretch their values to 16 bits, or save them with 8"
         for first in dark[:1]
     ]
-    return PictureDataset(examples, name, columns, settings, notes=tuple(notes), files=files)
+    notes += found.notes
+    return PictureDataset(examples, name, found.columns, settings, notes=tuple(notes), files=files)
 
 
 def has_pictures(folder: Path) -> bool:
@@ -138,8 +150,7 @@ def has_pictures(folder: Path) -> bool:
     )
 
 
-def _entries(source: Any, asked: _Asked) -> tuple[list[_Entry], str, dict[str, str]]:
-    """All entries, the source's name, and which column is what."""
+def _entries(source: Any, asked: _Asked) -> _Found:
     if is_datasets(source):
         return _of_datasets(source, asked)
     if not isinstance(source, (str, Path)):
@@ -148,7 +159,7 @@ def _entries(source: Any, asked: _Asked) -> tuple[list[_Entry], str, dict[str, s
     if path.is_dir():
         table = next((path / name for name in _METADATA if (path / name).is_file()), None)
         if table is None:
-            return list(_of_folder(path)), str(path), {"image": "file", "label": "folder"}
+            return _Found(list(_of_folder(path)), str(path), {"image": "file", "label": "folder"})
         path = table
     if path.suffix.lower() == ".parquet" and path.is_file():
         return _of_parquet(path, asked)
@@ -173,7 +184,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _of_records(records: Records, folder: Path, asked: _Asked) -> tuple[list[_Entry], str, dict[str, str]]:
+def _of_records(records: Records, folder: Path, asked: _Asked) -> _Found:
     columns = asked.columns(records)
 
     def entry(row: Record) -> _Entry:
@@ -185,10 +196,11 @@ def _of_records(records: Records, folder: Path, asked: _Asked) -> tuple[list[_En
         group = _group(row.values.get(columns[GROUP])) if GROUP in columns else None
         return _Entry(read, label, records.path, row.line, records.unit, group)
 
-    return [entry(row) for row in records.rows], records.path, columns
+    entries = [entry(row) for row in records.rows]
+    return _Found(entries, records.path, columns, tuple(repeated_ids(records)))
 
 
-def _of_parquet(path: Path, asked: _Asked) -> tuple[list[_Entry], str, dict[str, str]]:
+def _of_parquet(path: Path, asked: _Asked) -> _Found:
     """By memory map: a file with the pictures' bytes may be larger than memory."""
     import datasets
 
@@ -205,7 +217,7 @@ def _of_datasets(
     *,
     name: str | None = None,
     folder: Path = Path(),
-) -> tuple[list[_Entry], str, dict[str, str]]:
+) -> _Found:
     import datasets
 
     rows = settled(rows)
@@ -230,7 +242,8 @@ def _of_datasets(
 
     labels = rows[columns["label"]]
     groups = rows[columns[GROUP]] if GROUP in columns else [None] * len(rows)
-    return [entry(at, *said) for at, said in enumerate(zip(labels, groups, strict=True))], name, columns
+    entries = [entry(at, *said) for at, said in enumerate(zip(labels, groups, strict=True))]
+    return _Found(entries, name, columns)
 
 
 def _group(value: Any) -> str | None:

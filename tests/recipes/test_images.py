@@ -117,6 +117,17 @@ def test_where_a_picture_is_from(colours: Path, tmp_path: Path) -> None:
     assert read(table)[1].source == f"{table}:3"
 
 
+def test_ids_that_stand_twice_in_a_table_of_pictures_are_said(colours: Path) -> None:
+    paths = sorted((colours / "test").rglob("*.png"))[:3]
+    rows = [
+        {"image": path.read_bytes(), "label": path.parent.name, "id": at % 2} for at, path in enumerate(paths)
+    ]
+    assert read(rows).notes == (
+        "1 rows have the id of an earlier one: 0 stands at data:row 1 and data:row 3",
+    )
+    assert read(rows[:2]).notes == ()
+
+
 def test_no_patient_stands_on_both_sides_of_a_split(colours: Path, tmp_path: Path) -> None:
     """Also where the first row's is unknown: that row stands alone."""
     paths = sorted((colours / "train").rglob("*.png"))
