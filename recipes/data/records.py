@@ -73,10 +73,15 @@ def of_datasets(dataset: Any) -> Records:
     """A `datasets.Dataset` or an IterableDataset; class labels become their names."""
     dataset = settled(dataset)
     name = str(getattr(dataset.info, "dataset_name", None) or "dataset")
-    names = {column: _class_names(feature) for column, feature in dataset.features.items()}
+    return of_mappings(named_rows(dataset), name)
+
+
+def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a `datasets.Dataset` or IterableDataset; class labels become their names."""
+    names = {column: _class_names(feature) for column, feature in (dataset.features or {}).items()}
 
     def named(column: str, value: Any) -> Any:
-        classes = names[column]
+        classes = names.get(column)
         if classes is None or value is None:
             return value
         return (
@@ -85,8 +90,8 @@ def of_datasets(dataset: Any) -> Records:
             else _class_name(classes, value)
         )
 
-    rows = ({column: named(column, value) for column, value in row.items()} for row in dataset)
-    return of_mappings(rows, name)
+    for row in dataset:
+        yield {column: named(column, value) for column, value in row.items()}
 
 
 def repeated_ids(records: Records) -> Iterator[str]:
@@ -126,13 +131,21 @@ def settled(dataset: Any) -> Any:
 
     if not isinstance(dataset, datasets.IterableDataset):
         return dataset
-    for column, feature in (dataset.features or {}).items():
-        if isinstance(feature, (datasets.Image, datasets.Audio)):
-            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    dataset = encoded_media(dataset)
     rows = list(dataset)
     if not rows:
         raise InvalidData("the stream has no rows", hint="Give at least one labelled example.")
     return datasets.Dataset.from_list(rows, features=dataset.features)
+
+
+def encoded_media(dataset: Any) -> Any:
+    """A `datasets` table or stream whose pictures and sound stay bytes."""
+    import datasets
+
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, (datasets.Image, datasets.Audio)):
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    return dataset
 
 
 def suffix_of(source: object) -> str:
