@@ -54,10 +54,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the windows of one context say: the likeliest spans first, and the probability that there is no answer."""
+    """What the windows of one context say: the likeliest spans first, and the probability that there is no answer.
+
+    `none_by`: how much more than the best span "no answer" scores, threshold taken off: there is none where that is above 0.
+    """
 
     spans: tuple[Span, ...]
     none: float
+    none_by: float
 
 
 def encode_windows(
@@ -133,13 +137,14 @@ def best_answers(
     top: int = 1,
     longest: int = LONGEST_ANSWER,
     answerable: bool = False,
+    threshold: float = 0.0,
 ) -> Answers:
     """The `top` spans of at most `longest` tokens by start logit + end logit, over all windows; logits [tokens, 2] each.
 
     Probabilities are a softmax over every allowed span of every window, and, unless `answerable`, "no answer": the least of
-    the windows' null scores (Devlin et al. 2019).
+    the windows' null scores (Devlin et al. 2019) less `threshold`, so that there is none where it is likelier than any span.
     """
-    null = -np.inf if answerable else min(float(each[NULL].sum()) for each in logits)
+    null = -np.inf if answerable else min(float(each[NULL].sum()) for each in logits) - threshold
     totals, candidates = [null], list[tuple[int, int, float]]()
     for window, each in zip(windows, logits, strict=True):
         scores = _span_scores(window, each, longest)
@@ -147,12 +152,14 @@ def best_answers(
         candidates += _likeliest(window, scores, top)
     total = float(np.logaddexp.reduce(totals))
     if total == -np.inf:
-        return Answers((), 0.0)
+        return Answers((), 0.0, np.inf)
     found: dict[tuple[int, int], float] = {}
     for start, end, score in candidates:
         found[start, end] = max(found.get((start, end), 0.0), float(np.exp(score - total)))
     best = sorted(found.items(), key=lambda item: -item[1])[:top]
-    return Answers(tuple(Span(*place, score) for place, score in best), float(np.exp(null - total)))
+    spans = tuple(Span(*place, score) for place, score in best)
+    none_by = null - max(score for _, _, score in candidates) if candidates else np.inf
+    return Answers(spans, float(np.exp(null - total)), none_by)
 
 
 def _inside(window: Window, start: int, end: int) -> NDArray[np.intp]:

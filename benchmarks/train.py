@@ -35,7 +35,8 @@ from adapthub.recipes.adaptation import adapt, precision
 from adapthub.recipes.economy import economies
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.language_loss import LanguageLoss
-from adapthub.recipes.trainer import AdapterTrainer, Rates
+from adapthub.recipes.rates import Rates
+from adapthub.recipes.trainer import AdapterTrainer
 from benchmarks.common import print_table, write_results
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
-"""What `--data` stands for: a file, a folder of splits, or `sample:NAME`; and `--base package:NAME`. Says what it
-fetches. Reads no rows: recipes do."""
+"""What `--data` stands for: a file, a folder of splits, `sample:NAME`, or `hf:NAME`, a dataset of the public Hub; and
+`--base package:NAME`. Says what it fetches. Reads no rows: recipes do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from adapthub.adapters.errors import BaseNotFound, InvalidData
 from adapthub.cli.options import complete_data
 
 SAMPLE = "sample:"
+HUB = "hf:"
 PACKAGE = "package:"
 
 data_option = click.option(
@@ -18,7 +19,7 @@ data_option = click.option(
     required=True,
     metavar="DATA",
     shell_complete=complete_data,
-    help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
+    help="A file, a folder with train.*, validation.* and test.*, sample:NAME, or hf:ORG/NAME of the Hub.",
 )
 
 
@@ -40,9 +41,14 @@ def find_split(data: str, split: str) -> Path:
 
 
 def find_data(data: str) -> Path:
-    """The path behind `data`; a sample is fetched, and said on stderr."""
+    """The path behind `data`; a sample and a dataset of the Hub are fetched, and said on stderr."""
     if not data.strip():
         raise InvalidData("no data is named", hint="Give --data a file, a folder or sample:NAME.")
+    if data.startswith(HUB) and not Path(data).exists():
+        from adapthub.cli.output import announce
+        from adapthub.recipes.data.hub_datasets import fetch_dataset
+
+        return fetch_dataset(data.removeprefix(HUB), announce)
     if not data.startswith(SAMPLE):
         return Path(data)
     from adapthub.adapters.samples import SAMPLES, fetch

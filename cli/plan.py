@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,11 @@ from adapthub.cli.training_options import plan_arguments, run_arguments, trainin
 
 if TYPE_CHECKING:
     from adapthub.recipes import Plan
+    from adapthub.recipes.planning import PlannedSplit
     from adapthub.recipes.trial import Trial
 
-_SPLIT_COLUMNS = ("split", "source", "rows", "targets", "supervised", "truncated")
+_SPLIT_COLUMNS = ("split", "source", "rows", "targets", "supervised", "truncated", "tokens_a_row")
+_MOST_CLASSES = 20
 
 
 @click.command()
@@ -145,12 +148,40 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
         ("setting", "value", "why"),
     )
     click.echo("\nData")
-    show_table([asdict(split) for split in plan.splits], _SPLIT_COLUMNS)
+    show_table([{**asdict(split), "tokens_a_row": _lengths(split)} for split in plan.splits], _SPLIT_COLUMNS)
+    if plan.splits[0].classes:
+        click.echo()
+        _show_classes(plan.splits)
     for note in plan.notes:
         click.echo(one_line(note))
     for sample in plan.samples:
         click.echo(f"\n{one_line(sample.source)}: {one_line(sample.text)}")
         show_table([dict(zip(sample.columns, row, strict=True)) for row in sample.rows], sample.columns)
+
+
+def _lengths(split: PlannedSplit) -> str | None:
+    found = split.lengths
+    return f"{found['median']}, 95 % {found['p95']}, longest {found['longest']}" if found else None
+
+
+def _show_classes(splits: Sequence[PlannedSplit]) -> None:
+    """Rows a label, by split: the most frequent of training first."""
+    labels = list(dict.fromkeys(label for split in splits for label in split.classes))
+    shown = labels[:_MOST_CLASSES]
+    show_table(
+        [
+            {"label": one_line(label), **{split.split: _share(split, label) for split in splits}}
+            for label in shown
+        ],
+        ("label", *(split.split for split in splits)),
+    )
+    if len(labels) > len(shown):
+        click.echo(f"and {len(labels) - len(shown)} labels with fewer rows (--json has all)")
+
+
+def _share(split: PlannedSplit, label: str) -> str:
+    count = split.classes.get(label, 0)
+    return f"{count} ({count / split.rows:.0%})"
 
 
 def summary(plan: Plan) -> dict[str, Any]:

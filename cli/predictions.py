@@ -59,7 +59,7 @@ def prediction_record(prediction: Prediction, text: str) -> dict[str, Any]:
         ]
         return {**record, "answers": answers}
     if prediction.features is not None:
-        return {**record, "vector": _vector(prediction)}
+        return {**record, "vector": prediction.vector.tolist()}
     scores = {label: round(score, 6) for label, score in prediction.scores.items()}
     if prediction.label is None:
         return {**record, "labels": list(prediction.labels), "scores": scores}
@@ -105,18 +105,9 @@ def _show_answers(question: str, prediction: Prediction) -> None:
 
 
 def _show_vector(text: str, prediction: Prediction) -> None:
-    values = _vector(prediction)
+    values = prediction.vector.tolist()
     click.echo(one_line(text))
     click.echo(f"  {' '.join(f'{value:.4f}' for value in values[:MAX_VALUES])} ... ({len(values)} values)")
-
-
-def _vector(prediction: Prediction) -> list[float]:
-    """What `/v1/embeddings` answers: the mean of the last hidden states, of length 1."""
-    from torch.nn.functional import normalize
-
-    assert prediction.features is not None
-    values: list[float] = normalize(prediction.features.mean(0), dim=0).tolist()
-    return values
 
 
 def _show_scores(text: str, prediction: Prediction) -> None:

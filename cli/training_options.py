@@ -80,7 +80,7 @@ _ANEW = (
         "--data",
         metavar="DATA",
         shell_complete=complete_data,
-        help="A file, a folder with train.*, validation.* and test.*, or sample:NAME.",
+        help="A file, a folder with train.*, validation.* and test.*, sample:NAME, or hf:ORG/NAME of the Hub.",
     ),
     click.option(
         "--validation",

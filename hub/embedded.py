@@ -159,6 +159,12 @@ class EmbeddedHub:
         with self._database.reading() as session:
             return find_repo(session, reference) is None
 
+    def check_may_push(self, name: str | Reference) -> None:
+        """Whether the disk lets us: whoever may write there may push. Raises StorageError."""
+        _local(parse_name(name))
+        with self._database.writing():
+            pass
+
     def _store_files(self, artifact: Artifact) -> tuple[Tree, str]:
         """The files as they are stored now, and the text of the card."""
         self._store.blobs.discard_abandoned()

@@ -83,6 +83,10 @@ class ManyHubs:
         hub, reference = self._find(name)
         return hub.available(_bare(reference))
 
+    def check_may_push(self, name: str | Reference) -> None:
+        hub, reference = self._find(name)
+        hub.check_may_push(_bare(reference))
+
     def _find(self, ref: str | Reference) -> tuple[Registry, Reference]:
         reference = ref if isinstance(ref, Reference) else Reference.parse(ref)
         if reference.hub is None:

@@ -145,6 +145,9 @@ class OwnHub:
     def available(self, reference: Reference) -> bool:
         return self._connection.read(bool, f"/api/models/{_name(reference)}/available")
 
+    def check_may_push(self, reference: Reference) -> None:
+        self._connection.ask("GET", f"/api/models/{_name(reference)}/may-push")
+
     def _entries(self, conditions: dict[str, str | None]) -> builtins.list[Entry]:
         """All pages of a list. What is published while they are read may be in none of them."""
         from adapthub.hub.documents_read import EntryDocument

@@ -83,8 +83,27 @@ class AuthDocument(BaseModel):
     accessToken: AccessDocument | None = None
 
 
+class OrganisationDocument(BaseModel):
+    """One that somebody belongs to, and as what."""
+
+    name: str
+    roleInOrg: str | None = None
+
+
 class WhoDocument(BaseModel):
     """Whom a token is of."""
 
     name: str
     auth: AuthDocument | None = None
+    orgs: list[OrganisationDocument] = []
+
+    @property
+    def scope(self) -> str | None:
+        """The token's, if that is said."""
+        token = None if self.auth is None else self.auth.accessToken
+        return None if token is None else token.role
+
+    @property
+    def writes_to(self) -> set[str]:
+        """Namespaces in which they may make repositories."""
+        return {self.name, *(one.name for one in self.orgs if one.roleInOrg != "read")}

@@ -19,12 +19,12 @@ from urllib.parse import urlencode
 
 from adapthub.adapters.admission import SIGNATURE
 from adapthub.adapters.description import describe
-from adapthub.adapters.errors import AdapterNotFound, InvalidSettings, Unreachable
+from adapthub.adapters.errors import AdapterNotFound, Forbidden, InvalidSettings, Unreachable
 from adapthub.hub.connection import error_of
 from adapthub.hub.downloading import Wanted, Watch, download, is_of
 from adapthub.hub.facts import read_facts
 from adapthub.hub.lineage import ancestors
-from adapthub.hub.plain_documents import ListedDocument
+from adapthub.hub.plain_documents import ListedDocument, WhoDocument
 from adapthub.hub.plain_facts import entry_of
 from adapthub.hub.plain_reading import Commit, PlainReading, Stored
 from adapthub.hub.reference import NEWEST, Reference
@@ -180,6 +180,22 @@ class PlainHub:
         except AdapterNotFound:
             return True
         return False
+
+    def check_may_push(self, reference: Reference) -> None:
+        if not self.available(reference):
+            self._connection.ask("GET", f"/api/models/{reference.full_name}/auth-check/write")
+            return
+        who = self._connection.read(WhoDocument, "/api/whoami-v2")
+        if who.scope == "read":
+            raise Forbidden(
+                f"the token for {self._connection.url} only reads", hint="Log in with one that may write."
+            )
+        if who.scope != "write" or reference.namespace in who.writes_to:
+            return  # what a token of another scope may, such as a fine-grained one, is not said
+        raise Forbidden(
+            f"{who.name} may not write to {reference.namespace}/ on {self._connection.url}",
+            hint=f"Publish under {who.name}/, or an organisation that lets you.",
+        )
 
     def _commit(self, artifact: Artifact, reference: Reference, message: str) -> str:
         """Make the adapter all that main holds of one, in one commit; its id."""

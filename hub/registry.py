@@ -276,3 +276,8 @@ class Registry(Protocol):
         """Whether no adapter has this name yet. A name that is taken can still be pushed to: as its next
         version."""
         ...
+
+    def check_may_push(self, name: str | Reference) -> None:
+        """Raises Unauthorized or Forbidden, or AdapterNotFound for a name that is hidden from them, where whoever asks may
+        not push this name, as far as that is known before the bytes are there. Changes nothing."""
+        ...

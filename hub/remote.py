@@ -130,6 +130,9 @@ class RemoteHub:
     def available(self, name: str | Reference) -> bool:
         return self._speaker.available(self._local(parse_name(name)))
 
+    def check_may_push(self, name: str | Reference) -> None:
+        self._speaker.check_may_push(self._local(parse_name(name)))
+
     @cached_property
     def _speaker(self) -> Speaker:
         """Raises Unreachable where nobody answers, StorageError where it is no hub that this version knows."""

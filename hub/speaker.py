@@ -75,6 +75,8 @@ class Speaker(Protocol):
 
     def available(self, reference: Reference) -> bool: ...
 
+    def check_may_push(self, reference: Reference) -> None: ...
+
 
 def read_file(artifact: Artifact, path: str) -> bytes:
     """The bytes of a file. Raises IntegrityError where they changed since the artifact was read."""

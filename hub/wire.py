@@ -4,6 +4,7 @@ GET  /api/adapthub                                    which hub this is
 GET  /api/adapters                                    documents.entry_record, a page of them; Link has the next
 GET  /api/models/{name}/lineage                       documents.lineage_record
 GET  /api/models/{name}/available
+GET  /api/models/{name}/may-push                      204, or why not
 GET  /api/models/{name}/versions/{revision}           Version
 GET  /api/models/{name}/versions/{revision}/details   Details
 GET  /api/models/{name}/versions/{revision}/bundle    a tar

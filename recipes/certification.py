@@ -97,7 +97,7 @@ def certify(
             left_out[form] = "some outputs are not finite"
             continue
         certificates[form] = bench.certificate(reference, before, after)
-    return Certification(artifact, reference, certificates, left_out, tuple(recipe.metrics))
+    return Certification(artifact, reference, certificates, left_out, bench.headline(before))
 
 
 def write_certified(found: Certification, target: Path | str) -> Artifact:
@@ -153,8 +153,14 @@ class _Bench:
         statistics = measured(self.recipe, self.manifest, self.dataset, encoded, answers)
         return _Outcome(answers.outputs, _decisions(self.recipe, encoded, answers), statistics)
 
+    def headline(self, outcome: _Outcome) -> tuple[str, ...]:
+        """The recipe's metrics that these rows have: some need rows of a kind."""
+        found = outcome.statistics.values()
+        return tuple(name for name in self.recipe.metrics if name in found)
+
     def certificate(self, reference: Form, before: _Outcome, after: _Outcome) -> Certificate:
         found = differences(before.statistics, after.statistics)
+        headline = self.headline(before)
         drifts = {
             name: Drift(
                 reference=one.first,
@@ -164,9 +170,9 @@ class _Bench:
                 high=one.high,
                 n=one.n,
             )
-            for name, one in ((name, found[name]) for name in self.recipe.metrics)
+            for name, one in ((name, found[name]) for name in headline)
         }
-        worse = any(better(name, found[name]) == 1 for name in self.recipe.metrics)
+        worse = any(better(name, found[name]) == 1 for name in headline)
         pairs = list(zip(before.outputs, after.outputs, strict=True))
         largest = max(float(np.abs(row).max(initial=0)) for row in before.outputs) or 1.0
         apart = [np.abs(after_row - before_row) for before_row, after_row in pairs]

@@ -90,7 +90,8 @@ def compare(
         encoded = encode_for(recipe, record, dataset, loaded[1])
         statistics.append(statistics_of(recipe, artifact, loaded[1], dataset, encoded, batch_size=batch_size))
     found = differences(*statistics)
-    ordered = {name: found[name] for name in (*recipe.metrics, *found)}
+    headline = tuple(name for name in recipe.metrics if name in found)  # some need rows of a kind
+    ordered = {name: found[name] for name in (*headline, *found)}
     winner = better(recipe.metrics[0], ordered[recipe.metrics[0]])
     digests = [artifact.digest for artifact in artifacts]
     return Comparison(
@@ -98,7 +99,7 @@ def compare(
         second=digests[1],
         source=dataset.source,
         rows=len(dataset),
-        headline=tuple(recipe.metrics),
+        headline=headline,
         metrics=ordered,
         better=digests[winner - 1] if winner else None,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.batches import IGNORED
@@ -105,12 +105,8 @@ def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: st
     ids, labels = row["input_ids"], row["labels"]
     if "decoder_input_ids" in row:
         ids, labels = [*ids, *labels], [*(IGNORED for _ in ids), *labels]
-    surfaces = tokenizer.convert_ids_to_tokens(ids)
-    cells: list[tuple[Any, ...]] = [
-        (surface, "learnt" if label != IGNORED else "")
-        for surface, label in zip(surfaces, labels, strict=True)
-    ]
-    return Preview(source, text, ("sub-token", "loss"), tuple(cells))
+    loss = ("learnt" if label != IGNORED else "" for label in labels)
+    return Preview.of_tokens(tokenizer, ids, source, text, loss=loss)
 
 
 def _written_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:

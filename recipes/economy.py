@@ -14,8 +14,8 @@ from peft import PeftModel
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.flat import same_rows
+from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.recipe import PreferringRecipe, lengths_of
-from adapthub.recipes.trainer import LengthGroups
 from adapthub.recipes.unpadded import flat_offset, runs_unpadded, unpadded
 
 if TYPE_CHECKING:

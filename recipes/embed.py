@@ -2,8 +2,9 @@
 other out.
 
 Contrastive training with in-batch negatives (InfoNCE, van den Oord et al. 2018; sentence-transformers calls it
-MultipleNegativesRankingLoss): each query shall find its own passage among all of its batch. Vectors are the mean of the last
-hidden states, as they are served. There is no head: the artifact is a plain PEFT adapter of the backbone. Does not train.
+MultipleNegativesRankingLoss): each query shall find its own passage among all of its batch. Vectors are pooled as the
+base's sentence-transformers files say (adapters/pooling), and served so. There is no head: the artifact is a plain PEFT
+adapter of the backbone. Does not train.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.adapters.pooling import MEAN, POOLINGS, vectors_of
 from adapthub.recipes.batches import check_length, contrastive_collator
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pairs import text_of
@@ -74,6 +76,7 @@ class Embed:
     )
     formats: tuple[str, ...] = ("CSV", "TSV", "JSONL", "Parquet")
     metrics: tuple[str, ...] = ("mrr@10", "ndcg@10", "recall@1", "recall@10")
+    group: str = "query"
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -83,6 +86,8 @@ class Embed:
             "negative_column": f"a column of passages that do not answer (default: {' or '.join(_NEGATIVE)}, if there)",
             "query_prefix": 'put before what asks, in training and serving, such as "query: " for E5 (default none)',
             "passage_prefix": 'put before passages, such as "passage: " for E5 (default none)',
+            "pooling": f"how hidden states become a vector: {', '.join(POOLINGS)}"
+            " (default: as the base's files say, else mean)",
             "temperature": "what similarities are divided by in the loss (default 0.05)",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
@@ -105,12 +110,13 @@ class Embed:
         negative_column: str | None = None,
         query_prefix: str = "",
         passage_prefix: str = "",
+        pooling: str | None = None,
         temperature: float = 0.05,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read. A row may leave its negative empty."""
-        _check_options(query_prefix, passage_prefix, temperature)
+        _check_options(query_prefix, passage_prefix, pooling, temperature)
         records = read_records(source, encoding=encoding, delimiter=delimiter)
         columns = {
             "query": records.column("query", query_column, _QUERY),
@@ -135,6 +141,7 @@ class Embed:
             "query_prefix": query_prefix,
             "passage_prefix": passage_prefix,
             "temperature": float(temperature),
+            **({} if pooling is None else {"pooling": pooling}),
         }
         return Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
 
@@ -157,7 +164,7 @@ class Embed:
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:
-        """max_length of each text, the prefixes and the loss's temperature."""
+        """max_length of each text, the prefixes, the loss's temperature, and pooling where it was asked for."""
         return {**train.settings, "max_length": check_length(tokenizer, max_length)}
 
     def encode(
@@ -197,10 +204,9 @@ class Embed:
         import torch
         from torch.nn import functional as F
 
-        from adapthub.recipes.served import mean_pooled
-
         rows = len(batch["labels"])
-        vectors = F.normalize(mean_pooled(outputs, batch["attention_mask"]), dim=-1)
+        pooling = settings.get("pooling", MEAN)
+        vectors = F.normalize(vectors_of(outputs, batch["attention_mask"], pooling), dim=-1)
         scores = vectors[:rows] @ vectors[rows:].T / settings["temperature"]
         own = torch.arange(rows, device=scores.device)
         hidden = _also_right(batch, rows)
@@ -234,14 +240,15 @@ class Embed:
     ) -> Preview:
         """A row for each sub-token of every text, and which text it is of."""
         example = dataset[index]
-        cells = [
-            (surface, field if at == 0 else "")
-            for field, text in zip(
-                ("query", "passage", "negative"), encoded.rows[index]["texts"], strict=False
-            )
-            for at, surface in enumerate(tokenizer.convert_ids_to_tokens(text["input_ids"]))
+        texts = [text["input_ids"] for text in encoded.rows[index]["texts"]]
+        fields = ("query", "passage", "negative")[: len(texts)]
+        begins = [
+            field if at == 0 else ""
+            for field, ids in zip(fields, texts, strict=True)
+            for at in range(len(ids))
         ]
-        return Preview(example.source, example.fields["query"], ("sub-token", "text"), tuple(cells))
+        whole = [token for ids in texts for token in ids]
+        return Preview.of_tokens(tokenizer, whole, example.source, example.fields["query"], text=begins)
 
 
 def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:
@@ -253,7 +260,11 @@ def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:
     return (same_query.float() @ same_passage.float()) > 0
 
 
-def _check_options(query_prefix: object, passage_prefix: object, temperature: object) -> None:
+def _check_options(
+    query_prefix: object, passage_prefix: object, pooling: object, temperature: object
+) -> None:
+    if pooling is not None and pooling not in POOLINGS:
+        raise InvalidSettings(f"pooling is one of {', '.join(POOLINGS)}; {pooling!r} is not")
     for name, value in (("query_prefix", query_prefix), ("passage_prefix", passage_prefix)):
         if not isinstance(value, str):
             raise InvalidSettings(f"{name} is a text, not {value!r}")

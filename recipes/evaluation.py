@@ -164,7 +164,9 @@ def answers_of(
     adapted = AdaptedBase(base)
     try:
         digest = adapted.attach(artifact)
-        outputs = served_outputs(recipe, adapted, digest, encoded.rows, batch_size=batch_size)
+        outputs = served_outputs(
+            recipe, adapted, digest, encoded.rows, manifest.hyperparameters, batch_size=batch_size
+        )
     finally:
         adapted.close()
     if isinstance(recipe, GeneratingRecipe):

@@ -18,8 +18,8 @@ import numpy as np
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.recipes.data.classes import ordered_classes
-from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.pictures import IMAGE, LABEL, PictureDataset, read_pictures
+from adapthub.recipes.data.dataset import GROUP, Dataset, Example
+from adapthub.recipes.data.pictures import GROUPS, IMAGE, LABEL, PictureDataset, read_pictures
 from adapthub.recipes.medical_metrics import MedicalStatistics, medical_statistics
 from adapthub.recipes.metrics import Statistics, class_statistics
 from adapthub.recipes.picture_rows import Augmentation, PictureRows, collate_pictures
@@ -44,6 +44,7 @@ class _Pictures(ABC):
     description: str
     metrics: tuple[str, ...]
     task: str = IMAGE_CLASSIFICATION
+    group: str = GROUP
     formats: tuple[str, ...] = ("a folder of class folders", "CSV", "TSV", "JSONL", "Parquet")
 
     @property
@@ -51,6 +52,8 @@ class _Pictures(ABC):
         return {
             "image_column": f"the column of paths or bytes (default: the first of {', '.join(IMAGE)})",
             "label_column": f"the column of labels (default: the first of {', '.join(LABEL)})",
+            "group_column": "a column whose equal rows no split that is made parts (default: the first of"
+            f" {', '.join(GROUPS)}, if there)",
             "crop": "training: the smallest share of a picture that a random crop keeps, from 0 to 1; 1 for no crops",
             "flip": "training: whether left and right may be exchanged, true or false",
         }
@@ -64,6 +67,7 @@ class _Pictures(ABC):
         *,
         image_column: str | None = None,
         label_column: str | None = None,
+        group_column: str | None = None,
         crop: float | None = None,
         flip: bool | None = None,
     ) -> Dataset:
@@ -73,7 +77,13 @@ class _Pictures(ABC):
         if flip is not None and not isinstance(flip, bool):
             raise InvalidSettings(f"flip is true or false; {flip!r} is not")
         settings = {name: value for name, value in (("crop", crop), ("flip", flip)) if value is not None}
-        return read_pictures(source, image_column=image_column, label_column=label_column, settings=settings)
+        return read_pictures(
+            source,
+            image_column=image_column,
+            label_column=label_column,
+            group_column=group_column,
+            settings=settings,
+        )
 
     def labels_of(self, example: Example) -> frozenset[str]:
         return frozenset((example.fields["label"],))

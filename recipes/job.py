@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.methods import SERVED, find_method, method_settings
+from adapthub.adapters.pooling import MEAN, POOLINGS, pooling_of
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.adapters.tasks import TEXT_GENERATION, Task
 from adapthub.recipes.catalog import find_recipe
@@ -23,8 +24,22 @@ from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.recipe import Encoded, EncodingAndDecoding, Recipe, Row
-from adapthub.recipes.settings import LORA_FA, OTHER_NAMES, SETTINGS, Settings
+from adapthub.recipes.recipe import (
+    EmbeddingRecipe,
+    Encoded,
+    EncodingAndDecoding,
+    GeneratingRecipe,
+    Recipe,
+    Row,
+)
+from adapthub.recipes.settings import (
+    LEAST_EVALUATED,
+    LORA_FA,
+    MOST_EVALUATED,
+    OTHER_NAMES,
+    SETTINGS,
+    Settings,
+)
 from adapthub.recipes.taught import taught
 
 if TYPE_CHECKING:
@@ -90,6 +105,12 @@ class Job:
     def rows(self) -> int:
         """How many those are."""
         return len(self.taught)
+
+    @property
+    def looked_at(self) -> Split | None:
+        """What of the validation split is looked at during training."""
+        split, rows = self.splits.get("validation"), self.settings.eval_rows
+        return split if split is None or rows is None else split.some(rows)
 
     @property
     def steps(self) -> int:
@@ -171,13 +192,15 @@ def prepare(
     longest = _longest(settings.max_length, given, adapter, resolved)
     encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
     encoding |= _decoding(recipe, resolved)
+    pooled, how = _pooling(recipe, resolved, encoding)
+    encoding |= pooled
     settings = replace(settings, max_length=encoding.get("max_length"))
     splits = {
         name: Split(dataset, prepare_rows(recipe, processor, resolved, dataset, labels, encoding))
         for name, dataset in datasets.items()
     }
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
-    return Job(
+    job = Job(
         recipe=recipe,
         method=method,
         base=resolved,
@@ -191,8 +214,32 @@ def prepare(
         encoding=encoding,
         parent=parent,
         seed=seed,
-        notes=(*notes, *cut, *_served(adapter), *(parent.notes(labels) if parent else ())),
+        notes=(*notes, *cut, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
+    return _evaluating_some(job)
+
+
+def _evaluating_some(job: Job) -> Job:
+    """The same job with `eval_rows` chosen, and a note where that is not the whole validation split.
+
+    A loss differs little from sample to sample, and is looked at on what it may cost; a metric wants as many rows as can be.
+    """
+    if job.settings.eval_rows is not None:
+        return job
+    by_cost = isinstance(job.recipe, GeneratingRecipe)
+    most = job.settings.affordable_rows(job.rows) if by_cost else MOST_EVALUATED
+    notes = job.notes
+    if "validation" in job.splits and most < (all_rows := len(job.splits["validation"].dataset)):
+        every = job.settings.steps_between_evaluations(job.rows)
+        why = ""
+        if by_cost and most < MOST_EVALUATED:
+            why = ", which takes about a quarter of the time of these steps"
+            why = why if most > LEAST_EVALUATED else "; fewer would take less time, and tell too little"
+        notes += (
+            f"validation: every {every} steps {most} of {all_rows} rows are looked at, the same each time{why}"
+            " (eval_rows); at the end all are",
+        )
+    return replace(job, settings=replace(job.settings, eval_rows=most), notes=notes)
 
 
 def _decoding(recipe: Recipe, base: ResolvedBase) -> dict[str, Any]:
@@ -207,6 +254,24 @@ def _decoding(recipe: Recipe, base: ResolvedBase) -> dict[str, Any]:
         )
     start = getattr(config, "decoder_start_token_id", None)
     return recipe.decoding_from(config.pad_token_id if start is None else start)
+
+
+def _pooling(
+    recipe: Recipe, base: ResolvedBase, encoding: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Where a recipe embeds and nobody said how hidden states become a vector: as the base's files do, and a note. Raises
+    InvalidSettings for a way that is not computed here."""
+    if not isinstance(recipe, EmbeddingRecipe) or "pooling" in encoding:
+        return {}, ()
+    found = pooling_of(base.path)
+    if found is not None and found not in POOLINGS:
+        raise InvalidSettings(
+            f"{base.ref} pools hidden states by {found}, which is not computed here",
+            hint=f"Set pooling={MEAN}, or another of {', '.join(POOLINGS)}: the adapter learns to be pooled so.",
+        )
+    why = "because its files say nothing else" if found is None else "as its sentence-transformers files say"
+    pooling = found or MEAN
+    return {"pooling": pooling}, (f"pooling: {pooling} of {base.ref}'s hidden states, {why}",)
 
 
 def _by_ids(adapter: dict[str, Any], processor: Any) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from adapthub.recipes.job import Job, Split
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.progress import ProgressBar
+from adapthub.recipes.rates import Rates, freeze_a
 from adapthub.recipes.recipe import (
     Augmenting,
     Collator,
@@ -54,7 +55,7 @@ from adapthub.recipes.recipe import (
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.sharding import shard
-from adapthub.recipes.trainer import AdapterTrainer, Rates, freeze_a
+from adapthub.recipes.trainer import AdapterTrainer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -241,7 +242,7 @@ def _trainer(
     processes: Processes,
 ) -> Trainer:
     settings = job.settings
-    validation = job.splits["validation"].some(settings.eval_rows) if "validation" in job.splits else None
+    validation = job.looked_at
     evaluated = _longest_first(validation) if validation else ()
     kind, arguments = _training(job)
     trainer = kind(
@@ -297,6 +298,7 @@ def _arguments(job: Job, base: Base, run: Run, kind: Callable[..., TrainingArgum
     every = job.settings.steps_between_evaluations(job.rows)
     arguments = kind(
         output_dir=str(run.checkpoints),
+        run_name=run.path.name,  # as trackers call it
         max_steps=job.steps,
         per_device_train_batch_size=job.settings.batch_size,
         per_device_eval_batch_size=job.settings.eval_batch_size,

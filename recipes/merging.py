@@ -52,7 +52,8 @@ def merged_answers(
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
         rows = [encoded.rows[at] for at in places]
-        outputs |= dict(zip(places, trained_outputs(recipe, base, model, rows, collate), strict=True))
+        found = trained_outputs(recipe, base, model, rows, collate, manifest.hyperparameters)
+        outputs |= dict(zip(places, found, strict=True))
     return Answers([outputs[at] for at in range(len(lengths))], None)
 
 

@@ -202,15 +202,14 @@ class Ner:
         """One row a sub-token: its text, and the word and label that it carries, if any."""
         example, row = dataset[index], encoded.rows[index]
         word_at = {position: word for word, position in enumerate(encoded.positions[index]) if position >= 0}
-        surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
-        cells = [
-            (surface, example.fields["tokens"][word_at[position]], labels[row["labels"][position]])
-            if position in word_at
-            else (surface, "", "")
-            for position, surface in enumerate(surfaces)
-        ]
-        return Preview(
-            example.source, " ".join(example.fields["tokens"]), ("sub-token", "word", "label"), tuple(cells)
+        ids, words = row["input_ids"], example.fields["tokens"]
+        return Preview.of_tokens(
+            tokenizer,
+            ids,
+            example.source,
+            " ".join(words),
+            word=(words[word_at[at]] if at in word_at else "" for at in range(len(ids))),
+            label=(labels[row["labels"][at]] if at in word_at else "" for at in range(len(ids))),
         )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +26,12 @@ from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
 from adapthub.recipes import curves
 from adapthub.recipes.adaptation import Adaptation, adapt
 from adapthub.recipes.environment import hardware, libraries
-from adapthub.recipes.evaluation import statistics_of
-from adapthub.recipes.job import Job
+from adapthub.recipes.evaluation import answers_of, measured
+from adapthub.recipes.job import Job, Split
 from adapthub.recipes.medical_metrics import MedicalStatistics
-from adapthub.recipes.metrics import Estimate
+from adapthub.recipes.metrics import Estimate, Measured
 from adapthub.recipes.processes import ALONE, Processes
-from adapthub.recipes.recipe import Row
+from adapthub.recipes.recipe import ChoosingAfterwards, Row
 from adapthub.recipes.run import Run
 from adapthub.recipes.served import served_outputs, trained_outputs
 
@@ -47,8 +49,15 @@ class Outcome:
     """Writes and measures the artifact of one run."""
 
     def __init__(
-        self, job: Job, base: Base, run: Run, name: str | None, processes: Processes = ALONE
+        self,
+        job: Job,
+        base: Base,
+        run: Run,
+        name: str | None,
+        processes: Processes = ALONE,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
+        self._tell = tell
         self._processes = processes
         self._job = job
         self._base = base
@@ -57,6 +66,7 @@ class Outcome:
         self._trained: list[NDArray[Any]] = []
         self._config: Any = None
         self._tensors: dict[str, torch.Tensor] = {}
+        self._chosen: dict[str, Any] = {}
         self._picture = b""
         self._reliability = b""
 
@@ -88,17 +98,11 @@ class Outcome:
             compare(adapted, digest, self._job, self._trained, f"it is kept at {self._run.adapter}")
         finally:
             adapted.close()
-        measured = {name: split for name, split in self._job.splits.items() if name != "train"}
         metrics = {}
-        for name, split in measured.items():
-            statistics = statistics_of(
-                self._job.recipe,
-                Artifact.read(self._run.adapter),
-                self._base,
-                split.dataset,
-                split.encoded,
-                batch_size=self._job.settings.eval_batch_size,
-            )
+        for name, split in self._job.splits.items():
+            if name == "train":
+                continue
+            statistics = self._statistics(name, split)
             metrics[name] = statistics.estimates()
             if isinstance(statistics, MedicalStatistics):
                 self._reliability = curves.reliability_png(statistics.reliability(), f"{self._name}, {name}")
@@ -107,8 +111,25 @@ class Outcome:
         self._run.mark("finished", metrics=_plain(metrics), artifact=artifact.digest)
         return artifact, metrics
 
+    def _statistics(self, name: str, split: Split) -> Measured:
+        """What the artifact is worth on a split. What the recipe chooses by validation holds from there on."""
+        recipe, artifact = self._job.recipe, Artifact.read(self._run.adapter)
+        batch_size = self._job.settings.eval_batch_size
+        answers = answers_of(
+            recipe, artifact, self._base, split.dataset, split.encoded, batch_size=batch_size
+        )
+        if name == "validation" and isinstance(recipe, ChoosingAfterwards):
+            self._chosen, words = recipe.chosen(answers.outputs, split.dataset, split.encoded)
+            if words:
+                self._tell(words)
+        encoded = split.encoded
+        if self._chosen:
+            encoded = replace(encoded, settings={**encoded.settings, **self._chosen})
+        assert artifact.manifest is not None
+        return measured(recipe, artifact.manifest, split.dataset, encoded, answers)
+
     def _write(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Artifact:
-        manifest = manifest_of(self._job, self._base, metrics, self._processes.count)
+        manifest = manifest_of(self._job, self._base, metrics, self._processes.count, self._chosen)
         return write_artifact(
             self._run.adapter,
             config=self._config,
@@ -153,7 +174,7 @@ def compare(
 ) -> None:
     """Served logits or losses of the compared rows are the trained model's. Raises TrainingError."""
     rows = _compared_rows(job)
-    served = served_outputs(job.recipe, adapted, digest, rows, batch_size=_COMPARED_ROWS)
+    served = served_outputs(job.recipe, adapted, digest, rows, job.encoding, batch_size=_COMPARED_ROWS)
     largest = max(float(np.abs(row).max(initial=0)) for row in trained)
     pairs = zip(served, trained, strict=True)
     difference = max(float(np.abs(ours - theirs).max(initial=0)) for ours, theirs in pairs) / max(
@@ -171,13 +192,18 @@ def compare(
 def compared_outputs(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any]]:
     """What the PEFT model says of a few rows: unpadded logits, or losses."""
     collate = job.recipe.collator(job.processor)
-    return trained_outputs(job.recipe, base, model, _compared_rows(job), collate)
+    return trained_outputs(job.recipe, base, model, _compared_rows(job), collate, job.encoding)
 
 
 def manifest_of(
-    job: Job, base: Base, metrics: Mapping[str, Mapping[str, Estimate]], processes: int = 1
+    job: Job,
+    base: Base,
+    metrics: Mapping[str, Mapping[str, Estimate]],
+    processes: int = 1,
+    chosen: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
-    """What is recorded of a job, with the names of its data files but not where they lie."""
+    """What is recorded of a job, with the names of its data files but not where they lie. `chosen`: settings that the end of
+    training gave."""
     return Manifest(
         task=job.task,
         labels=job.labels or None,
@@ -185,7 +211,7 @@ def manifest_of(
         quantization=base.quantization,
         recipe=job.recipe.name,
         method=job.method,
-        hyperparameters=job.hyperparameters,
+        hyperparameters={**job.hyperparameters, **chosen},
         seed=job.seed,
         data={
             name: DataRecord(

@@ -7,11 +7,13 @@ data and the base's configuration and loads no weights; writes nothing but what 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from adapthub.adapters.base import Base, ResolvedBase, skeleton_of
@@ -23,7 +25,7 @@ from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.preflight import check_optimizer
-from adapthub.recipes.recipe import PreferringRecipe, lengths_of
+from adapthub.recipes.recipe import GeneratingRecipe, PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
@@ -45,6 +47,9 @@ _ATTENTION_VALUES = 2.5
 class PlannedSplit:
     """One split: `targets` counts the labels in the data, `supervised` those that are seen after truncation,
     `truncated` the rows that are cut.
+
+    `lengths`: tokens of a row, cut as they are learnt: its "median", "p95" and "longest"; {} where rows have none.
+    `classes`: how many rows have each label, the most frequent first; {} where there are none.
     """
 
     split: str
@@ -53,6 +58,8 @@ class PlannedSplit:
     targets: int
     supervised: int
     truncated: int
+    lengths: Mapping[str, int]
+    classes: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def plan(
         + _activation_bytes(job, adaptation),
         settings=job.hyperparameters,
         reasons=_reasons(job, settings),
-        splits=tuple(_split(name, split) for name, split in job.splits.items()),
+        splits=tuple(_split(job, name, split) for name, split in job.splits.items()),
         notes=(*job.notes, *why_not),
         samples=_samples(job),
         trial=trial,
@@ -166,11 +173,21 @@ def _trial(arguments: Mapping[str, Any]) -> tuple[Trial | None, tuple[str, ...]]
         return None, (f"memory and time are not known: {error}",)
 
 
-def _split(name: str, split: Split) -> PlannedSplit:
-    encoded = split.encoded
-    rows = len(split.dataset)
+def _split(job: Job, name: str, split: Split) -> PlannedSplit:
+    encoded, lengths = split.encoded, dict[str, int]()
+    if job.settings.max_length is not None:
+        found = np.quantile(lengths_of(encoded.rows), (0.5, 0.95, 1), method="higher").tolist()
+        lengths = dict(zip(("median", "p95", "longest"), found, strict=True))
+    classes = Counter(label for example in split.dataset for label in job.recipe.labels_of(example))
     return PlannedSplit(
-        name, split.dataset.source, rows, encoded.targets, encoded.supervised, encoded.truncated
+        split=name,
+        source=split.dataset.source,
+        rows=len(split.dataset),
+        targets=encoded.targets,
+        supervised=encoded.supervised,
+        truncated=encoded.truncated,
+        lengths=lengths,
+        classes=dict(classes.most_common()),
     )
 
 
@@ -239,12 +256,27 @@ def _outputs(adaptation: Adaptation, shape: torch.Size) -> int:
     return sum(counted)
 
 
+def _of_data(job: Job) -> dict[str, str]:
+    """What the training rows say of settings."""
+    encoded, settings = job.splits["train"].encoded, job.settings
+    cut = "no row is longer" if not encoded.truncated else f"{encoded.truncated} of {job.rows} rows are cut"
+    ends = "the best step on validation is kept" if "validation" in job.splits else "the last step is kept"
+    return {
+        "epochs": f"{settings.steps_per_epoch(job.rows)} steps each, {job.steps} in all; {ends}",
+        "max_length": f"{cut}; rows are padded no further than their batch needs",
+    }
+
+
 def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
-    """Why settings of method and recipe, and those that make a run cheaper, are as they are where nobody chose them."""
+    """Why settings are as they are where nobody chose them."""
     if job.parent is not None:
         given = {**given, **job.adapter}
     defaults = find_method(job.method).defaults(job.task)
-    reasons = {**{name: default.reason for name, default in defaults.items()}, **REASONS}
+    reasons = {**{name: default.reason for name, default in defaults.items()}, **REASONS, **_of_data(job)}
+    if isinstance(job.recipe, GeneratingRecipe):
+        reasons["eval_rows"] = (
+            "a look at the validation loss takes about a quarter of the time of the steps before it, or 64 rows"
+        )
     reasons |= job.recipe.defaults(find_method(job.method).learns_as).reasons
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)

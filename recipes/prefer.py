@@ -54,6 +54,7 @@ class Prefer:
     description: str = "answers that people prefer, learnt from pairs or from judged answers"
     formats: tuple[str, ...] = ("JSONL", "CSV", "TSV", "Parquet")
     metrics: tuple[str, ...] = ("reward_accuracy", "reward_margin", "loss")
+    group: str = "prompt"
 
     @property
     def options(self) -> Mapping[str, str]:

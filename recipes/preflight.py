@@ -127,9 +127,10 @@ def check_disk(folder: Path, trainable_bytes: int, checkpoints: int) -> str:
 
 
 def check_name(name: str, task: str, hub: Registry) -> str:
-    """`name` can be published: a plain namespace/name that is new, or whose adapter is for the same task.
+    """`name` can be published, by whoever asks: a plain namespace/name that is new, or whose adapter is for the same task.
 
-    Raises InvalidReference, or Conflict where the name belongs to an adapter for another task.
+    Raises InvalidReference, Unauthorized, Forbidden, Unreachable for a hub that does not answer, and Conflict where the name
+    belongs to an adapter for another task.
     """
     reference = Reference.parse(name)
     if reference.revision is not None:
@@ -137,6 +138,7 @@ def check_name(name: str, task: str, hub: Registry) -> str:
             f"{name!r} names a version, and a new one is to be made",
             hint=f"Publish as {reference.namespace}/{reference.name}; set the alias when pushing.",
         )
+    hub.check_may_push(reference)
     if hub.available(reference):
         return f"name: {name} is new"
     details = hub.show(reference)

@@ -19,7 +19,7 @@ from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.questions import read_questions
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Rows
-from adapthub.recipes.squad import answer_statistics
+from adapthub.recipes.squad import answer_statistics, best_threshold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,13 +36,9 @@ _STRIDE_SHARE = 3  # windows share a third: 128 of 384 tokens, as in BERT's scri
 
 @dataclass(frozen=True)
 class EncodedWindows(Encoded):
-    """Rows that are windows: `windows` holds those of each example, and the rows follow in their order.
-
-    `no_answer`: whether the adapter may answer that there is none.
-    """
+    """Rows that are windows: `windows` holds those of each example, and the rows follow in their order."""
 
     windows: Sequence[Sequence[Window]] = field(default=(), repr=False)
-    no_answer: bool = False
 
     def select(self, places: Sequence[int]) -> EncodedWindows:
         """See Encoded.select."""
@@ -59,7 +55,8 @@ class QuestionAnswering:
     task: str = "question-answering"
     description: str = "the words of a text that answer a question, or that it has no answer"
     formats: tuple[str, ...] = ("SQuAD JSON", "CSV", "TSV", "JSONL", "Parquet")
-    metrics: tuple[str, ...] = ("f1", "exact")
+    metrics: tuple[str, ...] = ("f1", "exact", "no_answer_accuracy")
+    group: str = "context"
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -158,7 +155,7 @@ class QuestionAnswering:
             targets=total,
             truncated=total - seen,
             windows=every,
-            no_answer=settings["no_answer"],
+            settings=settings,
         )
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
@@ -180,16 +177,29 @@ class QuestionAnswering:
         labels: Sequence[str],
     ) -> Statistics:
         """outputs[r]: [tokens, 2]. SQuAD's f1 and exact; of questions with and without an answer, where some have none."""
-        assert isinstance(encoded, EncodedWindows)
-        logits = iter(outputs)
-        predicted = []
-        for example, windows in zip(dataset, encoded.windows, strict=True):
-            found = best_answers(windows, [next(logits) for _ in windows], answerable=not encoded.no_answer)
-            best = found.spans[0] if found.spans else None
-            text = example.fields["context"][best.start : best.end] if best else ""
-            predicted.append(text if best and best.score >= found.none else "")
-        gold = [[answer["text"] for answer in example.fields["answers"]] for example in dataset]
-        return answer_statistics(gold, predicted)
+        best = _best(outputs, dataset, encoded)
+        return answer_statistics(_gold(dataset), [text if none_by <= 0 else "" for text, none_by in best])
+
+    def chosen(
+        self, outputs: Sequence[NDArray[Any]], dataset: Dataset, encoded: Encoded
+    ) -> tuple[dict[str, Any], str]:
+        """no_answer_threshold: by how much "no answer" must beat the best span to be said; 0 where the validation split has
+        questions of one kind alone."""
+        gold = _gold(dataset)
+        if not encoded.settings["no_answer"] or len(set(map(bool, gold))) < 2:
+            return {}, ""
+        best = _best(outputs, dataset, encoded, threshold=0.0)
+        threshold = best_threshold(gold, [text for text, _ in best], [none_by for _, none_by in best])
+        values = [
+            answer_statistics(gold, [text if none_by <= least else "" for text, none_by in best]).values()
+            for least in (0.0, threshold)
+        ]
+        without, with_it = (f"F1 {one['f1']:.3f}" for one in values)
+        return (
+            {"no_answer_threshold": threshold},
+            f'no_answer_threshold: {threshold:.4g}; "no answer" is said where its score is more than that above the best'
+            f" answer's, which is best on the validation split: {with_it}, and {without} at 0",
+        )
 
     def preview(
         self,
@@ -206,11 +216,33 @@ class QuestionAnswering:
         rows = [encoded.rows[first + number] for number in range(len(encoded.windows[index]))]
         row = next((row for row in rows if row["labels"] != [NULL, NULL]), rows[0])
         start, end = row["labels"]
-        cells = [
-            (surface, "answer" if NULL < start <= at <= end else "")
-            for at, surface in enumerate(tokenizer.convert_ids_to_tokens(row["input_ids"]))
-        ]
-        return Preview(example.source, example.fields["question"], ("sub-token", "label"), tuple(cells))
+        ids = row["input_ids"]
+        label = ("answer" if NULL < start <= at <= end else "" for at in range(len(ids)))
+        return Preview.of_tokens(tokenizer, ids, example.source, example.fields["question"], label=label)
+
+
+def _gold(dataset: Dataset) -> list[list[str]]:
+    return [[answer["text"] for answer in example.fields["answers"]] for example in dataset]
+
+
+def _best(
+    outputs: Sequence[NDArray[Any]], dataset: Dataset, encoded: Encoded, threshold: float | None = None
+) -> list[tuple[str, float]]:
+    """Each question's best span, and Answers.none_by. `threshold`: that of the encoded settings if None."""
+    assert isinstance(encoded, EncodedWindows)
+    settings, logits = encoded.settings, iter(outputs)
+    best = []
+    for example, windows in zip(dataset, encoded.windows, strict=True):
+        found = best_answers(
+            windows,
+            [next(logits) for _ in windows],
+            answerable=not settings["no_answer"],
+            threshold=settings.get("no_answer_threshold", 0.0) if threshold is None else threshold,
+        )
+        context = example.fields["context"]
+        text = context[found.spans[0].start : found.spans[0].end] if found.spans else ""
+        best.append((text, found.none_by))
+    return best
 
 
 def _targets(windows: Sequence[Window], example: Example) -> list[list[int]]:

@@ -26,7 +26,7 @@ Does not load models, does not train, does not write files. Heads are built by a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload, runtime_checkable
@@ -135,6 +135,20 @@ class Preview:
     text: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def of_tokens(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        ids: Sequence[int],
+        source: str,
+        text: str,
+        /,
+        **said: Iterable[str],
+    ) -> Preview:
+        """What is `said` of each of the tokens `ids`, a column each."""
+        surfaces = tokenizer.convert_ids_to_tokens(list(ids))
+        return cls(source, text, ("sub-token", *said), tuple(zip(surfaces, *said.values(), strict=True)))
 
 
 class Recipe(Protocol):
@@ -282,7 +296,8 @@ class EncodingAndDecoding(Protocol):
 
 @runtime_checkable
 class EmbeddingRecipe(Recipe, Protocol):
-    """A recipe whose models answer with one vector a text: the mean of its last hidden states.
+    """A recipe whose models answer with one vector a text, out of its last hidden states by adapters.pooling; which way is
+    the encoding's `pooling`.
 
     A row has `texts`, a list of what the tokenizer made of each; its collator puts all of a batch's texts under one another.
     """
@@ -293,12 +308,35 @@ class EmbeddingRecipe(Recipe, Protocol):
 
 
 @runtime_checkable
+class Grouping(Protocol):
+    """What a recipe has besides where rows belong together though their inputs differ: answers to one prompt, questions on
+    one context. No split that is made parts them."""
+
+    @property
+    def group(self) -> str:
+        """The field whose equal values they share."""
+        ...
+
+
+@runtime_checkable
 class Augmenting(Protocol):
     """What a recipe has besides where it learns from more than its examples."""
 
     def augmented(self, encoded: Encoded, settings: Mapping[str, Any], seed: int) -> Sequence[Row]:
         """The training rows as they are learned from. Rows with a method `set_epoch` are told the epoch before it begins,
         and are a function of `seed` and it."""
+        ...
+
+
+@runtime_checkable
+class ChoosingAfterwards(Protocol):
+    """What a labelling recipe has besides where a setting is chosen once training has ended, on the validation split."""
+
+    def chosen(
+        self, outputs: Sequence[NDArray[Any]], dataset: Dataset, encoded: Encoded
+    ) -> tuple[dict[str, Any], str]:
+        """Settings that are recorded with the adapter as `resolve`'s are, and measured with as `encoded.settings`; and what
+        to tell of them. Arguments as of `measure`; ({}, "") where there is nothing to choose."""
         ...
 
 

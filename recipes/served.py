@@ -18,6 +18,7 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base
 from adapthub.adapters.heads import outputs_of
 from adapthub.adapters.memory import memory_errors
+from adapthub.adapters.pooling import MEAN, vector_of, vectors_of
 from adapthub.adapters.selections import Selection
 from adapthub.adapters.speech import speech_of
 from adapthub.adapters.tasks import SPEECH
@@ -43,16 +44,23 @@ _SPEECH_ROWS = 8  # recordings at once: Whisper reads 1,500 positions of each
 
 
 def served_outputs(
-    recipe: Recipe, adapted: AdaptedBase, digest: str, rows: Sequence[Row], *, batch_size: int
+    recipe: Recipe,
+    adapted: AdaptedBase,
+    digest: str,
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    *,
+    batch_size: int,
 ) -> list[NDArray[Any]]:
-    """Each row's unpadded logits, or the losses of its target tokens [tokens], from the served path, in order."""
+    """Each row's unpadded logits, or the losses of its target tokens [tokens], from the served path, in order. `settings` as
+    in `Recipe.encode`."""
     with memory_errors("evaluating", _SMALLER):
         if isinstance(recipe, PreferringRecipe):
             return _served_likelihoods(adapted, digest, rows)
         if isinstance(recipe, GeneratingRecipe):
             return target_losses(recipe, adapted, rows, ((1.0, digest),), batch_size=batch_size)
         if isinstance(recipe, EmbeddingRecipe):
-            return _served_vectors(adapted, digest, rows, batch_size)
+            return _served_vectors(adapted, digest, rows, settings.get("pooling", MEAN), batch_size)
         return _served_logits(adapted, digest, rows, batch_size)
 
 
@@ -66,7 +74,12 @@ def target_losses(
 
 
 def trained_outputs(
-    recipe: Recipe, base: Base, model: torch.nn.Module, rows: Sequence[Row], collate: Collator
+    recipe: Recipe,
+    base: Base,
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    collate: Collator,
+    settings: Mapping[str, Any],
 ) -> list[NDArray[Any]]:
     """The same from the PEFT model that was trained. One row at a time where logits are as wide as a vocabulary."""
     model.eval()
@@ -80,7 +93,8 @@ def trained_outputs(
         if isinstance(recipe, GeneratingRecipe):
             return [_losses(model, _on(base, collate([dict(row)]))) for row in rows]
         if isinstance(recipe, EmbeddingRecipe):
-            return [_vectors(model, _on(base, collate([dict(row)]))) for row in rows]
+            pooling = settings.get("pooling", MEAN)
+            return [_vectors(model, _on(base, collate([dict(row)])), pooling) for row in rows]
         logits = logits_of(model, _on(base, collate([dict(row) for row in rows]))).cpu().numpy()
     if logits.ndim == 2:
         return list(logits)
@@ -124,23 +138,18 @@ def _speech_losses(
 
 
 def _served_vectors(
-    adapted: AdaptedBase, digest: str, rows: Sequence[Row], batch_size: int
+    adapted: AdaptedBase, digest: str, rows: Sequence[Row], pooling: str, batch_size: int
 ) -> list[NDArray[Any]]:
     """The vectors [texts, hidden] of each row."""
     counts = [len(row["texts"]) for row in rows]
     texts = [text for row in rows for text in row["texts"]]
-    hidden = iter(_served_logits(adapted, digest, texts, batch_size))
-    return [np.stack([next(hidden).mean(axis=0) for _ in range(count)]) for count in counts]
+    hidden = map(torch.from_numpy, _served_logits(adapted, digest, texts, batch_size))
+    vectors = (vector_of(states, pooling).numpy() for states in hidden)
+    return [np.stack([next(vectors) for _ in range(count)]) for count in counts]
 
 
-def _vectors(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> NDArray[Any]:
-    return np.asarray(mean_pooled(logits_of(model, batch), batch["attention_mask"]).cpu().numpy())
-
-
-def mean_pooled(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Hidden states [B, L, hidden] to [B, hidden]: the mean over the tokens that `mask` [B, L] shows."""
-    shown = mask[..., None].to(hidden.dtype)
-    return (hidden * shown).sum(1) / shown.sum(1)
+def _vectors(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], pooling: str) -> NDArray[Any]:
+    return np.asarray(vectors_of(logits_of(model, batch), batch["attention_mask"], pooling).cpu().numpy())
 
 
 def _logits(

@@ -29,13 +29,24 @@ OPTIMIZERS: Mapping[str, str] = {
     "paged-adamw-8bit": "paged_adamw_8bit",
 }
 REASONS: Mapping[str, str] = {
+    "max_steps": "epochs say how many",
+    "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
+    "warmup": "the rate rises while the optimiser's moments settle",
+    "weight_decay": "as RoBERTa is fine-tuned (Liu et al. 2019); vectors do not decay",
+    "lora_plus_ratio": "B learns as fast as A, unlike LoRA+ (Hayou et al. 2024)",
+    "eval_steps": "once an epoch, and at least five times a run",
+    "eval_rows": "a metric wants many rows to tell steps apart; more than 1,000 tell little more",
+    "patience": "so many looks without progress may be chance; then the run ends, and its best step is kept",
+    "precision": "what the device computes fast; weights that learn stay float32",
     "packing": "rows run as one without padding where that is a tenth of a batch or more, and the base allows it exactly",
     "gradient_accumulation": "a step is one batch; more batches a step reach further with the same memory",
     "gradient_checkpointing": "activations are kept; computing them again saves most of their memory for a third more time",
     "optimizer": "an adapter's moments are small; adamw-8bit and paged-adamw save what memory they take",
 }
-"""Why settings that make a run cheaper are what they are by default."""
+"""Why settings are what they are by default, whatever the recipe."""
 _EVALUATION_ROWS = 64
+MOST_EVALUATED = 1000
+LEAST_EVALUATED = 64
 _EVALUATIONS = 5  # at least so many in a run: a curve, and something for early stopping to see
 
 
@@ -45,7 +56,8 @@ class Settings:
 
     `max_steps` overrides `epochs`. `warmup` is a share of all steps. `eval_steps` None: once an epoch, and
     at least five times a run. `eval_rows` bounds the rows looked at during training, not those of the final
-    evaluation. `patience` counts evaluations without progress before the run stops; 0 never stops early.
+    evaluation; None: `affordable_rows` where a loss is looked at, else 1,000.
+    `patience` counts evaluations without progress before the run stops; 0 never stops early.
     `packing`: rows of a batch without padding, where the base allows that exactly; "auto" where there is much of it. A step
     learns of `gradient_accumulation` batches of `batch_size` rows. `gradient_checkpointing`: activations are computed again
     for backward.
@@ -63,7 +75,7 @@ class Settings:
     weight_decay: float
     max_length: int | None
     eval_steps: int | None
-    eval_rows: int
+    eval_rows: int | None
     patience: int
     precision: str
     packing: bool | Literal["auto"]
@@ -75,7 +87,7 @@ class Settings:
     def resolve(cls, given: Mapping[str, Any], defaults: Defaults) -> Settings:
         """Complete `given` by `defaults`. Raises InvalidSettings naming the option that cannot work."""
         values: dict[str, Any] = {field.name: getattr(defaults, field.name, None) for field in fields(cls)}
-        values |= {"eval_rows": 1000, "precision": "auto", "optimizer": "adamw"}
+        values |= {"precision": "auto", "optimizer": "adamw"}
         values |= {"packing": "auto", "gradient_accumulation": 1, "gradient_checkpointing": False}
         values |= {name: value for name, value in given.items() if value is not None}
         for name in (
@@ -83,11 +95,10 @@ class Settings:
             "batch_size",
             "learning_rate",
             "lora_plus_ratio",
-            "eval_rows",
             "gradient_accumulation",
         ):
             _check(name, values[name], at_least=None)
-        for name in ("head_learning_rate", "max_length", "max_steps", "eval_steps"):
+        for name in ("head_learning_rate", "max_length", "max_steps", "eval_steps", "eval_rows"):
             if values[name] is not None:
                 _check(name, values[name], at_least=None)
         for name in ("warmup", "weight_decay", "patience"):
@@ -132,6 +143,12 @@ class Settings:
         if self.eval_steps is not None:
             return self.eval_steps
         return min(self.steps_per_epoch(rows), max(1, self.steps(rows) // _EVALUATIONS))
+
+    def affordable_rows(self, rows: int) -> int:
+        """So many rows that looking at them takes about a quarter of the time of the steps before it: a row is computed
+        forward alone, of an adapter's step about half; but no fewer than 64, for a mean, and no more than 1,000."""
+        learned = self.steps_between_evaluations(rows) * self.batch_size * self.gradient_accumulation
+        return min(MOST_EVALUATED, max(LEAST_EVALUATED, learned // 2))
 
 
 SETTINGS = tuple(field.name for field in fields(Settings))

@@ -184,10 +184,9 @@ class SpeechRecognition:
             if "decoder_input_ids" in row
             else []
         )
-        surfaces = tokenizer.tokenizer.convert_ids_to_tokens([*prompt, *asked])
-        cells = tuple((surface, "learnt" if at >= len(prompt) else "") for at, surface in enumerate(surfaces))
         text = f"{recording.name} ({recording.seconds:.1f} s): {example.fields['target']}"
-        return Preview(example.source, text, ("token", "loss"), cells)
+        loss = [*("" for _ in prompt), *("learnt" for _ in asked)]
+        return Preview.of_tokens(tokenizer.tokenizer, [*prompt, *asked], example.source, text, loss=loss)
 
 
 def _targets(speech: Speech, example: Example, language: str | None) -> dict[str, list[int]]:

@@ -11,9 +11,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from adapthub.recipes.data.dataset import Dataset
-from adapthub.recipes.data.splits import find_splits, leaked, name_splits, repeated, split_off
-from adapthub.recipes.recipe import Recipe
+import numpy as np
+
+from adapthub.recipes.data.dataset import GROUP, Dataset
+from adapthub.recipes.data.splits import find_splits, group_keys, leaked, name_splits, repeated, split_off
+from adapthub.recipes.recipe import Grouping, Recipe
 
 SPLITS = ("train", "validation", "test")
 _FEW_ROWS = (
@@ -62,14 +64,34 @@ def completed(
     if "validation" not in read and set_aside:
         # What is wrong with the rows is said before that they are too few.
         recipe.check(read["train"], recipe.labels(read["train"]))
-        read["train"], read["validation"] = split_off(read["train"], recipe.labels_of)
+        field = _grouped_by(recipe, read["train"])
+        groups = None if field is None else group_keys(read["train"], field)
+        together = "" if field is None else f"; rows of one {_called(read['train'], field)} stay together"
+        read["train"], read["validation"] = split_off(read["train"], recipe.labels_of, groups=groups)
         aside, rest = len(read["validation"]), len(read["train"])
         notes.append(
             f"validation: no such split given, so {aside} of {aside + rest} training rows are set aside,"
-            " chosen by their content"
+            f" chosen by their content{together}"
         )
     read = {name: read[name] for name in SPLITS if name in read}
-    return read, (*notes, *_rare(recipe, read["train"]), *_repeats(read["train"]), *_leaks(read))
+    return read, (
+        *notes,
+        *_rare(recipe, read["train"]),
+        *_repeats(read["train"]),
+        *_leaks(read),
+        *_shares(recipe, read),
+    )
+
+
+def _grouped_by(recipe: Recipe, dataset: Dataset) -> str | None:
+    """The field by which rows belong together, if the recipe has one and the data too."""
+    field = recipe.group if isinstance(recipe, Grouping) else None
+    there = field is not None and (field in dataset.columns or field in dataset[0].fields)
+    return field if there else None
+
+
+def _called(dataset: Dataset, field: str) -> str:
+    return dataset.columns.get(field, field) if field == GROUP else field
 
 
 def _rare(recipe: Recipe, train: Dataset) -> Iterator[str]:
@@ -94,6 +116,17 @@ def _leaks(read: Mapping[str, Dataset]) -> Iterator[str]:
         if count := leaked(read[known], read[name]):
             which = "training" if known == "train" else known
             yield f"{name}: {count} of {len(read[name])} rows also stand in the {which} split"
+
+
+def _shares(recipe: Recipe, read: Mapping[str, Dataset]) -> Iterator[str]:
+    """Rows that belong to those of another split, where their inputs are not equal."""
+    fields = {name: _grouped_by(recipe, dataset) for name, dataset in read.items()}
+    keys = {name: group_keys(read[name], field) for name, field in fields.items() if field is not None}
+    for known, name in combinations(keys, 2):
+        inputs = np.isin(read[name].keys.inputs, read[known].keys.inputs)
+        if count := int((np.isin(keys[name], keys[known]) & ~inputs).sum()):
+            which, field = "training" if known == "train" else known, _called(read[name], fields[name] or "")
+            yield f"{name}: {count} of {len(read[name])} rows have their {field} in common with the {which} split"
 
 
 def _sources(data: Any) -> dict[str, Any]:

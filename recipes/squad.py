@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,14 +47,14 @@ def f1(gold: str, predicted: str) -> float:
 def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> Statistics:
     """f1 and exact of each question's best gold answer; no answer is an empty list, predicted as "".
 
-    Where some questions have none: also f1/answered and exact/answered, of those that have, and exact/unanswered.
+    Where some questions have none: also no_answer_accuracy, the share of all questions that are rightly said to have an
+    answer or none; f1/answered and exact/answered, of those that have; and exact/unanswered.
     """
-    counts = np.zeros((len(gold), 6))
+    counts = np.zeros((len(gold), 7))
     for row, (answers, guess) in enumerate(zip(gold, predicted, strict=True)):
-        # As the script: gold answers that normalise to nothing do not count.
-        wanted = [answer for answer in answers if normalise(answer)] or [""]
-        best = max(f1(answer, guess) for answer in wanted), max(exact(answer, guess) for answer in wanted)
-        counts[row] = (*best, 1, 0, 0, 0) if answers else (0, 0, 0, *best, 1)
+        best = _best(f1, answers, guess), _best(exact, answers, guess)
+        told = bool(answers) == bool(guess)
+        counts[row] = (*best, 1, 0, 0, 0, told) if answers else (0, 0, 0, *best, 1, told)
     some_have_none = bool(counts[:, 5].any())
 
     def summarise(sums: Floats) -> dict[str, Floats]:
@@ -65,6 +65,7 @@ def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -
         }
         if some_have_none:
             values |= {
+                "no_answer_accuracy": _ratio(sums[..., 6], had + had_none),
                 "f1/answered": _ratio(sums[..., 0], had),
                 "exact/answered": _ratio(sums[..., 1], had),
                 "exact/unanswered": _ratio(sums[..., 4], had_none),
@@ -72,6 +73,39 @@ def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -
         return values
 
     return Statistics(counts, summarise)
+
+
+def best_threshold(
+    gold: Sequence[Sequence[str]], predicted: Sequence[str], differences: Sequence[float]
+) -> float:
+    """Above which difference, of the score of "no answer" less that of the best span, "no answer" is said for the best mean
+    F1 over all questions (find_best_thresh of evaluate-v2.0.py). `predicted`: the best spans, whether said or not.
+
+    It lies in the middle between two questions, or one logit beyond the first or the last; of equally good places it is the
+    nearest to 0, and 0 itself where that is one. Questions without a span (an infinite difference) decide nothing.
+    """
+    gains = np.array(
+        [_best(f1, own, guess) - _best(f1, own, "") for own, guess in zip(gold, predicted, strict=True)]
+    )
+    scores = np.asarray(differences, dtype=np.float64)
+    order = [at for at in np.argsort(scores, kind="stable") if np.isfinite(scores[at])]
+    scores, gains = scores[order], gains[order]
+    if not order:
+        return 0.0
+    ends = np.concatenate(([scores[0] - 1], (scores[:-1] + scores[1:]) / 2, [scores[-1] + 1]))
+    apart = np.concatenate(([True], scores[:-1] < scores[1:], [True]))  # one threshold parts no equal scores
+    totals = np.where(apart, np.concatenate(([0.0], np.cumsum(gains))), -np.inf)
+    lows, highs = np.concatenate(([-np.inf], scores)), np.concatenate((scores, [np.inf]))
+    best = np.flatnonzero(totals >= totals.max() - 1e-9)
+    if any((lows[best] <= 0) & (highs[best] > 0)):
+        return 0.0
+    return float(ends[best[np.abs(ends[best]).argmin()]])
+
+
+def _best(measure: Callable[[str, str], float], answers: Sequence[str], guess: str) -> float:
+    # As the script: gold answers that normalise to nothing do not count.
+    wanted = [answer for answer in answers if normalise(answer)] or [""]
+    return max(measure(answer, guess) for answer in wanted)
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:

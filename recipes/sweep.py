@@ -151,6 +151,9 @@ def sweep(
     _check_same(study, folder, _configuration(job, space))
     loaded = base if isinstance(base, Base) else load_base(base, quantize=quantize)
     metric = selects(recipe)
+    # What is cheap to look at depends on what is tried; trials are compared on the same rows.
+    if "eval_rows" not in space:
+        fixed = {"eval_rows": job.settings.eval_rows, **fixed}
 
     def objective(trial: optuna.Trial) -> float:
         settings: dict[str, Any] = {name: one.suggest(trial, name) for name, one in space.items()}

@@ -132,9 +132,9 @@ class TextClasses:
         """A row for each sub-token; the labels, which are the whole text's, stand on the first."""
         example, row = dataset[index], encoded.rows[index]
         held = ", ".join(label for label in labels if label in self.labels_of(example)) or "(none)"
-        surfaces = tokenizer.convert_ids_to_tokens(row["input_ids"])
-        cells = [(surface, held if position == 0 else "") for position, surface in enumerate(surfaces)]
-        return Preview(example.source, example.fields["text"], ("sub-token", "label"), tuple(cells))
+        ids = row["input_ids"]
+        label = (held if at == 0 else "" for at in range(len(ids)))
+        return Preview.of_tokens(tokenizer, ids, example.source, example.fields["text"], label=label)
 
     def _indices(self, dataset: Dataset, labels: Sequence[str]) -> list[int]:
         ids = {label: index for index, label in enumerate(labels)}

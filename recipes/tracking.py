@@ -6,7 +6,9 @@ WANDB_MODE=offline, TRACKIO_SPACE_ID, ...). Does not import a tracker that nobod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,9 +31,22 @@ def check_trackers(names: Sequence[str]) -> None:
             raise MissingDependency(f"{name} is not installed", hint=f"Run: pip install {name}")
 
 
-def trackers(names: Sequence[str]) -> list[TrainerCallback]:
-    """Callbacks that tell the trackers `names`, which are there, of a run."""
+@contextmanager
+def tracked(names: Sequence[str]) -> Iterator[list[TrainerCallback]]:
+    """Within: callbacks that tell the trackers `names`, which are there, of a run. What they begin ends with it, so that the
+    next run of this process is another one there too; what the caller began goes on."""
     from transformers.integrations.integration_utils import TrackioCallback, WandbCallback
 
     kinds = {"trackio": TrackioCallback, "wandb": WandbCallback}
-    return [cast(Any, kinds[name])() for name in names]
+    callbacks = [cast(Any, kinds[name])() for name in names]
+    if "wandb" not in names:  # trackio's ends by itself
+        yield callbacks
+        return
+    wandb: Any = import_module("wandb")
+    is_ours, failed = wandb.run is None, True
+    try:
+        yield callbacks
+        failed = False
+    finally:
+        if is_ours and wandb.run is not None:
+            wandb.finish(exit_code=int(failed))

@@ -1,20 +1,16 @@
-"""transformers' Trainer, bent where adapters need it: seeded length groups, two learning rates, early
-refusal.
+"""transformers' Trainer, bent where adapters need it: seeded length groups, the rates of adapter and head, the loss of a
+step over all its targets, early refusal.
 
-The loop, evaluation, checkpoints, best model and resume are transformers'. Here are only a sampler whose
-order depends on nothing but (seed, epoch), so that a resumed run sees the same batches; separate learning
-rates for adapter and head under a warm-up whose first step already learns; and an error instead of a NaN.
-Does not read data, know tasks, show progress or write artifacts.
+The loop, evaluation, checkpoints, best model and resume are transformers'; the order of rows is length_groups', how fast
+what learns is rates'. Does not read data, know tasks, show progress or write artifacts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,97 +21,18 @@ from adapthub.adapters.errors import TrainingError
 from adapthub.adapters.heads import outputs_of
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.language_loss import LanguageLoss
+from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.processes import ALONE, Processes
+from adapthub.recipes.rates import Rates, lora_fa, parameter_groups, schedule
 from adapthub.recipes.recipe import Row, lengths_of
 from adapthub.recipes.settings import LORA_FA
 from adapthub.recipes.shares import shared_loader
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from peft import PeftModel
 
 
 _PASS_TOKENS = 1024
-
-
-@dataclass(frozen=True)
-class Rates:
-    """How fast the parts learn: peak learning rates of adapter and head, the warm-up in steps, AdamW's
-    weight decay, how many times faster LoRA's B learns than the rest of the adapter (LoRA+), and by which of
-    settings.OPTIMIZERS.
-
-    `head_modules` names the modules whose parameters count as head; `head` is None where there are none.
-    """
-
-    adapter: float
-    head: float | None
-    head_modules: tuple[str, ...]
-    warmup_steps: int
-    weight_decay: float
-    lora_plus_ratio: float = 1.0
-    optimizer: str = "adamw"
-
-    def of(self, name: str) -> float:
-        """The peak learning rate of the parameter `name`."""
-        if self.head is not None and any(f".{module}." in f".{name}." for module in self.head_modules):
-            return self.head
-        return self.adapter * self.lora_plus_ratio if "lora_B" in name.split(".") else self.adapter
-
-
-class LengthGroups(Sampler[int]):
-    """Row indices in an order whose consecutive `batch_size` rows have similar lengths.
-
-    The order is a function of (seed, epoch) alone: transformers' own sampler draws from the global
-    generator, whose state after a resume in the middle of an epoch is another than in an unbroken run. Rows
-    are permuted, sorted by length within groups of 50 batches, cut into batches, and the batches shuffled.
-    The batch with the longest row comes first, so that memory runs out early or never; an incomplete batch
-    comes last.
-    """
-
-    GROUP = 50
-
-    def __init__(
-        self,
-        lengths: Sequence[int] | NDArray[np.int64],
-        batch_size: int,
-        seed: int,
-        follow: Callable[[int], None] | None = None,
-    ) -> None:
-        self._lengths = np.asarray(lengths, np.int64)
-        self._follow = follow
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration orders, and tell `follow`."""
-        self._epoch = epoch
-        if self._follow is not None:
-            self._follow(epoch)
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        rows = torch.randperm(len(self._lengths), generator=generator).numpy()
-        whole = len(rows) - len(rows) % self._batch_size
-        batches = self._batches(rows[:whole])
-        order = torch.randperm(len(batches), generator=generator).numpy()
-        if len(batches):
-            longest = int(np.argmax(self._lengths[batches[order, 0]]))
-            order = np.concatenate((order[longest : longest + 1], np.delete(order, longest)))
-        for batch in order:
-            yield from batches[batch].tolist()
-        yield from rows[whole:].tolist()
-
-    def _batches(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[batches, batch_size]"""
-        group = self.GROUP * self._batch_size
-        for start in range(0, len(rows), group):
-            some = rows[start : start + group]
-            rows[start : start + group] = some[np.argsort(-self._lengths[some], kind="stable")]
-        return rows.reshape(-1, self._batch_size)
 
 
 class AdapterTrainer(Trainer):
@@ -335,66 +252,3 @@ def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, 
     if "decoder_input_ids" not in batch and batch["labels"].shape == mask.shape:
         by_token = (*by_token, "labels")
     return some | {name: some[name][:, columns].contiguous() for name in by_token if name in some}
-
-
-def schedule(step: int, warmup: int, total: int) -> float:
-    """The learning rate of 0-based `step` as a share of its peak."""
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return max(0.0, (total - step) / max(1, total - warmup))
-
-
-def parameter_groups(model: torch.nn.Module, rates: Rates) -> list[dict[str, Any]]:
-    """AdamW's groups over the trainable parameters, in an order that a checkpoint can rely on."""
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((rates.of(name), _decays(name, parameter)), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": rate,
-            "weight_decay": rates.weight_decay if decays else 0.0,
-        }
-        for (rate, decays), parameters in groups.items()
-    ]
-
-
-def _decays(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Vectors do not, nor the rows of trained tokens, which are no change but the embedding itself."""
-    return parameter.ndim > 1 and "trainable_tokens_delta" not in name
-
-
-def freeze_a(model: torch.nn.Module) -> None:
-    """Leave LoRA's A as it is: what LoRA-FA does not train needs no gradient and no moments."""
-    for name, parameter in model.named_parameters():
-        if "lora_A" in name.split("."):
-            parameter.requires_grad_(False)
-
-
-def lora_fa(model: PeftModel, rates: Rates) -> torch.optim.Optimizer:
-    """PEFT's LoRA-FA, whose one group of all parameters is cut by learning rate and decay as AdamW's groups are; an A stays
-    beside its B, whose gradient it corrects."""
-    from peft.optimizers.lorafa import LoraFAOptimizer, create_lorafa_optimizer
-
-    config: Any = model.active_peft_config
-    made = create_lorafa_optimizer(
-        model, r=config.r, lora_alpha=config.lora_alpha, lr=rates.adapter, weight_decay=rates.weight_decay
-    )
-    (every,) = made.param_groups
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
-    for parameter, name, scaling in zip(
-        every["params"], every["names"], every["scaling_factors"], strict=True
-    ):
-        other = scaling is not None and str(model.active_adapter) not in name.split(".")
-        if other or (not parameter.requires_grad and scaling is None):
-            continue
-        rate, decays = rates.of(name.replace("lora_A", "lora_B")), _decays(name, parameter)
-        empty: dict[str, Any] = {"params": [], "names": [], "scaling_factors": []}
-        decay = rates.weight_decay if decays else 0.0
-        group = groups.setdefault((rate, decays), {**empty, "lr": rate, "weight_decay": decay})
-        group["params"].append(parameter)
-        group["names"].append(name)
-        group["scaling_factors"].append(scaling)
-    cut: Any = list(groups.values())
-    return cast(torch.optim.Optimizer, LoraFAOptimizer(cut))

@@ -11,7 +11,7 @@ parse options.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from adapthub.adapters.errors import AdaptHubError, InvalidSettings, TrainingInt
 from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
+from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
@@ -41,7 +42,7 @@ from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
 from adapthub.recipes.sharding import check_shardable
-from adapthub.recipes.tracking import check_trackers, trackers
+from adapthub.recipes.tracking import check_trackers, tracked
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def train(
     recipe's reading options.
 
     `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
-    or hardware that differ from those of a run that goes on or is repeated); by default they go to stderr, unless
+    or hardware that differ from those of a run that goes on or is repeated), and of what was chosen after the
+    last; by default they go to stderr, unless
     `quiet`, as the progress bar does.
 
     `track`: where the run is told of besides its folder ("wandb", "trackio"); `callbacks`: transformers' own, of the caller.
@@ -119,10 +121,10 @@ def train(
 
     `repeats`: a finished run that this one is to repeat (repeating.repeated gives all arguments).
 
-    Raises, before the first step, InvalidSettings, InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError,
-    Conflict, TrainingError (a save and reload that differs); then TrainingInterrupted (Ctrl-C, SIGTERM:
-    says how to resume), OutOfMemory and TrainingError (no gradient, NaN). A push that fails raises its own
-    error and says where the adapter is.
+    Raises, before the first step, Unauthorized or Forbidden (a push that will be refused), Unreachable, InvalidSettings,
+    InvalidData, BaseNotFound, BaseMismatch, OutOfMemory, StorageError, Conflict, TrainingError (a save and reload
+    that differs); then TrainingInterrupted (Ctrl-C, SIGTERM: says how to resume), OutOfMemory and TrainingError
+    (no gradient, NaN). A push that fails raises its own error and says where the adapter is.
     """
     if isinstance(base, Base) and quantize not in (None, base.quantization):
         raise InvalidSettings(
@@ -131,6 +133,8 @@ def train(
     check_trackers(track)
     if output is not None and resume is False:
         runs.check_unused(Path(output))
+    # of all that is asked the first: reading the data may take long
+    registry = _registry(name, find_recipe(task).task, hub, alias) if push else None
     loaded = base if isinstance(base, Base) else None
     parent = find_parent(start, hub)
     if base is None:
@@ -151,7 +155,6 @@ def train(
         check_same(job, repeats)
     processes = join(device if loaded is None else loaded.device.type)
     check_shares(job.recipe, job.settings.batch_size, processes, loaded=loaded is not None)
-    registry = _registry(name, job, hub, alias) if push and processes.first else None
     console = Console(stderr=True) if processes.first and not quiet else None
     load = partial(load_base, job.base.ref, quantize=quantize, device=device, dtype=dtype)
     base = loaded or load()
@@ -166,12 +169,13 @@ def train(
         processes.by_first(partial(check_run, job, base, adaptation, Path(output or runs.RUNS)))
         given = sources(job, base, task, data, validation, test, hub)
         run = processes.by_first(partial(_run, job, base, name, output, resume, given, processes))
-        notes = (*job.notes, *_changes(run, base, resume is not False, repeats, processes))
-        _tell(notes, report if processes.first else None, console)
-        outcome = Outcome(job, base, run, name, processes)
-        with _interruptible(job, run):
+        tell = _teller(report if processes.first else None, console)
+        for note in (*job.notes, *_changes(run, base, resume is not False, repeats, processes)):
+            tell(note)
+        outcome = Outcome(job, base, run, name, processes, tell)
+        with _interruptible(job, run), tracked(track if processes.first else ()) as told:
             set_seed(seed)
-            called = (*trackers(track if processes.first else ()), *callbacks)
+            called = (*told, *callbacks)
             fit(job, base, adaptation, run, console=console, callbacks=called, processes=processes)
             _save(job, base, adaptation, run, outcome, processes)
     finally:
@@ -186,17 +190,17 @@ def train(
     return TrainingResult(artifact, metrics, run, version, job.recipe)
 
 
-def _registry(name: str | None, job: Job, hub: Registry | str | None, alias: str | None) -> Registry:
-    """The hub to publish to, after it agreed to the name and the alias."""
+def _registry(name: str | None, task: str, hub: Registry | str | None, alias: str | None) -> Registry:
+    """The hub to publish to, after it agreed to the name and the alias, and to whoever publishes."""
     from adapthub.hub import open_hub
     from adapthub.hub.reference import check_alias
 
     if name is None:
         raise InvalidSettings("nothing to publish under", hint="Give name='namespace/name'.")
     registry: Registry = open_hub(hub) if hub is None or isinstance(hub, str) else hub
-    check_name(name, job.task, registry)
     if alias is not None:
         check_alias(alias)
+    check_name(name, task, registry)
     return registry
 
 
@@ -263,12 +267,13 @@ def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None, processes
         yield from changes(repeats, here, doing="repeated")
 
 
-def _tell(notes: Iterable[str], report: Callable[[str], None] | None, console: Console | None) -> None:
-    for note in notes:
-        if report is not None:
-            report(note)
-        elif console is not None:
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+def _teller(report: Callable[[str], None] | None, console: Console | None) -> Callable[[str], None]:
+    """Where notes go."""
+    if report is not None:
+        return report
+    if console is None:
+        return lambda note: None
+    return partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

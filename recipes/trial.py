@@ -37,10 +37,10 @@ from adapthub.recipes.economy import packs
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.job import Job, Split, prepare
+from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.recipe import Augmenting, Rows, lengths_of
-from adapthub.recipes.trainer import LengthGroups
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -247,9 +247,9 @@ class _Trying:
     def _evaluating(self, tried: Job, clock: _Clock) -> float:
         """Seconds of the run's evaluations, and of the checkpoint after each."""
         evaluations = self._job.steps // self._job.settings.steps_between_evaluations(self._job.rows)
-        if "validation" not in self._job.splits or clock.evaluation is None:
+        whole = self._job.looked_at
+        if whole is None or clock.evaluation is None:
             return evaluations * clock.saving
-        whole = self._job.splits["validation"].some(self._job.settings.eval_rows)
         share = _tokens(whole) / max(1, _tokens(tried.splits["validation"]))
         return evaluations * (clock.evaluation * share + clock.saving)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adapthub.recipes.adaptation import Adaptation
 
 _UNPUBLISHED = "unpublished"
-_ASKED = ("prompt", "template", "system", "language", "query_prefix", "passage_prefix")
+_ASKED = ("prompt", "template", "system", "language", "query_prefix", "passage_prefix", "pooling")
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adapthub.runtime.predict import AnswerSpan, Entity, Pair, Passage, Prediction
+    from adapthub.runtime.predict import Pair, Passage
+    from adapthub.runtime.predictions import AnswerSpan, Entity, Prediction
     from adapthub.runtime.runtime import Runtime
     from adapthub.runtime.transcriber import Transcription
 
 __all__ = ["AnswerSpan", "Entity", "Pair", "Passage", "Prediction", "Runtime", "Transcription"]
 
 _HOMES = {
-    "AnswerSpan": "adapthub.runtime.predict",
-    "Entity": "adapthub.runtime.predict",
+    "AnswerSpan": "adapthub.runtime.predictions",
+    "Entity": "adapthub.runtime.predictions",
     "Pair": "adapthub.runtime.predict",
     "Passage": "adapthub.runtime.predict",
-    "Prediction": "adapthub.runtime.predict",
+    "Prediction": "adapthub.runtime.predictions",
     "Runtime": "adapthub.runtime.runtime",
     "Transcription": "adapthub.runtime.transcriber",
 }

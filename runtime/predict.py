@@ -6,7 +6,7 @@ Does not run the model (adapters.attach does), resolve names or hold state.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ from adapthub.adapters.heads import (
     TEXT_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
+from adapthub.adapters.pooling import MEAN
 from adapthub.adapters.processors import takes_pictures
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.adapters.words import LabelToken, encode_words, split_words
 from adapthub.runtime.entities import decode_entities
 from adapthub.runtime.pictures import Picture, read_picture
+from adapthub.runtime.predictions import AnswerSpan, Entity, Prediction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,56 +66,13 @@ Text = str | Sequence[str] | Pair | Passage
 
 
 @dataclass(frozen=True)
-class Entity:
-    """A named entity: `text[start:end]` of the row, its label (type), and the mean probability of its words' labels."""
-
-    text: str
-    label: str
-    start: int
-    end: int
-    score: float
-
-
-@dataclass(frozen=True)
-class AnswerSpan:
-    """An answer, `context[start:end]`, and its probability; an empty text with start and end 0: there is no answer."""
-
-    text: str
-    start: int
-    end: int
-    score: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one row came to. `adapter` is as the caller named it, `digests` what it meant; both empty for the base alone.
-
-    Token classification fills `entities`; classification of texts and pictures `scores` (a probability a label), `labels`
-    (those that hold) and, where exactly one holds by training, `label` and `score`; question answering `answers`, the
-    likeliest first. Adapters without a head and the base alone fill `features`, the last hidden state: [T, hidden], or
-    [channels, height, width] of a picture. `truncated`: the text was not read to its end.
-    """
-
-    adapter: str | None
-    digests: tuple[str, ...]
-    task: str | None
-    truncated: bool
-    entities: tuple[Entity, ...] = ()
-    label: str | None = None
-    score: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    answers: tuple[AnswerSpan, ...] = ()
-    features: torch.Tensor | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True)
 class Reading:
     """How an adapter reads text and what its outputs are called; learnt from its manifest, or assumed without one.
 
     `threshold`: where any number of labels may hold at once, the probability above which one does; else None. Question
-    answering: `stride`, tokens that windows of a context share, and `no_answer`, whether there may be none. Retrieval:
-    `prefixes` of what is asked for and of passages.
+    answering: `stride`, tokens that windows of a context share, `no_answer`, whether there may be none, and by how much that
+    must beat the best answer (answers.best_answers). Retrieval: `prefixes` of what is asked for and of passages. `pooling`:
+    how last hidden states become a vector (adapters.pooling).
     """
 
     task: str | None
@@ -123,7 +82,9 @@ class Reading:
     threshold: float | None = None
     stride: int | None = None
     no_answer: bool = False
+    no_answer_threshold: float = 0.0
     prefixes: tuple[str, str] = ("", "")
+    pooling: str = MEAN
 
 
 @dataclass(frozen=True)
@@ -226,7 +187,9 @@ def predict_row(
 ) -> Prediction:
     """Turn one row's raw outputs into what the task means."""
     if reading.task not in (TOKEN_CLASSIFICATION, TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION):
-        return Prediction(adapter, digests, reading.task, row.truncated, features=logits)
+        return Prediction(
+            adapter, digests, reading.task, row.truncated, features=logits, pooling=reading.pooling
+        )
     if reading.task == TOKEN_CLASSIFICATION:
         entities = _entities(row, word_labels(row, logits, reading.labels), reading.labels)
         return Prediction(adapter, digests, reading.task, row.truncated, entities=entities)
@@ -263,7 +226,14 @@ def predict_answers(
     windows = [row.window for row in rows if row.window is not None]
     may_have_none = reading.no_answer if no_answer is None else no_answer
     outputs = [each.numpy() for each in logits]
-    found = best_answers(windows, outputs, top=top, longest=longest, answerable=not may_have_none)
+    found = best_answers(
+        windows,
+        outputs,
+        top=top,
+        longest=longest,
+        answerable=not may_have_none,
+        threshold=reading.no_answer_threshold,
+    )
     context = rows[0].text
     spans = [AnswerSpan(context[s.start : s.end], s.start, s.end, s.score) for s in found.spans]
     if may_have_none or not spans:  # a context of invisible characters has no token

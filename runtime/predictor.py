@@ -19,13 +19,12 @@ from adapthub.adapters.errors import InvalidExpression
 from adapthub.adapters.heads import QUESTION_ANSWERING
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.multi_label import MULTI_LABEL, THRESHOLD
+from adapthub.adapters.pooling import MEAN, POOLINGS, pooling_of
 from adapthub.adapters.selections import Selection
 from adapthub.adapters.tasks import Task
 from adapthub.runtime.names import Adapter, Names, one_each
 from adapthub.runtime.pictures import TOKENS, Picture
 from adapthub.runtime.predict import (
-    AnswerSpan,
-    Prediction,
     Reading,
     Row,
     Text,
@@ -35,10 +34,10 @@ from adapthub.runtime.predict import (
     predict_row,
     read_rows,
 )
+from adapthub.runtime.predictions import AnswerSpan, Prediction
 
 # Tokens of one pass. Bounds memory; more would not be faster.
 _PASS_TOKENS = 8192
-_BASE_READING = Reading(None, (), "first", None)
 
 
 @dataclass(frozen=True)
@@ -99,6 +98,8 @@ class Predictor:
     def __init__(self, adapted: AdaptedBase, names: Names) -> None:
         self._adapted = adapted
         self._names = names
+        pooling = pooling_of(adapted.base.path)
+        self._pooling = pooling if pooling in POOLINGS else MEAN
 
     def answer(self, texts: Sequence[Text | Picture], adapters: Adapter | Sequence[Adapter]) -> list[Answer]:
         """One answer a text, in order, or several in a row for one that is read in windows; the adapters that the names
@@ -175,10 +176,12 @@ class Predictor:
     def _reading(self, name: str | None, selection: Selection) -> Reading:
         """How the adapters of an expression, which are loaded, read text."""
         if not selection:
-            return _BASE_READING
+            return Reading(None, (), "first", None, pooling=self._pooling)
         self._adapted.selections.task_of(selection)
         attached = self._adapted.attached
-        readings = {_reading(self._names.artifact(digest), attached[digest]) for _, digest in selection}
+        readings = {
+            _reading(self._names.artifact(digest), attached[digest], self._pooling) for _, digest in selection
+        }
         if len(readings) > 1:
             raise InvalidExpression(
                 f"the adapters of {name!r} differ in labels or in how they read text",
@@ -199,8 +202,9 @@ def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     return batches
 
 
-def _reading(artifact: Artifact, binding: Binding) -> Reading:
-    """How an adapter reads text: its manifest says; a plain PEFT folder gets numbered labels and first sub-tokens."""
+def _reading(artifact: Artifact, binding: Binding, pooling: str) -> Reading:
+    """How an adapter reads text: its manifest says; a plain PEFT folder gets numbered labels, first sub-tokens and `pooling`
+    of the base."""
     count = 0 if binding.head is None else binding.head.labels
     labels = artifact.labels or tuple(f"LABEL_{index}" for index in range(count))
     recorded = artifact.manifest.hyperparameters if artifact.manifest is not None else {}
@@ -213,6 +217,8 @@ def _reading(artifact: Artifact, binding: Binding) -> Reading:
         max_length=_count(length),
         stride=_count(recorded.get("stride")),
         no_answer=recorded.get("no_answer") is True,
+        no_answer_threshold=_number(recorded.get("no_answer_threshold"), 0.0),
+        pooling=pooling if artifact.manifest is None else _pooling(recorded.get("pooling")),
         prefixes=(_text(recorded.get("query_prefix")), _text(recorded.get("passage_prefix"))),
         threshold=_number(threshold, THRESHOLD) if recorded.get("problem_type") == MULTI_LABEL else None,
     )
@@ -220,6 +226,10 @@ def _reading(artifact: Artifact, binding: Binding) -> Reading:
 
 def _count(recorded: object) -> int | None:
     return recorded if isinstance(recorded, int) and not isinstance(recorded, bool) else None
+
+
+def _pooling(recorded: object) -> str:
+    return recorded if isinstance(recorded, str) and recorded in POOLINGS else MEAN
 
 
 def _text(recorded: object) -> str:

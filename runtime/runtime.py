@@ -38,7 +38,8 @@ from adapthub.runtime.generation import GenerationService, Limits, Prompt
 from adapthub.runtime.instructions import Instruction, instruction_of
 from adapthub.runtime.names import Adapter, Names
 from adapthub.runtime.pictures import Picture
-from adapthub.runtime.predict import Prediction, Text, TokenIds
+from adapthub.runtime.predict import Text, TokenIds
+from adapthub.runtime.predictions import Prediction
 from adapthub.runtime.predictor import Answer, Predictor, Question, by_text, prediction_of
 from adapthub.runtime.registered import Resident
 from adapthub.runtime.requests import Generation

@@ -136,7 +136,8 @@ def _outputs(job: Job, rows: Sequence[Row], base: Base, model: PeftModel) -> lis
     outputs: dict[int, Any] = {}
     for start in range(0, len(order), _AT_ONCE):
         batch = order[start : start + _AT_ONCE]
-        found = trained_outputs(job.recipe, base, model, [rows[at] for at in batch], collate)
+        some = [rows[at] for at in batch]
+        found = trained_outputs(job.recipe, base, model, some, collate, job.encoding)
         outputs |= zip(batch, found, strict=True)
     return [outputs[at] for at in range(len(rows))]
 

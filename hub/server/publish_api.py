@@ -60,6 +60,12 @@ async def add_version(target: Target, request: Request, serving: TheServing, cal
         return await run_with(serving, body, _read_and_publish, serving, caller, target, body)
 
 
+@router.get("/may-push", status_code=204)
+def may_push(target: Target, serving: TheServing, caller: TheCaller) -> None:
+    """Whether the caller may publish under a name, whether something has it or not."""
+    check_may(serving, caller, target)
+
+
 def _read_and_publish(serving: Serving, caller: Caller, target: Reference, body: Spooled) -> Published:
     """Publish what is all in memory at once: if that is large, it alone."""
     with serving.large_text if body.size > LARGE_BYTES else nullcontext():

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TARGETS = ("label", "labels", "target", "answers", "good")
-"""The fields that models learn to find; every other is their input."""
+"""The fields that models learn to find; every other is their input, but for GROUP."""
+GROUP = "group"
+"""The field that says which rows belong together, such as a patient's: no model sees it."""
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 _AT_ONCE = 1 << 16
 
@@ -56,8 +58,12 @@ class Example:
 
     @property
     def input_digest(self) -> str:
-        """The same without what a model shall find (TARGETS): equal for what it cannot tell apart."""
-        return _digest({name: value for name, value in self.fields.items() if name not in TARGETS})
+        """The same without what a model shall find (TARGETS) and GROUP: equal for what it cannot tell apart."""
+        return _digest({name: value for name, value in self.fields.items() if name not in (*TARGETS, GROUP)})
+
+    def group_digest(self, field: str) -> str:
+        """Equal for examples that have the same in `field`; without it as `input_digest`."""
+        return _digest({field: self.fields[field]}) if field in self.fields else self.input_digest
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,15 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
-from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings
+from adapthub.recipes.data.dataset import GROUP, Dataset, Example
+from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings, repeated_ids, settled
 from adapthub.recipes.data.tables import read_records
 
 Bytes = Callable[[], bytes]
 
 IMAGE = ("image", "file_name", "filename", "path", "file", "picture", "img")
 LABEL = ("label", "class", "category", "target", "diagnosis")
+GROUPS = ("patient", "patient_id", "subject", "subject_id")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _TOLD = 5  # of the pictures that cannot be read
 
@@ -57,10 +58,40 @@ class _Entry:
     path: str
     line: int
     unit: str
+    group: str | None = None
 
     @property
     def source(self) -> str:
         return Example({}, self.path, self.line, self.unit).source
+
+
+@dataclass(frozen=True)
+class _Found:
+    """All entries of a source, its name, which column is what, and what is odd."""
+
+    entries: list[_Entry]
+    name: str
+    columns: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The columns that the caller named."""
+
+    image: str | None
+    label: str | None
+    group: str | None
+
+    def columns(self, records: Records) -> dict[str, str]:
+        """The column of `image`, `label` and, where there is one, `group`."""
+        found = {
+            "image": records.column("image", self.image, IMAGE),
+            "label": records.column("label", self.label, LABEL),
+        }
+        if self.group is not None or {name.strip().lower() for name in records.columns}.intersection(GROUPS):
+            found[GROUP] = records.column(GROUP, self.group, GROUPS)
+        return found
 
 
 def read_pictures(
@@ -68,14 +99,16 @@ def read_pictures(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     settings: Mapping[str, Any],
 ) -> PictureDataset:
-    """The pictures of one split. `settings` as in Dataset.
+    """The pictures of one split, with GROUP where a column says which belong together. `settings` as in Dataset.
 
     Raises InvalidData naming the pictures that are missing or do not decode, up to five, and how many they are; a row
     without picture or label; a source that holds none.
     """
-    entries, name, columns = _entries(source, image_column, label_column)
+    found = _entries(source, _Asked(image_column, label_column, group_column))
+    entries, name = found.entries, found.name
     if not entries:
         raise InvalidData(f"{name}: there are no pictures", hint="Give at least one labelled picture.")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
@@ -88,7 +121,12 @@ def read_pictures(
             hint="Mend them, or take them out.",
         )
     examples = tuple(
-        Example({"image": digest, "label": entry.label}, entry.path, entry.line, entry.unit)
+        Example(
+            {"image": digest, "label": entry.label, **({} if entry.group is None else {GROUP: entry.group})},
+            entry.path,
+            entry.line,
+            entry.unit,
+        )
         for entry, (digest, _, _) in zip(entries, read, strict=True)
     )
     files = {digest: entry.read for entry, (digest, _, _) in zip(entries, read, strict=True)}
@@ -98,7 +136,8 @@ def read_pictures(
         " stretch their values to 16 bits, or save them with 8"
         for first in dark[:1]
     ]
-    return PictureDataset(examples, name, columns, settings, notes=tuple(notes), files=files)
+    notes += found.notes
+    return PictureDataset(examples, name, found.columns, settings, notes=tuple(notes), files=files)
 
 
 def has_pictures(folder: Path) -> bool:
@@ -111,23 +150,20 @@ def has_pictures(folder: Path) -> bool:
     )
 
 
-def _entries(
-    source: Any, image_column: str | None, label_column: str | None
-) -> tuple[list[_Entry], str, dict[str, str]]:
-    """All entries, the source's name, and which column is what."""
+def _entries(source: Any, asked: _Asked) -> _Found:
     if is_datasets(source):
-        return _of_datasets(source, image_column, label_column)
+        return _of_datasets(source, asked)
     if not isinstance(source, (str, Path)):
-        return _of_records(of_mappings(source), Path(), image_column, label_column)
+        return _of_records(of_mappings(source), Path(), asked)
     path = Path(source)
     if path.is_dir():
         table = next((path / name for name in _METADATA if (path / name).is_file()), None)
         if table is None:
-            return list(_of_folder(path)), str(path), {"image": "file", "label": "folder"}
+            return _Found(list(_of_folder(path)), str(path), {"image": "file", "label": "folder"})
         path = table
     if path.suffix.lower() == ".parquet" and path.is_file():
-        return _of_parquet(path, image_column, label_column)
-    return _of_records(read_records(path), path.parent, image_column, label_column)
+        return _of_parquet(path, asked)
+    return _of_records(read_records(path), path.parent, asked)
 
 
 def _of_folder(folder: Path) -> Iterator[_Entry]:
@@ -148,13 +184,8 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _of_records(
-    records: Records, folder: Path, image_column: str | None, label_column: str | None
-) -> tuple[list[_Entry], str, dict[str, str]]:
-    columns = {
-        "image": records.column("image", image_column, IMAGE),
-        "label": records.column("label", label_column, LABEL),
-    }
+def _of_records(records: Records, folder: Path, asked: _Asked) -> _Found:
+    columns = asked.columns(records)
 
     def entry(row: Record) -> _Entry:
         where = records.where(row)
@@ -162,14 +193,14 @@ def _of_records(
         if label is None:
             raise _no_label(where, columns["label"], row.values.get(columns["label"]))
         read = _reader(row.values.get(columns["image"]), folder, where, columns["image"])
-        return _Entry(read, label, records.path, row.line, records.unit)
+        group = _group(row.values.get(columns[GROUP])) if GROUP in columns else None
+        return _Entry(read, label, records.path, row.line, records.unit, group)
 
-    return [entry(row) for row in records.rows], records.path, columns
+    entries = [entry(row) for row in records.rows]
+    return _Found(entries, records.path, columns, tuple(repeated_ids(records)))
 
 
-def _of_parquet(
-    path: Path, image_column: str | None, label_column: str | None
-) -> tuple[list[_Entry], str, dict[str, str]]:
+def _of_parquet(path: Path, asked: _Asked) -> _Found:
     """By memory map: a file with the pictures' bytes may be larger than memory."""
     import datasets
 
@@ -177,31 +208,28 @@ def _of_parquet(
         rows = datasets.Dataset.from_parquet(str(path))
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return _of_datasets(rows, image_column, label_column, name=str(path), folder=path.parent)
+    return _of_datasets(rows, asked, name=str(path), folder=path.parent)
 
 
 def _of_datasets(
     rows: Any,
-    image_column: str | None,
-    label_column: str | None,
+    asked: _Asked,
     *,
     name: str | None = None,
     folder: Path = Path(),
-) -> tuple[list[_Entry], str, dict[str, str]]:
+) -> _Found:
     import datasets
 
+    rows = settled(rows)
     name = name or str(getattr(rows.info, "dataset_name", None) or "dataset")
     records = Records(tuple(rows.column_names), (), name, "row")
-    columns = {
-        "image": records.column("image", image_column, IMAGE),
-        "label": records.column("label", label_column, LABEL),
-    }
+    columns = asked.columns(records)
     if isinstance(rows.features[columns["image"]], datasets.Image):
         rows = rows.cast_column(columns["image"], datasets.Image(decode=False))
     names = getattr(rows.features[columns["label"]], "names", None)
     pictures = rows.select_columns([columns["image"]])
 
-    def entry(at: int, label: Any) -> _Entry:
+    def entry(at: int, label: Any, group: Any) -> _Entry:
         where = f"{name}:row {at + 1}"
         text = label_text(names[label] if names is not None and label is not None else label)
         if text is None:
@@ -210,9 +238,17 @@ def _of_datasets(
         def read() -> bytes:
             return _reader(pictures[at][columns["image"]], folder, where, columns["image"])()
 
-        return _Entry(read, text, name, at + 1, "row")
+        return _Entry(read, text, name, at + 1, "row", _group(group))
 
-    return [entry(at, label) for at, label in enumerate(rows[columns["label"]])], name, columns
+    labels = rows[columns["label"]]
+    groups = rows[columns[GROUP]] if GROUP in columns else [None] * len(rows)
+    entries = [entry(at, *said) for at, said in enumerate(zip(labels, groups, strict=True))]
+    return _Found(entries, name, columns)
+
+
+def _group(value: Any) -> str | None:
+    """What a cell says belongs together; None for an empty one, whose row stands alone."""
+    return None if value is None else str(value).strip() or None
 
 
 def _reader(value: Any, folder: Path, where: str, column: str) -> Bytes:

@@ -17,7 +17,7 @@ from adapthub.adapters.audio import Audio, read_sound
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pairs import text_of
-from adapthub.recipes.data.records import Record, Records, is_datasets, repeated_ids
+from adapthub.recipes.data.records import Record, Records, is_datasets, repeated_ids, settled
 from adapthub.recipes.data.tables import read_records
 
 AUDIO_COLUMNS = ("file_name", "audio", "path", "file", "wav", "audio_filepath", "recording")
@@ -117,6 +117,7 @@ def _of_datasets(dataset: Any) -> tuple[Records, Path, Callable[[int, str], Any]
     """Without decoding, which would need a library more, and without keeping the recordings in memory."""
     from datasets import Audio as AudioFeature
 
+    dataset = settled(dataset)
     for column, feature in dataset.features.items():
         if isinstance(feature, AudioFeature):
             dataset = dataset.cast_column(column, AudioFeature(decode=False))

@@ -70,12 +70,18 @@ def of_mappings(rows: Iterable[Mapping[str, Any]], name: str = "data") -> Record
 
 
 def of_datasets(dataset: Any) -> Records:
-    """A `datasets.Dataset`; class labels become their names."""
+    """A `datasets.Dataset` or an IterableDataset; class labels become their names."""
+    dataset = settled(dataset)
     name = str(getattr(dataset.info, "dataset_name", None) or "dataset")
-    names = {column: _class_names(feature) for column, feature in dataset.features.items()}
+    return of_mappings(named_rows(dataset), name)
+
+
+def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a `datasets.Dataset` or IterableDataset; class labels become their names."""
+    names = {column: _class_names(feature) for column, feature in (dataset.features or {}).items()}
 
     def named(column: str, value: Any) -> Any:
-        classes = names[column]
+        classes = names.get(column)
         if classes is None or value is None:
             return value
         return (
@@ -84,8 +90,8 @@ def of_datasets(dataset: Any) -> Records:
             else _class_name(classes, value)
         )
 
-    rows = ({column: named(column, value) for column, value in row.items()} for row in dataset)
-    return of_mappings(rows, name)
+    for row in dataset:
+        yield {column: named(column, value) for column, value in row.items()}
 
 
 def repeated_ids(records: Records) -> Iterator[str]:
@@ -114,8 +120,32 @@ def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def is_datasets(source: object) -> bool:
-    """Whether `source` is a `datasets.Dataset` (asked without importing the library)."""
+    """Whether `source` is a `datasets.Dataset` or IterableDataset (asked without importing the library)."""
     return hasattr(source, "features") and hasattr(source, "column_names") and hasattr(source, "info")
+
+
+def settled(dataset: Any) -> Any:
+    """A `datasets.IterableDataset` read to its end, pictures and sound as their bytes; a `datasets.Dataset` as it is. Raises
+    InvalidData for a stream without rows."""
+    import datasets
+
+    if not isinstance(dataset, datasets.IterableDataset):
+        return dataset
+    dataset = encoded_media(dataset)
+    rows = list(dataset)
+    if not rows:
+        raise InvalidData("the stream has no rows", hint="Give at least one labelled example.")
+    return datasets.Dataset.from_list(rows, features=dataset.features)
+
+
+def encoded_media(dataset: Any) -> Any:
+    """A `datasets` table or stream whose pictures and sound stay bytes."""
+    import datasets
+
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, (datasets.Image, datasets.Audio)):
+            dataset = dataset.cast_column(column, type(feature)(decode=False))
+    return dataset
 
 
 def suffix_of(source: object) -> str:

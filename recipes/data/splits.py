@@ -80,33 +80,47 @@ def find_splits(data: Path) -> dict[str, Path]:
 
 
 def split_off(
-    dataset: Dataset, labels_of: Callable[[Example], frozenset[str]], share: float = 0.1
+    dataset: Dataset,
+    labels_of: Callable[[Example], frozenset[str]],
+    share: float = 0.1,
+    *,
+    groups: NDArray[np.uint64] | None = None,
 ) -> tuple[Dataset, Dataset]:
     """(the rest, about `share` of the rows); depends on neither a seed nor the order of rows.
 
-    Rows are taken by the sha256 of their input, so equal inputs fall on one side; a row whose label would
-    then be missing from the rest stays. The source of both says so. Raises InvalidData where nothing can be
-    taken.
+    Rows are taken by the sha256 of their input, or by `groups` (group_keys), so equal ones fall on one side; a row whose
+    label would then be missing from the rest stays. Where every group is larger than that share, the smallest is taken, of
+    half the rows at most. The source of both says so. Raises InvalidData where nothing can be taken.
     """
+    keys = dataset.keys.inputs if groups is None else groups
     one: dict[frozenset[str], frozenset[str]] = {}  # of each set of labels, for there are fewer than rows
     held = [one.setdefault(labels, labels) for labels in map(labels_of, dataset)]
     left = Counter(label for labels in held for label in labels)
     wanted = max(1, round(share * len(dataset)))
+
+    def losing(places: NDArray[np.int64]) -> Counter[str] | None:
+        """How many of each label go with these rows; None where one would be missing."""
+        lost = Counter(label for at in places for label in held[at])
+        return lost if all(left[label] > count for label, count in lost.items()) else None
+
     taken: list[NDArray[np.int64]] = []
     count = 0
-    for places in _groups(dataset.keys.inputs):
+    for places in _groups(keys):
         if count + len(places) > wanted:
             if count == wanted:
                 break
             continue
-        losing = Counter(label for at in places for label in held[at])
-        if all(left[label] > lost for label, lost in losing.items()):
+        if (lost := losing(places)) is not None:
             taken.append(places)
             count += len(places)
-            left -= losing
-    if not count:
+            left -= lost
+    if not count and groups is not None:
+        some = (places for places in sorted(_groups(keys), key=len) if 1 < len(places) <= len(dataset) // 2)
+        taken = [places for places in some if losing(places) is not None][:1]
+    if not taken:
+        together = "" if groups is None else f" in {len(np.unique(groups))} groups that stay together"
         raise InvalidData(
-            f"{dataset.source}: {len(dataset)} rows are too few to set some aside for validation",
+            f"{dataset.source}: {len(dataset)} rows{together} are too few to set some aside for validation",
             hint="Give a validation split or more rows, or train without (validation=False, --no-validation).",
         )
     aside = np.sort(np.concatenate(taken))
@@ -125,6 +139,12 @@ def _groups(inputs: NDArray[np.uint64]) -> Iterator[NDArray[np.int64]]:
     for end in (*ends.tolist(), len(order)):
         yield order[start:end]
         start = end
+
+
+def group_keys(dataset: Dataset, field: str) -> NDArray[np.uint64]:
+    """uint64 [n], equal where examples have the same in `field`: the first eight bytes of Example.group_digest."""
+    digests = b"".join(bytes.fromhex(example.group_digest(field))[:8] for example in dataset)
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def leaked(train: Dataset, other: Dataset) -> int:

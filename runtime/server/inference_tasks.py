@@ -279,7 +279,7 @@ async def automatic_speech_recognition(asked: Asked) -> Response:
 
 
 async def feature_extraction(asked: Asked) -> Response:
-    """A vector for one text, or one for each of a list: the mean of its last hidden states. `prompt_name` says of an adapter
+    """A vector for one text, or one for each of a list, out of its last hidden states. `prompt_name` says of an adapter
     for retrieval whether the texts ask, or are passages that shall be found."""
     body = parsed(_FeaturesBody, asked.body)
     hidden = asked.serving.runtime.base.model.config.get_text_config().hidden_size

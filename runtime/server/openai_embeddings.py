@@ -1,4 +1,4 @@
-"""OpenAI's embeddings: the base's or an adapter's last hidden states, mean-pooled and of length 1.
+"""OpenAI's embeddings: the base's or an adapter's last hidden states, pooled as they are trained to be, of length 1.
 
 Texts are read with the base's special tokens, token ids as they are. Does not shorten vectors (`dimensions`): no model here
 was trained for it.

@@ -1,4 +1,4 @@
-"""One vector a text: the mean of its last hidden states, as sentence-transformers pools.
+"""One vector a text, out of its last hidden states as its base or its adapter pools them (adapters/pooling).
 
 Does not run anything, and knows no API.
 """
@@ -9,6 +9,7 @@ import torch
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import TASKS_WITH_HEADS
+from adapthub.adapters.pooling import vector_of
 from adapthub.runtime.predictor import Question
 from adapthub.runtime.server.predicting import Predicted
 
@@ -31,5 +32,7 @@ def has_features(question: Question, *, whole: bool = True) -> None:
 
 def pooled(predicted: Predicted, *, normalise: bool = True) -> torch.Tensor:
     """A float32 vector [texts, hidden] of every text; of length 1 where `normalise`."""
-    vectors = torch.stack([answer.logits.mean(0) for answer in predicted.answers])
+    vectors = torch.stack(
+        [vector_of(answer.logits, answer.question.reading.pooling) for answer in predicted.answers]
+    )
     return torch.nn.functional.normalize(vectors, dim=-1) if normalise else vectors

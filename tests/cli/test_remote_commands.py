@@ -72,6 +72,32 @@ def test_login_asks_the_hub_before_it_keeps_a_token(cli: Command, server: HubSer
     assert "knows nobody" in cli("whoami").refused()
 
 
+def test_a_push_that_will_be_refused_is_said_before_anything_is_read(
+    cli: Command, server: HubServer, tmp_path: Path
+) -> None:
+    """Not after an hour of training: not even the data is read."""
+    data = tmp_path / "train.conll"
+    data.write_text("no labels here\n")
+    train = ("train", "--task", "ner", "--data", data, "--base", tmp_path / "none", "--push")
+    named = (*train, "--name", "acme::ada/ner")
+    readers = server.token("ada", "read")
+    cli("login", server.url, "--name", "acme", "--token", server.token("bob")).fine()
+    (line,) = cli(*named).refused().splitlines()
+    assert "bob may not write to ada/" in line
+    cli("login", server.url, "--name", "acme", "--token", readers).fine()
+    (line,) = cli(*named).refused().splitlines()
+    assert "has the scope read" in line
+    (line,) = cli(*train, "--name", "ada/ner", "--hub", server.url).refused().splitlines()
+    assert "has the scope read" in line
+    cli("logout", "acme").fine()
+    (line,) = cli(*train, "--name", "ada/ner", "--hub", server.url).refused().splitlines()
+    assert "needs a token" in line
+    server.running.stop()
+    (line,) = cli(*train, "--name", "ada/ner", "--hub", server.url).refused().splitlines()
+    assert "cannot be reached" in line
+    assert not (tmp_path / "runs").exists()
+
+
 def test_no_token_is_ever_printed(cli: Command, server: HubServer) -> None:
     token = server.token()
     for arguments in (

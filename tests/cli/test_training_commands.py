@@ -42,7 +42,9 @@ def test_the_plan_shows_the_run_and_three_aligned_samples(
     assert cli("train", *arguments, "--dry-run", "--json").fine() == shown
     record = json.loads(shown)
     assert record.keys() == PLAN
-    assert record["splits"][0].keys() == {"split", "source", "rows", "targets", "supervised", "truncated"}
+    assert record["splits"][0].keys() == {
+        "split", "source", "rows", "targets", "supervised", "truncated", "lengths", "classes",
+    }  # fmt: skip
     assert record["samples"][0].keys() == {"source", "text", "columns", "rows"}
     assert record["labels"] == ["O", "B-LOC", "B-ORG", "B-PER"]
     assert record["settings"]["rank"] == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 
 OWN = ("/api/adapthub", "/api/adapters")
-OWN_PARTS = ("/versions", "/aliases", "/available", "/blobs/")
+OWN_PARTS = ("/versions", "/aliases", "/available", "/may-push", "/blobs/")
 
 
 class PlainOnly(httpx2.HTTPTransport):

@@ -11,7 +11,13 @@ import pytest
 from huggingface_hub import constants
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import AdmissionError, InvalidSettings, RevisionNotFound
+from adapthub.adapters.errors import (
+    AdmissionError,
+    Forbidden,
+    InvalidSettings,
+    RevisionNotFound,
+    Unauthorized,
+)
 from adapthub.hub.connection import Connection
 from adapthub.hub.lineage import parent_of
 from adapthub.hub.registry import Registry
@@ -71,6 +77,27 @@ def open_registry(servers: Callable[[Path], HubServer]) -> Callable[[Path], Regi
         return RemoteHub(Connection(server.url, token, transport=PlainOnly()), cache=folder / "cache")
 
     return open_plain
+
+
+def test_who_may_push_is_asked_of_repositories_that_are_there_and_of_the_account_else(
+    servers: Callable[[Path], HubServer], tmp_path: Path
+) -> None:
+    server = servers(tmp_path)
+    ada, reader, bob = server.token("ada"), server.token("ada", "read"), server.token("bob")
+
+    def opened(token: str | None) -> RemoteHub:
+        return RemoteHub(Connection(server.url, token, transport=PlainOnly()), cache=tmp_path / "cache")
+
+    opened(ada).check_may_push("ada/ner")
+    opened(ada).push(write_adapter(tmp_path / "made"), "ada/ner")
+    opened(ada).check_may_push("ada/ner")
+    for name in ("ada/ner", "ada/new"):
+        with pytest.raises(Unauthorized, match="token|nobody is logged in"):
+            opened(None).check_may_push(name)
+        with pytest.raises(Forbidden, match="scope read|only reads"):
+            opened(reader).check_may_push(name)
+        with pytest.raises(Forbidden, match="bob may not write to ada/"):
+            opened(bob).check_may_push(name)
 
 
 def test_a_list_says_what_tags_and_cards_say(registry: Registry, adapters: list[Artifact]) -> None:

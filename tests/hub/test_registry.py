@@ -354,6 +354,9 @@ def test_available(registry: Registry, adapters: list[Artifact]) -> None:
     registry.push(adapters[0], "acme/ner")
     assert not registry.available("acme/ner")
     assert registry.available("acme/ne")
+    registry.check_may_push("acme/ne")
+    with pytest.raises(InvalidReference):
+        registry.check_may_push("acme/ner@v1")
     with pytest.raises(InvalidReference):
         registry.available("acme")
 

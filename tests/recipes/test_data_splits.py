@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.errors import InvalidData
-from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.splits import find_splits, leaked, repeated, split_off
+from adapthub.recipes.data.dataset import GROUP, Dataset, Example
+from adapthub.recipes.data.splits import find_splits, group_keys, leaked, repeated, split_off
 
 
 def dataset(rows: Sequence[tuple[str, str]], path: str = "a.csv") -> Dataset:
@@ -104,6 +104,38 @@ def test_what_was_split_says_so_in_its_source() -> None:
 def test_too_few_rows_to_split_are_refused() -> None:
     with pytest.raises(InvalidData, match="2 rows are too few to set some aside"):
         split_off(dataset([("a", "x"), ("b", "y")]), labels_of)
+
+
+def grouped(rows: Sequence[str]) -> Dataset:
+    """A row for each letter: its group."""
+    examples = tuple(
+        Example({"text": f"text {line}", "label": "x", GROUP: group}, "a.csv", line)
+        for line, group in enumerate(rows, start=2)
+    )
+    return Dataset(examples, "a.csv", {"text": "text", "label": "label", GROUP: "patient"})
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), min_size=30))
+def test_groups_are_never_parted(rows: list[str]) -> None:
+    whole = grouped(rows)
+    keys = group_keys(whole, GROUP)
+    assert len(set(keys.tolist())) == len(set(rows))
+    if min(map(rows.count, rows)) > len(rows) // 2:
+        with pytest.raises(InvalidData, match="rows in 1 groups that stay together are too few"):
+            split_off(whole, labels_of, groups=keys)
+        return
+    rest, aside = split_off(whole, labels_of, groups=keys)
+    assert sorted(e.line for e in (*rest, *aside)) == [e.line for e in whole]
+    assert not {e.fields[GROUP] for e in rest} & {e.fields[GROUP] for e in aside}
+    assert 0 < len(aside) <= max(round(0.1 * len(rows)), min(map(rows.count, rows)))
+
+
+def test_a_group_is_no_part_of_an_input() -> None:
+    first, second = (Example({"text": "a", GROUP: group}, "a.csv", 1) for group in "xy")
+    assert first.input_digest == second.input_digest
+    assert first.group_digest(GROUP) != second.group_digest(GROUP)
+    alone = Example({"text": "a"}, "a.csv", 1)
+    assert alone.group_digest(GROUP) == alone.input_digest
 
 
 def test_leaks_are_counted_by_input() -> None:

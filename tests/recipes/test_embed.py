@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,70 @@ def test_from_pairs_to_vectors_that_are_served_and_pefts(
         with torch.inference_mode():
             theirs = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         assert (ours - theirs).abs().max() / theirs.abs().max() <= 1e-5
+
+
+def pooling_base(base: Path, folder: Path, mode: str) -> Path:
+    """The same base as sentence-transformers would have written it."""
+    shutil.copytree(base, folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({f"pooling_mode_{mode}": True}))
+    return folder
+
+
+@pytest.mark.parametrize(("mode", "pooling"), [("cls_token", "cls"), ("lasttoken", "lasttoken")])
+def test_vectors_are_pooled_as_the_base_says_in_training_measures_and_serving(
+    mode: str, pooling: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    base, test = pooling_base(tiny_base, tmp_path / "base", mode), pairs(12, 2)
+    notes: list[str] = []
+    result = train(
+        "embed", pairs(40, 0), base=str(base), validation=pairs(12, 1), test=test, output=tmp_path / "run",
+        max_steps=3, batch_size=8, max_length=16, report=notes.append, quiet=True,
+    )  # fmt: skip
+    assert f"pooling: {pooling} of {base}'s hidden states, as its sentence-transformers files say" in notes
+    manifest = result.artifact.manifest
+    assert manifest is not None
+    assert manifest.hyperparameters["pooling"] == pooling
+    assert evaluate(result.artifact, test).metrics == result.metrics["test"]
+
+    def expected(model: Any, text: str) -> torch.Tensor:
+        """As sentence-transformers computes it, of plain PEFT's model."""
+        with torch.inference_mode():
+            hidden = model(**wordpiece(tmp_path / "tokenizer")(text, return_tensors="pt")).last_hidden_state[
+                0
+            ]
+        return torch.nn.functional.normalize(hidden[0 if pooling == "cls" else -1], dim=0)
+
+    bare = AutoModel.from_pretrained(tiny_base).eval()
+    with Runtime(load_base(str(base))) as runtime:
+        (own,) = runtime.predict(["ada bob"], str(result.artifact.path))
+        (plain,) = runtime.predict(["ada bob"])
+    torch.testing.assert_close(plain.vector, expected(bare, "ada bob"), atol=1e-5, rtol=1e-4)
+    adapted = PeftModel.from_pretrained(bare, str(result.artifact.path)).eval()
+    torch.testing.assert_close(own.vector, expected(adapted, "ada bob"), atol=1e-5, rtol=1e-4)
+
+    more = plan("embed", pairs(40, 0), start=str(result.artifact.path), base=str(base), max_steps=1)
+    assert more.settings["pooling"] == pooling
+
+
+def test_what_is_not_said_is_the_mean_and_what_is_not_computed_is_refused(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    planned = plan("embed", pairs(40, 0), base=str(tiny_base))
+    assert planned.settings["pooling"] == "mean"
+    assert (
+        f"pooling: mean of {tiny_base}'s hidden states, because its files say nothing else" in planned.notes
+    )
+    asked = plan("embed", pairs(40, 0), base=str(tiny_base), pooling="cls")
+    assert asked.settings["pooling"] == "cls"
+    assert not any(note.startswith("pooling") for note in asked.notes)
+    base = pooling_base(tiny_base, tmp_path / "base", "max_tokens")
+    with pytest.raises(
+        InvalidSettings, match="pools hidden states by max, which is not computed here. Set pooling=mean"
+    ):
+        plan("embed", pairs(40, 0), base=str(base))
+    with pytest.raises(InvalidSettings, match="pooling is one of mean, cls, lasttoken; 'max' is not"):
+        plan("embed", pairs(40, 0), base=str(tiny_base), pooling="max")
 
 
 def test_a_plan_needs_no_head(tiny_base: Path) -> None:

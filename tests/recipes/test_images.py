@@ -28,6 +28,7 @@ from adapthub.recipes.data.pictures import PictureDataset
 from adapthub.recipes.images import ImageRecipe
 from adapthub.recipes.picture_rows import Augmentation, PictureRows
 from adapthub.recipes.run import Run
+from adapthub.recipes.splits import read_splits
 from adapthub.runtime import Runtime
 from tests.adapters.picture_bases import expected_logits, write_base
 
@@ -92,7 +93,8 @@ def test_one_set_of_pictures_in_every_form(colours: Path, tmp_path: Path) -> Non
         features=features,
     )
     of_library.to_parquet(str(tmp_path / "pictures.parquet"))
-    for source in (copy, copy / "list.jsonl", of_library, tmp_path / "pictures.parquet", rows):
+    stream = of_library.to_iterable_dataset()
+    for source in (copy, copy / "list.jsonl", of_library, stream, tmp_path / "pictures.parquet", rows):
         found = read(source)
         assert seen(found) == expected, source
         assert {example.fields["image"]: len(found.bytes_of(example)) for example in found} == {
@@ -113,6 +115,46 @@ def test_where_a_picture_is_from(colours: Path, tmp_path: Path) -> None:
     table = tmp_path / "list.csv"
     table.write_text(f"path,diagnosis\n{colours}/test/red/0.png,red\n{colours}/test/blue/0.png,blue\n")
     assert read(table)[1].source == f"{table}:3"
+
+
+def test_ids_that_stand_twice_in_a_table_of_pictures_are_said(colours: Path) -> None:
+    paths = sorted((colours / "test").rglob("*.png"))[:3]
+    rows = [
+        {"image": path.read_bytes(), "label": path.parent.name, "id": at % 2} for at, path in enumerate(paths)
+    ]
+    assert read(rows).notes == (
+        "1 rows have the id of an earlier one: 0 stands at data:row 1 and data:row 3",
+    )
+    assert read(rows[:2]).notes == ()
+
+
+def test_no_patient_stands_on_both_sides_of_a_split(colours: Path, tmp_path: Path) -> None:
+    """Also where the first row's is unknown: that row stands alone."""
+    paths = sorted((colours / "train").rglob("*.png"))
+    rows = [
+        {"image": path.read_bytes(), "diagnosis": path.parent.name, "Patient": number % 10 or None}
+        for number, path in enumerate(paths)
+    ]
+    recipe = find_recipe("medical-image")
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "pictures.parquet"))
+    for source in (rows, tmp_path / "pictures.parquet"):
+        splits, notes = read_splits(recipe, source)
+        found = [{e.fields["group"] for e in split if "group" in e.fields} for split in splits.values()]
+        assert found[0] | found[1] == {str(number) for number in range(1, 10)}
+        assert not found[0] & found[1]
+        assert any(
+            note.endswith("chosen by their content; rows of one Patient stay together") for note in notes
+        )
+    _, notes = read_splits(recipe, rows[:-2], validation=rows[-2:])
+    assert "validation: 2 of 2 rows have their Patient in common with the training split" in notes
+    named = [{**row, "clinic": "ab"[at % 2]} for at, row in enumerate(rows)]
+    dataset = recipe.read(named, group_column="clinic")
+    assert dataset.columns["group"] == "clinic"
+    assert {e.fields["group"] for e in dataset} == {"a", "b"}
+    with pytest.raises(InvalidData, match="no column 'clinc'; .*Did you mean 'clinic'"):
+        recipe.read(named, group_column="clinc")
+    plain = [{"image": row["image"], "diagnosis": row["diagnosis"]} for row in rows]
+    assert [e.input_digest for e in recipe.read(plain)] == [e.input_digest for e in dataset]
 
 
 def test_pictures_that_cannot_be_used_are_named_before_anything_runs(colours: Path, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_step_of_lora_fa_is_pefts(tiny_base: Path, ner_data: Path, tmp_path: P
 
     from adapthub.adapters.methods import method_settings
     from adapthub.recipes.adaptation import adapt
-    from adapthub.recipes.trainer import Rates, freeze_a, lora_fa
+    from adapthub.recipes.rates import Rates, freeze_a, lora_fa
 
     made = []
     for ours in (True, False):

@@ -11,6 +11,7 @@ from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import plan, train
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.recipe import PreferringRecipe
+from adapthub.recipes.settings import SETTINGS
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "prefix"])
@@ -74,6 +75,30 @@ def test_defaults_come_with_reasons_and_choices_without(tiny_base: Path, ner_dat
     assert "CoNLL-2003" in planned.reasons["learning_rate"]
     chosen = plan("ner", ner_data / "train.conll", base=str(tiny_base), learning_rate=1e-3)
     assert "learning_rate" not in chosen.reasons
+
+
+def test_every_setting_of_a_run_says_why_it_is_so(tiny_base: Path, ner_data: Path) -> None:
+    for found in (
+        plan("ner", ner_data / "train.conll", base=str(tiny_base)),
+        plan("ner", ner_data / "train.conll", base=str(tiny_base), validation=False),
+    ):
+        without = [name for name in SETTINGS if name in found.settings and not found.reasons.get(name)]
+        assert without == []
+    assert found.reasons["max_length"].startswith("no row is longer")
+    assert "the last step is kept" in found.reasons["epochs"]
+    cut = plan("ner", ner_data / "train.conll", base=str(tiny_base), epochs=2, max_length=6)
+    assert {"epochs", "max_length"}.isdisjoint(cut.reasons)
+
+
+def test_lengths_and_classes_are_shown(tiny_base: Path, review_data: Path, ner_data: Path) -> None:
+    train = plan("sentiment", review_data, base=str(tiny_base)).splits[0]
+    assert sum(train.classes.values()) == train.rows
+    assert list(train.classes.values()) == sorted(train.classes.values(), reverse=True)
+    assert 0 < train.lengths["median"] <= train.lengths["p95"] <= train.lengths["longest"] <= 64
+    entities = plan("ner", ner_data / "train.conll", base=str(tiny_base)).splits[0]
+    assert any(label.startswith("B-") for label in entities.classes)
+    assert max(entities.classes.values()) <= entities.rows
+    assert entities.lengths["longest"] > 3
 
 
 def test_every_recipe_says_why_it_learns_so_fast() -> None:

@@ -24,7 +24,7 @@ from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.answer_rows import asked, sequences
 from adapthub.recipes.prefer import Prefer
 from adapthub.recipes.preference_trainer import PreferenceTrainer
-from adapthub.recipes.trainer import Rates
+from adapthub.recipes.rates import Rates
 from adapthub.runtime import Runtime
 from tests.adapters.causal_pass import SIZES, write_causal_base
 from tests.conftest import WORDS

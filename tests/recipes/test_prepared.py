@@ -188,7 +188,7 @@ from adapthub.recipes.job import prepare
 import torch, transformers
 from transformers import Trainer
 import peft
-from adapthub.recipes.trainer import LengthGroups
+from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.recipe import lengths_of
 status = open("/proc/self/status").read()
 data = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData:"))

@@ -15,12 +15,12 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes import train
 from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.preflight import check_shares
 from adapthub.recipes.processes import ALONE, Processes, join
 from adapthub.recipes.run import load
 from adapthub.recipes.sharding import check_shardable
 from adapthub.recipes.shares import Shares
-from adapthub.recipes.trainer import LengthGroups
 from tests.adapters.causal_pass import write_causal_base
 from tests.recipes.conftest import calm_copy
 from tests.recipes.together import launch

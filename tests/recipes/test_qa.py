@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from adapthub.hub import open_hub
 from adapthub.recipes import evaluate, train
 from adapthub.recipes.qa import QuestionAnswering
 from adapthub.recipes.recipe import Encoded
-from adapthub.recipes.squad import answer_statistics, exact, f1, normalise
+from adapthub.recipes.squad import answer_statistics, best_threshold, exact, f1, normalise
 from adapthub.runtime import Pair, Runtime
 from tests.recipes.tokenizer_kinds import byte_level, sentencepiece, wordpiece
 
@@ -158,12 +159,59 @@ def test_the_best_gold_answer_counts_and_kinds_are_apart() -> None:
     assert values == pytest.approx(
         {
             "f1": (1 + 2 / 3 + 1 + 0) / 4, "exact": 0.5, "f1/answered": 5 / 6, "exact/answered": 0.5,
-            "exact/unanswered": 0.5,
+            "exact/unanswered": 0.5, "no_answer_accuracy": 0.75,
         }
     )  # fmt: skip
     assert statistics.estimates(resamples=50)["f1"].n == 4
     assert set(answer_statistics([["a"]], ["a"]).values()) == {"f1", "exact"}
     assert normalise("  The  cat's\tHAT ") == "cats hat"
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_threshold_is_the_best_of_every_one(seed: int) -> None:
+    draw = random.Random(seed)
+    texts = ("ada", "ada bob", "bob", "the")
+    gold = [draw.choice(([], ["ada"], ["bob ada", "the"], ["a"])) for _ in range(30)]
+    predicted = [draw.choice(texts) for _ in gold]
+    differences = [draw.choice((round(draw.gauss(2, 3), 1), 0.5)) for _ in gold]
+
+    def mean_f1(threshold: float) -> float:
+        said = [text if by <= threshold else "" for text, by in zip(predicted, differences, strict=True)]
+        return answer_statistics(gold, said).values()["f1"]
+
+    found = best_threshold(gold, predicted, differences)
+    every = [mean_f1(threshold) for threshold in (min(differences) - 1, *differences)]
+    assert mean_f1(found) == pytest.approx(max(every))
+    assert found == 0 or mean_f1(0) < max(every)
+
+
+def test_a_threshold_stays_0_where_nothing_needs_choosing() -> None:
+    assert best_threshold([["ada"], []], ["ada", "bob"], [-1.0, 1.0]) == 0
+    assert best_threshold([["ada"], []], ["ada", "bob"], [3.0, 5.0]) == 4
+    assert best_threshold([["ada"], [], []], ["ada", "bob", ""], [-4.0, -3.0, np.inf]) == -3.5
+    assert best_threshold([[], []], ["", ""], [np.inf, np.inf]) == 0
+
+
+def test_no_answer_is_said_by_the_threshold_that_validation_chose(tmp_path: Path) -> None:
+    """Logits that say "none" by 6 too much: chosen, told, and measured with."""
+    _, data, encoded = encoded_for(tmp_path, 64)
+    outputs = []
+    for row in encoded.rows:
+        logits = np.full((len(row["input_ids"]), 2), -9.0)
+        none = row["labels"] == [0, 0]
+        logits[row["labels"], [0, 1]] = 3.0
+        logits[0] = 8.0 if none else 5.0
+        outputs.append(logits)
+    before = QA.measure(outputs, data, encoded, ()).values()
+    assert (before["f1"], before["no_answer_accuracy"]) == pytest.approx((1 / 3, 1 / 3))
+    chosen, words = QA.chosen(outputs, data, encoded)
+    # 10 - 6 where there is an answer; the span of the other is of two tokens that say -9
+    assert 4 < chosen["no_answer_threshold"] < 34
+    assert "F1 1.000, and F1 0.333 at 0" in words
+    after = QA.measure(outputs, data, replace(encoded, settings={**encoded.settings, **chosen}), ())
+    assert set(after.values().values()) == {1.0}
+    answered = data.select([0, 2])
+    assert QA.chosen(outputs, answered, encoded.select([0, 2])) == ({}, "")
 
 
 def encoded_for(tmp_path: Path, max_length: int) -> tuple[Any, Any, Encoded]:
@@ -292,6 +340,7 @@ def test_from_data_to_an_answer(tiny_base: Path, tmp_path: Path) -> None:
     assert {name: manifest.hyperparameters[name] for name in ("max_length", "stride", "no_answer")} == {
         "max_length": 24, "stride": 8, "no_answer": True,
     }  # fmt: skip
+    assert isinstance(manifest.hyperparameters["no_answer_threshold"], float)
     pulled = hub.pull("acme/qa@prod")
     assert evaluate(pulled, test).metrics == result.metrics["test"]
 

@@ -39,6 +39,21 @@ def test_steps(given: dict[str, Any], rows: int, steps: int, between: int) -> No
     assert settings.steps_between_evaluations(rows) == between
 
 
+@pytest.mark.parametrize(
+    ("given", "rows", "affordable"),
+    [
+        ({}, 1000, 300),  # 75 steps of 8 rows between: half of 600, each half as dear
+        ({"gradient_accumulation": 2}, 1000, 296),
+        ({"epochs": 1, "batch_size": 32}, 100_000, 1000),
+        ({"max_steps": 10}, 1000, 64),
+    ],
+)
+def test_looking_at_the_validation_loss_takes_a_quarter_of_the_time(
+    given: dict[str, Any], rows: int, affordable: int
+) -> None:
+    assert resolve(**given).affordable_rows(rows) == affordable
+
+
 def test_warmup_is_a_share_of_the_steps() -> None:
     assert resolve(warmup=0.1).warmup_steps(80) == 3
     assert resolve(warmup=0).warmup_steps(80) == 0
@@ -58,6 +73,7 @@ def test_warmup_is_a_share_of_the_steps() -> None:
         ("warmup", 1.0),
         ("patience", 0.5),
         ("eval_steps", 0),
+        ("eval_rows", 0),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(name: str, value: Any) -> None:

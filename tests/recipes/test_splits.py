@@ -9,6 +9,7 @@ import datasets
 import pytest
 
 from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.sentiment import Sentiment
 from adapthub.recipes.splits import read_splits
 
@@ -34,6 +35,75 @@ def test_a_lone_file_is_split_and_says_so(tmp_path: Path) -> None:
     assert read[1] == (
         "validation: no such split given, so 4 of 40 training rows are set aside, chosen by their content",
     )
+
+
+def preferences(start: int, stop: int) -> list[dict[str, Any]]:
+    """Two pairs a prompt."""
+    return [
+        {"prompt": f"prompt {index // 2}", "chosen": f"good {index}", "rejected": f"bad {index}"}
+        for index in range(start, stop)
+    ]
+
+
+def questions(start: int, stop: int) -> list[dict[str, Any]]:
+    """Four questions a context, one of them without an answer."""
+    return [
+        {
+            "question": f"who {index}",
+            "context": f"ada {index // 4}",
+            "answers": [{"text": "ada", "answer_start": 0}] if index % 4 else [],
+        }
+        for index in range(start, stop)
+    ]
+
+
+def pairs(start: int, stop: int) -> list[dict[str, Any]]:
+    """Two passages a query."""
+    return [{"query": f"query {index // 2}", "passage": f"passage {index}"} for index in range(start, stop)]
+
+
+def judged(start: int, stop: int) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"prompt {index // 2}", "completion": f"answer {index}", "label": index % 2 == 0}
+        for index in range(start, stop)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("task", "made", "field", "aside"),
+    [
+        ("prefer", preferences, "prompt", 6),
+        ("prefer", judged, "prompt", 6),
+        ("qa", questions, "context", 4),
+        ("embed", pairs, "query", 6),
+    ],
+)
+def test_rows_that_belong_together_stay_together_and_it_is_said(
+    task: str, made: Any, field: str, aside: int
+) -> None:
+    recipe = find_recipe(task)
+    read, notes = read_splits(recipe, made(0, 60))
+    assert (len(read["train"]), len(read["validation"])) == (60 - aside, aside)
+    first, second = ({repr(e.fields[field]) for e in split} for split in read.values())
+    assert not first & second
+    assert notes == (
+        f"validation: no such split given, so {aside} of 60 training rows are set aside, chosen by their content;"
+        f" rows of one {field} stay together",
+    )
+    _, notes = read_splits(recipe, made(0, 41), validation=made(41, 45), test=made(40, 41))
+    in_common = 3 if task == "qa" else 1
+    assert f"validation: {in_common} of 4 rows have their {field} in common with the training split" in notes
+    assert "test: 1 of 1 rows also stand in the training split" in notes
+    assert not any(note.startswith("test") and "in common with the training" in note for note in notes)
+
+
+@pytest.mark.parametrize("task", ["translate", "summarize"])
+def test_translations_of_one_source_stay_together(task: str) -> None:
+    rows = [{"source": f"source {index // 2}", "target": f"target {index}"} for index in range(40)]
+    read, _ = read_splits(find_recipe(task), rows)
+    first, second = ({e.fields["source"] for e in split} for split in read.values())
+    assert len(second) == 2
+    assert not first & second
 
 
 def test_a_folder_brings_its_splits_and_given_ones_go_first(tmp_path: Path) -> None:
@@ -64,6 +134,26 @@ def test_a_dataset_dict_is_a_mapping_of_splits() -> None:
     }
     with pytest.raises(InvalidData, match="the data has no split 'train', only 'test'"):
         read_splits(SENTIMENT, {"test": rows(0, 2)})
+
+
+def test_streams_of_the_datasets_library_are_read_as_it_reads_them() -> None:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    known = datasets.Dataset.from_list(
+        [{"text": f"text {at}", "label": at % 2} for at in range(20)], features=features
+    )
+    unknown = datasets.IterableDataset.from_generator(lambda: iter(rows(0, 20)))
+    streams = datasets.IterableDatasetDict({"train": known.to_iterable_dataset()})
+    read, _ = read_splits(SENTIMENT, streams)
+    assert [dict(e.fields) for e in read["train"]] == [
+        dict(e.fields) for e in read_splits(SENTIMENT, {"train": known})[0]["train"]
+    ]
+    assert {e.fields["label"] for e in read["train"]} == {"bad", "good"}
+    read, _ = read_splits(SENTIMENT, unknown)
+    assert sizes((read, ())) == {"train": 18, "validation": 2}
+    with pytest.raises(InvalidData, match="the stream has no rows"):
+        read_splits(SENTIMENT, known.to_iterable_dataset().take(0))
 
 
 def test_splits_by_other_names_are_found_and_what_is_not_used_is_said() -> None:

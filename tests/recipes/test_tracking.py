@@ -27,12 +27,18 @@ def test_weights_and_biases_hears_of_a_run_offline(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    train(
-        "sentiment", review_data, base=str(tiny_base), output=tmp_path / "run", max_steps=2, batch_size=4,
-        max_length=32, track=["wandb"], quiet=True, report=lambda note: None,
-    )  # fmt: skip
-    wandb.finish()
-    (written,) = tmp_path.rglob("run-*.wandb")
-    told = written.read_bytes()
-    assert b"train/loss" in told
-    assert b"eval/macro_f1" in told
+    for name in ("first", "second"):
+        train(
+            "sentiment", review_data, base=str(tiny_base), output=tmp_path / name, max_steps=2, batch_size=4,
+            max_length=32, track=["wandb"], quiet=True, report=lambda note: None,
+        )  # fmt: skip
+        assert wandb.run is None, "a run here is a run there"
+    every = [written.read_bytes() for written in sorted(tmp_path.rglob("run-*.wandb"))]
+    assert len(every) == 2
+    for told in every:
+        assert b"train/loss" in told
+        assert b"eval/macro_f1" in told
+    assert {name for name in (b"first", b"second") if any(name in told for told in every)} == {
+        b"first",
+        b"second",
+    }

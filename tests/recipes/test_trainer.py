@@ -11,7 +11,8 @@ from torch import nn
 from adapthub.adapters.errors import TrainingError
 from adapthub.recipes import trainer
 from adapthub.recipes.adaptation import GradientCheck
-from adapthub.recipes.trainer import LengthGroups, Rates, parameter_groups, schedule
+from adapthub.recipes.length_groups import LengthGroups
+from adapthub.recipes.rates import Rates, parameter_groups, schedule
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 9), st.integers(0, 3))

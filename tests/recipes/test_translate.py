@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
-from adapthub.recipes import evaluate, plan, train
+from adapthub.recipes import Plan, evaluate, plan, train
 from adapthub.recipes.completions import target_ids
 from adapthub.recipes.text_metrics import bleu_tokenizer, summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
@@ -243,6 +243,30 @@ def test_what_was_trained_is_served_measured_and_loads_in_peft(
 def test_a_base_without_a_language_model_head_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match=r"no language-model head|no end token"):
         train("translate", pairs(24, 0), base=str(tiny_base), output=tmp_path / "run", quiet=True)
+
+
+def test_what_is_looked_at_during_training_is_bounded_by_its_cost_and_said(causal_base: Path) -> None:
+    def planned(rows: int, **settings: Any) -> Plan:
+        data, validation = pairs(24, 0), pairs(rows, 1)
+        return plan(
+            "translate", data, base=str(causal_base), validation=validation, max_length=64, **settings
+        )
+
+    bounded = planned(200, max_steps=60, batch_size=1)
+    assert bounded.settings["eval_rows"] == 64
+    assert (
+        "validation: every 12 steps 64 of 200 rows are looked at, the same each time; fewer would take less time, and"
+        " tell too little (eval_rows); at the end all are"
+    ) in bounded.notes
+    assert "quarter" in bounded.reasons["eval_rows"]
+    dear = planned(200, max_steps=5, batch_size=160)
+    assert (
+        "validation: every 1 steps 80 of 200 rows are looked at, the same each time, which takes about a quarter of the time"
+        " of these steps (eval_rows); at the end all are"
+    ) in dear.notes
+    assert dear.settings["eval_rows"] == 80
+    for other in (planned(64, max_steps=50), planned(200, max_steps=50, eval_rows=200)):
+        assert not any("looked at" in note for note in other.notes)
 
 
 def test_a_plan_says_what_is_learnt(causal_base: Path) -> None:

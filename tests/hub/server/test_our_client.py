@@ -544,6 +544,15 @@ def test_who_may_do_what(hub_server: HubServer, hub: RemoteHub, tmp_path: Path) 
     assert reader.pull("ada/ner").digest == adapter.digest
     with pytest.raises(Unauthorized, match="adapt login"):
         nobody.push(adapter, "new/ner")
+    for name in ("ada/ner", "new/ner"):
+        hub.check_may_push(name)
+        with pytest.raises((Unauthorized, AdapterNotFound), match="token|or not for you"):
+            nobody.check_may_push(name)
+        with pytest.raises(Forbidden, match="scope read"):
+            reader.check_may_push(name)
+    bob.check_may_push("new/ner")
+    with pytest.raises(Forbidden, match="bob may not write to ada/"):
+        bob.check_may_push("ada/other")
     refusals: tuple[Callable[[], object], ...] = (
         lambda: bob.push(write_adapter(tmp_path / "more", seed=1), "ada/other"),
         lambda: reader.push(adapter, "ada/ner"),

@@ -33,8 +33,8 @@ QUESTION = "who met bob"
 
 @pytest.fixture(scope="module")
 def served(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """acme/topics; acme/qa, which knows "no answer", and acme/qa-v1, which does not; acme/search and acme/bare, without
-    prefixes."""
+    """acme/topics; acme/qa, which knows "no answer", acme/qa-sure and acme/qa-unsure, which say it never and always, and
+    acme/qa-v1, which does not know it; acme/search and acme/bare, without prefixes."""
     folder = tmp_path_factory.mktemp("heads")
     hub = open_hub(folder / "hub")
     base = BaseRecord(id=str(tiny_base), fingerprint=load_base(str(tiny_base), device="cpu").fingerprint)
@@ -51,6 +51,8 @@ def served(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     made: list[tuple[str, Path, str, Any, dict[str, Any]]] = [
         ("topics", topics, "text-classification", TOPICS, {"problem_type": "multi_label_classification", "threshold": 0.4}),
         ("qa", qa, "question-answering", None, {**windows, "no_answer": True}),
+        ("qa-sure", qa, "question-answering", None, {**windows, "no_answer": True, "no_answer_threshold": 99.0}),
+        ("qa-unsure", qa, "question-answering", None, {**windows, "no_answer": True, "no_answer_threshold": -99.0}),
         ("qa-v1", qa, "question-answering", None, {**windows, "no_answer": False}),
         ("search", features, "feature-extraction", None, {"max_length": 32, **prefixes}),
         ("bare", features, "feature-extraction", None, {"max_length": 32}),
@@ -127,6 +129,9 @@ def test_no_answer_is_one_where_training_had_it_or_the_client_asks(served: Runni
     assert "" not in texts("acme/qa-v1")
     assert "" in texts("acme/qa-v1", handle_impossible_answer=True)
     assert {len(text.split()) for text in texts("acme/qa-v1", max_answer_len=1)} == {1}
+    # as likely as what training chose makes it
+    assert texts("acme/qa-unsure")[0] == ""
+    assert texts("acme/qa-sure")[-1] == ""
 
 
 @pytest.mark.parametrize(

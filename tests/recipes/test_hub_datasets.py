@@ -1,0 +1,77 @@
+"""Datasets of the Hub: streamed into files by the library that reads them, found again by commit.
+
+The Hub itself is not asked here: the library reads a folder in its place."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from adapthub.adapters.errors import InvalidData, Unreachable
+from adapthub.recipes.data import hub_datasets
+from adapthub.recipes.data.hub_datasets import fetch_dataset
+from adapthub.recipes.sentiment import Sentiment
+from adapthub.recipes.splits import read_splits
+
+FEATURES = datasets.Features(
+    {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was loaded, of a dataset with the splits train, dev and unsupervised."""
+    folder, loaded = tmp_path / "hub", list[str]()
+    folder.mkdir()
+    for split, rows in (("train", 2300), ("dev", 20), ("unsupervised", 5)):
+        made = [{"text": f"{split} {at}", "label": at % 2} for at in range(rows)]
+        datasets.Dataset.from_list(made, features=FEATURES).to_parquet(str(folder / f"{split}.parquet"))
+    read = partial(
+        datasets.load_dataset,
+        "parquet",
+        data_files={path.stem: str(path) for path in sorted(folder.glob("*.parquet"))},
+    )
+
+    def load(repo: str, configuration: str | None, *, revision: str, streaming: bool) -> Any:
+        loaded.append(f"{repo} {configuration} {revision[:3]}")
+        if configuration == "none":
+            raise ValueError("BuilderConfig 'none' not found")
+        return read(streaming=streaming)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(hub_datasets, "_commit", lambda repo, revision: (revision or "abc") * 20)
+    return loaded
+
+
+def test_splits_become_files_with_labels_by_name_once_a_commit(hub: list[str], own_home: Path) -> None:
+    said: list[str] = []
+    folder = fetch_dataset("acme/reviews", said.append)
+    assert folder.parent == own_home / "datasets"
+    assert sorted(path.name for path in folder.iterdir()) == ["train.parquet", "validation.parquet"]
+    read, _ = read_splits(Sentiment(), folder)
+    assert {split: len(data) for split, data in read.items()} == {"train": 2300, "validation": 20}
+    assert [e.fields for e in list(read["train"])[:2]] == [
+        {"text": "train 0", "label": "bad"},
+        {"text": "train 1", "label": "good"},
+    ]
+    assert fetch_dataset("acme/reviews", said.append) == folder
+    assert (len(said), len(hub)) == (1, 1)
+    assert fetch_dataset("acme/reviews@def:small", said.append) != folder
+    assert hub == ["acme/reviews None abc", "acme/reviews small def"]
+
+
+def test_what_is_not_there_leaves_nothing_behind(hub: list[str], own_home: Path) -> None:
+    with pytest.raises(InvalidData, match="cannot read acme/reviews: BuilderConfig 'none' not found"):
+        fetch_dataset("acme/reviews:none", print)
+    with pytest.raises(InvalidData, match="'acme/reviews/more' is no dataset's name"):
+        fetch_dataset("acme/reviews/more", print)
+    assert not list((own_home / "datasets").glob("*"))
+
+
+def test_a_hub_that_does_not_answer_is_said(own_home: Path) -> None:
+    with pytest.raises(Unreachable, match="the dataset acme/reviews cannot be fetched"):
+        fetch_dataset("acme/reviews", print)
