@@ -1,9 +1,9 @@
 """DICOM files as pictures of 8 grey levels or colours a channel: what a radiologist's screen would show first.
 
 Stored values become what they measure (rescale), the file's own window of them becomes black to white (VOI), and MONOCHROME1
-(the lowest is white) is turned round. Of several frames and windows the first; what an enhanced file says of that frame counts
-as the file's own. For strangers' bytes: bounded before anything is unpacked. Needs pydicom. Does not read names, dates or
-anything else of a patient.
+(the lowest is white) is turned round. Of several frames and windows the first; what an enhanced file says of that frame
+counts as the file's own. For strangers' bytes: bounded before anything is unpacked. Needs pydicom. Does not read names,
+dates or anything else of a patient.
 """
 
 from __future__ import annotations
