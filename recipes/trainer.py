@@ -327,12 +327,14 @@ def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
 
 
 def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:
-    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own."""
+    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own, and several
+    labels of a text (numbers 0 and 1, not ids) may be as many as its tokens."""
     some = {name: tensor[start:stop] for name, tensor in batch.items()}
     used = mask[start:stop].any(dim=0).nonzero()
     columns = slice(int(used[0]), int(used[-1]) + 1)
     by_token: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
-    if "decoder_input_ids" not in batch and batch["labels"].shape == mask.shape:
+    labels = batch["labels"]
+    if "decoder_input_ids" not in batch and labels.shape == mask.shape and not labels.is_floating_point():
         by_token = (*by_token, "labels")
     return some | {name: some[name][:, columns].contiguous() for name in by_token if name in some}
 

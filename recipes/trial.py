@@ -177,7 +177,7 @@ class _Trying:
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
-        return lengths_of(self._job.splits["train"].encoded.rows)
+        return lengths_of(self._job.taught)
 
     def _half(self) -> Job:
         """One step of half of the longest rows."""
@@ -208,7 +208,7 @@ class _Trying:
         split = self._job.splits["train"]
         if isinstance(self._job.recipe, Augmenting):  # whose rows are all of one size
             return split
-        return Split(split.dataset, replace(split.encoded, rows=Rows(split.encoded.rows, rows.tolist())))
+        return Split(split.dataset, replace(split.encoded, rows=Rows(self._job.taught, rows.tolist())))
 
     @cached_property
     def _cost(self) -> NDArray[np.float64]:

@@ -139,6 +139,8 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
         assert (whole - summed).norm() <= 1e-5 * whole.norm() + 1e-6
     written = {"decoder_input_ids": torch.ones(5, 9, dtype=torch.long), "labels": labels}
     assert [part["labels"].shape[1] for part in trainer.parts_of({**batch, **written})] == [9] * 4
+    several = {**batch, "labels": torch.ones(5, 9)}  # labels of a text, of which there are as many as tokens
+    assert [part["labels"].shape[1] for part in trainer.parts_of(several)] == [9] * 4
     monkeypatch.setattr(trainer, "_PASS_TOKENS", 1000)
     (left,) = trainer.parts_of(batch)
     assert left["input_ids"].shape == (5, 9)
