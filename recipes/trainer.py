@@ -327,8 +327,8 @@ def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
 
 
 def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:
-    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own, and several
-    labels of a text (numbers 0 and 1, not ids) may be as many as its tokens."""
+    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own, and a
+    text's labels (several at once: 0 and 1 as floats) may be as many as its tokens."""
     some = {name: tensor[start:stop] for name, tensor in batch.items()}
     used = mask[start:stop].any(dim=0).nonzero()
     columns = slice(int(used[0]), int(used[-1]) + 1)
