@@ -91,7 +91,7 @@ def _picture(found: Any, kind: str) -> Image.Image:
 def _of_frame(found: Any, sequence: str) -> Any:
     """The item of an enhanced file that says so of its first frame, or of all; else the file itself."""
     for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
-        group = next(iter(found.get(groups) or ()), {})
+        group: Any = next(iter(found.get(groups) or ()), {})
         for item in group.get(sequence) or ():
             return item
     return found

@@ -89,10 +89,10 @@ def prepare_splits(
                 raise InvalidData(f"{path} changed while it was read", hint="Try again.")
         _write_document(folder, paths, read, datasets, labels, notes)
 
-    def read(folder: Path) -> _Splits:
+    def found(folder: Path) -> _Splits:
         return _read_document(folder, paths, held)
 
-    return _kept(f"splits-{_key(recipe, wanted)}", write, read)
+    return _kept(f"splits-{_key(recipe, wanted)}", write, found)
 
 
 def prepare_rows(

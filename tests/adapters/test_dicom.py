@@ -21,7 +21,7 @@ RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-def dicom(pixels: Any, packed: str = "1.2.840.10008.1.2.1", **fields: Any) -> bytes:
+def dicom(pixels: Any, packed: Any = "1.2.840.10008.1.2.1", **fields: Any) -> bytes:
     """A file that is as small as the standard allows; 12 of 16 bits, unless `fields` say otherwise. `packed`: how it is."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import UID, SecondaryCaptureImageStorage, generate_uid

@@ -159,7 +159,7 @@ def test_what_a_base_says_of_its_texts_holds(t5: Path, lively: Path, told: Mappi
     cast(Any, base.model.generation_config).update(**told)
     with Runtime(base) as runtime:
         ours = [one.token_ids for one in runtime.generate(PROMPTS, lively, max_new_tokens=12)]
-        both = {"max_new_tokens": 6, "min_new_tokens": 6}
+        both: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6}
         assert all(len(one.token_ids) == 6 for one in runtime.generate(PROMPTS, lively, **both))
         assert all(
             len(one.token_ids) == 12
