@@ -73,9 +73,14 @@ class Trial:
 
 def try_out(**arguments: Any) -> Trial:
     """`arguments` as for `job.prepare`, in a new process. Raises what `train` would raise by then."""
-    ended = subprocess.run(
-        [sys.executable, "-m", __name__], input=pickle.dumps(arguments), capture_output=True, check=False
-    )
+    try:
+        given = pickle.dumps(arguments)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"the first steps cannot be tried, as their process cannot be given the data: {error}",
+            hint="Give a file, or rows of plain texts and numbers.",
+        ) from error
+    ended = subprocess.run([sys.executable, "-m", __name__], input=given, capture_output=True, check=False)
     lines = ended.stdout.decode().splitlines()
     if ended.returncode or not lines:
         last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
