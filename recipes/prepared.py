@@ -288,7 +288,10 @@ def _make_room(keep: Path) -> None:
     """Remove what was not used for longest while all entries hold more than MOST_BYTES, and what was begun and left."""
     sizes: dict[Path, int] = {}
     used: dict[Path, float] = {}
-    for entry in keep.parent.iterdir():
+    entries: list[Path] = []
+    with suppress(OSError):  # somebody is removing all of them
+        entries += keep.parent.iterdir()
+    for entry in entries:
         with suppress(OSError):  # another process is removing it
             files = [file.stat() for file in entry.rglob("*")]
             sizes[entry], used[entry] = sum(file.st_size for file in files), entry.stat().st_mtime
