@@ -34,12 +34,13 @@ from adapthub.adapters.delta import Segment
 from adapthub.adapters.entries import NotTold, TokenEntries
 from adapthub.adapters.errors import InvalidExpression, InvalidInput, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix, exact_offset, flat_batch, positions
-from adapthub.adapters.heads import TASKS_BY_TOKEN, Head, Heads
+from adapthub.adapters.heads import TASKS_BY_TOKEN
 from adapthub.adapters.layers import has_channels_first
 from adapthub.adapters.module_trees import without_modules
 from adapthub.adapters.passes import Hook, NotByToken, running, running_told
 from adapthub.adapters.pictures import Pictures
 from adapthub.adapters.selections import Selection, Selections, runs
+from adapthub.adapters.served_heads import Head, Heads
 from adapthub.adapters.telling import Telling
 
 if TYPE_CHECKING:

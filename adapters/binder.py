@@ -18,10 +18,11 @@ from transformers.pytorch_utils import Conv1D
 from adapthub.adapters.delta import Replacement, Update
 from adapthub.adapters.errors import BaseMismatch, TensorMismatch, UnsupportedAdapter
 from adapthub.adapters.flat import Prefix
-from adapthub.adapters.heads import TASKS_WITH_HEADS, Head, Heads
+from adapthub.adapters.heads import TASKS_WITH_HEADS
 from adapthub.adapters.layers import takes_lora, twin
 from adapthub.adapters.names import is_saved, module_path
 from adapthub.adapters.processors import takes_pictures
+from adapthub.adapters.served_heads import Head, Heads
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 
 if TYPE_CHECKING:

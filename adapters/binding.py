@@ -12,11 +12,11 @@ from torch import nn
 
 from adapthub.adapters.binder import Binding
 from adapthub.adapters.errors import BaseMismatch, UnsupportedAdapter
-from adapthub.adapters.heads import Heads
 from adapthub.adapters.ia3_binding import Ia3Binder
 from adapthub.adapters.lora_binding import LoraBinder
 from adapthub.adapters.prefix_binding import PrefixBinder
 from adapthub.adapters.prompt_binding import PromptBinder
+from adapthub.adapters.served_heads import Heads
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact

@@ -154,8 +154,17 @@ def _results(manifest: Manifest) -> str:
 
 def portability(manifest: Manifest) -> str:
     """The section on what the adapter is over other forms of its base; empty without certificates."""
+    alike = manifest.certified_on
     rows = [
-        (form, certificate.verdict, metric, f"{drift.value:.4f}", _drift(drift), *_drifts(certificate))
+        (
+            form,
+            certificate.verdict,
+            metric,
+            f"{drift.value:.4f}",
+            _drift(drift),
+            *_drifts(certificate),
+            *(() if alike else (certificate.data.words,)),
+        )
         for form, certificate in manifest.certificates.items()
         for metric, drift in certificate.metrics.items()
     ]
@@ -170,8 +179,9 @@ def portability(manifest: Manifest) -> str:
         "change, 95 % interval",
         "largest drift",
         "other decisions",
+        *(() if alike else ("measured on",)),
     )
-    rest = f"against the base in {first.reference}, on {first.data.rows} rows of {first.data.source or 'unpublished data'}"
+    rest = f"against the base in {first.reference}{f', on {alike.words}' if alike else ''}"
     return f"{_PORTABILITY}\n\nMeasured {rest}.\n\n{_table(header, rows)}"
 
 

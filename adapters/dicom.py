@@ -1,8 +1,9 @@
 """DICOM files as pictures of 8 grey levels or colours a channel: what a radiologist's screen would show first.
 
 Stored values become what they measure (rescale), the file's own window of them becomes black to white (VOI), and MONOCHROME1
-(the lowest is white) is turned round. Of several frames and windows the first. For strangers' bytes: bounded before
-anything is unpacked. Needs pydicom. Does not read names, dates or anything else of a patient.
+(the lowest is white) is turned round. Of several frames and windows the first; what an enhanced file says of that frame
+counts as the file's own. For strangers' bytes: bounded before anything is unpacked. Needs pydicom. Does not read names,
+dates or anything else of a patient.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from adapthub.adapters.errors import InvalidInput, MissingDependency
 
 SUFFIXES = frozenset((".dcm", ".dicom"))
 _MAGIC_AT = 128
-_DEFLATED = b"1.2.840.10008.1.2.1.99"  # the whole file as one stream, which says nowhere how large it becomes
+_META_AT = _MAGIC_AT + 4
+# Streams, of the whole file or of a frame, which say nowhere how large they become.
+_DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR")
 
@@ -37,14 +40,18 @@ def read(data: bytes, name: str, most_pixels: int) -> Image.Image:
         raise MissingDependency(
             f"{name} is a DICOM file, which needs pydicom", hint="Run: pip install 'adapthub[dicom]'"
         ) from error
-    if _DEFLATED in data[:4096]:
+    try:
+        packed = _transfer_syntax(data)
+    except Exception as error:  # pydicom raises whatever its parsers meet in a stranger's bytes
+        raise _damaged(name, error) from error
+    if packed in _DEFLATED:
         raise InvalidInput(
             f"{name} is a deflated DICOM file, which is not read", hint="Save it uncompressed."
         )
     try:
         found = pydicom.dcmread(io.BytesIO(data), force=False)
         pixels = int(found.Rows) * int(found.Columns)
-    except Exception as error:  # pydicom raises whatever its parsers meet in a stranger's bytes
+    except Exception as error:
         raise _damaged(name, error) from error
     if pixels > most_pixels:
         raise InvalidInput(f"{name} has more than {most_pixels:,} pixels", hint="Send a smaller copy.")
@@ -57,31 +64,50 @@ def read(data: bytes, name: str, most_pixels: int) -> Image.Image:
         raise _damaged(name, error) from error
 
 
-def _picture(found: Any, kind: str) -> Image.Image:
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, convert_color_space, pixel_array
+def _transfer_syntax(data: bytes) -> str:
+    """How the file is packed, as pydicom will see it, read before anything is unpacked."""
+    from pydicom.filereader import _read_file_meta_info
 
-    values = pixel_array(found, index=0)
+    stream = io.BytesIO(data)
+    stream.seek(_META_AT)
+    return str(_read_file_meta_info(stream).get("TransferSyntaxUID", ""))
+
+
+def _picture(found: Any, kind: str) -> Image.Image:
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    values = pixel_array(found, index=0)  # RGB where it was YBR
     if kind == "PALETTE COLOR":
         values = apply_color_lut(values, found)
         return Image.fromarray(_eight(values, 0, np.iinfo(values.dtype).max), "RGB")
     if kind in _COLOURS:
-        if kind != "RGB":
-            values = convert_color_space(values, kind, "RGB")
         return Image.fromarray(_eight(values, 0, 2 ** int(found.BitsStored) - 1), "RGB")
-    shown = _windowed(apply_modality_lut(values, found).astype(np.float32), found)
+    measures = found if "RescaleSlope" in found else _of_frame(found, "PixelValueTransformationSequence")
+    window = found if "WindowCenter" in found else _of_frame(found, "FrameVOILUTSequence")
+    shown = _windowed(apply_modality_lut(values, measures).astype(np.float32), window)
     return Image.fromarray(255 - shown if kind == "MONOCHROME1" else shown, "L")
+
+
+def _of_frame(found: Any, sequence: str) -> Any:
+    """The item of an enhanced file that says so of its first frame, or of all; else the file itself."""
+    for groups in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        group: Any = next(iter(found.get(groups) or ()), {})
+        for item in group.get(sequence) or ():
+            return item
+    return found
 
 
 def _windowed(values: NDArray[Any], found: Any) -> NDArray[np.uint8]:
     """By the file's first window, else by its table, else from the lowest value to the highest (PS3.3, C.11.2)."""
     centre, width = (_first(found.get(field)) for field in ("WindowCenter", "WindowWidth"))
-    if centre is None or width is None or width < 1:
+    function = str(found.get("VOILUTFunction", "LINEAR"))
+    narrowest = 1 if function == "LINEAR" else 0
+    if centre is None or width is None or width < narrowest or width == 0:
         if "VOILUTSequence" in found:
             from pydicom.pixels import apply_voi
 
             values = apply_voi(values.astype(np.int64), found, index=0).astype(np.float32)
         return _eight(values, float(values.min()), float(values.max()))
-    function = str(found.get("VOILUTFunction", "LINEAR"))
     if function == "SIGMOID":
         return _eight(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1)
     if function == "LINEAR_EXACT":
@@ -92,9 +118,12 @@ def _windowed(values: NDArray[Any], found: Any) -> NDArray[np.uint8]:
 
 def _eight(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """`low` and below to 0, `high` and above to 255."""
-    share = (values.astype(np.float32) - low) / max(high - low, 1e-6)
-    levels: NDArray[np.uint8] = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
-    return levels
+    levels = values.astype(np.float32)  # and from here on in place: a large picture takes gigabytes
+    levels -= low
+    levels /= max(high - low, 1e-6)
+    np.clip(levels, 0, 1, out=levels)
+    levels *= 255
+    return np.rint(levels, out=levels).astype(np.uint8)
 
 
 def _first(value: Any) -> float | None:

@@ -15,9 +15,9 @@ from torch import nn
 from adapthub.adapters.binder import Binding, TargetBinder
 from adapthub.adapters.delta import Scaled, ScaledInput
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.heads import Heads
 from adapthub.adapters.layers import bare, sizes
 from adapthub.adapters.names import inner_name
+from adapthub.adapters.served_heads import Heads
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact

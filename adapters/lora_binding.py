@@ -18,10 +18,10 @@ from adapthub.adapters.binder import Binding, TargetBinder
 from adapthub.adapters.convolutions import ChannelShift, update_under
 from adapthub.adapters.delta import Dora, EmbeddingLowRank, LowRank, Shift, TokenLogits, TokenRows
 from adapthub.adapters.errors import TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.heads import Heads
 from adapthub.adapters.layers import Convolution, full_weight, has_channels_first, sizes
 from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, trained_tokens
 from adapthub.adapters.names import inner_name, plain_name
+from adapthub.adapters.served_heads import Heads
 
 if TYPE_CHECKING:
     from adapthub.adapters.artifact import Artifact

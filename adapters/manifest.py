@@ -70,6 +70,11 @@ class DataRecord(Record):
     rows: Annotated[int, Field(ge=0)]
     source: str | None = None
 
+    @property
+    def words(self) -> str:
+        """For people: how many rows of what."""
+        return f"{self.rows:,} rows of {self.source or 'unpublished data'}"
+
 
 class Metric(Record):
     """A measured value with the bounds of its 95 % interval, over `n` examples."""
@@ -139,6 +144,12 @@ class Manifest(Record):
     certificates: Certificates = {}
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     files: dict[str, Sha256] = {}
+
+    @property
+    def certified_on(self) -> DataRecord | None:
+        """The rows that all certificates were measured on; None where there are several such, or none."""
+        found = [certificate.data for certificate in self.certificates.values()]
+        return found[0] if len({data.fingerprint for data in found}) == 1 else None
 
     def document(self) -> dict[str, Any]:
         """What the file says, as JSON's own kinds."""

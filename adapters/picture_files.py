@@ -11,6 +11,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -67,14 +69,9 @@ def decode(data: bytes, name: str) -> Image.Image:
     What is transparent becomes white. Grey values of 16 bits keep their eight highest. Raises InvalidInput, which names the
     picture by `name`, for what is no picture, is damaged, has over MAX_PIXELS, or has floating-point values.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata, which is not read
-            with _opened(data, name) as picture:
-                picture.load()
-                upright = _upright(picture)
-    except _DAMAGED as error:
-        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+    with _whole(name), _opened(data, name) as picture:
+        picture.load()
+        upright = _upright(picture)
     return _rgb(upright, name)
 
 
@@ -83,25 +80,18 @@ def check(data: bytes, name: str) -> bool:
 
     Whether the picture is one of 12 bits or fewer in 16, of which little is left in the eight highest: nearly black.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with _opened(data, name) as picture:
-                picture.draft("RGB", (1, 1))
-                picture.load()
-                if picture.mode == "F":
-                    raise _floating(name)
-                return picture.mode in _WIDE and 0 < int(np.asarray(picture).max(initial=0)) < _LOW
-    except _DAMAGED as error:
-        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+    with _whole(name), _opened(data, name) as picture:
+        picture.draft("RGB", (1, 1))
+        picture.load()
+        if picture.mode == "F":
+            raise _floating(name)
+        return picture.mode in _WIDE and 0 < int(np.asarray(picture).max(initial=0)) < _LOW
 
 
 def encode(picture: Image.Image, name: str) -> bytes:
     """A picture of Pillow as a file that `decode` reads: PNG, upright. Raises InvalidInput as `decode` does."""
-    try:
+    with _whole(name):
         picture.load()
-    except _DAMAGED as error:
-        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
     upright = _upright(picture)
     if upright.mode == "F":
         raise _floating(name)
@@ -118,6 +108,20 @@ def prepare(picture: Image.Image, processor: BaseImageProcessor) -> torch.Tensor
     """What the base reads of an RGB picture: float32 [channels, height, width]."""
     pixels = processor(picture, return_tensors="pt")["pixel_values"]
     return cast("torch.Tensor", pixels[0])
+
+
+@contextmanager
+def _whole(name: str) -> Iterator[None]:
+    """Within: what a decoder raises of damaged bytes becomes InvalidInput, which is itself left as it is; damaged metadata,
+    which are not read, warn nobody."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InvalidInput:
+        raise
+    except _DAMAGED as error:
+        raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
 
 
 def _upright(picture: Image.Image) -> Image.Image:

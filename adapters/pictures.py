@@ -16,9 +16,9 @@ from transformers.utils.generic import ModelOutput
 
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.errors import InvalidInput
-from adapthub.adapters.heads import Head
 from adapthub.adapters.passes import NotByToken, Rows, by_row, running
 from adapthub.adapters.selections import Selection, runs
+from adapthub.adapters.served_heads import Head
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base

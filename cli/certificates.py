@@ -22,6 +22,7 @@ _COLUMNS = (
     "largest_drift",
     "mean_drift",
     "changed",
+    "n",
 )
 
 
@@ -58,6 +59,7 @@ def _rows(form: str, one: Certificate) -> list[dict[str, Any]]:
             "largest_drift": f"{one.max_drift:.1e}",
             "mean_drift": f"{one.mean_drift:.1e}",
             "changed": None if one.changed is None else f"{one.changed:.2%}",
+            "n": drift.n,
         }
         for name, drift in one.metrics.items()
     ]

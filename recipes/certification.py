@@ -120,7 +120,7 @@ def write_certified(found: Certification, target: Path | str) -> Artifact:
     return write_artifact(
         target,
         manifest=manifest,
-        card=with_portability(card.read_text() if card.exists() else "", manifest),
+        card=with_portability(card.read_text(encoding="utf-8") if card.exists() else "", manifest),
         config=artifact.config,
         tensors=artifact.tensors(),
         extra=documents,

@@ -3,7 +3,8 @@
 Under `prepared/` in AdaptHub's home, a folder an entry: the examples of files with their splits, labels and notes, by the
 files' bytes, the recipe and how they are read; and rows of token ids, by the examples, the tokenizer and the settings. What
 is kept is mapped, and read and encoded some rows at a time, so memory holds none of it whole.
-Entries are written aside and renamed. Beyond a bound those not used for longest go; deleting the folder is harmless.
+Entries are written aside and renamed; one that cannot be read is made anew. Beyond a bound those not used for longest go;
+deleting the folder is harmless, also to a run that goes on: whatever it reads is open.
 Small files, rows that a program gives, pictures, sound, questions' windows and recipes of one's own are not kept. Does not
 read or encode: recipes do.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,17 +23,18 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from adapthub import adapters, runtime
 from adapthub.adapters.errors import Conflict, InvalidData
 from adapthub.adapters.files import new_directory, sha256_bytes, sha256_file
 from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.stored import ExampleWriter, StoredExamples
+from adapthub.recipes.data.stored import ExampleWriter, Files, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
 from adapthub.recipes.recipe import Encoded, Recipe
 from adapthub.recipes.splits import chosen_sources, completed, unused
@@ -40,6 +43,8 @@ from adapthub.recipes.stored_rows import RowWriter, read_rows
 if TYPE_CHECKING:
     from adapthub.adapters.base import ResolvedBase
 
+_Splits = tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]
+_Kept = TypeVar("_Kept")
 FOLDER = "prepared"
 LEAST_BYTES = 1 << 20  # of files: less is read and tokenised in no time
 MOST_BYTES = 20 << 30  # of all entries
@@ -57,7 +62,7 @@ _OTHER_TASKS = (SPEECH, IMAGE_CLASSIFICATION, "question-answering")
 
 def prepare_splits(
     recipe: Recipe, data: Any, *, validation: Any, test: Any, options: Mapping[str, Any]
-) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
+) -> _Splits:
     """The datasets by split, the labels of the training split, and notes: as `read_splits`, `Recipe.labels` and
     `Recipe.check` have them. Raises what they raise, and StorageError where a large file cannot be kept."""
     sources = chosen_sources(data, validation=validation, test=test)
@@ -70,7 +75,7 @@ def prepare_splits(
     wanted = {
         "files": {name: [before[name], path.suffix.lower()] for name, path in paths.items()},
         "validation": validation is not False,
-        "options": dict(options),
+        "options": {name: [value, _said_in(value)] for name, value in options.items()},
     }
 
     held: dict[str, Sequence[Example] | None] = {}
@@ -84,7 +89,10 @@ def prepare_splits(
                 raise InvalidData(f"{path} changed while it was read", hint="Try again.")
         _write_document(folder, paths, read, datasets, labels, notes)
 
-    return _read_document(_kept(f"splits-{_key(recipe, wanted)}", write), paths, held)
+    def found(folder: Path) -> _Splits:
+        return _read_document(folder, paths, held)
+
+    return _kept(f"splits-{_key(recipe, wanted)}", write, found)
 
 
 def prepare_rows(
@@ -117,7 +125,7 @@ def prepare_rows(
         finally:
             writer.close()
 
-    return read_rows(_kept(f"rows-{_key(recipe, wanted)}", write))
+    return _kept(f"rows-{_key(recipe, wanted)}", write, read_rows)
 
 
 @contextmanager
@@ -135,6 +143,14 @@ def _all_cores() -> Iterator[None]:
         os.environ[_PARALLELISM] = "off"
 
 
+def _said_in(value: Any) -> str | None:
+    """The digest of the file that an option names, as a chat template's; None where it names none."""
+    with suppress(OSError, ValueError):  # a text that is no path
+        if isinstance(value, (str, Path)) and Path(value).is_file():
+            return sha256_file(Path(value))
+    return None
+
+
 def _is_kept(recipe: Recipe, sources: Mapping[str, Any]) -> bool:
     if RECIPES.get(recipe.name) is not recipe or recipe.task in (SPEECH, IMAGE_CLASSIFICATION):
         return False
@@ -143,9 +159,7 @@ def _is_kept(recipe: Recipe, sources: Mapping[str, Any]) -> bool:
     return sum(Path(source).stat().st_size for source in sources.values()) >= LEAST_BYTES
 
 
-def _labelled(
-    recipe: Recipe, read: Mapping[str, Dataset], *, wants_validation: bool
-) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
+def _labelled(recipe: Recipe, read: Mapping[str, Dataset], *, wants_validation: bool) -> _Splits:
     datasets, notes = completed(recipe, read, set_aside=wants_validation)
     labels = recipe.labels(datasets["train"])
     for dataset in datasets.values():
@@ -178,7 +192,7 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     assert whole is not None
     if len(notes) > _SHOWN_NOTES:
         notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more of the like"]
-    return replace(whole, examples=StoredExamples(folder, str(path), held=held), notes=tuple(notes))
+    return replace(whole, examples=StoredExamples(Files(folder), str(path), held=held), notes=tuple(notes))
 
 
 def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[Dataset]:
@@ -204,7 +218,7 @@ def _write_document(
     for name, dataset in datasets.items():
         examples = dataset.examples
         assert isinstance(examples, StoredExamples)
-        of = next(known for known in read if examples.folder == folder / known)
+        of = next(known for known in read if examples.files.folder == folder / known)
         if examples.places is not None:
             np.save(folder / f"{name}.npy", examples.places)
         splits[name] = {
@@ -226,20 +240,21 @@ def _write_document(
 
 def _read_document(
     folder: Path, paths: Mapping[str, Path], held: Mapping[str, Sequence[Example] | None]
-) -> tuple[dict[str, Dataset], tuple[str, ...], tuple[str, ...]]:
+) -> _Splits:
     """As it was written, of the same files wherever they lie now. `held`: of each, its examples if they are at hand."""
     document = json.loads((folder / _DOCUMENT).read_text())
-    moved = [(old, str(paths[name])) for name, old in document["paths"].items() if old != str(paths[name])]
+    moved = {old: str(paths[name]) for name, old in document["paths"].items()}
+    # All at once, the longest first: one may have the name that another had, or the beginning of it.
+    known = re.compile("|".join(map(re.escape, sorted(moved, key=len, reverse=True))))
 
     def now(text: str) -> str:
-        for old, new in moved:
-            text = text.replace(old, new)
-        return text
+        return known.sub(lambda found: moved[found[0]], text)
 
+    opened = {name: Files(folder / name) for name in {split["of"] for split in document["splits"].values()}}
     datasets = {}
     for name, split in document["splits"].items():
         of = split["of"]
-        examples = StoredExamples(folder / of, str(paths[of]), held=held.get(of))
+        examples = StoredExamples(opened[of], str(paths[of]), held=held.get(of))
         if split["chosen"]:
             examples = examples.select(np.load(folder / f"{name}.npy", mmap_mode="r"))
         datasets[name] = Dataset(
@@ -252,28 +267,42 @@ def _read_document(
     return datasets, tuple(document["labels"]), tuple(map(now, document["notes"]))
 
 
-def _kept(name: str, write: Callable[[Path], None]) -> Path:
-    """The entry `name`, written now if it is not there."""
+def _kept(name: str, write: Callable[[Path], None], read: Callable[[Path], _Kept]) -> _Kept:
+    """What `read` makes of the entry `name`, written now if it is not there whole."""
     folder = home() / FOLDER / name
-    if not folder.is_dir():
-        with suppress(Conflict), new_directory(folder, durable=False) as aside:  # another was faster, perhaps
-            write(aside)
-        _make_room(folder)
-    with suppress(OSError):
-        os.utime(folder)
-    return folder
+    if folder.is_dir():
+        # Not so where another process has removed it by now, or the machine went down before it was on the disk.
+        with suppress(OSError, ValueError, KeyError):
+            found = read(folder)
+            os.utime(folder)
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(Conflict), new_directory(folder, durable=False) as aside:  # another was faster, perhaps
+        write(aside)
+    found = read(folder)
+    _make_room(folder)
+    return found
 
 
 def _make_room(keep: Path) -> None:
-    """Remove what was not used for longest while all entries hold more than MOST_BYTES."""
-    entries = [entry for entry in keep.parent.iterdir() if not entry.name.startswith(".")]
-    sizes = {entry: sum(file.stat().st_size for file in entry.rglob("*")) for entry in entries}
+    """Remove what was not used for longest while all entries hold more than MOST_BYTES, and what was begun and left."""
+    sizes: dict[Path, int] = {}
+    used: dict[Path, float] = {}
+    entries: list[Path] = []
+    with suppress(OSError):  # somebody is removing all of them
+        entries += keep.parent.iterdir()
+    for entry in entries:
+        with suppress(OSError):  # another process is removing it
+            files = [file.stat() for file in entry.rglob("*")]
+            sizes[entry], used[entry] = sum(file.st_size for file in files), entry.stat().st_mtime
+            if entry.name.startswith("."):  # is being written as long as its files are
+                used[entry] = max((used[entry], *(file.st_mtime for file in files)))
     total = sum(sizes.values())
-    for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime):
-        if total <= MOST_BYTES or entry == keep or time.time() - entry.stat().st_mtime < _FRESH:
-            break
-        shutil.rmtree(entry, ignore_errors=True)
-        total -= sizes[entry]
+    for entry in sorted(used, key=lambda entry: (not entry.name.startswith("."), used[entry])):
+        is_left = entry.name.startswith(".")
+        if entry != keep and time.time() - used[entry] >= _FRESH and (is_left or total > MOST_BYTES):
+            shutil.rmtree(entry, ignore_errors=True)
+            total -= sizes[entry]
 
 
 def _key(recipe: Recipe, wanted: Mapping[str, Any]) -> str:
@@ -283,11 +312,16 @@ def _key(recipe: Recipe, wanted: Mapping[str, Any]) -> str:
 
 @cache
 def _code() -> list[Any]:
-    """What reads and encodes: other code may do so otherwise."""
-    package = Path(__file__).parent
-    files = sorted([*package.glob("*.py"), *(package / "data").glob("*.py")])
+    """What reads and encodes, here and in the folders that it stands on: other code may do so otherwise."""
+    here = Path(__file__).parent
+    folders = (
+        here,
+        here / "data",
+        *(Path(str(file)).parent for file in (adapters.__file__, runtime.__file__)),
+    )
+    files = sorted(file for folder in folders for file in folder.glob("*.py"))
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return [stamps, version("transformers"), version("tokenizers")]
+    return [stamps, *(version(name) for name in ("transformers", "tokenizers", "pyarrow", "jinja2"))]
 
 
 def _tokenizer_digest(base: ResolvedBase) -> str:

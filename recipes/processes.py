@@ -89,8 +89,9 @@ class Processes:
 
     def share_values(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give every process the first one's values."""
-        for parameter in parameters if self.count > 1 else ():
-            distributed.broadcast(parameter.data, src=0)
+        with self.together():
+            for parameter in parameters if self.count > 1 else ():
+                distributed.broadcast(parameter.data, src=0)
 
     def average_gradients(self, parameters: Sequence[nn.Parameter], *, failed: bool) -> bool:
         """Make each gradient its mean over all processes; one that none has stays None. Whether `failed` is so in any."""

@@ -67,9 +67,12 @@ class RowWriter:
 
 
 def read_rows(folder: Path) -> Encoded:
-    """What RowWriter wrote there."""
+    """What RowWriter wrote there, opened: it can be read however soon the folder goes. Raises OSError and ValueError for
+    what was not written to its end."""
     counts = json.loads((folder / _COUNTS).read_text())
     rows = StoredRows(folder)
+    if len(rows.lengths) != len(rows):
+        raise ValueError(f"{folder}: {len(rows)} rows and {len(rows.lengths)} lengths")
     return Encoded(rows, positions=rows.positions, **counts)
 
 

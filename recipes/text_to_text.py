@@ -141,9 +141,8 @@ class TextToText:
         one long row costs its own text, not the measures of all others."""
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
-        if "decoder_start" in settings:
-            return _by_decoder(runtime, adapter, _prompts(dataset, settings), settings)
-        prompts = [prompt_ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
+        ids = read_ids if "decoder_start" in settings else prompt_ids
+        prompts = [ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
         room, end = runtime.room(adapter), settings.get("turn_end")
         stops = [] if end is None else [token_id(tokenizer, end)]
         by_length: dict[int, list[int]] = {}
@@ -173,18 +172,3 @@ class TextToText:
 
 def _prompts(dataset: Dataset, settings: Mapping[str, Any]) -> list[str]:
     return [settings["prompt"].replace(SOURCE, example.fields["source"]) for example in dataset]
-
-
-def _by_decoder(
-    runtime: Runtime, adapter: str | None, prompts: Sequence[str], settings: Mapping[str, Any]
-) -> list[str]:
-    """What an encoder-decoder writes of each prompt, nothing where its encoder cannot read it whole."""
-    tokenizer = runtime.base.tokenizer
-    assert tokenizer is not None
-    most = getattr(runtime.base.model.config, "max_position_embeddings", None)
-    read = [read_ids(tokenizer, prompt) for prompt in prompts]
-    fitting = [at for at, ids in enumerate(read) if most is None or len(ids) <= most]
-    tokens = settings["max_new_tokens"] if most is None else min(settings["max_new_tokens"], most - 1)
-    found = runtime.generate([read[at] for at in fitting], adapter, max_new_tokens=tokens)
-    texts = dict(zip(fitting, (generation.text for generation in found), strict=True))
-    return [texts.get(at, "") for at in range(len(prompts))]

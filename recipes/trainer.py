@@ -22,6 +22,7 @@ from adapthub.adapters.heads import outputs_of
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.length_groups import LengthGroups
+from adapthub.recipes.parts import parts_of
 from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.rates import Rates, lora_fa, parameter_groups, schedule
 from adapthub.recipes.recipe import Row, lengths_of
@@ -30,9 +31,6 @@ from adapthub.recipes.shares import shared_loader
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-_PASS_TOKENS = 1024
 
 
 class AdapterTrainer(Trainer):
@@ -223,32 +221,3 @@ class AdapterTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers' estimate walks over every parameter of the model at every step."""
         return 0
-
-
-def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """A batch of rows of tokens as smaller ones of at most _PASS_TOKENS tokens, or one row, each padded as its own rows need
-    and with a target: a processor computes them as fast, and keeps less for backward. Other batches are left whole."""
-    mask = batch.get("attention_mask")
-    if mask is None or mask.ndim != 2 or "input_ids" not in batch or "labels" not in batch:
-        return [dict(batch)]
-    parts, start, tokens = [], 0, 0
-    for row, length in enumerate(mask.sum(dim=1).tolist()):
-        if row > start and tokens + length > _PASS_TOKENS:
-            parts.append(_rows_of(batch, mask, start, row))
-            start, tokens = row, 0
-        tokens += length
-    if not start:
-        return [dict(batch)]
-    parts.append(_rows_of(batch, mask, start, len(mask)))
-    return [part for part in parts if (part["labels"] != IGNORED).any()] or [dict(batch)]
-
-
-def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:
-    """Rows [start, stop), without the columns that are padding in all of them; a decoder's tokens have their own."""
-    some = {name: tensor[start:stop] for name, tensor in batch.items()}
-    used = mask[start:stop].any(dim=0).nonzero()
-    columns = slice(int(used[0]), int(used[-1]) + 1)
-    by_token: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
-    if "decoder_input_ids" not in batch and batch["labels"].shape == mask.shape:
-        by_token = (*by_token, "labels")
-    return some | {name: some[name][:, columns].contiguous() for name in by_token if name in some}

@@ -73,9 +73,14 @@ class Trial:
 
 def try_out(**arguments: Any) -> Trial:
     """`arguments` as for `job.prepare`, in a new process. Raises what `train` would raise by then."""
-    ended = subprocess.run(
-        [sys.executable, "-m", __name__], input=pickle.dumps(arguments), capture_output=True, check=False
-    )
+    try:
+        given = pickle.dumps(arguments)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"the first steps cannot be tried, as their process cannot be given the data: {error}",
+            hint="Give a file, or rows of plain texts and numbers.",
+        ) from error
+    ended = subprocess.run([sys.executable, "-m", __name__], input=given, capture_output=True, check=False)
     lines = ended.stdout.decode().splitlines()
     if ended.returncode or not lines:
         last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
@@ -177,7 +182,7 @@ class _Trying:
 
     @cached_property
     def _lengths(self) -> NDArray[np.int64]:
-        return lengths_of(self._job.splits["train"].encoded.rows)
+        return lengths_of(self._job.taught)
 
     def _half(self) -> Job:
         """One step of half of the longest rows."""
@@ -208,7 +213,7 @@ class _Trying:
         split = self._job.splits["train"]
         if isinstance(self._job.recipe, Augmenting):  # whose rows are all of one size
             return split
-        return Split(split.dataset, replace(split.encoded, rows=Rows(split.encoded.rows, rows.tolist())))
+        return Split(split.dataset, replace(split.encoded, rows=Rows(self._job.taught, rows.tolist())))
 
     @cached_property
     def _cost(self) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary
@@ -23,6 +23,9 @@ from transformers import (
     LogitsProcessorList,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
 )
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -42,7 +45,8 @@ if TYPE_CHECKING:
     from adapthub.adapters.errors import AdaptHubError
 
 _CONTEXT = 4096
-"""Tokens of a prompt and its answer where positions know no end: an encoder's attention grows with their square."""
+"""Tokens of a prompt and its answer where positions know no end: an encoder's attention grows with their square. So many
+tokens, padding included, are read together at most."""
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
@@ -94,13 +98,24 @@ class _Company:
     cache: Any
 
     def of(self, places: Sequence[int]) -> _Company:
-        """Some of its rows, as a company of their own."""
-        if len(places) == len(self.hidden):
+        """The rows at `places`, in that order: itself, or a company of their own."""
+        if list(places) == list(range(len(self.hidden))):
             return self
         at = torch.tensor(places, device=self.hidden.device)
-        cache = copy.deepcopy(self.cache)
+        cache = _beside(self.cache)
         cache.batch_select_indices(at)
         return _Company(self.hidden[at], self.mask[at], cache)
+
+
+def _beside(cache: Any) -> Any:
+    """Another with the same keys and values, which its layers replace and never write into."""
+    other = copy.copy(cache)
+    other.is_updated = dict(cache.is_updated)
+    for name in ("self_attention_cache", "cross_attention_cache"):
+        inner = copy.copy(getattr(cache, name))
+        inner.layers = [copy.copy(layer) for layer in inner.layers]
+        setattr(other, name, inner)
+    return other
 
 
 class EncoderDecoderForward(Forward):
@@ -114,16 +129,13 @@ class EncoderDecoderForward(Forward):
         self._companies: WeakKeyDictionary[Row, tuple[_Company, int]] = WeakKeyDictionary()
         told: Any = self._model.generation_config
         config: Any = self._model.config
-        starts = (getattr(place, "decoder_start_token_id", None) for place in (told, config))
-        self._start = next((id for id in starts if id is not None), 0)
         self._padding = int(config.pad_token_id or 0)
-        self._processors = LogitsProcessorList()
-        if told.forced_bos_token_id is not None:
-            self._processors.append(ForcedBOSTokenLogitsProcessor(told.forced_bos_token_id))
-        if told.no_repeat_ngram_size:
-            self._processors.append(NoRepeatNGramLogitsProcessor(told.no_repeat_ngram_size))
-        if told.bad_words_ids:
-            self._processors.append(NoBadWordsLogitsProcessor(told.bad_words_ids, told.eos_token_id))
+        starts = (getattr(place, "decoder_start_token_id", None) for place in (told, config))
+        self._start = next((id for id in starts if id is not None), self._padding)
+        self._processors = _processors(told, str(self._device))
+        self._ends = _ids(told.eos_token_id)
+        self._least = (told.min_length or 0) if self._ends else 0
+        self._last = _ids(told.forced_eos_token_id)
 
     def check(self, selection: Selection) -> None:
         """See Forward; a company is on one selection, so its modules may see what they will."""
@@ -131,6 +143,8 @@ class EncoderDecoderForward(Forward):
 
     def compute(self, parts: Sequence[Part]) -> Results:
         """See Forward; of a prompt the last part computes all."""
+        for row in [row for row in self._companies if not row.held.length]:  # preempted: it is read anew
+            del self._companies[row]
         results: dict[str, Tensor | AdaptHubError] = {}
         for group in self._groups([part for part in parts if part.completes]):
             try:
@@ -144,12 +158,14 @@ class EncoderDecoderForward(Forward):
 
     def _groups(self, parts: Sequence[Part]) -> list[list[Part]]:
         """Those that go on together, and those that begin on the same adapters with as many tokens written."""
-        groups: dict[Any, list[Part]] = defaultdict(list)
+        going: dict[int, list[Part]] = defaultdict(list)
+        beginning: dict[Any, list[Part]] = defaultdict(list)
         for part in parts:
-            found = self._companies.get(part.row) if part.count == 1 else None
-            key = id(found[0]) if found else (part.row.request.selection, part.row.generated)
-            groups[key].append(part)
-        return [*groups.values()]
+            if part.row in self._companies:
+                going[id(self._companies[part.row][0])].append(part)
+            else:
+                beginning[part.row.request.selection, part.row.generated].append(part)
+        return [*going.values(), *(some for group in beginning.values() for some in _read_together(group))]
 
     def _pass(self, parts: Sequence[Part]) -> dict[str, Tensor | AdaptHubError]:
         rows = [part.row for part in parts]
@@ -161,7 +177,7 @@ class EncoderDecoderForward(Forward):
             memory_errors("running a step", "Lower max_rows, or send shorter prompts."),
             self._adapted.applying_to_all(rows[0].request.selection),
         ):
-            known = self._companies.get(rows[0]) if parts[0].count == 1 else None
+            known = self._companies.get(rows[0])
             if known is None:
                 company, new = self._read(rows), written
             else:
@@ -175,10 +191,25 @@ class EncoderDecoderForward(Forward):
                 use_cache=True,
             )
             company = _Company(company.hidden, company.mask, output.past_key_values)
-            logits = self._processors(cast(Any, written), output.logits[:, -1].float())
+            logits = self._as_told(rows, written, output.logits[:, -1].float())
         for place, row in enumerate(rows):
             self._companies[row] = company, place
         return {row.request.id: one for row, one in zip(rows, logits, strict=True)}
+
+    def _as_told(self, rows: Sequence[Row], written: Tensor, logits: Tensor) -> Tensor:
+        """Logits as the base's generation configuration bends them in transformers' `generate`; what it says of ends does
+        not hold for texts whose end a grammar or the asker decides."""
+        logits = self._processors(cast(Any, written), logits)
+        for place, row in enumerate(rows):
+            asked = row.request.sampling
+            if asked.ignore_eos or row.request.constraint is not None:
+                continue
+            if written.shape[1] < self._least:
+                logits[place, self._ends] = -torch.inf
+            if self._last and row.generated + 1 == asked.max_new_tokens > asked.min_new_tokens:
+                logits[place] = -torch.inf
+                logits[place, self._last] = 0
+        return logits
 
     def _read(self, rows: Sequence[Row]) -> _Company:
         prompts = [torch.tensor(row.request.prompt_ids) for row in rows]
@@ -188,3 +219,39 @@ class EncoderDecoderForward(Forward):
         encoder: Any = cast(Any, self._model).get_encoder()
         hidden = encoder(input_ids=ids.to(self._device), attention_mask=mask).last_hidden_state
         return _Company(hidden, mask, None)
+
+
+def _processors(told: Any, device: str) -> LogitsProcessorList:
+    """What a generation configuration says of single tokens, in transformers' order."""
+    found = LogitsProcessorList()
+    if told.repetition_penalty not in (None, 1.0):
+        found.append(RepetitionPenaltyLogitsProcessor(told.repetition_penalty))
+    if told.no_repeat_ngram_size:
+        found.append(NoRepeatNGramLogitsProcessor(told.no_repeat_ngram_size))
+    if told.bad_words_ids:
+        found.append(NoBadWordsLogitsProcessor(told.bad_words_ids, told.eos_token_id))
+    if told.forced_bos_token_id is not None:
+        found.append(ForcedBOSTokenLogitsProcessor(told.forced_bos_token_id))
+    if told.suppress_tokens:
+        found.append(SuppressTokensLogitsProcessor(told.suppress_tokens, device))
+    if told.begin_suppress_tokens:
+        begin = 1 if told.forced_bos_token_id is None else 2
+        found.append(SuppressTokensAtBeginLogitsProcessor(told.begin_suppress_tokens, begin, device))
+    return found
+
+
+def _ids(told: int | Sequence[int] | None) -> list[int]:
+    """One token, several or none."""
+    return [] if told is None else [told] if isinstance(told, int) else list(told)
+
+
+def _read_together(parts: Sequence[Part]) -> Iterator[list[Part]]:
+    """Parts in groups whose prompts, padded to the longest, have at most _CONTEXT tokens, or one prompt."""
+    some: list[Part] = []
+    for part in sorted(parts, key=lambda part: len(part.row.request.prompt_ids)):
+        if some and len(part.row.request.prompt_ids) * (len(some) + 1) > _CONTEXT:
+            yield some
+            some = []
+        some.append(part)
+    if some:
+        yield some

@@ -34,7 +34,8 @@ from adapthub.runtime.paging import Paging
 from adapthub.runtime.requests import Event, FinishReason, Request, Usage, as_ours
 from adapthub.runtime.residency import Residency
 from adapthub.runtime.rows import Part, Row
-from adapthub.runtime.sampling import Sampled, Sampler, sample
+from adapthub.runtime.sampler import Sampler, sample
+from adapthub.runtime.sampling import Sampled
 from adapthub.runtime.scheduler import Scheduler, Waiting
 from adapthub.runtime.text_stream import TextStream
 from adapthub.runtime.turns import divided, first_to_yield, has_row, in_turn

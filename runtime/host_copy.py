@@ -19,8 +19,8 @@ from torch import nn
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
-from adapthub.adapters.heads import Head
 from adapthub.adapters.lora_facts import LORA_KEY
+from adapthub.adapters.served_heads import Head
 from adapthub.runtime.block import Block, Image
 
 

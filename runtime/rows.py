@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from adapthub.runtime.kv import Held
 from adapthub.runtime.requests import Request
-from adapthub.runtime.sampling import Sampler
+from adapthub.runtime.sampler import Sampler
 from adapthub.runtime.scheduler import Waiting
 from adapthub.runtime.text_stream import TextStream
 

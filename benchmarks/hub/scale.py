@@ -86,7 +86,9 @@ def _measure(filled: Filled) -> dict[str, tuple[float, float]]:
     rng = random.Random(7)
     kinds = asks.kinds(filled.population, filled.last)
     for make in kinds.values():
-        make(rng)  # what the population keeps is there from now on: a connection that is silent for seconds is closed
+        make(
+            rng
+        )  # what the population keeps is there from now on: a connection that is silent for seconds is closed
     took: dict[str, list[float]] = {kind: [] for kind in kinds}
     with servers.hub(filled.data, database=filled.database) as server:
         where = urlsplit(server.url)

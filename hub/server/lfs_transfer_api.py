@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import Field
@@ -28,6 +29,7 @@ from adapthub.hub.server.dependencies import Target, TheServing
 from adapthub.hub.server.receiving import keep_body
 from adapthub.hub.server.said import Said
 from adapthub.hub.server.serving import Serving
+from adapthub.hub.storage.blobs import BlobLost
 from adapthub.hub.trees import Blob
 
 router = APIRouter(prefix="/{namespace}/{name}.git/info/lfs/objects", tags=["uploads"])
@@ -75,29 +77,40 @@ async def upload_part(
 
 
 @router.post("/{oid}")
-def complete(
+async def complete(
     target: Target, oid: Sha256, body: Completion, request: Request, serving: TheServing
 ) -> Response:
     """Put the parts together; nothing, where that was done and the answer was lost."""
     size, holder = lfs_urls.check(serving.signer, lfs_urls.COMPLETION, target, oid, request.query_params)
+    whole = Blob(oid, size)
+    await run_sync(_complete, serving, target, whole, holder, body, limiter=serving.large_files)
+    return Response()
+
+
+def _complete(serving: Serving, target: Reference, whole: Blob, holder: str | None, body: Completion) -> None:
+    oid, size = whole.sha256, whole.size
     parts = _parts(serving, target, oid, body.parts)
-    if _is_done(serving, target, Blob(oid, size)):
-        return Response()
+    if _is_done(serving, target, whole):
+        return
     _check_kept(serving, target, parts)
     total = sum(part.size for part in parts)
     if total != size:
         raise InvalidSettings(
             f"the parts have {total} bytes, and the file has {size}", hint="Upload it again."
         )
-    with serving.store.blobs.incoming() as incoming:
-        for part in parts:
-            for piece in serving.store.blobs.pieces(part.sha256):
-                incoming.write(piece)
-        incoming.keep(oid, origin="the upload")
+    try:
+        with serving.store.blobs.incoming() as incoming:
+            for part in parts:
+                for piece in serving.store.blobs.pieces(part.sha256):
+                    incoming.write(piece)
+            incoming.keep(oid, origin="the upload")
+    except BlobLost:
+        if _is_done(serving, target, whole):  # by another completion, which took the parts away
+            return
+        raise
     now = datetime.now(UTC)
-    replaced = uploads.received(serving.store, target, [Blob(oid, size)], token=holder, parts_of=oid)
+    replaced = uploads.received(serving.store, target, [whole], token=holder, parts_of=oid)
     discard(serving.store, replaced, before=now)
-    return Response()
 
 
 @router.get("/{oid}")

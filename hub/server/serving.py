@@ -22,6 +22,7 @@ from adapthub.web.bodies import Bounds
 
 XET = "xet"
 _LARGE_BODIES = 4
+_LARGE_FILES = 4  # each reads and writes up to 8 GiB
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Serving:
-    """One server's state. Threads of their own read `large_bodies`, a few at once; `large_text` is held by the one of them
-    that has a large text in memory."""
+    """One server's state. Threads of their own read `large_bodies`, and put `large_files` together from their parts, a few
+    at once; `large_text` is held by the one of them that has a large text in memory."""
 
     store: Store
     signer: Signer
@@ -65,6 +66,7 @@ class Serving:
     rates: Rates | None = None
     login_rates: Rates | None = None
     large_bodies: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LARGE_BODIES))
+    large_files: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LARGE_FILES))
     large_text: Lock = field(default_factory=Lock)
 
     @classmethod

@@ -60,14 +60,32 @@ class ExampleWriter:
             stream.close()
 
 
+class Files:
+    """What ExampleWriter wrote to `folder`, opened: it can be read however soon the folder goes. Raises OSError and
+    ValueError for what was not written to its end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table: Any = pa.ipc.open_file(pa.memory_map(str(folder / _EXAMPLES))).read_all()
+        self.keys = Keys(
+            np.memmap(folder / _ROWS, np.uint8, "r").reshape(-1, 32),
+            np.memmap(folder / _INPUTS, np.uint64, "r"),
+        )
+        if not len(self.table) == len(self.keys.every) == len(self.keys.inputs):
+            raise ValueError(f"{folder}: {len(self.table)} examples and {len(self.keys.every)} keys")
+        self.origin: dict[str, Any] = json.loads(self.table.schema.metadata[b"origin"])
+        # The first place of each batch, and the end.
+        self.starts = np.cumsum([0, *(len(chunk) for chunk in self.table.column("line").chunks)])
+
+
 @dataclass(frozen=True)
 class StoredExamples(Sequence[Example]):
-    """The examples of a folder that ExampleWriter filled, or those at `places`; `path` is what they say they come from.
+    """The examples in `files`, or those at `places`; `path` is what they say they come from.
 
-    Made anew each time that one is asked for, unless `held` has all of the folder. A sequence of KeyedExamples.
+    Made anew each time that one is asked for, unless `held` has all of them. A sequence of KeyedExamples.
     """
 
-    folder: Path
+    files: Files
     path: str
     places: NDArray[np.int64] | None = None
     held: Sequence[Example] | None = None
@@ -75,17 +93,15 @@ class StoredExamples(Sequence[Example]):
     @cached_property
     def keys(self) -> Keys:
         """See KeyedExamples."""
-        rows = np.memmap(self.folder / _ROWS, np.uint8, "r").reshape(-1, 32)
-        keys = Keys(rows, np.memmap(self.folder / _INPUTS, np.uint64, "r"))
-        return keys if self.places is None else keys.select(self.places)
+        return self.files.keys if self.places is None else self.files.keys.select(self.places)
 
     def select(self, places: NDArray[np.int64]) -> StoredExamples:
         """See KeyedExamples."""
         inner = places if self.places is None else self.places[places]
-        return StoredExamples(self.folder, self.path, inner, self.held)
+        return StoredExamples(self.files, self.path, inner, self.held)
 
     def __len__(self) -> int:
-        return int(self._starts[-1]) if self.places is None else len(self.places)
+        return len(self.files.table) if self.places is None else len(self.places)
 
     @overload
     def __getitem__(self, at: int) -> Example: ...
@@ -109,31 +125,16 @@ class StoredExamples(Sequence[Example]):
         if self.held is not None:
             yield from map(self.held.__getitem__, places.tolist())
             return
-        batches = np.searchsorted(self._starts, places, side="right") - 1
+        table, starts = self.files.table, self.files.starts
+        batches = np.searchsorted(starts, places, side="right") - 1
         borders = [0, *(np.flatnonzero(np.diff(batches)) + 1), len(places)]
         for first, last in pairwise(borders):
             batch = int(batches[first])
-            inner = pa.array(places[first:last] - self._starts[batch])
-            columns = (
-                self._table.column(name).chunk(batch).take(inner).to_pylist() for name in _SCHEMA.names
-            )
+            inner = pa.array(places[first:last] - starts[batch])
+            columns = (table.column(name).chunk(batch).take(inner).to_pylist() for name in _SCHEMA.names)
             for fields, line in zip(*columns, strict=True):
                 values = json.loads(fields.decode("utf-8", "surrogatepass"))
-                yield Example(values, self.path, line, **self._origin)
-
-    @cached_property
-    def _table(self) -> Any:
-        return pa.ipc.open_file(pa.memory_map(str(self.folder / _EXAMPLES))).read_all()
-
-    @cached_property
-    def _origin(self) -> dict[str, Any]:
-        origin: dict[str, Any] = json.loads(self._table.schema.metadata[b"origin"])
-        return origin
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        """The first place of each batch, and the end."""
-        return np.cumsum([0, *(len(chunk) for chunk in self._table.column("line").chunks)])
+                yield Example(values, self.path, line, **self.files.origin)
 
 
 def _packed(example: Example) -> bytes:

@@ -1,6 +1,7 @@
-"""Hugging Face's Inference API, tasks of a single pass: what each takes, and what it answers.
+"""Hugging Face's Inference API, tasks of a single pass: what each answers.
 
-The shapes are those that `huggingface_hub.InferenceClient` sends and reads. Does not route, find models, or generate.
+The shapes are those that `huggingface_hub.InferenceClient` reads. Does not route, find models, read bodies
+(inference_bodies), or generate.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ import base64
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from fastapi import Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from adapthub.adapters.answers import LONGEST_ANSWER
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
@@ -26,8 +25,20 @@ from adapthub.runtime.pictures import Picture
 from adapthub.runtime.predict import Pair, Passage, Text, word_labels
 from adapthub.runtime.predictor import Answer, Question, answers_of
 from adapthub.runtime.server.catalog import Target
+from adapthub.runtime.server.inference_bodies import (
+    FeaturesBody,
+    PictureBody,
+    QuestionBody,
+    SimilarityBody,
+    SpeechBody,
+    TextBody,
+    TextParameters,
+    TokenBody,
+    ZeroShotBody,
+    parsed,
+)
 from adapthub.runtime.server.pooling import has_features, pooled
-from adapthub.runtime.server.predicting import MOST_TEXTS, Predicted, predict
+from adapthub.runtime.server.predicting import Predicted, predict
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.transcribing import transcribe
 from adapthub.runtime.tenants.caller import Caller
@@ -35,7 +46,6 @@ from adapthub.runtime.tenants.caller import Caller
 ZERO_SHOT = "zero-shot-classification"
 FEATURES = "feature-extraction"
 SIMILARITY = "sentence-similarity"
-MOST_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -51,115 +61,7 @@ class Asked:
     content: bytes | None = None
 
 
-Body = TypeVar("Body", bound=BaseModel)
 Made = TypeVar("Made")
-
-
-class Strict(BaseModel):
-    """No field that is not named, no value of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-_Several = Annotated[list[str], Field(max_length=MOST_TEXTS, fail_fast=True)]
-Texts = Annotated[
-    Annotated[str, Tag("text")] | Annotated[_Several, Tag("texts")],
-    Discriminator(lambda value: "texts" if isinstance(value, list) else "text"),
-]
-
-
-class _TokenParameters(Strict):
-    aggregation_strategy: Literal["none", "simple", "first"] = "simple"
-    ignore_labels: list[str] = ["O"]
-
-
-class _TokenBody(Strict):
-    inputs: Texts
-    parameters: _TokenParameters = _TokenParameters()
-
-
-class _TextParameters(Strict):
-    function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
-
-
-class _TextBody(Strict):
-    inputs: Texts
-    parameters: _TextParameters = _TextParameters()
-
-
-class _PictureBody(Strict):
-    inputs: str  # base64
-    parameters: _TextParameters = _TextParameters()
-
-
-class _ZeroShotParameters(Strict):
-    candidate_labels: Annotated[_Several, Field(min_length=1)]
-    hypothesis_template: Annotated[str, Field(max_length=1024)] = "This example is {}."
-    multi_label: bool = False
-
-
-class _ZeroShotBody(Strict):
-    inputs: str
-    parameters: _ZeroShotParameters
-
-
-class _Asked(Strict):
-    question: str
-    context: str
-
-
-class _QuestionParameters(Strict):
-    top_k: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    max_answer_len: Annotated[int, Field(ge=1)] = LONGEST_ANSWER
-    handle_impossible_answer: bool | None = None
-
-
-class _QuestionBody(Strict):
-    inputs: _Asked
-    parameters: _QuestionParameters = _QuestionParameters()
-
-
-class _FeaturesBody(Strict):
-    inputs: Texts
-    prompt_name: Literal["query", "passage"] = "query"
-    normalize: bool = True
-    truncate: bool = False
-    truncation_direction: Literal["right"] = "right"
-    dimensions: int | None = None
-    encoding_format: Literal["float"] = "float"
-
-
-class _Sentences(Strict):
-    source_sentence: str
-    sentences: Annotated[list[str], Field(min_length=1, max_length=MOST_TEXTS - 1, fail_fast=True)]
-
-
-class _SpeechParameters(Strict):
-    language: str | None = None
-    return_timestamps: Literal[False] = False
-
-
-class _SpeechBody(Strict):
-    inputs: str
-    parameters: _SpeechParameters = _SpeechParameters()
-
-
-class _SimilarityBody(Strict):
-    inputs: _Sentences
-    parameters: Annotated[dict[str, Any], Field(max_length=0)] = {}
-
-
-def parsed(model: type[Body], body: Mapping[str, Any]) -> Body:
-    """`body` as `model` has it. Raises InvalidInput, naming the field that is unknown, missing or of the wrong kind."""
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise InvalidInput(f"{where!r} is not taken here", hint="Leave it out.") from None
-        raise InvalidInput(f"{where}: {first['msg']}") from None
 
 
 async def token_classification(asked: Asked) -> Response:
@@ -167,7 +69,7 @@ async def token_classification(asked: Asked) -> Response:
 
     "simple" and "first" are one here: a word's label is that of one of its sub-tokens, the one it was trained on.
     """
-    body = parsed(_TokenBody, asked.body)
+    body = parsed(TokenBody, asked.body)
     predicted = await _predict(asked, TOKEN_CLASSIFICATION, _listed(body.inputs))
     grouped = body.parameters.aggregation_strategy != "none"
     ignored = body.parameters.ignore_labels
@@ -188,7 +90,7 @@ async def token_classification(asked: Asked) -> Response:
 
 async def text_classification(asked: Asked) -> Response:
     """Labels with scores, the highest first; a list for each text."""
-    body = parsed(_TextBody, asked.body)
+    body = parsed(TextBody, asked.body)
     predicted = await _predict(asked, TEXT_CLASSIFICATION, _listed(body.inputs))
     found, response = await _written(
         predicted, lambda: [_scores(answer, body.parameters) for answer in predicted.answers]
@@ -202,9 +104,9 @@ async def text_classification(asked: Asked) -> Response:
 
 async def image_classification(asked: Asked) -> Response:
     """Labels with scores, the highest first, of a picture: the body itself, or base64 in a JSON object's `inputs`."""
-    picture, parameters = asked.content, _TextParameters()
+    picture, parameters = asked.content, TextParameters()
     if picture is None:
-        body = parsed(_PictureBody, asked.body)
+        body = parsed(PictureBody, asked.body)
         parameters = body.parameters
         try:
             picture = await asyncio.to_thread(base64.b64decode, body.inputs, validate=True)
@@ -217,7 +119,7 @@ async def image_classification(asked: Asked) -> Response:
 
 async def zero_shot_classification(asked: Asked) -> Response:
     """Labels that the adapter was not trained on: how far the text entails a sentence with each."""
-    body = parsed(_ZeroShotBody, asked.body)
+    body = parsed(ZeroShotBody, asked.body)
     labels, template = body.parameters.candidate_labels, body.parameters.hypothesis_template
     if template.count("{}") != 1:
         raise InvalidInput(
@@ -244,7 +146,7 @@ async def zero_shot_classification(asked: Asked) -> Response:
 async def question_answering(asked: Asked) -> Response:
     """The likeliest answer, or with `top_k` above 1 a list, in characters of the context; an empty one where there is none,
     if the adapter was trained on such questions or `handle_impossible_answer` asks for it."""
-    body = parsed(_QuestionBody, asked.body)
+    body = parsed(QuestionBody, asked.body)
     predicted = await _predict(asked, QUESTION_ANSWERING, [Pair(body.inputs.question, body.inputs.context)])
     top = body.parameters.top_k or 1
 
@@ -268,7 +170,7 @@ async def automatic_speech_recognition(asked: Asked) -> Response:
     """The text of a recording: the body's bytes, or in JSON by base64."""
     recording, language = asked.content, None
     if recording is None:
-        body = parsed(_SpeechBody, asked.body)
+        body = parsed(SpeechBody, asked.body)
         try:
             recording = base64.b64decode(body.inputs, validate=True)
         except ValueError:
@@ -281,7 +183,7 @@ async def automatic_speech_recognition(asked: Asked) -> Response:
 async def feature_extraction(asked: Asked) -> Response:
     """A vector for one text, or one for each of a list, out of its last hidden states. `prompt_name` says of an adapter
     for retrieval whether the texts ask, or are passages that shall be found."""
-    body = parsed(_FeaturesBody, asked.body)
+    body = parsed(FeaturesBody, asked.body)
     hidden = asked.serving.runtime.base.model.config.get_text_config().hidden_size
     if body.dimensions not in (None, hidden):
         raise InvalidInput(
@@ -303,7 +205,7 @@ async def feature_extraction(asked: Asked) -> Response:
 
 async def sentence_similarity(asked: Asked) -> Response:
     """The cosine of each sentence's vector with the source's."""
-    sentences = parsed(_SimilarityBody, asked.body).inputs
+    sentences = parsed(SimilarityBody, asked.body).inputs
     predicted = await _predict(asked, SIMILARITY, [sentences.source_sentence, *sentences.sentences])
 
     def made() -> list[float]:
@@ -389,7 +291,7 @@ def _words(answer: Answer, ignored: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _scores(answer: Answer, parameters: _TextParameters) -> list[dict[str, Any]]:
+def _scores(answer: Answer, parameters: TextParameters) -> list[dict[str, Any]]:
     reading = answer.question.reading
     labels = reading.labels
     # As transformers' pipeline.

@@ -18,7 +18,8 @@ from adapthub.runtime.generation import GenerationService
 from adapthub.runtime.requests import Event
 from adapthub.runtime.sampling import Sampled, Sampling
 from adapthub.runtime.server.answering import Answer, begin
-from adapthub.runtime.server.inference_tasks import Asked, Strict, parsed
+from adapthub.runtime.server.inference_bodies import Strict, parsed
+from adapthub.runtime.server.inference_tasks import Asked
 from adapthub.runtime.server.sse import EventStream, sse, to_json
 
 TASK = "text-generation"

@@ -16,7 +16,8 @@ from pydantic import Field
 from adapthub.adapters.errors import InvalidInput
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server.answering import begin
-from adapthub.runtime.server.inference_tasks import Asked, Strict, parsed
+from adapthub.runtime.server.inference_bodies import Strict, parsed
+from adapthub.runtime.server.inference_tasks import Asked
 
 TASKS: Mapping[str, str] = {"translate": "translation", "summarize": "summarization"}
 """The task of each recipe."""

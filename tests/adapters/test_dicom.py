@@ -18,13 +18,16 @@ pydicom = pytest.importorskip("pydicom")
 RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
 
 
-def dicom(pixels: Any, **fields: Any) -> bytes:
-    """A file that is as small as the standard allows; 12 of 16 bits, unless `fields` say otherwise."""
+DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+def dicom(pixels: Any, packed: Any = "1.2.840.10008.1.2.1", **fields: Any) -> bytes:
+    """A file that is as small as the standard allows; 12 of 16 bits, unless `fields` say otherwise. `packed`: how it is."""
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+    from pydicom.uid import UID, SecondaryCaptureImageStorage, generate_uid
 
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = UID(packed)
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
     made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
@@ -107,6 +110,58 @@ def test_signed_values_and_several_frames() -> None:
     assert (grey(dicom(frames, Rows=16, NumberOfFrames=2)) == grey(dicom(RAMP))).all()
 
 
+def test_of_an_enhanced_file_the_first_frame_has_its_own_window() -> None:
+    from pydicom.dataset import Dataset
+
+    def group(**fields: Any) -> Dataset:
+        made = Dataset()
+        for name, value in fields.items():
+            setattr(made, name, value)
+        return made
+
+    def windowed(centre: int) -> Dataset:
+        return group(FrameVOILUTSequence=[group(WindowCenter=centre, WindowWidth=400)])
+
+    units = group(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")
+    frames = np.concatenate([RAMP, RAMP])
+    enhanced = dicom(
+        frames,
+        Rows=16,
+        NumberOfFrames=2,
+        SharedFunctionalGroupsSequence=[group(PixelValueTransformationSequence=[units])],
+        PerFrameFunctionalGroupsSequence=[windowed(40), windowed(600)],
+    )
+    plain = dicom(RAMP, RescaleSlope=1, RescaleIntercept=-1024, WindowCenter=40, WindowWidth=400)
+    assert (grey(enhanced) == grey(plain)).all()
+
+
+def test_windows_narrower_than_one_value_are_some_where_values_are_fractions() -> None:
+    shares = {"RescaleSlope": 1 / 4096, "RescaleIntercept": 0, "WindowCenter": 0.5, "WindowWidth": 0.25}
+    exact = grey(dicom(RAMP, **shares, VOILUTFunction="LINEAR_EXACT")).ravel()
+    assert np.abs(exact - np.clip((RAMP.ravel() / 4096 - 0.375) / 0.25 * 255, 0, 255)).max() <= 1
+    whole = grey(dicom(RAMP, **shares))  # a line over less than one value is none
+    assert (whole == grey(dicom(RAMP))).all()
+
+
+def test_luminance_and_chroma_become_colours_once() -> None:
+    red = np.full((16, 16, 3), (76, 85, 255), np.uint8)
+    stored = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "YBR_FULL"}
+    data = dicom(red, **stored, BitsAllocated=8, BitsStored=8, HighBit=7)
+    assert np.abs(np.asarray(decode(data, "scan")).astype(int) - (255, 0, 0)).max() <= 2
+
+
+def test_a_deflated_file_is_found_however_much_stands_before() -> None:
+    version = b"\2\0\1\0OB\0\0%s\0\0%s"
+    short, long = version % (b"\2\0", b"\0\1"), version % (b"\x20\x4e", bytes(20_000))
+    assert (grey(dicom(RAMP).replace(short, long)) == grey(dicom(RAMP))).all()
+    deflated = dicom(RAMP, DEFLATED).replace(short, long)
+    assert deflated.index(DEFLATED.encode()) > 4096
+    with pytest.raises(InvalidInput, match="^scan is a deflated DICOM file"):
+        decode(deflated, "scan")
+    unlike = dicom(RAMP, ReferencedTransferSyntaxUIDInFile=DEFLATED)
+    assert (grey(unlike) == grey(dicom(RAMP))).all()
+
+
 def test_colours_stay() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     colours = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
@@ -117,11 +172,11 @@ def test_colours_stay() -> None:
 def test_what_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dicom(RAMP)
     for data, words in (
-        (whole[:400], "scan is a DICOM file that cannot be read"),
-        (whole[:132] + bytes(300), "scan is a DICOM file that cannot be read"),
-        (whole.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99"), "deflated DICOM file"),
-        (dicom(RAMP, PhotometricInterpretation="HSV"), "HSV colours"),
-        (dicom(RAMP, Rows=60000, Columns=60000), "more than 100,000,000 pixels"),
+        (whole[:400], "^scan is a DICOM file that cannot be read"),
+        (whole[:132] + bytes(300), "^scan is a DICOM file that cannot be read"),
+        (dicom(RAMP, DEFLATED), "^scan is a deflated DICOM file"),
+        (dicom(RAMP, PhotometricInterpretation="HSV"), "^scan has HSV colours"),
+        (dicom(RAMP, Rows=60000, Columns=60000), "^scan has more than 100,000,000 pixels"),
     ):
         with pytest.raises(InvalidInput, match=words):
             decode(data, "scan")

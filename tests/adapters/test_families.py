@@ -30,7 +30,8 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch, UnsupportedAdapter
-from adapthub.adapters.heads import Heads, head_modules, task_model
+from adapthub.adapters.heads import head_modules, task_model
+from adapthub.adapters.served_heads import Heads
 from tests.adapters.peft_oracle import expected_logits, save_adapter
 from tests.conftest import write_tokenizer
 

@@ -200,6 +200,14 @@ def test_what_was_found_is_written_beside_the_same_weights(
     with pytest.raises(Conflict):
         write_certified(found, tmp_path / "more")
 
+    fewer = tmp_path / "fewer.conll"
+    fewer.write_text("\n\n".join(data.read_text().split("\n\n")[:7]))
+    both = write_certified(certify(written, fewer, forms=["bf16"]), tmp_path / "both")
+    card = (both.path / "README.md").read_text()
+    assert "## Portability\n\nMeasured against the base in float32.\n" in card
+    for form, rows in (("nf4", "30 rows of test.conll"), ("bf16", "7 rows of fewer.conll")):
+        assert all(rows in line for line in card.splitlines() if line.startswith(f"| {form} |"))
+
 
 def test_a_card_of_ones_own_keeps_its_words(adapter: Artifact, data: Path, tmp_path: Path) -> None:
     from adapthub.adapters.artifact import write_artifact

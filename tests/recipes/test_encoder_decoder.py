@@ -96,7 +96,9 @@ def test_what_was_trained_is_served_measured_and_loads_in_peft(
     bases: dict[str, Path], family: str, method: str, tmp_path: Path
 ) -> None:
     base, hub = bases[family], EmbeddedHub(tmp_path / "hub")
-    test = [*pairs(5, 1), {"source": "ada " * 200, "target": "ada"}]
+    # More than the base reads; and what it reads, but without room for as long an answer as there may be.
+    long = [{"source": "ada " * count, "target": "ada"} for count in (1200, 200, 18)]
+    test = [*pairs(5, 1), *long]
     result = train(
         "translate", pairs(24, 0), base=str(base), validation=pairs(4, 2), test=test, method=method, max_steps=6,
         batch_size=8, gradient_accumulation=2, max_length=48, learning_rate=1e-2, output=tmp_path / "run", quiet=True,

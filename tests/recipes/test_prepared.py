@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes import prepared, train
+from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data import tables
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.recipe import lengths_of
@@ -146,6 +148,113 @@ def test_entries_that_were_not_used_for_longest_go_when_there_is_no_room(
     monkeypatch.setattr(prepared, "MOST_BYTES", 1)
     job_of("ner", write(tmp_path / "a.conll", "ner"), tiny_base)
     assert not before & set((own_home / "prepared").iterdir())
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_was_begun_and_left_goes_and_what_is_being_written_stays(
+    tmp_path: Path, tiny_base: Path, own_home: Path
+) -> None:
+    left, written = (own_home / "prepared" / f".rows-{name}.x" for name in ("left", "written"))
+    for folder in (left, written):
+        (folder / "train").mkdir(parents=True)
+        (folder / "train" / "rows.arrow").write_bytes(bytes(100))
+        os.utime(folder, (0, 0))
+    for path in (left / "train", left / "train" / "rows.arrow"):
+        os.utime(path, (0, 0))
+    job_of("sentiment", write(tmp_path / "a.csv", "sentiment"), tiny_base)
+    assert (left.exists(), written.exists()) == (False, True)
+
+
+@pytest.mark.usefixtures("kept")
+def test_entries_that_another_process_removes_meanwhile_are_passed_over(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each look at a file, the one looked at is gone."""
+    job_of("sentiment", write(tmp_path / "a.csv", "sentiment"), tiny_base)
+    listed = Path.rglob
+
+    def rglob(folder: Path, pattern: str) -> list[Path]:
+        found = list(listed(folder, pattern))
+        shutil.rmtree(folder)
+        return found
+
+    def make_room(keep: Path) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rglob", rglob)
+            kept_room(keep)
+
+    kept_room = prepared._make_room
+    monkeypatch.setattr(prepared, "_make_room", make_room)
+    again = job_of("ner", write(tmp_path / "a.conll", "ner"), tiny_base)
+    assert len(again.splits["train"].encoded.rows) == 36
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_run_goes_on_when_what_it_reads_is_deleted(tmp_path: Path, tiny_base: Path, own_home: Path) -> None:
+    data = write(tmp_path / "a.csv", "sentiment")
+    job_of("sentiment", data, tiny_base)
+    job, again = (job_of("sentiment", data, tiny_base) for _ in range(2))
+    wanted = facts(again)
+    shutil.rmtree(own_home / "prepared")
+    assert facts(job) == wanted
+    prepared._make_room(own_home / "prepared" / "splits-x")
+
+
+@pytest.mark.parametrize("name", ["examples.arrow", "rows.sha256", "inputs.u64", "rows.arrow", "lengths.i32"])
+@pytest.mark.usefixtures("kept")
+def test_an_entry_that_the_disk_has_only_in_part_is_made_anew(
+    tmp_path: Path, tiny_base: Path, own_home: Path, name: str
+) -> None:
+    data = write(tmp_path / "a.csv", "sentiment")
+    wanted = facts(job_of("sentiment", data, tiny_base))
+    for size in (0, 32):
+        for file in (own_home / "prepared").rglob(name):
+            os.truncate(file, size)
+        assert facts(job_of("sentiment", data, tiny_base)) == wanted
+
+
+@pytest.mark.usefixtures("kept")
+def test_files_that_change_names_are_called_by_their_own(tmp_path: Path, tiny_base: Path) -> None:
+    first, second = write(tmp_path / "a.csv", "sentiment"), tmp_path / "aa.csv"
+    second.write_text(first.read_text().replace("and", "or"))
+
+    def sources(train: Path, test: Path) -> list[str]:
+        job = prepare(
+            "sentiment", train, base=str(tiny_base), quantize=None, method=None, validation=False, test=test,
+            seed=0, given={},
+        )  # fmt: skip
+        return [job.splits[name].dataset.source for name in ("train", "test")]
+
+    assert sources(first, second) == [str(first), str(second)]
+    first.rename(tmp_path / "b.csv")
+    second.rename(first)
+    (tmp_path / "b.csv").rename(second)
+    assert sources(second, first) == [str(second), str(first)]
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_chat_template_is_known_by_what_its_file_says(tmp_path: Path, tiny_base: Path) -> None:
+    talk, template = tmp_path / "talk.jsonl", tmp_path / "talk.jinja"
+    talk.write_text(
+        '{"prompt": "ada", "completion": "bob"}\n' * 3 + '{"prompt": "bob", "completion": "ada"}\n'
+    )
+
+    def read() -> str:
+        sources = {"data": talk, "validation": False, "test": None}
+        datasets, _, _ = prepared.prepare_splits(
+            find_recipe("chat"), **sources, options={"template": str(template)}
+        )
+        return str(datasets["train"].settings["template"])
+
+    for text in ("{{ messages[0]['content'] }}", "{{ messages[0]['content'] }}!"):
+        template.write_text(text)
+        assert (read(), read()) == (text, text)
+
+
+def test_other_code_makes_other_entries() -> None:
+    """The words of a prompt are made by runtime/instructions, words are cut into tokens by adapters/words."""
+    code = prepared._code.__wrapped__()
+    assert {"instructions.py", "words.py", "conll.py", "ner.py"} <= {name for name, *_ in code[0]}
 
 
 @pytest.mark.usefixtures("kept")

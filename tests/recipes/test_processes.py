@@ -12,7 +12,7 @@ import torch
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.errors import InvalidSettings, TrainingError
 from adapthub.recipes import train
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.length_groups import LengthGroups
@@ -202,3 +202,12 @@ def test_a_run_of_its_own_joins_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(InvalidSettings, match="Launch with --fsdp_version 2"):
         join("cpu")
+
+
+def test_a_process_that_is_gone_before_the_first_step_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broadcast(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3412")
+
+    monkeypatch.setattr("adapthub.recipes.processes.distributed.broadcast", broadcast)
+    with pytest.raises(TrainingError, match="process 1 of 2 stops: another one of this run is gone"):
+        Processes(1, 2).share_values([torch.nn.Parameter(torch.zeros(2))])

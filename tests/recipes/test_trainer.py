@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adapthub.adapters.errors import TrainingError
-from adapthub.recipes import trainer
+from adapthub.recipes import parts as in_parts
 from adapthub.recipes.adaptation import GradientCheck
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.rates import Rates, parameter_groups, schedule
@@ -124,8 +124,8 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
         "attention_mask": mask,
         "labels": torch.where(mask.bool() & (torch.arange(5) != 4)[:, None], labels, -100),
     }
-    monkeypatch.setattr(trainer, "_PASS_TOKENS", 9)
-    parts = trainer.parts_of(batch)
+    monkeypatch.setattr(in_parts, "_PASS_TOKENS", 9)
+    parts = in_parts.parts_of(batch)
     assert [part["input_ids"].shape for part in parts] == [(1, 9), (1, 7), (2, 5)]  # the last has no target
     gradients = []
     for some in ([batch], parts):
@@ -139,7 +139,9 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
     for whole, summed in zip(*gradients, strict=True):
         assert (whole - summed).norm() <= 1e-5 * whole.norm() + 1e-6
     written = {"decoder_input_ids": torch.ones(5, 9, dtype=torch.long), "labels": labels}
-    assert [part["labels"].shape[1] for part in trainer.parts_of({**batch, **written})] == [9] * 4
-    monkeypatch.setattr(trainer, "_PASS_TOKENS", 1000)
-    (left,) = trainer.parts_of(batch)
+    assert [part["labels"].shape[1] for part in in_parts.parts_of({**batch, **written})] == [9] * 4
+    several = {**batch, "labels": torch.ones(5, 9)}  # labels of a text, of which there are as many as tokens
+    assert [part["labels"].shape[1] for part in in_parts.parts_of(several)] == [9] * 4
+    monkeypatch.setattr(in_parts, "_PASS_TOKENS", 1000)
+    (left,) = in_parts.parts_of(batch)
     assert left["input_ids"].shape == (5, 9)

@@ -92,3 +92,13 @@ def test_why_a_run_cannot_be_tried_is_a_note(tiny_base: Path, ner_data: Path) ->
     planned = plan("ner", ner_data / "train.conll", **options)
     assert planned.trial is None
     assert planned.notes[-1].startswith("memory and time are not known: init=eva needs")
+
+
+def test_data_that_no_other_process_can_have_is_a_note(tiny_base: Path) -> None:
+    class Row(dict[str, Any]):
+        """Of a class that no other process knows."""
+
+    rows = [Row(tokens=["ada", str(at)], labels=["B-PER", "O"]) for at in range(12)]
+    planned = plan("ner", rows, base=str(tiny_base), try_steps=True)
+    assert planned.trial is None
+    assert "cannot be given the data" in planned.notes[-1]

@@ -88,6 +88,24 @@ def test_rows_without_a_target_are_not_learnt_from(
     assert plan("summarize", rows, **given).steps == 4 // gradient_accumulation
 
 
+def test_a_plan_tries_rows_that_are_learnt_from(causal_base: str) -> None:
+    """The longest rows, which are tried first, have no target."""
+    rows = [*texts(12, 2), *texts(8, 60)]
+    planned = plan(
+        "summarize",
+        rows,
+        base=causal_base,
+        validation=False,
+        batch_size=4,
+        epochs=1,
+        prompt="{source}",
+        max_length=40,
+        try_steps=True,
+    )
+    assert planned.steps == 3
+    assert planned.trial is not None, planned.notes
+
+
 def test_rows_in_files_know_it_too(tmp_path: Path) -> None:
     labels = [[1, -100], [-100], [-100, -100], [-100, 2], [], [-100]]
     rows = [{"input_ids": [7] * len(each), "labels": each} for each in labels]

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from adapthub.adapters.errors import InvalidInput, SamplingError
 from adapthub.runtime.constraints import GrammarConstraint, compile_constraint
-from adapthub.runtime.sampling import Sampled, Sampler, Sampling, sample
+from adapthub.runtime.sampler import Sampler, sample
+from adapthub.runtime.sampling import Sampled, Sampling
 from adapthub.runtime.text_stream import TextStream
 from tests.runtime.test_text_stream import tokenizer
 

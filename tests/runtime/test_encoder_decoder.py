@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
@@ -13,6 +16,8 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidInput
 from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
+from adapthub.runtime.requests import Event
+from adapthub.runtime.sampling import Sampling
 from tests.runtime.t5 import save, write_t5
 
 PROMPTS = ["ada was born in london", "bob", "the film is good , a fine story", "she visited berlin"]
@@ -21,6 +26,12 @@ PROMPTS = ["ada was born in london", "bob", "the film is good , a fine story", "
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_t5(tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture(scope="module")
+def lively(t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that writes something else of each prompt, and no token twice in a row."""
+    return save(t5, tmp_path_factory.mktemp("lively") / "adapter", 2, ["q", "k", "v", "o", "wi", "wo"])
 
 
 def test_rows_of_unlike_adapters_are_pefts(t5: Path, tmp_path: Path) -> None:
@@ -46,12 +57,11 @@ def test_rows_of_unlike_adapters_are_pefts(t5: Path, tmp_path: Path) -> None:
     assert len({tuple(one.token_ids) for one in found}) > 2, "they write unlike things"
 
 
-def test_many_at_once_are_each_alone(t5: Path, tmp_path: Path) -> None:
+def test_many_at_once_are_each_alone(t5: Path, lively: Path) -> None:
     """Of unlike lengths, ends and adapters; more than run at once."""
-    first = save(t5, tmp_path / "first", 1, ["q", "k", "v", "o", "wi", "wo"])
     with Runtime(load_base(str(t5), device="cpu"), limits=Limits(max_rows=3, step_tokens=4)) as runtime:
         rows = [
-            (prompt, adapter, 2 + at) for at, prompt in enumerate(PROMPTS * 2) for adapter in (first, None)
+            (prompt, adapter, 2 + at) for at, prompt in enumerate(PROMPTS * 2) for adapter in (lively, None)
         ]
         streams = [
             runtime.stream(prompt, adapter, max_new_tokens=count, ignore_eos=True)
@@ -77,6 +87,91 @@ def test_texts_come_piece_by_piece_and_are_drawn_as_asked(t5: Path) -> None:
             for seed in (1, 1, 2)
         ]
         assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_rows_that_change_places_keep_their_prompts(t5: Path, lively: Path) -> None:
+    """Prompts of nobody are read after a tenant's, and written before: the order of their admission."""
+    with Runtime(load_base(str(t5), device="cpu")) as runtime:
+        service = runtime.generation
+        digest = runtime.attach(lively)
+        alone = [
+            runtime.generate([prompt], lively, max_new_tokens=8, ignore_eos=True)[0] for prompt in PROMPTS
+        ]
+        assert len({tuple(one.token_ids) for one in alone}) == len(PROMPTS)
+        written: dict[str, list[int]] = {prompt: [] for prompt in PROMPTS}
+        ended = {prompt: threading.Event() for prompt in PROMPTS}
+
+        def deliver(prompt: str, event: Event) -> None:
+            written[prompt] += [token.token_id for token in event.tokens]
+            if event.finish_reason is not None:
+                ended[prompt].set()
+
+        asked = Sampling(max_new_tokens=8, ignore_eos=True)
+        for prompt, tenant in zip(PROMPTS, ("", "acme", "", "beta"), strict=True):
+            ids = service.prompt_ids(prompt)
+            service.submit(ids, ((1.0, digest),), asked, partial(deliver, prompt), tenant=tenant, wake=False)
+        service.wake()
+        assert all(event.wait(60) for event in ended.values())
+        assert [written[prompt] for prompt in PROMPTS] == [one.token_ids for one in alone]
+
+
+def test_rows_that_make_room_for_others_are_read_anew(t5: Path, lively: Path) -> None:
+    with Runtime(load_base(str(t5), device="cpu"), limits=Limits(kv_tokens=48, step_tokens=4)) as runtime:
+        streams = [runtime.stream(prompt, lively, max_new_tokens=24, ignore_eos=True) for prompt in PROMPTS]
+        found = [stream.result().token_ids for stream in streams]
+        assert runtime.generation.load.preemptions
+        alone = [
+            runtime.generate([prompt], lively, max_new_tokens=24, ignore_eos=True)[0] for prompt in PROMPTS
+        ]
+        assert found == [one.token_ids for one in alone]
+
+
+def test_long_prompts_are_not_all_read_at_once(
+    t5: Path, lively: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.runtime.encoder_decoder._CONTEXT", 64)
+    prompts = [f"{prompt} {'ada ' * 8 * at}" for at, prompt in enumerate(PROMPTS)]
+    with Runtime(load_base(str(t5), device="cpu")) as runtime:
+        sizes: list[int] = []
+        encoder: Any = runtime.base.model
+        encoder.get_encoder().register_forward_hook(
+            lambda module, given, output: sizes.append(output.last_hidden_state.shape[:2].numel())
+        )
+        together = runtime.generate(prompts, lively, max_new_tokens=6)
+        assert len(sizes) > 1
+        assert max(sizes) <= 64
+        assert [one.token_ids for one in together] == [
+            runtime.generate([prompt], lively, max_new_tokens=6)[0].token_ids for prompt in prompts
+        ]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"forced_eos_token_id": 3},
+        {"forced_eos_token_id": 3, "min_length": 9},
+        {"forced_bos_token_id": 7, "begin_suppress_tokens": [5, 9], "repetition_penalty": 1.7},
+        {"suppress_tokens": [*range(20, 90)], "no_repeat_ngram_size": 2, "bad_words_ids": [[11], [12, 13]]},
+    ],
+)
+def test_what_a_base_says_of_its_texts_holds(t5: Path, lively: Path, told: Mapping[str, Any]) -> None:
+    base = load_base(str(t5), device="cpu")
+    cast(Any, base.model.generation_config).update(**told)
+    with Runtime(base) as runtime:
+        ours = [one.token_ids for one in runtime.generate(PROMPTS, lively, max_new_tokens=12)]
+        both: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6}
+        assert all(len(one.token_ids) == 6 for one in runtime.generate(PROMPTS, lively, **both))
+        assert all(
+            len(one.token_ids) == 12
+            for one in runtime.generate(PROMPTS, lively, max_new_tokens=12, ignore_eos=True)
+        )
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(t5).eval()
+    model.generation_config.update(**told)
+    model = PeftModel.from_pretrained(model, str(lively)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(t5)
+    for prompt, one in zip(PROMPTS, ours, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        assert one == model.generate(**inputs, max_new_tokens=12, do_sample=False)[0].tolist()[1:]
 
 
 def test_what_cannot_be_is_refused(t5: Path, tmp_path: Path) -> None:

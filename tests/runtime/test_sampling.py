@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from adapthub.adapters.errors import InvalidInput, SamplingError
-from adapthub.runtime.sampling import Sampled, Sampler, Sampling, sample
+from adapthub.runtime.sampler import Sampler, sample
+from adapthub.runtime.sampling import Sampled, Sampling
 
 NO_EOS: frozenset[int] = frozenset()
 PROMPT = [3, 17, 17, 40, 9]

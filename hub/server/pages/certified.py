@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adapthub.adapters.manifest import Certificate, Drift, Manifest
+from adapthub.adapters.manifest import Certificate, DataRecord, Drift, Manifest
 
 _MOST = 60
 
@@ -25,11 +25,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Certified:
-    """`reference`: the form that it was trained on; `rows` of `source`, which may be unpublished. `more`: lines left out."""
+    """`reference`: the form that it was trained on; `on`: the rows that all lines were measured on, None where each says its
+    own. `more`: lines left out."""
 
     reference: str
-    rows: int
-    source: str | None
+    on: DataRecord | None
     lines: Sequence[Line]
     more: int
 
@@ -44,6 +44,4 @@ def certified(manifest: Manifest | None) -> Certified | None:
         for metric, drift in certificate.metrics.items()
     ]
     first = next(iter(manifest.certificates.values()))
-    return Certified(
-        first.reference, first.data.rows, first.data.source, lines[:_MOST], max(0, len(lines) - _MOST)
-    )
+    return Certified(first.reference, manifest.certified_on, lines[:_MOST], max(0, len(lines) - _MOST))

@@ -180,6 +180,29 @@ def test_a_part_that_comes_again_takes_the_place_of_the_one_before(server: HubSe
     assert store.blobs.get(OID, origin="test") == DATA
 
 
+def test_of_two_completions_at_once_both_are_answered(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other takes the parts away while the first one reads them."""
+    entry = batch(server)
+    etags = [
+        asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(parts_of(entry), start=1)
+    ]
+    blobs = server.running.serving.store.blobs
+    real, raced = blobs.pieces, list[str]()
+
+    def pieces(sha256: str) -> Iterator[bytes]:
+        raced.append(sha256)
+        if len(raced) == 1:
+            # Not on one of the threads that all other requests are answered on.
+            assert server.running.serving.large_files.borrowed_tokens == 1
+            assert complete(entry, etags).status_code == 200
+        return real(sha256)
+
+    monkeypatch.setattr(blobs, "pieces", pieces)
+    assert complete(entry, etags).status_code == 200
+
+
 def test_equal_parts_are_each_there(server: HubServer) -> None:
     """One that is replaced leaves the other: they are the same bytes."""
     data = bytes(2 * PART)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -16,6 +17,8 @@ from adapthub.hub import quotas, sending
 from adapthub.hub.checking import check
 from adapthub.hub.remote import RemoteHub
 from adapthub.hub.storage.upkeep_tables import PendingRow
+from adapthub.hub.wire import Parts
+from tests import asking
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.server.live import HubServer
 from tests.hub.server.test_our_client import CutBody, Network, open_as
@@ -105,6 +108,38 @@ def test_an_answer_that_is_lost_is_asked_for_again(
     assert network.lost == 2
     assert network.sent < SIZE
     assert contents(hub.pull("ada/ner").path) == contents(made.path)
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+def test_of_two_pushes_of_the_same_bytes_both_end_well(
+    hub_server: HubServer,
+    made: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_published: bool,
+) -> None:
+    """The second one's file takes the place of the parts while the first one's is put together from them."""
+    blobs = hub_server.running.serving.store.blobs
+    real, raced = blobs.pieces, list[str]()
+    first = pushed(hub_server, Counting(10 * SIZE), tmp_path)
+    second = pushed(hub_server, Counting(10 * SIZE), tmp_path / "second")
+
+    def pieces(sha256: str) -> Iterator[bytes]:
+        raced.append(sha256)
+        # Not on one of the threads that all other requests are answered on.
+        assert hub_server.running.serving.large_files.borrowed_tokens > 0
+        if len(raced) == 1 and is_published:
+            second.push(made, "ada/ner")
+        elif len(raced) == 1:
+            where = f"/api/models/ada/ner/blobs/{made.files[NAME].sha256}"
+            asked = Parts(parts=[*sending._parts(made.path / NAME, SIZE)]).model_dump()
+            headers = {"Authorization": f"Bearer {hub_server.token()}"}
+            assert asking.post(hub_server.url + where, json=asked, headers=headers).json()["receipt"]
+        return real(sha256)
+
+    monkeypatch.setattr(blobs, "pieces", pieces)
+    assert first.push(made, "ada/ner").number == 1
+    assert contents(first.pull("ada/ner").path) == contents(made.path)
 
 
 def test_a_file_that_changes_meanwhile_is_refused(

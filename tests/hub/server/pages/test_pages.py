@@ -16,6 +16,7 @@ from sqlalchemy import update
 from starlette.routing import Match, Route
 
 from adapthub.adapters.errors import InvalidReference
+from adapthub.adapters.manifest import DataRecord
 from adapthub.hub import differ
 from adapthub.hub.accounts import revoke_token
 from adapthub.hub.embedded import EmbeddedHub
@@ -29,7 +30,7 @@ from adapthub.hub.server.serving import Serving
 from adapthub.hub.storage.tables import RepoRow
 from tests import asking
 from tests.hub.server.live import HubServer
-from tests.hub.server.pages.filled import CARD, write
+from tests.hub.server.pages.filled import CARD, CERTIFICATES, write
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -396,6 +397,21 @@ def test_certificates_are_on_the_page_of_the_version_that_has_them(
         *("bf16", "holds", "f1", "0.912", "+0.0000 -0.0040 to +0.0030", "4.00e-03", "–"),
     ]
     assert "Portability" not in web.get(f"{filled.url}/acme/ner/tree/v3").text
+
+
+def test_certificates_of_unlike_rows_each_say_theirs(
+    hub_server: HubServer, web: httpx2.Client, tmp_path: Path
+) -> None:
+    other = DataRecord(fingerprint=f"sha256:{'7f' * 32}", rows=12, source="other.conll")
+    certificates = {**CERTIFICATES, "bf16": CERTIFICATES["bf16"].model_copy(update={"data": other})}
+    push(hub_server, tmp_path, "ada/ner", certificates=certificates)
+    shown = web.get(f"{hub_server.url}/ada/ner").text
+    section = shown[shown.index('id="portability"') :].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in section.split("<tr>")[1:]]
+    assert "against its base in float32</span>" in section
+    assert [row.rpartition("Measured on")[1] for row in rows] == ["Measured on", "", ""]
+    assert "3,453 rows of news-test.conll" in rows[1]
+    assert "12 rows of other.conll" in rows[2]
 
 
 def test_what_is_long_is_cut(hub_server: HubServer, web: httpx2.Client, tmp_path: Path) -> None:
