@@ -49,7 +49,7 @@ def config_of(facts: Facts | None) -> dict[str, Any]:
     is a repository without an adapter."""
     if facts is None:
         return {}
-    task = PEFT_TASK_TYPES.get(facts.task) if facts.task else None
+    task = next((name for task, name in PEFT_TASK_TYPES.items() if task == facts.task), None)
     return {"peft": {"base_model_name_or_path": facts.base, "task_type": task}}
 
 
