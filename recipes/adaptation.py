@@ -31,6 +31,7 @@ from adapthub.adapters.methods import ALL_LINEAR, BY_CONFIGURATION, FAMILY, meth
 from adapthub.adapters.names import is_saved
 from adapthub.adapters.processors import takes_pictures
 from adapthub.adapters.tasks import SPEECH
+from adapthub.recipes.joined_layers import join
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -135,9 +136,10 @@ def adapt(
         vars(config).update(target_modules=targets)
     # PEFT appends names that a classification head might have; a local path spares its look-ups on a hub.
     vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.parameters()):
+        parameter.data = parameter.data.float()
+    if base.device.type == "cuda":
+        join(wrapped)
     return Adaptation(wrapped, head, _frozen_statistics(wrapped))
 
 

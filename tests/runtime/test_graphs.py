@@ -63,7 +63,11 @@ def with_nothing_else(bench: Bench, monkeypatch: pytest.MonkeyPatch, max_rows: i
     return with_graphs(bench, max_rows)
 
 
-def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(oracle: Oracle, make: Any) -> None:
+@pytest.mark.parametrize("apart", [64, 4], ids=["by token", "by runs"])
+def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(
+    apart: int, oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.adapters.token_runs._APART", apart)
     bench = make(max_rows=16, step_tokens=64)
     graphs = with_graphs(bench, 16)
     kinds = [*SERVED, *NOT_SERVED]
