@@ -122,6 +122,10 @@ class AdaptedBase:
             raise UnsupportedAdapter(
                 f"the prefix of {artifact.path.name} leaves {self.base.ref} no positions for a text"
             )
+        return self.put(binding)
+
+    def put(self, binding: Binding) -> str:
+        """Attach what was bound to this very base, and found right then; the same digest again changes nothing."""
         with self._lock:
             if binding.digest in self._bank.bindings:  # attached meanwhile, and perhaps in use
                 return binding.digest

@@ -42,17 +42,16 @@ def addresses(binding: Binding, paths: Sequence[str], dtype: torch.dtype) -> Add
     None where the kernels do not compute what it adds: another kind of update, several under one module, another dtype, a
     matrix that begins where a GPU cannot read many bytes at once.
     """
-    table, scales = torch.zeros(len(paths), _COLUMNS, dtype=torch.int64), torch.zeros(len(paths))
     found: dict[str, tuple[tuple[int, ...], float]] = {}
     for path, updates in binding.updates.items():
         row = _row(updates[0], dtype) if len(updates) == 1 else None
         if row is None:
             return None
         found[path] = row
-    for place, path in enumerate(paths):
-        if path in found:
-            table[place] = torch.tensor(found[path][0])
-            scales[place] = found[path][1]
+    nothing = (0,) * _COLUMNS, 0.0
+    rows = [found.get(path, nothing) for path in paths]
+    table = torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(-1, _COLUMNS)
+    scales = torch.tensor([scale for _, scale in rows])
     return Addresses(table, scales, max((row[-1] for row, _ in found.values()), default=0), frozenset(found))
 
 
