@@ -50,11 +50,11 @@ class _Joined:
         return y.view(*x.shape[:-1], -1)
 
 
-class JoinedLinear(_Joined, Linear):  # type: ignore[misc]  # PEFT has no types
+class JoinedLinear(_Joined, Linear):
     pass
 
 
-class JoinedLinear4bit(_Joined, Linear4bit):  # type: ignore[misc]
+class JoinedLinear4bit(_Joined, Linear4bit):
     pass
 
 
@@ -66,8 +66,9 @@ def _adapter(layer: Any, x: torch.Tensor) -> Lora | None:
     if name not in layer.lora_A or name in layer.lora_variant:
         return None
     a, b = layer.lora_A[name], layer.lora_B[name]
-    plain = type(a) is type(b) is nn.Linear and a.bias is None and b.bias is None
-    if not plain or not isinstance(layer.lora_dropout[name], nn.Identity):
+    if any(type(each) is not nn.Linear or each.bias is not None for each in (a, b)):
+        return None
+    if not isinstance(layer.lora_dropout[name], nn.Identity):
         return None
     kind = x.device.type
     computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else a.weight.dtype

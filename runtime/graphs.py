@@ -41,6 +41,7 @@ _MOST_SCORES = 1 << 20  # query-key pairs of one head
 # What a pass reads, int64 [10, tokens]: `_KEPT` are places of tokens, of the first `max_rows` at most; from `_RUNS` on are
 # each run's row, first token and tokens.
 _INPUTS = _IDS, _POSITIONS, _SLOTS, _LANES, _LENGTHS, _ROWS, _KEPT, _RUNS, _, _ = range(10)
+INPUT_BYTES = len(_INPUTS) * 8  # a token
 
 
 def graphs_for(
@@ -62,7 +63,7 @@ class PassGraphs:
         self._kv = kv
         self._max_rows = max_rows
         self._lanes = _Lanes(kv, max_rows, min(context, kv.slots), self._device)
-        self._buckets = _buckets(max(max_rows, max_tokens))
+        self._buckets = buckets_of(max(max_rows, max_tokens))
         self._paths = adapted.telling.paths  # of the graphs
         self._graphs: dict[_Key, _Graph] = {}
         self._refused: set[_Key] = set()
@@ -378,7 +379,7 @@ class _Attention:
         )
 
 
-def _buckets(most: int) -> list[int]:
+def buckets_of(most: int) -> list[int]:
     """Numbers of tokens that passes are captured for: 1, 2, 4, every eighth up to 64, and two in each doubling behind."""
     steps = [1, 2, 4, *range(8, 64, 8)]
     size = 64

@@ -14,8 +14,6 @@ import torch
 import triton
 import triton.language as tl
 
-from adapthub.adapters.kernels.launching import on_its_device
-
 
 class Plan(NamedTuple):
     """How a product is cut: a program of `warps` makes `outputs` of `rows`, `stages` loads ahead.
@@ -64,7 +62,6 @@ def plan_for(cuts: tuple[Cut, ...], rows: int, outputs: int, size: int) -> Plan:
     return Plan(padded, cut.outputs, slices, min(cut.warps, slices or cut.warps), parts, cut.stages)
 
 
-@on_its_device
 def run(
     kernel: Any,
     x: torch.Tensor,

@@ -155,7 +155,8 @@ def gradients(
 
 def _ranks(most: int) -> int:
     """Ranks that a program computes at a time."""
-    return min(64, max(16, triton.next_power_of_2(most)))
+    ranks: int = min(64, max(16, triton.next_power_of_2(most)))
+    return ranks
 
 
 @triton.jit

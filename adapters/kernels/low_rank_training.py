@@ -110,7 +110,7 @@ class _Linear(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no types for it
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         x, low, *matrices = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):

@@ -46,7 +46,7 @@ class _Linear(torch.autograd.Function):
         return product(x, matrix)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch has no types for it
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         return of_input(gradient, ctx.matrix), None
 

@@ -73,7 +73,9 @@ def test_without_a_plan_each_product_goes_its_own_way() -> None:
         torch.testing.assert_close(y, other, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("error", [OutOfResources(70000, 49152, "shared memory"), RuntimeError("invalid value")])
+@pytest.mark.parametrize(
+    "error", [OutOfResources(70000, 49152, "shared memory"), RuntimeError("invalid value")]
+)
 def test_a_plan_that_fails_is_given_up_and_said(
     error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -97,7 +97,12 @@ def test_an_adapter_of_one_copy_is_the_adapter(
 @pytest.mark.parametrize("in_one_piece", [False, True])
 @pytest.mark.parametrize(
     ("kind", "is_remembered"),
-    [({}, True), ({"use_dora": True}, False), ({"lora_bias": True}, False), ({"modules_to_save": ["model.norm"]}, False)],
+    [
+        ({}, True),
+        ({"use_dora": True}, False),
+        ({"lora_bias": True}, False),
+        ({"modules_to_save": ["model.norm"]}, False),
+    ],
     ids=["lora", "dora", "bias", "more"],
 )
 def test_an_adapter_that_comes_back_is_put_together_and_not_bound_again(
