@@ -41,6 +41,7 @@ bench: $(STAMP)
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 # What has a dash has not run on a GPU yet, and stops nothing where it fails. VLLM and SGLANG: folders with those packages.
 bench-gpu:
+	$(ON_GPU) -m benchmarks.roofline
 	$(ON_GPU) -m benchmarks.nf4 --rows 1 4 8 16 32 128
 	-$(ON_GPU) -m benchmarks.nf4_pairs
 	$(ON_GPU) -m benchmarks.graphs

@@ -74,10 +74,8 @@ _ATTENDED = _POINTERS | {
 }
 
 
-_STRIDES = frozenset(
-    "x_stride wide_stride stride0 stride1 stride2 out0 out1 out2 size query_row query_head keys_head keys_slot "
-    "values_head values_slot".split()
-)
+_STRIDES = {"x_stride", "wide_stride", "stride0", "stride1", "stride2", "out0", "out1", "out2", "size"}
+_STRIDES |= {"query_row", "query_head", "keys_head", "keys_slot", "values_head", "values_slot"}
 
 
 def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any], **options: Any) -> Any:

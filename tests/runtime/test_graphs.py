@@ -183,6 +183,7 @@ def test_what_captured_passes_keep_is_what_is_planned(make: Any) -> None:
     graphs = with_graphs(bench)
     bench.load("lora")
     told = bench.adapted.telling.rows([((1.0, bench.digests["lora"]),)])
+    assert told is not None
     rank = told[0][0][1].rank
     for size in graphs._buckets:
         graphs._graphs[size, 1, rank] = graphs._capture(size, 1, rank)
@@ -191,7 +192,8 @@ def test_what_captured_passes_keep_is_what_is_planned(make: Any) -> None:
     kept = [graphs._logits, graphs._lanes.table]
     for graph in graphs._graphs.values():
         kept += [graph.inputs, graph.entries._table, graph.entries._factors]
-    modules, vocabulary = len(graphs._paths), graphs._logits.shape[1]
+    modules, vocabulary = len(bench.adapted.telling.paths), graphs._logits.shape[1]
+    assert modules
     # The largest pass's entries by token are in the pool of all, which nobody but the allocator sees.
     by_token = (64 + 8) * modules * 56
     planned = graph_bytes(modules, vocabulary, graphs._lanes.table.shape[1], rows=8, tokens=64)
