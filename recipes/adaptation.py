@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -31,7 +32,6 @@ from adapthub.adapters.methods import ALL_LINEAR, BY_CONFIGURATION, FAMILY, meth
 from adapthub.adapters.names import is_saved
 from adapthub.adapters.processors import takes_pictures
 from adapthub.adapters.tasks import SPEECH
-from adapthub.recipes.joined_layers import join
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
@@ -138,7 +138,9 @@ def adapt(
     vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
     for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.parameters()):
         parameter.data = parameter.data.float()
-    if base.device.type == "cuda":
+    if base.device.type == "cuda" and find_spec("triton") and find_spec("bitsandbytes"):
+        from adapthub.recipes.joined_layers import join
+
         join(wrapped)
     return Adaptation(wrapped, head, _frozen_statistics(wrapped))
 

@@ -10,7 +10,6 @@ Does not change parameters, or what a layer computes.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 
 
 def join(model: PeftModel) -> None:
-    """Let the LoRA layers of a model on a GPU run as the module says; nothing where there is no Triton."""
-    if find_spec("triton") is None:
-        return
+    """Let the LoRA layers of a model on a GPU run as the module says. Triton and bitsandbytes are there."""
     for module in model.modules():
         if type(module) is Linear:
             module.__class__ = JoinedLinear

@@ -39,11 +39,14 @@ class HostCopy(Artifact):
     _bound: list[_Bound] = field(compare=False, repr=False, default_factory=list)
 
     @classmethod
-    def load(cls, artifact: Artifact, device: torch.device) -> HostCopy:
-        """Read `artifact`'s tensors for a base on `device`. Raises what Artifact.tensors raises."""
+    def load(cls, artifact: Artifact, device: torch.device, dtype: torch.dtype) -> HostCopy:
+        """Read `artifact`'s tensors for a base on `device` that computes in `dtype`. Raises what Artifact.tensors raises."""
         tensors, block = artifact.tensors(), None
         if device.type == "cuda":
-            block = Block({name: tensor for name, tensor in tensors.items() if _moves_whole(name)}, pin=True)
+            # In the base's dtype already: mostly half of the bytes, of pinned memory and of every copy to come.
+            block = Block(
+                {name: tensor.to(dtype) for name, tensor in tensors.items() if _moves_whole(name)}, pin=True
+            )
             rest = Block(
                 {name: each for name, each in tensors.items() if name not in block.tensors}, pin=True
             )

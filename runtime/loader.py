@@ -84,9 +84,9 @@ class Loader:
         self._ended(adapter, failure, time.perf_counter() - begun)
 
     def _read(self, adapter: Registered) -> None:
-        copy = None
+        copy, base = None, self._adapted.base
         try:
-            copy = HostCopy.load(adapter.artifact, self._adapted.base.device)
+            copy = HostCopy.load(adapter.artifact, base.device, base.dtype)
         finally:
             self._was_read(adapter, copy)
 

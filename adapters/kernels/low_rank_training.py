@@ -103,6 +103,7 @@ class _Linear(torch.autograd.Function):
                 low = x @ a.T
                 y.addmm_(low, b.T, alpha=scales[0])
             else:
+                x = x.contiguous()
                 told = _Told(x, scales, counts, matrices)
                 low = low_rank_runs.shrink(x, told.table, told.factors, told.runs, [0], told.most, told.tile)
                 low_rank_runs.expand_([y], low, told.table, told.factors, told.runs, [0], told.tile)

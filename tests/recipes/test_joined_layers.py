@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from tests.kernels.triton_here import interpreted_or_on_a_gpu
 
 interpreted_or_on_a_gpu()
+pytest.importorskip("bitsandbytes")  # PEFT's own 4-bit layers are changed too
 
 from adapthub.adapters.kernels import low_rank_training  # noqa: E402  # Triton may not be there
 from adapthub.recipes.joined_layers import join  # noqa: E402

@@ -74,7 +74,7 @@ def test_an_adapter_of_one_copy_is_the_adapter(
     tiny_base: Path, tmp_path: Path, kind: dict[str, bool]
 ) -> None:
     path = save_adapter(tiny_base, tmp_path / "adapter", TASK, lora_config(TASK, **kind))
-    plain = HostCopy.load(Artifact.read(path), CPU)
+    plain = HostCopy.load(Artifact.read(path), CPU, torch.float32)
     assert plain.block is None
     own = {name: tensor for name, tensor in plain.held.items() if "lora_" in name}
     block = Block(own, pin=False)
@@ -114,7 +114,7 @@ def test_an_adapter_that_comes_back_is_put_together_and_not_bound_again(
 ) -> None:
     base = write_causal_base(tmp_path / "base")
     path = save_adapter(base, tmp_path / "adapter", CAUSAL, lora(**kind))
-    copy = HostCopy.load(Artifact.read(path), CPU)
+    copy = HostCopy.load(Artifact.read(path), CPU, torch.float32)
     if in_one_piece:
         block = Block({name: each for name, each in copy.held.items() if "lora_" in name}, pin=False)
         copy = replace(copy, held={**copy.held, **block.tensors}, block=block)
