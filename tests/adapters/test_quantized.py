@@ -92,6 +92,9 @@ def test_the_format_that_a_checkpoint_computes_in_holds_in_training_and_evaluati
     assert not torch.allclose(evaluated, exact, rtol=1e-5, atol=1e-5)
 
 
+made: Any = Linear4bit  # it has no types
+
+
 def test_what_our_kernels_are_told_is_the_weights_bytes_however_they_are_kept() -> None:
     pytest.importorskip("triton")
     torch.manual_seed(0)
@@ -99,11 +102,7 @@ def test_what_our_kernels_are_told_is_the_weights_bytes_however_they_are_kept() 
     told = []
     for kept in (torch.uint8, torch.bfloat16):
         parent = nn.ModuleDict(
-            {
-                "a": Linear4bit(
-                    64, 16, bias=False, quant_type="nf4", quant_storage=kept, compute_dtype=torch.float32
-                )
-            }
+            {"a": made(64, 16, bias=False, quant_type="nf4", quant_storage=kept, compute_dtype=torch.float32)}
         )
         cast(Any, parent["a"]).weight.data = weight.clone()
         layer: Any = parent.to("cpu")["a"]
@@ -116,7 +115,7 @@ def test_what_our_kernels_are_told_is_the_weights_bytes_however_they_are_kept() 
 
 def test_a_layer_whose_bias_trains_is_bitsandbytes_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adapthub.adapters.quantized._few", lambda *_: True)
-    parent = nn.ModuleDict({"a": Linear4bit(64, 16, quant_type="nf4", compute_dtype=torch.float32)}).to("cpu")
+    parent = nn.ModuleDict({"a": made(64, 16, quant_type="nf4", compute_dtype=torch.float32)}).to("cpu")
     steady(parent)
     layer, x = cast(WeightOnlyNf4, parent["a"]), torch.ones(2, 64)
     layer.bias.requires_grad_(False)
