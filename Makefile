@@ -26,7 +26,7 @@ test-all: $(STAMP) lint
 
 test-gpu:
 	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu --ignore=tests/runtime/server --ignore=tests/runtime/tenants tests/adapters tests/runtime
-	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_entries.py tests/adapters/test_siblings.py tests/adapters/test_telling.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_entries.py tests/adapters/test_siblings.py tests/adapters/test_telling.py tests/adapters/test_token_runs.py tests/recipes/test_joined_layers.py tests/runtime/test_block.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
 
 bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.mixed_predict
@@ -41,6 +41,7 @@ bench: $(STAMP)
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
 # What has a dash has not run on a GPU yet, and stops nothing where it fails. VLLM and SGLANG: folders with those packages.
 bench-gpu:
+	$(ON_GPU) -m benchmarks.roofline
 	$(ON_GPU) -m benchmarks.nf4 --rows 1 4 8 16 32 128
 	-$(ON_GPU) -m benchmarks.nf4_pairs
 	$(ON_GPU) -m benchmarks.graphs

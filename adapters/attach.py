@@ -123,21 +123,19 @@ class AdaptedBase:
             raise UnsupportedAdapter(
                 f"the prefix of {artifact.path.name} leaves {self.base.ref} no positions for a text"
             )
+        return self.put(binding)
+
+    def put(self, binding: Binding) -> str:
+        """Attach what was bound to this very base, and found right then; the same digest again changes nothing."""
         with self._lock:
             if binding.digest in self._bank.bindings:  # attached meanwhile, and perhaps in use
                 return binding.digest
             self._bank.add(binding)
-            for path in binding.updates:
-                if path not in self._hooks:
-                    hook = Hook(
-                        self,
-                        path,
-                        self._bank.of_module(path),
-                        self._bank.stacks_of(path),
-                        path == self._output,
-                        has_channels_first(self._modules[path]),
-                    )
-                    self._hooks[path] = self._modules[path].register_forward_hook(hook)
+            for path in binding.updates.keys() - self._hooks.keys():
+                module, updates = self._modules[path], self._bank.of_module(path)
+                stacks, is_output = self._bank.stacks_of(path), path == self._output
+                hook = Hook(self, path, updates, stacks, is_output, has_channels_first(module))
+                self._hooks[path] = module.register_forward_hook(hook)
         return binding.digest
 
     def detach(self, digest: str) -> None:

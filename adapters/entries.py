@@ -20,6 +20,7 @@ from adapthub.adapters.siblings import groups
 
 # As kernels.low_rank has them, which cannot be imported where there is no Triton.
 _COLUMNS, _FACTORS = 6, 2
+_ALIGNMENT = 16  # bytes
 # A row's adapters at their weights.
 Told = tuple[tuple[float, "Addresses"], ...]
 
@@ -38,19 +39,19 @@ class Addresses:
 def addresses(binding: Binding, paths: Sequence[str], dtype: torch.dtype) -> Addresses | None:
     """Those of an adapter over the modules at `paths`, all that it touches among them.
 
-    None where the kernels do not compute what it adds: another kind of update, several under one module, another dtype.
+    None where the kernels do not compute what it adds: another kind of update, several under one module, another dtype, a
+    matrix that begins where a GPU cannot read many bytes at once.
     """
-    table, scales = torch.zeros(len(paths), _COLUMNS, dtype=torch.int64), torch.zeros(len(paths))
     found: dict[str, tuple[tuple[int, ...], float]] = {}
     for path, updates in binding.updates.items():
         row = _row(updates[0], dtype) if len(updates) == 1 else None
         if row is None:
             return None
         found[path] = row
-    for place, path in enumerate(paths):
-        if path in found:
-            table[place] = torch.tensor(found[path][0])
-            scales[place] = found[path][1]
+    nothing = (0,) * _COLUMNS, 0.0
+    rows = [found.get(path, nothing) for path in paths]
+    table = torch.tensor([row for row, _ in rows], dtype=torch.int64).reshape(-1, _COLUMNS)
+    scales = torch.tensor([scale for _, scale in rows])
     return Addresses(table, scales, max((row[-1] for row, _ in found.values()), default=0), frozenset(found))
 
 
@@ -62,10 +63,17 @@ def _row(update: Update, dtype: torch.dtype) -> tuple[tuple[int, ...], float] | 
         return None
     tensors = update.a, update.b, update.bias, gain, base_bias
     for tensor in tensors:
-        if tensor is not None and (tensor.dtype != dtype or not tensor.is_contiguous()):
+        if tensor is not None and not (
+            tensor.dtype == dtype and tensor.is_contiguous() and _is_aligned(tensor)
+        ):
             return None
     starts = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     return (*starts, update.rank), update.scale
+
+
+def _is_aligned(tensor: torch.Tensor) -> bool:
+    """Whether a GPU can read many bytes of it at once; on a CPU that is nobody's matter."""
+    return tensor.device.type == "cpu" or tensor.data_ptr() % _ALIGNMENT == 0
 
 
 class NotTold(Exception):
@@ -113,16 +121,48 @@ class Entries:
         self._factors.index_copy_(0, places, factors.to(places.device))
         self._told = told
 
-    def of(self, row_of: torch.Tensor, kept: torch.Tensor) -> TokenEntries:
-        """Those of a pass's tokens, whose rows are `row_of` [T], `kept` [K] of which reach the output embeddings."""
+    def of(
+        self, row_of: torch.Tensor, kept: torch.Tensor, runs: torch.Tensor | None = None, tile: int = 0
+    ) -> TokenEntries:
+        """Those of a pass's tokens, whose rows are `row_of` [T], `kept` [K] of which reach the output embeddings.
+
+        With `runs` int64 [3, n] of at most `tile` tokens (`token_runs`) they share what they read, those that do.
+        """
+        by_runs = _Tokens(len(row_of), self._table, self._factors, runs, tile)
+        tokens = self._apart(row_of) if runs is None else by_runs
         return TokenEntries(
-            self._places,
-            self._rank,
-            self._dtype,
-            self._beside,
-            (self._table.index_select(0, row_of), self._factors.index_select(0, row_of)),
-            (self._table.index_select(0, row_of[kept]), self._factors.index_select(0, row_of[kept])),
+            self._places, self._rank, self._dtype, self._beside, tokens, self._apart(row_of[kept])
         )
+
+    def _apart(self, row_of: torch.Tensor) -> _Tokens:
+        table, factors = (each.index_select(0, row_of) for each in (self._table, self._factors))
+        return _Tokens(len(row_of), table, factors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tokens:
+    """Some tokens' entries: by token, or, with `runs` of up to `tile`, by row."""
+
+    count: int
+    table: torch.Tensor
+    factors: torch.Tensor
+    runs: torch.Tensor | None = None
+    tile: int = 0
+
+    def shrink(self, x: torch.Tensor, places: Sequence[int], most: int) -> torch.Tensor:
+        from adapthub.adapters.kernels import low_rank, low_rank_runs
+
+        if self.runs is None:
+            return low_rank.shrink(x, self.table, self.factors, places, most)
+        return low_rank_runs.shrink(x, self.table, self.factors, self.runs, places, most, self.tile)
+
+    def expand_(self, ys: Sequence[torch.Tensor], low: torch.Tensor, places: Sequence[int]) -> None:
+        from adapthub.adapters.kernels import low_rank, low_rank_runs
+
+        if self.runs is None:
+            low_rank.expand_(ys, low, self.table, self.factors, places)
+        else:
+            low_rank_runs.expand_(ys, low, self.table, self.factors, self.runs, places, self.tile)
 
 
 class TokenEntries:
@@ -138,8 +178,8 @@ class TokenEntries:
         rank: int,
         dtype: torch.dtype,
         beside: torch.cuda.Stream | None,
-        tokens: tuple[torch.Tensor, torch.Tensor],
-        kept: tuple[torch.Tensor, torch.Tensor],
+        tokens: _Tokens,
+        kept: _Tokens,
     ) -> None:
         self.paths = tuple(places)
         self._places, self._rank, self._dtype, self._beside = places, rank, dtype, beside
@@ -154,23 +194,21 @@ class TokenEntries:
 
         Raises NotTold.
         """
-        from adapthub.adapters.kernels import low_rank
-
         if path in self._low and _same(self._low[path][1], x):
             return
         self._ended.discard(path)
         told = self._kept if is_output else self._tokens
-        if len(x) != len(told[0]) or x.dtype != self._dtype:
-            raise NotTold(f"{path!r} sees {len(x)} tokens of {x.dtype}, not {len(told[0])} of {self._dtype}")
+        if len(x) != told.count or x.dtype != self._dtype:
+            raise NotTold(f"{path!r} sees {len(x)} tokens of {x.dtype}, not {told.count} of {self._dtype}")
         paths = self._group.get(path, (path,))
         places = [self._places[other] for other in paths]
         x = x.contiguous()
         if self._beside is None:
-            low = low_rank.shrink(x, *told, places, self._rank)
+            low = told.shrink(x, places, self._rank)
         else:
             self._beside.wait_stream(torch.cuda.current_stream(x.device))
             with torch.cuda.stream(self._beside):
-                low = low_rank.shrink(x, *told, places, self._rank)
+                low = told.shrink(x, places, self._rank)
         self._low |= {other: (low[slice_ : slice_ + 1], x) for slice_, other in enumerate(paths)}
         self._ended -= {*paths}
 
@@ -179,8 +217,6 @@ class TokenEntries:
     ) -> None:
         """Add to its output y [tokens, out], or [kept, out], what the tokens' adapters add; and to what is there of `others`
         that read the same input, whose own end then adds nothing. Raises NotTold."""
-        from adapthub.adapters.kernels import low_rank
-
         low, _ = self._low.pop(path)
         if path in self._ended:
             self._ended.remove(path)
@@ -198,7 +234,7 @@ class TokenEntries:
             if found.dtype != self._dtype:
                 raise NotTold(f"{name!r} gives {found.dtype}, not {self._dtype}")
         told = self._kept if is_output else self._tokens
-        low_rank.expand_([*ys.values()], low, *told, [self._places[name] for name in ys])
+        told.expand_([*ys.values()], low, [self._places[name] for name in ys])
 
 
 def _same(kept: torch.Tensor, x: torch.Tensor) -> bool:

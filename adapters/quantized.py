@@ -89,17 +89,18 @@ class WeightOnlyNf4(Linear4bit):
             if _few(x, _NF4_ROWS) and self._blocked():
                 y = None if self.together is None else self.together.of(self, x)
                 return _by_kernel([self], x)[0] if y is None else y
-        if torch.is_grad_enabled() and self._differentiated(x):
+        if torch.is_grad_enabled() and self.differentiates(x):
             from adapthub.adapters.kernels import nf4_training
 
             y = nf4_training.linear(x.reshape(-1, x.shape[-1]), self.matrix(x))
             return y.view(*x.shape[:-1], self.out_features)
         return cast(torch.Tensor, super().forward(x))
 
-    def _differentiated(self, x: torch.Tensor) -> bool:
-        """Whether our kernels multiply x so that gradients pass, as bitsandbytes does: in x's own format."""
+    def differentiates(self, x: torch.Tensor) -> bool:
+        """Whether our kernels multiply x so that gradients reach it, as bitsandbytes does: in x's own format."""
         return (
-            self.compute_dtype in (None, x.dtype)
+            (self.bias is None or not self.bias.requires_grad)
+            and self.compute_dtype in (None, x.dtype)
             and _few(x, sys.maxsize)
             and not (torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") != x.dtype)
             and self._blocked()
@@ -126,7 +127,9 @@ class WeightOnlyNf4(Linear4bit):
 
         state = cast(Any, self.weight).quant_state
         inner = (state.state2.absmax, state.state2.code, state.offset) if state.nested else (None,) * 3
-        return Matrix(self.weight.data, Scales(state.absmax, *inner), self.out_features, self._bias(x))
+        # Some checkpoints keep the bytes as numbers of another dtype.
+        packed = self.weight.data.view(torch.uint8)
+        return Matrix(packed, Scales(state.absmax, *inner), self.out_features, self._bias(x))
 
 
 def _by_kernel(layers: Sequence[WeightOnlyNf4], x: torch.Tensor) -> list[torch.Tensor]:

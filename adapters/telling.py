@@ -15,13 +15,13 @@ import torch
 from adapthub.adapters.bank import Bank
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.entries import Addresses, Entries, TokenEntries, Told, addresses, needed
+from adapthub.adapters.token_runs import runs_of, tile_for
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import Base
 
-# Runs of rows from which the kernels' two launches a module beat three a run, and tokens a run up to which they do: they
-# read an adapter's matrices for every token.
-_WORTH_TELLING, _SHORT = 4, 64
+# Segments from which the kernels' two launches a module beat two or three a segment.
+_WORTH_TELLING = 4
 
 
 class Telling:
@@ -64,16 +64,19 @@ class Telling:
 
     def entries(self, segments: Sequence[Segment]) -> TokenEntries | None:
         """Those of a pass over segments that are many; None where kernels are no use."""
-        if not self.works or len(segments) < _WORTH_TELLING or segments[-1].stop > _SHORT * len(segments):
+        if not self.works or len(segments) < _WORTH_TELLING:
             return None
         rows = self.rows([segment.terms for segment in segments])
         if rows is None:
             return None
         entries = self.empty(len(rows), *needed(rows))
         entries.set(rows)
-        counts = torch.tensor([segment.stop - segment.start for segment in segments])
-        row_of = torch.arange(len(rows)).repeat_interleave(counts).to(self._device)
-        return entries.of(row_of, row_of[:0])
+        counts = [segment.stop - segment.start for segment in segments]
+        row_of = torch.arange(len(rows)).repeat_interleave(torch.tensor(counts)).to(self._device)
+        if not (tile := tile_for(len(row_of))):
+            return entries.of(row_of, row_of[:0])
+        runs = torch.from_numpy(runs_of(rows, counts, tile)).to(self._device)
+        return entries.of(row_of, row_of[:0], runs, tile)
 
     def empty(self, rows: int, terms: int, rank: int) -> Entries:
         """Entries to be told of rows; without terms they are of no module."""

@@ -4,9 +4,10 @@
 
 Four ways in turn, by one engine each: the base and the adapters (r16, all linear layers, one a request), by graphs and
 eagerly. `load ms` is what attaching the adapters takes, before all else; `first ms` the first call, in which passes are
-captured (`captures` of them) and kernels compiled; `replay ms` a decode pass of 32 rows alone on the GPU, by events, and
-`GPU ms` all passes of a call likewise, one graph's replays back to back. What a step takes beyond that, `rest ms/step`, is
-the host's: scheduling, launching, waiting for tokens, text; and the GPU's sampling. Compares with no peer.
+captured (`captures` of them) and kernels compiled, which takes `torch MB` and `driver MB` of memory; `replay ms` a decode
+pass of 32 rows alone on the GPU, by events, and `GPU ms` all passes of a call likewise, one graph's replays back to back.
+What a step takes beyond that, `rest ms/step`, is the host's: scheduling, launching, waiting for tokens, text; and the GPU's
+sampling. Compares with no peer.
 """
 
 from __future__ import annotations
@@ -68,13 +69,18 @@ def _measure(setting: Setting) -> list[dict[str, Any]]:
                 programs[name] = partial(ours, runtime, setting.prompts(), adapters)
                 load = _seconds(partial(_attach, runtime, adapters))
                 before = runtime.generation.engine.forward.captures
+                free, reserved = torch.cuda.mem_get_info()[0], torch.cuda.memory_reserved()
                 first = _seconds(programs[name])
+                by_torch = torch.cuda.memory_reserved() - reserved
+                by_all = free - torch.cuda.mem_get_info()[0]
                 rows[name] = {
                     "quantize": setting.loaded,
                     "way": name,
                     "load ms": load * 1000,
                     "first ms": first * 1000,
                     "captures": runtime.generation.engine.forward.captures - before,
+                    "torch MB": by_torch / 1e6,
+                    "driver MB": (by_all - by_torch) / 1e6,
                 }
         for name, times in in_turn(programs, setting.rounds).items():
             milliseconds = statistics.median(times) * 1000

@@ -1,11 +1,12 @@
 """What LoRAs add to q, k and v on a GPU: our kernels, PEFT's loop, and other servers' kernels where their folders are given.
 
-    python -m benchmarks.low_rank [--vllm DIR] [--sglang DIR] [--tokens 64]
+    python -m benchmarks.low_rank [--vllm DIR] [--sglang DIR] [--tokens 64 512]
 
 DIR holds the package as it is installed (`pip install --no-deps --target DIR vllm`); its kernels run with the defaults of
 the package (`benchmarks.foreign`). Llama-3.1-8B's shapes, bfloat16, tokens in the order of their adapters; `mixed` ranks
 are 8, 16, 32 and 64 in turn, which the servers pad to 64. Each product on other matrices than the one before, so that no
-cache has them, many in one CUDA graph; PEFT's loop without one, as PEFT runs. `floor us` is what reading each adapter in
+cache has them, many in one CUDA graph; PEFT's loop without one, as PEFT runs. `ours` is what passes of so many tokens run;
+`tokens us` our kernels token by token, `runs us` by runs. `floor us` is what reading each adapter in
 use once, x, and y twice, takes at the speed of a copy; the last columns are the others' time over ours, and `error` ours,
 of the norm, from float64.
 """
@@ -25,7 +26,8 @@ import torch
 import triton
 from torch.nn import functional as F
 
-from adapthub.adapters.kernels import low_rank
+from adapthub.adapters.kernels import low_rank, low_rank_runs
+from adapthub.adapters.token_runs import runs_of, tile_for
 from benchmarks.common import print_table, write_results
 from benchmarks.foreign import load
 from benchmarks.nf4 import copy_speed, seconds
@@ -42,15 +44,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vllm", type=Path)
     parser.add_argument("--sglang", type=Path)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", nargs="*", type=int, default=[64, 512])
     options = parser.parse_args()
     device = torch.device("cuda")
     speed = copy_speed()
     rows = []
-    for ranks in ((16,), _MIXED):
+    for tokens, ranks in ((tokens, ranks) for tokens in options.tokens for ranks in ((16,), _MIXED)):
         for count in ADAPTERS:
-            batch = Batch(options.tokens, count, ranks, SIZE, OUTS, torch.bfloat16, device)
-            ways: dict[str, Way] = {"ours": batch.ours}
+            batch = Batch(tokens, count, ranks, SIZE, OUTS, torch.bfloat16, device)
+            ways: dict[str, Way] = {"ours": batch.ours, "tokens": batch.by_token, "runs": batch.by_runs}
             if options.sglang:
                 ways["sglang"] = sglang(options.sglang, batch)
             if options.vllm:
@@ -63,6 +65,7 @@ def main() -> None:
             floor = batch.bytes / speed
             rows.append(
                 {
+                    "tokens": tokens,
                     "ranks": "16" if len(ranks) == 1 else "mixed",
                     "adapters": count,
                     "floor us": round(1e6 * floor, 2),
@@ -72,11 +75,11 @@ def main() -> None:
                     **{
                         f"{name} / ours": each / times["ours"]
                         for name, each in times.items()
-                        if name != "ours"
+                        if name not in ("ours", "tokens", "runs")
                     },
                 }
             )
-    command = f"python -m benchmarks.low_rank --tokens {options.tokens}"
+    command = f"python -m benchmarks.low_rank --tokens {' '.join(map(str, options.tokens))}"
     print(write_results("low_rank", command, rows, copy_gb_per_second=round(speed / 1e9)))
     print_table(rows)
 
@@ -115,6 +118,11 @@ class Batch:
                 b[:, index, :, rank:] = 0
         self._own: list[torch.Tensor] = []
         self._told = [self._tell(copy) for copy in range(self.copies)]
+        self._of_tokens = [(table[self.row_of], factors[self.row_of]) for table, factors in self._told]
+        self._tile = tile_for(tokens) or 16
+        counts = torch.bincount(self.row_of, minlength=count).tolist()
+        names = [f"adapter {index}" for index in range(count)]
+        self._runs = torch.from_numpy(runs_of(names, counts, self._tile)).to(device)
         self._ys = [part.contiguous() for part in self.y.split(outs, 1)]
 
     def _tell(self, copy: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,13 +134,23 @@ class Batch:
                 starts = self.a[copy, index, slice_].data_ptr(), own.data_ptr()
                 table[index, 0, slice_] = torch.tensor([*starts, 0, 0, 0, rank])
         factors = torch.ones(len(self.ranks), 1, len(self.outs), 2)
-        return table.to(self.device)[self.row_of], factors.to(self.device)[self.row_of]
+        return table.to(self.device), factors.to(self.device)
 
     def ours(self, copy: int) -> list[torch.Tensor]:
-        table, factors = self._told[copy]
+        return self.by_runs(copy) if tile_for(len(self.x)) else self.by_token(copy)
+
+    def by_token(self, copy: int) -> list[torch.Tensor]:
+        table, factors = self._of_tokens[copy]
         places = [*range(len(self.outs))]
         low = low_rank.shrink(self.x, table, factors, places, self.most)
         low_rank.expand_(self._ys, low, table, factors, places)
+        return self._ys
+
+    def by_runs(self, copy: int) -> list[torch.Tensor]:
+        told = *self._told[copy], self._runs
+        places = [*range(len(self.outs))]
+        low = low_rank_runs.shrink(self.x, *told, places, self.most, self._tile)
+        low_rank_runs.expand_(self._ys, low, *told, places, self._tile)
         return self._ys
 
     def loop(self, copy: int) -> None:

@@ -171,6 +171,14 @@ SECTIONS = {
         "passes are captured and kernels compiled; `replay ms` a decode pass of 32 rows, and `GPU ms` all passes of a call, by events; "
         "`rest ms/step` is what the host adds to a step.",
     ),
+    "roofline": (
+        "What a GPU's memory allows, by count",
+        "Counted, not measured: an H100's data sheet and Llama-3.1-8B's shapes in nf4, LoRA on all linear layers, keys and values left out. "
+        "`base ms` is the greater of what the bytes and the products take, `adapters ms` what reading each adapter once takes beyond, `ceiling` "
+        "the share of the base's speed that is left, and `8 bit` the same with adapters of a byte a weight. `epilogue ms` is what adding to the "
+        "outputs within the base's products would save, if no cache held them. `cache ms` is what the reading of adapters' matrices takes of the "
+        "cache when each token does its own, and `by runs` when runs of tokens share theirs: why prompts go by runs.",
+    ),
     "nf4": (
         "Products with nf4 and int8 weights on a GPU",
         "One linear layer with the shapes of Llama-3.1-8B, in bfloat16, weights double-quantised as bitsandbytes stores them, as CUDA graphs over "

@@ -5,7 +5,8 @@ process.
 
 The same layers, LoRA (r16, all linear, bfloat16) and AdamW in every way; what differs is who multiplies by the frozen
 weights and makes the loss. `bitsandbytes`: `matmul_4bit` and the model's own loss, as PEFT's script has them, without the
-Trainer. `products`: `kernels.nf4_training` in its place. `ours`: the loss by parts (`recipes.language_loss`) too.
+Trainer. `products`: `kernels.nf4_training` in its place. `joined`: with the LoRA in the same function
+(`kernels.low_rank_training`). `ours`: the loss by parts (`recipes.language_loss`) too.
 `tokens/s` is the median of the steps after the first, `peak GB` what torch allocated at most, `loss` the last step's.
 Without bitsandbytes its row is left out.
 """
@@ -25,7 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from adapthub.adapters.kernels import nf4_training
+from adapthub.adapters.kernels import low_rank_training, nf4_training
 from adapthub.adapters.kernels.nf4 import Scales
 from adapthub.adapters.kernels.nf4_lookup import CODE
 from adapthub.adapters.kernels.nf4_pairs import Matrix
@@ -54,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     SHAPE.num_hidden_layers = options.layers
     model = adapted(SHAPE, torch.device("cuda"), torch.bfloat16)
-    ways = ["bitsandbytes", "products", "ours"] if find_spec("bitsandbytes") else ["products", "ours"]
+    ways = [*(["bitsandbytes"] if find_spec("bitsandbytes") else []), "products", "joined", "ours"]
     rows: list[dict[str, Any]] = []
     for batch in options.batch:
         first = None
@@ -85,6 +86,7 @@ class Adapted(nn.Module):
     """A frozen nf4 layer with random weights, double-quantised, and a LoRA beside it: [..., size] to [..., outputs]."""
 
     product: Product
+    joined = False
 
     def __init__(self, size: int, outputs: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
@@ -104,6 +106,10 @@ class Adapted(nn.Module):
         self.b = nn.Parameter(torch.zeros(outputs, RANK, dtype=dtype, device=device))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.joined:
+            rows, adapter = x.reshape(-1, self.size), low_rank_training.Lora(self.a, self.b, 1.0)
+            y = low_rank_training.linear(rows, low_rank_training.Nf4(self.matrix), [adapter])
+            return y.view(*x.shape[:-1], -1)
         return type(self).product(x, self.matrix, self.size) + F.linear(F.linear(x, self.a), self.b)
 
 
@@ -131,6 +137,7 @@ def adapted(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Pr
 def train(model: PreTrainedModel, way: str, batch: int, tokens: int, steps: int) -> tuple[float, float]:
     """The median step's seconds, and the last loss. Every way begins at the same weights, and sees the same rows."""
     Adapted.product = staticmethod(_by_bitsandbytes if way == "bitsandbytes" else _by_us)
+    Adapted.joined = way in ("joined", "ours")
     torch.manual_seed(0)
     layers = [module for module in model.modules() if isinstance(module, Adapted)]
     for layer in layers:

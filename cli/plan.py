@@ -64,6 +64,9 @@ def plan_serve(
         if found.packed_bytes
         else {}
     )
+    graphs = (
+        {"graphs": f"{size(found.graph_bytes)} at most, beside the driver's"} if found.graph_bytes else {}
+    )
     show_record(
         {
             "base": f"{found.base}, {found.quantize or found.dtype} on {found.device}: {size(found.base_bytes)}",
@@ -73,6 +76,7 @@ def plan_serve(
             "slots": f"{found.slots:,} of {size(found.adapter_bytes)} (LoRA r{found.rank}): {size(found.slot_bytes)}",
             "stacks": f"{size(found.stack_bytes)} at most, while many LoRAs decode together",
             "passes": f"{size(found.pass_bytes)} at most, for activations and products",
+            **graphs,
             "free": f"{size(found.free)}, of which {size(max(found.left, 0))} stay",
         }
     )

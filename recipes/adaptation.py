@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -135,9 +136,12 @@ def adapt(
         vars(config).update(target_modules=targets)
     # PEFT appends names that a classification head might have; a local path spares its look-ups on a hub.
     vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.parameters()):
+        parameter.data = parameter.data.float()
+    if base.device.type == "cuda" and find_spec("triton") and find_spec("bitsandbytes"):
+        from adapthub.recipes.joined_layers import join
+
+        join(wrapped)
     return Adaptation(wrapped, head, _frozen_statistics(wrapped))
 
 

@@ -7,6 +7,7 @@ no weights and measures nothing: the allocator's slack is not counted, nor what 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import cast
 
 import torch
@@ -28,7 +29,7 @@ from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.runtime.attention import look
 from adapthub.runtime.generation import Limits, kv_tokens
 from adapthub.runtime.kv import page_bytes
-from adapthub.runtime.pass_memory import aside_bytes, pass_bytes
+from adapthub.runtime.pass_memory import aside_bytes, graph_bytes, pass_bytes
 from adapthub.runtime.runtime import PACKED_SHARE
 
 
@@ -38,7 +39,8 @@ class Capacity:
     `kv_tokens`: tokens whose keys and values fit, `kv_token_bytes` each; `context`: the longest request,
     prefix included; `adapter_bytes`: one LoRA of `rank` under all linear layers of the backbone; `slots`: how many such fit
     into what is left, or were asked for; `stack_bytes`: at most so much for second copies of LoRAs that decode together;
-    `pass_bytes`: activations of the largest pass, which captured ones share, and what products take aside;
+    `pass_bytes`: activations of the largest pass, which captured ones share, and what products take aside; `graph_bytes`:
+    what captured passes keep on a GPU, for adapters under all those layers, one a row;
     `left`: free memory less all that, negative where it does not fit."""
 
     base: str
@@ -59,6 +61,7 @@ class Capacity:
     slot_bytes: int
     stack_bytes: int
     pass_bytes: int
+    graph_bytes: int
     left: int
 
 
@@ -96,7 +99,9 @@ def capacity(
     tokens = kv_tokens(serving, free - weights - packed, limits)
     kv = tokens * page_bytes(serving.shapes, 1, serving.dtype)
     adapter = _adapter_bytes(model, rank, number)
-    room = free - weights - packed - kv - passes
+    context = min(serving.context or tokens, tokens)
+    graphs = _graph_bytes(model, where, context, limits)
+    room = free - weights - packed - kv - passes - graphs
     # Second copies take no more than the adapters in slots do.
     count = max(0, max(room - STACK_BYTES, room // 2) // adapter) if slots is None else slots
     stacks = min(STACK_BYTES, count * adapter)
@@ -111,7 +116,7 @@ def capacity(
         kv_tokens=tokens,
         kv_token_bytes=page_bytes(serving.shapes, 1, serving.dtype),
         kv_bytes=kv,
-        context=min(serving.context or tokens, tokens),
+        context=context,
         max_rows=limits.max_rows,
         rank=rank,
         adapter_bytes=adapter,
@@ -119,6 +124,7 @@ def capacity(
         slot_bytes=count * adapter,
         stack_bytes=stacks,
         pass_bytes=passes,
+        graph_bytes=graphs,
         left=room - count * adapter - stacks,
     )
 
@@ -144,11 +150,24 @@ def _packed_bytes(model: PreTrainedModel, device: torch.device, quantize: str | 
 
 
 def _adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int:
-    sizes = [
-        module.in_features + module.out_features
+    return sum(map(sum, _sides(model))) * rank * dtype.itemsize
+
+
+def _graph_bytes(model: PreTrainedModel, device: torch.device, context: int, limits: Limits) -> int:
+    """0 where passes are not captured."""
+    if device.type != "cuda" or find_spec("triton") is None:
+        return 0
+    return graph_bytes(
+        len(_sides(model)), model.config.vocab_size, context, limits.max_rows, limits.step_tokens
+    )
+
+
+def _sides(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """(in, out) of every linear layer of the backbone."""
+    return [
+        (module.in_features, module.out_features)
         if isinstance(module, torch.nn.Linear)
-        else module.nx + module.nf
+        else (module.nx, module.nf)
         for module in model.base_model.modules()
         if isinstance(module, (torch.nn.Linear, Conv1D))
     ]
-    return sum(sizes) * rank * dtype.itemsize

@@ -3,8 +3,8 @@
 A pass through a model is thousands of small launches, which cost the host several times what they cost the GPU. It is
 captured once for every number of tokens, number of terms and rank, each rounded up. Tokens, positions, slots and the
 addresses of adapters lie in tensors that change in place, so a graph serves whatever rows and adapters come. Attention and
-adapters' additions are kernels (`adapters.kernels`), to which every token is one of its own: it names its row's adapters,
-and attends to the keys up to its own.
+adapters' additions are kernels (`adapters.kernels`): to the first every token is one of its own, which attends to the keys
+up to its own; the others take tokens one by one where they are few, and else by runs of one row's adapters (`token_runs`).
 
 Serves rows whose adapters the kernels can be told of (LoRA, DoRA, prefixes, sums of them), up to a bound of scores a pass:
 long prompts are few launches anyway, and want a kernel that reads keys for many tokens at once. Does not choose rows or
@@ -28,6 +28,7 @@ from adapthub.adapters.entries import Entries, Told, needed
 from adapthub.adapters.errors import AdapterNotFound, OutOfMemory
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.selections import Selection
+from adapthub.adapters.token_runs import most_runs, runs_of, tile_for
 from adapthub.runtime.attention import attending
 from adapthub.runtime.kv import KV, Held
 from adapthub.runtime.rows import Part
@@ -37,8 +38,10 @@ _WARM_UPS = 2  # passes before a capture: kernels are compiled and libraries set
 _MOST_GRAPHS = 128
 _MOST_FAILURES = 3  # one after the other, and no more are captured
 _MOST_SCORES = 1 << 20  # query-key pairs of one head
-# What a pass reads, int64 [7, tokens]: `_KEPT` are places of tokens, of the first `max_rows` at most.
-_INPUTS = _IDS, _POSITIONS, _SLOTS, _LANES, _LENGTHS, _ROWS, _KEPT = range(7)
+# What a pass reads, int64 [10, tokens]: `_KEPT` are places of tokens, of the first `max_rows` at most; from `_RUNS` on are
+# each run's row, first token and tokens.
+_INPUTS = _IDS, _POSITIONS, _SLOTS, _LANES, _LENGTHS, _ROWS, _KEPT, _RUNS, _, _ = range(10)
+INPUT_BYTES = len(_INPUTS) * 8  # a token
 
 
 def graphs_for(
@@ -60,7 +63,7 @@ class PassGraphs:
         self._kv = kv
         self._max_rows = max_rows
         self._lanes = _Lanes(kv, max_rows, min(context, kv.slots), self._device)
-        self._buckets = _buckets(max(max_rows, max_tokens))
+        self._buckets = buckets_of(max(max_rows, max_tokens))
         self._paths = adapted.telling.paths  # of the graphs
         self._graphs: dict[_Key, _Graph] = {}
         self._refused: set[_Key] = set()
@@ -109,18 +112,18 @@ class PassGraphs:
             if graph is None:
                 return None
             graph.entries.set(rows)
-            graph.inputs.copy_(self._inputs(parts, graph.inputs.shape[1]), non_blocking=True)
+            graph.inputs.copy_(self._inputs(parts, rows, graph.inputs.shape[1]), non_blocking=True)
             logits = graph.run()
         for part in parts:
             part.row.held.length += part.count
         return logits
 
-    def _inputs(self, parts: Sequence[Part], tokens: int) -> torch.Tensor:
-        """What a graph reads; tokens beyond the parts' write to a slot that nobody reads."""
+    def _inputs(self, parts: Sequence[Part], told: Sequence[Told], tokens: int) -> torch.Tensor:
+        """What a graph reads; tokens beyond the parts' write to a slot that nobody reads, and are in no run."""
         # Pinned where there is a GPU: it is copied while the host goes on. The allocator keeps it until that is done.
         inputs = torch.empty(len(_INPUTS), tokens, dtype=torch.int64, pin_memory=self._device.type == "cuda")
         values = inputs.numpy()
-        fillers = 0, 0, self._kv.spare, self._lanes.spare, 1, 0, 0
+        fillers = 0, 0, self._kv.spare, self._lanes.spare, 1, 0, 0, 0, 0, 0
         values[:] = np.array(fillers)[:, None]
         if not parts:
             return inputs
@@ -150,6 +153,9 @@ class PassGraphs:
         values[_LENGTHS, :total] = positions + 1
         values[_ROWS, :total] = rows
         values[_KEPT, : len(kept)] = kept
+        if tile := tile_for(tokens):
+            runs = runs_of(told, counts, tile)
+            values[_RUNS:, : runs.shape[1]] = runs
         return inputs
 
     def _key(self, tokens: int, rows: Sequence[Told]) -> _Key:
@@ -192,7 +198,7 @@ class PassGraphs:
 
     def _capture(self, tokens: int, terms: int, rank: int) -> _Graph:
         entries = self._adapted.telling.empty(min(tokens, self._max_rows), terms, rank)
-        inputs = self._inputs((), tokens).to(self._device)
+        inputs = self._inputs((), (), tokens).to(self._device)
 
         def run() -> torch.Tensor:
             return self._pass(inputs, entries)
@@ -214,7 +220,10 @@ class PassGraphs:
         slots, lanes, lengths, row_of = (inputs[place] for place in (_SLOTS, _LANES, _LENGTHS, _ROWS))
         kept = inputs[_KEPT, : self._max_rows]
         self._lanes.table[lanes, lengths - 1] = slots.int()
-        told = entries.of(row_of, kept)
+        tile, runs = tile_for(inputs.shape[1]), None
+        if tile:
+            runs = inputs[_RUNS:, : most_runs(inputs.shape[1], self._max_rows, tile)]
+        told = entries.of(row_of, kept, runs, tile)
         attention = _Attention(self._kv, self._lanes.table, slots, lanes, lengths)
         with self._adapted.applying_told(told, told.paths), attending(attention):
             logits: torch.Tensor = self._model(
@@ -370,7 +379,7 @@ class _Attention:
         )
 
 
-def _buckets(most: int) -> list[int]:
+def buckets_of(most: int) -> list[int]:
     """Numbers of tokens that passes are captured for: 1, 2, 4, every eighth up to 64, and two in each doubling behind."""
     steps = [1, 2, 4, *range(8, 64, 8)]
     size = 64

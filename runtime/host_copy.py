@@ -1,7 +1,9 @@
 """An adapter in host memory: read and verified, so that putting it into a slot needs no disk; and bytes, counted.
 
 Where the base is on CUDA, the tensors are in pinned memory, and a LoRA's in one block that `attach_from` copies at once,
-on a stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors.
+on a stream of its own: the engine's stream never waits for it. On the CPU the slot uses these very tensors. What a base made
+of a copy of plain LoRAs is remembered with it, so that the next time it is put together again and not checked: every value
+and name was, the first time, and they are the same ones.
 
 Does not decide what is kept, and knows no budget.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from torch import nn
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.binder import Binding
+from adapthub.adapters.delta import LowRank
 from adapthub.adapters.lora_facts import LORA_KEY
 from adapthub.adapters.served_heads import Head
 from adapthub.runtime.block import Block, Image
@@ -31,13 +35,18 @@ class HostCopy(Artifact):
     held: Mapping[str, torch.Tensor] = field(compare=False, repr=False)
     block: Block | None = field(compare=False, repr=False, default=None)
     image: Image | None = field(compare=False, repr=False, default=None)
+    # What the one base that it is for made of it, once that is known; all copies of the copy share it.
+    _bound: list[_Bound] = field(compare=False, repr=False, default_factory=list)
 
     @classmethod
-    def load(cls, artifact: Artifact, device: torch.device) -> HostCopy:
-        """Read `artifact`'s tensors for a base on `device`. Raises what Artifact.tensors raises."""
+    def load(cls, artifact: Artifact, device: torch.device, dtype: torch.dtype) -> HostCopy:
+        """Read `artifact`'s tensors for a base on `device` that computes in `dtype`. Raises what Artifact.tensors raises."""
         tensors, block = artifact.tensors(), None
         if device.type == "cuda":
-            block = Block({name: tensor for name, tensor in tensors.items() if _moves_whole(name)}, pin=True)
+            # In the base's dtype already: mostly half of the bytes, of pinned memory and of every copy to come.
+            block = Block(
+                {name: tensor.to(dtype) for name, tensor in tensors.items() if _moves_whole(name)}, pin=True
+            )
             rest = Block(
                 {name: each for name, each in tensors.items() if name not in block.tensors}, pin=True
             )
@@ -57,6 +66,38 @@ class HostCopy(Artifact):
         """The same with what moves whole on the device already, or on its way there on the current stream."""
         return self if self.block is None else replace(self, image=self.block.image(device, dtype))
 
+    def remember(self, binding: Binding, device: torch.device, dtype: torch.dtype) -> None:
+        """Keep what was made of this copy, if all of it is LoRAs of its own tensors."""
+        held = self.held if self.block is None else self.block.tensors
+        groups = binding.updates.items()
+        if len(held) < len(self.held) or binding.head is not None or binding.prefix is not None:
+            return
+        if self.block is None and any((each.device, each.dtype) != (device, dtype) for each in held.values()):
+            return
+        names = {self.placed(tensor, device, dtype).data_ptr(): name for name, tensor in held.items()}
+        updates = []
+        for path, group in groups:
+            for update in group:
+                if type(update) is not LowRank or update.bias is not None or len(group) > 1:
+                    return
+                a, b = (names.get(matrix.data_ptr()) for matrix in (update.a, update.b))
+                if a is None or b is None:
+                    return
+                updates.append((path, a, b, update.scale))
+        self._bound[:] = [_Bound(replace(binding, updates={}), tuple(updates))]
+
+    def bound(self, device: torch.device, dtype: torch.dtype) -> Binding | None:
+        """What `remember` kept, of the tensors as they are placed now; None where it kept nothing."""
+        if not self._bound:
+            return None
+        (bound,) = self._bound
+        place = partial(self.placed, device=device, dtype=dtype)
+        updates = {
+            path: (LowRank(place(self.held[a]), place(self.held[b]), scale),)
+            for path, a, b, scale in bound.updates
+        }
+        return replace(bound.binding, updates=updates)
+
     @cached_property
     def host_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.held.values())
@@ -69,6 +110,14 @@ class HostCopy(Artifact):
         )
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """A binding less its updates, and those: path, names of a and b, and scale."""
+
+    binding: Binding
+    updates: tuple[tuple[str, str, str, float], ...]
+
+
 def without_bytes(artifact: Artifact) -> Artifact:
     """The same artifact, less the weights' bytes that reading a folder keeps until they are used."""
     return replace(artifact, _unused_weights=[])
@@ -78,14 +127,26 @@ def attach_from(copy: HostCopy, adapted: AdaptedBase) -> None:
     """Attach, and return when the tensors are in place. Raises what AdaptedBase.attach raises."""
     device = adapted.base.device
     if device.type != "cuda":
-        adapted.attach(copy)
+        _attach(copy, adapted)
         return
     stream = torch.cuda.Stream(device)
     # Memory that a detached adapter left may still be read by kernels that the engine queued before.
     stream.wait_stream(torch.cuda.default_stream(device))
     with torch.cuda.stream(stream):
-        adapted.attach(copy.on(device, adapted.base.dtype))
+        _attach(copy.on(device, adapted.base.dtype), adapted)
     stream.synchronize()
+
+
+def _attach(copy: HostCopy, adapted: AdaptedBase) -> None:
+    device, dtype = adapted.base.device, adapted.base.dtype
+    again = copy.bound(device, dtype)
+    if again is not None:
+        adapted.put(again)
+        return
+    adapted.attach(copy)
+    binding = adapted.attached.get(copy.digest)
+    if binding is not None:
+        copy.remember(binding, device, dtype)
 
 
 def own_storages(adapted: AdaptedBase) -> frozenset[int]:

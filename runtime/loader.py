@@ -84,9 +84,9 @@ class Loader:
         self._ended(adapter, failure, time.perf_counter() - begun)
 
     def _read(self, adapter: Registered) -> None:
-        copy = None
+        copy, base = None, self._adapted.base
         try:
-            copy = HostCopy.load(adapter.artifact, self._adapted.base.device)
+            copy = HostCopy.load(adapter.artifact, base.device, base.dtype)
         finally:
             self._was_read(adapter, copy)
 
@@ -95,7 +95,9 @@ class Loader:
             self._detach(victim)
         assert adapter.host is not None
         attach_from(adapter.host, self._adapted)
-        self._was_attached(adapter, attached_bytes(adapter.digest, self._adapted, self._own))
+        known = adapter.need if adapter.measured else None  # of the same tensors, under the same modules
+        size = attached_bytes(adapter.digest, self._adapted, self._own) if known is None else known
+        self._was_attached(adapter, size)
 
     def _detach(self, adapter: Registered) -> None:
         with suppress(AdapterNotFound):  # gone already is as good

@@ -1,7 +1,8 @@
-"""What passes take beside weights, keys and values, and adapters: activations, weights dequantised aside, workspace.
+"""What passes take beside weights, keys and values, and adapters: activations, weights dequantised aside, workspace, graphs.
 
 Activations are those of a pass of the model without memory behind it: what its tensors would take while they are alive. Does
-not count what an allocator rounds up, kernels' code, or what a CUDA graph's nodes take of the driver.
+not count what an allocator rounds up, kernels' code, or what a CUDA graph's nodes take of the driver (`benchmarks.graphs`
+measures that).
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
+from adapthub.adapters.token_runs import tile_for
+from adapthub.runtime.graphs import INPUT_BYTES, buckets_of
+
 # What torch gives cuBLAS on a GPU of capability 9.0, for each stream that multiplies: the passes' own, and that of captures.
 _WORKSPACE = 2 * (32 << 20)
 _COUNTED = 4096
+_ENTRY = 6 * 8 + 2 * 4  # bytes that kernels are told of a row's adapter under one module (adapters.entries)
 
 
 def peak_bytes(run: Callable[[], object], there: Iterable[torch.Tensor] = ()) -> int:
@@ -63,6 +68,17 @@ def aside_bytes(model: PreTrainedModel, quantized: bool, device: torch.device, d
     ]
     dense = max(inside, default=0) * dtype.itemsize if quantized else 0
     return dense + (_WORKSPACE if device.type == "cuda" else 0)
+
+
+def graph_bytes(modules: int, vocabulary: int, context: int, rows: int, tokens: int) -> int:
+    """What passes of up to so many tokens and rows keep once all of them are captured, for adapters under `modules`, one a
+    row: each one's inputs and entries; for all, the logits and where rows' keys are, and the largest pass's tokens' entries.
+    """
+    sizes = buckets_of(max(rows, tokens))
+    own = sum(size * INPUT_BYTES + min(size, rows) * modules * _ENTRY for size in sizes)
+    apart = max(size for size in sizes if not tile_for(size))
+    shared = rows * vocabulary * 4 + (rows + 1) * context * 4
+    return own + shared + (apart + min(rows, sizes[-1])) * modules * _ENTRY
 
 
 class _Alive(TorchDispatchMode):

@@ -13,11 +13,14 @@ import torch
 import triton
 import triton.language as tl
 
+from adapthub.adapters.kernels.launching import on_its_device
+
 _BLOCK = 64  # keys that a program reads at a time
 _PROGRAMS = 512  # enough to keep every GPU busy; parts are cut for so many
 _MOST_PARTS = 16
 
 
+@on_its_device
 def attend(
     query: torch.Tensor,
     keys: torch.Tensor,

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from adapthub.adapters.kernels.few_rows import Cut, Plan, finish, plan_for, run
+from adapthub.adapters.kernels.launching import on_its_device
 
 # Measured on an H200. Up to 16 rows K is cut alike, so that a row's result does not depend on their number.
 CUTS = (
@@ -26,6 +27,7 @@ CUTS = (
 _BLOCK = tl.constexpr(64)  # weights of a row that a warp reads at a time
 
 
+@on_its_device
 def multiply(
     x: torch.Tensor,
     weights: torch.Tensor,

@@ -15,8 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
+from adapthub.adapters.kernels.launching import on_its_device
+
 # What a token is told of one update, in this order: addresses of a [r, in], b [out, r], bias [out] or 0, gain [out] or 0 and
-# the base's bias [out] or 0 (both of DoRA), and r.
+# the base's bias [out] or 0 (both of DoRA), and r. Addresses are multiples of 16.
 COLUMNS = A, B, BIAS, GAIN, BASE_BIAS, RANK = range(6)
 # Factors beside them: of b (a x), and of everything else.
 FACTORS = PRODUCT, WEIGHT = range(2)
@@ -25,6 +27,7 @@ FACTORS = PRODUCT, WEIGHT = range(2)
 SLICES = 3  # modules a launch
 
 
+@on_its_device
 def shrink(
     x: torch.Tensor, table: torch.Tensor, factors: torch.Tensor, places: Sequence[int], most: int
 ) -> torch.Tensor:
@@ -43,7 +46,7 @@ def shrink(
         factors,
         low,
         x.stride(0),
-        *_padded(places),
+        *padded(places),
         tokens,
         modules,
         most,
@@ -56,6 +59,7 @@ def shrink(
     return low
 
 
+@on_its_device
 def expand_(
     ys: Sequence[torch.Tensor],
     low: torch.Tensor,
@@ -79,7 +83,7 @@ def expand_(
         low,
         *(y.stride(0) for y in every),
         *outs,
-        *_padded(places),
+        *padded(places),
         tokens,
         table.shape[2],
         most,
@@ -90,7 +94,8 @@ def expand_(
     )
 
 
-def _padded(places: Sequence[int]) -> list[int]:
+def padded(places: Sequence[int]) -> list[int]:
+    """`SLICES` of them: those beyond are never read."""
     return [*places, *[places[0]] * (SLICES - len(places))]
 
 
@@ -127,7 +132,7 @@ def _shrink(
     entry = table + told * 6
     # What depends on nothing is loaded together, before what depends on it.
     rank = tl.load(entry + 5).to(tl.int32)
-    a = tl.load(entry).to(tl.pointer_type(x.dtype.element_ty))
+    a = tl.multiple_of(tl.load(entry).to(tl.pointer_type(x.dtype.element_ty)), 16)
     factor = tl.load(factors + told * 2)
     ranks = block * BLOCK_RANK + tl.arange(0, BLOCK_RANK)
     if block * BLOCK_RANK < rank:
@@ -145,6 +150,30 @@ def _shrink(
             sums += matrix.to(tl.float32) * values[None, :]
         result = tl.sum(sums, axis=1) * factor
         tl.store(low + ((slice_ * tokens + token) * TERMS + term) * most + ranks, result, mask=ranks < rank)
+
+
+@triton.jit
+def module_of(tile, first, second, third, BLOCK_OUT: tl.constexpr, COUNT: tl.constexpr):
+    """Of tiles over the outputs of `COUNT` modules, one behind the other: the tile in its module, that, and which it is."""
+    y, y_stride, out, place = first
+    slice_ = 0
+    if COUNT > 1:
+        y1, stride1, out1, place1 = second
+        tiles = tl.cdiv(out, BLOCK_OUT)
+        later = tile >= tiles
+        tile = tl.where(later, tile - tiles, tile)
+        y, y_stride = tl.where(later, y1, y), tl.where(later, stride1, y_stride)
+        out, place = tl.where(later, out1, out), tl.where(later, place1, place)
+        slice_ = tl.where(later, 1, 0)
+        if COUNT > 2:
+            y2, stride2, out2, place2 = third
+            tiles = tl.cdiv(out1, BLOCK_OUT)
+            last = later & (tile >= tiles)
+            tile = tl.where(last, tile - tiles, tile)
+            y, y_stride = tl.where(last, y2, y), tl.where(last, stride2, y_stride)
+            out, place = tl.where(last, out2, out), tl.where(last, place2, place)
+            slice_ = tl.where(last, 2, slice_)
+    return tile, y, y_stride, out, place, slice_
 
 
 @triton.jit(do_not_specialize=_ANY)
@@ -173,22 +202,15 @@ def _expand(
     COUNT: tl.constexpr,
 ):
     """y[token] += the terms' updates, some outputs of one token of one module a program."""
-    token, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    y, y_stride, out, place, slice_ = y0, stride0, out0, place0, 0
-    if COUNT > 1:
-        before = tl.cdiv(out0, BLOCK_OUT)
-        later = tile >= before
-        tile = tl.where(later, tile - before, tile)
-        y, y_stride = tl.where(later, y1, y), tl.where(later, stride1, y_stride)
-        out, place = tl.where(later, out1, out), tl.where(later, place1, place)
-        slice_ = tl.where(later, 1, 0)
-    if COUNT > 2:
-        before = tl.cdiv(out1, BLOCK_OUT)
-        last = later & (tile >= before)
-        tile = tl.where(last, tile - before, tile)
-        y, y_stride = tl.where(last, y2, y), tl.where(last, stride2, y_stride)
-        out, place = tl.where(last, out2, out), tl.where(last, place2, place)
-        slice_ = tl.where(last, 2, slice_)
+    token = tl.program_id(0).to(tl.int64)
+    tile, y, y_stride, out, place, slice_ = module_of(
+        tl.program_id(1),
+        (y0, stride0, out0, place0),
+        (y1, stride1, out1, place1),
+        (y2, stride2, out2, place2),
+        BLOCK_OUT,
+        COUNT,
+    )
     outputs = tile * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     inside = outputs < out
     kind = tl.pointer_type(y.dtype.element_ty)

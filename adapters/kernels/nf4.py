@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from adapthub.adapters.kernels.few_rows import Cut, Plan, finish, plan_for, run
+from adapthub.adapters.kernels.launching import on_its_device
 from adapthub.adapters.kernels.nf4_lookup import inverse, looked_up, values
 
 BLOCK = tl.constexpr(64)  # weights with a scale of their own, one behind the other in a row
@@ -51,6 +52,7 @@ class Scales(NamedTuple):
     offset: torch.Tensor | None = None
 
 
+@on_its_device
 def multiply(
     x: torch.Tensor,
     packed: torch.Tensor,

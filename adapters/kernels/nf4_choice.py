@@ -2,12 +2,14 @@
 
 `benchmarks.nf4_pairs` measures, and keeps what it found in a file under the home folder, by device and version of Triton;
 what was never measured goes by `nf4`, whose plans were. A plan is kept only after its results were compared with `nf4`'s on
-the device, since no interpreter runs the assembly. Does not measure.
+the device, since no interpreter runs the assembly. One that fails all the same (another driver, say) is given up, for the
+life of the process. Does not measure.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
@@ -22,6 +24,7 @@ from adapthub.adapters.home import home
 from adapthub.adapters.kernels import nf4
 from adapthub.adapters.kernels.nf4_pairs import MOST, Matrix, PairsPlan, multiply
 
+_LOG = logging.getLogger(__name__)
 # Rows are padded to these; for more, products are not bound by what a look-up takes.
 ROWS = (8, 16)
 FILE = "kernels.json"
@@ -74,15 +77,16 @@ def case_of(x: torch.Tensor, matrices: Sequence[Matrix]) -> Case | None:
 def products(x: torch.Tensor, matrices: Sequence[Matrix]) -> list[torch.Tensor]:
     """x [rows, K] times each matrix, as `nf4_pairs.multiply` gives it: in one launch where that is known to be faster."""
     plan = together(x, matrices)
-    if plan is not None:
-        return multiply(x, matrices, plan)
+    made = None if plan is None else _tried(x, matrices, plan)
+    if made is not None:
+        return made
     return [nf4.multiply(x, matrix.packed, matrix.scales, matrix.outputs, matrix.bias) for matrix in matrices]
 
 
 def together(x: torch.Tensor, matrices: Sequence[Matrix]) -> PairsPlan | None:
     """The plan by which one launch makes these products faster than `nf4` does; None where none is known to."""
     case = case_of(x, matrices)
-    if case is None or x.device.type != "cuda":
+    if case is None or x.device.type != "cuda" or (x.device, case) in _given_up:
         return None
     return _plan(os.environ.get("ADAPTHUB_HOME"), x.device, case)
 
@@ -96,6 +100,23 @@ def keep(found: Iterable[tuple[Case, PairsPlan | None]], device: torch.device) -
     write_bytes(path, (json.dumps(document, indent=1) + "\n").encode())
     _plan.cache_clear()
     return path
+
+
+_given_up: set[tuple[torch.device, Case]] = set()
+
+
+def _tried(x: torch.Tensor, matrices: Sequence[Matrix], plan: PairsPlan) -> list[torch.Tensor] | None:
+    """None where the plan cannot be compiled or launched, now and from now on."""
+    try:
+        return multiply(x, matrices, plan)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a compiler or a driver raises
+        case = case_of(x, matrices)
+        assert case is not None
+        _LOG.warning("products of %s go by themselves: %s fails", case.key, plan, exc_info=True)
+        _given_up.add((x.device, case))
+        return None
 
 
 @cache

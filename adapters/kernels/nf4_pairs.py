@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from adapthub.adapters.kernels.launching import on_its_device
 from adapthub.adapters.kernels.nf4 import Scales
 from adapthub.adapters.kernels.nf4_lookup import inverse, values
 
@@ -59,6 +60,7 @@ class Matrix(NamedTuple):
     bias: torch.Tensor | None = None
 
 
+@on_its_device
 def multiply(x: torch.Tensor, matrices: Sequence[Matrix], plan: PairsPlan) -> list[torch.Tensor]:
     """x [rows, K] times each matrix, of one K that is a multiple of 64: [rows, outputs] each, contiguous, of x's dtype."""
     rows, size = x.shape

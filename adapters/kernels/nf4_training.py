@@ -15,9 +15,11 @@ from typing import Any, cast
 import torch
 import triton
 import triton.language as tl
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from adapthub.adapters.kernels import nf4
+from adapthub.adapters.kernels.launching import on_its_device
 from adapthub.adapters.kernels.nf4_lookup import CODE, inverse, looked_up, values
 from adapthub.adapters.kernels.nf4_pairs import Matrix
 
@@ -41,37 +43,49 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
         ctx.matrix = matrix
-        if len(x) <= FEW:
-            return nf4.multiply(x, matrix.packed, matrix.scales, matrix.outputs, matrix.bias)
-        return F.linear(x, dequantised(matrix, x.shape[1], x.dtype), matrix.bias)
+        return product(x, matrix)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        matrix: Matrix = ctx.matrix
-        size = matrix.packed.numel() * 2 // matrix.outputs
-        if len(gradient) <= FEW:
-            return of_input(gradient, matrix, size), None
-        return gradient @ dequantised(matrix, size, gradient.dtype), None
+        return of_input(gradient, ctx.matrix), None
+
+
+def product(x: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+    """x [rows, K] to a new [rows, outputs], with the bias; nothing is differentiated."""
+    if len(x) <= FEW:
+        return nf4.multiply(x, matrix.packed, matrix.scales, matrix.outputs, matrix.bias)
+    return F.linear(x, dequantised(matrix, x.shape[1], x.dtype), matrix.bias)
+
+
+def of_input(gradient: torch.Tensor, matrix: Matrix) -> torch.Tensor:
+    """gradient [rows, outputs] times the weights: a new [rows, K], of its dtype."""
+    size = matrix.packed.numel() * 2 // matrix.outputs
+    if len(gradient) <= FEW:
+        return _of_few(gradient, matrix, size)
+    return gradient @ dequantised(matrix, size, gradient.dtype)
 
 
 def dequantised(matrix: Matrix, size: int, dtype: torch.dtype) -> torch.Tensor:
     """The weights [outputs, size], each value times its scale in float32, rounded to the dtype."""
     dense = torch.empty(matrix.outputs, size, dtype=dtype, device=matrix.packed.device)
     blocks = matrix.outputs * size // 64
-    _dequantise[(triton.cdiv(blocks, _DENSE),)](
-        matrix.packed,
-        *_stored(matrix),
-        _code(matrix.packed.device),
-        dense,
-        blocks,
-        NESTED=matrix.scales.nested is not None,
-        BLOCKS=_DENSE,
-    )
+    with torch.cuda.device_of(dense):
+        _dequantise[(triton.cdiv(blocks, _DENSE),)](
+            matrix.packed,
+            *_stored(matrix),
+            _code(matrix.packed.device),
+            dense,
+            blocks,
+            NESTED=matrix.scales.nested is not None,
+            BLOCKS=_DENSE,
+        )
     return dense
 
 
-def of_input(gradient: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
-    """gradient [rows, outputs] times the weights: [rows, size], of its dtype."""
+@on_its_device
+def _of_few(gradient: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
+    """`of_input` by weights as they are stored."""
     rows, outputs = gradient.shape
     gradient = gradient.contiguous()
     tiles = triton.cdiv(outputs, _OUTPUTS)

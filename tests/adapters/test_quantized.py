@@ -13,6 +13,7 @@ from torch import nn
 
 from adapthub.adapters import load_base
 from adapthub.adapters.base import Base
+from adapthub.adapters.quantized import WeightOnlyNf4, steady
 
 both = pytest.mark.parametrize("quantize", ["nf4", "int8"])
 
@@ -89,3 +90,35 @@ def test_the_format_that_a_checkpoint_computes_in_holds_in_training_and_evaluati
     assert torch.equal(evaluated, layer(x))
     exact = nn.functional.linear(x, dequantised(layer), cast(nn.Linear, layer).bias.float())
     assert not torch.allclose(evaluated, exact, rtol=1e-5, atol=1e-5)
+
+
+made: Any = Linear4bit  # it has no types
+
+
+def test_what_our_kernels_are_told_is_the_weights_bytes_however_they_are_kept() -> None:
+    pytest.importorskip("triton")
+    torch.manual_seed(0)
+    weight = torch.randn(16, 64)
+    told = []
+    for kept in (torch.uint8, torch.bfloat16):
+        parent = nn.ModuleDict(
+            {"a": made(64, 16, bias=False, quant_type="nf4", quant_storage=kept, compute_dtype=torch.float32)}
+        )
+        cast(Any, parent["a"]).weight.data = weight.clone()
+        layer: Any = parent.to("cpu")["a"]
+        assert layer.weight.dtype == kept
+        steady(parent)
+        told.append(layer.matrix(torch.ones(1, 64)).packed)
+    assert told[0].dtype == told[1].dtype == torch.uint8
+    assert torch.equal(told[0].flatten(), told[1].flatten())
+
+
+def test_a_layer_whose_bias_trains_is_bitsandbytes_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapthub.adapters.quantized._few", lambda *_: True)
+    parent = nn.ModuleDict({"a": made(64, 16, quant_type="nf4", compute_dtype=torch.float32)}).to("cpu")
+    steady(parent)
+    layer, x = cast(WeightOnlyNf4, parent["a"]), torch.ones(2, 64)
+    layer.bias.requires_grad_(False)
+    assert layer.differentiates(x)
+    layer.bias.requires_grad_(True)
+    assert not layer.differentiates(x)

@@ -63,9 +63,16 @@ def saved(base: Path, folder: Path, name: str) -> Path:
     return save_adapter(base, folder / name, TASK, CONFIGS[name], seed=len(name))
 
 
+@pytest.mark.parametrize("apart", [64, 4], ids=["by token", "by runs"])
 def test_a_mixed_batch_is_plain_pefts(
-    adapted: AdaptedBase, used: list[str], tiny_base: Path, tmp_path: Path
+    apart: int,
+    adapted: AdaptedBase,
+    used: list[str],
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("adapthub.adapters.token_runs._APART", apart)
     names = ["lora", "narrow", "dora", "bias", "prefix"]
     paths = [saved(tiny_base, tmp_path, name) for name in names]
     selections: list[Selection] = [((1.0, adapted.attach(Artifact.read(path))),) for path in paths]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -15,20 +16,25 @@ interpreted_or_on_a_gpu()
 
 # What every kernel may have of shared memory, the table's static part among it.
 _FREE, _TABLE = 48 << 10, 32 << 10
+_MOST = 99 << 10  # that any kernel can get on capability 8.6 and 8.9
 
 
-@pytest.mark.slow
-def test_every_plan_compiles_so_that_its_assembly_gets_four_bytes_in_a_row() -> None:
+def compiled(what: str) -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.kernels.compiled"],
+        [sys.executable, "-W", "ignore", "-m", "tests.kernels.compiled", what],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    found = [json.loads(line) for line in ended.stdout.splitlines()]
+    return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_every_plan_compiles_so_that_its_assembly_gets_four_bytes_in_a_row() -> None:
+    found = compiled("pairs")
     assert len(found) > 10
     for made in found:
         assert made["machine"] > 0
@@ -37,3 +43,14 @@ def test_every_plan_compiles_so_that_its_assembly_gets_four_bytes_in_a_row() -> 
         assert all(widths == ["4", "4", "4"] for widths in made["operands"]), made
         # Triton asks the driver for more than every kernel may have by what it knows of, without the table.
         assert made["shared"] <= _FREE - _TABLE or made["shared"] > _FREE, made
+
+
+@pytest.mark.slow
+def test_every_other_kernel_compiles_and_reads_its_long_rows_many_bytes_at_a_time() -> None:
+    found = compiled("others")
+    assert len(found) > 20
+    for made in found:
+        assert made["machine"] > 0
+        assert made["shared"] <= _MOST, made
+        if made["kernel"] in ("shrink", "shrink runs", "gradients of runs", "attention"):
+            assert made["wide"], made

@@ -1,4 +1,4 @@
-"""The adapters' kernel against float64: on a GPU where there is one, else under Triton's interpreter."""
+"""The adapters' kernels, by token and by runs of tokens, against float64: on a GPU, else under Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -9,25 +9,40 @@ from tests.kernels.triton_here import interpreted_or_on_a_gpu
 
 interpreted_or_on_a_gpu()
 
-from adapthub.adapters.kernels import low_rank  # noqa: E402  # Triton may not be there
+from adapthub.adapters.kernels import low_rank, low_rank_runs  # noqa: E402  # Triton may not be there
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCES = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+TILE = 16
+
+
+def runs_of(row_of: torch.Tensor, spare: int = 2) -> torch.Tensor:
+    """Runs of up to `TILE` tokens of one row, and some without a token."""
+    rows, counts = (told.tolist() for told in torch.unique_consecutive(row_of, return_counts=True))
+    found, first = [], 0
+    for row, count in zip(rows, counts, strict=True):
+        for start in range(0, count, TILE):
+            found.append((row, first + start, min(TILE, count - start)))
+        first += count
+    return torch.tensor([*found, *[(0, 0, 0)] * spare], device=DEVICE).T.contiguous()
 
 
 def made(*shape: int, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(*shape, generator=generator).to(DEVICE, dtype)
 
 
+@pytest.mark.parametrize("by_runs", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(
     ("size", "outs", "terms"), [(96, (80,), 1), (33, (257, 40), 2), (600, (64, 16, 130), 4)]
 )
 def test_tokens_get_what_their_rows_adapters_add(
-    dtype: torch.dtype, size: int, outs: tuple[int, ...], terms: int
+    dtype: torch.dtype, size: int, outs: tuple[int, ...], terms: int, by_runs: bool
 ) -> None:
     generator = torch.Generator().manual_seed(size)
-    row_of = torch.tensor([0, 0, 3, 1, 4, 2, 4], device=DEVICE)
+    row_of = torch.tensor([0] * (19 if by_runs else 2) + [3, 1, 4, 2, 4], device=DEVICE)
     rows, places = 5, [3, 0, 2][: len(outs)]  # of four modules that are told of
     x = made(len(row_of), size, dtype=dtype, generator=generator)
     ys = [made(len(row_of), 2 * out, dtype=dtype, generator=generator)[:, :out] for out in outs]
@@ -67,9 +82,14 @@ def test_tokens_get_what_their_rows_adapters_add(
                         weighted = y[token].double() - (base_bias.double() if with_base_bias else 0)
                         added = (gain.double() - 1) * weighted + gain.double() * added
                     expected[slice_][token] += weight * added
-    told = table.to(DEVICE)[row_of], factors.to(DEVICE)[row_of]
-    low = low_rank.shrink(x, *told, places, 64)
-    low_rank.expand_(ys, low, *told, places)
+    if by_runs:
+        told = table.to(DEVICE), factors.to(DEVICE), runs_of(row_of)
+        low = low_rank_runs.shrink(x, *told, places, 64, TILE)
+        low_rank_runs.expand_(ys, low, *told, places, TILE)
+    else:
+        of_tokens = table.to(DEVICE)[row_of], factors.to(DEVICE)[row_of]
+        low = low_rank.shrink(x, *of_tokens, places, 64)
+        low_rank.expand_(ys, low, *of_tokens, places)
     for y, wanted in zip(ys, expected, strict=True):
         assert (y.double() - wanted).norm() <= TOLERANCES[dtype] * wanted.norm()
 
@@ -83,4 +103,7 @@ def test_rows_without_an_adapter_keep_their_bits() -> None:
         torch.zeros(3, 1, 1, 2, device=DEVICE),
     )
     low_rank.expand_([y], low_rank.shrink(x, *told, [0], 16), *told, [0])
+    assert torch.equal(y, before)
+    runs = runs_of(torch.tensor([1, 1]))  # the third token is in none
+    low_rank_runs.expand_([y], low_rank_runs.shrink(x, *told, runs, [0], 16, TILE), *told, runs, [0], TILE)
     assert torch.equal(y, before)

@@ -12,6 +12,8 @@ from tests.kernels.triton_here import interpreted_or_on_a_gpu
 
 interpreted_or_on_a_gpu()
 
+from triton.runtime.errors import OutOfResources  # noqa: E402
+
 from adapthub.adapters.kernels import nf4_choice, nf4_pairs  # noqa: E402  # Triton may not be there
 from adapthub.adapters.kernels.nf4_choice import CANDIDATES, Case, case_of, keep, products, together  # noqa: E402
 from adapthub.adapters.kernels.nf4_pairs import Matrix  # noqa: E402
@@ -27,6 +29,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("ADAPTHUB_HOME", str(tmp_path))
     monkeypatch.setattr(nf4_choice, "_device", lambda device: f"a GPU {device.index or 0}")
     nf4_choice._plan.cache_clear()
+    monkeypatch.setattr(nf4_choice, "_given_up", set())
     return tmp_path / nf4_choice.FILE
 
 
@@ -68,6 +71,46 @@ def test_without_a_plan_each_product_goes_its_own_way() -> None:
     assert together(x, told) is None
     for y, other in zip(products(x, told), nf4_pairs.multiply(x, told, PLAN), strict=True):
         torch.testing.assert_close(y, other, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfResources(70000, 49152, "shared memory"), RuntimeError("invalid value")]
+)
+def test_a_plan_that_fails_is_given_up_and_said(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = matrices((16, 8))
+    x = torch.randn(2, 128).to(DEVICE, torch.float16)
+    case = case_of(x, told)
+    tries: list[Any] = []
+
+    def failing(*args: Any) -> Any:
+        tries.append(args)
+        raise error
+
+    def known(x: torch.Tensor, _: Any) -> Any:
+        return None if (x.device, case) in nf4_choice._given_up else PLAN
+
+    monkeypatch.setattr(nf4_choice, "multiply", failing)
+    monkeypatch.setattr(nf4_choice, "together", known)
+    found = products(x, told)
+    assert case is not None
+    assert caplog.text.count(f"products of {case.key} go by themselves") == 1
+    again = products(x, told)
+    assert len(tries) == 1
+    for one, other in zip(found, again, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_memory_that_is_short_is_not_the_plans_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nf4_choice, "multiply", failing)
+    monkeypatch.setattr(nf4_choice, "together", lambda *_: PLAN)
+    with pytest.raises(torch.OutOfMemoryError):
+        products(torch.randn(2, 128).to(DEVICE, torch.float16), matrices((16, 8)))
+    assert not nf4_choice._given_up
 
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="layers take the kernel on a GPU alone")

@@ -14,7 +14,9 @@ from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import load_base
 from adapthub.runtime.block import Block
 from adapthub.runtime.host_copy import HostCopy, attach_from, attached_bytes, own_storages
+from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import lora_config, save_adapter
+from tests.runtime.generating import lora
 
 CPU = torch.device("cpu")
 TASK = "token-classification"
@@ -72,7 +74,7 @@ def test_an_adapter_of_one_copy_is_the_adapter(
     tiny_base: Path, tmp_path: Path, kind: dict[str, bool]
 ) -> None:
     path = save_adapter(tiny_base, tmp_path / "adapter", TASK, lora_config(TASK, **kind))
-    plain = HostCopy.load(Artifact.read(path), CPU)
+    plain = HostCopy.load(Artifact.read(path), CPU, torch.float32)
     assert plain.block is None
     own = {name: tensor for name, tensor in plain.held.items() if "lora_" in name}
     block = Block(own, pin=False)
@@ -90,3 +92,46 @@ def test_an_adapter_of_one_copy_is_the_adapter(
             assert len({update.a.untyped_storage().data_ptr() for update in low_rank}) == 1
         adapted.close()
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("in_one_piece", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "is_remembered"),
+    [
+        ({}, True),
+        ({"use_dora": True}, False),
+        ({"lora_bias": True}, False),
+        ({"modules_to_save": ["model.norm"]}, False),
+    ],
+    ids=["lora", "dora", "bias", "more"],
+)
+def test_an_adapter_that_comes_back_is_put_together_and_not_bound_again(
+    kind: dict[str, Any],
+    is_remembered: bool,
+    in_one_piece: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = write_causal_base(tmp_path / "base")
+    path = save_adapter(base, tmp_path / "adapter", CAUSAL, lora(**kind))
+    copy = HostCopy.load(Artifact.read(path), CPU, torch.float32)
+    if in_one_piece:
+        block = Block({name: each for name, each in copy.held.items() if "lora_" in name}, pin=False)
+        copy = replace(copy, held={**copy.held, **block.tensors}, block=block)
+    adapted = AdaptedBase(load_base(str(base), dtype="float32"))
+    bound: list[str] = []
+    bind = adapted.attach
+
+    def noted(artifact: Artifact) -> str:
+        bound.append(artifact.digest)
+        return bind(artifact)
+
+    monkeypatch.setattr(adapted, "attach", noted)
+    logits = []
+    for _ in range(3):
+        attach_from(copy.on(CPU, torch.float32), adapted)
+        logits.append(adapted.logits(ROWS, [((1.0, copy.digest),)])[0])
+        adapted.detach(copy.digest)
+    assert len(bound) == (1 if is_remembered else 3)
+    assert all(torch.equal(logits[0], again) for again in logits[1:])
+    adapted.close()

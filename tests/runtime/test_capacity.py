@@ -49,7 +49,7 @@ def test_sizes_are_those_of_what_is_loaded(base: Path, tmp_path: Path) -> None:
         assert said.adapter_bytes == resident.bytes
     assert said.slot_bytes == 3 * said.adapter_bytes
     taken = said.base_bytes + said.packed_bytes + said.kv_bytes + said.slot_bytes + said.stack_bytes
-    taken += said.pass_bytes
+    taken += said.pass_bytes + said.graph_bytes
     assert said.left == said.free - taken
 
 

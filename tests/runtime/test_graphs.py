@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from adapthub.adapters.entries import Entries
-from adapthub.runtime.graphs import PassGraphs, _buckets
+from adapthub.runtime.graphs import PassGraphs, buckets_of
+from adapthub.runtime.pass_memory import graph_bytes
 from adapthub.runtime.rows import Part
 from tests.kernels.triton_here import interpreted_or_on_a_gpu
 from tests.runtime.generating import Oracle
@@ -64,7 +65,11 @@ def with_nothing_else(bench: Bench, monkeypatch: pytest.MonkeyPatch, max_rows: i
 
 
 @pytest.mark.slow
-def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(oracle: Oracle, make: Any) -> None:
+@pytest.mark.parametrize("apart", [64, 4], ids=["by token", "by runs"])
+def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(
+    apart: int, oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.adapters.token_runs._APART", apart)
     bench = make(max_rows=16, step_tokens=64)
     graphs = with_graphs(bench, 16)
     kinds = [*SERVED, *NOT_SERVED]
@@ -175,6 +180,28 @@ def test_another_threads_pass_is_none_of_a_captured_ones(oracle: Oracle, make: A
         assert torch.equal(thread.submit(plain).result(), expected)
 
 
+def test_what_captured_passes_keep_is_what_is_planned(make: Any) -> None:
+    bench = make()
+    graphs = with_graphs(bench)
+    bench.load("lora")
+    told = bench.adapted.telling.rows([((1.0, bench.digests["lora"]),)])
+    assert told is not None
+    rank = told[0][0][1].rank
+    for size in graphs._buckets:
+        graphs._graphs[size, 1, rank] = graphs._capture(size, 1, rank)
+        graphs._graphs[size, 1, rank].run()
+    assert graphs._logits is not None
+    kept = [graphs._logits, graphs._lanes.table]
+    for graph in graphs._graphs.values():
+        kept += [graph.inputs, graph.entries._table, graph.entries._factors]
+    modules, vocabulary = len(bench.adapted.telling.paths), graphs._logits.shape[1]
+    assert modules
+    # The largest pass's entries by token are in the pool of all, which nobody but the allocator sees.
+    by_token = (64 + 8) * modules * 56
+    planned = graph_bytes(modules, vocabulary, graphs._lanes.table.shape[1], rows=8, tokens=64)
+    assert planned == sum(tensor.nbytes for tensor in kept) + by_token
+
+
 @pytest.fixture
 def failing(make: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, Counted, list[Exception | None]]:
     """A bench whose captures fail with the errors that a test puts there, one each; None lets one be."""
@@ -270,6 +297,6 @@ def test_a_graph_with_room_for_more_adapters_serves_fewer(
 
 
 def test_numbers_of_rows_are_rounded_up_to_few() -> None:
-    assert _buckets(1) == [1]
-    assert _buckets(12) == [1, 2, 4, 8, 12]
-    assert _buckets(512) == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512]
+    assert buckets_of(1) == [1]
+    assert buckets_of(12) == [1, 2, 4, 8, 12]
+    assert buckets_of(512) == [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64, 96, 128, 192, 256, 384, 512]

@@ -445,10 +445,10 @@ def test_a_load_does_not_block_the_caller_or_other_loads(
     ours = make()
     go, load = threading.Event(), HostCopy.load
 
-    def slow(artifact: Artifact, device: torch.device) -> HostCopy:
+    def slow(artifact: Artifact, *where: Any) -> HostCopy:
         if artifact.digest == ours.digests["a"]:
             assert go.wait(30)
-        return load(artifact, device)
+        return load(artifact, *where)
 
     monkeypatch.setattr(HostCopy, "load", slow)
     assert ours.want("a") == "loading"
@@ -479,9 +479,9 @@ def test_a_failed_load_is_raised_and_remembered_for_a_while(
     loads: list[str] = []
     load = HostCopy.load
 
-    def counted(artifact: Artifact, device: torch.device) -> HostCopy:
+    def counted(artifact: Artifact, *where: Any) -> HostCopy:
         loads.append(artifact.path.name)
-        return load(artifact, device)
+        return load(artifact, *where)
 
     monkeypatch.setattr(HostCopy, "load", counted)
     ours = make(retry_after=10.0, slots=1, host_bytes=0)
@@ -591,9 +591,9 @@ def test_an_adapter_forgotten_while_it_loads_is_dropped(
     ours = make()
     go, load = threading.Event(), HostCopy.load
 
-    def slow(artifact: Artifact, device: torch.device) -> HostCopy:
+    def slow(artifact: Artifact, *where: Any) -> HostCopy:
         assert go.wait(30)
-        return load(artifact, device)
+        return load(artifact, *where)
 
     monkeypatch.setattr(HostCopy, "load", slow)
     ours.want("a")

@@ -1,0 +1,110 @@
+"""LoRA layers that are one function with their frozen layer, against PEFT's own forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tests.kernels.triton_here import interpreted_or_on_a_gpu
+
+interpreted_or_on_a_gpu()
+pytest.importorskip("bitsandbytes")  # PEFT's own 4-bit layers are changed too
+
+from adapthub.adapters.kernels import low_rank_training  # noqa: E402  # Triton may not be there
+from adapthub.recipes.joined_layers import join  # noqa: E402
+
+IDS = torch.arange(24).view(2, 12) * 5 % 95
+LAYERS = 2 * 7
+SIZES = LlamaConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    attention_bias=True,
+)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The dtypes that the function was called with."""
+    found: list[torch.dtype] = []
+    linear = low_rank_training.linear
+
+    def noted(x: torch.Tensor, *args: Any) -> torch.Tensor:
+        found.append(x.dtype)
+        return linear(x, *args)
+
+    monkeypatch.setattr(low_rank_training, "linear", noted)
+    return found
+
+
+def adapted(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(SIZES).to(dtype)
+    config = LoraConfig(target_modules="all-linear", init_lora_weights=False, **options)
+    model = get_peft_model(base, config).train()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)  # of dropout
+    model.zero_grad()
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gradients_are_those_of_pefts_forward(calls: list[torch.dtype]) -> None:
+    model = adapted()
+    plain = gradients(model)
+    assert not calls
+    join(model)
+    joined = gradients(model)
+    assert calls == [torch.float32] * LAYERS
+    assert joined.keys() == plain.keys()
+    for name, gradient in joined.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6)
+
+
+def test_in_the_format_that_training_computes_in(calls: list[torch.dtype]) -> None:
+    model = adapted(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = gradients(model)
+        join(model)
+        joined = gradients(model)
+    assert calls == [torch.bfloat16] * LAYERS
+    for name, gradient in joined.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - plain[name]).norm() <= 0.05 * plain[name].norm(), name
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.5}, {"use_dora": True}, {"bias": "all"}], ids=str)
+def test_what_is_more_than_one_plain_lora_is_left_to_peft(
+    options: dict[str, Any], calls: list[torch.dtype]
+) -> None:
+    model = adapted(**options)
+    plain = gradients(model)
+    join(model)
+    again = gradients(model)
+    assert len(calls) == (LAYERS - 8 if "bias" in options else 0)  # q, k, v and o have biases
+    for name, gradient in again.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6)
+
+
+def test_without_gradients_or_adapters_it_is_pefts(calls: list[torch.dtype]) -> None:
+    model = adapted()
+    join(model)
+    with torch.no_grad():
+        model(input_ids=IDS)
+    with model.disable_adapter():
+        model(input_ids=IDS)
+    assert not calls
+    base = model.unload()
+    assert {type(module) for module in base.model.layers[0].self_attn.children()} == {torch.nn.Linear}
