@@ -24,6 +24,7 @@ from adapthub.cli.options import (
     hub_option,
     quantize_option,
 )
+from adapthub.cli.output import announce
 from adapthub.cli.set_option import set_option, settings
 
 LATEST = "latest"
@@ -94,7 +95,7 @@ _ANEW = (
         "--base",
         metavar="MODEL",
         shell_complete=complete_models,
-        help="A Hub id, a folder, or package:NAME. Default: that of --from.",
+        help="A Hub id, a folder, or package:NAME. Default: that of --from, or a small one for the task.",
     ),
     quantize_option("none, or as --from was trained"),
     click.option(
@@ -269,9 +270,21 @@ def anew_arguments(
     }
     if start is not None:
         return {**arguments, **_start(start, hub, task, base, quantize)}
-    _require(task=task, base=base)
+    _require(task=task)
     quantize = None if quantize == "none" else quantize
-    return {**arguments, "task": task, "base": find_base(base or ""), "quantize": quantize}
+    base = _default_base(task or "") if base is None else base
+    return {**arguments, "task": task, "base": find_base(base), "quantize": quantize}
+
+
+def _default_base(task: str) -> str:
+    """The base for the recipe `task`, which is said."""
+    from adapthub.adapters.samples import SAMPLES
+    from adapthub.recipes.catalog import find_recipe
+    from adapthub.recipes.default_base import default_base
+
+    name = default_base(find_recipe(task).task)
+    announce(f"base package:{name}, as none is named ({SAMPLES[name].note}); --base names another")
+    return f"package:{name}"
 
 
 def _method(method: str | None, peft_config: str | None) -> dict[str, Any]:

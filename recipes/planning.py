@@ -115,7 +115,7 @@ def plan(
     a note. Raises what `train` raises before it loads the base."""
     parent = find_parent(start)
     if base is None:
-        base, quantize = base_of(parent, quantize)
+        base, quantize = base_of(parent, task, quantize)
     arguments: dict[str, Any] = {
         "task": task,
         "data": data,

@@ -24,6 +24,7 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory, TrainingError
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.default_base import default_base
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.recipe import LabellingRecipe, selects
 from adapthub.recipes.training import train
@@ -108,7 +109,7 @@ def sweep(
     task: str,
     data: str | Path | Any,
     *,
-    base: Base | str,
+    base: Base | str | None = None,
     space: Mapping[str, Range | Choice],
     trials: int,
     output: str | Path,
@@ -134,6 +135,8 @@ def sweep(
         raise InvalidSettings(
             "trials are compared on a validation split", hint="Give one, or let one be set aside."
         )
+    if base is None:
+        base = f"package:{default_base(recipe.task)}"
     job = prepare(
         task,
         data,

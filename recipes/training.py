@@ -96,7 +96,7 @@ def train(
     datasets.Dataset, or a mapping of splits (DatasetDict). `validation` and `test` go before what `data`
     brings. Without a validation split a tenth of the training rows is set aside, chosen by content;
     `validation=False` trains without: nothing chooses the best step or stops early, the last weights are
-    kept. `test=False` leaves a test split of `data` alone.
+    kept. `test=False` leaves a test split of `data` alone. Without a `base` it is that of `start`, else default_base's.
 
     `start`: an adapter to go on from, a name on a hub or a folder (warm_start): its base, method and method's settings
     hold, and need not be given; its head is taken over where the labels are equal.
@@ -138,7 +138,7 @@ def train(
     loaded = base if isinstance(base, Base) else None
     parent = find_parent(start, hub)
     if base is None:
-        base, quantize = base_of(parent, quantize)
+        base, quantize = base_of(parent, task, quantize)
     job = prepare(
         task,
         data,

@@ -18,6 +18,8 @@ from adapthub.adapters.errors import BaseMismatch, InvalidReference, InvalidSett
 from adapthub.adapters.methods import find_method
 from adapthub.hub.lineage import parent_of
 from adapthub.hub.reference import Reference
+from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.default_base import default_base
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import ResolvedBase
@@ -161,10 +163,11 @@ def find_parent(
     return parent
 
 
-def base_of(parent: Parent | None, quantize: str | None) -> tuple[str, str | None]:
-    """The base where none is named: the parent's, held as it was when that was trained unless `quantize` says otherwise."""
+def base_of(parent: Parent | None, task: str, quantize: str | None) -> tuple[str, str | None]:
+    """The base where none is named: the parent's, held as it was when that was trained unless `quantize` says otherwise;
+    without one that of the recipe's task."""
     if parent is None:
-        raise InvalidSettings("no base model is named", hint="Give base= a Hub id, a folder or package:NAME.")
+        return f"package:{default_base(find_recipe(task).task)}", quantize
     return parent.manifest.base.id, quantize or parent.manifest.quantization
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from adapthub.adapters.samples import SAMPLES
+from adapthub.recipes.catalog import RECIPES, find_recipe
+from adapthub.recipes.default_base import default_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll
 
@@ -56,11 +59,34 @@ def test_a_configuration_of_pefts_is_the_method(
     assert "cannot be read as JSON" in cli(*train, data).refused()
 
 
-@pytest.mark.parametrize("missing", ["--task", "--data", "--base"])
-def test_without_a_start_a_run_needs_task_data_and_base(cli: Command, missing: str) -> None:
-    given = {"--task": "ner", "--data": "train.conll", "--base": "package:minilm"}
+@pytest.mark.parametrize("missing", ["--task", "--data"])
+def test_without_a_start_a_run_needs_task_and_data(cli: Command, missing: str) -> None:
+    given = {"--task": "ner", "--data": "train.conll"}
     words = [word for name, value in given.items() if name != missing for word in (name, value)]
     assert f"Missing option '{missing}'" in cli("train", *words).refused()
+
+
+def test_a_base_is_chosen_by_the_task_and_said(
+    cli: Command, data: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny one stands in for it, which takes a download."""
+    asked: list[str] = []
+
+    def find(base: str) -> str:
+        asked.append(base)
+        return str(tiny_base)
+
+    monkeypatch.setattr("adapthub.cli.training_options.find_base", find)
+    result = cli("train", "--task", "ner", "--data", data, "--max-length", 16, "--dry-run")
+    result.fine()
+    assert "base package:minilm, as none is named (all-MiniLM-L6-v2" in result.err
+    assert "'nerr'" in cli("train", "--task", "nerr", "--data", data).refused()
+    assert asked == ["package:minilm"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_base_that_can_be_fetched(name: str) -> None:
+    assert SAMPLES[default_base(find_recipe(name).task)].kind == "model"
 
 
 def test_a_run_is_repeated_and_nothing_of_it_changed(cli: Command, data: Path, tiny_base: Path) -> None:
