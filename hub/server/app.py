@@ -96,7 +96,9 @@ async def health() -> dict[str, str]:
 
 def create_app(serving: Serving) -> FastAPI:
     """The application."""
-    app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None, routes=[*_routes()])
+    app = FastAPI(title="AdaptHub hub", version="1", docs_url=None, redoc_url=None)
+    # Not by `routes=`, which would be asked before /openapi.json: a page has every address of one part.
+    app.router.routes.extend(_routes())
     app.state.serving = serving
     app.state.xet = serving.xet
     app.add_middleware(BoundedBodies, bounds=serving.limits.body)

@@ -73,6 +73,13 @@ def test_no_page_is_at_an_address_of_the_protocol(tmp_path: Path) -> None:
             assert route.methods <= {"GET", "HEAD"} or route.path.startswith("/-/")
 
 
+def test_the_document_of_the_protocol_is_at_its_address_and_no_page(
+    hub_server: HubServer, web: httpx2.Client
+) -> None:
+    document = web.get(f"{hub_server.url}/openapi.json").json()
+    assert {"/health", "/api/models"} <= document["paths"].keys()
+
+
 def test_no_namespace_is_called_as_a_part_of_an_address(
     hub_server: HubServer, web: httpx2.Client, tmp_path: Path
 ) -> None:
