@@ -6,8 +6,9 @@ Does not say what an adapter's outputs mean or how text is read (predict does), 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import mul
 from typing import Any
 
 import torch
@@ -179,15 +180,25 @@ class Predictor:
             return Reading(None, (), "first", None, pooling=self._pooling)
         self._adapted.selections.task_of(selection)
         attached = self._adapted.attached
-        readings = {
+        readings = [
             _reading(self._names.artifact(digest), attached[digest], self._pooling) for _, digest in selection
-        }
-        if len(readings) > 1:
+        ]
+        # That is of an adapter's scores, and no two trainings choose the same one.
+        if len({replace(reading, no_answer_threshold=0.0) for reading in readings}) > 1:
             raise InvalidExpression(
                 f"the adapters of {name!r} differ in labels or in how they read text",
                 hint="Sum adapters of one kind.",
             )
-        return next(iter(readings))
+        return replace(readings[0], no_answer_threshold=_threshold_of(readings, selection))
+
+
+def _threshold_of(readings: Sequence[Reading], selection: Selection) -> float:
+    """The mean of the adapters' by the size of their weights, as their logits are summed; nobody measured another."""
+    found = [reading.no_answer_threshold for reading in readings]
+    if len({*found}) == 1:
+        return found[0]
+    weights = [abs(weight) for weight, _ in selection]
+    return sum(map(mul, weights, found)) / sum(weights)
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

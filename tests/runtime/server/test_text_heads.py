@@ -134,6 +134,19 @@ def test_no_answer_is_one_where_training_had_it_or_the_client_asks(served: Runni
     assert texts("acme/qa-sure")[-1] == ""
 
 
+def test_adapters_of_unlike_thresholds_are_summed(runtime: Runtime) -> None:
+    """The sum goes by the mean of both."""
+    asked = [Pair(QUESTION, "bob met alice")]
+    ((best, *_),) = (one.answers for one in runtime.predict(asked, "0.9*acme/qa-sure + 0.1*acme/qa-unsure"))
+    assert best.text != ""
+    ((best, *_),) = (one.answers for one in runtime.predict(asked, "0.1*acme/qa-sure + 0.9*acme/qa-unsure"))
+    assert best.text == ""
+    (evened,) = runtime.predict(asked, "0.5*acme/qa-sure + 0.5*acme/qa-unsure")
+    (plain,) = runtime.predict(asked, "acme/qa")
+    assert evened.answers[0].text == plain.answers[0].text
+    assert evened.answers[0].score == pytest.approx(plain.answers[0].score, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
