@@ -26,11 +26,13 @@ from typing import Any, Literal
 
 from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.adapters.files import write_bytes
+from adapthub.adapters.pooling import MEAN
 
 State = Literal["started", "trained", "finished"]
 Configuration = Mapping[str, Any]
 
 RUNS = Path("runs")
+_UNSAID = {"settings.pooling": MEAN}  # what runs from before it was recorded did
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def differences(was: Configuration, now: Configuration, prefix: str = "") -> lis
     """In words, each field whose value differs between two configurations. Where data lay does not count."""
     found = []
     for field in sorted({*was, *now}):
-        name, old, new = f"{prefix}{field}", was.get(field), now.get(field)
+        name = f"{prefix}{field}"
+        old, new = (each.get(field, _UNSAID.get(name)) for each in (was, now))
         if name.startswith("data.") and field == "source":
             continue
         if isinstance(old, Mapping) and isinstance(new, Mapping):

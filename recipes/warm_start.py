@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import BaseMismatch, InvalidReference, InvalidSettings, TensorMismatch
 from adapthub.adapters.methods import find_method
+from adapthub.adapters.pooling import MEAN
 from adapthub.hub.lineage import parent_of
 from adapthub.hub.reference import Reference
 from adapthub.recipes.catalog import find_recipe
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _UNPUBLISHED = "unpublished"
 _ASKED = ("prompt", "template", "system", "language", "query_prefix", "passage_prefix", "pooling")
+_UNSAID = {"pooling": MEAN}  # what adapters from before it was recorded were trained with
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Parent:
         """`given` with the words that the parent was trained to be asked by, where they are not given otherwise: what goes
         on learning is asked as before. Of another recipe's adapter only the chat template."""
         names = _ASKED if self.manifest.recipe == recipe else ("template",)
-        recorded = self.manifest.hyperparameters
+        recorded = {**_UNSAID, **self.manifest.hyperparameters}
         kept = {name: recorded[name] for name in names if name in options and recorded.get(name) is not None}
         return {**given, **{name: value for name, value in kept.items() if given.get(name) is None}}
 

@@ -15,6 +15,7 @@ from peft import PeftModel
 from sklearn.metrics import ndcg_score
 from transformers import AutoModel
 
+from adapthub.adapters.artifact import write_artifact
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.hub import open_hub
@@ -243,6 +244,14 @@ def test_vectors_are_pooled_as_the_base_says_in_training_measures_and_serving(
 
     more = plan("embed", pairs(40, 0), start=str(result.artifact.path), base=str(base), max_steps=1)
     assert more.settings["pooling"] == pooling
+    # One from before it was recorded was trained with the mean, and so it goes on.
+    unsaid = {name: value for name, value in manifest.hyperparameters.items() if name != "pooling"}
+    write_artifact(
+        tmp_path / "older", manifest=manifest.model_copy(update={"hyperparameters": unsaid}), card="card\n",
+        config=result.artifact.config, tensors=result.artifact.tensors(),
+    )  # fmt: skip
+    older = plan("embed", pairs(40, 0), start=str(tmp_path / "older"), base=str(base), max_steps=1)
+    assert older.settings["pooling"] == "mean"
 
 
 def test_what_is_not_said_is_the_mean_and_what_is_not_computed_is_refused(

@@ -62,6 +62,14 @@ def test_what_differs_is_said_field_by_field() -> None:
     ]
 
 
+def test_a_run_that_did_not_record_how_it_pooled_took_the_mean() -> None:
+    was = {"settings": {"temperature": 0.05}}
+    mean, cls = ({"settings": {"temperature": 0.05, "pooling": pooling}} for pooling in ("mean", "cls"))
+    assert runs.differences(was, mean) == []
+    assert runs.differences(was, cls) == ["settings.pooling was 'mean', is now 'cls'"]
+    assert runs.differences(was, was) == []
+
+
 def test_data_that_moved_is_the_same_data() -> None:
     moved = {**CONFIGURATION, "data": {"train": {"fingerprint": "sha256:1", "source": "there.conll"}}}
     run = runs.start(CONFIGURATION, {}, name="x")
