@@ -19,7 +19,15 @@ from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
-from adapthub.recipes.data.records import Record, Records, is_datasets, of_mappings, repeated_ids, settled
+from adapthub.recipes.data.records import (
+    Record,
+    Records,
+    class_name,
+    is_datasets,
+    of_mappings,
+    repeated_ids,
+    settled,
+)
 from adapthub.recipes.data.tables import read_records
 
 Bytes = Callable[[], bytes]
@@ -231,7 +239,7 @@ def _of_datasets(
 
     def entry(at: int, label: Any, group: Any) -> _Entry:
         where = f"{name}:row {at + 1}"
-        text = label_text(names[label] if names is not None and label is not None else label)
+        text = label_text(label if names is None else class_name(names, label))
         if text is None:
             raise _no_label(where, columns["label"], label)
 

@@ -85,9 +85,9 @@ def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
         if classes is None or value is None:
             return value
         return (
-            [_class_name(classes, item) for item in value]
+            [class_name(classes, item) for item in value]
             if isinstance(value, list)
-            else _class_name(classes, value)
+            else class_name(classes, value)
         )
 
     for row in dataset:
@@ -158,5 +158,6 @@ def _class_names(feature: Any) -> list[str] | None:
     return list(names) if names is not None else None
 
 
-def _class_name(names: list[str], value: Any) -> Any:
+def class_name(names: list[str], value: Any) -> Any:
+    """The name of a class by its number; None where there is none, as of rows that are not labelled (-1)."""
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else None

@@ -73,6 +73,16 @@ def seen(dataset: PictureDataset) -> list[tuple[str, str]]:
     return sorted((example.fields["image"], example.fields["label"]) for example in dataset)
 
 
+def test_a_row_of_a_table_that_is_not_labelled_is_no_row_of_the_last_class(colours: Path) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS))}
+    )
+    picture = {"bytes": next((colours / "test").rglob("*.png")).read_bytes(), "path": None}
+    rows = datasets.Dataset.from_list([{"image": picture, "label": -1}], features=features)
+    with pytest.raises(InvalidData, match="row 1: the label in column 'label' is -1"):
+        read(rows)
+
+
 def test_one_set_of_pictures_in_every_form(colours: Path, tmp_path: Path) -> None:
     folder = colours / "test"
     expected = seen(read(folder))
