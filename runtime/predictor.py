@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from operator import mul
 from typing import Any
 
 import torch
@@ -198,7 +197,7 @@ def _threshold_of(readings: Sequence[Reading], selection: Selection) -> float:
     if len({*found}) == 1:
         return found[0]
     weights = [abs(weight) for weight, _ in selection]
-    return sum(map(mul, weights, found)) / sum(weights)
+    return sum(weight * one for weight, one in zip(weights, found, strict=True)) / sum(weights)
 
 
 def _batches(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
