@@ -92,19 +92,19 @@ def _complete(serving: Serving, target: Reference, whole: Blob, holder: str | No
     parts = _parts(serving, target, oid, body.parts)
     if _is_done(serving, target, whole):
         return
-    _check_kept(serving, target, parts)
-    total = sum(part.size for part in parts)
-    if total != size:
-        raise InvalidSettings(
-            f"the parts have {total} bytes, and the file has {size}", hint="Upload it again."
-        )
     try:
+        _check_kept(serving, target, parts)
+        total = sum(part.size for part in parts)
+        if total != size:
+            raise InvalidSettings(
+                f"the parts have {total} bytes, and the file has {size}", hint="Upload it again."
+            )
         with serving.store.blobs.incoming() as incoming:
             for part in parts:
                 for piece in serving.store.blobs.pieces(part.sha256):
                     incoming.write(piece)
             incoming.keep(oid, origin="the upload")
-    except BlobLost:
+    except (InvalidSettings, BlobLost):
         if _is_done(serving, target, whole):  # by another completion, which took the parts away
             return
         raise

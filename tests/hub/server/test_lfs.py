@@ -18,6 +18,7 @@ from adapthub.adapters.files import sha256_bytes
 from adapthub.hub import accounts, quotas, repos, uploads
 from adapthub.hub.lookup import require_repo
 from adapthub.hub.reference import Reference
+from adapthub.hub.server import lfs_transfer_api
 from adapthub.hub.server.serving import Limits
 from adapthub.hub.trees import git_oid
 from tests import asking
@@ -180,10 +181,11 @@ def test_a_part_that_comes_again_takes_the_place_of_the_one_before(server: HubSe
     assert store.blobs.get(OID, origin="test") == DATA
 
 
+@pytest.mark.parametrize("looking", [True, False], ids=["looks for them", "reads them"])
 def test_of_two_completions_at_once_both_are_answered(
-    server: HubServer, monkeypatch: pytest.MonkeyPatch
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, looking: bool
 ) -> None:
-    """The other takes the parts away while the first one reads them."""
+    """The other takes the parts away while the first one looks for them, or reads them."""
     entry = batch(server)
     etags = [
         asking.put(url, content=part(n)).headers["etag"] for n, url in enumerate(parts_of(entry), start=1)
@@ -199,8 +201,21 @@ def test_of_two_completions_at_once_both_are_answered(
             assert complete(entry, etags).status_code == 200
         return real(sha256)
 
-    monkeypatch.setattr(blobs, "pieces", pieces)
+    is_done = lfs_transfer_api._is_done
+
+    def asked(*arguments: Any) -> bool:
+        done = is_done(*arguments)
+        if not raced:
+            raced.append("looking")
+            assert complete(entry, etags).status_code == 200
+        return done
+
+    if looking:
+        monkeypatch.setattr(lfs_transfer_api, "_is_done", asked)
+    else:
+        monkeypatch.setattr(blobs, "pieces", pieces)
     assert complete(entry, etags).status_code == 200
+    assert raced
 
 
 def test_equal_parts_are_each_there(server: HubServer) -> None:
