@@ -105,5 +105,8 @@ class WhoDocument(BaseModel):
 
     @property
     def writes_to(self) -> set[str]:
-        """Namespaces in which they may make repositories."""
-        return {self.name, *(one.name for one in self.orgs if one.roleInOrg != "read")}
+        """Namespaces in which they may make repositories, in lower case: the public hub has no two of one spelling."""
+        return {
+            self.name.lower(),
+            *(one.name.lower() for one in self.orgs if one.roleInOrg != "read"),
+        }

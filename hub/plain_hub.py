@@ -190,7 +190,7 @@ class PlainHub:
             raise Forbidden(
                 f"the token for {self._connection.url} only reads", hint="Log in with one that may write."
             )
-        if who.scope != "write" or reference.namespace in who.writes_to:
+        if who.scope != "write" or reference.namespace.lower() in who.writes_to:
             return  # what a token of another scope may, such as a fine-grained one, is not said
         raise Forbidden(
             f"{who.name} may not write to {reference.namespace}/ on {self._connection.url}",

@@ -20,6 +20,7 @@ from adapthub.adapters.errors import (
 )
 from adapthub.hub.connection import Connection
 from adapthub.hub.lineage import parent_of
+from adapthub.hub.plain_documents import OrganisationDocument, WhoDocument
 from adapthub.hub.registry import Registry
 from adapthub.hub.remote import RemoteHub
 from adapthub.hub.signing import sign
@@ -98,6 +99,15 @@ def test_who_may_push_is_asked_of_repositories_that_are_there_and_of_the_account
             opened(reader).check_may_push(name)
         with pytest.raises(Forbidden, match="bob may not write to ada/"):
             opened(bob).check_may_push(name)
+
+
+def test_a_namespace_is_the_accounts_in_whatever_case_it_is_written() -> None:
+    """There are no two of one spelling on the public hub; what it will say to the push it says then."""
+    organisations = [
+        OrganisationDocument(name="Acme", roleInOrg="write"),
+        OrganisationDocument(name="Zeta", roleInOrg="read"),
+    ]
+    assert WhoDocument(name="Ada", orgs=organisations).writes_to == {"ada", "acme"}
 
 
 def test_a_list_says_what_tags_and_cards_say(registry: Registry, adapters: list[Artifact]) -> None:

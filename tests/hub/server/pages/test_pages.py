@@ -83,8 +83,14 @@ def test_the_document_of_the_protocol_is_at_its_address_and_no_page(
 def test_no_namespace_is_called_as_a_part_of_an_address(
     hub_server: HubServer, web: httpx2.Client, tmp_path: Path
 ) -> None:
-    routes = [route for route in create_app(hub_server.running.serving).routes if isinstance(route, Route)]
-    first = {route.path.split("/")[1] for route in routes}
+    app = create_app(hub_server.running.serving)
+    pages = [route for module in MODULES for route in module.router.routes]
+    paths = [
+        *app.openapi()["paths"],
+        *(route.path for route in (*app.routes, *pages) if isinstance(route, Route)),
+    ]
+    first = {path.split("/")[1] for path in paths}
+    assert first >= {"api", "health", "openapi.json", "leaderboard"}
     assert {name for name in first if name not in ("", "-") and "{" not in name} <= RESERVED
     with pytest.raises(InvalidReference, match="no namespace is called audit"):
         push(hub_server, tmp_path, "audit/ner")
