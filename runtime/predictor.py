@@ -192,7 +192,7 @@ class Predictor:
 
 
 def _threshold_of(readings: Sequence[Reading], selection: Selection) -> float:
-    """The mean of the adapters' by the size of their weights, as their logits are summed; nobody measured another."""
+    """The mean of the adapters', by the size of their weights."""
     found = [reading.no_answer_threshold for reading in readings]
     if len({*found}) == 1:
         return found[0]
