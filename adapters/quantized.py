@@ -98,6 +98,7 @@ class WeightOnlyNf4(Linear4bit):
 
     def differentiates(self, x: torch.Tensor) -> bool:
         """Whether our kernels multiply x so that gradients reach it, as bitsandbytes does: in x's own format."""
+        fix_4bit_weight_quant_state_from_module(self)  # others than `forward` ask too
         return (
             (self.bias is None or not self.bias.requires_grad)
             and self.compute_dtype in (None, x.dtype)

@@ -122,3 +122,20 @@ def test_a_layer_whose_bias_trains_is_bitsandbytes_own(monkeypatch: pytest.Monke
     assert layer.differentiates(x)
     layer.bias.requires_grad_(True)
     assert not layer.differentiates(x)
+
+
+def test_weights_that_come_together_of_parts_are_told_with_their_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As FSDP leaves them: a plain parameter, the state beside it; who joins a layer with a LoRA calls no forward."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr("adapthub.adapters.quantized._few", lambda *_: True)
+    kept = {"quant_type": "nf4", "compute_dtype": torch.float32}
+    parent = nn.ModuleDict({"a": made(64, 16, bias=False, **kept)}).to("cpu")
+    steady(parent)
+    layer, x = cast(Any, parent["a"]), torch.ones(2, 64)
+    packed = layer.matrix(x).packed
+    layer.quant_state = layer.weight.quant_state
+    layer.weight = nn.Parameter(layer.weight.data, requires_grad=False)
+    assert layer.differentiates(x)
+    assert torch.equal(layer.matrix(x).packed, packed)
