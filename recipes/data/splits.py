@@ -89,8 +89,9 @@ def split_off(
     """(the rest, about `share` of the rows); depends on neither a seed nor the order of rows.
 
     Rows are taken by the sha256 of their input, or by `groups` (group_keys), so equal ones fall on one side; a row whose
-    label would then be missing from the rest stays. Where every group is larger than that share, the smallest is taken, of
-    half the rows at most. The source of both says so. Raises InvalidData where nothing can be taken.
+    label would then be missing from the rest stays. Where groups are so large that not half of that share comes together,
+    the smallest of the large ones is taken too, up to half the rows. The source of both says so. Raises InvalidData where
+    nothing can be taken.
     """
     keys = dataset.keys.inputs if groups is None else groups
     one: dict[frozenset[str], frozenset[str]] = {}  # of each set of labels, for there are fewer than rows
@@ -114,9 +115,13 @@ def split_off(
             taken.append(places)
             count += len(places)
             left -= lost
-    if not count and groups is not None:
-        some = (places for places in sorted(_groups(keys), key=len) if 1 < len(places) <= len(dataset) // 2)
-        taken = [places for places in some if losing(places) is not None][:1]
+    if 2 * count < wanted and groups is not None:
+        least, most = (
+            wanted - count,
+            len(dataset) // 2 - count,
+        )  # what was passed over has more than `least` rows
+        some = (places for places in sorted(_groups(keys), key=len) if least < len(places) <= most)
+        taken += [places for places in some if losing(places) is not None][:1]
     if not taken:
         together = "" if groups is None else f" in {len(np.unique(groups))} groups that stay together"
         raise InvalidData(

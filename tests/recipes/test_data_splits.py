@@ -127,7 +127,19 @@ def test_groups_are_never_parted(rows: list[str]) -> None:
     rest, aside = split_off(whole, labels_of, groups=keys)
     assert sorted(e.line for e in (*rest, *aside)) == [e.line for e in whole]
     assert not {e.fields[GROUP] for e in rest} & {e.fields[GROUP] for e in aside}
-    assert 0 < len(aside) <= max(round(0.1 * len(rows)), min(map(rows.count, rows)))
+    wanted, sizes = round(0.1 * len(rows)), {group: rows.count(group) for group in rows}
+    taken = {example.fields[GROUP] for example in aside}
+    others = [size for group, size in sizes.items() if group not in taken]
+    assert 2 * len(aside) >= wanted or min(others) > len(rows) // 2 - len(aside)
+    large = max(sizes[group] for group in taken)
+    assert len(aside) <= wanted or 2 * (len(aside) - large) < wanted
+    assert 0 < 2 * len(aside) <= len(rows)
+
+
+def test_one_small_group_beside_large_ones_is_not_all_that_is_set_aside() -> None:
+    whole = grouped("a" * 3 + "".join(patient * 120 for patient in "bcdefghi") + "j" * 119)
+    _, aside = split_off(whole, labels_of, groups=group_keys(whole, GROUP))
+    assert {e.fields[GROUP] for e in aside} == {"a", "j"}
 
 
 def test_a_group_is_no_part_of_an_input() -> None:
