@@ -21,7 +21,7 @@ def test_what_cannot_be_measured_is_kept_and_said(
         raise OutOfMemory("out of memory while evaluating", hint="Use a smaller batch_size.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outcomes, "statistics_of", too_large)
+        patch.setattr(outcomes, "answers_of", too_large)
         with pytest.raises(OutOfMemory, match=r"kept at .*run.adapter.*smaller batch_size.*--resume .*run"):
             train_ner(tiny_base, ner_data, tmp_path / "run")
     result = train_ner(tiny_base, ner_data, tmp_path / "run", resume=True)
