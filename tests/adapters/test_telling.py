@@ -16,7 +16,7 @@ from adapthub.adapters.entries import TokenEntries
 from adapthub.adapters.errors import AdapterNotFound
 from adapthub.adapters.selections import Selection
 from tests.adapters.peft_oracle import expected_logits, ia3_config, lora_config, prefix_config, save_adapter
-from tests.kernels.triton_here import interpreted_or_on_a_gpu
+from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpreted
 
 interpreted_or_on_a_gpu()
 TASK = "token-classification"
@@ -84,6 +84,7 @@ def test_a_mixed_batch_is_plain_pefts(
         torch.testing.assert_close(with_kernels, without, rtol=1e-4, atol=1e-5)
 
 
+@slow_when_interpreted
 def test_what_left_and_came_back_is_told_where_it_is_now(
     adapted: AdaptedBase, tiny_base: Path, tmp_path: Path
 ) -> None:

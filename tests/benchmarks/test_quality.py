@@ -78,7 +78,13 @@ CASES: Mapping[str, tuple[str, str, examples.Example, Callable[[random.Random], 
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("classify", "prefer") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_every_way_is_trained_and_measured(name: str, bases: Mapping[str, str]) -> None:
     base, metric, example, row = CASES[name]
     task = Task(

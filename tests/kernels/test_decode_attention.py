@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.triton_here import interpreted_or_on_a_gpu
+from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpreted
 
 interpreted_or_on_a_gpu()
 
@@ -34,7 +34,7 @@ if CUDA:
     ("heads", "kv_heads", "size", "value_size"),
     [
         (6, 2, 24, 40),
-        pytest.param(4, 4, 64, 64, marks=() if CUDA else pytest.mark.slow),  # eight seconds each
+        pytest.param(4, 4, 64, 64, marks=slow_when_interpreted),
         (7, 1, 16, 16),
     ],
 )

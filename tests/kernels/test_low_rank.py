@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.triton_here import interpreted_or_on_a_gpu
+from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpreted
 
 interpreted_or_on_a_gpu()
 
@@ -36,7 +36,12 @@ def made(*shape: int, dtype: torch.dtype, generator: torch.Generator) -> torch.T
 @pytest.mark.parametrize("by_runs", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize(
-    ("size", "outs", "terms"), [(96, (80,), 1), (33, (257, 40), 2), (600, (64, 16, 130), 4)]
+    ("size", "outs", "terms"),
+    [
+        (96, (80,), 1),
+        (33, (257, 40), 2),
+        pytest.param(600, (64, 16, 130), 4, marks=slow_when_interpreted),
+    ],
 )
 def test_tokens_get_what_their_rows_adapters_add(
     dtype: torch.dtype, size: int, outs: tuple[int, ...], terms: int, by_runs: bool

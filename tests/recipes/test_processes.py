@@ -159,6 +159,7 @@ def test_stopping_one_stops_both_and_a_resume_ends_with_the_same_bytes(
     assert load(unbroken).history == load(resumed).history
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shared_out_is_refused_in_every_process(some: dict[str, Said]) -> None:
     for said in some["few"]:
         assert said["kind"] == "InvalidSettings"

@@ -88,6 +88,7 @@ def test_rows_without_a_target_are_not_learnt_from(
     assert plan("summarize", rows, **given).steps == 4 // gradient_accumulation
 
 
+@pytest.mark.slow
 def test_a_plan_tries_rows_that_are_learnt_from(causal_base: str) -> None:
     """The longest rows, which are tried first, have no target."""
     rows = [*texts(12, 2), *texts(8, 60)]

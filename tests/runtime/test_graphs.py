@@ -14,7 +14,7 @@ from adapthub.adapters.entries import Entries
 from adapthub.runtime.graphs import PassGraphs, buckets_of
 from adapthub.runtime.pass_memory import graph_bytes
 from adapthub.runtime.rows import Part
-from tests.kernels.triton_here import interpreted_or_on_a_gpu
+from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpreted
 from tests.runtime.generating import Oracle
 from tests.runtime.test_engine import Bench, make, oracle, prompt, raising
 
@@ -64,7 +64,7 @@ def with_nothing_else(bench: Bench, monkeypatch: pytest.MonkeyPatch, max_rows: i
     return with_graphs(bench, max_rows)
 
 
-@pytest.mark.slow
+@slow_when_interpreted
 @pytest.mark.parametrize("apart", [64, 4], ids=["by token", "by runs"])
 def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(
     apart: int, oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
@@ -85,7 +85,7 @@ def test_rows_of_all_kinds_in_one_pass_are_plain_pefts(
     assert bench.leaks_nothing()
 
 
-@pytest.mark.slow
+@slow_when_interpreted
 def test_a_random_mix_with_preemptions_is_plain_pefts(
     oracle: Oracle, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +180,7 @@ def test_another_threads_pass_is_none_of_a_captured_ones(oracle: Oracle, make: A
         assert torch.equal(thread.submit(plain).result(), expected)
 
 
+@slow_when_interpreted
 def test_what_captured_passes_keep_is_what_is_planned(make: Any) -> None:
     bench = make()
     graphs = with_graphs(bench)
