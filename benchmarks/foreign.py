@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -65,10 +65,9 @@ class _Anything:
 
 
 class _StandIn(ModuleType):
-    __path__: Sequence[str] = ()
-
     def __init__(self, name: str, supplied: dict[str, Any]) -> None:
         super().__init__(name)
+        self.__path__ = []  # a package, whose modules are stand-ins too
         self._anything = _Anything(supplied)
 
     def __getattr__(self, name: str) -> Any:

@@ -117,7 +117,7 @@ class Weights:
 
     def theirs(self) -> Callable[[torch.Tensor, int], Any]:
         """bitsandbytes' product with the weights of an index."""
-        from bitsandbytes import matmul_4bit
+        from bitsandbytes.autograd._functions import matmul_4bit
         from bitsandbytes.functional import QuantState
 
         states = []
@@ -189,7 +189,7 @@ def seconds(product: Callable[[int], Any], copies: int) -> float:
     with torch.cuda.graph(graph):
         for index in range(copies):
             product(index)
-    times = []
+    times: list[float] = []
     for counted in [False] + [True] * _REPLAYS:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()

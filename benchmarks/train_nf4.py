@@ -131,7 +131,8 @@ def adapted(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Pr
             model.get_submodule(owner).register_parameter(last, nn.Parameter(made, requires_grad=False))
     rotary: Any = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config).to(device)
-    return model
+    random: PreTrainedModel = model
+    return random
 
 
 def train(model: PreTrainedModel, way: str, batch: int, tokens: int, steps: int) -> tuple[float, float]:
@@ -168,7 +169,7 @@ def _by_us(x: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
 
 
 def _by_bitsandbytes(x: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
-    from bitsandbytes import matmul_4bit
+    from bitsandbytes.autograd._functions import matmul_4bit
     from bitsandbytes.functional import QuantState
 
     absmax, nested, code, offset = matrix.scales
