@@ -16,6 +16,7 @@ def data(tmp_path: Path) -> Path:
     return write_conll(tmp_path / "test.conll", copies=2)
 
 
+@pytest.mark.slow
 def test_compare_says_who_is_better_or_that_it_cannot(cli: Command, trained: Path, data: Path) -> None:
     train = ("train", "--from", "acme/ner", "--data", data, "--max-steps", 60, "--no-validation")
     cli(*train, "--learning-rate", "5e-3", "--name", "acme/more", "--push").fine()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.adapters.speech_bases import tone, wav
 from tests.cli.conftest import Command
 from tests.recipes.test_speech import SAID, write_folder
@@ -47,6 +49,7 @@ def test_a_folder_of_recordings_becomes_an_adapter(
     assert two == 2 * f"a.wav: {found['text']}\n"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_heard(shell: Command, speech_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "calls", SAID)
     (folder / "3.wav").write_text("<html>")

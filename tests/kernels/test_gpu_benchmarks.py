@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from tests.kernels.triton_here import interpreted_or_on_a_gpu
+from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpreted
 
 interpreted_or_on_a_gpu()
 
@@ -30,7 +30,7 @@ def test_all_of_them_are_looked_at() -> None:
     assert {"benchmarks.nf4", "benchmarks.low_rank", "benchmarks.train_nf4"} <= {*PROGRAMS}
 
 
-@pytest.mark.parametrize("tokens", [6, 70])
+@pytest.mark.parametrize("tokens", [6, pytest.param(70, marks=slow_when_interpreted)])
 def test_our_ways_to_add_low_ranks_are_what_is_compared(tokens: int) -> None:
     from benchmarks.low_rank import Batch
 
