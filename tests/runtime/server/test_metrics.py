@@ -87,7 +87,9 @@ def test_a_sum_of_adapters_and_the_base_have_labels_without_end_of_their_own(cou
 
 def test_a_client_that_leaves_is_counted_to_the_token(counted: Running, gate: KeyedGate) -> None:
     with client_of(counted, "zeta-key") as client:
-        stream = client.completions.create(model="zeta/own", prompt="a b", max_tokens=400, stream=True)
+        stream = client.completions.create(
+            model="zeta/own", prompt="a b", max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+        )
         next(iter(stream))
         stream.close()
     while not (left := [record for record in gate.records if record.tenant == "zeta"]):
