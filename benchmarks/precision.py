@@ -67,7 +67,7 @@ def _step(quantize: str | None) -> Callable[..., None]:
     model = adapt(base, job.task, job.labels, "lora", job.adapter).model.train()
     rows = sorted(job.splits["train"].encoded.rows, key=lambda row: len(row["input_ids"]))
     middle = len(rows) // 2
-    batch = job.recipe.collator(job.tokenizer)(rows[middle : middle + ROWS])
+    batch = job.recipe.collator(job.processor)(rows[middle : middle + ROWS])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
 
     def step(*, bfloat16: bool) -> None:

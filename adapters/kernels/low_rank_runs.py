@@ -21,9 +21,8 @@ from adapthub.adapters.kernels.launching import on_its_device
 from adapthub.adapters.kernels.low_rank import SLICES, module_of, padded
 
 _BLOCK_OUT = 128  # outputs that a program makes
-_SUMMED = (
-    64  # inputs or outputs of a matrix whose gradients a program makes, and tokens that it reads at a time
-)
+# Inputs or outputs of a matrix whose gradients a program makes, and tokens that it reads at a time.
+_SUMMED = 64
 _ANY = ["place0", "place1", "place2", "tokens", "modules", "most", "blocks", "runs_stride"]
 
 

@@ -102,7 +102,6 @@ def others(folder: Path, runs: dict[str, dict[str, Any]]) -> dict[str, Said]:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ner", "sharded"])
 def test_two_processes_learn_what_one_does(
     name: str, folder: Path, runs: dict[str, dict[str, Any]], some: dict[str, Said]

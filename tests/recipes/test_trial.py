@@ -73,7 +73,6 @@ def test_memory_and_time_are_as_planned(
     assert trial.largest_batch is None or trial.largest_batch >= planned.settings["batch_size"]
 
 
-@pytest.mark.slow
 def test_a_small_run_is_tried_and_leaves_nothing(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
