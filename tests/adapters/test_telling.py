@@ -63,7 +63,9 @@ def saved(base: Path, folder: Path, name: str) -> Path:
     return save_adapter(base, folder / name, TASK, CONFIGS[name], seed=len(name))
 
 
-@pytest.mark.parametrize("apart", [64, 4], ids=["by token", "by runs"])
+@pytest.mark.parametrize(
+    "apart", [pytest.param(64, marks=slow_when_interpreted, id="by token"), pytest.param(4, id="by runs")]
+)
 def test_a_mixed_batch_is_plain_pefts(
     apart: int,
     adapted: AdaptedBase,
@@ -156,6 +158,7 @@ def test_a_batch_with_what_no_kernel_computes_goes_without(
     assert_plain_pefts(tiny_base, paths, ours)
 
 
+@slow_when_interpreted
 def test_a_base_of_several_dtypes_goes_without_from_then_on(
     adapted: AdaptedBase, used: list[str], tiny_base: Path, tmp_path: Path
 ) -> None:

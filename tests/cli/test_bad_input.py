@@ -231,7 +231,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_resume(
 ) -> None:
     data = write_conll(tmp_path / "train.conll")
     arguments = ["train", "--task", "ner", "--data", str(data), "--base", str(tiny_base), "--output", "mine"]
-    arguments += ["--max-steps", "150", "--batch-size", "4", "--set", "eval_steps=10", "--no-validation"]
+    arguments += ["--max-steps", "60", "--batch-size", "4", "--set", "eval_steps=10", "--no-validation"]
     with subprocess.Popen(
         command(*arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -248,7 +248,7 @@ def test_ctrl_c_keeps_a_checkpoint_and_says_how_to_resume(
     assert "checkpoint" in line
     assert "--resume mine" in line
     assert not (tmp_path / "mine" / "adapter").exists()
-    refused = [word.replace("150", "500") for word in arguments]
+    refused = [word.replace("60", "500") for word in arguments]
     assert "max_steps" in cli(*refused, "--resume", "mine").refused()
     assert "mine/adapter" in cli(*arguments, "--resume", "mine").fine()
 

@@ -40,6 +40,7 @@ def test_our_ways_to_add_low_ranks_are_what_is_compared(tokens: int) -> None:
         assert batch.error(way) < 1e-5
 
 
+@slow_when_interpreted
 def test_every_way_to_train_learns_the_same() -> None:
     from benchmarks.train_nf4 import adapted, train
 

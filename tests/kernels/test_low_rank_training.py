@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.utils.checkpoint import checkpoint
 
-from tests.kernels.triton_here import interpreted_or_on_a_gpu
+from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpreted
 
 interpreted_or_on_a_gpu()
 
@@ -99,7 +99,7 @@ def test_outputs_and_all_gradients(batch: str, dtype: torch.dtype, kept: torch.d
 
 
 @pytest.mark.filterwarnings("ignore:Input #:UserWarning")  # kernels sum in float32
-@pytest.mark.parametrize("counts", [None, [2, 1]])
+@pytest.mark.parametrize("counts", [None, pytest.param([2, 1], marks=slow_when_interpreted)])
 def test_gradients_are_those_of_differences(counts: Sequence[int] | None) -> None:
     torch.manual_seed(1)
     adapters, frozen = made([2] if counts is None else [1, 2], 3, 4, torch.float32, torch.float32)
