@@ -26,7 +26,7 @@ MAX_PARENTS = 32
 """Of one version. An expression sums 16 adapters at most; a lineage of MAX_VERSIONS stays a few megabytes."""
 
 
-class _Version(NamedTuple):
+class Here(NamedTuple):
     """What lineage says of a version that is here. Rows with their cards and metrics would take ten times as long."""
 
     id: int
@@ -99,7 +99,7 @@ def _ancestors(
 ) -> tuple[dict[str, Ancestor], bool]:
     names = {version.digest: version.repo.full_name}  # of all that the answer will have
     here = {
-        version.digest: _Version(
+        version.digest: Here(
             version.id, version.digest, version.number, version.repo.namespace, version.repo.name
         )
     }
@@ -147,7 +147,7 @@ def _descendants(
     return found, cut or bool(level)
 
 
-def _node(digest: str, name: str, row: _Version | None, parents: Iterable[str]) -> Ancestor:
+def _node(digest: str, name: str, row: Here | None, parents: Iterable[str]) -> Ancestor:
     return Ancestor(
         digest=f"sha256:{digest}",
         name=name if row is None else row.full_name,
@@ -167,20 +167,20 @@ def _parents(session: Session, version_ids: Sequence[int]) -> dict[int, list[_Ed
     return edges
 
 
-def _versions(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, _Version]:
+def _versions(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, Here]:
     """The versions with these digests that are here, by digest; `names` says which name comes first."""
     query = _visible(caller).where(VersionRow.digest.in_(names)).order_by(VersionRow.id.desc())
-    found: dict[str, _Version] = {}
-    for row in map(_Version._make, session.execute(query)):
+    found: dict[str, Here] = {}
+    for row in map(Here._make, session.execute(query)):
         if row.digest not in found or found[row.digest].full_name != names[row.digest]:
             found[row.digest] = row
     return found
 
 
-def _children(session: Session, caller: Caller, digests: Sequence[str], *, most: int) -> list[_Version]:
+def _children(session: Session, caller: Caller, digests: Sequence[str], *, most: int) -> list[Here]:
     children = select(ParentRow.version_id).where(ParentRow.parent.in_(digests))
     query = _visible(caller).where(VersionRow.id.in_(children)).order_by(VersionRow.id).limit(most)
-    return [*map(_Version._make, session.execute(query))]
+    return [*map(Here._make, session.execute(query))]
 
 
 def _visible(caller: Caller) -> Select[int, str, int, str, str]:

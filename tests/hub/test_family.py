@@ -15,7 +15,6 @@ from adapthub.hub import family
 from adapthub.hub.access import Caller
 from adapthub.hub.lineage import ancestors, descendants, parent_of
 from adapthub.hub.registry import Registry, Version
-from adapthub.hub.storage.tables import VersionRow
 from tests.hub.adapters import manifest, write_adapter
 
 SEEDS = itertools.count()
@@ -89,7 +88,7 @@ def test_parents_that_do_not_fit_are_not_looked_for(
     looked_for: list[int] = []
     versions = family._versions
 
-    def noted(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, VersionRow]:
+    def noted(session: Session, caller: Caller, names: dict[str, str]) -> dict[str, family.Here]:
         looked_for.append(len(names))
         return versions(session, caller, names)
 
