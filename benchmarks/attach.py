@@ -99,10 +99,14 @@ def _ours(base: Path, paths: list[Path], extra: list[Path]) -> dict[int, tuple[l
         read, attach = [], []
         for path in extra:
             read.append(_seconds(partial(_read, path)))
-            attach.append(_seconds(lambda path=path: adapted.attach(Artifact.read(path))))
+            attach.append(_seconds(partial(_attach, adapted, path)))
             adapted.detach(Artifact.read(path).digest)
         results[count] = (read, attach)
     return results
+
+
+def _attach(adapted: AdaptedBase, path: Path) -> None:
+    adapted.attach(Artifact.read(path))
 
 
 def _read(path: Path) -> None:
@@ -114,15 +118,13 @@ def _peft(base: Path, paths: list[Path], extra: list[Path]) -> dict[int, list[fl
     """Seconds of PEFT's load_adapter by the number loaded (it cannot have none, so 0 stands for 1)."""
     model = AutoModelForTokenClassification.from_pretrained(base, num_labels=9)
     peft = PeftModel.from_pretrained(model, str(paths[0]), adapter_name="0")
-    results = {}
+    results: dict[int, list[float]] = {}
     for count in COUNTS:
         for index in range(len(peft.peft_config), count):
             peft.load_adapter(str(paths[index]), adapter_name=str(index))
         results[count] = []
         for path in extra:
-            results[count].append(
-                _seconds(lambda path=path: peft.load_adapter(str(path), adapter_name="extra"))
-            )
+            results[count].append(_seconds(partial(peft.load_adapter, str(path), adapter_name="extra")))
             peft.delete_adapter("extra")
     return results
 

@@ -114,9 +114,12 @@ def _apart(runtime: Runtime, program: Callable[[], Any], milliseconds: float) ->
         patches.enter_context(patch.object(forward, "compute", noting))
         if graphs is not None:
             find = graphs._graph
-            patches.enter_context(
-                patch.object(graphs, "_graph", lambda key: replayed.append(key) or find(key))
-            )
+
+            def finding(key: Any) -> Any:
+                replayed.append(key)
+                return find(key)
+
+            patches.enter_context(patch.object(graphs, "_graph", finding))
         program()
     row: dict[str, Any] = {"steps": len(steps), "replay ms": "", "GPU ms": "", "rest ms/step": ""}
     if graphs is None:
@@ -139,7 +142,7 @@ def _replay(run: Callable[[], Any]) -> float:
         run()
     end.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / _REPLAYS
+    return float(start.elapsed_time(end)) / _REPLAYS
 
 
 if __name__ == "__main__":

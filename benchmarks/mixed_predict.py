@@ -71,7 +71,10 @@ def _inputs(device: str, folder: Path, batches: int) -> tuple[Path, dict[str, li
         )
         BertModel(config).save_pretrained(folder / "bert-12x1024-random")
         ids = range(1000, 30000)
-        lengths = {"unlike": lambda: generator.randint(8, 96), "equal": lambda: 64}
+        lengths: dict[str, Callable[[], int]] = {
+            "unlike": lambda: generator.randint(8, 96),
+            "equal": lambda: 64,
+        }
         return folder / "bert-12x1024-random", {
             name: [[generator.choices(ids, k=length()) for _ in range(ROWS)] for _ in range(batches)]
             for name, length in lengths.items()
@@ -163,7 +166,8 @@ def _compare(
     def mixed_peft(batch: int) -> torch.Tensor:
         ids, mask = padded[batch]
         with torch.inference_mode():
-            return peft(input_ids=ids, attention_mask=mask, adapter_names=names).logits
+            logits: torch.Tensor = peft(input_ids=ids, attention_mask=mask, adapter_names=names).logits
+        return logits
 
     seconds = in_turn(
         {
@@ -215,7 +219,8 @@ def _peft(path: Path, quantize: str | None, base: Base, adapters: Sequence[Path]
 
 def _plain(peft: PeftModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode(), peft.disable_adapter():
-        return peft(input_ids=ids, attention_mask=mask).logits
+        logits: torch.Tensor = peft(input_ids=ids, attention_mask=mask).logits
+    return logits
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -63,9 +63,9 @@ def main() -> None:
         for padded, plans in best.items():
             most = max(map(len, plans.values()), default=0)
             everywhere = {plan: sum(ratios) / most for plan, ratios in plans.items() if len(ratios) == most}
-            plan, ratio = min(everywhere.items(), key=lambda item: item[1], default=(None, 1.0))
+            fastest, ratio = min(everywhere.items(), key=lambda item: item[1], default=(None, 1.0))
             case = nf4_choice.Case(padded, outputs, size, True, str(dtype))
-            kept.append((case, plan if ratio < _FASTER else None))
+            kept.append((case, fastest if ratio < _FASTER else None))
         del group
     command = " ".join(["python -m benchmarks.nf4_pairs", *sys.argv[1:]])
     path = write_results(f"nf4_pairs-{options.dtype}", command, rows, copy_gb_per_second=round(speed / 1e9))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 
@@ -32,8 +33,8 @@ def main() -> None:
         step = _step(quantize)
         seconds = in_turn(
             {
-                "float32": lambda step=step: step(bfloat16=False),
-                "bfloat16": lambda step=step: step(bfloat16=True),
+                "float32": partial(step, bfloat16=False),
+                "bfloat16": partial(step, bfloat16=True),
             },
             options.rounds,
         )

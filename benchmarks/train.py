@@ -20,11 +20,11 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.heads import task_model
@@ -194,12 +194,13 @@ def _ours(job: Job, base: Base, clock: _Clock, seen: _Seen, folder: str, *, bf16
         settings.learning_rate, settings.head_learning_rate, adaptation.head, 0, settings.weight_decay
     )
     generates = job.task == TEXT_GENERATION
+    whole = cast(PreTrainedModel, adaptation.model.get_base_model())
     with economies(job, base, adaptation.model):
         AdapterTrainer(
             rates=rates,
             train_dataset=job.splits["train"].encoded.rows,
             model=adaptation.model,
-            language=LanguageLoss.of(adaptation.model.get_base_model()) if generates else None,
+            language=LanguageLoss.of(whole) if generates else None,
             args=_arguments(job, folder, bf16=settings.precision == "bf16"),
             data_collator=seen,
             callbacks=[clock],
@@ -210,10 +211,9 @@ def _ours(job: Job, base: Base, clock: _Clock, seen: _Seen, folder: str, *, bf16
 def _plain(job: Job, base: Base, clock: _Clock, seen: _Seen, folder: str, *, bf16: bool) -> Any:
     from peft import get_peft_model
 
-    model = task_model(base, job.task, job.labels)
     heads = () if job.task == TEXT_GENERATION else ("classifier",)
     config = method_config("lora", job.task, modules_to_save=heads, **job.adapter)
-    model = get_peft_model(model, config)
+    model = get_peft_model(task_model(base, job.task, job.labels), config)
     Trainer(
         model=model,
         args=_arguments(job, folder, bf16=bf16),

@@ -20,6 +20,7 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.card import with_portability
 from adapthub.adapters.errors import InvalidSettings, MissingDependency
 from adapthub.adapters.manifest import Certificate, DataRecord, Drift, Form, Manifest
+from adapthub.recipes import answered as written
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.evaluation import Answers, answers_of, encode_for, measured, read_for, recipe_of
@@ -151,7 +152,7 @@ class _Bench:
         answer = merged_answers if form == "merged" else answers_of
         answers = answer(self.recipe, self.artifact, base, self.dataset, encoded, batch_size=self.batch_size)
         statistics = measured(self.recipe, self.manifest, self.dataset, encoded, answers)
-        return _Outcome(answers.outputs, _decisions(self.recipe, encoded, answers), statistics)
+        return _Outcome(answers.outputs, _decisions(self.recipe, self.dataset, encoded, answers), statistics)
 
     def headline(self, outcome: _Outcome) -> tuple[str, ...]:
         """The recipe's metrics that these rows have: some need rows of a kind."""
@@ -212,11 +213,11 @@ def _wanted(forms: Sequence[str], reference: Form) -> list[Form]:
     return [form for form in FORMS if form != reference and (not forms or form in forms)]
 
 
-def _decisions(recipe: Recipe, encoded: Encoded, answers: Answers) -> list[Any]:
-    """What each row's answer comes to: its text, its labels, its span, which of two answers gained more, which passage is
-    nearest."""
+def _decisions(recipe: Recipe, dataset: Dataset, encoded: Encoded, answers: Answers) -> list[Any]:
+    """What each row's answer comes to: its text where one is asked for, its labels, its span, which of two answers gained
+    more, which passage is nearest."""
     if answers.texts is not None:
-        return list(answers.texts)
+        return [answers.texts[at] for at in written.places(dataset)]
     if isinstance(recipe, EmbeddingRecipe):
         return _nearest([row["texts"][1]["input_ids"] for row in encoded.rows], answers.outputs)
     if isinstance(recipe, PreferringRecipe):
@@ -249,4 +250,4 @@ def _decision(task: str, logits: NDArray[Any], labels: Any) -> list[Any]:
 
 def _changed(before: Sequence[Any], after: Sequence[Any]) -> float:
     changed = [one != other for one, other in zip(before, after, strict=True)]
-    return float(sum(changed) / len(changed))
+    return float(sum(changed) / max(1, len(changed)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes import answered as written
 from adapthub.recipes.batches import check_length, completion_collator
 from adapthub.recipes.completions import longest_target, preview_completion
 from adapthub.recipes.conversations import (
@@ -95,7 +96,7 @@ class Chat:
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read."""
-        settings: dict[str, Any] = {"answered": _count(answered)}
+        settings: dict[str, Any] = {"answered": written.number(answered)}
         if turns not in ("all", "last"):
             raise InvalidSettings(f"turns is all or last; {turns!r} is neither")
         settings |= {"turns": turns} if turns == "last" else {}
@@ -168,7 +169,7 @@ class Chat:
         assert tokenizer is not None
         most = settings["max_new_tokens"]
         prompts = {}
-        for at in _answered(dataset):
+        for at in written.places(dataset):
             ids = prompt_of(
                 tokenizer, settings["template"], _conversation(dataset[at], settings, to_answer=True)
             )
@@ -183,7 +184,7 @@ class Chat:
         self, texts: Sequence[str], losses: Sequence[NDArray[Any]], dataset: Dataset
     ) -> Statistics:
         references = [example.fields["target"]["content"] for example in dataset]
-        asked = [at for at in _answered(dataset) if references[at].strip()]
+        asked = [at for at in written.places(dataset) if references[at].strip()]
         return answer_statistics(texts, references, losses, asked)
 
     def preview(
@@ -215,21 +216,5 @@ def _turns(messages: Sequence[Message], settings: Mapping[str, Any]) -> Sequence
     return [*unlearnt, messages[-1]]
 
 
-def _answered(dataset: Dataset) -> list[int]:
-    """Places of the examples whose answers are generated, spread evenly."""
-    wanted = min(len(dataset), dataset.settings["answered"])
-    return [at * len(dataset) // wanted for at in range(wanted)]
-
-
 def _is_learnt(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("train") is not False
-
-
-def _count(answered: int | str) -> int:
-    try:
-        count = int(answered)
-    except ValueError:
-        count = -1
-    if count < 0:
-        raise InvalidSettings(f"answered={answered!r} is no number of examples", hint="Give 0 or more.")
-    return count

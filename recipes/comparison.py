@@ -92,7 +92,7 @@ def compare(
     found = differences(*statistics)
     headline = tuple(name for name in recipe.metrics if name in found)  # some need rows of a kind
     ordered = {name: found[name] for name in (*headline, *found)}
-    winner = better(recipe.metrics[0], ordered[recipe.metrics[0]])
+    winner = better(headline[0], ordered[headline[0]])
     digests = [artifact.digest for artifact in artifacts]
     return Comparison(
         first=digests[0],

@@ -17,6 +17,7 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.manifest import Manifest
 from adapthub.adapters.suggest import did_you_mean
+from adapthub.recipes import answered as written
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.metrics import Estimate, Measured
@@ -34,7 +35,8 @@ class Evaluation:
     """Metrics of one adapter on one data set. `metrics` has the headline metrics and those of each class
     ("f1/PER").
 
-    `rows` examples, of which `truncated` were cut at the adapter's max_length; `notes`: what is odd in them.
+    `rows` examples, of which `truncated` were cut at the adapter's max_length; `notes`: what is odd in them, and where
+    texts of some alone were written.
     """
 
     digest: str
@@ -82,13 +84,14 @@ def evaluate(
         base = load_base(base, quantize=quantize, device=device, dtype=dtype)
     encoded = encode_for(recipe, manifest, dataset, base)
     statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
+    some = written.note(dataset)
     return Evaluation(
         artifact.digest,
         dataset.source,
         len(dataset),
         encoded.truncated,
         statistics.estimates(),
-        dataset.notes,
+        (*dataset.notes, *([some] if some else ())),
     )
 
 

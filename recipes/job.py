@@ -19,6 +19,7 @@ from adapthub.adapters.methods import SERVED, find_method, method_settings
 from adapthub.adapters.pooling import MEAN, POOLINGS, pooling_of
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.adapters.tasks import TEXT_GENERATION, Task
+from adapthub.recipes import answered as written
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.preflight import check_supervision
@@ -199,6 +200,8 @@ def prepare(
         name: Split(dataset, prepare_rows(recipe, processor, resolved, dataset, labels, encoding))
         for name, dataset in datasets.items()
     }
+    measured = {name: written.note(dataset) for name, dataset in datasets.items() if name != "train"}
+    some = (f"{name}: {note}" for name, note in measured.items() if note)
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
     job = Job(
         recipe=recipe,
@@ -214,7 +217,7 @@ def prepare(
         encoding=encoding,
         parent=parent,
         seed=seed,
-        notes=(*notes, *cut, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
+        notes=(*notes, *cut, *some, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
     return _evaluating_some(job)
 

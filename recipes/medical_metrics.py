@@ -74,6 +74,10 @@ class MedicalStatistics:
             found[name] = Estimate(value, float(low), float(high), n)
         return found
 
+    def n_of(self, metric: str) -> int:
+        """All examples, whatever the metric."""
+        return self.n
+
     def _share(self, name: str) -> tuple[int, int] | None:
         """Of a metric that is a share of a label's examples, or of all others, how many are right, and how many there
         are."""

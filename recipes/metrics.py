@@ -8,8 +8,8 @@ Does not read data or run models.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -51,17 +51,23 @@ class Measured(Protocol):
         """Every metric [draws] where example i counts `weights[draw, i]` times; NaN where it is not defined."""
         ...
 
+    def n_of(self, metric: str) -> int:
+        """How many examples a metric is of: `n`, or fewer."""
+        ...
+
 
 @dataclass(frozen=True)
 class Statistics:
     """What each example adds to the metrics.
 
     `counts`: float64 [examples, k]. `summarise` maps sums of counts [..., k] to named metrics [...], so that
-    a resample of examples, or a paired comparison of two models on them, needs only sums.
+    a resample of examples, or a paired comparison of two models on them, needs only sums; NaN where they define none.
+    `some`: how many examples a metric is of, where that is not all.
     """
 
     counts: Floats
     summarise: Callable[[Floats], dict[str, Floats]]
+    some: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -76,6 +82,10 @@ class Statistics:
         """Every metric [r] where example i counts `weights[r, i]` times."""
         return self.summarise(weights @ self.counts)
 
+    def n_of(self, metric: str) -> int:
+        """How many examples a metric is of."""
+        return self.some.get(metric, self.n)
+
     def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
         """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
         n = len(self.counts)
@@ -85,10 +95,10 @@ class Statistics:
             weights = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
             sums[resample] = weights @ self.counts
         intervals = {
-            name: np.quantile(values, (0.025, 0.975)) for name, values in self.summarise(sums).items()
+            name: np.nanquantile(values, (0.025, 0.975)) for name, values in self.summarise(sums).items()
         }
         return {
-            name: Estimate(value, float(intervals[name][0]), float(intervals[name][1]), n)
+            name: Estimate(value, float(intervals[name][0]), float(intervals[name][1]), self.n_of(name))
             for name, value in self.values().items()
         }
 

@@ -57,7 +57,7 @@ def differences(first: Measured, second: Measured, *, seed: int = 0) -> dict[str
         for name, parts in found.items():
             parts.append(after[name] - before[name])
     return {
-        name: _difference(values[name], others[name], np.concatenate(parts), n)
+        name: _difference(values[name], others[name], np.concatenate(parts), first.n_of(name))
         for name, parts in found.items()
     }
 

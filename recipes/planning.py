@@ -22,6 +22,7 @@ from adapthub.adapters.methods import find_method
 from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.adapters.weights import loaded_bytes, read_headers
+from adapthub.recipes import answered
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.preflight import check_optimizer
@@ -277,6 +278,8 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
         reasons["eval_rows"] = (
             "a look at the validation loss takes about a quarter of the time of the steps before it, or 64 rows"
         )
+    if "answered" in job.encoding:
+        reasons["answered"] = answered.REASON
     reasons |= job.recipe.defaults(find_method(job.method).learns_as).reasons
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)

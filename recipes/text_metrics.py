@@ -7,7 +7,7 @@ each by rouge-score. Does not generate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +28,13 @@ _FEW = 0.05
 
 
 def translation_statistics(
-    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]]
+    texts: Sequence[str],
+    references: Sequence[str],
+    losses: Sequence[NDArray[Any]],
+    answered: Sequence[int] | None = None,
 ) -> Statistics:
-    """chrf and bleu, from 0 to 100 as is usual, and loss, in nats a target token: lower is better.
+    """chrf and bleu, from 0 to 100 as is usual, of the texts at the places `answered`, all of them if None, and not there
+    where they are none; and loss, in nats a target token: lower is better.
 
     Both as sacreBLEU's, case kept, one reference each: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp for BLEU, and
     nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no for chrF. BLEU's tok is `bleu_tokenizer`'s.
@@ -38,46 +42,46 @@ def translation_statistics(
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
+    places = _places(texts, answered)
+    if not places:
+        return Statistics(loss_counts(losses), lambda sums: {"loss": mean_loss(sums)})
     measures = {"chrf": CHRF(), "bleu": BLEU(tokenize=bleu_tokenizer(references))}
-    counts = [loss_counts(losses)]
+    said, wanted = [texts[at] for at in places], [references[at] for at in places]
+    counts = [loss_counts(losses), _at(places, np.ones((len(places), 1)), len(texts))]
     for measure in measures.values():
-        counts.append(_counts(measure, texts, references))
+        counts.append(_at(places, _counts(measure, said, wanted), len(texts)))
     edges = np.cumsum([part.shape[1] for part in counts])
 
     def summarise(sums: Floats) -> dict[str, Floats]:
-        parts = np.split(sums, edges[:-1], axis=-1)
+        loss, written, *parts = np.split(sums, edges[:-1], axis=-1)
         scores = {
-            name: _scores(measure, part)
-            for (name, measure), part in zip(measures.items(), parts[1:], strict=True)
+            name: np.where(written[..., 0] > 0, _scores(measure, part), np.nan)
+            for (name, measure), part in zip(measures.items(), parts, strict=True)
         }
-        return {**scores, "loss": mean_loss(parts[0])}
+        return {**scores, "loss": mean_loss(loss)}
 
-    return Statistics(np.concatenate(counts, axis=1), summarise)
+    return Statistics(np.concatenate(counts, axis=1), summarise, dict.fromkeys(measures, len(places)))
 
 
 def summary_statistics(
-    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]]
+    texts: Sequence[str],
+    references: Sequence[str],
+    losses: Sequence[NDArray[Any]],
+    answered: Sequence[int] | None = None,
 ) -> Statistics:
-    """rouge1, rouge2, rougeL and rougeLsum (by lines, for summaries of several), from 0 to 1, and loss, in nats a target
-    token: lower is better.
+    """rouge1, rouge2, rougeL and rougeLsum (by lines, for summaries of several), from 0 to 1, of the texts at the places
+    `answered`, all of them if None, and not there where they are none; and loss, in nats a target token: lower is better.
 
     Words are runs of letters and digits of any script, lower case, without stemming; in scripts without spaces (Chinese,
     Japanese, Thai and their kin) each character is one.
     """
-    from rouge_score.rouge_scorer import RougeScorer
-
-    kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-    scorer = RougeScorer(kinds, tokenizer=_Words())
-    scores = [scorer.score(*pair) for pair in zip(references, texts, strict=True)]
-    rouge = np.array([[1.0, *(score[kind].fmeasure for kind in kinds)] for score in scores])
+    kinds = ("rougeL", "rouge1", "rouge2", "rougeLsum")
+    rouge, some = _rouge(kinds, texts, references, _places(texts, answered))
 
     def summarise(sums: Floats) -> dict[str, Floats]:
-        means = {kind: sums[..., 3 + at] / sums[..., 2] for at, kind in enumerate(kinds)}
-        return {"rougeL": means.pop("rougeL"), **means, "loss": mean_loss(sums)}
+        return {**_rouge_means(some, sums), "loss": mean_loss(sums)}
 
-    return Statistics(
-        np.concatenate([loss_counts(losses), rouge.reshape(-1, 1 + len(kinds))], axis=1), summarise
-    )
+    return Statistics(np.concatenate([loss_counts(losses), rouge], axis=1), summarise, some)
 
 
 def answer_statistics(
@@ -85,21 +89,13 @@ def answer_statistics(
 ) -> Statistics:
     """perplexity and loss of a target token, lower is better; and rougeL, from 0 to 1, of the texts at the places
     `answered`, with words as in `summary_statistics`: not there where none was asked for."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(("rougeL",), tokenizer=_Words())
-    rouge = np.zeros((len(texts), 2))
-    for at in answered:
-        rouge[at] = 1.0, scorer.score(references[at], texts[at])["rougeL"].fmeasure
+    rouge, some = _rouge(("rougeL",), texts, references, answered)
 
     def summarise(sums: Floats) -> dict[str, Floats]:
         loss = mean_loss(sums)
-        found = {"perplexity": np.exp(loss), "loss": loss}
-        if answered:
-            found["rougeL"] = sums[..., 3] / np.maximum(sums[..., 2], 1)
-        return found
+        return {"perplexity": np.exp(loss), "loss": loss, **_rouge_means(some, sums)}
 
-    return Statistics(np.concatenate([loss_counts(losses), rouge], axis=1), summarise)
+    return Statistics(np.concatenate([loss_counts(losses), rouge], axis=1), summarise, some)
 
 
 def loss_counts(losses: Sequence[NDArray[Any]]) -> Floats:
@@ -110,6 +106,37 @@ def loss_counts(losses: Sequence[NDArray[Any]]) -> Floats:
 def mean_loss(sums: Floats) -> Floats:
     """The mean loss a token, from sums of `loss_counts`."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
+
+
+def _places(texts: Sequence[str], answered: Sequence[int] | None) -> Sequence[int]:
+    return range(len(texts)) if answered is None else answered
+
+
+def _at(places: Sequence[int], counts: Floats, rows: int) -> Floats:
+    """The counts of the rows at `places`, and 0 for all others."""
+    found = np.zeros((rows, counts.shape[1]))
+    found[list(places)] = counts
+    return found
+
+
+def _rouge(
+    kinds: Sequence[str], texts: Sequence[str], references: Sequence[str], places: Sequence[int]
+) -> tuple[Floats, dict[str, int]]:
+    """[texts, 1 + kinds]: whether a text is one of those at `places`, and its F measures; and of how many texts each kind
+    is, {} where there are none."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(kinds, tokenizer=_Words())
+    scores = [scorer.score(references[at], texts[at]) for at in places]
+    rows = [[1.0, *(score[kind].fmeasure for kind in kinds)] for score in scores]
+    counts = np.array(rows, dtype=np.float64).reshape(-1, 1 + len(kinds))
+    return _at(places, counts, len(texts)), dict.fromkeys(kinds, len(places)) if places else {}
+
+
+def _rouge_means(kinds: Iterable[str], sums: Floats) -> dict[str, Floats]:
+    """From sums of `loss_counts` and `_rouge`; NaN where no text was counted."""
+    written = np.where(sums[..., 2] > 0, sums[..., 2], np.nan)
+    return {kind: np.asarray(sums[..., 3 + at] / written) for at, kind in enumerate(kinds)}
 
 
 class _Words:

@@ -5,12 +5,13 @@ The base is told what to do in words, by its chat template where it has one. Doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes import answered as written
 from adapthub.recipes.batches import check_length, completion_collator
 from adapthub.recipes.completions import (
     answer_end,
@@ -34,6 +35,7 @@ _REASONS = {
     "learning_rate": "ten times full fine-tuning's, for bases 2,000 wide (LoRA Without Regret); wider ones want less",
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
 }
+_ANSWERED = 128
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class TextToText:
             "source_column": f"the column of texts (default: the first of {', '.join(self.sources)})",
             "target_column": f"the column of what shall come of them (default: the first of {', '.join(self.targets)})",
             "prompt": f"what the base is told, with {SOURCE} in it (default: {self.prompt})",
+            "answered": f"examples whose text is written and measured (default {_ANSWERED})",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -75,6 +78,7 @@ class TextToText:
         source_column: str | None = None,
         target_column: str | None = None,
         prompt: str | None = None,
+        answered: int | str = _ANSWERED,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -87,7 +91,7 @@ class TextToText:
             {"source": (source_column, self.sources), "target": (target_column, self.targets)},
             encoding=encoding,
             delimiter=delimiter,
-            settings={"prompt": prompt},
+            settings={"prompt": prompt, "answered": written.number(answered)},
         )
 
     def labels_of(self, example: Example) -> frozenset[str]:
@@ -137,18 +141,20 @@ class TextToText:
     def answers(
         self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
-        """Fewer tokens than max_new_tokens where a prompt leaves no room for more, and none where it leaves no room at all:
-        one long row costs its own text, not the measures of all others."""
+        """Empty where no text is asked for (`answered`). Fewer tokens than max_new_tokens where a prompt leaves no room for
+        more, and none where it leaves no room at all: one long row costs its own text, not the measures of all others."""
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
         ids = read_ids if "decoder_start" in settings else prompt_ids
-        prompts = [ids(tokenizer, prompt) for prompt in _prompts(dataset, settings)]
+        asked = written.places(dataset)
+        said = _prompts((dataset[at] for at in asked), settings)
+        prompts = {at: ids(tokenizer, prompt) for at, prompt in zip(asked, said, strict=True)}
         room, end = runtime.room(adapter), settings.get("turn_end")
         stops = [] if end is None else [token_id(tokenizer, end)]
         by_length: dict[int, list[int]] = {}
-        for at, prompt in enumerate(prompts):
+        for at, prompt in prompts.items():
             by_length.setdefault(min(settings["max_new_tokens"], room - len(prompt)), []).append(at)
-        texts = [""] * len(prompts)
+        texts = [""] * len(dataset)
         for tokens, places in by_length.items():
             if tokens > 0:
                 some = [prompts[at] for at in places]
@@ -170,5 +176,5 @@ class TextToText:
         return preview_completion(tokenizer, example.source, example.fields["source"], encoded.rows[index])
 
 
-def _prompts(dataset: Dataset, settings: Mapping[str, Any]) -> list[str]:
-    return [settings["prompt"].replace(SOURCE, example.fields["source"]) for example in dataset]
+def _prompts(examples: Iterable[Example], settings: Mapping[str, Any]) -> list[str]:
+    return [settings["prompt"].replace(SOURCE, example.fields["source"]) for example in examples]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapthub.recipes.answered import places
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.text_metrics import translation_statistics
@@ -31,4 +32,4 @@ class Translate(TextToText):
         self, texts: Sequence[str], losses: Sequence[NDArray[Any]], dataset: Dataset
     ) -> Statistics:
         references = [example.fields["target"] for example in dataset]
-        return translation_statistics(texts, references, losses)
+        return translation_statistics(texts, references, losses, places(dataset))

@@ -31,6 +31,7 @@ from adapthub.adapters import errors
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import AdaptHubError, TrainingError
 from adapthub.adapters.memory import free_memory
+from adapthub.recipes import answered
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.economy import packs
@@ -151,7 +152,7 @@ class _Trying:
             outcome.measure()
             measuring = max(0.0, self._now() - measuring - rehearsing)
         self._peak.read()
-        after = saving + rehearsing + measuring * self._share(tried)
+        after = saving + rehearsing + last_measure(job, tried, clock.evaluation, measuring)
         steps, warm_up = self._stepping(tried, clock)
         training = steps + warm_up + self._evaluating(tried, clock)
         return Trial(
@@ -255,18 +256,8 @@ class _Trying:
         whole = self._job.looked_at
         if whole is None or clock.evaluation is None:
             return evaluations * clock.saving
-        share = _tokens(whole) / max(1, _tokens(tried.splits["validation"]))
+        share = _tokens(whole) / max(1, _tokens(_looked_at(tried)))
         return evaluations * (clock.evaluation * share + clock.saving)
-
-    def _share(self, tried: Job) -> float:
-        """How much more is measured at the end than was now; as much where most of it are answers, whose number is set."""
-        if self._job.splits["train"].dataset.settings.get("answered"):
-            return 1
-        whole, some = (
-            sum(_tokens(split) for name, split in job.splits.items() if name != "train")
-            for job in (self._job, tried)
-        )
-        return whole / max(1, some)
 
     def _largest(self, half: int, whole: int) -> int | None:
         rows = self._job.settings.batch_size
@@ -351,6 +342,34 @@ def _wall_clock(device: torch.device) -> Callable[[], float]:
         return time.time() - float(began)
 
     return now
+
+
+def last_measure(job: Job, tried: Job, evaluation: float | None, seconds: float) -> float:
+    """Seconds of a job's last measure, where that of `tried` took `seconds` and its evaluation `evaluation`: by the tokens
+    that are read, and what goes beyond an evaluation by the texts that are written, where their number is set."""
+    every, some = _measured(job), _measured(tried)
+    share = sum(map(_tokens, every)) / max(1, sum(map(_tokens, some)))
+    if not job.splits["train"].dataset.settings.get("answered"):
+        return seconds * share
+    reading = 0.0
+    if evaluation is not None:
+        reading = evaluation * sum(map(_tokens, some)) / max(1, _tokens(_looked_at(tried)))
+    reading = min(seconds, reading)
+    texts, tried_texts = (
+        sum(len(answered.places(split.dataset)) for split in splits) for splits in (every, some)
+    )
+    return reading * share + (seconds - reading) * texts / max(1, tried_texts)
+
+
+def _measured(job: Job) -> list[Split]:
+    return [split for name, split in job.splits.items() if name != "train"]
+
+
+def _looked_at(job: Job) -> Split:
+    """What an evaluation of a job with a validation split reads."""
+    split = job.looked_at
+    assert split is not None
+    return split
 
 
 def _tokens(split: Split) -> int:

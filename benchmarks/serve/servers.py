@@ -119,7 +119,7 @@ def _wait(process: subprocess.Popen[bytes], health: str) -> None:
                     return
         except (URLError, ConnectionError):
             time.sleep(0.2)
-    raise RuntimeError(f"{process.args} did not start")
+    raise RuntimeError(f"{process.args!r} did not start")
 
 
 def _new_key(tenant: str, home: Path) -> str:

@@ -49,6 +49,6 @@ def make_setting(base: Path, folder: Path, rates: Sequence[float], seconds: floa
     tokenizer = AutoTokenizer.from_pretrained(base)
     ids = tokenizer(TEXT.read_text())["input_ids"]
     starts = [rng.randrange(0, len(ids) - 64) for _ in range(64)]
-    prompts = [tokenizer.decode(ids[start : start + rng.randint(16, 64)]) for start in starts]
+    prompts = [str(tokenizer.decode(ids[start : start + rng.randint(16, 64)])) for start in starts]
     tenants = [f"team-{index}" for index in range(TENANTS)]
     return Setting(base, folder / "home", adapters, models, tenants, prompts, rates, seconds, rounds)

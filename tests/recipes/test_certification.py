@@ -152,6 +152,9 @@ def test_texts_that_are_written_are_compared_and_merged_too(causal_base: Path, t
     own = evaluate(made, pairs(6, 1)).metrics
     assert merged.metrics["loss"].reference == own["loss"].value
     assert merged.metrics["chrf"].value == own["chrf"].value
+    some = certify(made, pairs(6, 1), forms=["nf4"], answered=3).certificates["nf4"]
+    assert {name: drift.n for name, drift in some.metrics.items()} == {"chrf": 3, "bleu": 3, "loss": 6}
+    assert some.changed in (0, 1 / 3, 2 / 3, 1)  # of the texts that were written
 
 
 def test_the_decision_of_vectors_is_the_nearest_passage() -> None:

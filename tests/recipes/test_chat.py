@@ -198,7 +198,9 @@ def test_options_are_checked(tmp_path: Path) -> None:
 
 def test_metrics() -> None:
     losses = [np.array([1.0, 2.0]), np.array([3.0]), np.array([2.0])]
-    values = answer_statistics(["a b c", "", "x"], ["a c d", "b", "x"], losses, [0, 2]).values()
+    statistics = answer_statistics(["a b c", "", "x"], ["a c d", "b", "x"], losses, [0, 2])
+    values, estimates = statistics.values(), statistics.estimates(resamples=50)
+    assert (estimates["rougeL"].n, estimates["loss"].n) == (2, 3)
     theirs = RougeScorer(["rougeL"]).score("a c d", "a b c")["rougeL"].fmeasure
     assert values["rougeL"] == pytest.approx((theirs + 1) / 2)
     assert values["loss"] == pytest.approx(2.0)

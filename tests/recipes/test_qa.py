@@ -185,6 +185,25 @@ def test_the_threshold_is_the_best_of_every_one(seed: int) -> None:
     assert found == 0 or mean_f1(0) < max(every)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_f1_is_that_of_squads_script(seed: int) -> None:
+    """find_best_thresh of evaluate-v2.0.py, whose scores are all unlike here: it parts equal ones."""
+    draw = random.Random(seed)
+    gold = [draw.choice(([], ["ada"], ["bob ada", "ada met"])) for _ in range(40)]
+    predicted = [draw.choice(("ada", "ada bob", "bob")) for _ in gold]
+    differences = [draw.gauss(2 if not answers else -1, 3) for answers in gold]
+    score = best = float(sum(not answers for answers in gold))
+    for at in sorted(range(len(gold)), key=differences.__getitem__):
+        if gold[at]:
+            score += max(f1(answer, predicted[at]) for answer in gold[at])
+        else:
+            score -= 1
+        best = max(best, score)
+    found = best_threshold(gold, predicted, differences)
+    said = [text if by <= found else "" for text, by in zip(predicted, differences, strict=True)]
+    assert answer_statistics(gold, said).values()["f1"] == pytest.approx(best / len(gold))
+
+
 def test_a_threshold_stays_0_where_nothing_needs_choosing() -> None:
     assert best_threshold([["ada"], []], ["ada", "bob"], [-1.0, 1.0]) == 0
     assert best_threshold([["ada"], []], ["ada", "bob"], [3.0, 5.0]) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import Plan, evaluate, plan, train
 from adapthub.recipes.completions import target_ids
+from adapthub.recipes.job import prepare
+from adapthub.recipes.paired import differences
+from adapthub.recipes.recipe import lengths_of
 from adapthub.recipes.text_metrics import bleu_tokenizer, summary_statistics, translation_statistics
 from adapthub.recipes.translate import Translate
+from adapthub.recipes.trial import last_measure
 from adapthub.recipes.warm_start import Parent
 from adapthub.runtime import Runtime
 from adapthub.runtime.instructions import prompt_ids
@@ -117,6 +122,8 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     recipe = Translate()
     with pytest.raises(InvalidSettings, match="has no {source}"):
         recipe.read(PAIRS, prompt="Translate")
+    with pytest.raises(InvalidSettings, match="answered='many' is no number"):
+        recipe.read(PAIRS, answered="many")
     with pytest.raises(InvalidData, match=r"data:row 2: the target in column 'target' is empty"):
         recipe.read([PAIRS[0], {"source": "a", "target": " "}])
     with pytest.raises(InvalidData, match="no target column"):
@@ -156,6 +163,33 @@ def test_metrics_are_sacrebleus() -> None:
     assert values["chrf"] == pytest.approx(sacrebleu.corpus_chrf(texts, [references]).score)
     assert values["loss"] == pytest.approx(2.0)
     assert statistics.estimates(resamples=20)["bleu"].n == 3
+
+
+def test_metrics_are_of_the_texts_that_were_asked_for() -> None:
+    import numpy as np
+    import sacrebleu
+
+    texts = ["the cat sat on the mat", "", "it rains in spain today", ""]
+    references = ["the cat sat on a mat", "a big dog", "it rains in spain", "so it is"]
+    losses = [np.array([1.0, 2.0]), np.array([3.0]), np.array([]), np.array([6.0])]
+    some, wanted = [texts[0], texts[2]], [references[0], references[2]]
+    translation = translation_statistics(texts, references, losses, [0, 2])
+    found, alone = translation.estimates(), translation_statistics(some, wanted, losses[:2]).estimates()
+    assert found["bleu"].value == pytest.approx(sacrebleu.corpus_bleu(some, [wanted]).score)
+    assert found["chrf"].value == pytest.approx(sacrebleu.corpus_chrf(some, [wanted]).score)
+    summaries = summary_statistics(texts, references, losses, [0, 2])
+    found |= summaries.estimates()
+    alone |= summary_statistics(some, wanted, losses[:2]).estimates()
+    assert found["loss"].value == pytest.approx(3.0)
+    assert found["loss"].n == 4
+    for name in ("bleu", "chrf", "rouge1", "rougeL", "rougeLsum"):
+        assert found[name].n == 2
+        # Draws without any of the two define nothing, and are left out.
+        assert (found[name].low, found[name].high) == pytest.approx((alone[name].low, alone[name].high))
+        both = differences(*2 * [translation if name in ("bleu", "chrf") else summaries])[name]
+        assert (both.n, both.low, both.high) == (2, 0, 0)
+    for measure in (translation_statistics, summary_statistics):
+        assert measure(texts, references, losses, []).values() == {"loss": 3.0}
 
 
 def test_chinese_references_are_cut_into_characters() -> None:
@@ -210,10 +244,13 @@ def test_what_was_trained_is_served_measured_and_loads_in_peft(
 ) -> None:
     data, test = pairs(24, 0), pairs(6, 1)
     settings: dict[str, Any] = {"max_steps": 3, "batch_size": 4, "max_length": 64, "prompt": "Turn: {source}"}
+    notes: list[str] = []
     result = train(
         "translate", data, base=str(causal_base), test=test, method=method, output=tmp_path / "run", quiet=True,
-        **settings,
+        answered=4, report=notes.append, **settings,
     )  # fmt: skip
+    said = "texts of 4 of 6 rows are written and measured (answered), the loss of all"
+    assert f"test: {said}" in notes
     manifest = result.artifact.manifest
     assert manifest is not None
     assert (manifest.task, manifest.labels, manifest.recipe) == ("text-generation", None, "translate")
@@ -222,13 +259,27 @@ def test_what_was_trained_is_served_measured_and_loads_in_peft(
     assert set(result.metrics) == {"validation", "test"}
     assert set(result.metrics["test"]) == {"chrf", "bleu", "loss"}
 
-    again = evaluate(Artifact.read(tmp_path / "run" / "adapter"), test)
+    assert {name: found.n for name, found in result.metrics["test"].items()} == {
+        "chrf": 4,
+        "bleu": 4,
+        "loss": 6,
+    }
+    again = evaluate(Artifact.read(tmp_path / "run" / "adapter"), test, answered=4)
     assert again.metrics == result.metrics["test"]
+    assert again.notes == (said,)
 
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(causal_base, dtype=torch.float32), str(result.artifact.path)
     ).eval()
     recipe, tokenizer = Translate(), byte_level()
+    with Runtime(str(causal_base)) as runtime:
+        every, some = (
+            recipe.answers(
+                runtime, str(result.artifact.path), recipe.read(test, answered=rows), manifest.hyperparameters
+            )
+            for rows in (6, 4)
+        )
+    assert some == [text if at in (0, 1, 3, 4) else "" for at, text in enumerate(every)]
     encoded = recipe.encode(tokenizer, recipe.read(test), (), manifest.hyperparameters)
     total = count = 0.0
     for row in encoded.rows:
@@ -267,6 +318,44 @@ def test_what_is_looked_at_during_training_is_bounded_by_its_cost_and_said(causa
     assert dear.settings["eval_rows"] == 80
     for other in (planned(64, max_steps=50), planned(200, max_steps=50, eval_rows=200)):
         assert not any("looked at" in note for note in other.notes)
+
+
+def test_how_many_texts_are_written_at_the_end_is_bounded_and_said(causal_base: Path) -> None:
+    def planned(**settings: Any) -> Plan:
+        return plan(
+            "translate",
+            pairs(24, 0),
+            base=str(causal_base),
+            validation=pairs(200, 1),
+            max_length=64,
+            **settings,
+        )
+
+    bounded, chosen = planned(), planned(answered=5)
+    note = "validation: texts of {} of 200 rows are written and measured (answered), the loss of all"
+    assert bounded.settings["answered"] == 128
+    assert "longest" in bounded.reasons["answered"]
+    assert note.format(128) in bounded.notes
+    assert "answered" not in chosen.reasons
+    assert note.format(5) in chosen.notes
+    assert not any("texts of" in text for text in planned(answered=200).notes)
+
+
+def test_time_counts_the_texts_that_are_written(causal_base: Path) -> None:
+    job = prepare(
+        "translate", pairs(24, 0), base=str(causal_base), quantize=None, method=None, validation=pairs(200, 1),
+        test=pairs(300, 2), seed=0, given={"max_length": 64},
+    )  # fmt: skip
+    splits = job.splits
+    tried = replace(job, splits={"train": splits["train"], "validation": splits["validation"].some(32)})
+    tokens = [
+        int(lengths_of(split.encoded.rows).sum())
+        for split in (splits["validation"], splits["test"], tried.splits["validation"])
+    ]
+    reading, writing = 2.0 * (tokens[0] + tokens[1]) / tokens[2], 8.0 * (128 + 128) / 32
+    assert last_measure(job, tried, 2.0, 10.0) == pytest.approx(reading + writing)
+    alone = replace(job, splits={"train": splits["train"]})
+    assert last_measure(alone, tried, 2.0, 10.0) == 0
 
 
 def test_a_plan_says_what_is_learnt(causal_base: Path) -> None:

@@ -1,0 +1,43 @@
+"""Of how many examples a text is written and measured at the end, and of which: the setting `answered`.
+
+Writing takes most of what measuring takes, so it is bounded; the loss is of every example. Does not write or measure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapthub.adapters.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from adapthub.recipes.data.dataset import Dataset
+
+REASON = (
+    "writing takes longest of what is measured at the end; how much so many texts tell, the intervals say"
+)
+
+
+def number(answered: int | str) -> int:
+    """The setting as a number. Raises InvalidSettings."""
+    try:
+        count = int(answered)
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise InvalidSettings(f"answered={answered!r} is no number of examples", hint="Give 0 or more.")
+    return count
+
+
+def places(dataset: Dataset) -> list[int]:
+    """The places of the examples whose texts are written, spread evenly; all of them where the data have no such setting."""
+    rows = len(dataset)
+    wanted = min(rows, dataset.settings.get("answered", rows))
+    return [at * rows // wanted for at in range(wanted)]
+
+
+def note(dataset: Dataset) -> str | None:
+    """What is worth saying of a split that is measured; None where all of its texts are written."""
+    rows, written = len(dataset), len(places(dataset))
+    if written == rows:
+        return None
+    return f"texts of {written:,} of {rows:,} rows are written and measured (answered), the loss of all"
