@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adapthub.hub.bases import ListedBase
     from adapthub.hub.composition import Composition
     from adapthub.hub.leaderboard import Board, Ranking
-    from adapthub.hub.registry import Alias, Ancestor, Details, Entry, Facts, Fit, Lineage, Version
+    from adapthub.hub.registry import Alias, Ancestor, Details, Entry, Facts, Fit, Lineage, Metric, Version
 
 
 def version_record(version: Version) -> dict[str, Any]:
@@ -37,7 +37,19 @@ def facts_record(facts: Facts) -> dict[str, Any]:
         "labels": None if facts.labels is None else list(facts.labels),
         "base": facts.base,
         "base_fingerprint": facts.base_fingerprint,
-        "metrics": [asdict(metric) for metric in facts.metrics],
+        "metrics": [_metric_record(metric) for metric in facts.metrics],
+    }
+
+
+def _metric_record(metric: Metric) -> dict[str, Any]:
+    # By hand: a page has hundreds, and asdict copies each value.
+    return {
+        "split": metric.split,
+        "name": metric.name,
+        "value": metric.value,
+        "low": metric.low,
+        "high": metric.high,
+        "n": metric.n,
     }
 
 

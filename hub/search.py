@@ -7,14 +7,15 @@ spelling.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, select
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy.orm import Session
 
 from adapthub.hub.conditions import is_fingerprint, measured
-from adapthub.hub.records import entry_of
+from adapthub.hub.records import ENTRY, entry_of
 from adapthub.hub.registry import Entry
-from adapthub.hub.storage.tables import AliasRow, MetricRow, RepoRow, TermRow, VersionRow
+from adapthub.hub.storage.tables import AliasRow, CommitRow, MetricRow, RepoRow, TermRow, VersionRow
 from adapthub.hub.storage.text import contains, text_index
 
 _AT_ONCE = 500  # parameters of a statement
@@ -55,18 +56,17 @@ def search_entries(
     return [*_entries(session, query.order_by(RepoRow.namespace, RepoRow.name)).values()]
 
 
-def _newest() -> Select[RepoRow, VersionRow]:
+def _newest() -> Select[*tuple[Any, ...]]:
     is_newest = and_(VersionRow.repo_id == RepoRow.id, VersionRow.number == RepoRow.newest)
-    return select(RepoRow, VersionRow).join(VersionRow, is_newest)
+    query = select(*ENTRY).select_from(RepoRow).join(VersionRow, is_newest)
+    return query.join(CommitRow, CommitRow.id == VersionRow.id)
 
 
-def _entries(session: Session, query: Select[RepoRow, VersionRow]) -> dict[int, Entry]:
-    """By repository, in the query's order. No row leads back to itself, as by a repository's aliases: that would stay in
-    memory until garbage is looked for, and lists are asked for often."""
-    query = query.options(contains_eager(VersionRow.repo), joinedload(VersionRow.commit))
+def _entries(session: Session, query: Select[*tuple[Any, ...]]) -> dict[int, Entry]:
+    """By repository, in the query's order."""
     rows = session.execute(query).all()
-    aliases = _aliases(session, [repo.id for repo, _ in rows])
-    return {repo.id: entry_of(repo, version, aliases.get(repo.id, {})) for repo, version in rows}
+    aliases = _aliases(session, [row.id for row in rows])
+    return {row.id: entry_of(row, aliases.get(row.id, {})) for row in rows}
 
 
 def _aliases(session: Session, repo_ids: Sequence[int]) -> dict[int, dict[str, int]]:
@@ -99,7 +99,7 @@ def _has_base(base: str) -> ColumnElement[bool]:
     return has_term(TermRow.kind == "base", TermRow.term == base)
 
 
-def _measured(query: Select[RepoRow, VersionRow], expression: str) -> Select[RepoRow, VersionRow]:
+def _measured(query: Select[*tuple[Any, ...]], expression: str) -> Select[*tuple[Any, ...]]:
     metric = measured(expression)
     query = query.join(MetricRow, and_(MetricRow.repo_id == RepoRow.id, metric.of_row))
     return query.order_by(MetricRow.value.asc() if metric.ascending else MetricRow.value.desc())
