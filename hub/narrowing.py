@@ -27,14 +27,19 @@ class Narrowest(NamedTuple):
 
 
 def narrowest(session: Session, conditions: Sequence[Condition]) -> Narrowest:
-    """Of `conditions`, of which there is one at least."""
-    found = [(_few(session, condition), condition) for condition in conditions]
-    keys, condition = min(found, key=lambda one: FEW if one[0] is None else len(one[0]))
-    return Narrowest(condition, keys)
+    """Of `conditions`, of which there is one at least; of several that leave the same number, the first."""
+    found = Narrowest(conditions[0], None)
+    for condition in conditions:
+        # What leaves as many as another is not looked up to its end.
+        keys = _fewer(session, condition, FEW if found.keys is None else len(found.keys))
+        if keys is not None:
+            found = Narrowest(condition, keys)
+    return found
 
 
-def _few(session: Session, condition: Condition) -> Sequence[int] | None:
+def _fewer(session: Session, condition: Condition, most: int) -> Sequence[int] | None:
+    """The keys, where those are fewer than `most`."""
     if condition.is_common:
         return None
-    keys = session.scalars(condition.rows().limit(FEW)).all()
-    return keys if len(keys) < FEW else None
+    keys = session.scalars(condition.rows().limit(most)).all()
+    return keys if len(keys) < most else None
