@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from adapthub.hub.conditions import Condition
+from adapthub.hub.storage.dialects import gathered
 
 FEW = 2000
 """So few repositories are looked at one by one, whatever else they must have. With more, a list goes through all in its own
@@ -41,5 +42,5 @@ def _fewer(session: Session, condition: Condition, most: int) -> Sequence[int] |
     """The keys, where those are fewer than `most`."""
     if condition.is_common:
         return None
-    keys = session.scalars(condition.rows().limit(most)).all()
+    keys = gathered(session, condition.rows().limit(most))
     return keys if len(keys) < most else None
