@@ -111,7 +111,9 @@ def test_what_does_not_fit_is_said_with_what_would(
     needed = planned(1 << 40).estimated_memory
     assert not any(note.startswith("memory") for note in planned(needed).notes)
     *_, note = planned(needed - 1).notes
-    assert note.startswith("memory: some 0.0 GB are needed and 0.0 GB are free; batch_size=31 or quantize='nf4' would fit")
+    assert note.startswith(
+        "memory: some 0.0 GB are needed and 0.0 GB are free; batch_size=31 or quantize='nf4' would fit"
+    )
     assert planned(needed - 1, batch_size=31).notes[-1] != note
     whole, small = planned(needed), planned(needed, quantize="nf4")
     assert small.base_bytes < whole.base_bytes
