@@ -15,6 +15,7 @@ import numpy as np
 
 from adapthub.recipes.data.dataset import GROUP, Dataset
 from adapthub.recipes.data.pictures import PATIENT
+from adapthub.recipes.data.saved import opened, saved_splits
 from adapthub.recipes.data.splits import find_splits, group_keys, leaked, name_splits, repeated, split_off
 from adapthub.recipes.recipe import Grouping, Recipe
 
@@ -48,14 +49,19 @@ def read_splits(
     `validation=False` or `test=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
     sources = chosen_sources(data, validation=validation, test=test)
-    read = {name: recipe.read(source, **options) for name, source in sources.items()}
+    read = {name: recipe.read(opened(source), **options) for name, source in sources.items()}
     found, notes = completed(recipe, read, set_aside=validation is not False)
     return found, (*unused(data), *notes)
 
 
 def unused(data: Any) -> tuple[str, ...]:
-    """A note where a mapping has more splits than are read."""
-    others = sorted({*data}.difference(name_splits(data).values())) if isinstance(data, Mapping) else []
+    """A note where a mapping, also one that was saved to a folder, has more splits than are read."""
+    names = saved_splits(Path(data)) if isinstance(data, (str, Path)) else data
+    others = (
+        sorted({*names}.difference(name_splits(names).values()))
+        if isinstance(names, (Mapping, tuple))
+        else []
+    )
     return (f"the data has {', '.join(map(repr, others))} besides, which is not used",) if others else ()
 
 
