@@ -140,7 +140,7 @@ def plan(
     adaptation, parameters = _skeleton(job)
     weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
     evaluates = "validation" in job.splits
-    trial, why_not = _trial(arguments) if try_steps else (None, ())
+    trial, why_not = _trial({**arguments, "base": job.base.ref}) if try_steps else (None, ())
     learned, activations = (
         _TRAINING_COPIES * _FLOAT * adaptation.trainable,
         _activation_bytes(job, adaptation),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapthub.adapters.base import resolve_base
 from adapthub.adapters.samples import SAMPLES, fetch
+from adapthub.recipes import train
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.default_base import default_base
+from adapthub.recipes.sweep import Choice, sweep
 
 NAMES = "The café's menu was naïve, and the tea of Müller & Søn, which was £4, was cold. "
 ENGLISH = NAMES + "The owner of the house had sold it to his brother in the spring of 1998. " * 15
@@ -60,6 +64,27 @@ def test_rows_all_over_the_data_are_looked_at() -> None:
     """English first, as a file that was put together may be."""
     rows = [{"text": "a fine film", "label": "x"}] * 3000 + [{"text": "太差了", "label": "x"}] * 300
     assert default_base("text-classification", data(*rows))[0] == "e5-small"
+
+
+def test_runs_and_sweeps_take_it_and_say_so_once(
+    tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny one stands in for it, which takes a download."""
+    fetched: list[str] = []
+    monkeypatch.setattr("adapthub.recipes.job.fetch", lambda name, report: fetched.append(name))
+    monkeypatch.setattr("adapthub.recipes.job.resolve_base", lambda base: resolve_base(str(tiny_base)))
+    short: dict[str, Any] = {"max_steps": 1, "batch_size": 4, "max_length": 32}
+    told: list[str] = []
+    train("sentiment", review_data, output=tmp_path / "run", quiet=True, report=told.append, **short)
+    assert [note for note in told if "as none is named" in note] == [told[0]]
+    assert told[0].startswith("base: package:minilm")
+    said: list[str] = []
+    sweep(
+        "sentiment", review_data, space={"rank": Choice((2, 4))}, trials=1, output=tmp_path / "sweep",
+        report=said.append, **short,
+    )  # fmt: skip
+    assert said[0] == told[0]
+    assert fetched == ["minilm"] * 2
 
 
 @pytest.mark.slow
