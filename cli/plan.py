@@ -130,7 +130,7 @@ def plan(*, serve: bool, no_try: bool, inspect: bool, as_json: bool, **options: 
     with importing():
         from adapthub.recipes import plan as plan_run
 
-    planned = plan_run(**arguments, try_steps=not (no_try or inspect))
+    planned = plan_run(**arguments, try_steps=not (no_try or inspect), report=announce)
     if inspect:
         show_samples(planned.samples, as_json=as_json)
         return

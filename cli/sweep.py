@@ -56,6 +56,7 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
         trials=trials,
         output=Path(output or Path(_FOLDER) / arguments["task"]),
         tell=lambda trial: announce(_line(trial, trials)),
+        report=announce,
     )
     if as_json:
         show_json(_record(found))

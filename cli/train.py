@@ -49,7 +49,7 @@ def train(*, dry_run: bool, inspect: bool, as_json: bool, **options: Any) -> Non
         from adapthub.cli.plan import show_plan
         from adapthub.recipes import plan
 
-        planned = plan(**plan_arguments(arguments))
+        planned = plan(**plan_arguments(arguments), report=announce)
         if inspect:
             show_samples(planned.samples, as_json=as_json)
         else:

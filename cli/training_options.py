@@ -24,7 +24,6 @@ from adapthub.cli.options import (
     hub_option,
     quantize_option,
 )
-from adapthub.cli.output import announce
 from adapthub.cli.set_option import set_option, settings
 
 LATEST = "latest"
@@ -95,7 +94,7 @@ _ANEW = (
         "--base",
         metavar="MODEL",
         shell_complete=complete_models,
-        help="A Hub id, a folder, or package:NAME. Default: that of --from, or a small one for the task.",
+        help="A Hub id, a folder, or package:NAME. Default: that of --from, or a small one for task and data.",
     ),
     quantize_option("none, or as --from was trained"),
     click.option(
@@ -272,19 +271,8 @@ def anew_arguments(
         return {**arguments, **_start(start, hub, task, base, quantize)}
     _require(task=task)
     quantize = None if quantize == "none" else quantize
-    base = _default_base(task or "") if base is None else base
-    return {**arguments, "task": task, "base": find_base(base), "quantize": quantize}
-
-
-def _default_base(task: str) -> str:
-    """The base for the recipe `task`, which is said."""
-    from adapthub.adapters.samples import SAMPLES
-    from adapthub.recipes.catalog import find_recipe
-    from adapthub.recipes.default_base import default_base
-
-    name = default_base(find_recipe(task).task)
-    announce(f"base package:{name}, as none is named ({SAMPLES[name].note}); --base names another")
-    return f"package:{name}"
+    base = None if base is None else find_base(base)
+    return {**arguments, "task": task, "base": base, "quantize": quantize}
 
 
 def _method(method: str | None, peft_config: str | None) -> dict[str, Any]:

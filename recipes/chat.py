@@ -23,6 +23,7 @@ from adapthub.recipes.conversations import (
     turn_end,
 )
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.messages import (
     ANSWERS,
     PROMPTS,
@@ -72,6 +73,7 @@ class Chat:
             "turns": "which answers are learnt: all, or last where the template rewrites earlier ones, as Qwen3's does"
             " (default all)",
             "answered": f"examples whose last answer is generated and measured (default {_ANSWERED})",
+            "group_column": GROUP_COLUMN,
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -92,6 +94,7 @@ class Chat:
         template: str | None = None,
         turns: str = "all",
         answered: int | str = _ANSWERED,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -107,6 +110,7 @@ class Chat:
             messages_column=messages_column,
             prompt_column=prompt_column,
             answer_column=answer_column,
+            group_column=group_column,
             encoding=encoding,
             delimiter=delimiter,
             settings=settings,

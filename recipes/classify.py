@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.labelled_texts import LABELS_COLUMNS, TEXT_COLUMNS, read_several
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.recipe import Defaults
@@ -38,6 +39,7 @@ class Classify(TextClasses):
             "label_column": f"the column of labels (default: the first of {', '.join(LABELS_COLUMNS)})",
             "label_separator": "several labels at once: what parts them in a cell, such as ;",
             "label_columns": "several labels at once: the columns of 0 and 1, one a label",
+            "group_column": GROUP_COLUMN,
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -59,9 +61,11 @@ class Classify(TextClasses):
         label_column: str | None = None,
         label_separator: str | None = None,
         label_columns: str | Sequence[str] | None = None,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read. Labels are strings, whole numbers or booleans, and kept as stripped text."""
         records = read_records(source, encoding=encoding, delimiter=delimiter)
-        return read_several(records, text_column, label_column, label_separator, label_columns)
+        read = read_several(records, text_column, label_column, label_separator, label_columns)
+        return grouped(read, records, group_column)

@@ -21,6 +21,7 @@ from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.adapters.pooling import MEAN, POOLINGS, vectors_of
 from adapthub.recipes.batches import check_length, contrastive_collator
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.pairs import text_of
 from adapthub.recipes.data.records import repeated_ids
 from adapthub.recipes.data.tables import read_records
@@ -89,6 +90,7 @@ class Embed:
             "pooling": f"how hidden states become a vector: {', '.join(POOLINGS)}"
             " (default: as the base's files say, else mean)",
             "temperature": "what similarities are divided by in the loss (default 0.05)",
+            "group_column": f"{GROUP_COLUMN} (default: queries)",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -112,6 +114,7 @@ class Embed:
         passage_prefix: str = "",
         pooling: str | None = None,
         temperature: float = 0.05,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -143,7 +146,8 @@ class Embed:
             "temperature": float(temperature),
             **({} if pooling is None else {"pooling": pooling}),
         }
-        return Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+        read = Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+        return grouped(read, records, group_column)
 
     def labels_of(self, example: Example) -> frozenset[str]:
         """None."""

@@ -20,6 +20,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.recipes import answered as written
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.data.saved import opened
 from adapthub.recipes.metrics import Estimate, Measured
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, GeneratingRecipe, LabellingRecipe, Recipe
@@ -120,7 +121,7 @@ def read_for(
     """Labelled data that an adapter can be measured on. Raises InvalidSettings for an option that reading does not take,
     InvalidData for data that the adapter's labels do not fit."""
     _check_options(recipe, options, batch_size)
-    dataset = recipe.read(data, **options)
+    dataset = recipe.read(opened(data), **options)
     recipe.check(dataset, manifest.labels or ())
     return dataset
 

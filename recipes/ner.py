@@ -19,6 +19,7 @@ from adapthub.recipes.batches import IGNORED, check_length, token_collator
 from adapthub.recipes.data.annotations import read_annotations
 from adapthub.recipes.data.conll import read_conll
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.records import is_datasets, suffix_of
 from adapthub.recipes.data.schemes import LETTERS, Scheme, first_break, from_iob1, scheme_of, split_label
 from adapthub.recipes.metrics import Statistics, entity_statistics
@@ -57,6 +58,7 @@ class Ner:
             "scheme": f"how labels mark entities: {', '.join(_SCHEMES)} (default auto)",
             "token_column": "CoNLL: number of the token column, from 0 (default 0); records: its name",
             "label_column": "CoNLL: number of the label column, -1 is the last (default); records: its name",
+            "group_column": f"records: {GROUP_COLUMN}",
             "encoding": "text encoding of the file (default utf-8)",
         }
 
@@ -72,6 +74,7 @@ class Ner:
         scheme: str = "auto",
         token_column: str | int | None = None,
         label_column: str | int | None = None,
+        group_column: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read. IOB1 becomes BIO here; every other scheme stays as it is."""
@@ -80,10 +83,19 @@ class Ner:
         suffix = suffix_of(source)
         if suffix in _RECORD_SUFFIXES or is_datasets(source) or not isinstance(source, (str, Path)):
             dataset = read_annotations(
-                source, token_column=token_column, label_column=label_column, encoding=encoding
+                source,
+                token_column=token_column,
+                label_column=label_column,
+                group_column=group_column,
+                encoding=encoding,
             )
         elif suffix == ".csv":
             raise InvalidData(f"{source}: ner does not read CSV", hint=f"It reads {', '.join(self.formats)}.")
+        elif group_column is not None:
+            raise InvalidSettings(
+                f"{source}: the columns of CoNLL files are of words, and group_column is one of rows",
+                hint="Give JSONL or Parquet, with a column that says which rows belong together.",
+            )
         else:
             columns = _number("token_column", token_column, 0), _number("label_column", label_column, -1)
             examples = read_conll(

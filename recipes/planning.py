@@ -8,7 +8,7 @@ data and the base's configuration and loads no weights; writes nothing but what 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ import torch
 
 from adapthub.adapters.base import Base, ResolvedBase, skeleton_of
 from adapthub.adapters.errors import AdaptHubError
+from adapthub.adapters.memory import free_memory
 from adapthub.adapters.methods import find_method
 from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
@@ -31,6 +32,8 @@ from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from adapthub.adapters.artifact import Artifact
     from adapthub.recipes.recipe import Preview
     from adapthub.recipes.trial import Trial
@@ -110,13 +113,14 @@ def plan(
     test: str | Path | Any | None = None,
     seed: int = 0,
     try_steps: bool = False,
+    report: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Plan:
     """Resolve a run as `train` would. With `try_steps` its first steps are tried in another process; why that cannot be is
-    a note. Raises what `train` raises before it loads the base."""
+    a note. `report` is told of a base that is fetched. Raises what `train` raises before it loads one."""
     parent = find_parent(start)
     if base is None:
-        base, quantize = base_of(parent, task, quantize)
+        base, quantize = base_of(parent, quantize)
     arguments: dict[str, Any] = {
         "task": task,
         "data": data,
@@ -129,14 +133,20 @@ def plan(
         "given": settings,
         "parent": parent,
     }
-    job = prepare(**arguments)
+    job = prepare(**arguments, report=report)
     device = choose_device("auto")
     check_optimizer(job.settings.optimizer, device)
     job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
     adaptation, parameters = _skeleton(job)
     weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
     evaluates = "validation" in job.splits
-    trial, why_not = _trial(arguments) if try_steps else (None, ())
+    trial, why_not = _trial({**arguments, "base": job.base.ref}) if try_steps else (None, ())
+    learned, activations = (
+        _TRAINING_COPIES * _FLOAT * adaptation.trainable,
+        _activation_bytes(job, adaptation),
+    )
+    # What was tried and did not run out of memory fits.
+    beyond = () if trial else tuple(_beyond(job, weights, learned, activations, free_memory(device)))
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -153,13 +163,11 @@ def plan(
         adapter_bytes=adaptation.bytes,
         base_bytes=weights,
         adapter_share=adaptation.bytes / weights,
-        estimated_memory=weights
-        + _TRAINING_COPIES * _FLOAT * adaptation.trainable
-        + _activation_bytes(job, adaptation),
+        estimated_memory=weights + learned + activations,
         settings=job.hyperparameters,
         reasons=_reasons(job, settings),
         splits=tuple(_split(job, name, split) for name, split in job.splits.items()),
-        notes=(*job.notes, *why_not),
+        notes=(*job.notes, *why_not, *beyond),
         samples=_samples(job),
         trial=trial,
     )
@@ -236,6 +244,35 @@ def _activation_bytes(job: Job, adaptation: Adaptation) -> int:
     values = _HIDDEN_VALUES * hidden + _ATTENTION_VALUES * heads * longest
     kept = layers * hidden + values if job.settings.gradient_checkpointing else layers * values
     return int(job.settings.batch_size * longest * kept * _FLOAT)
+
+
+def _beyond(job: Job, weights: int, learned: int, activations: int, free: int) -> Iterator[str]:
+    """A note where the rough estimate is beyond the bytes that are free, with what would fit."""
+    if (needed := weights + learned + activations) <= free:
+        return
+    batch_size = job.settings.batch_size
+
+    def largest(weights: int) -> int:
+        return min(batch_size, (free - weights - learned) // max(1, activations // batch_size))
+
+    ways = []
+    if (rows := largest(weights)) >= 1:
+        ways.append(f"batch_size={rows}")
+    if job.quantize is None and _is_quantisable(job.base.config):
+        rows = largest(loaded_bytes(read_headers(job.base.path), _FLOAT, "nf4"))
+        ways += (
+            ["quantize='nf4'" + (f" with batch_size={rows}" if rows < batch_size else "")]
+            if rows >= 1
+            else []
+        )
+    fitting = f"{' or '.join(ways)} would fit, or a smaller base" if ways else "a smaller base would fit"
+    yield f"memory: some {needed / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; {fitting}"
+
+
+def _is_quantisable(config: PretrainedConfig) -> bool:
+    """Whether it is not published quantised, and has a layer that can be."""
+    linear = (isinstance(module, torch.nn.Linear) for module in skeleton_of(config).modules())
+    return getattr(config, "quantization_config", None) is None and any(linear)
 
 
 def _outputs(adaptation: Adaptation, shape: torch.Size) -> int:

@@ -19,6 +19,7 @@ from adapthub.recipes.batches import check_length
 from adapthub.recipes.completions import longest_target, preview_completion
 from adapthub.recipes.conversations import Conversation, choose_template, named_template, turn_end
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.preferences import COLUMNS, is_pair, judged, read_preferences
 from adapthub.recipes.objectives import (
     JUDGED,
@@ -69,6 +70,7 @@ class Prefer:
                 option: f"the column (default: the first of {', '.join(COLUMNS[role])})"
                 for role, option in _ROLES.items()
             },
+            "group_column": f"{GROUP_COLUMN} (default: prompts)",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -104,13 +106,18 @@ class Prefer:
         rejected_column: str | None = None,
         answer_column: str | None = None,
         label_column: str | None = None,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read. For an objective of single answers a pair becomes two."""
         given = (prompt_column, chosen_column, rejected_column, answer_column, label_column)
         dataset = read_preferences(
-            source, dict(zip(COLUMNS, given, strict=True)), encoding=encoding, delimiter=delimiter
+            source,
+            dict(zip(COLUMNS, given, strict=True)),
+            group=group_column,
+            encoding=encoding,
+            delimiter=delimiter,
         )
         chosen = find_objective(objective or (PAIRS if all(map(is_pair, dataset)) else JUDGED))
         smoothing = 0.0 if label_smoothing is None else label_smoothing

@@ -34,6 +34,7 @@ from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.saved import opened
 from adapthub.recipes.data.stored import ExampleWriter, Files, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
 from adapthub.recipes.recipe import Encoded, Recipe
@@ -67,7 +68,7 @@ def prepare_splits(
     `Recipe.check` have them. Raises what they raise, and StorageError where a large file cannot be kept."""
     sources = chosen_sources(data, validation=validation, test=test)
     if not _is_kept(recipe, sources):
-        read = {name: recipe.read(source, **options) for name, source in sources.items()}
+        read = {name: recipe.read(opened(source), **options) for name, source in sources.items()}
         datasets, labels, notes = _labelled(recipe, read, wants_validation=validation is not False)
         return datasets, labels, (*unused(data), *notes)
     paths = {name: Path(source) for name, source in sources.items()}

@@ -16,6 +16,7 @@ from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.batches import check_length, text_collator
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.questions import read_questions
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Rows
@@ -64,6 +65,7 @@ class QuestionAnswering:
             "question_column": "the column of questions (default: question or query)",
             "context_column": "the column of contexts (default: context, passage, paragraph or text)",
             "answer_column": "the column of answers (default: answers, answer or answer_text)",
+            "group_column": f"{GROUP_COLUMN}; in SQuAD's JSON title (default: contexts)",
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -83,6 +85,7 @@ class QuestionAnswering:
         question_column: str | None = None,
         context_column: str | None = None,
         answer_column: str | None = None,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -92,6 +95,7 @@ class QuestionAnswering:
             question=question_column,
             context=context_column,
             answers=answer_column,
+            group=group_column,
             encoding=encoding,
             delimiter=delimiter,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.recipes.data.dataset import Dataset
+from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.labelled_texts import LABEL_COLUMNS, TEXT_COLUMNS, read_single
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.recipe import Defaults
@@ -36,6 +37,7 @@ class Sentiment(TextClasses):
         return {
             "text_column": f"the column of texts (default: the first of {', '.join(TEXT_COLUMNS)})",
             "label_column": f"the column of labels (default: the first of {', '.join(LABEL_COLUMNS)})",
+            "group_column": GROUP_COLUMN,
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -51,9 +53,10 @@ class Sentiment(TextClasses):
         *,
         text_column: str | None = None,
         label_column: str | None = None,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read. Labels are strings, whole numbers or booleans, and kept as stripped text."""
         records = read_records(source, encoding=encoding, delimiter=delimiter)
-        return read_single(records, text_column, label_column)
+        return grouped(read_single(records, text_column, label_column), records, group_column)

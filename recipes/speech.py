@@ -16,6 +16,7 @@ from adapthub.adapters.audio import read_sound
 from adapthub.adapters.errors import InvalidData, InvalidInput, InvalidSettings
 from adapthub.adapters.speech import IGNORED, POSITIONS_A_SECOND, Speech, speech_by
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.recordings import AUDIO_COLUMNS, TEXT_COLUMNS, Recording, read_recordings
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Row, Rows
@@ -81,6 +82,7 @@ class SpeechRecognition:
             "language": "Whisper: what is spoken, such as es or spanish; must be given for multilingual bases",
             "audio_column": f"the column of recordings (default: the first of {', '.join(AUDIO_COLUMNS)})",
             "text_column": f"the column of transcripts (default: the first of {', '.join(TEXT_COLUMNS)})",
+            "group_column": GROUP_COLUMN,
             "max_seconds": "leave out recordings of more seconds (default: an error where the base reads less)",
             "encoding": "text encoding of the table (default utf-8)",
         }
@@ -95,6 +97,7 @@ class SpeechRecognition:
         language: str | None = None,
         audio_column: str | None = None,
         text_column: str | None = None,
+        group_column: str | None = None,
         max_seconds: float | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -105,6 +108,7 @@ class SpeechRecognition:
             source,
             audio_column=audio_column,
             text_column=text_column,
+            group_column=group_column,
             encoding=encoding,
             max_seconds=max_seconds,
             settings={"language": language},

@@ -9,13 +9,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adapthub.recipes.data.dataset import GROUP, Dataset
+from adapthub.recipes.data.pictures import PATIENT
+from adapthub.recipes.data.saved import opened, saved_splits
 from adapthub.recipes.data.splits import find_splits, group_keys, leaked, name_splits, repeated, split_off
 from adapthub.recipes.recipe import Grouping, Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
 _FEW_ROWS = (
@@ -44,14 +49,19 @@ def read_splits(
     `validation=False` or `test=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
     sources = chosen_sources(data, validation=validation, test=test)
-    read = {name: recipe.read(source, **options) for name, source in sources.items()}
+    read = {name: recipe.read(opened(source), **options) for name, source in sources.items()}
     found, notes = completed(recipe, read, set_aside=validation is not False)
     return found, (*unused(data), *notes)
 
 
 def unused(data: Any) -> tuple[str, ...]:
-    """A note where a mapping has more splits than are read."""
-    others = sorted({*data}.difference(name_splits(data).values())) if isinstance(data, Mapping) else []
+    """A note where a mapping, also one that was saved to a folder, has more splits than are read."""
+    names = saved_splits(Path(data)) if isinstance(data, (str, Path)) else data
+    others = (
+        sorted({*names}.difference(name_splits(names).values()))
+        if isinstance(names, (Mapping, tuple))
+        else []
+    )
     return (f"the data has {', '.join(map(repr, others))} besides, which is not used",) if others else ()
 
 
@@ -64,9 +74,7 @@ def completed(
     if "validation" not in read and set_aside:
         # What is wrong with the rows is said before that they are too few.
         recipe.check(read["train"], recipe.labels(read["train"]))
-        field = _grouped_by(recipe, read["train"])
-        groups = None if field is None else group_keys(read["train"], field)
-        together = "" if field is None else f"; rows of one {_called(read['train'], field)} stay together"
+        groups, together = _together(recipe, read["train"])
         read["train"], read["validation"] = split_off(read["train"], recipe.labels_of, groups=groups)
         aside, rest = len(read["validation"]), len(read["train"])
         notes.append(
@@ -83,8 +91,21 @@ def completed(
     )
 
 
+def _together(recipe: Recipe, train: Dataset) -> tuple[NDArray[np.uint64] | None, str]:
+    """Keys of the rows that no split parts, None where each stands alone; and a note's words for it."""
+    field = _grouped_by(recipe, train)
+    if field is None:
+        return None, ""
+    keys, called = group_keys(train, field), _called(train, field)
+    if called == PATIENT and (keys == keys[0]).all():  # ids that were taken out, often
+        return None, f"; all have one {called}, so who has pictures on both sides is not known"
+    return keys, f"; rows of one {called} stay together"
+
+
 def _grouped_by(recipe: Recipe, dataset: Dataset) -> str | None:
-    """The field by which rows belong together, if the recipe has one and the data too."""
+    """The field by which rows belong together: GROUP where the data have it, else the recipe's, if they have that."""
+    if GROUP in dataset.columns:
+        return GROUP
     field = recipe.group if isinstance(recipe, Grouping) else None
     there = field is not None and (field in dataset.columns or field in dataset[0].fields)
     return field if there else None

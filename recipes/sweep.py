@@ -24,7 +24,6 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory, TrainingError
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import find_recipe
-from adapthub.recipes.default_base import default_base
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.recipe import LabellingRecipe, selects
 from adapthub.recipes.training import train
@@ -116,9 +115,11 @@ def sweep(
     quantize: str | None = None,
     seed: int = 0,
     tell: Callable[[Trial], None] = lambda trial: None,
+    report: Callable[[str], None] = lambda note: None,
     **fixed: Any,
 ) -> Sweep:
-    """Run until there are `trials`, those of an earlier call with the same `output` included; `tell` hears of each.
+    """Run until there are `trials`, those of an earlier call with the same `output` included; `tell` hears of each,
+    `report` of what `train` would note of data and base, once.
 
     `fixed`: arguments of `train` that every trial shares; a validation split is needed, and a test split is not looked at.
     Raises InvalidSettings, also where `output` holds another sweep; what `train` raises before it loads a base;
@@ -135,8 +136,6 @@ def sweep(
         raise InvalidSettings(
             "trials are compared on a validation split", hint="Give one, or let one be set aside."
         )
-    if base is None:
-        base = f"package:{default_base(recipe.task)}"
     job = prepare(
         task,
         data,
@@ -147,12 +146,15 @@ def sweep(
         test=False,
         seed=seed,
         given={name: value for name, value in fixed.items() if name not in _ARGUMENTS},
+        report=report,
     )
+    for note in job.notes:
+        report(note)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder, task, higher=isinstance(recipe, LabellingRecipe), seed=seed)
     _check_same(study, folder, _configuration(job, space))
-    loaded = base if isinstance(base, Base) else load_base(base, quantize=quantize)
+    loaded = base if isinstance(base, Base) else load_base(job.base.ref, quantize=quantize)
     metric = selects(recipe)
     # What is cheap to look at depends on what is tried; trials are compared on the same rows.
     if "eval_rows" not in space:

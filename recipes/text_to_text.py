@@ -21,6 +21,7 @@ from adapthub.recipes.completions import (
     preview_completion,
 )
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.pairs import read_texts
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 from adapthub.runtime.chat_templates import token_id
@@ -62,6 +63,7 @@ class TextToText:
             "target_column": f"the column of what shall come of them (default: the first of {', '.join(self.targets)})",
             "prompt": f"what the base is told, with {SOURCE} in it (default: {self.prompt})",
             "answered": f"examples whose text is written and measured (default {_ANSWERED})",
+            "group_column": GROUP_COLUMN,
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
         }
@@ -79,6 +81,7 @@ class TextToText:
         target_column: str | None = None,
         prompt: str | None = None,
         answered: int | str = _ANSWERED,
+        group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -89,6 +92,7 @@ class TextToText:
         return read_texts(
             source,
             {"source": (source_column, self.sources), "target": (target_column, self.targets)},
+            group=group_column,
             encoding=encoding,
             delimiter=delimiter,
             settings={"prompt": prompt, "answered": written.number(answered)},

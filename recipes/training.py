@@ -93,10 +93,11 @@ def train(
     `push`.
 
     `data`: a file that the recipe `task` reads, a folder with train.*, validation.* and test.*, rows, a
-    datasets.Dataset, or a mapping of splits (DatasetDict). `validation` and `test` go before what `data`
-    brings. Without a validation split a tenth of the training rows is set aside, chosen by content;
-    `validation=False` trains without: nothing chooses the best step or stops early, the last weights are
-    kept. `test=False` leaves a test split of `data` alone. Without a `base` it is that of `start`, else default_base's.
+    datasets.Dataset, a mapping of splits (DatasetDict), or the folder that one of these was saved to.
+    `validation` and `test` go before what `data` brings. Without a validation split a tenth of the training rows is set
+    aside, chosen by content; `validation=False` trains without: nothing chooses the best step or stops early, the last
+    weights are kept. `test=False` leaves a test split of `data` alone. Without a `base` it is that of `start`, else
+    default_base's, chosen by task and data.
 
     `start`: an adapter to go on from, a name on a hub or a folder (warm_start): its base, method and method's settings
     hold, and need not be given; its head is taken over where the labels are equal.
@@ -109,10 +110,9 @@ def train(
     (rank, alpha, dropout, target_modules, trainable_tokens, init; prefix_length; prompt_length; peft_config) and the
     recipe's reading options.
 
-    `report` takes each note on the data and the run before the first step (rows set aside, leaks, versions
-    or hardware that differ from those of a run that goes on or is repeated), and of what was chosen after the
-    last; by default they go to stderr, unless
-    `quiet`, as the progress bar does.
+    `report` takes each note on the data and the run before the first step (the base that was chosen, rows set aside,
+    leaks, versions or hardware that differ from those of a run that goes on or is repeated), and of what was chosen
+    after the last; by default they go to stderr, unless `quiet`, as the progress bar does.
 
     `track`: where the run is told of besides its folder ("wandb", "trackio"); `callbacks`: transformers' own, of the caller.
 
@@ -138,7 +138,7 @@ def train(
     loaded = base if isinstance(base, Base) else None
     parent = find_parent(start, hub)
     if base is None:
-        base, quantize = base_of(parent, task, quantize)
+        base, quantize = base_of(parent, quantize)
     job = prepare(
         task,
         data,
@@ -150,6 +150,7 @@ def train(
         seed=seed,
         given=settings,
         parent=parent,
+        report=report,
     )
     if repeats is not None:
         check_same(job, repeats)

@@ -19,8 +19,6 @@ from adapthub.adapters.methods import find_method
 from adapthub.adapters.pooling import MEAN
 from adapthub.hub.lineage import parent_of
 from adapthub.hub.reference import Reference
-from adapthub.recipes.catalog import find_recipe
-from adapthub.recipes.default_base import default_base
 
 if TYPE_CHECKING:
     from adapthub.adapters.base import ResolvedBase
@@ -165,11 +163,11 @@ def find_parent(
     return parent
 
 
-def base_of(parent: Parent | None, task: str, quantize: str | None) -> tuple[str, str | None]:
+def base_of(parent: Parent | None, quantize: str | None) -> tuple[str | None, str | None]:
     """The base where none is named: the parent's, held as it was when that was trained unless `quantize` says otherwise;
-    without one that of the recipe's task."""
+    without a parent None, as the data will say."""
     if parent is None:
-        return f"package:{default_base(find_recipe(task).task)}", quantize
+        return None, quantize
     return parent.manifest.base.id, quantize or parent.manifest.quantization
 
 

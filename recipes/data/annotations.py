@@ -14,6 +14,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.adapters.words import split_words
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.schemes import from_spans
 from adapthub.recipes.data.tables import read_records
@@ -24,7 +25,12 @@ _SPANS = ("entities", "spans")
 
 
 def read_annotations(
-    source: Any, *, token_column: str | int | None, label_column: str | int | None, encoding: str
+    source: Any,
+    *,
+    token_column: str | int | None,
+    label_column: str | int | None,
+    encoding: str,
+    group_column: str | None = None,
 ) -> Dataset:
     """Examples with fields `tokens` and `labels`. Raises InvalidData with file and line."""
     records = read_records(source, encoding=encoding)
@@ -41,7 +47,8 @@ def read_annotations(
     examples = tuple(
         Example(convert(records, row, columns), records.path, row.line, records.unit) for row in records.rows
     )
-    return Dataset(examples, records.path, columns, notes=tuple(repeated_ids(records)))
+    read = Dataset(examples, records.path, columns, notes=tuple(repeated_ids(records)))
+    return grouped(read, records, group_column)
 
 
 def _from_words(records: Records, row: Record, columns: Mapping[str, str]) -> dict[str, list[str]]:

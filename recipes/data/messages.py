@@ -15,6 +15,7 @@ from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.records import Records, is_datasets, repeated_ids, suffix_of
 from adapthub.recipes.data.tables import read_records
 
@@ -49,14 +50,16 @@ def read_conversations(
     messages_column: str | None = None,
     prompt_column: str | None = None,
     answer_column: str | None = None,
+    group_column: str | None = None,
     encoding: str = "utf-8",
     delimiter: str | None = None,
     settings: Mapping[str, Any],
 ) -> Dataset:
     """Examples whose `messages` lead to their `target`, the assistant's last message; `tools` where the row describes some.
 
-    What stands behind the last answer is left out; a column `system` is what a conversation begins with. `settings` as in
-    Dataset. Raises InvalidData naming row and message: no answer, an empty turn, roles in a wrong order.
+    What stands behind the last answer is left out; a column `system` is what a conversation begins with. `group_column` as
+    in `grouped`, `settings` as in Dataset. Raises InvalidData naming row and message: no answer, an
+    empty turn, roles in a wrong order.
     """
     records = read_records(source, encoding=encoding, delimiter=delimiter)
     if is_datasets(source) or suffix_of(source) == ".parquet":
@@ -74,7 +77,8 @@ def read_conversations(
         if tools := tools_of(row.values.get("tools"), where):
             fields["tools"] = tools
         examples.append(Example(fields, records.path, row.line, records.unit))
-    return Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+    read = Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+    return grouped(read, records, group_column)
 
 
 def _without_nothing(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
@@ -16,12 +17,14 @@ def read_texts(
     source: str | Path | Any,
     wanted: Mapping[str, tuple[str | None, Sequence[str]]],
     *,
+    group: str | None = None,
     encoding: str = "utf-8",
     delimiter: str | None = None,
     settings: Mapping[str, Any],
 ) -> Dataset:
     """Examples whose fields are texts. `wanted`: for each field the column that the caller named, or None, and its usual
-    names; `settings` as in Dataset. Raises InvalidData for a column that is missing and a text that is empty or none."""
+    names; `group` as in `grouped`, `settings` as in Dataset. Raises InvalidData for a column that is missing and a text that
+    is empty or none."""
     records = read_records(source, encoding=encoding, delimiter=delimiter)
     columns = {field: records.column(field, given, usual) for field, (given, usual) in wanted.items()}
     examples = tuple(
@@ -33,7 +36,8 @@ def read_texts(
         )
         for row in records.rows
     )
-    return Dataset(examples, records.path, columns, settings, tuple(repeated_ids(records)))
+    read = Dataset(examples, records.path, columns, settings, tuple(repeated_ids(records)))
+    return grouped(read, records, group)
 
 
 def text_of(records: Records, row: Record, column: str, field: str) -> str:

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapthub.adapters import dicom
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.adapters.picture_files import SUFFIXES, check, encode
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
+from adapthub.recipes.data.groups import group_of
 from adapthub.recipes.data.records import (
     Record,
     Records,
@@ -35,6 +37,8 @@ Bytes = Callable[[], bytes]
 IMAGE = ("image", "file_name", "filename", "path", "file", "picture", "img")
 LABEL = ("label", "class", "category", "target", "diagnosis")
 GROUPS = ("patient", "patient_id", "subject", "subject_id")
+PATIENT = "PatientID"
+"""DICOM's name of what GROUP is where no column says it."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _TOLD = 5  # of the pictures that cannot be read
 
@@ -74,6 +78,17 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Read:
+    """What a picture's bytes say: their digest, or the problem with them; whether it is read nearly black; the digest of its
+    patient's id, where it is a DICOM file that has one."""
+
+    digest: str = ""
+    problem: str | None = None
+    is_dark: bool = False
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
 class _Found:
     """All entries of a source, its name, which column is what, and what is odd."""
 
@@ -110,7 +125,8 @@ def read_pictures(
     group_column: str | None = None,
     settings: Mapping[str, Any],
 ) -> PictureDataset:
-    """The pictures of one split, with GROUP where a column says which belong together. `settings` as in Dataset.
+    """The pictures of one split, with GROUP where a column says which belong together, or else DICOM files whose each is (a
+    digest). `settings` as in Dataset.
 
     Raises InvalidData naming the pictures that are missing or do not decode, up to five, and how many they are; a row
     without picture or label; a source that holds none.
@@ -121,31 +137,34 @@ def read_pictures(
         raise InvalidData(f"{name}: there are no pictures", hint="Give at least one labelled picture.")
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         read = list(threads.map(_read, entries))
-    wrong = [problem for _, problem, _ in read if problem is not None]
+    wrong = [one.problem for one in read if one.problem is not None]
     if wrong:
         more = f"; and {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
         raise InvalidData(
             f"{name}: {len(wrong)} of {len(entries)} pictures cannot be used: {'; '.join(wrong[:_TOLD])}{more}",
             hint="Mend them, or take them out.",
         )
+    columns, groups = dict(found.columns), [entry.group for entry in entries]
+    if GROUP not in columns and any(one.patient for one in read):
+        columns[GROUP], groups = PATIENT, [one.patient for one in read]
     examples = tuple(
         Example(
-            {"image": digest, "label": entry.label, **({} if entry.group is None else {GROUP: entry.group})},
+            {"image": one.digest, "label": entry.label, **({} if group is None else {GROUP: group})},
             entry.path,
             entry.line,
             entry.unit,
         )
-        for entry, (digest, _, _) in zip(entries, read, strict=True)
+        for entry, one, group in zip(entries, read, groups, strict=True)
     )
-    files = {digest: entry.read for entry, (digest, _, _) in zip(entries, read, strict=True)}
-    dark = [entry.source for entry, (_, _, is_dark) in zip(entries, read, strict=True) if is_dark]
+    files = {one.digest: entry.read for entry, one in zip(entries, read, strict=True)}
+    dark = [entry.source for entry, one in zip(entries, read, strict=True) if one.is_dark]
     notes = [
         f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {first};"
         " stretch their values to 16 bits, or save them with 8"
         for first in dark[:1]
     ]
     notes += found.notes
-    return PictureDataset(examples, name, found.columns, settings, notes=tuple(notes), files=files)
+    return PictureDataset(examples, name, columns, settings, notes=tuple(notes), files=files)
 
 
 def has_pictures(folder: Path) -> bool:
@@ -201,7 +220,7 @@ def _of_records(records: Records, folder: Path, asked: _Asked) -> _Found:
         if label is None:
             raise _no_label(where, columns["label"], row.values.get(columns["label"]))
         read = _reader(row.values.get(columns["image"]), folder, where, columns["image"])
-        group = _group(row.values.get(columns[GROUP])) if GROUP in columns else None
+        group = group_of(row.values.get(columns[GROUP])) if GROUP in columns else None
         return _Entry(read, label, records.path, row.line, records.unit, group)
 
     entries = [entry(row) for row in records.rows]
@@ -246,17 +265,12 @@ def _of_datasets(
         def read() -> bytes:
             return _reader(pictures[at][columns["image"]], folder, where, columns["image"])()
 
-        return _Entry(read, text, name, at + 1, "row", _group(group))
+        return _Entry(read, text, name, at + 1, "row", group_of(group))
 
     labels = rows[columns["label"]]
     groups = rows[columns[GROUP]] if GROUP in columns else [None] * len(rows)
     entries = [entry(at, *said) for at, said in enumerate(zip(labels, groups, strict=True))]
     return _Found(entries, name, columns)
-
-
-def _group(value: Any) -> str | None:
-    """What a cell says belongs together; None for an empty one, whose row stands alone."""
-    return None if value is None else str(value).strip() or None
 
 
 def _reader(value: Any, folder: Path, where: str, column: str) -> Bytes:
@@ -280,17 +294,16 @@ def _held(data: bytes) -> Bytes:
     return lambda: data
 
 
-def _read(entry: _Entry) -> tuple[str, str | None, bool]:
-    """The digest of a picture's bytes, or what is wrong with it; and whether it is read nearly black."""
+def _read(entry: _Entry) -> _Read:
     try:
         data = entry.read()
         is_dark = check(data, entry.source)
     except (InvalidInput, InvalidData) as error:
-        return "", error.message, False
+        return _Read(problem=error.message)
     except OSError as error:
         named = "" if entry.unit == "file" else f" {error.filename}:"
-        return "", f"{entry.source}:{named} {error.strerror or error}", False
-    return _digest(data), None, is_dark
+        return _Read(problem=f"{entry.source}:{named} {error.strerror or error}")
+    return _Read(_digest(data), None, is_dark, dicom.patient(data) if dicom.is_dicom(data) else None)
 
 
 def _digest(data: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.messages import Message, as_messages, with_system
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
@@ -38,15 +39,17 @@ def read_preferences(
     source: str | Path | Any,
     columns: Mapping[str, str | None],
     *,
+    group: str | None = None,
     encoding: str = "utf-8",
     delimiter: str | None = None,
 ) -> Dataset:
     """Pairs as {"prompt": messages, "chosen": text, "rejected": text}, answers that stand alone as {"prompt": messages,
     "answer": text, "good": bool}; a file may hold both.
 
-    `columns`: the column of each of COLUMNS that the caller named. A column `rendered` that is true says that a prompt is
-    written as the base reads it; it is then in the fields too. Raises InvalidData naming the row: an answer that is empty
-    or ends without the assistant, equal answers, answers to different prompts, a judgement that is none.
+    `columns`: the column of each of COLUMNS that the caller named; `group` as in `grouped`. A column `rendered` that is true
+    says that a prompt is written as the base reads it; it is then in the fields too. Raises InvalidData naming the row: an
+    answer that is empty or ends without the assistant, equal answers, answers to different prompts, a judgement that is
+    none.
     """
     records = read_records(source, encoding=encoding, delimiter=delimiter)
     found = _columns(records, columns)
@@ -54,7 +57,8 @@ def read_preferences(
         Example(_Reader(records, row, found).fields(), records.path, row.line, records.unit)
         for row in records.rows
     )
-    return Dataset(examples, records.path, found, notes=tuple(repeated_ids(records)))
+    read = Dataset(examples, records.path, found, notes=tuple(repeated_ids(records)))
+    return grouped(read, records, group)
 
 
 def is_pair(example: Example) -> bool:

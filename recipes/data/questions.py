@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
-from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.dataset import GROUP, Dataset, Example
+from adapthub.recipes.data.groups import group_of, grouped
 from adapthub.recipes.data.records import Record
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.data.text import read_text
@@ -26,6 +27,7 @@ _QUESTION = ("question", "query")
 _CONTEXT = ("context", "passage", "paragraph", "text")
 _ANSWERS = ("answers", "answer", "answer_text")
 _START = ("answer_start", "start")
+_TITLE = "title"
 _SHOWN = 60
 
 
@@ -52,6 +54,7 @@ def read_questions(
     question: str | None,
     context: str | None,
     answers: str | None,
+    group: str | None,
     encoding: str,
     delimiter: str | None,
 ) -> Dataset:
@@ -62,7 +65,7 @@ def read_questions(
     corrections = _Corrections()
     nested = _nested(source, encoding)
     if nested is not None:
-        return _from_squad(str(source), nested, corrections)
+        return _from_squad(str(source), nested, group, corrections)
     records = read_records(source, encoding=encoding, delimiter=delimiter)
     columns = {
         "question": records.column("question", question, _QUESTION),
@@ -80,7 +83,8 @@ def read_questions(
             row.values.get(columns["question"]), row.values.get(columns["context"]), given, where, corrections
         )
         examples.append(Example(fields, records.path, row.line, records.unit))
-    return Dataset(tuple(examples), records.path, columns, notes=tuple(corrections.notes()))
+    read = Dataset(tuple(examples), records.path, columns, notes=tuple(corrections.notes()))
+    return grouped(read, records, group)
 
 
 def _nested(source: Any, encoding: str) -> dict[str, Any] | None:
@@ -94,30 +98,41 @@ def _nested(source: Any, encoding: str) -> dict[str, Any] | None:
     return document if isinstance(document, dict) and isinstance(document.get("data"), list) else None
 
 
-def _from_squad(path: str, document: Mapping[str, Any], corrections: _Corrections) -> Dataset:
+def _from_squad(
+    path: str, document: Mapping[str, Any], group: str | None, corrections: _Corrections
+) -> Dataset:
+    if group not in (None, _TITLE):
+        raise InvalidData(
+            f"{path}: SQuAD's JSON has no column {group!r}",
+            hint=f"Its documents are told apart by their title: set group_column={_TITLE}.",
+        )
     ids = _Ids()
     examples = []
-    for number, (context, asked) in enumerate(_asked(document, path), start=1):
+    for number, (title, context, asked) in enumerate(_asked(document, path), start=1):
         name = asked.get("id")
         where = f"{path}:question {number}" + (f" (id {name})" if name is not None else "")
         ids.add(name, where)
         answers = [] if asked.get("is_impossible") else asked.get("answers")
         given = [_pair(answer, where) for answer in _listed(answers, where)]
         fields = _fields(asked.get("question"), context, given, where, corrections)
+        if group is not None and title is not None:
+            fields[GROUP] = title
         examples.append(Example(fields, path, number, "question"))
     if not examples:
         raise InvalidData(f"{path}: there are no questions", hint="Give at least one with its context.")
     columns = {"question": "question", "context": "context", "answers": "answers"}
+    columns |= {} if group is None else {GROUP: group}
     return Dataset(tuple(examples), path, columns, notes=tuple(corrections.notes()))
 
 
-def _asked(document: Mapping[str, Any], path: str) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+def _asked(document: Mapping[str, Any], path: str) -> Iterator[tuple[str | None, Any, Mapping[str, Any]]]:
+    """The title of the article, the context and what is asked, of every question."""
     try:
         for article in document["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
-                    yield paragraph["context"], dict(asked)
-    except (KeyError, TypeError, ValueError) as error:
+                    yield group_of(article.get(_TITLE)), paragraph["context"], dict(asked)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidData(
             f"{path}: not SQuAD's form: {error!r} below 'data'",
             hint='It is {"data": [{"paragraphs": [{"context": ..., "qas": [...]}]}]}.',

@@ -16,6 +16,7 @@ from typing import Any
 from adapthub.adapters.audio import Audio, read_sound
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.pairs import text_of
 from adapthub.recipes.data.records import Record, Records, is_datasets, repeated_ids, settled
 from adapthub.recipes.data.tables import read_records
@@ -57,6 +58,7 @@ def read_recordings(
     *,
     audio_column: str | None,
     text_column: str | None,
+    group_column: str | None,
     encoding: str,
     max_seconds: float | None,
     settings: Mapping[str, Any],
@@ -91,7 +93,8 @@ def read_recordings(
         notes.append(
             f"{left_out} of {len(examples)} recordings have more than {max_seconds:g} s and are left out"
         )
-    return Dataset(kept, records.path, {"sound": audio, "target": text}, settings, tuple(notes))
+    read = Dataset(kept, records.path, {"sound": audio, "target": text}, settings, tuple(notes))
+    return grouped(read, records, group_column)
 
 
 def _records(source: Any, encoding: str) -> tuple[Records, Path, Callable[[int, str], Any] | None]:

@@ -16,6 +16,7 @@ import numpy as np
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pictures import has_pictures
+from adapthub.recipes.data.saved import is_saved, saved_splits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,11 +50,14 @@ def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
     A file is its own training split, and so is a folder with a metadata.* that lists its files, or of folders of pictures;
-    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names.
-    Raises InvalidData: nothing there, no training file, or two files for one split.
+    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names. What
+    the datasets library saved to a folder has its splits, or is one. Raises InvalidData: nothing there, no training file,
+    or two files for one split.
     """
-    if data.is_file() or any(data.glob("metadata.*")):
+    if data.is_file() or any(data.glob("metadata.*")) or is_saved(data):
         return {"train": data}
+    if (saved := saved_splits(data)) is not None:
+        return {split: data / name for split, name in name_splits(saved).items()}
     if not data.is_dir():
         raise InvalidData(f"{data}: no such file or folder")
     found: dict[str, Path] = {}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from adapthub.adapters.samples import SAMPLES
-from adapthub.recipes.catalog import RECIPES, find_recipe
-from adapthub.recipes.default_base import default_base
+from adapthub.adapters.base import resolve_base
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll
 
@@ -66,27 +65,27 @@ def test_without_a_start_a_run_needs_task_and_data(cli: Command, missing: str) -
     assert f"Missing option '{missing}'" in cli("train", *words).refused()
 
 
-def test_a_base_is_chosen_by_the_task_and_said(
+def test_a_base_is_chosen_by_task_and_data_and_said(
     cli: Command, data: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tiny one stands in for it, which takes a download."""
-    asked: list[str] = []
 
-    def find(base: str) -> str:
-        asked.append(base)
-        return str(tiny_base)
+    def fetch(name: str, report: Callable[[str], None]) -> None:
+        report(f"Fetching {name}")
 
-    monkeypatch.setattr("adapthub.cli.training_options.find_base", find)
+    monkeypatch.setattr("adapthub.recipes.job.fetch", fetch)
+    monkeypatch.setattr("adapthub.recipes.job.resolve_base", lambda base: resolve_base(str(tiny_base)))
     result = cli("train", "--task", "ner", "--data", data, "--max-length", 16, "--dry-run")
-    result.fine()
-    assert "base package:minilm, as none is named (all-MiniLM-L6-v2" in result.err
+    assert "base: package:minilm, as none is named (all-MiniLM-L6-v2" in result.fine()
+    assert result.err == "Fetching minilm\n"
+    foreign = Path("chinese.csv")
+    foreign.write_text(
+        "text,label\n" + "".join(f"这部电影很好{at},good\n太差了{at},bad\n" for at in range(10))
+    )
+    planned = json.loads(cli("plan", "--task", "sentiment", "--data", foreign, "--no-try", "--json").fine())
+    assert planned["notes"][0].startswith("base: package:e5-small, as none is named (multilingual-e5-small")
+    assert planned["notes"][0].endswith("letters 100.00% are outside ASCII, and minilm knows English alone")
     assert "'nerr'" in cli("train", "--task", "nerr", "--data", data).refused()
-    assert asked == ["package:minilm"]
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_has_a_base_that_can_be_fetched(name: str) -> None:
-    assert SAMPLES[default_base(find_recipe(name).task)].kind == "model"
 
 
 def test_a_run_is_repeated_and_nothing_of_it_changed(cli: Command, data: Path, tiny_base: Path) -> None:

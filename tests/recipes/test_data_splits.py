@@ -145,6 +145,7 @@ def test_one_small_group_beside_large_ones_is_not_all_that_is_set_aside() -> Non
 def test_a_group_is_no_part_of_an_input() -> None:
     first, second = (Example({"text": "a", GROUP: group}, "a.csv", 1) for group in "xy")
     assert first.input_digest == second.input_digest
+    assert first.digest == second.digest
     assert first.group_digest(GROUP) != second.group_digest(GROUP)
     alone = Example({"text": "a"}, "a.csv", 1)
     assert alone.group_digest(GROUP) == alone.input_digest

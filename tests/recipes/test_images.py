@@ -167,6 +167,45 @@ def test_no_patient_stands_on_both_sides_of_a_split(colours: Path, tmp_path: Pat
     assert [e.input_digest for e in recipe.read(plain)] == [e.input_digest for e in dataset]
 
 
+def test_patients_of_dicom_files_are_told_by_their_ids(tmp_path: Path) -> None:
+    """Where no column says it; an id is kept as a digest. One id for all is none."""
+    pytest.importorskip("pydicom")
+    from tests.adapters.test_dicom import RAMP, dicom
+
+    def write(folder: Path, patients: Sequence[str]) -> Path:
+        for at, patient in enumerate(patients):
+            path = folder / ("well", "ill")[at % 2] / f"{at}.dcm"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(dicom(RAMP + np.uint16(at), PatientID=patient))
+        return folder
+
+    recipe = find_recipe("medical-image")
+    several = write(tmp_path / "several", [f"p{at // 3}" for at in range(30)] + ["", ""])
+    read, notes = read_splits(recipe, several)
+    first, second = ({e.fields.get("group") for e in split} - {None} for split in read.values())
+    assert len(first | second) == 10
+    assert not first & second
+    assert not any("p1" in str(e.fields) for split in read.values() for e in split)
+    assert any(note.endswith("by their content; rows of one PatientID stay together") for note in notes)
+    other = write(tmp_path / "other", ["p1", "p2", "new", "", ""])
+    _, notes = read_splits(recipe, several, validation=other, test=other)
+    assert any(
+        note.startswith("validation:") and "their PatientID in common with the training" in note
+        for note in notes
+    )
+    read, notes = read_splits(recipe, write(tmp_path / "one", ["anonymous"] * 30))
+    assert len(read["validation"]) == 3
+    assert any(
+        note.endswith("all have one PatientID, so who has pictures on both sides is not known")
+        for note in notes
+    )
+    table = [
+        {"image": path.read_bytes(), "label": path.parent.name, "patient": "ab"[at % 2]}
+        for at, path in enumerate(sorted(several.rglob("*.dcm")))
+    ]
+    assert {e.fields["group"] for e in recipe.read(table)} == {"a", "b"}
+
+
 def test_pictures_that_cannot_be_used_are_named_before_anything_runs(colours: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(colours / "test", tmp_path / "broken"))
     whole = (folder / "red" / "0.png").read_bytes()

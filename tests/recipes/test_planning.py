@@ -101,6 +101,32 @@ def test_lengths_and_classes_are_shown(tiny_base: Path, review_data: Path, ner_d
     assert entities.lengths["longest"] > 3
 
 
+def test_what_does_not_fit_is_said_with_what_would(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planned(free: int, **settings: Any) -> Any:
+        monkeypatch.setattr("adapthub.recipes.planning.free_memory", lambda device: free)
+        return plan("ner", ner_data / "train.conll", base=str(tiny_base), **settings)
+
+    needed = planned(1 << 40).estimated_memory
+    assert not any(note.startswith("memory") for note in planned(needed).notes)
+    *_, note = planned(needed - 1).notes
+    assert note.startswith(
+        "memory: some 0.0 GB are needed and 0.0 GB are free; batch_size=31 or quantize='nf4' would fit"
+    )
+    assert planned(needed - 1, batch_size=31).notes[-1] != note
+    whole, small = planned(needed), planned(needed, quantize="nf4")
+    assert small.base_bytes < whole.base_bytes
+    one = planned(needed, batch_size=1).estimated_memory
+    *_, note = planned(one - 1).notes
+    assert "GB are free; quantize='nf4'" in note
+    assert note.endswith(" would fit, or a smaller base")
+    *_, note = planned(one - 1, quantize="nf4", batch_size=1).notes
+    assert not note.startswith("memory")
+    *_, note = planned(1).notes
+    assert note.endswith("; a smaller base would fit")
+
+
 def test_every_recipe_says_why_it_learns_so_fast() -> None:
     for recipe in RECIPES.values():
         if not isinstance(recipe, PreferringRecipe):  # whose reasons depend on the objective

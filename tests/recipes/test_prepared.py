@@ -116,6 +116,27 @@ def test_what_is_kept_is_what_would_be_read(
     assert facts(job_of(task, data, tiny_base)) == plain
 
 
+def test_groups_are_kept_too(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """The column's name is part of what is asked; a file without it is none."""
+    lines = write(tmp_path / "a.csv", "sentiment").read_text().splitlines()
+    (tmp_path / "a.csv").write_text(
+        "text,label,doc\n" + "".join(f"{line},{at % 9}\n" for at, line in enumerate(lines[1:]))
+    )
+
+    def splits(**options: str) -> list[Any]:
+        datasets, _, notes = prepared.prepare_splits(
+            find_recipe("sentiment"), tmp_path / "a.csv", validation=None, test=None, options=options
+        )
+        return [*map(list, datasets.values()), notes]
+
+    plain = splits(group_column="doc")
+    documents = [{example.fields["group"] for example in part} for part in plain[:2]]
+    assert not documents[0] & documents[1]
+    request.getfixturevalue("kept")
+    assert splits(group_column="doc") == splits(group_column="doc") == plain
+    assert splits() != plain
+
+
 @pytest.mark.usefixtures("kept")
 def test_a_file_is_read_and_tokenised_once_and_known_by_its_content(
     tmp_path: Path, tiny_base: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 
-from adapthub.adapters.errors import InvalidData
-from adapthub.recipes.catalog import find_recipe
+from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes.catalog import RECIPES, find_recipe
+from adapthub.recipes.data.dataset import GROUP
 from adapthub.recipes.sentiment import Sentiment
 from adapthub.recipes.splits import read_splits
 
@@ -95,6 +98,69 @@ def test_rows_that_belong_together_stay_together_and_it_is_said(
     assert f"validation: {in_common} of 4 rows have their {field} in common with the training split" in notes
     assert "test: 1 of 1 rows also stand in the training split" in notes
     assert not any(note.startswith("test") and "in common with the training" in note for note in notes)
+
+
+ROWS: dict[str, Any] = {
+    "ner": lambda at: {"tokens": ["ada", str(at)], "labels": ["B-PER", "O"]},
+    "sentiment": lambda at: {"text": f"text {at}", "label": "ab"[at % 2]},
+    "classify": lambda at: {"text": f"text {at}", "label": ["a", "b"][: 1 + at % 2]},
+    "qa": lambda at: questions(at, at + 1)[0],
+    "embed": lambda at: {"query": f"query {at}", "passage": f"passage {at}"},
+    "chat": lambda at: {"prompt": f"prompt {at}", "completion": f"answer {at}"},
+    "summarize": lambda at: {"text": f"text {at}", "summary": f"summary {at}"},
+    "translate": lambda at: {"source": f"source {at}", "target": f"target {at}"},
+    "prefer": lambda at: preferences(at, at + 1)[0],
+    "speech": lambda at: {"audio": (np.full(1600, at / 100, np.float32), 16000), "text": f"text {at}"},
+}
+
+
+def test_every_recipe_of_records_can_be_told_what_belongs_together() -> None:
+    assert {*RECIPES} == {*ROWS, "image", "medical-image"}
+    assert all("group_column" in recipe.options for recipe in RECIPES.values())
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_rows_of_one_document_stay_together_where_a_column_says_so(task: str) -> None:
+    """A row that is of none stands alone."""
+    rows = [{**ROWS[task](at), "Origin": at % 9 or None} for at in range(60)]
+    recipe = find_recipe(task)
+    read, notes = read_splits(recipe, rows, group_column="Origin")
+    first, second = ({e.fields.get(GROUP) for e in split} - {None} for split in read.values())
+    assert first | second == set("12345678")
+    assert not first & second
+    assert any(note.endswith("by their content; rows of one Origin stay together") for note in notes)
+    _, notes = read_splits(recipe, rows[:50], validation=rows[50:54], group_column="Origin")
+    shared = "validation: 4 of 4 rows have their Origin in common with the training split"
+    assert shared in notes
+    plain = recipe.read([ROWS[task](at) for at in range(60)])
+    assert plain.fingerprint == recipe.read(rows, group_column="Origin").fingerprint
+    with pytest.raises(InvalidData, match="no column 'Orign'; .* Did you mean 'Origin'. Set group_column"):
+        recipe.read(rows, group_column="Orign")
+
+
+def test_documents_of_squad_are_told_by_title(tmp_path: Path) -> None:
+    def paragraph(at: int) -> dict[str, Any]:
+        answers = [{"text": "ada", "answer_start": 0}]
+        return {"context": f"ada {at}", "qas": [{"question": f"who {at}", "id": str(at), "answers": answers}]}
+
+    path, recipe = tmp_path / "train.json", find_recipe("qa")
+    articles = [{"title": f"t{at // 2}", "paragraphs": [paragraph(at)]} for at in range(40)]
+    path.write_text(json.dumps({"data": articles}))
+    read, notes = read_splits(recipe, path, group_column="title")
+    first, second = ({e.fields[GROUP] for e in split} for split in read.values())
+    assert len(second) == 2
+    assert not first & second
+    assert any(note.endswith("rows of one title stay together") for note in notes)
+    with pytest.raises(InvalidData, match="SQuAD's JSON has no column 'document'.*group_column=title"):
+        recipe.read(path, group_column="document")
+    assert recipe.read(path).columns.get(GROUP) is None
+
+
+def test_words_of_conll_files_have_no_column_of_documents(tmp_path: Path) -> None:
+    path = tmp_path / "train.conll"
+    path.write_text("ada B-PER\n\n" * 4)
+    with pytest.raises(InvalidSettings, match="CoNLL files are of words, and group_column is one of rows"):
+        find_recipe("ner").read(path, group_column="2")
 
 
 @pytest.mark.parametrize("task", ["translate", "summarize"])
