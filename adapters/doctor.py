@@ -98,7 +98,7 @@ def _devices() -> Iterator[Finding]:
     for index in range(torch.cuda.device_count()):
         device = torch.device("cuda", index)
         known = torch.cuda.get_device_properties(index)
-        numbers = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        numbers = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
         free = f"{_size(free_memory(device))} of {_size(known.total_memory)} free"
         yield Finding(
             "devices", str(device), "ok", f"{known.name}, {known.major}.{known.minor}, {numbers}, {free}"

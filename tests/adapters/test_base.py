@@ -35,6 +35,7 @@ from adapthub.adapters.errors import (
     MissingDependency,
     OutOfMemory,
 )
+from adapthub.adapters.placement import choose_dtype
 from adapthub.adapters.products import Linear
 
 QUANTISED = {"nf4": Linear4bit, "int8": Linear8bitLt}
@@ -161,6 +162,15 @@ def test_bfloat16_on_request(tiny_base: Path) -> None:
     base = load_base(str(tiny_base), dtype="bfloat16")
     assert base.dtype == torch.bfloat16
     assert hidden(base).dtype == torch.bfloat16
+
+
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert choose_dtype("auto", torch.device("cuda", 0)) == torch.float16
+    assert choose_dtype("bfloat16", torch.device("cuda", 0)) == torch.bfloat16
 
 
 def test_resolving_reads_no_weights_and_agrees_with_loading(
