@@ -1,4 +1,6 @@
-"""Compiles kernels for a GPU of capability 9.0, which need not be there: a JSON line each.
+"""Compiles kernels for a GPU of a capability (90 is 9.0), which need not be there: a JSON line each.
+
+    python -m tests.kernels.compiled others 90
 
 `pairs`: `nf4_pairs` by every plan. `others`: each other kernel as bfloat16 models call it. Run as a program of its own:
 where Triton interprets, it does not compile.
@@ -91,7 +93,7 @@ def compiled(kernel: Any, types: Mapping[str, str], constants: Mapping[str, Any]
         {(names.index(name),): value for name, value in constants.items()},
         {(place,): [["tt.divisibility", 16]] for place in aligned},
     )
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", int(sys.argv[2]), 32), options=options)
 
 
 def pairs(plan: PairsPlan, size: int, matrices: int) -> Any:
@@ -147,13 +149,23 @@ def others() -> Iterator[tuple[str, Any]]:
         of_shrink = {"IN": 4096, "BLOCK_RANK": rank, "BLOCK_IN": 64 if tile * rank > 2048 else 128}
         yield "shrink runs", compiled(low_rank_runs._shrink, _POINTERS, constants | of_shrink)
         of_expand = {"BLOCK_RANK": 16, "BLOCK_OUT": 128, "COUNT": 3 - 2 * backward}
-        yield "expand runs", compiled(low_rank_runs._expand, _POINTERS, constants | of_expand)
+        warps = 4 if tile <= 32 else 8
+        yield (
+            "expand runs",
+            compiled(low_rank_runs._expand, _POINTERS, constants | of_expand, num_warps=warps),
+        )
         constants = here | {"ROWS": 64, "BLOCK_RANK": rank, "BLOCK_SIZE": 64, "OF_B": backward}
         yield "gradients of runs", compiled(low_rank_runs._gradients, _POINTERS, constants)
-    for sinks in (False, True):
-        sizes: dict[str, Any] = {"HEADS": 32, "PARTS": 4, "VALUE_SIZE": 128, "BLOCK_VALUE": 128}
-        constants = sizes | {"WINDOW": 4096 * sinks, "CAPPED": sinks, "GROUP": 4, "SIZE": 128}
-        constants |= {"BLOCK_GROUP": 16, "BLOCK": 64, "BLOCK_SIZE": 128}
+    # Of Llama's heads, with sinks or none, Gemma's and DeepSeek-V2's.
+    for sinks, size, value_size in (
+        (False, 128, 128),
+        (True, 128, 128),
+        (False, 256, 256),
+        (False, 192, 128),
+    ):
+        sizes: dict[str, Any] = {"HEADS": 32, "PARTS": 4, "VALUE_SIZE": value_size, "BLOCK_VALUE": value_size}
+        constants = sizes | {"WINDOW": 4096 * sinks, "CAPPED": sinks, "GROUP": 4, "SIZE": size}
+        constants |= {"BLOCK_GROUP": 16, "BLOCK": 64, "BLOCK_SIZE": triton.next_power_of_2(size)}
         yield "attention", compiled(decode_attention._attend, _ATTENDED | {"sums": "*fp32"}, constants)
         constants = sizes | {"SINKS": sinks, "BLOCK_PARTS": 4}
         yield "attention joined", compiled(decode_attention._join, _ATTENDED, constants)

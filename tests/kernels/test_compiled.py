@@ -19,10 +19,10 @@ _FREE, _TABLE = 48 << 10, 32 << 10
 _MOST = 99 << 10  # that any kernel can get on capability 8.6 and 8.9
 
 
-def compiled(what: str) -> list[dict[str, Any]]:
+def compiled(what: str, capability: int) -> list[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.kernels.compiled", what],
+        [sys.executable, "-W", "ignore", "-m", "tests.kernels.compiled", what, str(capability)],
         env=environment,
         capture_output=True,
         text=True,
@@ -34,7 +34,7 @@ def compiled(what: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_every_plan_compiles_so_that_its_assembly_gets_four_bytes_in_a_row() -> None:
-    found = compiled("pairs")
+    found = compiled("pairs", 90)
     assert len(found) > 10
     for made in found:
         assert made["machine"] > 0
@@ -46,8 +46,9 @@ def test_every_plan_compiles_so_that_its_assembly_gets_four_bytes_in_a_row() -> 
 
 
 @pytest.mark.slow
-def test_every_other_kernel_compiles_and_reads_its_long_rows_many_bytes_at_a_time() -> None:
-    found = compiled("others")
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_other_kernel_compiles_and_reads_its_long_rows_many_bytes_at_a_time(capability: int) -> None:
+    found = compiled("others", capability)
     assert len(found) > 20
     for made in found:
         assert made["machine"] > 0
