@@ -20,7 +20,6 @@ import ctypes
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -29,6 +28,7 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt, fix_4bit_weight_quant_state_from_module
 from torch import nn
 
+from adapthub.adapters.kernel_trial import kernels_run
 from adapthub.adapters.products import linear
 from adapthub.adapters.siblings import Together, family, groups
 
@@ -165,8 +165,8 @@ def _few(x: torch.Tensor, most: int) -> bool:
 
 @cache
 def _kernels(device: torch.device) -> bool:
-    """Whether Triton is there, and the device has the instructions that its kernels use."""
-    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether kernels run there, and the device has the instructions that these use."""
+    return torch.cuda.get_device_capability(device) >= (8, 0) and kernels_run(device)
 
 
 def steady(model: nn.Module) -> None:

@@ -7,7 +7,6 @@ run passes. Not thread-safe: its owner holds the lock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ import torch
 from adapthub.adapters.bank import Bank
 from adapthub.adapters.delta import Segment
 from adapthub.adapters.entries import Addresses, Entries, TokenEntries, Told, addresses, needed
+from adapthub.adapters.kernel_trial import kernels_run
 from adapthub.adapters.token_runs import runs_of, tile_for
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _WORTH_TELLING = 4
 
 
 class Telling:
-    """What the kernels of one base are told of the adapters in `bank`; `works` where there are a GPU and Triton."""
+    """What the kernels of one base are told of the adapters in `bank`; `works` where there is a GPU on which they run."""
 
     def __init__(self, base: Base, bank: Bank) -> None:
         self._device, self._dtype = base.device, base.dtype
@@ -35,7 +35,7 @@ class Telling:
         self._asked: Sequence[Sequence[tuple[float, str]]] | None = None
         self._answer: list[Told] | None = None
         self.paths: tuple[str, ...] = ()
-        self.works = base.device.type == "cuda" and find_spec("triton") is not None
+        self.works = kernels_run(base.device)
         # Of a priority of its own, and so of a pool of streams that no loader takes one from. One for all passes.
         self.beside = torch.cuda.Stream(self._device, priority=-1) if self.works else None
 

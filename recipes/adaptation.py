@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapthub.adapters.errors import InvalidSettings, TrainingError
 from adapthub.adapters.heads import head_modules, task_model
+from adapthub.adapters.kernel_trial import kernels_run
 from adapthub.adapters.layers import Convolution
 from adapthub.adapters.methods import ALL_LINEAR, BY_CONFIGURATION, FAMILY, method_config
 from adapthub.adapters.names import is_saved
@@ -138,7 +139,7 @@ def adapt(
     vars(config).update(modules_to_save=list(head), base_model_name_or_path=str(base.path))
     for parameter in filter(lambda parameter: parameter.requires_grad, wrapped.parameters()):
         parameter.data = parameter.data.float()
-    if base.device.type == "cuda" and find_spec("triton") and find_spec("bitsandbytes"):
+    if kernels_run(base.device) and find_spec("bitsandbytes"):
         from adapthub.recipes.joined_layers import join
 
         join(wrapped)
