@@ -3,12 +3,14 @@
 They lie by dtype, each at a multiple of 64 bytes, and what is floating is brought into the device's dtype there, a dtype at
 a time: a LoRA of 336 matrices takes one copy and one kernel in place of 336 copies, each of which the host would wait for.
 
+torch takes pinned memory by powers of two, so up to twice what the tensors come to.
+
 Does not choose streams, and does not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 
@@ -61,6 +63,11 @@ class Image:
         regions: Mapping[torch.dtype, torch.Tensor],
     ) -> None:
         self._memory, self._spans, self._regions = memory, spans, regions
+
+    @property
+    def regions(self) -> Collection[torch.Tensor]:
+        """All of them, a dtype each."""
+        return self._regions.values()
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The one of the block's tensors that `tensor` is, a view of the whole; None for another."""

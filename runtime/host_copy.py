@@ -11,9 +11,9 @@ Does not decide what is kept, and knows no budget.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -129,24 +129,35 @@ def attach_from(copy: HostCopy, adapted: AdaptedBase) -> None:
     if device.type != "cuda":
         _attach(copy, adapted)
         return
-    stream = torch.cuda.Stream(device)
-    # Memory that a detached adapter left may still be read by kernels that the engine queued before.
-    stream.wait_stream(torch.cuda.default_stream(device))
+    stream, passes = _loading(device), torch.cuda.default_stream(device)
+    stream.wait_stream(passes)  # the base may be on its way there itself
     with torch.cuda.stream(stream):
-        _attach(copy.on(device, adapted.base.dtype), adapted)
+        for tensor in _attach(copy.on(device, adapted.base.dtype), adapted):
+            if tensor.is_cuda:
+                # Its memory becomes another's only when passes that were queued before it was detached have ended.
+                tensor.record_stream(passes)
     stream.synchronize()
 
 
-def _attach(copy: HostCopy, adapted: AdaptedBase) -> None:
+@cache
+def _loading(device: torch.device) -> torch.cuda.Stream:
+    """One for all loads: what is freed serves the stream again that it was taken on, and no other."""
+    return torch.cuda.Stream(device)
+
+
+def _attach(copy: HostCopy, adapted: AdaptedBase) -> Iterable[torch.Tensor]:
+    """Returns what is there for it now, and perhaps some of the base's own."""
     device, dtype = adapted.base.device, adapted.base.dtype
     again = copy.bound(device, dtype)
     if again is not None:
         adapted.put(again)
-        return
+        return () if copy.image is None else copy.image.regions
     adapted.attach(copy)
     binding = adapted.attached.get(copy.digest)
-    if binding is not None:
-        copy.remember(binding, device, dtype)
+    if binding is None:
+        return ()
+    copy.remember(binding, device, dtype)
+    return _tensors(binding, set())
 
 
 def own_storages(adapted: AdaptedBase) -> frozenset[int]:

@@ -19,6 +19,7 @@ from tests.adapters.peft_oracle import lora_config, save_adapter
 from tests.runtime.generating import lora
 
 CPU = torch.device("cpu")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TASK = "token-classification"
 ROWS = [{"input_ids": [2, 7, 8, 9, 3]}]
 
@@ -118,7 +119,8 @@ def test_an_adapter_that_comes_back_is_put_together_and_not_bound_again(
     if in_one_piece:
         block = Block({name: each for name, each in copy.held.items() if "lora_" in name}, pin=False)
         copy = replace(copy, held={**copy.held, **block.tensors}, block=block)
-    adapted = AdaptedBase(load_base(str(base), dtype="float32"))
+    # Onto a GPU nothing comes but in one piece.
+    adapted = AdaptedBase(load_base(str(base), device=DEVICE if in_one_piece else "cpu", dtype="float32"))
     bound: list[str] = []
     bind = adapted.attach
 
