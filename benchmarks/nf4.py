@@ -16,7 +16,8 @@ import multiprocessing
 import os
 import statistics
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -218,9 +219,15 @@ Job = tuple[int, int, int, torch.dtype, bool, "Plan | None"]
 def compile_ahead(jobs: Iterable[Job], by: str = nf4.__name__) -> None:
     """Compile what products of (rows, outputs, size, dtype, nested, plan) run, on all cores, into Triton's cache."""
     unique = {(_plan(*job), *job[2:5]): (by, job) for job in jobs}
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(len(unique), max(1, (os.cpu_count() or 2) - 2))) as pool:
-        pool.starmap(_compile, unique.values(), chunksize=1)
+    on_all_cores(_compile, [*unique.values()])
+
+
+def on_all_cores(function: Callable[..., None], jobs: Sequence[tuple[Any, ...]]) -> None:
+    """Call it for each job, in processes. What is raised is left out, and so are all jobs once a compiler ends its process:
+    where they are measured they fail again. A plain pool would wait for such a job for ever."""
+    processes = min(len(jobs), max(1, (os.cpu_count() or 2) - 2))
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        wait([pool.submit(function, *job) for job in jobs])
 
 
 def _plan(rows: int, outputs: int, size: int, dtype: torch.dtype, nested: bool, plan: Plan | None) -> Plan:

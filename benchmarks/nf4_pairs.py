@@ -15,8 +15,6 @@ A plan that fails, or whose product differs, is said and left out.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -28,7 +26,7 @@ from torch.nn import functional as F
 from adapthub.adapters.kernels import nf4_choice, nf4_pairs
 from adapthub.adapters.kernels.nf4_pairs import Matrix, PairsPlan
 from benchmarks.common import print_table, write_results
-from benchmarks.nf4 import Weights, copy_speed, seconds
+from benchmarks.nf4 import Weights, copy_speed, on_all_cores, seconds
 
 GROUPS = {
     "q, k, v": ((4096, 1024, 1024), 4096),
@@ -154,18 +152,13 @@ def _compile_ahead(dtype: torch.dtype) -> None:
         for outputs, size in GROUPS.values()
         for plan in nf4_choice.CANDIDATES
     ]
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(len(jobs), max(1, (os.cpu_count() or 2) - 2))) as pool:
-        pool.starmap(_compile, jobs, chunksize=4)
+    on_all_cores(_compile, jobs)
 
 
 def _compile(count: int, size: int, plan: PairsPlan, dtype: torch.dtype) -> None:
-    try:
-        group = Group([32] * count, size, dtype)
-        group.together(torch.randn(plan.rows, size, dtype=dtype, device="cuda"), plan, 0)
-        torch.cuda.synchronize()
-    except Exception:
-        pass
+    group = Group([32] * count, size, dtype)
+    group.together(torch.randn(plan.rows, size, dtype=dtype, device="cuda"), plan, 0)
+    torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

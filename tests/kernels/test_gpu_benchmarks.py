@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_every_way_to_train_learns_the_same() -> None:
     model = adapted(config, DEVICE, torch.bfloat16)
     losses = [train(model, way, 1, 40, 2)[1] for way in ("products", "joined", "ours")]
     assert losses == pytest.approx([losses[0]] * 3, rel=0.02)
+
+
+def test_a_compiler_that_ends_its_process_ends_no_benchmark() -> None:
+    from benchmarks.nf4 import on_all_cores
+
+    on_all_cores(os._exit, [(1,), (1,)])
 
 
 def test_the_roofline_is_the_decode_ceiling_that_is_known() -> None:
