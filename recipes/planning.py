@@ -138,7 +138,8 @@ def plan(
     check_optimizer(job.settings.optimizer, device)
     job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
     adaptation, parameters = _skeleton(job)
-    weights = loaded_bytes(read_headers(job.base.path), _FLOAT, quantize)
+    number = choose_dtype("auto", device).itemsize
+    weights = loaded_bytes(read_headers(job.base.path), number, quantize)
     evaluates = "validation" in job.splits
     trial, why_not = _trial({**arguments, "base": job.base.ref}) if try_steps else (None, ())
     learned, activations = (
@@ -146,7 +147,7 @@ def plan(
         _activation_bytes(job, adaptation),
     )
     # What was tried and did not run out of memory fits.
-    beyond = () if trial else tuple(_beyond(job, weights, learned, activations, free_memory(device)))
+    beyond = () if trial else tuple(_beyond(job, number, weights, learned, activations, free_memory(device)))
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -246,8 +247,9 @@ def _activation_bytes(job: Job, adaptation: Adaptation) -> int:
     return int(job.settings.batch_size * longest * kept * _FLOAT)
 
 
-def _beyond(job: Job, weights: int, learned: int, activations: int, free: int) -> Iterator[str]:
-    """A note where the rough estimate is beyond the bytes that are free, with what would fit."""
+def _beyond(job: Job, number: int, weights: int, learned: int, activations: int, free: int) -> Iterator[str]:
+    """A note where the rough estimate is beyond the bytes that are free, with what would fit; `number`: the bytes of one of
+    the base's that is not quantised."""
     if (needed := weights + learned + activations) <= free:
         return
     batch_size = job.settings.batch_size
@@ -259,7 +261,7 @@ def _beyond(job: Job, weights: int, learned: int, activations: int, free: int) -
     if (rows := largest(weights)) >= 1:
         ways.append(f"batch_size={rows}")
     if job.quantize is None and _is_quantisable(job.base.config):
-        rows = largest(loaded_bytes(read_headers(job.base.path), _FLOAT, "nf4"))
+        rows = largest(loaded_bytes(read_headers(job.base.path), number, "nf4"))
         ways += (
             ["quantize='nf4'" + (f" with batch_size={rows}" if rows < batch_size else "")]
             if rows >= 1

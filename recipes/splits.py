@@ -6,7 +6,7 @@ Does not encode.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +56,11 @@ def read_splits(
 
 def unused(data: Any) -> tuple[str, ...]:
     """A note where a mapping, also one that was saved to a folder, has more splits than are read."""
-    names = saved_splits(Path(data)) if isinstance(data, (str, Path)) else data
-    others = (
-        sorted({*names}.difference(name_splits(names).values()))
-        if isinstance(names, (Mapping, tuple))
-        else []
-    )
+    if isinstance(data, (str, Path)):
+        names: Iterable[str] = saved_splits(Path(data)) or ()
+    else:
+        names = data if isinstance(data, Mapping) else ()
+    others = sorted({*names}.difference(name_splits(names).values())) if names else []
     return (f"the data has {', '.join(map(repr, others))} besides, which is not used",) if others else ()
 
 
@@ -97,9 +96,14 @@ def _together(recipe: Recipe, train: Dataset) -> tuple[NDArray[np.uint64] | None
     if field is None:
         return None, ""
     keys, called = group_keys(train, field), _called(train, field)
-    if called == PATIENT and (keys == keys[0]).all():  # ids that were taken out, often
+    if _says_nothing(called, keys):
         return None, f"; all have one {called}, so who has pictures on both sides is not known"
     return keys, f"; rows of one {called} stay together"
+
+
+def _says_nothing(called: str, keys: NDArray[np.uint64]) -> bool:
+    """Whether all have one patient's id: those were taken out, often."""
+    return called == PATIENT and bool((keys == keys[0]).all())
 
 
 def _grouped_by(recipe: Recipe, dataset: Dataset) -> str | None:
@@ -143,6 +147,10 @@ def _shares(recipe: Recipe, read: Mapping[str, Dataset]) -> Iterator[str]:
     """Rows that belong to those of another split, where their inputs are not equal."""
     fields = {name: _grouped_by(recipe, dataset) for name, dataset in read.items()}
     keys = {name: group_keys(read[name], field) for name, field in fields.items() if field is not None}
+    if keys and _says_nothing(
+        _called(read["train"], fields["train"] or ""), np.concatenate([*keys.values()])
+    ):
+        return
     for known, name in combinations(keys, 2):
         inputs = np.isin(read[name].keys.inputs, read[known].keys.inputs)
         if count := int((np.isin(keys[name], keys[known]) & ~inputs).sum()):

@@ -281,7 +281,7 @@ def _begin(packed, known, pairs, SIZE: tl.constexpr, AHEAD: tl.constexpr, FOLLOW
     """Ask for weights ahead, make the table, and wait for the kernel that this one follows."""
     if AHEAD > 0:
         ahead: tl.constexpr = min(AHEAD, SIZE // 2)
-        lines = tl.arange(0, triton.next_power_of_2(ahead // _LINE)) * _LINE
+        lines = tl.arange(0, triton.next_power_of_2((ahead + _LINE - 1) // _LINE)) * _LINE
         reached = tl.minimum(lines, SIZE // 2 - 1)
         address = (packed + known[:, None] * (SIZE // 2) + reached[None, :]).to(tl.int64)
         tl.inline_asm_elementwise(_AHEAD, "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1)

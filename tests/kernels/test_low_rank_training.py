@@ -71,6 +71,8 @@ def assert_near(found: torch.Tensor | None, wanted: torch.Tensor | None, toleran
     assert (found.detach().cpu().double() - wanted.detach()).norm() <= tolerance * wanted.norm()
 
 
+# The first product of a process in the thread that goes backwards.
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning")
 @pytest.mark.parametrize("kept", [torch.float32, None], ids=["float32 adapters", "adapters of x's dtype"])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("batch", BATCHES)

@@ -94,7 +94,7 @@ def test_in_the_format_that_training_computes_in(calls: list[torch.dtype]) -> No
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [12, 40], ids=["few rows", "many rows"])
 def test_over_bitsandbytes_layers(length: int, tmp_path: Path, calls: list[torch.dtype]) -> None:
-    sizes = LlamaConfig(**{**SIZES.to_dict(), "hidden_size": 128, "intermediate_size": 192})
+    sizes = LlamaConfig(**{**SIZES.to_dict(), "hidden_size": 128, "head_dim": 32, "intermediate_size": 192})
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(sizes).bfloat16().save_pretrained(tmp_path)
     quantised = BitsAndBytesConfig(

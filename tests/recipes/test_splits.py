@@ -227,6 +227,7 @@ def test_splits_by_other_names_are_found_and_what_is_not_used_is_said() -> None:
     read = read_splits(SENTIMENT, data)
     assert sizes(read) == {"train": 8, "validation": 2, "test": 3}
     assert read[1] == ("the data has 'unlabelled' besides, which is not used",)
+    assert sizes(read_splits(SENTIMENT, tuple(rows(0, 20)))) == {"train": 18, "validation": 2}
     with pytest.raises(InvalidData, match="'val' and 'dev' could both be the validation split"):
         read_splits(SENTIMENT, {"train": rows(0, 8), "val": rows(8, 9), "dev": rows(9, 10)})
 
