@@ -191,6 +191,22 @@ SECTIONS = {
         "more weights than the cache holds. `floor us` is what the bytes of weights, scales and activations take at the speed of a copy; "
         "`error` is against float64. Above 128 rows (256 in int8) layers go bitsandbytes' way.",
     ),
+    "nf4_pairs": (
+        "Products of one input with several nf4 matrices at once",
+        "Shapes of Llama-3.1-8B in bfloat16: `apart` each matrix by our nf4 product, `together` in one launch, `follows` where a launch begins "
+        "while the one before it ends. Layers go together only where that was found faster on the very GPU. Plans that ask for 16 to 48 KiB of "
+        "shared memory beside the table's 32 cannot be launched and are left out.",
+    ),
+    "low_rank": (
+        "Adding adapters to a layer's outputs on a GPU",
+        "Rows of many adapters (r16, or ranks from 4 to 64) in one launch: `tokens` each token by itself, `runs` runs of one adapter's tokens, "
+        "`ours` what is taken, `peft` one adapter after another.",
+    ),
+    "train_nf4": (
+        "Training over nf4 on a GPU",
+        "The same LoRA steps with bitsandbytes' products, with our `products`, with LoRA layers `joined` to the layer beneath, and `ours`: also "
+        "the loss and the memory of the recipes.",
+    ),
     "delta": (
         "Ways to compute the update",
         "One linear layer, 32 rows, as a share of the base's own product: why the fast path is a loop over sorted segments.",
