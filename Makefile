@@ -26,7 +26,7 @@ test-all: $(STAMP) lint
 
 test-gpu:
 	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_entries.py tests/adapters/test_siblings.py tests/adapters/test_telling.py tests/adapters/test_token_runs.py tests/recipes/test_joined_layers.py tests/runtime/test_block.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_entries.py tests/adapters/test_siblings.py tests/adapters/test_telling.py tests/adapters/test_token_runs.py tests/recipes/test_captured_layers.py tests/recipes/test_fused_layers.py tests/recipes/test_joined_layers.py tests/runtime/test_block.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
 
 bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.mixed_predict

@@ -71,6 +71,11 @@ def flat_batch(lengths: Sequence[int], prefixes: Sequence[Prefix | None]) -> Ite
         yield
 
 
+def reads_rows() -> bool:
+    """Whether this is within `flat_batch`."""
+    return _ROWS.get() is not None
+
+
 def same_rows() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """For a pass now, and for the same again later, perhaps on another thread (torch.utils.checkpoint's context_fn): rows
     are then as they are now."""

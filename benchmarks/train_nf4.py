@@ -1,14 +1,16 @@
-"""Training a LoRA on a GPU over a random nf4 base of Llama-3.1-8B's shapes: our products against bitsandbytes', in one
+"""Training a LoRA on a GPU over a random nf4 base of Llama-3.1-8B's shapes: ours against PEFT and bitsandbytes, in one
 process.
 
-    python -m benchmarks.train_nf4 [--batch 1 4] [--tokens 1024] [--layers 32] [--steps 5]
+    python -m benchmarks.train_nf4 [--batch 1 4] [--tokens 1024] [--layers 32] [--steps 3] [--rounds 2]
 
-The same layers, LoRA (r16, all linear, bfloat16) and AdamW in every way; what differs is who multiplies by the frozen
-weights and makes the loss. `bitsandbytes`: `matmul_4bit` and the model's own loss, as PEFT's script has them, without the
-Trainer. `products`: `kernels.nf4_training` in its place. `joined`: with the LoRA in the same function
-(`kernels.low_rank_training`). `ours`: the loss by parts (`recipes.language_loss`) too.
-`tokens/s` is the median of the steps after the first, `peak GB` what torch allocated at most, `loss` the last step's.
-Without bitsandbytes its row is left out.
+The same layers, LoRA (r16, all linear, kept in float32), autocast to bfloat16 and fused AdamW in every way, in turn; each
+adds to the one before. `peft`: PEFT's layers over bitsandbytes', and the model's own loss, as the plain script has them,
+without the Trainer. `products`: bitsandbytes' products replaced (`kernels.nf4_training`). `joined`: with the LoRA in the
+same function, and layers of one input in one (`recipes.joined_layers`). `fused`: norms, gated products and rotary positions
+by Liger's kernels (`recipes.fused_layers`), where it is installed. `parts`: the loss by parts (`recipes.language_loss`).
+`ours`: layers replayed as CUDA graphs (`recipes.captured_layers`).
+`tokens/s` is the median of all steps but the first three of each round, `faster` the median of the rounds' ratios to `peft`,
+`peak GB` what torch took of the device at most, `loss` the last step's. Needs bitsandbytes.
 """
 
 from __future__ import annotations
@@ -17,19 +19,23 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from importlib.util import find_spec
+import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import torch
+from bitsandbytes.functional import QuantState
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.bnb import Linear4bit as PeftLinear4bit
 from torch import nn
-from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from adapthub.adapters.kernels import low_rank_training, nf4_training
-from adapthub.adapters.kernels.nf4 import Scales
 from adapthub.adapters.kernels.nf4_lookup import CODE
-from adapthub.adapters.kernels.nf4_pairs import Matrix
+from adapthub.adapters.quantized import WeightOnlyNf4, steady
+from adapthub.recipes.captured_layers import Cuda, captured
+from adapthub.recipes.fused_layers import fused, kernels_for
+from adapthub.recipes.joined_layers import JoinedLinear4bit, join
 from adapthub.recipes.language_loss import LanguageLoss
 from benchmarks.common import print_table, write_results
 
@@ -42,8 +48,8 @@ SHAPE = LlamaConfig(
     num_key_value_heads=8,
     max_position_embeddings=8192,
 )
-_UNCOUNTED = 1
-Product = Callable[[torch.Tensor, Matrix, int], torch.Tensor]
+WAYS = ("peft", "products", "joined", "fused", "parts", "ours")
+_UNCOUNTED = 3  # in the last, passes are captured
 
 
 def main() -> None:
@@ -51,26 +57,30 @@ def main() -> None:
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
+    warnings.simplefilter("ignore")
     SHAPE.num_hidden_layers = options.layers
-    model = adapted(SHAPE, torch.device("cuda"), torch.bfloat16)
-    ways = [*(["bitsandbytes"] if find_spec("bitsandbytes") else []), "products", "joined", "ours"]
+    model = adapted(SHAPE, torch.device("cuda"))
     rows: list[dict[str, Any]] = []
     for batch in options.batch:
-        first = None
-        for way in ways:
-            torch.cuda.reset_peak_memory_stats()
-            seconds, loss = train(model, way, batch, options.tokens, options.steps)
-            first = first or seconds
+        found: dict[str, list[tuple[list[float], float, float]]] = {way: [] for way in WAYS}
+        for _ in range(options.rounds):
+            for way, runs in found.items():
+                runs.append(train(model, way, batch, options.tokens, options.steps))
+        theirs = [statistics.median(times) for times, _, _ in found["peft"]]
+        for way, runs in found.items():
+            ours = [statistics.median(times) for times, _, _ in runs]
+            seconds = statistics.median([time for times, _, _ in runs for time in times])
             rows.append(
                 {
                     "batch": batch,
                     "way": way,
                     "tokens/s": batch * options.tokens / seconds,
-                    "faster": first / seconds,
-                    "peak GB": torch.cuda.max_memory_allocated() / 1e9,
-                    "loss": loss,
+                    "faster": statistics.median(map(float.__truediv__, theirs, ours)),
+                    "peak GB": max(peak for _, peak, _ in runs) / 1e9,
+                    "loss": runs[-1][2],
                 }
             )
     command = " ".join(["python -m benchmarks.train_nf4", *sys.argv[1:]])
@@ -82,45 +92,14 @@ def main() -> None:
     print_table(rows)
 
 
-class Adapted(nn.Module):
-    """A frozen nf4 layer with random weights, double-quantised, and a LoRA beside it: [..., size] to [..., outputs]."""
-
-    product: Product
-    joined = False
-
-    def __init__(self, size: int, outputs: int, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        blocks = outputs * size // 64
-        self.matrix = Matrix(
-            torch.randint(256, (outputs * size // 2, 1), dtype=torch.uint8, device=device),
-            Scales(
-                torch.randint(256, (blocks,), dtype=torch.uint8, device=device),
-                torch.full((-(-blocks // 256),), 0.01, device=device),
-                torch.linspace(-1, 1, 256, device=device),
-                torch.tensor(0.02, device=device),
-            ),
-            outputs,
-        )
-        self.size = size
-        self.a = nn.Parameter(torch.randn(RANK, size, device=device).to(dtype) * size**-0.5)
-        self.b = nn.Parameter(torch.zeros(outputs, RANK, dtype=dtype, device=device))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.joined:
-            rows, adapter = x.reshape(-1, self.size), low_rank_training.Lora(self.a, self.b, 1.0)
-            y = low_rank_training.linear(rows, low_rank_training.Nf4(self.matrix), [adapter])
-            return y.view(*x.shape[:-1], -1)
-        return type(self).product(x, self.matrix, self.size) + F.linear(F.linear(x, self.a), self.b)
-
-
-def adapted(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """A random model whose linear layers, but the last, are adapted."""
+def adapted(config: LlamaConfig, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> PeftModel:
+    """A random model whose linear layers, but the last, are bitsandbytes' with LoRAs by PEFT."""
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(config, dtype=dtype)
     for path, module in [*model.named_modules()]:
         if type(module) is nn.Linear and module is not model.lm_head:
             parent, _, name = path.rpartition(".")
-            layer = Adapted(module.in_features, module.out_features, device, dtype)
+            layer = _layer(module.in_features, module.out_features, device, dtype)
             setattr(model.get_submodule(parent), name, layer)
     for name, parameter in [*model.named_parameters()]:
         if parameter.is_meta:
@@ -131,54 +110,104 @@ def adapted(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Pr
             model.get_submodule(owner).register_parameter(last, nn.Parameter(made, requires_grad=False))
     rotary: Any = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config).to(device)
-    random: PreTrainedModel = model
-    return random
+    targets = sorted(
+        {path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, Linear4bit)}
+    )
+    lora = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets, task_type="CAUSAL_LM")
+    wrapped: PeftModel = get_peft_model(model, lora).train()
+    return wrapped
 
 
-def train(model: PreTrainedModel, way: str, batch: int, tokens: int, steps: int) -> tuple[float, float]:
-    """The median step's seconds, and the last loss. Every way begins at the same weights, and sees the same rows."""
-    Adapted.product = staticmethod(_by_bitsandbytes if way == "bitsandbytes" else _by_us)
-    Adapted.joined = way in ("joined", "ours")
+def _layer(size: int, outputs: int, device: torch.device, dtype: torch.dtype) -> Linear4bit:
+    """Random weights, double-quantised."""
+    blocks = outputs * size // 64
+    inner = QuantState(
+        torch.full((-(-blocks // 256),), 0.01, device=device),
+        None,
+        torch.linspace(-1, 1, 256, device=device),
+        256,
+        None,
+        torch.float32,
+    )
+    state = QuantState(
+        torch.randint(256, (blocks,), dtype=torch.uint8, device=device),
+        torch.Size((outputs, size)),
+        torch.tensor(CODE, device=device),
+        64,
+        "nf4",
+        dtype,
+        torch.tensor(0.02, device=device),
+        inner,
+    )
+    with torch.device("meta"):
+        layer = Linear4bit(size, outputs, bias=False, compute_dtype=dtype, quant_type="nf4")
+    layer.weight = Params4bit(
+        torch.randint(256, (outputs * size // 2, 1), dtype=torch.uint8, device=device),
+        requires_grad=False,
+        quant_state=state,
+        blocksize=64,
+        quant_type="nf4",
+        module=layer,
+        bnb_quantized=True,
+    )
+    layer.quant_state = state
+    return layer
+
+
+def train(
+    model: PeftModel, way: str, batch: int, tokens: int, steps: int
+) -> tuple[list[float], float, float]:
+    """Seconds of each step but the first three, bytes at the peak, and the last loss. Every way begins at the same
+    weights, and sees the same rows."""
+    base: Any = model.get_base_model()
+    _go_by(model, way)
     torch.manual_seed(0)
-    layers = [module for module in model.modules() if isinstance(module, Adapted)]
-    for layer in layers:
-        nn.init.zeros_(layer.b)
-        nn.init.normal_(layer.a, std=layer.size**-0.5)
-    optimizer = torch.optim.AdamW([p for layer in layers for p in (layer.a, layer.b)], lr=1e-4)
-    sums = LanguageLoss(model) if way == "ours" else None
-    device, times, loss = model.device, [], torch.zeros(())
-    for _ in range(steps + _UNCOUNTED):
-        ids = torch.randint(model.config.vocab_size, (batch, tokens), device=device)
-        began = _now()
-        if sums is None:
-            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        else:
-            total, count = sums(
-                lambda **inputs: model(**inputs, use_cache=False), {"input_ids": ids, "labels": ids}
-            )
-            loss = total / count
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        times.append(_now() - began)
-    return statistics.median(times[_UNCOUNTED:]), float(loss.detach())
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in trained.items():
+        nn.init.zeros_(parameter) if "lora_B" in name else nn.init.normal_(
+            parameter, std=parameter.shape[1] ** -0.5
+        )
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-4, fused=True)
+    device, times, loss = base.device, [], torch.zeros(())
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with ExitStack() as saving:
+        if way in WAYS[3:] and (kernels := kernels_for(device)) is not None:
+            saving.enter_context(fused(model, kernels))
+        sums = LanguageLoss(base) if way in WAYS[4:] else None
+        if way == "ours" and device.type == "cuda":
+            saving.enter_context(captured(model, Cuda(device)))
+        saving.enter_context(torch.autocast(device.type, torch.bfloat16))
+        for _ in range(steps + _UNCOUNTED):
+            ids = torch.randint(base.config.vocab_size, (batch, tokens), device=device)
+            began = _now()
+            loss = _loss(model, ids, sums)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            times.append(_now() - began)
+    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else 0
+    return times[_UNCOUNTED:], peak, float(loss.detach())
 
 
-def _by_us(x: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
-    return nf4_training.linear(x.reshape(-1, size), matrix).view(*x.shape[:-1], matrix.outputs)
+def _go_by(model: PeftModel, way: str) -> None:
+    """Have the layers' classes be those of a way."""
+    classes: dict[type, Any] = {WeightOnlyNf4: Linear4bit, JoinedLinear4bit: PeftLinear4bit}
+    for module in model.modules():
+        module.__class__ = classes.get(type(module), type(module))
+    if way != "peft":
+        steady(model)
+    if way not in ("peft", "products"):
+        join(model)
 
 
-def _by_bitsandbytes(x: torch.Tensor, matrix: Matrix, size: int) -> torch.Tensor:
-    from bitsandbytes.autograd._functions import matmul_4bit
-    from bitsandbytes.functional import QuantState
-
-    absmax, nested, code, offset = matrix.scales
-    outer = QuantState(nested, None, code, 256, None, torch.float32)
-    values = torch.tensor(CODE, device=x.device)
-    shape = torch.Size((matrix.outputs, size))
-    state = QuantState(absmax, shape, values, 64, "nf4", x.dtype, offset=offset, state2=outer)
-    result: torch.Tensor = matmul_4bit(x, matrix.packed.t(), state)
-    return result
+def _loss(model: PeftModel, ids: torch.Tensor, sums: LanguageLoss | None) -> torch.Tensor:
+    if sums is None:
+        whole: torch.Tensor = model(input_ids=ids, labels=ids, use_cache=False).loss
+        return whole
+    total, count = sums(lambda **inputs: model(**inputs, use_cache=False), {"input_ids": ids, "labels": ids})
+    return total / count
 
 
 def _now() -> float:

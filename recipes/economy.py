@@ -1,4 +1,5 @@
-"""What makes a step of training cheaper and changes nothing that is learnt: no padding, activations computed again.
+"""What makes a step of training cheaper and changes nothing that is learnt: no padding, activations computed again, and on a
+GPU fused layers, replayed where shapes come again.
 
 Does not choose sizes or compute losses (language_loss does).
 """
@@ -10,10 +11,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import torch
 from peft import PeftModel
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.flat import same_rows
+from adapthub.adapters.kernel_trial import kernels_run
+from adapthub.recipes.captured_layers import Cuda, captured
+from adapthub.recipes.fused_layers import fused, kernels_for
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.recipe import PreferringRecipe, lengths_of
 from adapthub.recipes.unpadded import flat_offset, runs_unpadded, unpadded
@@ -40,8 +45,12 @@ def economies(job: Job, base: Base, model: PeftModel) -> Iterator[None]:
             offset = flat_offset(base)
             if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
                 saving.enter_context(unpadded(model, offset))
+        if (kernels := kernels_for(base.device)) is not None:
+            saving.enter_context(fused(model, kernels))
         if job.settings.gradient_checkpointing:
             saving.enter_context(recomputed(model))
+        elif kernels_run(base.device) and not torch.distributed.is_initialized():
+            saving.enter_context(captured(model, Cuda(base.device)))
         yield
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-_LIBRARIES = "adapthub torch transformers peft accelerate bitsandbytes safetensors tokenizers numpy"
+_LIBRARIES = "adapthub torch transformers peft accelerate bitsandbytes safetensors tokenizers numpy triton liger_kernel"
 
 
 def libraries() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 PEFT's own forward makes the frozen layer's output, copies it, makes the update, scales it and adds both, and autograd scales
 its gradient and adds two of the input: by count, six readings or writings of all outputs forward, and backward two of all
-outputs and two of all inputs, which the function does without. Where a layer does
+outputs and two of all inputs, which the function does without. Layers that read the same input (q, k and v; gate and up)
+are one function together. Where a layer does
 anything else than add one LoRA (dropout, DoRA, several adapters, a bias that trains, another dtype), PEFT's forward runs.
 
 Does not change parameters, or what a layer computes.
@@ -10,6 +11,8 @@ Does not change parameters, or what a layer computes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +22,7 @@ from peft.tuners.lora.layer import Linear
 from torch import nn
 
 from adapthub.adapters.quantized import WeightOnlyNf4
+from adapthub.adapters.siblings import Together, groups
 
 if TYPE_CHECKING:
     from adapthub.adapters.kernels.low_rank_training import Frozen, Lora
@@ -26,25 +30,51 @@ if TYPE_CHECKING:
 
 def join(model: PeftModel) -> None:
     """Let the LoRA layers of a model on a GPU run as the module says. Triton and bitsandbytes are there."""
-    for module in model.modules():
+    joined: dict[str, Any] = {}
+    for path, module in model.named_modules():
         if type(module) is Linear:
             module.__class__ = JoinedLinear
         elif type(module) is Linear4bit:
             module.__class__ = JoinedLinear4bit
+        else:
+            continue
+        joined[path] = module
+    for group in groups(joined):
+        layers = [joined[path] for path in group]
+        together = Together(layers, partial(_computed, layers))
+        for layer in layers:
+            layer.together = together
 
 
 class _Joined:
+    together: Together[Any] | None = None  # with layers that read the same input
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        layer: Any = self
-        adapter = None if args or kwargs else _adapter(layer, x)
+        if not args and not kwargs:
+            y = None if self.together is None else self.together.of(self, x)
+            if y is not None:
+                return y
+            if (alone := _computed([self], x)) is not None:
+                return alone[0]
+        plain: torch.Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]  # of PEFT's class
+        return plain
+
+
+def _computed(layers: Sequence[Any], x: torch.Tensor) -> list[torch.Tensor] | None:
+    """Each layer's output; None where one of them does more than add one LoRA to a frozen layer."""
+    from adapthub.adapters.kernels.low_rank_training import linears
+
+    pairs = []
+    for layer in layers:
+        adapter = _adapter(layer, x)
         frozen = None if adapter is None else _frozen(layer.base_layer, x)
         if adapter is None or frozen is None:
-            plain: torch.Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]  # of PEFT's class
-            return plain
-        from adapthub.adapters.kernels import low_rank_training
-
-        y = low_rank_training.linear(x.reshape(-1, x.shape[-1]), frozen, [adapter])
-        return y.view(*x.shape[:-1], -1)
+            return None
+        pairs.append((frozen, adapter))
+    if len({adapter.a.dtype for _, adapter in pairs}) > 1:
+        return None
+    outputs = linears(x.reshape(-1, x.shape[-1]), pairs)
+    return [y.view(*x.shape[:-1], -1) for y in outputs]
 
 
 class JoinedLinear(_Joined, Linear):

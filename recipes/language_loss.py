@@ -24,6 +24,8 @@ from adapthub.recipes.batches import IGNORED
 
 _CHUNK_LOGITS = 1 << 24
 """Logits at a time: 64 MiB in float32."""
+_CHUNKS_ON_A_GPU = 8
+"""So many times as many: there a chunk costs what launching its passes costs."""
 
 
 class LanguageLoss:
@@ -36,7 +38,8 @@ class LanguageLoss:
             model
         )  # the same modules, with what was computed already in the backbone's place
         self._head._modules = {**model._modules, model.base_model_prefix: self._given}
-        self._chunk = max(1, _CHUNK_LOGITS // model.config.get_text_config().vocab_size)
+        logits = _CHUNK_LOGITS * (_CHUNKS_ON_A_GPU if model.device.type == "cuda" else 1)
+        self._chunk = max(1, logits // model.config.get_text_config().vocab_size)
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> LanguageLoss | None:

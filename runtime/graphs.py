@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from adapthub.adapters.attach import AdaptedBase
+from adapthub.adapters.captures import Captures
 from adapthub.adapters.entries import Entries, Told, needed
 from adapthub.adapters.errors import AdapterNotFound, OutOfMemory
 from adapthub.adapters.memory import memory_errors
@@ -34,7 +35,6 @@ from adapthub.runtime.kv import KV, Held
 from adapthub.runtime.rows import Part
 
 _LOG = logging.getLogger(__name__)
-_WARM_UPS = 2  # passes before a capture: kernels are compiled and libraries set up
 _MOST_GRAPHS = 128
 _MOST_FAILURES = 3  # one after the other, and no more are captured
 _MOST_SCORES = 1 << 20  # query-key pairs of one head
@@ -70,7 +70,7 @@ class PassGraphs:
         self._failures = 0
         self.captures = 0  # so far, failed ones included: each takes as long as hundreds of passes
         self._logits: torch.Tensor | None = None  # of all graphs, [max_rows, vocabulary]
-        self._captures = _Captures(self._device) if self._device.type == "cuda" else None
+        self._captures = Captures(self._device) if self._device.type == "cuda" else None
 
     def served(self, selections: Sequence[Selection]) -> list[bool]:
         """Which of some rows, by their adapters, can be computed here. What is not attached cannot."""
@@ -249,56 +249,6 @@ class _Graph:
     inputs: torch.Tensor
     entries: Entries
     run: Callable[[], torch.Tensor]
-
-
-class _Captures:
-    """Captures on one stream and, until `begin_anew`, into one pool of memory, so that graphs use each other's."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        # Of a priority of its own, and so of a pool of streams that no loader takes one from.
-        self._stream = torch.cuda.Stream(device, priority=-1)
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """The graphs so far are gone: their pool too."""
-        self._pool = torch.cuda.graph_pool_handle()
-
-    def of(self, run: Callable[[], object]) -> torch.cuda.CUDAGraph:
-        """`run`, warmed up and captured. Raises what it raises, and RuntimeError for what cannot be captured."""
-        graph = torch.cuda.CUDAGraph()
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        try:
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UPS):
-                    run()
-                self._stream.synchronize()
-                self._record(graph, run)
-        except BaseException:
-            torch.cuda.synchronize(self._device)  # what was begun may read what is freed now
-            raise
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return graph
-
-    def _record(self, graph: torch.cuda.CUDAGraph, run: Callable[[], object]) -> None:
-        # Not torch.cuda.graph, which leaves its stream and its pool open where a capture fails. Other threads load adapters
-        # meanwhile: what they do is no part of the graph, and allowed.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-        try:
-            run()
-            graph.capture_end()
-        except BaseException:
-            self._close(graph)
-            raise
-
-    def _close(self, graph: torch.cuda.CUDAGraph) -> None:
-        """End a capture that failed. One that CUDA does not end keeps its pool's memory: torch counts it as in use."""
-        try:
-            graph.capture_end()
-        except RuntimeError:
-            # It did not come to its last act, without which the allocator takes a capture to be under way for ever.
-            with suppress(RuntimeError):
-                torch._C._cuda_endAllocateToPool(self._device.index, self._pool)
 
 
 @dataclass

@@ -3,7 +3,8 @@
 So what LoRAs add goes into the product's own output, and backward into the gradient of the input: apart, autograd and PEFT's
 layers read and write all outputs several times more. One adapter of all rows is torch's products; several, each with rows of
 its own, are `low_rank_runs`' kernels, all of them a launch a half. Adapters multiply in x's dtype, whatever theirs is, and
-their gradients are of their own.
+their gradients are of their own. Layers that read the same input, with an adapter each, are one function too: their first
+halves are one product, and the gradient of their input is summed where it is made.
 
 Does not differentiate the frozen layer's parameters, and is not differentiated twice.
 """
@@ -37,6 +38,9 @@ class Frozen(Protocol):
     def of_input(self, gradient: torch.Tensor) -> torch.Tensor:
         """gradient [rows, outputs] times the weights: [rows, in]."""
 
+    def add_of_input_(self, of_x: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Add the same to of_x."""
+
 
 class Dense(NamedTuple):
     """Weights [outputs, in] of the activations' dtype, as they are."""
@@ -50,6 +54,9 @@ class Dense(NamedTuple):
     def of_input(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient @ self.weight
 
+    def add_of_input_(self, of_x: torch.Tensor, gradient: torch.Tensor) -> None:
+        of_x.addmm_(gradient, self.weight)
+
 
 class Nf4(NamedTuple):
     """As `nf4_training` multiplies."""
@@ -61,6 +68,9 @@ class Nf4(NamedTuple):
 
     def of_input(self, gradient: torch.Tensor) -> torch.Tensor:
         return nf4_training.of_input(gradient, self.matrix)
+
+    def add_of_input_(self, of_x: torch.Tensor, gradient: torch.Tensor) -> None:
+        nf4_training.add_of_input_(of_x, gradient, self.matrix)
 
 
 class Lora(NamedTuple):
@@ -79,13 +89,89 @@ def linear(
     The first `counts[0]` rows are the first adapter's, the next `counts[1]` the second's and so on; rows behind have none.
     Without `counts` all are the one adapter's. All adapters' matrices are of one dtype.
     """
-    counts = (len(x),) if counts is None else tuple(counts)
+    if counts is None or tuple(counts) == (len(x),):
+        return linears(x, [(frozen, adapters[0])])[0]
     scales = tuple(adapter.scale for adapter in adapters)
     matrices = [adapter.a for adapter in adapters] + [adapter.b for adapter in adapters]
-    return cast(torch.Tensor, _Linear.apply(x, frozen, scales, counts, *matrices))
+    return cast(torch.Tensor, _ByRuns.apply(x, frozen, scales, tuple(counts), *matrices))
 
 
-class _Linear(torch.autograd.Function):
+def linears(x: torch.Tensor, layers: Sequence[tuple[Frozen, Lora]]) -> tuple[torch.Tensor, ...]:
+    """x [rows, in] to [rows, outputs] of each layer with its adapter; gradients reach x, and every a and b.
+
+    All adapters' matrices are of one dtype.
+    """
+    matrices = [adapter.a for _, adapter in layers] + [adapter.b for _, adapter in layers]
+    frozen = tuple(layer for layer, _ in layers)
+    scales = tuple(adapter.scale for _, adapter in layers)
+    return cast(tuple[torch.Tensor, ...], _Whole.apply(x, frozen, scales, *matrices))
+
+
+class _Whole(torch.autograd.Function):
+    """Layers of one input, with one adapter each of all rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        frozen: tuple[Frozen, ...],
+        scales: tuple[float, ...],
+        *matrices: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.frozen, ctx.scales = frozen, scales
+        half = len(frozen)
+        with torch.autocast(x.device.type, enabled=False):
+            low = x @ _stacked(matrices[:half], x.dtype).T
+            outputs = tuple(layer.multiply(x) for layer in frozen)
+            for y, b, scale, part in zip(
+                outputs, matrices[half:], scales, _parts(low, matrices), strict=True
+            ):
+                y.addmm_(part, b.to(x.dtype).T, alpha=scale)
+        ctx.save_for_backward(x, low, *matrices)
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        x, low, *matrices = ctx.saved_tensors
+        half = len(ctx.frozen)
+        of_x, of_b = None, []
+        with torch.autocast(x.device.type, enabled=False):
+            back = torch.empty_like(low)
+            for gradient, b, scale, part, of_low in zip(
+                gradients,
+                matrices[half:],
+                ctx.scales,
+                _parts(back, matrices),
+                _parts(low, matrices),
+                strict=True,
+            ):
+                part.addmm_(gradient, b.to(x.dtype), beta=0, alpha=scale)
+                made = x.new_empty(b.shape).addmm_(gradient.T, of_low, beta=0, alpha=scale)
+                of_b.append(made.to(b.dtype))
+            if ctx.needs_input_grad[0]:
+                first, *others = zip(ctx.frozen, gradients, strict=True)
+                of_x = first[0].of_input(first[1])
+                for layer, gradient in others:
+                    layer.add_of_input_(of_x, gradient)
+                of_x.addmm_(back, _stacked(matrices[:half], x.dtype))
+            of_a = (back.T @ x).to(matrices[0].dtype).split([len(a) for a in matrices[:half]])
+        return of_x, None, None, *of_a, *of_b
+
+
+def _stacked(matrices: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """[r, in] each to one [sum of r, in]."""
+    return (matrices[0] if len(matrices) == 1 else torch.cat([*matrices])).to(dtype)
+
+
+def _parts(low: torch.Tensor, matrices: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+    """Views [rows, r] of low [rows, sum of r], by adapter."""
+    return torch.split(low, [len(a) for a in matrices[: len(matrices) // 2]], dim=1)
+
+
+class _ByRuns(torch.autograd.Function):
+    """One layer, and an adapter of each run of rows."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -97,16 +183,11 @@ class _Linear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.frozen, ctx.scales, ctx.counts = frozen, scales, counts
         with torch.autocast(x.device.type, enabled=False):
+            x = x.contiguous()
             y = frozen.multiply(x)
-            if counts == (len(x),):
-                a, b = (matrix.to(x.dtype) for matrix in matrices)
-                low = x @ a.T
-                y.addmm_(low, b.T, alpha=scales[0])
-            else:
-                x = x.contiguous()
-                told = _Told(x, scales, counts, matrices)
-                low = low_rank_runs.shrink(x, told.table, told.factors, told.runs, [0], told.most, told.tile)
-                low_rank_runs.expand_([y], low, told.table, told.factors, told.runs, [0], told.tile)
+            told = _Told(x, scales, counts, matrices)
+            low = low_rank_runs.shrink(x, told.table, told.factors, told.runs, [0], told.most, told.tile)
+            low_rank_runs.expand_([y], low, told.table, told.factors, told.runs, [0], told.tile)
         ctx.save_for_backward(x, low, *matrices)
         return y
 
@@ -116,31 +197,11 @@ class _Linear(torch.autograd.Function):
         x, low, *matrices = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
             of_x = ctx.frozen.of_input(gradient) if ctx.needs_input_grad[0] else None
-            if ctx.counts == (len(x),):
-                found = _alone(gradient, x, low, matrices, ctx.scales[0], of_x)
-            else:
-                found = _several(gradient.contiguous(), x, low, matrices, ctx.scales, ctx.counts, of_x)
+            found = _of_matrices(gradient.contiguous(), x, low, matrices, ctx.scales, ctx.counts, of_x)
         return of_x, None, None, None, *found
 
 
-def _alone(
-    gradient: torch.Tensor,
-    x: torch.Tensor,
-    low: torch.Tensor,
-    matrices: Sequence[torch.Tensor],
-    scale: float,
-    of_x: torch.Tensor | None,
-) -> list[torch.Tensor]:
-    """Of one adapter's a and b; adds what passes through them to the gradient of x, if that is asked for."""
-    a, b = (matrix.to(x.dtype) for matrix in matrices)
-    back = gradient @ b
-    if of_x is not None:
-        of_x.addmm_(back, a, alpha=scale)
-    made = (back.T @ x, gradient.T @ low)
-    return [each.to(matrix.dtype).mul_(scale) for each, matrix in zip(made, matrices, strict=True)]
-
-
-def _several(
+def _of_matrices(
     gradient: torch.Tensor,
     x: torch.Tensor,
     low: torch.Tensor,
@@ -149,7 +210,7 @@ def _several(
     counts: tuple[int, ...],
     of_x: torch.Tensor | None,
 ) -> list[torch.Tensor]:
-    """The same of several adapters: of each a, and then of each b."""
+    """Gradients of each a, then of each b; adds what passes through them to the gradient of x, if that is asked for."""
     told = _Told(x, scales, counts, matrices, backward=True)
     entries = told.table, told.factors, told.runs
     back = low_rank_runs.shrink(gradient, *entries, [0], told.most, told.tile, backward=True)

@@ -14,8 +14,9 @@ Reads matrices where bitsandbytes keeps them. Does not choose between itself and
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ MOST = 3  # matrices a launch
 _BLOCK = tl.constexpr(64)
 _BYTES = tl.constexpr(32)
 _SCALES = tl.constexpr(256)
+_DYNAMIC_SHARED_MEMORY = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _LINE = tl.constexpr(128)  # bytes that are asked for ahead at a time
 
 
@@ -76,7 +78,8 @@ def multiply(x: torch.Tensor, matrices: Sequence[Matrix], plan: PairsPlan) -> li
     interpreted = x.device.type == "cpu"
     tiles = sum(triton.cdiv(count, plan.outputs) for count in outputs)
     launched = {} if interpreted else {"launch_pdl": plan.follows}
-    _by_pairs[(tiles, triton.cdiv(rows, plan.rows))](
+    launch = partial(
+        _by_pairs[(tiles, triton.cdiv(rows, plan.rows))],
         x,
         *stored,
         values(x.dtype) if interpreted else _pairs(x.dtype, x.device),
@@ -98,12 +101,33 @@ def multiply(x: torch.Tensor, matrices: Sequence[Matrix], plan: PairsPlan) -> li
         num_stages=plan.stages,
         **launched,
     )
+    try:
+        launch()
+    except RuntimeError as error:
+        if interpreted or "invalid argument" not in str(error):
+            raise
+        _allow_shared_memory(x.device)
+        launch()
     results, start = [], 0
     for matrix in matrices:
         stop = start + rows * matrix.outputs
         results.append(flat[start:stop].view(rows, matrix.outputs))
         start = stop
     return results
+
+
+def _allow_shared_memory(device: torch.device) -> None:
+    """Let compiled kernels have more than 48 KiB of shared memory with the table: a driver has to be asked, and Triton asks
+    where what it knows of is more. Raises RuntimeError."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    for kernel in _by_pairs.device_caches[device.index][0].values():
+        status = driver.cuFuncSetAttribute(
+            ctypes.c_void_p(kernel.function), _DYNAMIC_SHARED_MEMORY, ctypes.c_int(kernel.metadata.shared)
+        )
+        if status:
+            raise RuntimeError(
+                f"the driver gives a kernel no {kernel.metadata.shared} bytes of shared memory: {status}"
+            )
 
 
 @cache

@@ -66,6 +66,14 @@ def of_input(gradient: torch.Tensor, matrix: Matrix) -> torch.Tensor:
     return gradient @ dequantised(matrix, size, gradient.dtype)
 
 
+def add_of_input_(of_x: torch.Tensor, gradient: torch.Tensor, matrix: Matrix) -> None:
+    """Add the same to of_x [rows, K]."""
+    if len(gradient) <= FEW:
+        of_x += of_input(gradient, matrix)
+    else:
+        of_x.addmm_(gradient, dequantised(matrix, of_x.shape[1], gradient.dtype))
+
+
 def dequantised(matrix: Matrix, size: int, dtype: torch.dtype) -> torch.Tensor:
     """The weights [outputs, size], each value times its scale in float32, rounded to the dtype."""
     dense = torch.empty(matrix.outputs, size, dtype=dtype, device=matrix.packed.device)

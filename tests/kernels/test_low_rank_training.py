@@ -13,7 +13,7 @@ from tests.kernels.triton_here import interpreted_or_on_a_gpu, slow_when_interpr
 
 interpreted_or_on_a_gpu()
 
-from adapthub.adapters.kernels.low_rank_training import Dense, Frozen, Lora, Nf4, linear  # noqa: E402
+from adapthub.adapters.kernels.low_rank_training import Dense, Frozen, Lora, Nf4, linear, linears  # noqa: E402
 from adapthub.adapters.kernels.nf4_pairs import Matrix  # noqa: E402
 from tests.kernels.stored import Stored  # noqa: E402
 
@@ -135,6 +135,36 @@ def test_over_nf4_weights(rows: int, counts: Sequence[int] | None) -> None:
     assert_near(y, wanted, 5e-3)
     assert_near(x.grad, same.grad, 5e-3)
     assert_near(adapters[0].b.grad, told[0].b.grad, 5e-3)
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_layers_of_one_input(dtype: torch.dtype, rows: int) -> None:
+    torch.manual_seed(3)
+    stored = Stored(72, 128, nested=True)
+    whole = [
+        made([rank], 128, outputs, dtype, torch.float32) for rank, outputs in ((4, 72), (16, 24), (3, 72))
+    ]
+    layers: list[Frozen] = [layer for _, layer in whole]
+    if dtype == torch.float16:
+        layers[2] = Nf4(Matrix(stored.packed, stored.scales, 72))
+    x = torch.randn(rows, 128).to(DEVICE, dtype).requires_grad_()
+    outputs = linears(x, [(layer, adapters[0]) for layer, (adapters, _) in zip(layers, whole, strict=True)])
+    upper = [torch.randn(y.shape).to(y) for y in outputs]
+    torch.autograd.backward(outputs, upper)
+    same, tolerance = double(x), 5e-3 if dtype == torch.float16 else TOLERANCES[dtype]
+    for place, (y, gradient, (adapters, layer)) in enumerate(zip(outputs, upper, whole, strict=True)):
+        told = [Lora(double(a.to(dtype)), double(b.to(dtype)), scale) for a, b, scale in adapters]
+        weight, bias = double(layer.weight), layer.bias
+        assert bias is not None
+        if dtype == torch.float16 and place == 2:
+            weight, bias = stored.weights, torch.zeros(72)
+        wanted = expected(same, weight, double(bias), told, [rows])
+        wanted.backward(gradient.cpu().double())
+        assert_near(y, wanted, tolerance)
+        assert_near(adapters[0].a.grad, told[0].a.grad, tolerance)
+        assert_near(adapters[0].b.grad, told[0].b.grad, tolerance)
+    assert_near(x.grad, same.grad, tolerance)
 
 
 class Once(Dense):

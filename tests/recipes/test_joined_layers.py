@@ -21,7 +21,7 @@ from adapthub.recipes.joined_layers import join  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 IDS = torch.arange(24, device=DEVICE).view(2, 12) * 5 % 95
-LAYERS = 2 * 7
+FUNCTIONS = 2 * 4  # q, k and v together, o, gate and up together, down
 SIZES = LlamaConfig(
     vocab_size=97,
     hidden_size=32,
@@ -36,13 +36,13 @@ SIZES = LlamaConfig(
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
     """The dtypes that the function was called with."""
     found: list[torch.dtype] = []
-    linear = low_rank_training.linear
+    linears = low_rank_training.linears
 
-    def noted(x: torch.Tensor, *args: Any) -> torch.Tensor:
+    def noted(x: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
         found.append(x.dtype)
-        return linear(x, *args)
+        return linears(x, *args)
 
-    monkeypatch.setattr(low_rank_training, "linear", noted)
+    monkeypatch.setattr(low_rank_training, "linears", noted)
     return found
 
 
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_pefts_forward(calls: list[torch.dtype]) -> None:
     assert not calls
     join(model)
     joined = gradients(model)
-    assert calls == [torch.float32] * LAYERS
+    assert calls == [torch.float32] * FUNCTIONS
     assert joined.keys() == plain.keys()
     for name, gradient in joined.items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6)
@@ -85,7 +85,7 @@ def test_in_the_format_that_training_computes_in(calls: list[torch.dtype]) -> No
         plain = gradients(model)
         join(model)
         joined = gradients(model)
-    assert calls == [torch.bfloat16] * LAYERS
+    assert calls == [torch.bfloat16] * FUNCTIONS
     for name, gradient in joined.items():
         assert gradient.dtype == torch.float32
         assert (gradient - plain[name]).norm() <= 0.05 * plain[name].norm(), name
@@ -112,7 +112,7 @@ def test_over_bitsandbytes_layers(length: int, tmp_path: Path, calls: list[torch
         steady(base)
         join(model)
         ours = gradients(model, ids)
-    assert len(calls) == (LAYERS if DEVICE == "cuda" else 0)
+    assert len(calls) == (FUNCTIONS if DEVICE == "cuda" else 0)
     for name, gradient in ours.items():
         assert (gradient - theirs[name]).norm() <= 0.05 * theirs[name].norm(), name
 
@@ -125,7 +125,7 @@ def test_what_is_more_than_one_plain_lora_is_left_to_peft(
     plain = gradients(model)
     join(model)
     again = gradients(model)
-    assert len(calls) == (LAYERS - 8 if "bias" in options else 0)  # q, k, v and o have biases
+    assert len(calls) == (FUNCTIONS - 4 if "bias" in options else 0)  # q, k, v and o have biases
     for name, gradient in again.items():
         torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6)
 

@@ -1,0 +1,172 @@
+"""Norms, gated products and rotary positions of a model that trains on a GPU, by Liger's kernels where these are installed.
+
+A model's own code makes each of them of many small passes over its activations, which at the speed of a GPU's products take
+as long as these do (Hsu et al. 2024, arXiv 2410.10989). What is alike is found by trying: a module is changed only where the
+kernel gives what its own forward gives. Within the context, and for the model that it is given; the family's function for
+rotary positions is one for all models of the family in the process, and goes by the kernel for tensors on a GPU alone.
+
+Does not change what is computed, beyond rounding, or what is saved.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from adapthub.adapters.kernel_trial import kernels_run
+
+_ROPE = "apply_rotary_pos_emb"
+_AGREES = 2e-2  # of the norm: both round to a dtype of 8 bits, in another order
+_ROWS = 6
+
+
+class Kernels(NamedTuple):
+    """`norm(x, weight, eps, offset, rounding)`: x [..., size] over its root mean square, times weight + offset, rounded
+    before that ("llama") or after ("gemma"). `silu_mul(gate, up)`: silu(gate) up. `rotate(q, k, cos, sin)`: q and k
+    [rows, heads, tokens, size] by cos and sin [rows, tokens, size], in place where they can be. All differentiable."""
+
+    norm: Callable[[Tensor, Tensor, float, float, str], Tensor]
+    silu_mul: Callable[[Tensor, Tensor], Tensor]
+    rotate: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def kernels_for(device: torch.device) -> Kernels | None:
+    """Liger's; None where it is not installed, or Triton's kernels do not run."""
+    if not kernels_run(device) or find_spec("liger_kernel") is None:
+        return None
+    from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
+
+    def norm(x: Tensor, weight: Tensor, eps: float, offset: float, rounding: str) -> Tensor:
+        # Not in place: a gradient may be another's too, as where a norm's output is added to what it was made of.
+        made: Tensor = LigerRMSNormFunction.apply(x, weight, eps, offset, rounding, False)
+        return made
+
+    return Kernels(norm, LigerSiLUMulFunction.apply, LigerRopeFunction.apply)
+
+
+@contextmanager
+def fused(model: nn.Module, kernels: Kernels) -> Iterator[None]:
+    """Within: the model's layers go by `kernels` where they give the same."""
+    forwards, rotations = _changes(model, kernels)
+    own = [(family, getattr(family, _ROPE)) for family, _ in rotations]
+    try:
+        for module, forward in forwards:
+            module.forward = forward
+        for family, rotate in rotations:
+            setattr(family, _ROPE, rotate)
+        yield
+    finally:
+        for family, rotate in own:
+            setattr(family, _ROPE, rotate)
+        for module, _ in forwards:
+            vars(module).pop("forward", None)
+
+
+@torch.no_grad()
+def _changes(
+    model: nn.Module, kernels: Kernels
+) -> tuple[list[tuple[Any, Any]], list[tuple[ModuleType, Any]]]:
+    """Modules with what their forward becomes, and their families' Python modules with what rotates there."""
+    found: dict[tuple[type, float], Callable[..., Tensor] | None] = {}
+    forwards = []
+    for module in model.modules():
+        kind = type(module), _eps(module)
+        if kind not in found:
+            found[kind] = _forward_of(module, kernels)
+        forward = found[kind]
+        if forward is not None and "forward" not in vars(module):
+            forwards.append((module, partial(forward, module)))
+    families = [sys.modules[name] for name in {type(module).__module__ for module in model.modules()}]
+    rotations = [
+        (family, _rotating(getattr(family, _ROPE), kernels, _computed(model)[1].type))
+        for family in families
+        if hasattr(family, _ROPE) and _rotates_alike(getattr(family, _ROPE), kernels, model)
+    ]
+    return forwards, rotations
+
+
+def _forward_of(module: Any, kernels: Kernels) -> Callable[..., Tensor] | None:
+    """What may stand for the forward of all modules of this one's class, called with the module and its input."""
+    if type(module).__name__.endswith("RMSNorm") and isinstance(getattr(module, "weight", None), Tensor):
+        candidates = [
+            partial(_normed, kernels, _eps(module), *kind)
+            for kind in ((0.0, "llama"), (1.0, "gemma"), (0.0, "gemma"))
+        ]
+        size = module.weight.shape[-1]
+    elif all(isinstance(getattr(module, f"{name}_proj", None), nn.Module) for name in ("gate", "up", "down")):
+        candidates = [partial(_gated, kernels)]
+        size = getattr(module.gate_proj, "in_features", 0)
+    else:
+        return None
+    dtype, device = _computed(module)
+    if not size or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return None
+    x = torch.randn(1, _ROWS, size, device=device, dtype=dtype)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        return next((forward for forward in candidates if _agree(module, forward, x)), None)
+
+
+def _agree(module: nn.Module, forward: Callable[..., Tensor], x: Tensor) -> bool:
+    try:
+        own, other = module(x), forward(module, x)
+    except (TypeError, AttributeError, RuntimeError, ValueError):
+        return False
+    return bool(own.dtype == other.dtype and own.shape == other.shape and _near(other, own))
+
+
+def _normed(kernels: Kernels, eps: float, offset: float, rounding: str, module: Any, x: Tensor) -> Tensor:
+    return kernels.norm(x, module.weight, eps, offset, rounding)
+
+
+def _gated(kernels: Kernels, module: Any, x: Tensor) -> Tensor:
+    made: Tensor = module.down_proj(kernels.silu_mul(module.gate_proj(x), module.up_proj(x)))
+    return made
+
+
+def _rotating(own: Callable[..., Any], kernels: Kernels, kind: str) -> Callable[..., Any]:
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or q.device.type != kind:
+            return own(q, k, cos, sin, *args, **kwargs)
+        return kernels.rotate(q, k, cos, sin)
+
+    return rotate
+
+
+def _rotates_alike(own: Callable[..., Any], kernels: Kernels, model: nn.Module) -> bool:
+    if [*inspect.signature(own).parameters][:4] != ["q", "k", "cos", "sin"]:
+        return False
+    dtype, device = _computed(model)
+    q, k = (torch.randn(1, _ROWS, heads, 32, device=device, dtype=dtype).transpose(1, 2) for heads in (4, 2))
+    angles = torch.randn(1, _ROWS, 16, device=device)
+    cos, sin = (torch.cat([of, of], dim=-1).to(dtype) for of in (angles.cos(), angles.sin()))
+    try:
+        wanted = own(q, k, cos, sin)
+        made = kernels.rotate(q.clone(), k.clone(), cos, sin)
+    except (TypeError, AttributeError, RuntimeError, ValueError):
+        return False
+    return all(map(_near, made, wanted))
+
+
+def _computed(module: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """What passes compute in, and where: adapters are float32 over a base of fewer bits."""
+    weights = [p for p in module.parameters() if p.is_floating_point()]
+    if not weights:
+        return torch.uint8, torch.device("cpu")
+    return min((p.dtype for p in weights), key=lambda dtype: dtype.itemsize), weights[0].device
+
+
+def _eps(module: nn.Module) -> float:
+    return float(getattr(module, "variance_epsilon", getattr(module, "eps", 0.0)) or 0.0)
+
+
+def _near(made: Tensor, wanted: Tensor) -> bool:
+    return bool((made.double() - wanted.double()).norm() <= _AGREES * wanted.double().norm())

@@ -1,0 +1,263 @@
+"""Layers that are replayed: gradients are those of layers that run, whatever comes between. On a GPU as CUDA graphs;
+elsewhere what is recorded runs again, in the same order and the same places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaConfig
+
+from adapthub.recipes.captured_layers import Cuda, captured
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LAYERS = 3
+SIZES = LlamaConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+
+
+class Counted:
+    """A recorder that counts; of a GPU's graphs, or of work that runs again."""
+
+    def __init__(self, *, fits: bool = True) -> None:
+        self.recorded = self.replayed = 0
+        self._fits = fits
+        self._cuda = Cuda(DEVICE) if DEVICE.type == "cuda" else None
+
+    def begin(self) -> None:
+        if self._cuda:
+            self._cuda.begin()
+
+    def warm(self, work: Callable[[], None]) -> None:
+        if self._cuda:
+            self._cuda.warm(work)
+        else:
+            work()
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.recorded += 1
+        if self._cuda:
+            replay = self._cuda.record(work)
+        else:
+            work()
+            replay = work
+
+        def counted() -> None:
+            self.replayed += 1
+            replay()
+
+        return counted
+
+    def fits(self) -> bool:
+        return self._fits
+
+
+def adapted(**options: Any) -> Any:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(SIZES).to(DEVICE)
+    config = LoraConfig(target_modules="all-linear", init_lora_weights=False, **options)
+    return get_peft_model(base, config).train()
+
+
+def ids(rows: int = 2, tokens: int = 12, seed: int = 0) -> torch.Tensor:
+    return torch.randint(97, (rows, tokens), generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def loss(model: Any, given: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=given, labels=given, use_cache=False, **inputs).loss
+    return found
+
+
+def gradients(model: Any, *batches: torch.Tensor, **inputs: Any) -> dict[str, torch.Tensor]:
+    """Of several batches, one after the other."""
+    model.zero_grad()
+    for given in batches:
+        loss(model, given, **inputs).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_third_pass_of_a_shape_is_replayed_with_the_same_gradients() -> None:
+    model, recorder = adapted(), Counted()
+    plain = [gradients(model, ids(seed=seed)) for seed in range(5)]
+    with captured(model, recorder):
+        for seed, wanted in enumerate(plain):
+            assert_same(gradients(model, ids(seed=seed)), wanted)
+            assert recorder.replayed == max(0, seed - 1) * 2 * LAYERS
+    assert recorder.recorded == 2 * LAYERS
+    gradients(model, ids())
+    assert recorder.replayed == 3 * 2 * LAYERS
+
+
+def test_gradients_that_accumulate_are_summed() -> None:
+    model, recorder = adapted(), Counted()
+    batches = [ids(seed=seed) for seed in range(6)]
+    wanted = gradients(model, *batches)
+    with captured(model, recorder):
+        assert_same(gradients(model, *batches), wanted)
+        assert_same(gradients(model, *batches), wanted)
+    assert recorder.replayed == 10 * 2 * LAYERS
+
+
+def test_weights_that_move_are_read_again() -> None:
+    model, recorder = adapted(), Counted()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with captured(model, recorder):
+        for seed in range(4):
+            gradients(model, ids(seed=seed))
+        with torch.no_grad():
+            for parameter in trained:
+                parameter.mul_(1.5)
+        replayed = gradients(model, ids(seed=9))
+    assert recorder.replayed == 3 * 2 * LAYERS
+    assert_same(replayed, gradients(model, ids(seed=9)))
+
+
+def test_other_shapes_and_masks_in_turn() -> None:
+    model, recorder = adapted(), Counted()
+    mask = torch.ones_like(ids()).index_fill(1, torch.tensor([10, 11], device=DEVICE), 0)
+    kinds: list[tuple[torch.Tensor, dict[str, Any]]] = [
+        (ids(), {}),
+        (ids(1, 7), {}),
+        (ids(), {"attention_mask": mask}),
+    ]
+    plain = [gradients(model, given, **inputs) for given, inputs in kinds]
+    with captured(model, recorder):
+        for _ in range(4):
+            for (given, inputs), wanted in zip(kinds, plain, strict=True):
+                assert_same(gradients(model, given, **inputs), wanted)
+    assert recorder.replayed == 2 * 3 * 2 * LAYERS
+
+
+def test_a_pass_within_anothers_runs_as_always() -> None:
+    model, recorder = adapted(), Counted()
+    wanted = gradients(model, ids(seed=1), ids(seed=2))
+    with captured(model, recorder):
+        for _ in range(3):
+            gradients(model, ids())
+        model.zero_grad()
+        first, second = loss(model, ids(seed=1)), loss(model, ids(seed=2))
+        assert recorder.replayed == 2 * LAYERS + LAYERS
+        (first + second).backward()
+    assert_same({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, wanted)
+
+
+def test_a_pass_whose_gradients_nobody_asked_for_holds_nothing_up() -> None:
+    model, recorder = adapted(), Counted()
+    wanted = gradients(model, ids(seed=2))
+    with captured(model, recorder):
+        for _ in range(3):
+            gradients(model, ids())
+        dropped = loss(model, ids(seed=1))
+        del dropped
+        assert_same(gradients(model, ids(seed=2)), wanted)
+    assert recorder.replayed == 3 * LAYERS + 2 * LAYERS
+
+
+def test_evaluation_between_steps_is_not_replayed() -> None:
+    model, recorder = adapted(), Counted()
+    plain = model(input_ids=ids()).logits.detach()
+    with captured(model, recorder):
+        for _ in range(3):
+            gradients(model, ids())
+        ran = recorder.replayed
+        with torch.no_grad():
+            torch.testing.assert_close(model(input_ids=ids()).logits, plain, rtol=1e-4, atol=1e-5)
+        assert recorder.replayed == ran
+
+
+def test_what_does_not_fit_runs_as_always() -> None:
+    model, recorder = adapted(), Counted(fits=False)
+    with captured(model, recorder):
+        for _ in range(4):
+            gradients(model, ids())
+    assert not recorder.recorded
+
+
+def test_a_cache_is_not_captured() -> None:
+    model, recorder = adapted(), Counted()
+    with captured(model, recorder):
+        for _ in range(4):
+            model(input_ids=ids(), labels=ids(), use_cache=True).loss.backward()
+    assert not recorder.recorded
+
+
+def test_layers_that_cannot_be_captured_run_as_always(caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Counted):
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            raise RuntimeError("not permitted")
+
+    model = adapted()
+    wanted = gradients(model, ids())
+    with captured(model, Refusing()):
+        for _ in range(4):
+            assert_same(gradients(model, ids()), wanted)
+    assert caplog.text.count("cannot be captured") == 1
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="nothing is captured")
+def test_a_capture_that_fails_leaves_random_numbers_as_they_were() -> None:
+    model, recorder = adapted(lora_dropout=0.5), Counted()
+    layer = model.get_base_model().model.layers[1]
+
+    class Looking(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.sum().item() == x.sum()
+            return x
+
+    layer.input_layernorm = torch.nn.Sequential(layer.input_layernorm, Looking())
+    with captured(model, recorder):
+        for _ in range(5):
+            gradients(model, ids())
+    assert not recorder.replayed
+    other = adapted(lora_dropout=0.5)
+    with captured(other, Counted()) as _:
+        for _ in range(4):
+            gradients(other, ids())
+    assert torch.randn(3, device=DEVICE).isfinite().all()
+
+
+def test_units_are_dropped_anew_in_every_pass() -> None:
+    model, recorder = adapted(lora_dropout=0.5), Counted()
+    with captured(model, recorder):
+        first, second = [gradients(model, ids()) for _ in range(4)][2:]
+    assert recorder.replayed == 4 * LAYERS
+    assert any((first[name] - second[name]).abs().max() > 1e-4 for name in first)
+
+
+def test_encoders_with_a_head_that_trains() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=48, num_hidden_layers=LAYERS, num_attention_heads=4
+    )
+    base: Any = BertForSequenceClassification(config)
+    base.to(DEVICE)
+    lora = LoraConfig(
+        target_modules=["query", "value"], modules_to_save=["classifier"], init_lora_weights=False
+    )
+    model, recorder = get_peft_model(base, lora).eval(), Counted()
+
+    def learnt(seed: int) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(input_ids=ids(seed=seed), labels=torch.tensor([0, 1], device=DEVICE)).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = [learnt(seed) for seed in range(4)]
+    with captured(model, recorder):
+        for seed, wanted in enumerate(plain):
+            assert_same(learnt(seed), wanted)
+    assert recorder.replayed == 2 * 2 * LAYERS

@@ -1,0 +1,120 @@
+"""Layers that go by kernels where these give the same: by Liger's on a GPU, elsewhere by torch's own in their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from adapthub.recipes.fused_layers import Kernels, fused, kernels_for
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LAYERS = 2
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+# With how many norms a layer has.
+FAMILIES: dict[str, tuple[PreTrainedConfig, int]] = {
+    "llama": (LlamaConfig(**SIZES), 2),
+    "qwen2": (Qwen2Config(**SIZES), 2),
+    "qwen3": (Qwen3Config(**SIZES), 4),
+    "gemma2, gated by GELU": (Gemma2Config(**SIZES), 4),
+}
+
+
+class Counted:
+    """Kernels, and how often they ran."""
+
+    def __init__(self) -> None:
+        self.norms = self.products = self.rotations = 0
+        self._kernels = kernels_for(DEVICE) or Kernels(by_torch, lambda gate, up: F.silu(gate) * up, rotated)
+        self.kernels = Kernels(self._norm, self._silu_mul, self._rotate)
+
+    def _norm(self, *given: Any) -> torch.Tensor:
+        self.norms += 1
+        return self._kernels.norm(*given)
+
+    def _silu_mul(self, *given: Any) -> torch.Tensor:
+        self.products += 1
+        return self._kernels.silu_mul(*given)
+
+    def _rotate(self, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        self.rotations += 1
+        return self._kernels.rotate(*given)
+
+
+def by_torch(x: torch.Tensor, weight: torch.Tensor, eps: float, offset: float, rounding: str) -> torch.Tensor:
+    normed = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
+    if rounding == "llama":
+        return (weight + offset) * normed.to(x.dtype)
+    return (normed * (weight.float() + offset)).to(x.dtype)
+
+
+def rotated(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    def turn(x: torch.Tensor) -> torch.Tensor:
+        left, right = x.chunk(2, dim=-1)
+        return x * cos[:, None] + torch.cat([-right, left], dim=-1) * sin[:, None]
+
+    return turn(q), turn(k)
+
+
+def made(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).to(DEVICE, dtype)
+    for name, parameter in model.named_parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter) * ("norm" in name)
+        parameter.requires_grad_("norm" not in name)
+    return model
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    ids = torch.arange(24, device=DEVICE).view(2, 12) * 5 % 95
+    mask = torch.ones_like(ids).index_fill(1, torch.tensor([10, 11], device=DEVICE), 0)
+    model(input_ids=ids, labels=ids, attention_mask=mask).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+needs_liger_on_a_gpu = pytest.mark.skipif(
+    DEVICE.type == "cuda" and kernels_for(DEVICE) is None, reason="Liger is not installed"
+)
+
+
+@needs_liger_on_a_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_are_those_of_the_models_own_layers(family: str, dtype: torch.dtype) -> None:
+    config, norms = FAMILIES[family]
+    model, counted = made(config, dtype), Counted()
+    plain = gradients(model)
+    with fused(model, counted.kernels):
+        tried = counted.norms, counted.products, counted.rotations
+        changed = gradients(model)
+    assert counted.norms - tried[0] == LAYERS * norms + 1  # the model's last
+    assert counted.products - tried[1] == (0 if "GELU" in family else LAYERS)
+    assert counted.rotations - tried[2] == LAYERS
+    ran = counted.norms
+    again = gradients(model)
+    assert counted.norms == ran
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    for name, gradient in changed.items():
+        assert (gradient - plain[name]).norm() <= tolerance * plain[name].norm() + 1e-9, name
+        assert torch.equal(again[name], plain[name]), name
