@@ -1,8 +1,8 @@
-"""Generation on a GPU with passes as CUDA graphs and without: 32 requests of 32 tokens, on the base and on 32 LoRA adapters.
+"""Generation on a GPU with passes as CUDA graphs and without: 32 requests of 32 tokens, on the base and on LoRA adapters.
 
-    python -m benchmarks.graphs [--model qwen2.5-0.5b llama-3.1-8b] [--quantize none nf4] [--rounds 3]
+    python -m benchmarks.graphs [--model qwen2.5-0.5b llama-3.1-8b] [--quantize none nf4] [--rounds 3] [--only graphs]
 
-Four ways in turn, by one engine each: the base and the adapters (r16, all linear layers, one a request), by graphs and
+In turn, by one engine each: the base, 8 adapters and 32 (r16, all linear layers, spread over the requests), by graphs and
 eagerly. `load ms` is what attaching the adapters takes, before all else; `first ms` the first call, in which passes are
 captured (`captures` of them) and kernels compiled, which takes `torch MB` and `driver MB` of memory; `replay ms` a decode
 pass of 32 rows alone on the GPU, by events, and `GPU ms` all passes of a call likewise, one graph's replays back to back.
@@ -33,6 +33,7 @@ from benchmarks.common import in_turn, print_table, write_results
 from benchmarks.generate.common import NEW, REQUESTS, Setting, chosen_adapters, ours
 from benchmarks.generate.files import SHAPES, random_adapters, random_base
 
+COUNTS = (8, 32)
 _REPLAYS = 20
 
 
@@ -41,29 +42,35 @@ def main() -> None:
     parser.add_argument("--model", default="qwen2.5-0.5b", choices=SHAPES)
     parser.add_argument("--quantize", nargs="*", default=["none", "nf4"], choices=["none", "nf4", "int8"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["graphs", "eager"], help="half of the memory for bases")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows: list[dict[str, Any]] = []
     command = " ".join(["python -m benchmarks.graphs", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         path = random_base(options.model, Path(folder) / "base", "cuda")
-        adapters = random_adapters(path, Path(folder), REQUESTS)
+        adapters = random_adapters(path, Path(folder), REQUESTS, "cuda")
         for name in options.quantize:
             quantize = None if name == "none" else name
             setting = Setting(path, adapters, quantize, "cuda", [], [], options.rounds, Path(folder))
-            rows += _measure(setting)
+            rows += _measure(setting, [options.only] if options.only else ["graphs", "eager"])
             print_table(rows)
             print(write_results(f"graphs-{options.model}", command, rows, base=f"{options.model}, random"))
 
 
-def _measure(setting: Setting) -> list[dict[str, Any]]:
-    with setting.runtime() as captured, setting.runtime() as eager:
-        eager.generation.engine.forward.graphs = None
-        runtimes = {"graphs": captured, "eager": eager}
-        mixed = [setting.adapters[i] for i in chosen_adapters(REQUESTS, "uniform")]
+def _measure(setting: Setting, ways: Sequence[str]) -> list[dict[str, Any]]:
+    with ExitStack() as closing:
+        runtimes = {way: closing.enter_context(setting.runtime()) for way in ways}
+        if "eager" in runtimes:
+            runtimes["eager"].generation.engine.forward.graphs = None
+        of_requests: dict[str, list[Path | None]] = {"base": [None] * REQUESTS}
+        for count in COUNTS:
+            of_requests[f"{count} adapters"] = [
+                setting.adapters[i] for i in chosen_adapters(count, "uniform")
+            ]
         programs: dict[str, Callable[[], Any]] = {}
         rows: dict[str, dict[str, Any]] = {}
-        for kind, adapters in (("base", [None] * REQUESTS), ("32 adapters", mixed)):
+        for kind, adapters in of_requests.items():
             for way, runtime in runtimes.items():
                 name = f"{kind}, {way}"
                 programs[name] = partial(ours, runtime, setting.prompts(), adapters)
@@ -90,7 +97,7 @@ def _measure(setting: Setting) -> list[dict[str, Any]]:
 
 
 def _attach(runtime: Runtime, adapters: Sequence[Path | None]) -> None:
-    for path in adapters:
+    for path in dict.fromkeys(adapters):
         if path is not None:
             runtime.attach(path)
 

@@ -74,8 +74,8 @@ def random_base(shape: str, path: Path, device: str) -> Path:
     return path
 
 
-def random_adapters(path: Path, folder: Path, count: int) -> list[Path]:
-    """Random ones that differ, small enough that the text stays text."""
+def random_adapters(path: Path, folder: Path, count: int, device: str = "cpu") -> list[Path]:
+    """Random ones that differ, small enough that the text stays text; made on `device`."""
     config = LoraConfig(task_type="CAUSAL_LM", r=RANK, lora_alpha=RANK, target_modules=LINEAR)
     with torch.device("meta"):  # for the names and shapes of what PEFT saves
         model = get_peft_model(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path)), config)
@@ -83,10 +83,13 @@ def random_adapters(path: Path, folder: Path, count: int) -> list[Path]:
     model.peft_config["default"].base_model_name_or_path = str(path)
     paths = []
     for index in range(count):
-        generator = torch.Generator().manual_seed(index)
+        generator = torch.Generator(device).manual_seed(index)
         paths.append(folder / f"adapter-{index}")
         model.peft_config["default"].save_pretrained(str(paths[-1]))
-        tensors = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in shapes.items()}
+        tensors = {
+            name: (torch.randn(shape, generator=generator, device=device) * 0.02).cpu()
+            for name, shape in shapes.items()
+        }
         save_file(tensors, paths[-1] / "adapter_model.safetensors", metadata={"format": "pt"})
     return paths
 
