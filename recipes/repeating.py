@@ -102,6 +102,8 @@ def check_same(job: Job, run: Run) -> None:
             raise InvalidData(f"cannot repeat {run.path}: the {name} split {here}", hint=_ANEW)
         now, then = job.splits[name].dataset, before[name]
         if now.fingerprint != then["fingerprint"]:
+            if otherwise := runs.split_otherwise(run, job.notes):
+                raise InvalidData(f"cannot repeat {run.path}: {otherwise}", hint=_ANEW)
             raise InvalidData(
                 f"cannot repeat {run.path}: the {name} split ({now.source}) changed: it had {then['rows']} rows"
                 f" ({_short(then['fingerprint'])}), and has {len(now)} ({_short(now.fingerprint)})",

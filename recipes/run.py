@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.adapters.files import write_bytes
 from adapthub.adapters.pooling import MEAN
 from adapthub.recipes import answered as written
+from adapthub.recipes.splits import set_aside_by
 
 State = Literal["started", "trained", "finished"]
 Configuration = Mapping[str, Any]
@@ -162,20 +163,21 @@ def load(path: Path) -> Run:
     return Run(path, record["configuration"], record["environment"], record["created"], record.get("sources"))
 
 
-def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
+def resumable(configuration: Configuration, *, path: Path | None = None, notes: Sequence[str] = ()) -> Run:
     """The run to go on with: the one in `path`, else the latest unfinished one of this configuration under
     runs/. How much of it is measured at the end may be another (Run.measured_as).
 
-    Raises InvalidSettings naming each field that differs, or where there is no run at all.
+    Raises InvalidSettings naming each field that differs, or where there is no run at all; and that the rows for validation
+    are chosen otherwise than they were, by the run's notes and `notes`, those of now.
     """
     wanted = plain(configuration)
     if path is not None:
         run = load(path)
         if differing := _learning_otherwise(run.configuration, wanted):
-            raise InvalidSettings(
-                f"cannot resume {path}: {'; '.join(differing)}",
-                hint="Give the settings of that run, or train anew without --resume.",
-            )
+            hint = "Give the settings of that run, or train anew without --resume."
+            if otherwise := split_otherwise(run, notes):
+                differing, hint = [otherwise, *differing], "Train anew without --resume, or with its group_column."
+            raise InvalidSettings(f"cannot resume {path}: {'; '.join(differing)}", hint=hint)
         return run
     runs = sorted(_readable(RUNS), key=lambda run: run.created, reverse=True)
     for run in runs:
@@ -199,6 +201,15 @@ def differences(was: Configuration, now: Configuration, prefix: str = "") -> lis
         elif old != new:
             found.append(f"{name} was {old!r}, is now {new!r}")
     return found
+
+
+def split_otherwise(run: Run, notes: Sequence[str]) -> str | None:
+    """In words, how the rows that are set aside for validation were chosen in `run` and are now, as `notes` say, where AdaptHub
+    came to choose them otherwise in between: other rows are learnt then, though the data are the same."""
+    was, now = (set_aside_by(said) for said in (run.fact("notes") or (), notes))
+    if was is None or now is None or was == now:
+        return None
+    return f"the rows set aside for validation were chosen {was!r}, and are now chosen {now!r}"
 
 
 def _learning_otherwise(was: Configuration, now: Configuration) -> list[str]:

@@ -257,7 +257,7 @@ def _run(
         return run
     if resume is not True:
         path = Path(resume)
-    return runs.resumable(job.configuration, path=path).measured_as(job.configuration)
+    return runs.resumable(job.configuration, path=path, notes=job.notes).measured_as(job.configuration)
 
 
 def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None, processes: Processes) -> Iterator[str]:

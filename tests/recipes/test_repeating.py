@@ -184,6 +184,29 @@ def test_a_run_from_before_texts_were_counted_is_repeated_and_goes_on(
     assert again.metrics == fewer.metrics
 
 
+def test_rows_that_are_set_aside_otherwise_are_not_called_other_data(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before passages of one query stayed together."""
+    rows = [{"query": f"ada {at // 2}", "passage": f"bob met alice {at}"} for at in range(40)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings: dict[str, Any] = {"base": str(tiny_base), "max_steps": 1, "batch_size": 4, "quiet": True}
+    with monkeypatch.context() as older:
+        older.setattr("adapthub.recipes.splits._grouped_by", lambda recipe, dataset: None)
+        train("embed", tmp_path / "data.jsonl", output=tmp_path / "run", **settings)
+    said = (
+        "the rows set aside for validation were chosen 'by their content', and are now chosen 'by their content;"
+        " rows of one query stay together'"
+    )
+    with pytest.raises(InvalidSettings, match=rf"cannot resume .*: {said}; data.train.* Train anew"):
+        train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **settings)
+    with pytest.raises(InvalidData, match=rf"cannot repeat .*run: {said}\. Train anew"):
+        train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
+    given = {**settings, "validation": False}
+    with pytest.raises(InvalidSettings, match=r"cannot resume .*run: data.train.* Give the settings of that run"):
+        train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **given)
+
+
 def test_a_setting_that_no_longer_means_the_same_is_refused(first: TrainingResult, tmp_path: Path) -> None:
     shutil.copytree(first.run.path, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
