@@ -176,7 +176,10 @@ def resumable(configuration: Configuration, *, path: Path | None = None, notes: 
         if differing := _learning_otherwise(run.configuration, wanted):
             hint = "Give the settings of that run, or train anew without --resume."
             if otherwise := split_otherwise(run, notes):
-                differing, hint = [otherwise, *differing], "Train anew without --resume, or with its group_column."
+                differing, hint = (
+                    [otherwise, *differing],
+                    "Train anew without --resume, or with its group_column.",
+                )
             raise InvalidSettings(f"cannot resume {path}: {'; '.join(differing)}", hint=hint)
         return run
     runs = sorted(_readable(RUNS), key=lambda run: run.created, reverse=True)
@@ -204,8 +207,8 @@ def differences(was: Configuration, now: Configuration, prefix: str = "") -> lis
 
 
 def split_otherwise(run: Run, notes: Sequence[str]) -> str | None:
-    """In words, how the rows that are set aside for validation were chosen in `run` and are now, as `notes` say, where AdaptHub
-    came to choose them otherwise in between: other rows are learnt then, though the data are the same."""
+    """In words, how the rows that are set aside for validation were chosen in `run` and are now, as `notes` say, where that
+    differs: other rows are learnt then, though the data are the same."""
     was, now = (set_aside_by(said) for said in (run.fact("notes") or (), notes))
     if was is None or now is None or was == now:
         return None

@@ -29,8 +29,8 @@ def speech_statistics(
     losses: Sequence[NDArray[Any]],
     answered: Sequence[int] | None = None,
 ) -> Statistics:
-    """wer, cer, wer/normalised and cer/normalised as shares, which may exceed 1, of the texts at the places `answered`, all of
-    them if None, and not there where they are none; and loss in nats a target."""
+    """wer, cer, wer/normalised and cer/normalised as shares, which may exceed 1, of the texts at the places `answered`, all
+    of them if None, and not there where they are none; and loss in nats a target."""
     places = range(len(texts)) if answered is None else answered
     if not places:
         return Statistics(loss_counts(losses), lambda sums: {"loss": mean_loss(sums)})

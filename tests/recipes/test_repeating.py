@@ -203,7 +203,9 @@ def test_rows_that_are_set_aside_otherwise_are_not_called_other_data(
     with pytest.raises(InvalidData, match=rf"cannot repeat .*run: {said}\. Train anew"):
         train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
     given = {**settings, "validation": False}
-    with pytest.raises(InvalidSettings, match=r"cannot resume .*run: data.train.* Give the settings of that run"):
+    with pytest.raises(
+        InvalidSettings, match=r"cannot resume .*run: data.train.* Give the settings of that run"
+    ):
         train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **given)
 
 

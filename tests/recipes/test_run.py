@@ -88,7 +88,9 @@ def test_how_much_is_measured_keeps_no_run_from_going_on_and_is_recorded() -> No
         again = runs.resumable(now).measured_as(now)
         assert again == runs.load(run.path)
         assert (again.configuration["settings"], again.state) == (now["settings"], "trained")
-    with pytest.raises(InvalidSettings, match=r"differs: settings.prompt was '\{source\}', is now 'other'\. Train"):
+    with pytest.raises(
+        InvalidSettings, match=r"differs: settings.prompt was '\{source\}', is now 'other'\. Train"
+    ):
         runs.resumable({**was, "settings": {"prompt": "other", "answered": 3}})
 
 
