@@ -101,7 +101,8 @@ class Certificate(Record):
     """What an adapter is over another form of its base, against `reference`, the form that it was trained on.
 
     `max_drift`, `mean_drift`: largest and mean absolute difference of outputs, as shares of the largest output; `changed`:
-    the share of examples with another decision. `verdict`: "worse" where a headline metric is clearly so.
+    the share of examples with another decision, None where none was asked for. `verdict`: "worse" where a headline metric is
+    clearly so.
     """
 
     reference: Form

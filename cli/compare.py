@@ -91,7 +91,7 @@ def compare(
         return
     click.echo(f"{found.source}: {found.rows} rows")
     rows = [_row(name, one) for name, one in found.metrics.items()]
-    show_table(rows, ("metric", "first", "second", "difference", "95 %", "p", "clear"))
+    show_table(rows, ("metric", "first", "second", "difference", "95 %", "p", "clear", "n"))
     click.echo(sentence)
 
 
@@ -104,4 +104,5 @@ def _row(name: str, one: Difference) -> dict[str, Any]:
         "95 %": f"[{one.low:+.4f}, {one.high:+.4f}]",
         "p": f"{one.p:.3g}",
         "clear": one.clear,
+        "n": one.n,
     }

@@ -75,6 +75,8 @@ def _show(ranking: Ranking) -> None:
     click.echo(f"{board.base_id}, {board.task}, {board.rows} rows of {source} ({board.dataset[:19]})")
     rows = [_row(one, ranking.metric) for one in ranking.standings]
     show_table(rows, ("rank", "adapter", ranking.metric, "ties", "n"))
+    if ranking.unlike:
+        click.echo(ranking.unlike)
     if ranking.cut:
         click.echo(f"There are more; the first {len(rows)} are shown.")
 

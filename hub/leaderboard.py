@@ -93,6 +93,17 @@ class Ranking:
     standings: tuple[Standing, ...]
     cut: bool
 
+    @property
+    def unlike(self) -> str | None:
+        """In words, that not all values are of as many rows, as where texts were written of fewer; None where all are."""
+        counts = [one.n for one in self.standings]
+        if not counts or min(counts) == max(counts):
+            return None
+        return (
+            f"Not all values are of the same rows: they are of {min(counts):,} to {max(counts):,} of {self.board.rows:,}."
+            " Of fewer rows less is known, as the intervals say; adapt compare measures two adapters on the same."
+        )
+
 
 @dataclass(frozen=True)
 class Place:

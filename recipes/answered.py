@@ -5,7 +5,7 @@ Writing takes most of what measuring takes, so it is bounded; the loss is of eve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
 
@@ -17,15 +17,25 @@ REASON = (
 )
 
 
-def number(answered: int | str) -> int:
-    """The setting as a number. Raises InvalidSettings."""
+DEFAULT = 128
+"""How many are where nothing else is said and an answer is a line or two."""
+ALL = "all"
+
+
+def setting(answered: int | str) -> dict[str, Any]:
+    """What Dataset.settings hold of it: nothing where all texts are written, as in runs from before there was a choice.
+    Raises InvalidSettings."""
+    if answered == ALL:
+        return {}
     try:
         count = int(answered)
     except ValueError:
         count = -1
     if count < 0:
-        raise InvalidSettings(f"answered={answered!r} is no number of examples", hint="Give 0 or more.")
-    return count
+        raise InvalidSettings(
+            f"answered={answered!r} is no number of examples", hint=f"Give 0 or more, or {ALL}."
+        )
+    return {"answered": count}
 
 
 def places(dataset: Dataset) -> list[int]:

@@ -248,6 +248,7 @@ def _decision(task: str, logits: NDArray[Any], labels: Any) -> list[Any]:
     return list(np.atleast_1d(best))
 
 
-def _changed(before: Sequence[Any], after: Sequence[Any]) -> float:
+def _changed(before: Sequence[Any], after: Sequence[Any]) -> float | None:
+    """The share of decisions that differ; None where there are none, as of texts that nobody asked for (`answered`)."""
     changed = [one != other for one, other in zip(before, after, strict=True)]
-    return float(sum(changed) / max(1, len(changed)))
+    return float(sum(changed) / len(changed)) if changed else None

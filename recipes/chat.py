@@ -72,7 +72,7 @@ class Chat:
             " (default: the base's, or chatml where it has none)",
             "turns": "which answers are learnt: all, or last where the template rewrites earlier ones, as Qwen3's does"
             " (default all)",
-            "answered": f"examples whose last answer is generated and measured (default {_ANSWERED})",
+            "answered": f"examples whose last answer is generated and measured (default {_ANSWERED}), or {written.ALL}",
             "group_column": GROUP_COLUMN,
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
@@ -99,7 +99,7 @@ class Chat:
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read."""
-        settings: dict[str, Any] = {"answered": written.number(answered)}
+        settings = written.setting(answered)
         if turns not in ("all", "last"):
             raise InvalidSettings(f"turns is all or last; {turns!r} is neither")
         settings |= {"turns": turns} if turns == "last" else {}

@@ -1,7 +1,7 @@
-"""Data read once and tokenised once: what a file became, found again by its content.
+"""Data read once and tokenised once: what a file, or a dataset saved to a folder, became, found again by its content.
 
-Under `prepared/` in AdaptHub's home, a folder an entry: the examples of files with their splits, labels and notes, by the
-files' bytes, the recipe and how they are read; and rows of token ids, by the examples, the tokenizer and the settings. What
+Under `prepared/` in AdaptHub's home, a folder an entry: the examples of these with their splits, labels and notes, by their
+bytes, the recipe and how they are read; and rows of token ids, by the examples, the tokenizer and the settings. What
 is kept is mapped, and read and encoded some rows at a time, so memory holds none of it whole.
 Entries are written aside and renamed; one that cannot be read is made anew. Beyond a bound those not used for longest go;
 deleting the folder is harmless, also to a run that goes on: whatever it reads is open.
@@ -34,7 +34,8 @@ from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.saved import opened
+from adapthub.recipes.data.records import blocks_of_datasets
+from adapthub.recipes.data.saved import is_saved, opened, saved_digest, saved_files
 from adapthub.recipes.data.stored import ExampleWriter, Files, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
 from adapthub.recipes.recipe import Encoded, Recipe
@@ -72,9 +73,12 @@ def prepare_splits(
         datasets, labels, notes = _labelled(recipe, read, wants_validation=validation is not False)
         return datasets, labels, (*unused(data), *notes)
     paths = {name: Path(source) for name, source in sources.items()}
-    before = {name: sha256_file(path) for name, path in paths.items()}
+    before = {name: _digest(path) for name, path in paths.items()}
     wanted = {
-        "files": {name: [before[name], path.suffix.lower()] for name, path in paths.items()},
+        "files": {
+            name: [before[name], "/" if path.is_dir() else path.suffix.lower()]
+            for name, path in paths.items()
+        },
         "validation": validation is not False,
         "options": {name: [value, _said_in(value)] for name, value in options.items()},
     }
@@ -86,14 +90,15 @@ def prepare_splits(
         held.update({name: getattr(dataset.examples, "held", None) for name, dataset in read.items()})
         datasets, labels, notes = _labelled(recipe, read, wants_validation=validation is not False)
         for name, path in paths.items():
-            if sha256_file(path) != before[name]:
+            if _digest(path) != before[name]:
                 raise InvalidData(f"{path} changed while it was read", hint="Try again.")
         _write_document(folder, paths, read, datasets, labels, notes)
 
     def found(folder: Path) -> _Splits:
         return _read_document(folder, paths, held)
 
-    return _kept(f"splits-{_key(recipe, wanted)}", write, found)
+    datasets, labels, notes = _kept(f"splits-{_key(recipe, wanted)}", write, found)
+    return datasets, labels, (*unused(data), *notes)
 
 
 def prepare_rows(
@@ -155,9 +160,23 @@ def _said_in(value: Any) -> str | None:
 def _is_kept(recipe: Recipe, sources: Mapping[str, Any]) -> bool:
     if RECIPES.get(recipe.name) is not recipe or recipe.task in (SPEECH, IMAGE_CLASSIFICATION):
         return False
-    if not all(isinstance(source, (str, Path)) and Path(source).is_file() for source in sources.values()):
+    if not all(isinstance(source, (str, Path)) and _is_readable(Path(source)) for source in sources.values()):
         return False
-    return sum(Path(source).stat().st_size for source in sources.values()) >= LEAST_BYTES
+    return sum(_size(Path(source)) for source in sources.values()) >= LEAST_BYTES
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() or is_saved(path)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of the files of a saved dataset."""
+    files = saved_files(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _digest(path: Path) -> str:
+    return saved_digest(path) if path.is_dir() else sha256_file(path)
 
 
 def _labelled(recipe: Recipe, read: Mapping[str, Dataset], *, wants_validation: bool) -> _Splits:
@@ -169,12 +188,12 @@ def _labelled(recipe: Recipe, read: Mapping[str, Dataset], *, wants_validation: 
 
 
 def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path) -> Dataset:
-    """A file's examples, written to `folder` as they are read."""
+    """The examples of a file or of a saved dataset, written to `folder` as they are read."""
     folder.mkdir()
     writer = ExampleWriter(folder)
     notes: list[str] = []
     whole: Dataset | None = None
-    held: list[Example] | None = [] if path.stat().st_size <= _HELD_BYTES else None
+    held: list[Example] | None = [] if _size(path) <= _HELD_BYTES else None
     try:
         for part in _parts(recipe, path, options):
             if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):
@@ -198,6 +217,10 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
 
 def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[Dataset]:
     """What the recipe reads, a part of the file after another where its format allows that."""
+    if path.is_dir():
+        for records in blocks_of_datasets(opened(path)):
+            yield recipe.read(records, **options)
+        return
     suffix = path.suffix.lower()
     if suffix not in BY_BLOCKS or suffix in _NO_RECORDS.get(recipe.task, ()):
         yield recipe.read(path, **options)
@@ -251,11 +274,11 @@ def _read_document(
     def now(text: str) -> str:
         return known.sub(lambda found: moved[found[0]], text)
 
-    opened = {name: Files(folder / name) for name in {split["of"] for split in document["splits"].values()}}
+    files = {name: Files(folder / name) for name in {split["of"] for split in document["splits"].values()}}
     datasets = {}
     for name, split in document["splits"].items():
         of = split["of"]
-        examples = StoredExamples(opened[of], str(paths[of]), held=held.get(of))
+        examples = StoredExamples(files[of], str(paths[of]), held=held.get(of))
         if split["chosen"]:
             examples = examples.select(np.load(folder / f"{name}.npy", mmap_mode="r"))
         datasets[name] = Dataset(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.adapters.files import sha256_file
 from adapthub.adapters.methods import find_method
+from adapthub.recipes import answered as written
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.environment import libraries
@@ -75,9 +76,11 @@ def repeated(folder: str | Path) -> dict[str, Any]:
     recipe, method = find_recipe(task), configuration["method"]
     known = (*SETTINGS, *find_method(method).defaults(cast("Task", recipe.task)))
     settings = {name: value for name, value in configuration["settings"].items() if name in known}
+    asked = {"answered": configuration["settings"].get("answered", written.ALL)}
     return {
         **settings,
         **was["options"],
+        **{name: value for name, value in asked.items() if name in recipe.options},
         "task": task,
         "method": method,
         "quantize": configuration["quantize"],
@@ -99,6 +102,8 @@ def check_same(job: Job, run: Run) -> None:
             raise InvalidData(f"cannot repeat {run.path}: the {name} split {here}", hint=_ANEW)
         now, then = job.splits[name].dataset, before[name]
         if now.fingerprint != then["fingerprint"]:
+            if otherwise := runs.split_otherwise(run, job.notes):
+                raise InvalidData(f"cannot repeat {run.path}: {otherwise}", hint=_ANEW)
             raise InvalidData(
                 f"cannot repeat {run.path}: the {name} split ({now.source}) changed: it had {then['rows']} rows"
                 f" ({_short(then['fingerprint'])}), and has {len(now)} ({_short(now.fingerprint)})",

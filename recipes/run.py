@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +27,17 @@ from typing import Any, Literal
 from adapthub.adapters.errors import Conflict, InvalidSettings, StorageError
 from adapthub.adapters.files import write_bytes
 from adapthub.adapters.pooling import MEAN
+from adapthub.recipes import answered as written
+from adapthub.recipes.splits import set_aside_by
 
 State = Literal["started", "trained", "finished"]
 Configuration = Mapping[str, Any]
 
 RUNS = Path("runs")
-_UNSAID = {"settings.pooling": MEAN}  # what runs from before it was recorded did
+# What runs from before these were recorded did.
+_UNSAID = {"settings.pooling": MEAN, "settings.answered": written.ALL}
+# What decides what a run is measured by, and nothing that it learns.
+_OF_MEASURING = ("answered",)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,18 @@ class Run:
     def fact(self, name: str) -> Any:
         """A fact that `mark` recorded, or None."""
         return _read(self.path).get(name)
+
+    def measured_as(self, wanted: Configuration) -> Run:
+        """The same run, to be measured as `wanted` says, which its record then says too."""
+        settings = {
+            name: value for name, value in self.configuration["settings"].items() if name not in _OF_MEASURING
+        }
+        settings |= {name: wanted["settings"][name] for name in _OF_MEASURING if name in wanted["settings"]}
+        if settings == self.configuration["settings"]:
+            return self
+        run = replace(self, configuration={**self.configuration, "settings": settings})
+        run.mark(run.state, configuration=run.configuration)
+        return run
 
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Replace metrics.jsonl. Whole each time: a resumed run rewrites the steps after its checkpoint."""
@@ -146,24 +163,28 @@ def load(path: Path) -> Run:
     return Run(path, record["configuration"], record["environment"], record["created"], record.get("sources"))
 
 
-def resumable(configuration: Configuration, *, path: Path | None = None) -> Run:
+def resumable(configuration: Configuration, *, path: Path | None = None, notes: Sequence[str] = ()) -> Run:
     """The run to go on with: the one in `path`, else the latest unfinished one of this configuration under
-    runs/.
+    runs/. How much of it is measured at the end may be another (Run.measured_as).
 
-    Raises InvalidSettings naming each field that differs, or where there is no run at all.
+    Raises InvalidSettings naming each field that differs, or where there is no run at all; and that the rows for validation
+    are chosen otherwise than they were, by the run's notes and `notes`, those of now.
     """
     wanted = plain(configuration)
     if path is not None:
         run = load(path)
-        if differing := differences(run.configuration, wanted):
-            raise InvalidSettings(
-                f"cannot resume {path}: {'; '.join(differing)}",
-                hint="Give the settings of that run, or train anew without --resume.",
-            )
+        if differing := _learning_otherwise(run.configuration, wanted):
+            hint = "Give the settings of that run, or train anew without --resume."
+            if otherwise := split_otherwise(run, notes):
+                differing, hint = (
+                    [otherwise, *differing],
+                    "Train anew without --resume, or with its group_column.",
+                )
+            raise InvalidSettings(f"cannot resume {path}: {'; '.join(differing)}", hint=hint)
         return run
     runs = sorted(_readable(RUNS), key=lambda run: run.created, reverse=True)
     for run in runs:
-        if run.state != "finished" and not differences(run.configuration, wanted):
+        if run.state != "finished" and not _learning_otherwise(run.configuration, wanted):
             return run
     raise InvalidSettings(
         f"nothing to resume under {RUNS}/: {_why_none(runs, wanted)}", hint="Train without --resume."
@@ -185,6 +206,21 @@ def differences(was: Configuration, now: Configuration, prefix: str = "") -> lis
     return found
 
 
+def split_otherwise(run: Run, notes: Sequence[str]) -> str | None:
+    """In words, how the rows that are set aside for validation were chosen in `run` and are now, as `notes` say, where that
+    differs: other rows are learnt then, though the data are the same."""
+    was, now = (set_aside_by(said) for said in (run.fact("notes") or (), notes))
+    if was is None or now is None or was == now:
+        return None
+    return f"the rows set aside for validation were chosen {was!r}, and are now chosen {now!r}"
+
+
+def _learning_otherwise(was: Configuration, now: Configuration) -> list[str]:
+    """The differences that keep a run from going on."""
+    measuring = tuple(f"settings.{name} " for name in _OF_MEASURING)
+    return [words for words in differences(was, now) if not words.startswith(measuring)]
+
+
 def checkpoint_state(checkpoint: Path) -> dict[str, Any] | None:
     """trainer_state.json of a checkpoint, or None where it was not written to its end."""
     try:
@@ -204,7 +240,7 @@ def _readable(folder: Path) -> Iterator[Run]:
 def _why_none(runs: list[Run], wanted: Configuration) -> str:
     if not runs:
         return "there is no run"
-    differing = differences(runs[0].configuration, wanted)
+    differing = _learning_otherwise(runs[0].configuration, wanted)
     if not differing:
         return f"{runs[0].path.name} is finished"
     return f"the latest, {runs[0].path.name}, differs: {'; '.join(differing)}"

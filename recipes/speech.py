@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 from adapthub.adapters.audio import read_sound
 from adapthub.adapters.errors import InvalidData, InvalidInput, InvalidSettings
 from adapthub.adapters.speech import IGNORED, POSITIONS_A_SECOND, Speech, speech_by
+from adapthub.recipes import answered as written
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.recordings import AUDIO_COLUMNS, TEXT_COLUMNS, Recording, read_recordings
@@ -83,6 +84,7 @@ class SpeechRecognition:
             "audio_column": f"the column of recordings (default: the first of {', '.join(AUDIO_COLUMNS)})",
             "text_column": f"the column of transcripts (default: the first of {', '.join(TEXT_COLUMNS)})",
             "group_column": GROUP_COLUMN,
+            "answered": f"recordings whose text is written and measured (default {written.DEFAULT}), or {written.ALL}",
             "max_seconds": "leave out recordings of more seconds (default: an error where the base reads less)",
             "encoding": "text encoding of the table (default utf-8)",
         }
@@ -98,6 +100,7 @@ class SpeechRecognition:
         audio_column: str | None = None,
         text_column: str | None = None,
         group_column: str | None = None,
+        answered: int | str = written.DEFAULT,
         max_seconds: float | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
@@ -111,7 +114,7 @@ class SpeechRecognition:
             group_column=group_column,
             encoding=encoding,
             max_seconds=max_seconds,
-            settings={"language": language},
+            settings={"language": language, **written.setting(answered)},
         )
 
     def labels_of(self, example: Example) -> frozenset[str]:
@@ -124,8 +127,8 @@ class SpeechRecognition:
         """Nothing: what a base cannot take is found when it is known."""
 
     def resolve(self, tokenizer: Any, train: Dataset, *, max_length: int) -> dict[str, Any]:
-        """The language, by its code. Raises InvalidSettings where a multilingual base is not told any."""
-        return {"language": speech_by(tokenizer).trained_in(train.settings["language"])}
+        """The language, by its code, and `answered`. Raises InvalidSettings where a multilingual base is not told any."""
+        return {**train.settings, "language": speech_by(tokenizer).trained_in(train.settings["language"])}
 
     def encode(
         self, tokenizer: Any, dataset: Dataset, labels: Sequence[str], settings: Mapping[str, Any]
@@ -164,17 +167,22 @@ class SpeechRecognition:
     def answers(
         self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
-        texts: list[str] = []
-        for start in range(0, len(dataset), _AT_ONCE):
-            some = [example.fields["sound"].load() for example in dataset.examples[start : start + _AT_ONCE]]
-            answered = runtime.transcribe(some, adapter, language=settings["language"])
-            texts += [transcription.text for transcription in answered]
+        """Empty where no text is asked for (`answered`)."""
+        texts = [""] * len(dataset)
+        asked = written.places(dataset)
+        for start in range(0, len(asked), _AT_ONCE):
+            some = asked[start : start + _AT_ONCE]
+            sounds = [dataset[at].fields["sound"].load() for at in some]
+            found = runtime.transcribe(sounds, adapter, language=settings["language"])
+            for at, transcription in zip(some, found, strict=True):
+                texts[at] = transcription.text
         return texts
 
     def measure_texts(
         self, texts: Sequence[str], losses: Sequence[NDArray[Any]], dataset: Dataset
     ) -> Statistics:
-        return speech_statistics(texts, [example.fields["target"] for example in dataset], losses)
+        references = [example.fields["target"] for example in dataset]
+        return speech_statistics(texts, references, losses, written.places(dataset))
 
     def preview(
         self, tokenizer: Any, dataset: Dataset, encoded: Encoded, labels: Sequence[str], index: int

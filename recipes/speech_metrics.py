@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapthub.recipes.metrics import Statistics
-from adapthub.recipes.text_metrics import loss_counts, mean_loss
+from adapthub.recipes.text_metrics import at_places, loss_counts, mean_loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,26 +24,33 @@ _RATES = ("wer", "cer", "wer/normalised", "cer/normalised")
 
 
 def speech_statistics(
-    texts: Sequence[str], references: Sequence[str], losses: Sequence[NDArray[Any]]
+    texts: Sequence[str],
+    references: Sequence[str],
+    losses: Sequence[NDArray[Any]],
+    answered: Sequence[int] | None = None,
 ) -> Statistics:
-    """wer, cer, wer/normalised and cer/normalised as shares, which may exceed 1, and loss in nats a target."""
+    """wer, cer, wer/normalised and cer/normalised as shares, which may exceed 1, of the texts at the places `answered`, all
+    of them if None, and not there where they are none; and loss in nats a target."""
+    places = range(len(texts)) if answered is None else answered
+    if not places:
+        return Statistics(loss_counts(losses), lambda sums: {"loss": mean_loss(sums)})
     normalise = _normaliser()
-    counts = np.array(
-        [
-            [*_edits(said, text), *_edits(normalise(said), normalise(text))]
-            for text, said in zip(texts, references, strict=True)
-        ],
-        dtype=np.float64,
-    ).reshape(-1, 2 * len(_RATES))
-    edges = counts.shape[1]
+    rows = []
+    for at in places:
+        said, text = references[at], texts[at]
+        rows.append([1, *_edits(said, text), *_edits(normalise(said), normalise(text))])
+    counts = [loss_counts(losses), at_places(places, np.array(rows, dtype=np.float64), len(texts))]
+    edge = counts[0].shape[1]
 
     def summarise(sums: Floats) -> dict[str, Floats]:
+        loss, written, edits = sums[..., :edge], sums[..., edge], sums[..., edge + 1 :]
         rates = {
-            name: sums[..., 2 * at] / np.maximum(sums[..., 2 * at + 1], 1) for at, name in enumerate(_RATES)
+            name: np.where(written > 0, edits[..., 2 * at] / np.maximum(edits[..., 2 * at + 1], 1), np.nan)
+            for at, name in enumerate(_RATES)
         }
-        return {**rates, "loss": mean_loss(sums[..., edges:])}
+        return {**rates, "loss": mean_loss(loss)}
 
-    return Statistics(np.concatenate([counts, loss_counts(losses)], axis=1), summarise)
+    return Statistics(np.concatenate(counts, axis=1), summarise, dict.fromkeys(_RATES, len(places)))
 
 
 def _edits(said: str, text: str) -> tuple[int, int, int, int]:

@@ -27,6 +27,7 @@ _FEW_ROWS = (
     8  # where few-shot methods begin (SetFit, Tunstall et al. 2022); below that a label is hardly learnt
 )
 _SHOWN = 5
+_CHOSEN = " chosen "
 
 
 def chosen_sources(data: Any, *, validation: Any = None, test: Any = None) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def completed(
         aside, rest = len(read["validation"]), len(read["train"])
         notes.append(
             f"validation: no such split given, so {aside} of {aside + rest} training rows are set aside,"
-            f" chosen by their content{together}"
+            f"{_CHOSEN}by their content{together}"
         )
     read = {name: read[name] for name in SPLITS if name in read}
     return read, (
@@ -88,6 +89,12 @@ def completed(
         *_leaks(read),
         *_shares(recipe, read),
     )
+
+
+def set_aside_by(notes: Iterable[str]) -> str | None:
+    """How the rows for validation were chosen, by a run's notes, as what they say after "chosen"; None where none were."""
+    ways = (note.partition(_CHOSEN)[2] for note in notes if note.startswith("validation: no such split"))
+    return next(ways, None)
 
 
 def _together(recipe: Recipe, train: Dataset) -> tuple[NDArray[np.uint64] | None, str]:

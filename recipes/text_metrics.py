@@ -47,9 +47,9 @@ def translation_statistics(
         return Statistics(loss_counts(losses), lambda sums: {"loss": mean_loss(sums)})
     measures = {"chrf": CHRF(), "bleu": BLEU(tokenize=bleu_tokenizer(references))}
     said, wanted = [texts[at] for at in places], [references[at] for at in places]
-    counts = [loss_counts(losses), _at(places, np.ones((len(places), 1)), len(texts))]
+    counts = [loss_counts(losses), at_places(places, np.ones((len(places), 1)), len(texts))]
     for measure in measures.values():
-        counts.append(_at(places, _counts(measure, said, wanted), len(texts)))
+        counts.append(at_places(places, _counts(measure, said, wanted), len(texts)))
     edges = np.cumsum([part.shape[1] for part in counts])
 
     def summarise(sums: Floats) -> dict[str, Floats]:
@@ -112,7 +112,7 @@ def _places(texts: Sequence[str], answered: Sequence[int] | None) -> Sequence[in
     return range(len(texts)) if answered is None else answered
 
 
-def _at(places: Sequence[int], counts: Floats, rows: int) -> Floats:
+def at_places(places: Sequence[int], counts: Floats, rows: int) -> Floats:
     """The counts of the rows at `places`, and 0 for all others."""
     found = np.zeros((rows, counts.shape[1]))
     found[list(places)] = counts
@@ -130,7 +130,7 @@ def _rouge(
     scores = [scorer.score(references[at], texts[at]) for at in places]
     rows = [[1.0, *(score[kind].fmeasure for kind in kinds)] for score in scores]
     counts = np.array(rows, dtype=np.float64).reshape(-1, 1 + len(kinds))
-    return _at(places, counts, len(texts)), dict.fromkeys(kinds, len(places)) if places else {}
+    return at_places(places, counts, len(texts)), dict.fromkeys(kinds, len(places)) if places else {}
 
 
 def _rouge_means(kinds: Iterable[str], sums: Floats) -> dict[str, Floats]:

@@ -36,7 +36,6 @@ _REASONS = {
     "learning_rate": "ten times full fine-tuning's, for bases 2,000 wide (LoRA Without Regret); wider ones want less",
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
 }
-_ANSWERED = 128
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class TextToText:
             "source_column": f"the column of texts (default: the first of {', '.join(self.sources)})",
             "target_column": f"the column of what shall come of them (default: the first of {', '.join(self.targets)})",
             "prompt": f"what the base is told, with {SOURCE} in it (default: {self.prompt})",
-            "answered": f"examples whose text is written and measured (default {_ANSWERED})",
+            "answered": f"examples whose text is written and measured (default {written.DEFAULT}), or {written.ALL}",
             "group_column": GROUP_COLUMN,
             "delimiter": "CSV: what separates cells (default: found in the header)",
             "encoding": "text encoding of the file (default utf-8)",
@@ -80,7 +79,7 @@ class TextToText:
         source_column: str | None = None,
         target_column: str | None = None,
         prompt: str | None = None,
-        answered: int | str = _ANSWERED,
+        answered: int | str = written.DEFAULT,
         group_column: str | None = None,
         delimiter: str | None = None,
         encoding: str = "utf-8",
@@ -95,7 +94,7 @@ class TextToText:
             group=group_column,
             encoding=encoding,
             delimiter=delimiter,
-            settings={"prompt": prompt, "answered": written.number(answered)},
+            settings={"prompt": prompt, **written.setting(answered)},
         )
 
     def labels_of(self, example: Example) -> frozenset[str]:

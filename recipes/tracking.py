@@ -1,4 +1,5 @@
-"""Where a run is told of besides its own folder: Weights & Biases, trackio, by transformers' own callbacks.
+"""Where a run is told of besides its own folder: Weights & Biases, trackio, by transformers' own callbacks while it trains;
+and what it came to in the end, which TensorBoard's log hears too.
 
 A run's folder has TensorBoard's log and every metric in any case. Each tracker reads its own environment (WANDB_PROJECT,
 WANDB_MODE=offline, TRACKIO_SPACE_ID, ...). Does not import a tracker that nobody asked for.
@@ -6,7 +7,8 @@ WANDB_MODE=offline, TRACKIO_SPACE_ID, ...). Does not import a tracker that nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +20,12 @@ from adapthub.adapters.suggest import did_you_mean
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from adapthub.recipes.metrics import Estimate
+    from adapthub.recipes.run import Run
+
 TRACKERS = ("trackio", "wandb")
+_PROJECT = "huggingface"  # as transformers' callbacks call theirs where nobody says otherwise
+_STEP = "train/global_step"  # likewise
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -50,3 +57,46 @@ def tracked(names: Sequence[str]) -> Iterator[list[TrainerCallback]]:
     finally:
         if is_ours and wandb.run is not None:
             wandb.finish(exit_code=int(failed))
+
+
+def tell_measured(
+    names: Sequence[str],
+    run: Run,
+    metrics: Mapping[str, Mapping[str, Estimate]],
+    tell: Callable[[str], None],
+) -> None:
+    """TensorBoard's log of `run` and the trackers `names` hear what it came to by split and name, as "test/f1", at its last
+    step. Within `tracked`, so that a tracker's run is still the same; where nothing was trained any more, it has a new one.
+
+    What goes wrong there is said by `tell`: the adapter is whole by then, and may still be pushed.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    found = {
+        f"{split}/{name}": one.value
+        for split, estimates in metrics.items()
+        for name, one in estimates.items()
+    }
+    if not found:
+        return
+    step = max((int(entry["step"]) for entry in run.history), default=0)
+    try:
+        with SummaryWriter(str(run.tensorboard)) as log:
+            for name, value in found.items():
+                log.add_scalar(name, value, step)
+        _tell_trackers(names, run, {**found, _STEP: step})
+    except Exception as error:  # of a tracker's own kind
+        tell(f"not every tracker heard what the adapter came to: {type(error).__name__}: {error}")
+
+
+def _tell_trackers(names: Sequence[str], run: Run, found: Mapping[str, float]) -> None:
+    if "wandb" in names:
+        wandb: Any = import_module("wandb")
+        if wandb.run is None:
+            wandb.init(project=os.getenv("WANDB_PROJECT", _PROJECT), name=run.path.name)
+        wandb.run.log(dict(found))
+    if "trackio" in names:  # its run ended with training
+        trackio: Any = import_module("trackio")
+        trackio.init(project=_PROJECT, name=run.path.name, resume="allow", embed=False)
+        trackio.log(dict(found))
+        trackio.finish()

@@ -42,7 +42,7 @@ from adapthub.recipes.recipe import Recipe
 from adapthub.recipes.repeating import changes, check_same, sources
 from adapthub.recipes.run import Run
 from adapthub.recipes.sharding import check_shardable
-from adapthub.recipes.tracking import check_trackers, tracked
+from adapthub.recipes.tracking import check_trackers, tell_measured, tracked
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
 
 if TYPE_CHECKING:
@@ -165,24 +165,37 @@ def train(
     job = job.computing_in(precision(job.settings.precision, base.device, base.dtype))
     with memory_errors("checking the run", job.smaller):
         processes.by_first(partial(rehearse, job, base))
-    adaptation = _begin(job, base)
-    try:
-        processes.by_first(partial(check_run, job, base, adaptation, Path(output or runs.RUNS)))
-        given = sources(job, base, task, data, validation, test, hub)
-        run = processes.by_first(partial(_run, job, base, name, output, resume, given, processes))
-        tell = _teller(report if processes.first else None, console)
-        for note in (*job.notes, *_changes(run, base, resume is not False, repeats, processes)):
-            tell(note)
-        outcome = Outcome(job, base, run, name, processes, tell)
-        with _interruptible(job, run), tracked(track if processes.first else ()) as told:
-            set_seed(seed)
-            called = (*told, *callbacks)
-            fit(job, base, adaptation, run, console=console, callbacks=called, processes=processes)
-            _save(job, base, adaptation, run, outcome, processes)
-    finally:
-        adaptation.release()
-    with _interruptible(job, run), _kept(run, f"Measure it with the same command and --resume {run.path}"):
-        artifact, metrics = processes.by_first(partial(outcome.measure, load if processes.shards else None))
+    with tracked(track if processes.first else ()) as told:
+        adaptation = _begin(job, base)
+        try:
+            processes.by_first(partial(check_run, job, base, adaptation, Path(output or runs.RUNS)))
+            given = sources(job, base, task, data, validation, test, hub)
+            run = processes.by_first(partial(_run, job, base, name, output, resume, given, processes))
+            tell = _teller(report if processes.first else None, console)
+            for note in (*job.notes, *_changes(run, base, resume is not False, repeats, processes)):
+                tell(note)
+            outcome = Outcome(job, base, run, name, processes, tell)
+            with _interruptible(job, run):
+                set_seed(seed)
+                fit(
+                    job,
+                    base,
+                    adaptation,
+                    run,
+                    console=console,
+                    callbacks=(*told, *callbacks),
+                    processes=processes,
+                )
+                _save(job, base, adaptation, run, outcome, processes)
+        finally:
+            adaptation.release()
+        with (
+            _interruptible(job, run),
+            _kept(run, f"Measure it with the same command and --resume {run.path}"),
+        ):
+            anew = load if processes.shards else None
+            artifact, metrics = processes.by_first(partial(outcome.measure, anew))
+        processes.by_first(partial(tell_measured, track, run, metrics, tell))
     version = None
     if push and name is not None:
         publish = partial(_publish, registry, artifact, name, message=message, alias=alias)
@@ -257,7 +270,7 @@ def _run(
         return run
     if resume is not True:
         path = Path(resume)
-    return runs.resumable(job.configuration, path=path)
+    return runs.resumable(job.configuration, path=path, notes=job.notes).measured_as(job.configuration)
 
 
 def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None, processes: Processes) -> Iterator[str]:

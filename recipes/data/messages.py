@@ -16,7 +16,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
-from adapthub.recipes.data.records import Records, is_datasets, repeated_ids, suffix_of
+from adapthub.recipes.data.records import Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
 Message = dict[str, Any]
@@ -62,8 +62,7 @@ def read_conversations(
     empty turn, roles in a wrong order.
     """
     records = read_records(source, encoding=encoding, delimiter=delimiter)
-    if is_datasets(source) or suffix_of(source) == ".parquet":
-        # Arrow gives all objects of a column the same fields: a call would have the arguments of every function, empty.
+    if records.arrow:  # a call would have the arguments of every function, empty
         rows = [replace(row, values=_without_nothing(row.values)) for row in records.rows]
         records = replace(records, rows=rows)
     columns = _columns(records, messages_column, prompt_column, answer_column)

@@ -6,13 +6,14 @@ Rows in memory and datasets.Dataset become records here, files in tables. Does n
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 
+_AT_ONCE = 8192  # rows
 _ID_COLUMNS = ("id", "uid", "guid", "idx")
 
 
@@ -26,12 +27,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """The rows of one source. `path` is its name in messages; `unit` is what Record.line counts there."""
+    """The rows of one source. `path` is its name in messages; `unit` is what Record.line counts there; `arrow`: they come
+    from Arrow, which gives all objects of a column the same fields."""
 
     columns: tuple[str, ...]
     rows: Sequence[Record]
     path: str
     unit: str = "line"
+    arrow: bool = False
 
     def where(self, row: Record) -> str:
         return f"{self.path}:{row.line}" if self.unit == "line" else f"{self.path}:{self.unit} {row.line}"
@@ -72,8 +75,18 @@ def of_mappings(rows: Iterable[Mapping[str, Any]], name: str = "data") -> Record
 def of_datasets(dataset: Any) -> Records:
     """A `datasets.Dataset` or an IterableDataset; class labels become their names."""
     dataset = settled(dataset)
-    name = str(getattr(dataset.info, "dataset_name", None) or "dataset")
-    return of_mappings(named_rows(dataset), name)
+    return replace(of_mappings(named_rows(dataset), _name_of(dataset)), arrow=True)
+
+
+def blocks_of_datasets(dataset: Any) -> Iterator[Records]:
+    """The same of a `datasets.Dataset`, some rows at a time, in their order. Raises InvalidData where there are none."""
+    if not len(dataset):
+        of_mappings((), _name_of(dataset))
+    for start in range(0, len(dataset), _AT_ONCE):
+        some = dataset.select(range(start, min(start + _AT_ONCE, len(dataset))))
+        rows = [Record(values, number) for number, values in enumerate(named_rows(some), start + 1)]
+        columns = columns_of(row.values for row in rows)
+        yield Records(columns, rows, _name_of(dataset), "row", arrow=True)
 
 
 def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
@@ -117,6 +130,10 @@ def repeated_ids(records: Records) -> Iterator[str]:
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Every column that occurs, in order of appearance."""
     return tuple(dict.fromkeys(column for row in rows for column in row))
+
+
+def _name_of(dataset: Any) -> str:
+    return str(getattr(dataset.info, "dataset_name", None) or "dataset")
 
 
 def is_datasets(source: object) -> bool:

@@ -85,7 +85,8 @@ def read_jsonl(path: Path, encoding: str = "utf-8") -> Records:
 def read_parquet(path: Path) -> Records:
     """A Parquet file; rows count from 1."""
     blocks = list(_parquet_blocks(path))
-    return Records(blocks[0].columns, [row for block in blocks for row in block.rows], str(path), "row")
+    rows = [row for block in blocks for row in block.rows]
+    return Records(blocks[0].columns, rows, str(path), "row", arrow=True)
 
 
 def _check_delimiter(delimiter: str | None) -> None:
@@ -172,7 +173,7 @@ def _parquet_blocks(path: Path) -> Iterator[Records]:
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
                 rows = [Record(values, number + at) for at, values in enumerate(batch.to_pylist(), start=1)]
                 number += len(rows)
-                yield Records(tuple(batch.schema.names), rows, str(path), "row")
+                yield Records(tuple(batch.schema.names), rows, str(path), "row", arrow=True)
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such file") from None
     except (pyarrow.ArrowInvalid, OSError) as error:

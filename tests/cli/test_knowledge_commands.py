@@ -63,6 +63,12 @@ def test_a_leaderboard_or_what_leaderboards_there_are(cli: Command, tmp_path: Pa
         ["3", "acme/a0@v1", "0.700", "[0.650,", "0.750]", "0", "100"],
     ]
     assert read(cli, "hub", "leaderboard", "--dataset", "sha256:b")["standings"][0]["name"] == "acme/a3"
+    few = manifest(metrics={"test": {"f1": 0.8}}, data=rows)
+    metrics = {"test": {"f1": few.metrics["test"]["f1"].model_copy(update={"n": 12})}}
+    few = few.model_copy(update={"metrics": metrics})
+    open_hub().push(write_adapter(tmp_path / "few", seed=9, manifest=few), "acme/few")
+    board = cli("hub", "leaderboard", "--dataset", "sha256:bb").fine()
+    assert "Not all values are of the same rows: they are of 12 to 100 of 100." in board.splitlines()[-1]
 
 
 def test_a_family_is_two_trees(cli: Command, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import Conflict, InvalidSettings
 from adapthub.adapters.manifest import Form, Manifest
 from adapthub.recipes import certification, certify, evaluate, train, write_certified
-from adapthub.recipes.certification import FORMS, _nearest
+from adapthub.recipes.certification import FORMS, _changed, _nearest
 from adapthub.recipes.evaluation import encode_for, read_for, recipe_of
 from adapthub.recipes.merging import merged_answers
 from tests.recipes.conftest import write_ner
@@ -155,6 +155,17 @@ def test_texts_that_are_written_are_compared_and_merged_too(causal_base: Path, t
     some = certify(made, pairs(6, 1), forms=["nf4"], answered=3).certificates["nf4"]
     assert {name: drift.n for name, drift in some.metrics.items()} == {"chrf": 3, "bleu": 3, "loss": 6}
     assert some.changed in (0, 1 / 3, 2 / 3, 1)  # of the texts that were written
+    none = certify(made, pairs(6, 1), forms=["nf4"], answered=0)
+    assert none.certificates["nf4"].changed is None
+    assert set(none.certificates["nf4"].metrics) == {"loss"}
+    card = (write_certified(none, tmp_path / "none").path / "README.md").read_text()
+    (line,) = (line for line in card.splitlines() if line.startswith("| nf4 |"))
+    assert "0.00%" not in line
+
+
+def test_where_nothing_was_decided_no_share_of_it_changed() -> None:
+    assert _changed([], []) is None
+    assert (_changed(["a", "b"], ["a", "b"]), _changed(["a", "b"], ["a", "c"])) == (0, 0.5)
 
 
 def test_the_decision_of_vectors_is_the_nearest_passage() -> None:

@@ -116,6 +116,98 @@ def test_what_is_kept_is_what_would_be_read(
     assert facts(job_of(task, data, tiny_base)) == plain
 
 
+@pytest.mark.parametrize("task", ["ner", "sentiment", "embed", "chat"])
+def test_what_is_kept_of_a_saved_dataset_is_what_would_be_read(
+    task: str, tmp_path: Path, tiny_base: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class labels by their names, rows by their numbers; known by its content wherever it lies, and read no more."""
+    folder = save(tmp_path / "saved", task)
+    named = {"task": task, "data": folder, "base": tiny_base}
+
+    def splits() -> list[Any]:
+        datasets, labels, notes = prepared.prepare_splits(
+            find_recipe(task), named["data"], validation=None, test=None, options={}
+        )
+        return [{name: [*part] for name, part in datasets.items()}, labels, notes]
+
+    plain = splits()
+    assert "the data has 'unsupervised' besides, which is not used" in plain[-1]
+    assert not (own_home / "prepared").exists()
+    monkeypatch.setattr(prepared, "LEAST_BYTES", 0)
+    monkeypatch.setattr(prepared, "_HELD_BYTES", 0)
+    monkeypatch.setattr("adapthub.recipes.data.records._AT_ONCE", 7)
+    assert splits() == plain
+    (entry,) = (own_home / "prepared").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(find_recipe(task)), "read", None)
+        assert splits() == plain
+        named["data"] = folder.rename(tmp_path / "moved")
+        moved = splits()
+    assert [entry] == list((own_home / "prepared").iterdir())
+    assert moved[0]["train"][0].source == f"{tmp_path / 'moved' / 'train'}:row 1"
+    assert moved[0]["train"][0].fields == plain[0]["train"][0].fields
+    shutil.rmtree(tmp_path / "moved")
+    save(tmp_path / "moved", task, start=1)
+    assert splits() != moved
+    assert len(list((own_home / "prepared").iterdir())) == 2
+
+
+def save(folder: Path, task: str, start: int = 0) -> Path:
+    """A DatasetDict of two splits, one of them not read, as the datasets library saves it."""
+    import datasets
+
+    features: Any = None
+    at_all = range(start, start + 40)
+    match task:
+        case "ner":
+            tags = datasets.List(datasets.ClassLabel(names=["O", "B-PER"]))
+            features = datasets.Features(
+                {"tokens": datasets.List(datasets.Value("string")), "ner_tags": tags}
+            )
+            rows: list[Any] = [{"tokens": ["ada", f"was {at}"], "ner_tags": [1, 0]} for at in at_all]
+        case "sentiment":
+            label = datasets.ClassLabel(names=["bad", "good"])
+            features = datasets.Features({"text": datasets.Value("string"), "label": label})
+            rows = [{"text": f"{WORDS[at % 5]} {at}", "label": at % 2} for at in at_all]
+        case "embed":
+            rows = [{"query": f"{at // 2}", "passage": f"{at} ?"} for at in at_all]
+        case _:
+            calls = [{"name": name, "arguments": {name: 1}} for name in ("one", "two")]
+            rows = [
+                {
+                    "messages": [
+                        {"role": "user", "content": f"Ask {at}", "tool_calls": None},
+                        {"role": "assistant", "content": "", "tool_calls": [{"function": calls[at % 2]}]},
+                    ]
+                }
+                for at in at_all
+            ]
+    table = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict({"train": table, "unsupervised": table}).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_large_parquet_file_of_calls_is_read_as_a_small_one(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Without the arguments of the other functions, which Arrow fills in."""
+    import datasets
+
+    folder = save(tmp_path / "saved", "chat")
+    datasets.load_from_disk(str(folder))["train"].to_parquet(str(tmp_path / "calls.parquet"))
+
+    def read() -> list[Any]:
+        found, _, _ = prepared.prepare_splits(
+            find_recipe("chat"), tmp_path / "calls.parquet", validation=False, test=None, options={}
+        )
+        return [dict(example.fields) for example in found["train"]]
+
+    plain = read()
+    assert "two" not in str(plain[0])
+    request.getfixturevalue("kept")
+    assert read() == read() == plain
+
+
 def test_groups_are_kept_too(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """The column's name is part of what is asked; a file without it is none."""
     lines = write(tmp_path / "a.csv", "sentiment").read_text().splitlines()

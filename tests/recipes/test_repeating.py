@@ -13,9 +13,11 @@ from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import TrainingResult, train
 from adapthub.recipes.repeating import repeated
 from adapthub.recipes.run import differences
+from tests.recipes.test_translate import causal_base, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
+__all__ = ["causal_base"]
 WEIGHTS = "adapter_model.safetensors"
 OWN = "like: ner\ndefaults: {batch_size: 4}\n"
 SHORT: dict[str, Any] = {"batch_size": 4, "max_steps": 4, "learning_rate": 1e-2, "seed": 5}
@@ -150,6 +152,61 @@ def test_other_versions_and_hardware_are_told(first: TrainingResult, tmp_path: P
         note.startswith(f"repeated with other hardware than {run} began with: threads 99 -> ")
         for note in told
     )
+
+
+def test_a_run_from_before_texts_were_counted_is_repeated_and_goes_on(
+    causal_base: Path, tmp_path: Path
+) -> None:
+    """It wrote all of them. Who goes on with one measures as is asked now, and a repeat of that measures so too."""
+    for name, rows in (("train", 8), ("test", 4)):
+        lines = map(json.dumps, pairs(rows, seed=rows))
+        (tmp_path / "data" / f"{name}.jsonl").parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(lines))
+    settings: dict[str, Any] = {"base": str(causal_base), "max_steps": 1, "validation": False, "quiet": True}
+    before = train("translate", tmp_path / "data", output=tmp_path / "a", answered="all", **settings)
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert "answered" not in record["configuration"]["settings"]
+    record["sources"]["options"] = {}
+    (tmp_path / "a" / "run.json").write_text(json.dumps(record))
+
+    after = train(**repeated(tmp_path / "a"), output=tmp_path / "b", quiet=True)
+    assert after.metrics == before.metrics
+    assert after.metrics["test"]["chrf"].n == 4
+    assert after.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
+    assert after.artifact.manifest is not None
+    assert before.artifact.manifest is not None
+    assert after.artifact.manifest.hyperparameters == before.artifact.manifest.hyperparameters
+
+    fewer = train("translate", tmp_path / "data", resume=tmp_path / "a", answered=3, **settings)
+    assert fewer.metrics["test"]["chrf"].n == 3
+    assert fewer.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
+    again = train(**repeated(tmp_path / "a"), output=tmp_path / "c", quiet=True)
+    assert again.metrics == fewer.metrics
+
+
+def test_rows_that_are_set_aside_otherwise_are_not_called_other_data(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before passages of one query stayed together."""
+    rows = [{"query": f"ada {at // 2}", "passage": f"bob met alice {at}"} for at in range(40)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings: dict[str, Any] = {"base": str(tiny_base), "max_steps": 1, "batch_size": 4, "quiet": True}
+    with monkeypatch.context() as older:
+        older.setattr("adapthub.recipes.splits._grouped_by", lambda recipe, dataset: None)
+        train("embed", tmp_path / "data.jsonl", output=tmp_path / "run", **settings)
+    said = (
+        "the rows set aside for validation were chosen 'by their content', and are now chosen 'by their content;"
+        " rows of one query stay together'"
+    )
+    with pytest.raises(InvalidSettings, match=rf"cannot resume .*: {said}; data.train.* Train anew"):
+        train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **settings)
+    with pytest.raises(InvalidData, match=rf"cannot repeat .*run: {said}\. Train anew"):
+        train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
+    given = {**settings, "validation": False}
+    with pytest.raises(
+        InvalidSettings, match=r"cannot resume .*run: data.train.* Give the settings of that run"
+    ):
+        train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **given)
 
 
 def test_a_setting_that_no_longer_means_the_same_is_refused(first: TrainingResult, tmp_path: Path) -> None:

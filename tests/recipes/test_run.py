@@ -70,6 +70,30 @@ def test_a_run_that_did_not_record_how_it_pooled_took_the_mean() -> None:
     assert runs.differences(was, was) == []
 
 
+def test_a_run_that_did_not_record_how_many_texts_it_writes_wrote_all() -> None:
+    was: dict[str, Any] = {**CONFIGURATION, "settings": {"prompt": "{source}"}}
+    now = {**was, "settings": {**was["settings"], "answered": 128}}
+    assert runs.differences(was, now) == ["settings.answered was 'all', is now 128"]
+    assert runs.differences(was, was) == []
+
+
+def test_how_much_is_measured_keeps_no_run_from_going_on_and_is_recorded() -> None:
+    was: dict[str, Any] = {**CONFIGURATION, "settings": {"prompt": "{source}"}}
+    run = runs.start(was, {}, name="x")
+    run.mark("trained")
+    for settings in ({"answered": 128}, {"answered": 2}, {}):
+        now = {**was, "settings": {**was["settings"], **settings}}
+        for path in (None, run.path):
+            assert runs.resumable(now, path=path).path == run.path
+        again = runs.resumable(now).measured_as(now)
+        assert again == runs.load(run.path)
+        assert (again.configuration["settings"], again.state) == (now["settings"], "trained")
+    with pytest.raises(
+        InvalidSettings, match=r"differs: settings.prompt was '\{source\}', is now 'other'\. Train"
+    ):
+        runs.resumable({**was, "settings": {"prompt": "other", "answered": 3}})
+
+
 def test_data_that_moved_is_the_same_data() -> None:
     moved = {**CONFIGURATION, "data": {"train": {"fingerprint": "sha256:1", "source": "there.conll"}}}
     run = runs.start(CONFIGURATION, {}, name="x")

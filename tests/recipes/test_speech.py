@@ -191,6 +191,23 @@ def test_writing_nothing_and_too_much() -> None:
     assert speech_statistics(["words"], ["..."], [np.ones(1)]).values()["wer/normalised"] == 1.0
 
 
+def test_rates_are_of_the_texts_that_were_asked_for() -> None:
+    said, wrote = ["the cat sat", "on the mat", "yes", "no"], ["", "on mat", "", "now"]
+    losses = [np.ones(3)] * 4
+    statistics = speech_statistics(wrote, said, losses, [1, 3])
+    alone = speech_statistics([wrote[1], wrote[3]], [said[1], said[3]], losses[:2])
+    assert statistics.values() == alone.values()
+    found = statistics.estimates()
+    assert {name: one.n for name, one in found.items() if name != "loss"} == dict.fromkeys(
+        ("wer", "cer", "wer/normalised", "cer/normalised"), 2
+    )
+    assert found["loss"].n == 4
+    drawn = statistics.under(np.array([[1.0, 0, 1, 0], [0, 1, 0, 0]]))
+    assert np.isnan(drawn["wer"][0])
+    assert drawn["wer"][1] == pytest.approx(1 / 3)
+    assert set(speech_statistics(wrote, said, losses, []).values()) == {"loss"}
+
+
 def run(base: Path, spoken: Path, output: Path, **options: Any) -> TrainingResult:
     settings: dict[str, Any] = {
         "max_steps": 3,
@@ -264,6 +281,31 @@ def run_the_card(folder: Path, base: Path, recording: Path, expected: str) -> No
     with contextlib.redirect_stdout(out):
         exec(code, {})
     assert repr(expected)[1:-1][:20] in out.getvalue()
+
+
+def test_as_many_are_written_as_is_asked_and_that_is_said(
+    speech_bases: dict[str, Path], spoken: Path, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    result = run(
+        speech_bases["wav2vec2"], spoken, tmp_path / "run", answered=1, max_steps=1, report=notes.append
+    )
+    assert "test: texts of 1 of 2 rows are written and measured (answered), the loss of all" in notes
+    assert {name: result.metrics["test"][name].n for name in ("wer", "cer", "loss")} == {
+        "wer": 1,
+        "cer": 1,
+        "loss": 2,
+    }
+    assert result.artifact.manifest is not None
+    assert result.artifact.manifest.hyperparameters["answered"] == 1
+    again = evaluate(result.artifact, spoken / "test", device="cpu")
+    assert again.metrics["wer"].n == 2
+    assert again.notes[1:] == ()
+    assert read(spoken / "test").settings["answered"] == 128
+    with pytest.raises(
+        InvalidSettings, match="answered='some' is no number of examples. Give 0 or more, or all"
+    ):
+        read(spoken / "test", answered="some")
 
 
 def test_the_loss_selects_and_falls(speech_bases: dict[str, Path], spoken: Path, tmp_path: Path) -> None:

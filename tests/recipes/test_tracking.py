@@ -19,6 +19,39 @@ def test_names_are_checked_before_anything_is_loaded(monkeypatch: pytest.MonkeyP
         train("ner", "none.conll", base="none", track=["trackio"])
 
 
+def test_the_log_in_a_runs_folder_ends_with_what_it_came_to(
+    tiny_base: Path, review_data: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train(
+        "sentiment", review_data, base=str(tiny_base), output=tmp_path / "run", max_steps=2, batch_size=4,
+        max_length=32, quiet=True, report=lambda note: None,
+    )  # fmt: skip
+    log = EventAccumulator(str(result.run.tensorboard)).Reload()
+    assert {"train/loss", "eval/macro_f1"} < set(log.Tags()["scalars"])
+    for split in ("validation", "test"):
+        for name, estimate in result.metrics[split].items():
+            (told,) = log.Scalars(f"{split}/{name}")
+            assert (told.step, told.value) == (2, pytest.approx(estimate.value))
+
+
+def test_a_tracker_that_fails_in_the_end_costs_nothing_else(
+    tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*given: object) -> None:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr("adapthub.recipes.tracking._tell_trackers", unreachable)
+    notes: list[str] = []
+    result = train(
+        "sentiment", review_data, base=str(tiny_base), output=tmp_path / "run", max_steps=1, batch_size=4,
+        max_length=32, quiet=True, report=notes.append,
+    )  # fmt: skip
+    assert notes[-1] == "not every tracker heard what the adapter came to: RuntimeError: no connection"
+    assert result.run.state == "finished"
+
+
 @pytest.mark.slow
 def test_weights_and_biases_hears_of_a_run_offline(
     tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -27,17 +60,19 @@ def test_weights_and_biases_hears_of_a_run_offline(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    for name in ("first", "second"):
+    for name, resume in (("first", False), ("second", False), ("second", tmp_path / "second")):
         train(
             "sentiment", review_data, base=str(tiny_base), output=tmp_path / name, max_steps=2, batch_size=4,
-            max_length=32, track=["wandb"], quiet=True, report=lambda note: None,
+            max_length=32, track=["wandb"], resume=resume, quiet=True, report=lambda note: None,
         )  # fmt: skip
         assert wandb.run is None, "a run here is a run there"
     every = [written.read_bytes() for written in sorted(tmp_path.rglob("run-*.wandb"))]
-    assert len(every) == 2
+    assert len(every) == 3
+    assert [b"train/loss" in told for told in every].count(True) == 2
     for told in every:
-        assert b"train/loss" in told
-        assert b"eval/macro_f1" in told
+        assert (b"eval/macro_f1" in told) == (b"train/loss" in told)
+        assert b"validation/macro_f1" in told, "what it came to, also where it was measured again"
+        assert b"test/macro_f1" in told
     assert {name for name in (b"first", b"second") if any(name in told for told in every)} == {
         b"first",
         b"second",

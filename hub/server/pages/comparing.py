@@ -47,12 +47,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of all: `values` are in the order of the adapters, None where one was not measured."""
+    """One metric of all: `values` are in the order of the adapters, None where one was not measured. `unlike`: not all are
+    of as many rows."""
 
     split: str
     name: str
     values: Sequence[Metric | None]
     plot: Intervals
+    unlike: bool
 
 
 @router.api_route("/compare", methods=["GET", "HEAD"])
@@ -104,7 +106,7 @@ def _rows(found: Sequence[Compared]) -> list[Row]:
     for key in ordered[:_MOST_METRICS]:
         values = [each.get(key) for each in metrics]
         measured = [(one.title, value) for one, value in zip(found, values, strict=True) if value is not None]
-        rows.append(Row(*key, values, side_by_side(measured)))
+        rows.append(Row(*key, values, side_by_side(measured), len({one.n for _, one in measured}) > 1))
     return rows
 
 

@@ -60,4 +60,5 @@ def _drawn(found: Ranking) -> Mapping[str, Any]:
         "plot": side_by_side(measured),
         "more": len(found.standings) - len(shown),
         "cut": found.cut,
+        "unlike": found.unlike,
     }

@@ -29,7 +29,7 @@ from adapthub.hub.storage.knowledge_tables import KnowledgeRow, ParentRow
 from tests import asking
 from tests.hub.server.governed import Api
 from tests.hub.server.live import HubServer, live
-from tests.hub.server.pages.filled import fill, write
+from tests.hub.server.pages.filled import fill, measured, write
 from tests.hub.server.pages.test_pages import BROWSER
 
 KEY, OTHER = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -151,6 +151,25 @@ def test_places_are_ranks_of_the_leaderboards_among_what_is_seen(
                     assert (place.rank, place.among) == (one.rank, len(board.standings))
     assert "f1 2 of 4 0.85 v1" in nobody.section("/ada/a3", "boards")
     assert "ada/a0" not in nobody("/leaderboard?base=org/roberta-base")
+
+
+def test_values_of_unlike_numbers_of_rows_are_shown_as_such(
+    hub: EmbeddedHub, nobody: Pages, tmp_path: Path
+) -> None:
+    hub.push(write(tmp_path / "0", seed=0, f1=0.9), "ada/all")
+    asked = {"leaderboard": "/leaderboard?base=org/roberta-base&metric=f1", "compare": "/compare?ref=ada/all"}
+    hub.push(write(tmp_path / "1", seed=1, f1=0.8), "ada/too")
+    assert "Not all values are of the same rows" not in nobody(asked["leaderboard"])
+    assert "of 3,453 rows" not in nobody(f"{asked['compare']}&ref=ada/too")
+    hub.push(write(tmp_path / "2", seed=2, metrics={"test": measured(0.85, 128)}), "ada/some")
+    found = words(nobody(asked["leaderboard"]))
+    assert "Not all values are of the same rows: they are of 128 to 3,453 of 3,453." in found
+    side = words(nobody(f"{asked['compare']}&ref=ada/some"))
+    assert "0.9 0.888 to 0.911 of 3,453 rows" in side
+    assert "0.85 0.838 to 0.861 of 128 rows" in side
+    hub.push(write(tmp_path / "3", seed=3, metrics={"test": measured(0.88, 128)}), "ada/all")
+    changed = words(nobody("/ada/all/diff/v1..v2"))
+    assert "f1 test 0.9 0.888 to 0.911 of 3,453 rows 0.88 0.868 to 0.891 of 128 rows no" in changed
 
 
 def test_leaderboards_that_are_not_one_are_listed(hub: EmbeddedHub, nobody: Pages, tmp_path: Path) -> None:
