@@ -172,8 +172,8 @@ SECTIONS = {
     ),
     "graphs": (
         "Generation on a GPU, as CUDA graphs",
-        "32 requests of 16 to 64 tokens that generate 32 each, on random weights of the shapes of Qwen2.5-0.5B in bfloat16: all on the base, "
-        "or each on a LoRA of its own (r16, all linear layers). `load ms` attaches the adapters, `first ms` is the first call, in which "
+        "32 requests of 16 to 64 tokens that generate 32 each, on random weights of the shapes of Qwen2.5-0.5B or Llama-3.1-8B in bfloat16 or "
+        "nf4: all on the base, or over 8 or 32 LoRAs (r16, all linear layers). `load ms` attaches the adapters, `first ms` is the first call, in which "
         "passes are captured and kernels compiled; `replay ms` a decode pass of 32 rows, and `GPU ms` all passes of a call, by events; "
         "`rest ms/step` is what the host adds to a step.",
     ),
@@ -195,7 +195,7 @@ SECTIONS = {
         "Products of one input with several nf4 matrices at once",
         "Shapes of Llama-3.1-8B in bfloat16: `apart` each matrix by our nf4 product, `together` in one launch, `follows` where a launch begins "
         "while the one before it ends. Layers go together only where that was found faster on the very GPU. Plans that ask for 16 to 48 KiB of "
-        "shared memory beside the table's 32 cannot be launched and are left out.",
+        "shared memory beside the table's 32 could not be launched then, and can since.",
     ),
     "low_rank": (
         "Adding adapters to a layer's outputs on a GPU",
@@ -204,8 +204,10 @@ SECTIONS = {
     ),
     "train_nf4": (
         "Training over nf4 on a GPU",
-        "The same LoRA steps with bitsandbytes' products, with our `products`, with LoRA layers `joined` to the layer beneath, and `ours`: also "
-        "the loss and the memory of the recipes.",
+        "A LoRA (r16, all linear layers) on rows of 1,024 tokens over a random nf4 base of Llama-3.1-8B's shapes. `peft`: PEFT's layers over "
+        "bitsandbytes', without the Trainer; each way adds to the one before: our `products`, LoRA layers `joined` to the layers beneath, norms and "
+        "gated products `fused` by Liger, the loss by `parts`, and `ours`, layers replayed as CUDA graphs. `peak GB` is what torch took of the "
+        "device. The last three ways saw other random rows than the first three when this ran, hence their losses.",
     ),
     "delta": (
         "Ways to compute the update",

@@ -179,6 +179,7 @@ def train(
         if way == "ours" and device.type == "cuda":
             saving.enter_context(captured(model, Cuda(device)))
         saving.enter_context(torch.autocast(device.type, torch.bfloat16))
+        torch.manual_seed(1)
         for _ in range(steps + _UNCOUNTED):
             ids = torch.randint(base.config.vocab_size, (batch, tokens), device=device)
             began = _now()

@@ -110,7 +110,7 @@ def _forward_of(module: Any, kernels: Kernels) -> Callable[..., Tensor] | None:
     dtype, device = _computed(module)
     if not size or dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return None
-    x = torch.randn(1, _ROWS, size, device=device, dtype=dtype)
+    x = torch.randn(1, _ROWS, size, device=device, dtype=dtype, generator=_own_numbers(device))
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         return next((forward for forward in candidates if _agree(module, forward, x)), None)
 
@@ -145,8 +145,9 @@ def _rotates_alike(own: Callable[..., Any], kernels: Kernels, model: nn.Module) 
     if [*inspect.signature(own).parameters][:4] != ["q", "k", "cos", "sin"]:
         return False
     dtype, device = _computed(model)
-    q, k = (torch.randn(1, _ROWS, heads, 32, device=device, dtype=dtype).transpose(1, 2) for heads in (4, 2))
-    angles = torch.randn(1, _ROWS, 16, device=device)
+    options: dict[str, Any] = {"device": device, "generator": _own_numbers(device)}
+    q, k = (torch.randn(1, _ROWS, heads, 32, dtype=dtype, **options).transpose(1, 2) for heads in (4, 2))
+    angles = torch.randn(1, _ROWS, 16, **options)
     cos, sin = (torch.cat([of, of], dim=-1).to(dtype) for of in (angles.cos(), angles.sin()))
     try:
         wanted = own(q, k, cos, sin)
@@ -154,6 +155,11 @@ def _rotates_alike(own: Callable[..., Any], kernels: Kernels, model: nn.Module) 
     except (TypeError, AttributeError, RuntimeError, ValueError):
         return False
     return all(map(_near, made, wanted))
+
+
+def _own_numbers(device: torch.device) -> torch.Generator:
+    """The run's own random numbers stay as they are."""
+    return torch.Generator(device).manual_seed(0)
 
 
 def _computed(module: nn.Module) -> tuple[torch.dtype, torch.device]:
