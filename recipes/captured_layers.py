@@ -34,7 +34,7 @@ from adapthub.adapters.flat import reads_rows
 
 _LOG = logging.getLogger(__name__)
 _NOTED = 2  # passes of the same shapes that run as always
-_MOST = 4  # shapes that are captured
+_MOST = 8  # shapes that are captured
 _SHARE = 0.4  # of the device's memory
 _PLAIN = (Tensor, int, float, str, torch.dtype, torch.device, type(None))
 

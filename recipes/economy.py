@@ -1,5 +1,5 @@
 """What makes a step of training cheaper and changes nothing that is learnt: no padding, activations computed again, and on a
-GPU fused layers, replayed where shapes come again.
+GPU batches of few lengths, whose layers are fused, and replayed.
 
 Does not choose sizes or compute losses (language_loss does).
 """
@@ -7,7 +7,7 @@ Does not choose sizes or compute losses (language_loss does).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from adapthub.recipes.captured_layers import Cuda, captured
 from adapthub.recipes.fused_layers import fused, kernels_for
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.recipe import PreferringRecipe, lengths_of
+from adapthub.recipes.rounded import lengths_to, mask_for, rounded
 from adapthub.recipes.unpadded import flat_offset, runs_unpadded, unpadded
 
 if TYPE_CHECKING:
@@ -40,18 +41,30 @@ def economies(job: Job, base: Base, model: PeftModel) -> Iterator[None]:
 
     Raises InvalidSettings for activations computed again of a base or a method that cannot.
     """
+    replays = kernels_run(base.device) and not torch.distributed.is_initialized()
     with ExitStack() as saving:
-        if packs(job) and not model.active_peft_config.is_prompt_learning:
-            offset = flat_offset(base)
-            if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
-                saving.enter_context(unpadded(model, offset))
-        if (kernels := kernels_for(base.device)) is not None:
-            saving.enter_context(fused(model, kernels))
-        if job.settings.gradient_checkpointing:
-            saving.enter_context(recomputed(model))
-        elif kernels_run(base.device) and not torch.distributed.is_initialized():
-            saving.enter_context(captured(model, Cuda(base.device)))
+        for each in _ways(job, base, model, replays=replays and not job.settings.gradient_checkpointing):
+            saving.enter_context(each)
         yield
+
+
+def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[AbstractContextManager[None]]:
+    """One after the other: each may depend on those before. `replays`: whether layers can be replayed."""
+    # On a GPU batches that are replayed cost less than rows without padding, each of which attends in launches of its own.
+    even = replays and job.settings.packing == "auto" and not isinstance(job.recipe, PreferringRecipe)
+    masked = mask_for(model, _unlike_rows(job, base)) if even else None
+    if masked is not None:
+        yield rounded(model, lengths_to(int(lengths_of(job.taught).max())), masked=masked)
+    elif packs(job) and not model.active_peft_config.is_prompt_learning:
+        offset = flat_offset(base)
+        if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
+            yield unpadded(model, offset)
+    if (kernels := kernels_for(base.device)) is not None:
+        yield fused(model, kernels)
+    if job.settings.gradient_checkpointing:
+        yield recomputed(model)
+    if replays:
+        yield captured(model, Cuda(base.device))
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -41,6 +41,13 @@ def flat_offset(base: Base) -> int | None:
 
 def runs_unpadded(model: PeftModel, offset: int, batch: Mapping[str, Tensor]) -> bool:
     """Whether the logits of `batch`, padded, are the same either way: of a task model not every part need be so."""
+    return same_logits(model, batch, lambda: unpadded(model, offset))
+
+
+def same_logits(
+    model: PeftModel, batch: Mapping[str, Tensor], within: Callable[[], AbstractContextManager[None]]
+) -> bool:
+    """Whether the logits of a padded batch's tokens are the same within as without; not so for what is no text."""
     if (
         model.active_peft_config.is_prompt_learning
         or "input_ids" not in batch
@@ -53,17 +60,17 @@ def runs_unpadded(model: PeftModel, offset: int, batch: Mapping[str, Tensor]) ->
     try:
         with torch.inference_mode():
             padded = model(**inputs).logits.float()
-            with unpadded(model, offset):
-                flat = model(**inputs).logits.float()
+            with within():
+                changed = model(**inputs).logits.float()
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
     finally:
         model.train(training)
     if padded.ndim == 3:
         real = batch["attention_mask"].bool()
-        padded, flat = padded[real], flat[real]
+        padded, changed = padded[real], changed[real]
     dtype = next(model.parameters()).dtype
-    return bool((flat - padded).norm() <= _TOLERANCES.get(dtype, 0.1) * padded.norm())
+    return bool((changed - padded).norm() <= _TOLERANCES.get(dtype, 0.1) * padded.norm())
 
 
 @contextmanager

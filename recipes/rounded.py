@@ -1,0 +1,78 @@
+"""Padded batches through a backbone at a few lengths only, so that passes come again and can be replayed (captured_layers).
+
+A batch is padded behind its rows to the next of a few lengths within the backbone, and is as long as it was for everything
+around it (heads, losses, metrics). No token of a causal base sees what stands behind it, so there it goes without a mask of
+padding, in the attention that is fastest; others keep theirs. Does not order rows, or take padding out (unpadded does).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from adapthub.recipes.unpadded import same_logits
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_LENGTHS = 8
+_MULTIPLE = 8  # of tokens: what matrix instructions take at a time
+_BY_TOKEN = ("input_ids", "token_type_ids")
+
+
+def lengths_to(longest: int) -> tuple[int, ...]:
+    """Eighths of the longest row, or a little more."""
+    step = -(-longest // (_LENGTHS * _MULTIPLE)) * _MULTIPLE
+    return tuple(range(step, longest + step, step))
+
+
+def mask_for(model: PeftModel, batch: Mapping[str, Tensor]) -> bool | None:
+    """Whether a base needs the mask of its padding, as the logits of `batch` say; None where it cannot be padded so."""
+    longer = (batch["attention_mask"].shape[1] + _MULTIPLE,) if "attention_mask" in batch else ()
+    for masked in (False, True):
+        if longer and same_logits(model, batch, lambda masked=masked: rounded(model, longer, masked=masked)):  # type: ignore[misc]
+            return masked
+    return None
+
+
+@contextmanager
+def rounded(model: PeftModel, lengths: tuple[int, ...], *, masked: bool) -> Iterator[None]:
+    """Within: the backbone of a task model computes batches of `lengths`, which ascend. `masked`: as of `mask_for`."""
+    task_model = cast(PreTrainedModel, model.get_base_model())
+    backbone = cast(nn.Module, getattr(task_model, task_model.base_model_prefix))
+    plain = backbone.forward
+    names = list(inspect.signature(plain).parameters)
+
+    @functools.wraps(plain)
+    def forward(*given: Any, **inputs: Any) -> Any:
+        inputs |= dict(zip(names, given, strict=False))
+        mask = inputs.get("attention_mask")
+        others = [inputs.get(name) for name in ("past_key_values", "position_ids", "inputs_embeds")]
+        if (
+            inputs.get("input_ids") is None
+            or mask is None
+            or mask.ndim != 2
+            or any(x is not None for x in others)
+        ):
+            return plain(**inputs)
+        width = mask.shape[1]
+        more = next((length - width for length in lengths if length >= width), 0)
+        for name in _BY_TOKEN:
+            if inputs.get(name) is not None:
+                inputs[name] = F.pad(inputs[name], (0, more))
+        output = plain(**inputs | {"attention_mask": F.pad(mask, (0, more)) if masked else None})
+        output.last_hidden_state = output.last_hidden_state[:, :width]
+        return output
+
+    backbone.forward = forward
+    try:
+        yield
+    finally:
+        del backbone.forward

@@ -1,0 +1,86 @@
+"""Batches of a few lengths: losses and gradients of batches as they come, whatever a base sees of padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapthub.recipes.captured_layers import captured
+from adapthub.recipes.rounded import lengths_to, mask_for, rounded
+from tests.recipes.test_captured_layers import LAYERS as CAPTURED
+from tests.recipes.test_captured_layers import Counted
+from tests.recipes.test_captured_layers import adapted as captured_model
+from tests.recipes.test_unpadded import BATCH, KINDS, adapted, gradients
+
+MASKED = {"llama": False, "bert": True, "bert-pooled": True, "roberta": True}
+
+
+@given(st.integers(1, 5000))
+def test_lengths_are_few_and_reach_the_longest(longest: int) -> None:
+    lengths = lengths_to(longest)
+    assert len(lengths) <= 8
+    assert lengths[-1] >= longest
+    assert lengths[-1] - longest < 64
+    assert all(length % 8 == 0 for length in lengths)
+    assert [*lengths] == sorted(set(lengths))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_of_batches_as_they_come(kind: str) -> None:
+    model, _ = adapted(kind)
+    batch = {**BATCH, "labels": KINDS[kind][2]}
+    loss, expected = gradients(model, batch)
+    seen: list[tuple[int, ...]] = []
+    backbone = model.get_base_model().base_model
+    part = next(module for name, module in backbone.named_modules() if name.endswith(("q_proj", "query")))
+    hook = part.register_forward_hook(lambda module, given, output: seen.append(tuple(output.shape[:2])))
+    masked = mask_for(model, BATCH)
+    assert masked is MASKED[kind]
+    seen.clear()
+    with rounded(model, (8, 16), masked=masked):
+        mine, ours = gradients(model, batch)
+    hook.remove()
+    assert seen == [(3, 16)]
+    assert mine == pytest.approx(loss, rel=1e-5)
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+    assert gradients(model, batch)[0] == loss
+
+
+def test_padding_before_the_rows_is_masked() -> None:
+    model, _ = adapted("llama")
+    batch = {name: tensor.flip(1) for name, tensor in BATCH.items()}
+    assert mask_for(model, batch) is True
+
+
+def test_what_is_no_text_is_not_padded() -> None:
+    model, _ = adapted("llama")
+    assert mask_for(model, {"pixel_values": BATCH["input_ids"]}) is None
+    assert mask_for(model, {"input_ids": BATCH["input_ids"]}) is None
+
+
+def test_a_batch_longer_than_all_lengths_is_as_it_is() -> None:
+    model, _ = adapted("llama")
+    batch = {**BATCH, "labels": KINDS["llama"][2]}
+    loss, _ = gradients(model, batch)
+    with rounded(model, (8,), masked=True):
+        assert gradients(model, batch)[0] == pytest.approx(loss, rel=1e-6)
+
+
+def test_batches_of_unlike_lengths_are_replayed() -> None:
+    model, recorder = captured_model(), Counted()
+
+    def batch(width: int) -> dict[str, Any]:
+        ids = torch.arange(2 * width, device=model.device).view(2, width) * 5 % 95
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids, "use_cache": False}
+
+    plain = [gradients(model, batch(width))[1] for width in (5, 8, 7, 6)]
+    with rounded(model, (8, 16), masked=False), captured(model, recorder):
+        for width, wanted in zip((5, 8, 7, 6), plain, strict=True):
+            for name, gradient in gradients(model, batch(width))[1].items():
+                torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6)
+    assert recorder.replayed == 2 * 2 * CAPTURED
