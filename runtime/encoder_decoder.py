@@ -23,7 +23,6 @@ from transformers import (
     LogitsProcessorList,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
@@ -133,6 +132,7 @@ class EncoderDecoderForward(Forward):
         starts = (getattr(place, "decoder_start_token_id", None) for place in (told, config))
         self._start = next((id for id in starts if id is not None), self._padding)
         self._processors = _processors(told, str(self._device))
+        self.penalty = float(told.repetition_penalty or 1.0)
         self._ends = _ids(told.eos_token_id)
         self._least = (told.min_length or 0) if self._ends else 0
         self._last = _ids(told.forced_eos_token_id)
@@ -140,6 +140,10 @@ class EncoderDecoderForward(Forward):
     def check(self, selection: Selection) -> None:
         """See Forward; a company is on one selection, so its modules may see what they will."""
         self._adapted.selections.check_generation(selection, by_token=False)
+
+    def read(self, request: Request) -> Sequence[int]:
+        """See Forward: the token that a decoder begins with; the prompt is the encoder's."""
+        return (self._start,)
 
     def compute(self, parts: Sequence[Part]) -> Results:
         """See Forward; of a prompt the last part computes all."""
@@ -222,10 +226,9 @@ class EncoderDecoderForward(Forward):
 
 
 def _processors(told: Any, device: str) -> LogitsProcessorList:
-    """What a generation configuration says of single tokens, in transformers' order."""
+    """What a generation configuration says of single tokens, in transformers' order; but for its repetition penalty, which is
+    the sampler's: none of the others minds what it makes of their zeros and infinities."""
     found = LogitsProcessorList()
-    if told.repetition_penalty not in (None, 1.0):
-        found.append(RepetitionPenaltyLogitsProcessor(told.repetition_penalty))
     if told.no_repeat_ngram_size:
         found.append(NoRepeatNGramLogitsProcessor(told.no_repeat_ngram_size))
     if told.bad_words_ids:

@@ -283,7 +283,12 @@ class Engine:
             request=request,
             waiting=waiting,
             sampler=Sampler(
-                request.sampling, request.prompt_ids, self._eos_ids, request.constraint, request.choice
+                request.sampling,
+                self.forward.read(request),
+                self._eos_ids,
+                request.constraint,
+                request.choice,
+                self.forward.penalty,
             ),
             stream=self._stream(request),
             tokens=list(request.prompt_ids),

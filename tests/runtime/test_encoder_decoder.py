@@ -174,6 +174,27 @@ def test_what_a_base_says_of_its_texts_holds(t5: Path, lively: Path, told: Mappi
         assert one == model.generate(**inputs, max_new_tokens=12, do_sample=False)[0].tolist()[1:]
 
 
+@pytest.mark.parametrize("asked", [None, 1.0, 1.2, 3.0])
+@pytest.mark.parametrize("told", [None, 1.7])
+def test_a_requests_repetition_penalty_takes_the_bases_place(
+    t5: Path, lively: Path, told: float | None, asked: float | None
+) -> None:
+    """As in transformers, and it counts what the decoder has written, not the prompt."""
+    base = load_base(str(t5), device="cpu")
+    base.model.generation_config.repetition_penalty = told  # type: ignore[union-attr]
+    with Runtime(base) as runtime:
+        given = {} if asked is None else {"repetition_penalty": asked}
+        ours = [one.token_ids for one in runtime.generate(PROMPTS, lively, max_new_tokens=12, **given)]
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(t5).eval()
+    model.generation_config.repetition_penalty = told
+    model = PeftModel.from_pretrained(model, str(lively)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(t5)
+    for prompt, one in zip(PROMPTS, ours, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        theirs = model.generate(**inputs, **given, max_new_tokens=12, do_sample=False)
+        assert one == theirs[0].tolist()[1:]
+
+
 def test_what_cannot_be_is_refused(t5: Path, tmp_path: Path) -> None:
     base: Any = AutoModelForSeq2SeqLM.from_pretrained(t5)
     prefix = PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3)
