@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from adapthub.adapters.errors import AdaptHubError
 
 _CONTEXT = 4096
-"""Tokens of a prompt and its answer where positions know no end: an encoder's attention grows with their square. So many
-tokens, padding included, are read together at most."""
+"""Tokens of a prompt, and of its answer, where positions know no end: an encoder's attention grows with their square. So
+many tokens, padding included, are read together at most."""
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
@@ -60,15 +60,36 @@ def serves_whole(model: PreTrainedModel) -> Serving:
     heads = getattr(config, "num_heads", None) or config.decoder_attention_heads
     layers = getattr(config, "num_decoder_layers", None) or config.decoder_layers
     size = getattr(config, "d_kv", None) or config.d_model // heads
-    bound = getattr(config, "max_position_embeddings", None)
-    return Serving((LayerShape(heads, size, size),) * (2 * layers), model.dtype, bound or _CONTEXT)
+    reads, writes = _positions(config, "encoder"), _positions(config, "decoder")
+    return Serving((LayerShape(heads, size, size),) * (2 * layers), model.dtype, reads + writes, reads)
+
+
+def _positions(config: Any, side: str) -> int:
+    """How many an encoder or a decoder has; most families say it once for both, each of which has so many of its own."""
+    names = (f"max_{side}_position_embeddings", "max_position_embeddings")
+    found = (getattr(config, name, None) for name in names)
+    return next((bound for bound in found if bound), _CONTEXT)
 
 
 class WholePrompts(Paging):
-    """Pages that are counted and not written."""
+    """Pages that are counted and not written. A prompt has at most `reads` tokens, an answer at most `writes`."""
 
-    def __init__(self, adapted: AdaptedBase, pages: Pages, context: int, page_size: int) -> None:
-        super().__init__(adapted, cast(KV, _Counted(adapted, page_size)), pages, context)
+    def __init__(
+        self, adapted: AdaptedBase, pages: Pages, *, reads: int, writes: int, page_size: int
+    ) -> None:
+        super().__init__(adapted, cast(KV, _Counted(adapted, page_size)), pages, reads + writes)
+        self._reads, self._writes = reads, writes
+
+    def room(self, prefix: int = 0, prompt: int = 0) -> int:
+        """See Paging."""
+        if prompt > self._reads:
+            return self._reads - prompt
+        return min(self._writes, super().room(prefix, prompt))
+
+    def bounds(self, prefix: int = 0) -> str:
+        """See Paging."""
+        apart = f"at most {self._reads} are read and {self._writes} written"
+        return f"{apart}, and {super().bounds(prefix)}"
 
     def reuse(self, request: Request, tokens: Sequence[int], held: Held) -> int:
         """Nothing: a prompt is read whole."""
@@ -226,8 +247,8 @@ class EncoderDecoderForward(Forward):
 
 
 def _processors(told: Any, device: str) -> LogitsProcessorList:
-    """What a generation configuration says of single tokens, in transformers' order; but for its repetition penalty, which is
-    the sampler's: none of the others minds what it makes of their zeros and infinities."""
+    """What a generation configuration says of single tokens, in transformers' order; but for its repetition penalty, which
+    is the sampler's: none of the others minds what it makes of their zeros and infinities."""
     found = LogitsProcessorList()
     if told.no_repeat_ngram_size:
         found.append(NoRepeatNGramLogitsProcessor(told.no_repeat_ngram_size))

@@ -43,8 +43,8 @@ class Sampler:
 
     `eos_ids` end the text unless `sampling.ignore_eos`. `choice` is the index among the request's n; each has a
     `constraint` of its own. `prompt_ids`: what a repetition penalty counts before the first token; `penalty`: that of a
-    request which asks for none. After each token, `finish_reason` says whether the text ends here: "stop" (an end token, a stop
-    id or the grammar) or "length"; `ended_by` is the end token or stop id, which is no part of the text.
+    request which asks for none. After each token, `finish_reason` says whether the text ends here: "stop" (an end token, a
+    stop id or the grammar) or "length"; `ended_by` is the end token or stop id, which is no part of the text.
     """
 
     def __init__(
