@@ -7,14 +7,11 @@ keep of their own rank, experts.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 _FLOAT, _HALF = 4, 2  # bytes
 # Hidden states a layer, for each token. In float32: what the attention's and the feed-forward layers read, queries, keys,
@@ -37,7 +34,6 @@ _DROPPED_ATTENTION = ("attention_probs_dropout_prob", "attention_dropout", "attn
 
 def activation_bytes(
     model: nn.Module,
-    config: PretrainedConfig,
     *,
     tokens: int,
     longest: int,
@@ -47,11 +43,13 @@ def activation_bytes(
 ) -> int:
     """Bytes that backward keeps of `tokens` in rows of up to `longest`, computed in `precision` ("fp32", "bf16", "fp16") on
     `device`: all of it, or where `recomputed` each layer's input and all of one layer; 0 for a configuration that does not
-    say its sizes. `model`: over meta or real weights."""
-    text: Any = config.get_text_config()
-    layers, hidden = getattr(text, "num_hidden_layers", 0), getattr(text, "hidden_size", 0)
+    say its sizes. `model` is a transformers' or PEFT's, over meta or real weights."""
+    config: Any = model.config
+    text = config.get_text_config()
+    layers: int = getattr(text, "num_hidden_layers", 0)
+    hidden: int = getattr(text, "hidden_size", 0)
     if config.is_encoder_decoder:
-        layers += getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", 0)
+        layers += int(getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", None) or 0)
     inner = getattr(text, "intermediate_size", None) or 4 * hidden
     number = _FLOAT if precision == "fp32" else _HALF
     dropped = _MASKS if device.type == "cpu" and _any(text, _DROPPED_HIDDEN) else 0

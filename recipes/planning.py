@@ -145,7 +145,11 @@ def plan(
         _activation_bytes(job, adaptation, device, number),
     )
     # What was tried and did not run out of memory fits.
-    beyond = () if trial else tuple(_beyond(job, number, weights, learned, activations, free_memory(device)))
+    beyond = (
+        ()
+        if trial
+        else tuple(_beyond(job, device, number, weights, learned, activations, free_memory(device)))
+    )
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -238,26 +242,34 @@ def _activation_bytes(job: Job, adaptation: Adaptation, device: torch.device, nu
         size = _FLOAT if settings.precision == "fp32" else _HALF
         return settings.batch_size * size * _outputs(adaptation, rows[0]["pixel_values"].shape)
     longest = int(lengths_of(rows).max())
-    tokens = settings.batch_size * longest
-    if device.type == "cpu" and "labels" in rows[0]:
-        tokens = min(tokens, max(longest, PASS_TOKENS))
     kept = activation_bytes(
-        adaptation.model, job.base.config, tokens=tokens, longest=longest, precision=settings.precision,
-        device=device, recomputed=settings.gradient_checkpointing,
+        adaptation.model, tokens=_at_once(job, device) * longest, longest=longest,
+        precision=settings.precision, device=device, recomputed=settings.gradient_checkpointing,
     )  # fmt: skip
     casts = number == _FLOAT and settings.precision != "fp32" and job.quantize is None
     return kept + (cast_bytes(adaptation.model) if casts and not settings.gradient_checkpointing else 0)
 
 
-def _beyond(job: Job, number: int, weights: int, learned: int, activations: int, free: int) -> Iterator[str]:
+def _at_once(job: Job, device: torch.device) -> int:
+    """Rows of the longest batch that are computed at once: as `parts` cuts it on a CPU."""
+    rows, batch_size = job.splits["train"].encoded.rows, job.settings.batch_size
+    if device.type != "cpu" or not {"input_ids", "labels"} <= rows[0].keys():
+        return batch_size
+    return min(batch_size, max(1, PASS_TOKENS // int(lengths_of(rows).max())))
+
+
+def _beyond(
+    job: Job, device: torch.device, number: int, weights: int, learned: int, activations: int, free: int
+) -> Iterator[str]:
     """A note where the rough estimate is beyond the bytes that are free, with what would fit; `number`: the bytes of one of
     the base's that is not quantised."""
     if (needed := weights + learned + activations) <= free:
         return
-    batch_size = job.settings.batch_size
+    batch_size, at_once = job.settings.batch_size, _at_once(job, device)
 
     def largest(weights: int) -> int:
-        return min(batch_size, (free - weights - learned) // max(1, activations // batch_size))
+        rows = (free - weights - learned) // max(1, activations // at_once)
+        return batch_size if rows >= at_once else rows
 
     ways = []
     if (rows := largest(weights)) >= 1:

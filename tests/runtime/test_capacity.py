@@ -116,7 +116,7 @@ def test_a_base_whose_text_model_has_a_configuration_of_its_own(
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**layers, "vocab_size": 160, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 16}
     pictures = {**layers, "image_size": 28, "patch_size": 14}
-    config = Gemma3Config(text_config=text, vision_config=pictures, mm_tokens_per_image=4)  # type: ignore[arg-type]
+    config = Gemma3Config(text_config=text, vision_config=pictures, mm_tokens_per_image=4)
     Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
     write_tokenizer(tmp_path)
     limits = Limits(kv_tokens=64, max_rows=4)

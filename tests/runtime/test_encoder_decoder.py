@@ -183,9 +183,9 @@ def test_a_requests_repetition_penalty_takes_the_bases_place(
 ) -> None:
     """As in transformers, and it counts what the decoder has written, not the prompt."""
     base = load_base(str(t5), device="cpu")
-    base.model.generation_config.repetition_penalty = told  # type: ignore[union-attr]
+    base.model.generation_config.repetition_penalty = told
     with Runtime(base) as runtime:
-        given = {} if asked is None else {"repetition_penalty": asked}
+        given: dict[str, Any] = {} if asked is None else {"repetition_penalty": asked}
         ours = [one.token_ids for one in runtime.generate(PROMPTS, lively, max_new_tokens=12, **given)]
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(t5).eval()
     model.generation_config.repetition_penalty = told
