@@ -96,7 +96,8 @@ class AdaptedBase:
         )
         self._accepts = set(inspect.signature(base.backbone.forward).parameters)
         flat = "position_ids" in self._accepts
-        offset = exact_offset(base.backbone, base.model.config.vocab_size) if flat else None
+        vocabulary = base.model.config.get_text_config().vocab_size if flat else 0
+        offset = exact_offset(base.backbone, vocabulary) if flat else None
         self.offset = offset or 0
         self.selections = Selections(base, self._bank, self._lock, self._modules, offset or 0)
         self.layout = "padded" if offset is None else "flat"

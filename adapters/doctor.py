@@ -55,7 +55,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything worth knowing before a base is loaded here, in the order of reading."""
-    return [*_versions(), *_devices(), *_quantisations(), *_optional(), *_places()]
+    return [*_versions(), *_devices(), *_kernels(), *_quantisations(), *_optional(), *_places()]
 
 
 def _versions() -> Iterator[Finding]:
@@ -103,6 +103,35 @@ def _devices() -> Iterator[Finding]:
         yield Finding(
             "devices", str(device), "ok", f"{known.name}, {known.major}.{known.minor}, {numbers}, {free}"
         )
+
+
+def _kernels() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        without = "torch sees no GPU; on a CPU everything goes without them"
+        yield Finding("kernels", "triton kernels", "missing", without, "only for an NVIDIA GPU")
+    for index in range(torch.cuda.device_count()):
+        yield _try_kernel(torch.device("cuda", index))
+
+
+def _try_kernel(device: torch.device) -> Finding:
+    """Compile and run the least kernel there is."""
+    from adapthub.adapters.kernel_trial import run_least
+
+    area, name = "kernels", f"triton kernels on {device}"
+    without = "everything goes without them, and slower"
+    if find_spec("triton") is None:
+        return Finding(area, name, "missing", f"triton is not installed: {without}", "pip install triton")
+    try:
+        run_least(device)
+    except Exception as failure:  # whatever a compiler or a driver raises is the finding itself
+        reason = str(failure).strip().split("\n", 1)[0] or type(failure).__name__
+        advice = "see the whole error in the log of `adapt serve`"
+        if "compiler" in reason.lower():
+            advice = "install a C compiler, such as gcc, or name one in the variable CC"
+        return Finding(area, name, "fails", f"{reason}: {without}", advice)
+    return Finding(area, name, "ok", "the least of them compiles, runs and counts right")
 
 
 def _quantisations() -> Iterator[Finding]:

@@ -21,11 +21,18 @@ def kernels_run(device: torch.device) -> bool:
     if device.type != "cuda" or find_spec("triton") is None:
         return False
     try:
-        with torch.inference_mode():
-            return _counts(device)
+        run_least(device)
     except Exception:  # whatever a compiler or a driver raises
         _LOG.warning("Triton's kernels do not run on %s: everything goes without", device, exc_info=True)
         return False
+    return True
+
+
+def run_least(device: torch.device) -> None:
+    """Run the least kernel on `device`. Raises what a compiler or a driver does, and RuntimeError where it counts wrong."""
+    with torch.inference_mode():
+        if not _counts(device):
+            raise RuntimeError("the least kernel there is computes something else")
 
 
 def _counts(device: torch.device) -> bool:

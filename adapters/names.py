@@ -40,5 +40,7 @@ def module_path(name: str, modules: Container[str], *, prefix: str, inside: str)
 
 
 def is_saved(name: str, saved: Iterable[str]) -> bool:
-    """Whether modules_to_save names this module of the task model, or one around it."""
-    return any(f".{entry}." in f".{name}." for entry in saved)
+    """Whether modules_to_save names this module of the task model, or one around it: by the end of its name, as PEFT reads
+    it, so that "norm" names each "input_layernorm" too."""
+    ends, parts = tuple(saved), name.split(".")
+    return any(".".join(parts[: depth + 1]).endswith(ends) for depth in range(len(parts)))

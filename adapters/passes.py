@@ -227,5 +227,6 @@ def by_row(model: nn.Module, modules: Mapping[str, nn.Module], inputs: torch.Ten
 
 def not_by_token(path: str) -> UnsupportedAdapter:
     return UnsupportedAdapter(
-        f"{path!r} does not see the batch's tokens one row each, so an adapter under it cannot run beside others"
+        f"{path!r} does not see the batch's tokens one row each, so an adapter under it cannot run beside others",
+        hint="Train without it, or merge the adapter into a copy of its base (PEFT's merge_and_unload) and serve that.",
     )

@@ -12,7 +12,8 @@ from adapthub.cli.output import json_option, show_json, show_table
 def doctor(as_json: bool) -> None:
     """Show what works on this machine, and what is missing.
 
-    Versions, devices, memory, optional pieces, quantisations. Each quantisation is tried on a small layer, not guessed.
+    Versions, devices, memory, whether GPU kernels run, optional pieces, quantisations. These are tried, not guessed: each
+    quantisation on a small layer, the least of the kernels.
 
     \b
     Example:

@@ -265,14 +265,17 @@ def autocast(base: Base) -> AbstractContextManager[Any]:
 
 
 def release(model: PeftModel) -> None:
-    """Take PEFT's modules out of the base again."""
+    """Take PEFT's modules out of the base again, and what it trained in their place, which `unload` would leave there."""
+    replaced = [
+        (module, name, child.original_module)
+        for module in model.base_model.modules()
+        for name, child in module.named_children()
+        if isinstance(child, ModulesToSaveWrapper)
+    ]
     if not model.active_peft_config.is_prompt_learning:
         model.unload()
-        return
-    for module in list(model.base_model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, ModulesToSaveWrapper):
-                setattr(module, name, child.original_module)
+    for module, name, original in replaced:
+        setattr(module, name, original)
 
 
 class GradientCheck:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.methods import SERVED, find_method, method_settings
-from adapthub.adapters.pooling import MEAN, POOLINGS, pooling_of
+from adapthub.adapters.pooling import MEAN, POOLINGS, leaves_prompts_out, pooling_of
 from adapthub.adapters.samples import fetch
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.adapters.tasks import TEXT_GENERATION, Task
@@ -271,7 +271,7 @@ def _pooling(
     recipe: Recipe, base: ResolvedBase, encoding: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Where a recipe embeds and nobody said how hidden states become a vector: as the base's files do, and a note. Raises
-    InvalidSettings for a way that is not computed here."""
+    InvalidSettings for a way that is not computed here; what a text begins with is always pooled."""
     if not isinstance(recipe, EmbeddingRecipe) or "pooling" in encoding:
         return {}, ()
     found = pooling_of(base.path)
@@ -279,6 +279,13 @@ def _pooling(
         raise InvalidSettings(
             f"{base.ref} pools hidden states by {found}, which is not computed here",
             hint=f"Set pooling={MEAN}, or another of {', '.join(POOLINGS)}: the adapter learns to be pooled so.",
+        )
+    prefixes = [name for name in ("query_prefix", "passage_prefix") if encoding.get(name)]
+    if prefixes and leaves_prompts_out(base.path):
+        raise InvalidSettings(
+            f"{base.ref} leaves prompts out of what it pools (include_prompt), which is not computed here, and"
+            f" {prefixes[0]} is given",
+            hint=f"Set pooling={found or MEAN}: the adapter learns to be pooled with it.",
         )
     why = "because its files say nothing else" if found is None else "as its sentence-transformers files say"
     pooling = found or MEAN

@@ -9,18 +9,19 @@ import torch
 
 from adapthub.recipes.batches import IGNORED
 
-_PASS_TOKENS = 1024
+PASS_TOKENS = 1024
+"""Of a batch on a CPU, that are computed at once."""
 
 
 def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """A batch of rows of tokens as smaller ones of at most _PASS_TOKENS tokens, or one row, each padded as its own rows need
+    """A batch of rows of tokens as smaller ones of at most PASS_TOKENS tokens, or one row, each padded as its own rows need
     and with a target: a processor computes them as fast, and keeps less for backward. Other batches are left whole."""
     mask = batch.get("attention_mask")
     if mask is None or mask.ndim != 2 or "input_ids" not in batch or "labels" not in batch:
         return [dict(batch)]
     parts, start, tokens = [], 0, 0
     for row, length in enumerate(mask.sum(dim=1).tolist()):
-        if row > start and tokens + length > _PASS_TOKENS:
+        if row > start and tokens + length > PASS_TOKENS:
             parts.append(_rows_of(batch, mask, start, row))
             start, tokens = row, 0
         tokens += length

@@ -24,8 +24,10 @@ from adapthub.adapters.placement import choose_device, choose_dtype
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.adapters.weights import loaded_bytes, read_headers
 from adapthub.recipes import answered
+from adapthub.recipes.activations import activation_bytes, cast_bytes
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
+from adapthub.recipes.parts import PASS_TOKENS
 from adapthub.recipes.preflight import check_optimizer
 from adapthub.recipes.recipe import GeneratingRecipe, PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
@@ -39,12 +41,8 @@ if TYPE_CHECKING:
     from adapthub.recipes.trial import Trial
 
 _SAMPLES = 3
-_FLOAT = 4  # bytes: adapters train in float32, and so do the CPU's activations
+_FLOAT, _HALF = 4, 2  # bytes: adapters train in float32
 _TRAINING_COPIES = 4  # weights, gradients, AdamW's two moments
-# Values that a transformer layer keeps for backward: for each token 17 hidden states, and 2.5 attention rows
-# a head (Korthikanti et al., arXiv 2205.05198, table 2: their bytes, halved).
-_HIDDEN_VALUES = 17
-_ATTENTION_VALUES = 2.5
 
 
 @dataclass(frozen=True)
@@ -144,10 +142,14 @@ def plan(
     trial, why_not = _trial({**arguments, "base": job.base.ref}) if try_steps else (None, ())
     learned, activations = (
         _TRAINING_COPIES * _FLOAT * adaptation.trainable,
-        _activation_bytes(job, adaptation),
+        _activation_bytes(job, adaptation, device, number),
     )
     # What was tried and did not run out of memory fits.
-    beyond = () if trial else tuple(_beyond(job, number, weights, learned, activations, free_memory(device)))
+    beyond = (
+        ()
+        if trial
+        else tuple(_beyond(job, device, number, weights, learned, activations, free_memory(device)))
+    )
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -232,30 +234,42 @@ def _on_meta(base: ResolvedBase, model: Any) -> Base:
     )
 
 
-def _activation_bytes(job: Job, adaptation: Adaptation) -> int:
-    """What backward needs of the longest batch, all of it or each layer's input and all of one layer; 0 for a configuration
-    that does not say its sizes."""
-    config, rows = job.base.config, job.splits["train"].encoded.rows
+def _activation_bytes(job: Job, adaptation: Adaptation, device: torch.device, number: int) -> int:
+    """What backward needs of the longest batch, or of the largest part of it that is computed at once; `number`: the bytes
+    of one of the base's that is not quantised."""
+    settings, rows = job.settings, job.splits["train"].encoded.rows
     if job.task == IMAGE_CLASSIFICATION:
-        return job.settings.batch_size * _FLOAT * _outputs(adaptation, rows[0]["pixel_values"].shape)
-    layers = getattr(config, "num_hidden_layers", 0)
-    hidden = getattr(config, "hidden_size", 0)
-    heads = getattr(config, "num_attention_heads", 0)
+        size = _FLOAT if settings.precision == "fp32" else _HALF
+        return settings.batch_size * size * _outputs(adaptation, rows[0]["pixel_values"].shape)
     longest = int(lengths_of(rows).max())
-    values = _HIDDEN_VALUES * hidden + _ATTENTION_VALUES * heads * longest
-    kept = layers * hidden + values if job.settings.gradient_checkpointing else layers * values
-    return int(job.settings.batch_size * longest * kept * _FLOAT)
+    kept = activation_bytes(
+        adaptation.model, tokens=_at_once(job, device) * longest, longest=longest,
+        precision=settings.precision, device=device, recomputed=settings.gradient_checkpointing,
+    )  # fmt: skip
+    casts = number == _FLOAT and settings.precision != "fp32" and job.quantize is None
+    return kept + (cast_bytes(adaptation.model) if casts and not settings.gradient_checkpointing else 0)
 
 
-def _beyond(job: Job, number: int, weights: int, learned: int, activations: int, free: int) -> Iterator[str]:
+def _at_once(job: Job, device: torch.device) -> int:
+    """Rows of the longest batch that are computed at once: as `parts` cuts it on a CPU."""
+    rows, batch_size = job.splits["train"].encoded.rows, job.settings.batch_size
+    if device.type != "cpu" or not {"input_ids", "labels"} <= rows[0].keys():
+        return batch_size
+    return min(batch_size, max(1, PASS_TOKENS // int(lengths_of(rows).max())))
+
+
+def _beyond(
+    job: Job, device: torch.device, number: int, weights: int, learned: int, activations: int, free: int
+) -> Iterator[str]:
     """A note where the rough estimate is beyond the bytes that are free, with what would fit; `number`: the bytes of one of
     the base's that is not quantised."""
     if (needed := weights + learned + activations) <= free:
         return
-    batch_size = job.settings.batch_size
+    batch_size, at_once = job.settings.batch_size, _at_once(job, device)
 
     def largest(weights: int) -> int:
-        return min(batch_size, (free - weights - learned) // max(1, activations // batch_size))
+        rows = (free - weights - learned) // max(1, activations // at_once)
+        return batch_size if rows >= at_once else rows
 
     ways = []
     if (rows := largest(weights)) >= 1:

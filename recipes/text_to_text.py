@@ -152,11 +152,12 @@ class TextToText:
         asked = written.places(dataset)
         said = _prompts((dataset[at] for at in asked), settings)
         prompts = {at: ids(tokenizer, prompt) for at, prompt in zip(asked, said, strict=True)}
-        room, end = runtime.room(adapter), settings.get("turn_end")
+        end = settings.get("turn_end")
         stops = [] if end is None else [token_id(tokenizer, end)]
         by_length: dict[int, list[int]] = {}
         for at, prompt in prompts.items():
-            by_length.setdefault(min(settings["max_new_tokens"], room - len(prompt)), []).append(at)
+            room = runtime.room(adapter, len(prompt))
+            by_length.setdefault(min(settings["max_new_tokens"], room), []).append(at)
         texts = [""] * len(dataset)
         for tokens, places in by_length.items():
             if tokens > 0:

@@ -48,12 +48,14 @@ class Serving:
     """What the engine must know of a model that can be served.
 
     `shapes` and `dtype` are those of its keys and values; `context` is the most positions it takes, prefix included, None
-    where its configuration sets no bound.
+    where its configuration sets no bound. `reads`: how many of these are an encoder's, for prompts alone, the rest being for
+    what is written; None where both have the same.
     """
 
     shapes: tuple[LayerShape, ...]
     dtype: torch.dtype
     context: int | None
+    reads: int | None = None
 
 
 @contextmanager

@@ -7,7 +7,6 @@ no weights and measures nothing: the allocator's slack is not counted, nor what 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import cast
 
 import torch
@@ -17,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from adapthub.adapters.attach import STACK_BYTES
 from adapthub.adapters.base import ResolvedBase, resolve_base
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.adapters.kernel_trial import kernels_run
 from adapthub.adapters.memory import free_memory
 from adapthub.adapters.placement import (
     choose_device,
@@ -155,11 +155,10 @@ def _adapter_bytes(model: PreTrainedModel, rank: int, dtype: torch.dtype) -> int
 
 def _graph_bytes(model: PreTrainedModel, device: torch.device, context: int, limits: Limits) -> int:
     """0 where passes are not captured."""
-    if device.type != "cuda" or find_spec("triton") is None:
+    if not kernels_run(device):
         return 0
-    return graph_bytes(
-        len(_sides(model)), model.config.vocab_size, context, limits.max_rows, limits.step_tokens
-    )
+    vocabulary = model.config.get_text_config().vocab_size
+    return graph_bytes(len(_sides(model)), vocabulary, context, limits.max_rows, limits.step_tokens)
 
 
 def _sides(model: PreTrainedModel) -> list[tuple[int, int]]:

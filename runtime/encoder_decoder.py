@@ -23,7 +23,6 @@ from transformers import (
     LogitsProcessorList,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
     SuppressTokensLogitsProcessor,
 )
@@ -45,8 +44,8 @@ if TYPE_CHECKING:
     from adapthub.adapters.errors import AdaptHubError
 
 _CONTEXT = 4096
-"""Tokens of a prompt and its answer where positions know no end: an encoder's attention grows with their square. So many
-tokens, padding included, are read together at most."""
+"""Tokens of a prompt, and of its answer, where positions know no end: an encoder's attention grows with their square. So
+many tokens, padding included, are read together at most."""
 
 
 def is_encoder_decoder(model: PreTrainedModel) -> bool:
@@ -61,15 +60,36 @@ def serves_whole(model: PreTrainedModel) -> Serving:
     heads = getattr(config, "num_heads", None) or config.decoder_attention_heads
     layers = getattr(config, "num_decoder_layers", None) or config.decoder_layers
     size = getattr(config, "d_kv", None) or config.d_model // heads
-    bound = getattr(config, "max_position_embeddings", None)
-    return Serving((LayerShape(heads, size, size),) * (2 * layers), model.dtype, bound or _CONTEXT)
+    reads, writes = _positions(config, "encoder"), _positions(config, "decoder")
+    return Serving((LayerShape(heads, size, size),) * (2 * layers), model.dtype, reads + writes, reads)
+
+
+def _positions(config: Any, side: str) -> int:
+    """How many an encoder or a decoder has; most families say it once for both, each of which has so many of its own."""
+    names = (f"max_{side}_position_embeddings", "max_position_embeddings")
+    found = (getattr(config, name, None) for name in names)
+    return next((bound for bound in found if bound), _CONTEXT)
 
 
 class WholePrompts(Paging):
-    """Pages that are counted and not written."""
+    """Pages that are counted and not written. A prompt has at most `reads` tokens, an answer at most `writes`."""
 
-    def __init__(self, adapted: AdaptedBase, pages: Pages, context: int, page_size: int) -> None:
-        super().__init__(adapted, cast(KV, _Counted(adapted, page_size)), pages, context)
+    def __init__(
+        self, adapted: AdaptedBase, pages: Pages, *, reads: int, writes: int, page_size: int
+    ) -> None:
+        super().__init__(adapted, cast(KV, _Counted(adapted, page_size)), pages, reads + writes)
+        self._reads, self._writes = reads, writes
+
+    def room(self, prefix: int = 0, prompt: int = 0) -> int:
+        """See Paging."""
+        if prompt > self._reads:
+            return self._reads - prompt
+        return min(self._writes, super().room(prefix, prompt))
+
+    def bounds(self, prefix: int = 0) -> str:
+        """See Paging."""
+        apart = f"at most {self._reads} are read and {self._writes} written"
+        return f"{apart}, and {super().bounds(prefix)}"
 
     def reuse(self, request: Request, tokens: Sequence[int], held: Held) -> int:
         """Nothing: a prompt is read whole."""
@@ -133,6 +153,7 @@ class EncoderDecoderForward(Forward):
         starts = (getattr(place, "decoder_start_token_id", None) for place in (told, config))
         self._start = next((id for id in starts if id is not None), self._padding)
         self._processors = _processors(told, str(self._device))
+        self.penalty = float(told.repetition_penalty or 1.0)
         self._ends = _ids(told.eos_token_id)
         self._least = (told.min_length or 0) if self._ends else 0
         self._last = _ids(told.forced_eos_token_id)
@@ -140,6 +161,10 @@ class EncoderDecoderForward(Forward):
     def check(self, selection: Selection) -> None:
         """See Forward; a company is on one selection, so its modules may see what they will."""
         self._adapted.selections.check_generation(selection, by_token=False)
+
+    def read(self, request: Request) -> Sequence[int]:
+        """See Forward: the token that a decoder begins with; the prompt is the encoder's."""
+        return (self._start,)
 
     def compute(self, parts: Sequence[Part]) -> Results:
         """See Forward; of a prompt the last part computes all."""
@@ -222,10 +247,9 @@ class EncoderDecoderForward(Forward):
 
 
 def _processors(told: Any, device: str) -> LogitsProcessorList:
-    """What a generation configuration says of single tokens, in transformers' order."""
+    """What a generation configuration says of single tokens, in transformers' order; but for its repetition penalty, which
+    is the sampler's: none of the others minds what it makes of their zeros and infinities."""
     found = LogitsProcessorList()
-    if told.repetition_penalty not in (None, 1.0):
-        found.append(RepetitionPenaltyLogitsProcessor(told.repetition_penalty))
     if told.no_repeat_ngram_size:
         found.append(NoRepeatNGramLogitsProcessor(told.no_repeat_ngram_size))
     if told.bad_words_ids:

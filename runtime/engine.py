@@ -129,9 +129,9 @@ class Engine:
         """Whether a step would find something to do or to wait for."""
         return bool(self._inbox or self._running or self._requests)
 
-    def room(self, prefix: int = 0) -> int:
-        """Tokens that one request may have, prompt and generated, behind a prefix adapter of so many."""
-        return self._paging.room(prefix)
+    def room(self, prefix: int = 0, prompt: int = 0) -> int:
+        """Tokens that one request may have behind a prefix and a prompt of so many; below 0 where these are too long."""
+        return self._paging.room(prefix, prompt)
 
     def check_prompt(self, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
         """Raises InvalidInput for a prompt that is empty, has ids outside the vocabulary or does not fit with
@@ -283,7 +283,12 @@ class Engine:
             request=request,
             waiting=waiting,
             sampler=Sampler(
-                request.sampling, request.prompt_ids, self._eos_ids, request.constraint, request.choice
+                request.sampling,
+                self.forward.read(request),
+                self._eos_ids,
+                request.constraint,
+                request.choice,
+                self.forward.penalty,
             ),
             stream=self._stream(request),
             tokens=list(request.prompt_ids),

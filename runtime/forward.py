@@ -19,7 +19,7 @@ from adapthub.adapters.selections import Selection
 from adapthub.runtime.attention import PagedRow, paged_batch, positions
 from adapthub.runtime.graphs import PassGraphs
 from adapthub.runtime.kv import KV
-from adapthub.runtime.requests import as_ours
+from adapthub.runtime.requests import Request, as_ours
 from adapthub.runtime.rows import Part
 
 
@@ -43,6 +43,7 @@ class Forward:
         self._device = adapted.base.device
         self._kv = kv
         self.graphs = graphs
+        self.penalty = 1.0  # for repetition, where a request says none
 
     @property
     def captures(self) -> int:
@@ -52,6 +53,10 @@ class Forward:
     def check(self, selection: Selection) -> None:
         """Raises what `Selections.check_generation` does for adapters whose rows cannot generate."""
         self._adapted.selections.check_generation(selection)
+
+    def read(self, request: Request) -> Sequence[int]:
+        """Tokens that the model writes on from, which a repetition penalty counts: the prompt's."""
+        return request.prompt_ids
 
     def compute(self, parts: Sequence[Part]) -> Results:
         """Logits of every part that completes its row: overwritten by the next call. A failing adapter fails alone.

@@ -109,7 +109,10 @@ class GenerationService:
         shapes, dtype, device = self.serving.shapes, self.serving.dtype, self._base.device
         whole: tuple[Paging, Forward] | None = None
         if reads_whole:
-            paging = WholePrompts(adapted, pages, self.context, PAGE_SIZE)
+            reads, both = self.serving.reads, self.serving.context
+            assert reads is not None
+            assert both is not None
+            paging = WholePrompts(adapted, pages, reads=reads, writes=both - reads, page_size=PAGE_SIZE)
             whole = paging, EncoderDecoderForward(adapted)
         self.engine = Engine(
             adapted,

@@ -43,18 +43,21 @@ class Paging:
         self._cache = PrefixCache(pages, kv.page_size)
         self._prefixes: dict[str, _PrefixPages] = {}
 
-    def room(self, prefix: int = 0) -> int:
-        """Tokens that one request may have, prompt and generated, behind a prefix of so many."""
+    def room(self, prefix: int = 0, prompt: int = 0) -> int:
+        """Tokens that one request may have behind a prefix and a prompt of so many; below 0 where these are too long."""
         pool = (self._pages.count - self._pages_for(prefix)) * self._kv.page_size
-        return min(self._context - prefix, pool)
+        return min(self._context - prefix, pool) - prompt
+
+    def bounds(self, prefix: int = 0) -> str:
+        """The same, in words."""
+        behind = f" behind a prefix of {prefix}" if prefix else ""
+        return f"together at most {Paging.room(self, prefix)} fit{behind}"
 
     def check_room(self, count: int, new: int, prefix: int = 0) -> None:
         """Raise InvalidInput where a prompt of `count` tokens and `new` ones exceed the context, or all the pages."""
-        room = self.room(prefix)
-        if count + new > room:
-            behind = f" behind a prefix of {prefix}" if prefix else ""
+        if new > self.room(prefix, count):
             raise InvalidInput(
-                f"the prompt has {count} tokens and max_new_tokens is {new}; together at most {room} fit{behind}",
+                f"the prompt has {count} tokens and max_new_tokens is {new}; {self.bounds(prefix)}",
                 hint="Shorten the prompt or lower max_new_tokens.",
             )
 

@@ -58,7 +58,8 @@ class Prediction:
 
     @property
     def vector(self) -> torch.Tensor:
-        """Of a text that has `features` its vector of length 1, float32 [hidden]: what `/v1/embeddings` answers."""
+        """Of a text that has `features` its vector of length 1, float32 [hidden]: what `/v1/embeddings` answers. Raises
+        InvalidInput where it has none, or the base makes it in a way that is not computed here."""
         if self.features is None:
             raise InvalidInput("the adapter has a head, and gives no vector", hint="Use one without a head.")
         return torch.nn.functional.normalize(vector_of(self.features, self.pooling), dim=0)

@@ -98,8 +98,7 @@ class Predictor:
     def __init__(self, adapted: AdaptedBase, names: Names) -> None:
         self._adapted = adapted
         self._names = names
-        pooling = pooling_of(adapted.base.path)
-        self._pooling = pooling if pooling in POOLINGS else MEAN
+        self._pooling = pooling_of(adapted.base.path) or MEAN
 
     def answer(self, texts: Sequence[Text | Picture], adapters: Adapter | Sequence[Adapter]) -> list[Answer]:
         """One answer a text, in order, or several in a row for one that is read in windows; the adapters that the names

@@ -294,12 +294,13 @@ class Runtime:
         )
         return await AsyncStream.open(submit, self.generation.cancel)
 
-    def room(self, adapter: str | None = None) -> int:
-        """Tokens that one request may have, prompt and generated: what a prefix of `adapter` leaves of the context.
+    def room(self, adapter: str | None = None, prompt: int = 0) -> int:
+        """Tokens that one request may have behind a prompt of so many: what a prefix of `adapter` leaves of the context, or
+        what a decoder may write of a prompt that an encoder reads; below 0 where the prompt is too long.
 
         Raises what `generation` does.
         """
-        return self.generation.engine.room(self._names.prefix_length(adapter))
+        return self.generation.engine.room(self._names.prefix_length(adapter), prompt)
 
     @property
     def generation(self) -> GenerationService:

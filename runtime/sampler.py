@@ -42,8 +42,9 @@ class Sampler:
     """The sampling state of one choice of one request; it outlives preemption, as it holds what was generated.
 
     `eos_ids` end the text unless `sampling.ignore_eos`. `choice` is the index among the request's n; each has a
-    `constraint` of its own. After each token, `finish_reason` says whether the text ends here: "stop" (an end token, a stop
-    id or the grammar) or "length"; `ended_by` is the end token or stop id, which is no part of the text.
+    `constraint` of its own. `prompt_ids`: what a repetition penalty counts before the first token; `penalty`: that of a
+    request which asks for none. After each token, `finish_reason` says whether the text ends here: "stop" (an end token, a
+    stop id or the grammar) or "length"; `ended_by` is the end token or stop id, which is no part of the text.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Sampler:
         eos_ids: frozenset[int],
         constraint: Constraint | None = None,
         choice: int = 0,
+        penalty: float = 1.0,
     ) -> None:
         self.sampling = sampling
         self.generated: list[int] = []
@@ -60,9 +62,11 @@ class Sampler:
         self.ended_by: int | None = None
         self._constraint = constraint
         self._ends = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos_ids)
-        self._repeats = sampling.repetition_penalty != 1
+        asked = sampling.repetition_penalty
+        self._penalty = penalty if asked is None else float(asked)
+        self._repeats = self._penalty != 1
         self._adds = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
-        # What transformers' processor reads: prompt and generated tokens.
+        # What transformers' processor reads: these and the generated tokens.
         self._history = torch.tensor(prompt_ids if self._repeats else (), dtype=torch.long)
         self._counts: Counter[int] = Counter()
         self._generator = torch.Generator()
@@ -88,8 +92,7 @@ class Sampler:
         """
         scores = logits
         if self._repeats:
-            penalty = RepetitionPenaltyLogitsProcessor(float(self.sampling.repetition_penalty))
-            scores = penalty(self._seen(logits.device), scores)
+            scores = RepetitionPenaltyLogitsProcessor(self._penalty)(self._seen(logits.device), scores)
         if self._adds and self._counts:
             tokens = _on(logits.device, [*self._counts], torch.long)
             counts = _on(logits.device, [*self._counts.values()], torch.long)

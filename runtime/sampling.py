@@ -41,7 +41,8 @@ class Sampling:
     """How one request's tokens are chosen. Raises InvalidInput, naming field, value and what is allowed.
 
     `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. `repetition_penalty` is transformers' (over
-    prompt and generated tokens); `presence_penalty` and `frequency_penalty` are OpenAI's (over generated tokens).
+    prompt and generated tokens, or those that a decoder reads), 1 is off; None is the generation configuration's of an
+    encoder-decoder, else 1. `presence_penalty` and `frequency_penalty` are OpenAI's (over generated tokens).
     `min_new_tokens`: before that many, no end token, stop id or stop string ends the text. `stop` cuts the text before
     the first of its strings. `ignore_eos`: only lengths and stops end the text. `n` choices, each with its own seed:
     `seed` + its index. `logprobs`: that many alternatives a token, 0 for the chosen one alone. At most one of
@@ -54,7 +55,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     seed: int | None = None
@@ -76,6 +77,8 @@ class Sampling:
                 raise InvalidInput(f"{field} = {value!r}", hint=f"A whole number from {low} to {high}.")
         for field, (lowest, highest) in _REAL.items():
             value = getattr(self, field)
+            if value is None and field == "repetition_penalty":
+                continue
             open_ended = field in _ABOVE_ZERO
             if (
                 not (isinstance(value, float) or _is_whole(value))

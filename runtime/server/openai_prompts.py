@@ -75,21 +75,27 @@ def new_tokens(
 
     Raises RefusedRequest where they do not fit into the context.
     """
-    room = serving.runtime.room(target.adapter)
-    if prompt_tokens >= room or prompt_tokens + (asked or 0) > room:
-        _refuse(room, f"{prompt_tokens} tokens" + (f" and asks for {asked} more" if asked else ""), param)
-    return asked or min(default, room - prompt_tokens)
+    room = serving.runtime.room(target.adapter, prompt_tokens)
+    if room < (asked or 1):
+        sent = f"{prompt_tokens} tokens" + (f" and asks for {asked} more" if asked else "")
+        _refuse(serving, target.adapter, sent, param)
+    return asked or min(default, room)
 
 
 def _check_length(serving: Serving, characters: int, param: str) -> None:
-    room = serving.runtime.room()
-    if characters > room * _MOST_CHARACTERS:
-        _refuse(room, f"{characters:,} characters", param)
+    longest = serving.runtime.generation.serving.reads or serving.runtime.room()
+    if characters > longest * _MOST_CHARACTERS:
+        _refuse(serving, None, f"{characters:,} characters", param)
 
 
-def _refuse(room: int, sent: str, param: str) -> NoReturn:
+def _refuse(serving: Serving, adapter: str | None, sent: str, param: str) -> NoReturn:
+    context = f"the context of this model is {serving.runtime.room(adapter)} tokens"
+    if reads := serving.runtime.generation.serving.reads:
+        context = (
+            f"this model reads at most {reads} tokens and writes at most {serving.runtime.room(adapter)}"
+        )
     raise RefusedRequest(
-        f"the context of this model is {room} tokens, and the request has {sent}",
+        f"{context}, and the request has {sent}",
         hint="Shorten the prompt, or lower max_tokens.",
         param=param,
         code="context_length_exceeded",

@@ -169,7 +169,7 @@ class _Generating(_Body):
                 top_k=max(self.top_k or 0, 0),
                 top_p=_or(self.top_p, 1.0),
                 min_p=_or(self.min_p, 0.0),
-                repetition_penalty=_or(self.repetition_penalty, 1.0),
+                repetition_penalty=self.repetition_penalty,
                 presence_penalty=_or(self.presence_penalty, 0.0),
                 frequency_penalty=_or(self.frequency_penalty, 0.0),
                 seed=None if self.seed is None else _int64(self.seed + choice),

@@ -9,20 +9,21 @@ import torch
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.heads import TASKS_WITH_HEADS
-from adapthub.adapters.pooling import vector_of
+from adapthub.adapters.pooling import check_pooling, vector_of
 from adapthub.runtime.predictor import Question
 from adapthub.runtime.server.predicting import Predicted
 
 
 def has_features(question: Question, *, whole: bool = True) -> None:
-    """Raises InvalidInput for a text under adapters with a head, which give no features, and where `whole`, for one that
-    is longer than the model reads."""
+    """Raises InvalidInput for a text under adapters with a head, which give no features, for one whose vector is made in a
+    way that is not computed here, and where `whole`, for one that is longer than the model reads."""
     task = question.reading.task
     if task in TASKS_WITH_HEADS:
         raise InvalidInput(
             f"the model has a head for {task} and gives no features",
             hint="Use the base model, or an adapter without a head.",
         )
+    check_pooling(question.reading.pooling)
     if whole and question.row.truncated:
         raise InvalidInput(
             f"input {question.place} is longer than the {question.tokens:,} tokens that the model reads",

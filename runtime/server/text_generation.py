@@ -43,7 +43,7 @@ class _Parameters(Strict):
     frequency_penalty: float = 0.0
     grammar: _Grammar | None = None
     max_new_tokens: int = 100
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     return_full_text: bool = False
     seed: int | None = None
     stop: list[str] = Field(default_factory=list)

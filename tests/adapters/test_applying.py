@@ -40,6 +40,7 @@ VARIANTS: Mapping[str, Callable[[], PeftConfig]] = {
     "rslora": lambda: lora_config(CAUSAL, target_modules=LINEAR, use_rslora=True, r=8),
     "dora": lambda: lora_config(CAUSAL, target_modules=LINEAR, use_dora=True),
     "lora-bias": lambda: lora_config(CAUSAL, target_modules=["q_proj", "down_proj"], lora_bias=True),
+    "norms": lambda: lora_config(CAUSAL, target_modules=["q_proj"], modules_to_save=["norm"]),
     "untold-task": lambda: lora_config(CAUSAL, target_modules=["q_proj"]),
     "ia3": lambda: ia3_config(
         CAUSAL,
@@ -188,7 +189,7 @@ def test_an_adapter_under_attention_heads_is_named(tmp_path: Path) -> None:
     selection = ((1.0, adapted.attach(Artifact.read(path))),)
     expected = expected_logits(base, path, CAUSAL, FEATURES)
     close(causal_logits(adapted, [ROWS[0]], [selection])[0], expected[0])
-    message = r"'model\.layers\.\d\.self_attn\.q_norm' does not see the batch's tokens"
+    message = r"'model\.layers\.\d\.self_attn\.q_norm' does not see the batch's tokens.*merge the adapter"
     with pytest.raises(UnsupportedAdapter, match=message):
         causal_logits(adapted, ROWS[:2], [selection, ()])
     with pytest.raises(UnsupportedAdapter, match=message):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from adapthub.adapters import doctor
+from adapthub.adapters import doctor, kernel_trial
 from adapthub.adapters.doctor import Finding, examine
 from adapthub.adapters.home import home
 
@@ -34,6 +34,48 @@ def test_quantisations_are_tried(findings: dict[str, Finding], name: str) -> Non
 
 def test_whatever_is_not_ok_comes_with_advice(findings: dict[str, Finding]) -> None:
     assert all(row.advice for row in findings.values() if row.state != "ok")
+
+
+def test_whether_kernels_run_is_tried_on_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without one it is said that none are needed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    (row,) = doctor._kernels()
+    assert (row.area, row.state) == ("kernels", "missing")
+    assert "on a CPU everything goes without them" in row.detail
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    tried: list[torch.device] = []
+    monkeypatch.setattr(kernel_trial, "run_least", tried.append)
+    assert [(row.name, row.state) for row in doctor._kernels()] == [
+        ("triton kernels on cuda:0", "ok"),
+        ("triton kernels on cuda:1", "ok"),
+    ]
+    assert tried == [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [("Failed to find C compiler. Please\nset CC", "install a C compiler"), ("no PTX", "the whole error")],
+)
+def test_why_kernels_do_not_run_is_said(error: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(device: torch.device) -> bool:
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(kernel_trial, "_counts", fails)
+    row = doctor._try_kernel(torch.device("cuda", 0))
+    assert row.state == "fails"
+    assert row.detail == f"{error.splitlines()[0]}: everything goes without them, and slower"
+    assert advice in row.advice
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    row = doctor._try_kernel(torch.device("cuda", 0))
+    assert (row.state, row.advice) == ("missing", "pip install triton")
+    assert "triton is not installed" in row.detail
+
+
+@pytest.mark.gpu
+def test_kernels_on_a_gpu() -> None:
+    assert doctor._try_kernel(torch.device("cuda", 0)).state == "ok"
 
 
 def test_looking_changes_nothing() -> None:

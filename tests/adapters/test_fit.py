@@ -74,6 +74,7 @@ CASES: dict[str, tuple[str, str, PeftConfig]] = {
     "bert prefix": ("bert", TOKENS, prefix_config(TOKENS)),
     "llama lora": ("llama", TEXT, lora_config(TEXT, **LLAMA)),
     "llama head": ("llama", TEXT, lora_config(TEXT, target_modules=["v_proj", "lm_head", "embed_tokens"])),
+    "llama saved": ("llama", TEXT, lora_config(TEXT, target_modules=["q_proj"], modules_to_save=["norm"])),
     "llama ia3": ("llama", TEXT, ia3_config(TEXT, **IA3)),
     "llama prefix": ("llama", TEXT, prefix_config(TEXT)),
     "llama prompt": ("llama", TEXT, prompt_config(TEXT)),

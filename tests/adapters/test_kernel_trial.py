@@ -46,6 +46,14 @@ def test_without_a_compiler_everything_goes_without_kernels_and_the_log_says_so_
     assert "Failed to find C compiler" in caplog.text
 
 
+def test_a_kernel_that_counts_wrong_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernel_trial, "_counts", lambda device: False)
+    assert not kernels_run(torch.device("cuda", 0))
+    assert "computes something else" in caplog.text
+
+
 def test_without_triton_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_trial, "find_spec", lambda name: None)
     assert not kernels_run(torch.device("cuda", 0))

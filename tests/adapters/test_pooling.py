@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from adapthub.adapters.pooling import POOLINGS, pooling_of, vector_of, vectors_of
+from adapthub.adapters.errors import InvalidInput
+from adapthub.adapters.pooling import POOLINGS, leaves_prompts_out, pooling_of, vector_of, vectors_of
 
 FLAGS = {
     "word_embedding_dimension": 8,
@@ -58,6 +59,30 @@ def test_the_module_that_pools_is_found_by_its_list(tmp_path: Path) -> None:
     assert pooling_of(write(tmp_path, {"pooling_mode": "mean"})) == "mean"
     (tmp_path / "1_Pooling" / "config.json").write_text("{")
     assert pooling_of(tmp_path) is None
+
+
+def test_modules_that_are_not_computed_are_named_and_their_vectors_refused(tmp_path: Path) -> None:
+    kinds = ["Transformer", "Pooling", "Dense", "Normalize"]
+    modules = [
+        {"idx": at, "name": str(at), "path": f"{at}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+        for at, kind in enumerate(kinds)
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert pooling_of(tmp_path) == "Dense (2_Dense)"
+    pooling = pooling_of(write(tmp_path, {"pooling_mode_mean_tokens": True}))
+    assert pooling == "mean and Dense (2_Dense)"
+    with pytest.raises(InvalidInput, match=r"by mean and Dense \(2_Dense\), which is not computed here"):
+        vector_of(torch.ones(2, 4), pooling)
+    (tmp_path / "modules.json").write_text(json.dumps(modules[:2] + modules[3:]))
+    assert pooling_of(tmp_path) == "mean"
+
+
+@pytest.mark.parametrize(
+    ("said", "left_out"), [({}, False), (FLAGS, False), ({"include_prompt": False}, True)]
+)
+def test_prompts_that_are_not_pooled_are_known(said: Any, left_out: bool, tmp_path: Path) -> None:
+    assert not leaves_prompts_out(tmp_path)
+    assert leaves_prompts_out(write(tmp_path, said)) == left_out
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -60,6 +60,47 @@ def test_labels_and_groups_are_no_texts_and_few_names_are_no_language() -> None:
     assert why.endswith("% are outside ASCII, as in English")
 
 
+CHINESE = "这部电影很好"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": [{"role": "user", "content": CHINESE}],
+            "target": {"role": "assistant", "content": "ok"},
+        },
+        {
+            "messages": [{"role": "user", "content": "hi"}],
+            "target": {"role": "assistant", "content": CHINESE},
+        },
+        {"source": CHINESE, "target": "good"},
+        {"source": ENGLISH, "target": "Das Stück hat mir über alle Maßen gefallen."},
+        {"prompt": [{"role": "user", "content": "hi"}], "answer": {"content": CHINESE}, "good": True},
+    ],
+)
+def test_texts_that_the_language_model_was_not_taught_are_said(row: dict[str, Any]) -> None:
+    base, why = default_base("text-generation", data(row))
+    assert base == "smollm2-135m"
+    assert "% are outside ASCII, and smollm2-135m was taught English" in why
+    assert "name a base that knows their language" in why
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "messages": [{"role": "user", "content": ENGLISH}],
+            "target": {"role": "assistant", "content": None},
+        },
+        {"source": ENGLISH, "target": "fine", "group": CHINESE},
+    ],
+)
+def test_english_ones_are_not(row: dict[str, Any]) -> None:
+    base, why = default_base("text-generation", data(row))
+    assert why == f"base: package:{base}, as none is named ({SAMPLES[base].note})"
+
+
 def test_rows_all_over_the_data_are_looked_at() -> None:
     """English first, as a file that was put together may be."""
     rows = [{"text": "a fine film", "label": "x"}] * 3000 + [{"text": "太差了", "label": "x"}] * 300

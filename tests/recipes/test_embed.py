@@ -17,7 +17,7 @@ from transformers import AutoModel
 
 from adapthub.adapters.artifact import write_artifact
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.adapters.errors import InvalidData, InvalidInput, InvalidSettings
 from adapthub.hub import open_hub
 from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.embed import Embed
@@ -270,8 +270,32 @@ def test_what_is_not_said_is_the_mean_and_what_is_not_computed_is_refused(
         InvalidSettings, match="pools hidden states by max, which is not computed here. Set pooling=mean"
     ):
         plan("embed", pairs(40, 0), base=str(base))
+    with Runtime(load_base(str(base))) as runtime:
+        (found,) = runtime.predict(["ada bob"])
+    with pytest.raises(InvalidInput, match="hidden states by max, which is not computed here"):
+        _ = found.vector
     with pytest.raises(InvalidSettings, match="pooling is one of mean, cls, lasttoken; 'max' is not"):
         plan("embed", pairs(40, 0), base=str(tiny_base), pooling="max")
+
+
+def test_no_module_and_no_setting_of_a_base_is_left_out_in_silence(tiny_base: Path, tmp_path: Path) -> None:
+    dense = pooling_base(tiny_base, tmp_path / "dense", "mean_tokens")
+    modules = [{"path": "", "type": "x.Transformer"}, {"path": "1_Pooling", "type": "x.Pooling"}]
+    (dense / "modules.json").write_text(json.dumps([*modules, {"path": "2_Dense", "type": "x.Dense"}]))
+    with pytest.raises(InvalidSettings, match=r"by mean and Dense \(2_Dense\), which is not computed here"):
+        plan("embed", pairs(40, 0), base=str(dense))
+    assert plan("embed", pairs(40, 0), base=str(dense), pooling="mean").settings["pooling"] == "mean"
+
+    apart = pooling_base(tiny_base, tmp_path / "apart", "mean_tokens")
+    said = {"pooling_mode_mean_tokens": True, "include_prompt": False}
+    (apart / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    assert plan("embed", pairs(40, 0), base=str(apart)).settings["pooling"] == "mean"
+    with pytest.raises(
+        InvalidSettings, match=r"leaves prompts out .*and query_prefix is given. Set pooling=mean"
+    ):
+        plan("embed", pairs(40, 0), base=str(apart), query_prefix="query: ")
+    planned = plan("embed", pairs(40, 0), base=str(apart), query_prefix="query: ", pooling="mean")
+    assert planned.settings["query_prefix"] == "query: "
 
 
 def test_a_plan_needs_no_head(tiny_base: Path) -> None:

@@ -127,6 +127,23 @@ def test_what_does_not_fit_is_said_with_what_would(
     assert note.endswith("; a smaller base would fit")
 
 
+def test_a_batch_that_is_computed_in_parts_takes_what_a_part_takes(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is said to fit is fewer rows than a part has."""
+
+    def planned(batch_size: int, free: int = 1 << 40) -> Any:
+        monkeypatch.setattr("adapthub.recipes.planning.free_memory", lambda device: free)
+        return plan("ner", ner_data / "train.conll", base=str(tiny_base), batch_size=batch_size)
+
+    longest = planned(1).splits[0].lengths["longest"]
+    monkeypatch.setattr("adapthub.recipes.planning.PASS_TOKENS", 5 * longest)
+    needed = planned(5).estimated_memory
+    assert planned(4).estimated_memory < needed == planned(16).estimated_memory
+    *_, note = planned(16, needed - 1).notes
+    assert "batch_size=4 or" in note
+
+
 def test_every_recipe_says_why_it_learns_so_fast() -> None:
     for recipe in RECIPES.values():
         if not isinstance(recipe, PreferringRecipe):  # whose reasons depend on the objective

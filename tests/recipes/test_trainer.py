@@ -124,7 +124,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
         "attention_mask": mask,
         "labels": torch.where(mask.bool() & (torch.arange(5) != 4)[:, None], labels, -100),
     }
-    monkeypatch.setattr(in_parts, "_PASS_TOKENS", 9)
+    monkeypatch.setattr(in_parts, "PASS_TOKENS", 9)
     parts = in_parts.parts_of(batch)
     assert [part["input_ids"].shape for part in parts] == [(1, 9), (1, 7), (2, 5)]  # the last has no target
     gradients = []
@@ -142,6 +142,6 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(monkeypatch: pytest.Mon
     assert [part["labels"].shape[1] for part in in_parts.parts_of({**batch, **written})] == [9] * 4
     several = {**batch, "labels": torch.ones(5, 9)}  # labels of a text, of which there are as many as tokens
     assert [part["labels"].shape[1] for part in in_parts.parts_of(several)] == [9] * 4
-    monkeypatch.setattr(in_parts, "_PASS_TOKENS", 1000)
+    monkeypatch.setattr(in_parts, "PASS_TOKENS", 1000)
     (left,) = in_parts.parts_of(batch)
     assert left["input_ids"].shape == (5, 9)

@@ -29,6 +29,7 @@ from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Version
 from adapthub.recipes import TrainingResult, evaluate, train
 from adapthub.recipes import outcome as outcomes
+from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.trainer import AdapterTrainer
 
 # PEFT 0.21 reads a name that transformers 5.23 has renamed.
@@ -361,6 +362,28 @@ def test_a_backbone_without_pooler_weights_gets_its_pooler_from_the_adapter(
     saved = set(result.artifact.tensors())
     assert "base_model.model.bert.pooler.dense.weight" in saved
     assert result.artifact.config["modules_to_save"] == ["classifier", "pooler"]
+
+
+def test_a_base_whose_pooler_was_trained_is_given_back_as_it_was(tiny_base: Path, tmp_path: Path) -> None:
+    """In its number format too: what is trained is float32."""
+    from transformers import AutoTokenizer, BertModel
+
+    BertModel.from_pretrained(tiny_base, add_pooling_layer=False).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), device="cpu", dtype="bfloat16")
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    adaptation = adapt(
+        base, "text-classification", ("a", "b"), "lora", {"target_modules": "all-linear", "rank": 2}
+    )
+    for parameter in adaptation.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 1
+    adaptation.release()
+    after = base.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(value.dtype == torch.bfloat16 for value in after.values() if value.is_floating_point())
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    assert not any(parameter.requires_grad for parameter in base.model.parameters())
 
 
 def test_a_decoder_learns_to_classify(tiny_base: Path, review_data: Path, tmp_path: Path) -> None:

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from adapthub.adapters import products
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory
 from adapthub.runtime import Runtime
+from adapthub.runtime import capacity as counting
 from adapthub.runtime.capacity import capacity
 from adapthub.runtime.generation import PAGE_SIZE, Limits
 from adapthub.runtime.kv import page_bytes
 from tests.adapters.causal_pass import CAUSAL, write_causal_base
 from tests.adapters.peft_oracle import save_adapter
 from tests.cli.conftest import Command, cli
+from tests.conftest import write_tokenizer
 from tests.runtime.generating import lora
 
 if TYPE_CHECKING:
@@ -104,6 +107,26 @@ def test_by_default_everything_fits(base: Path) -> None:
     assert said.slots > 0
     assert said.left >= 0
     assert said.base_bytes < capacity(str(base)).base_bytes
+
+
+def test_a_base_whose_text_model_has_a_configuration_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a base that reads pictures too: it is counted, and served."""
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**layers, "vocab_size": 160, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 16}
+    pictures = {**layers, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=pictures, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    limits = Limits(kv_tokens=64, max_rows=4)
+    without = capacity(str(tmp_path), device="cpu", limits=limits, slots=1)
+    monkeypatch.setattr(counting, "kernels_run", lambda device: True)  # as on a GPU
+    said = capacity(str(tmp_path), device="cpu", limits=limits, slots=1)
+    assert said.graph_bytes > 4 * 4 * 160
+    assert said.left - without.left == without.graph_bytes - said.graph_bytes + said.free - without.free
+    with Runtime(str(tmp_path), device="cpu", limits=limits) as runtime:
+        assert len(runtime.generate([[5, 6]], max_new_tokens=3, ignore_eos=True)[0].token_ids) == 3
 
 
 def test_what_cannot_be_served_is_refused(base: Path, tiny_base: Path) -> None:

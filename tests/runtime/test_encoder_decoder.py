@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import AdaptHubError, InvalidInput
@@ -18,6 +19,7 @@ from adapthub.runtime import Runtime
 from adapthub.runtime.generation import Limits
 from adapthub.runtime.requests import Event
 from adapthub.runtime.sampling import Sampling
+from tests.conftest import write_tokenizer
 from tests.runtime.t5 import save, write_t5
 
 PROMPTS = ["ada was born in london", "bob", "the film is good , a fine story", "she visited berlin"]
@@ -172,6 +174,64 @@ def test_what_a_base_says_of_its_texts_holds(t5: Path, lively: Path, told: Mappi
     for prompt, one in zip(PROMPTS, ours, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         assert one == model.generate(**inputs, max_new_tokens=12, do_sample=False)[0].tolist()[1:]
+
+
+@pytest.mark.parametrize("asked", [None, 1.0, 1.2, 3.0])
+@pytest.mark.parametrize("told", [None, 1.7])
+def test_a_requests_repetition_penalty_takes_the_bases_place(
+    t5: Path, lively: Path, told: float | None, asked: float | None
+) -> None:
+    """As in transformers, and it counts what the decoder has written, not the prompt."""
+    base = load_base(str(t5), device="cpu")
+    base.model.generation_config.repetition_penalty = told
+    with Runtime(base) as runtime:
+        given: dict[str, Any] = {} if asked is None else {"repetition_penalty": asked}
+        ours = [one.token_ids for one in runtime.generate(PROMPTS, lively, max_new_tokens=12, **given)]
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(t5).eval()
+    model.generation_config.repetition_penalty = told
+    model = PeftModel.from_pretrained(model, str(lively)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(t5)
+    for prompt, one in zip(PROMPTS, ours, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        theirs = model.generate(**inputs, **given, max_new_tokens=12, do_sample=False)
+        assert one == theirs[0].tolist()[1:]
+
+
+@pytest.mark.parametrize("room", [None, 60])
+def test_prompt_and_answer_have_the_positions_of_either_side(tmp_path: Path, room: int | None) -> None:
+    """BART counts them; transformers' generate fills both."""
+    torch.manual_seed(0)
+    sizes = {
+        f"{side}_{name}": size
+        for side in ("encoder", "decoder")
+        for name, size in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))
+    }
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "forced_eos_token_id": None, "decoder_start_token_id": 3}
+    config = cast(Any, BartConfig)(
+        vocab_size=160, d_model=32, max_position_embeddings=32, init_std=0.5, pad_token_id=0, **ends, **sizes
+    )
+    model: Any = BartForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    prompts = [[*range(5, 37)], [*range(40, 71)], [7, 8]]
+    with Runtime(load_base(str(tmp_path), device="cpu"), limits=Limits(kv_tokens=room)) as runtime:
+        for prompt in prompts:
+            assert runtime.room(prompt=len(prompt)) == min(32, (room or 1000) - len(prompt))
+        if room is not None:
+            with pytest.raises(
+                InvalidInput, match="at most 32 are read and 32 written, and together at most 60"
+            ):
+                runtime.generate(prompts, max_new_tokens=32)
+            return
+        ours = [one.token_ids for one in runtime.generate(prompts, max_new_tokens=32, ignore_eos=True)]
+        with pytest.raises(InvalidInput, match="has 33 tokens .*; at most 32 are read"):
+            runtime.generate([[5] * 33], max_new_tokens=1)
+        with pytest.raises(InvalidInput, match="max_new_tokens is 33; at most 32 .* 32 written"):
+            runtime.generate([[5]], max_new_tokens=33)
+    for prompt, one in zip(prompts, ours, strict=True):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, max_new_tokens=32, do_sample=False, eos_token_id=None)[0].tolist()[1:]
+        assert one == theirs
 
 
 def test_what_cannot_be_is_refused(t5: Path, tmp_path: Path) -> None:

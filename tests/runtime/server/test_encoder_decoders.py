@@ -106,6 +106,9 @@ def test_completions_of_openai(running: Running) -> None:
         for _ in range(2)
     ]
     assert drawn[0] == drawn[1]
+    assert running.serving.runtime.room(prompt=4096) == 4096
+    with pytest.raises(openai.BadRequestError, match="reads at most 4096 tokens and writes at most 4096"):
+        client.completions.create(**{**given, "prompt": [[5] * 4097]})
     with pytest.raises(openai.BadRequestError, match="has no chat template"):
         client.chat.completions.create(model="acme/summarize", messages=[{"role": "user", "content": TEXT}])
 
