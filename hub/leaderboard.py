@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, ScalarSelect, and_, func, literal, or_, se
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from adapthub.adapters.errors import InvalidSettings, NotFound
+from adapthub.adapters.metric_direction import lower_is_better
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.hub.access import Caller, visible
 from adapthub.hub.conditions import is_fingerprint, looked_up
@@ -32,9 +33,6 @@ MOST_ENTRIES = 1000
 _MOST_BOARDS = 100
 _MOST_METRICS = 200
 _WHOLE = len("sha256:") + 64
-_LOWER_IS_BETTER = frozenset(
-    {"loss", "perplexity", "error", "error_rate", "wer", "cer", "mae", "mse", "rmse"}
-)
 
 
 @dataclass(frozen=True)
@@ -213,11 +211,6 @@ def places(session: Session, caller: Caller, repo: RepoRow, *, limit: int) -> li
         )
         for board, result, number in session.execute(query)
     ]
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether less of this metric is more; `loss/B-PER` is as `loss`."""
-    return metric.partition("/")[0].lower() in _LOWER_IS_BETTER
 
 
 def standings_of(results: Sequence[Result], *, lower: bool) -> Iterator[Standing]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adapthub.adapters.metric_direction import lower_is_better
 from adapthub.recipes.metrics import Measured
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 _AT_ONCE = 50
-# Metrics by their own names, or before a slash, that fall as a model gets better.
-_ERRORS = frozenset(("loss", "perplexity", "wer", "cer", "ece", "brier"))
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,11 @@ def differences(first: Measured, second: Measured, *, seed: int = 0) -> dict[str
     }
 
 
-def falls(metric: str) -> bool:
-    """Whether a lower value of this metric is the better one."""
-    return metric.partition("/")[0] in _ERRORS
-
-
 def better(metric: str, difference: Difference) -> int:
     """1 where the first is clearly better, 2 where the second is, 0 where the data cannot tell."""
     if not difference.clear:
         return 0
-    return 2 if (difference.difference > 0) != falls(metric) else 1
+    return 2 if (difference.difference > 0) != lower_is_better(metric) else 1
 
 
 def _resamples(n: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapthub.hub.leaderboard import Result, lower_is_better, standings_of
+from adapthub.adapters.metric_direction import lower_is_better
+from adapthub.hub.leaderboard import Result, standings_of
 
 TENTHS = st.integers(0, 10).map(lambda tenth: tenth / 10)
 RESULT = st.tuples(TENTHS, st.none() | TENTHS, st.none() | TENTHS)
@@ -28,6 +29,5 @@ def test_those_that_cannot_be_told_apart_share_a_rank(
 
 
 def test_what_is_better_when_it_is_less() -> None:
-    assert [name for name in ("f1", "loss", "loss/B-PER", "WER", "accuracy", "f1/loss") if lower_is_better(name)] == [
-        "loss", "loss/B-PER", "WER",
-    ]  # fmt: skip
+    less = ("loss", "loss/B-PER", "WER", "brier", "ece")
+    assert [name for name in ("f1", *less, "accuracy", "f1/loss") if lower_is_better(name)] == [*less]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from adapthub.adapters.metric_direction import lower_is_better
 from adapthub.recipes.metrics import Statistics, class_statistics
-from adapthub.recipes.paired import Difference, better, differences, falls
+from adapthub.recipes.paired import Difference, better, differences
 
 LABELS = ("no", "yes")
 
@@ -73,4 +74,4 @@ def test_which_is_better_depends_on_the_metrics_direction(metric: str, second_wi
     down = Difference(first=0.4, second=0.2, difference=-0.2, low=-0.3, high=-0.1, p=0.001, n=9)
     assert better(metric, up) == (2 if second_wins else 1)
     assert better(metric, down) == (1 if second_wins else 2)
-    assert falls(metric) != second_wins
+    assert lower_is_better(metric) != second_wins
