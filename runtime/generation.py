@@ -35,6 +35,7 @@ from adapthub.runtime.requests import Event, Request
 from adapthub.runtime.sampling import Constraint, Sampling
 from adapthub.runtime.scheduler import Scheduler
 from adapthub.runtime.text_stream import TextStream
+from adapthub.runtime.unapplied import unapplied
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,6 +101,12 @@ class GenerationService:
             with adapted.alone():  # what it tries sets the model's attention
                 self.serving = serves(self._base.model)
         self.eos_ids = _eos_ids(self._base)
+        if left := unapplied(self._base.model.generation_config, encoder_decoder=reads_whole):
+            _LOG.warning(
+                "%s: its generation configuration asks for %s, which is not done",
+                self._base.ref,
+                ", ".join(left),
+            )
         tokens = kv_tokens(self.serving, free_memory(self._base.device), self.limits)
         pages = Pages(tokens // PAGE_SIZE)
         if scheduler is None:  # an empty one is false

@@ -60,6 +60,17 @@ def replace_by(name: Path, folder: Path) -> None:
     shutil.copytree(folder, name)
 
 
+def test_what_a_base_asks_for_and_does_not_get_is_said(
+    oracle: Oracle, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = load_base(str(oracle.folder))
+    assert base.model.generation_config is not None
+    base.model.generation_config.repetition_penalty = 1.3
+    with Runtime(base, limits=LIMITS) as made:
+        made.generate(["a"], [None], max_new_tokens=1)
+    assert "asks for repetition_penalty=1.3, which is not done" in caplog.text
+
+
 def eventually(true: Callable[[], bool]) -> None:
     """What goes on a loader's thread takes a moment."""
     end = time.monotonic() + 10
