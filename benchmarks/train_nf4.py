@@ -177,7 +177,7 @@ def train(
             saving.enter_context(fused(model, kernels))
         sums = LanguageLoss(base) if way in WAYS[4:] else None
         if way == "ours" and device.type == "cuda":
-            saving.enter_context(captured(model, Cuda(device)))
+            saving.enter_context(captured(model, lambda: Cuda(device)))
         saving.enter_context(torch.autocast(device.type, torch.bfloat16))
         torch.manual_seed(1)
         for _ in range(steps + _UNCOUNTED):

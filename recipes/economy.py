@@ -54,7 +54,9 @@ def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[
     even = replays and job.settings.packing == "auto" and not isinstance(job.recipe, PreferringRecipe)
     masked = mask_for(model, _unlike_rows(job, base)) if even else None
     if masked is not None:
-        yield rounded(model, lengths_to(int(lengths_of(job.taught).max())), masked=masked)
+        longest = int(lengths_of(job.taught).max())
+        most = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        yield rounded(model, lengths_to(longest, most), masked=masked)
     elif packs(job) and not model.active_peft_config.is_prompt_learning:
         offset = flat_offset(base)
         if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
@@ -64,7 +66,7 @@ def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[
     if job.settings.gradient_checkpointing:
         yield recomputed(model)
     if replays:
-        yield captured(model, Cuda(base.device))
+        yield captured(model, lambda: Cuda(base.device))
 
 
 @contextmanager

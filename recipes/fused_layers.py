@@ -11,22 +11,28 @@ Does not change what is computed, beyond rounding, or what is saved.
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 
 from adapthub.adapters.kernel_trial import kernels_run
 
+_LOG = logging.getLogger(__name__)
+_OLDEST = Version("0.8.5")  # before, rotary positions of a part of a head are all wrong
 _ROPE = "apply_rotary_pos_emb"
 _AGREES = 2e-2  # of the norm: both round to a dtype of 8 bits, in another order
-_ROWS = 6
+_TOKENS, _HEAD = 6, 32
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Kernels(NamedTuple):
@@ -42,6 +48,9 @@ class Kernels(NamedTuple):
 def kernels_for(device: torch.device) -> Kernels | None:
     """Liger's; None where it is not installed, or Triton's kernels do not run."""
     if not kernels_run(device) or find_spec("liger_kernel") is None:
+        return None
+    if Version(version("liger_kernel")) < _OLDEST:
+        _LOG.warning("Liger's kernels are left out: %s or later is needed", _OLDEST)
         return None
     from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
@@ -96,30 +105,38 @@ def _changes(
 
 def _forward_of(module: Any, kernels: Kernels) -> Callable[..., Tensor] | None:
     """What may stand for the forward of all modules of this one's class, called with the module and its input."""
+    scales = (0.0, 1.0, 1.0, 1e-3, 100.0)
     if type(module).__name__.endswith("RMSNorm") and isinstance(getattr(module, "weight", None), Tensor):
+        if not _eps(module):
+            return None
         candidates = [
             partial(_normed, kernels, _eps(module), *kind)
             for kind in ((0.0, "llama"), (1.0, "gemma"), (0.0, "gemma"))
         ]
         size = module.weight.shape[-1]
     elif all(isinstance(getattr(module, f"{name}_proj", None), nn.Module) for name in ("gate", "up", "down")):
-        candidates = [partial(_gated, kernels)]
+        candidates, scales = [partial(_gated, kernels)], (0.0, 1.0, 1.0, 1.0, 100.0)
         size = getattr(module.gate_proj, "in_features", 0)
     else:
         return None
     dtype, device = _computed(module)
-    if not size or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if not size or dtype not in _DTYPES:
         return None
-    x = torch.randn(1, _ROWS, size, device=device, dtype=dtype, generator=_own_numbers(device))
+    x = torch.randn(1, len(scales), size, device=device, dtype=dtype, generator=_own_numbers(device))
+    x *= torch.tensor(scales, device=device, dtype=dtype)[:, None]
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         return next((forward for forward in candidates if _agree(module, forward, x)), None)
 
 
 def _agree(module: nn.Module, forward: Callable[..., Tensor], x: Tensor) -> bool:
-    try:
-        own, other = module(x), forward(module, x)
-    except (TypeError, AttributeError, RuntimeError, ValueError):
-        return False
+    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
+        try:
+            torch.manual_seed(0)  # units that a LoRA drops are the same
+            own = module(x)
+            torch.manual_seed(0)
+            other = forward(module, x)
+        except Exception:  # whatever a compiler or a library raises
+            return False
     return bool(own.dtype == other.dtype and own.shape == other.shape and _near(other, own))
 
 
@@ -145,16 +162,28 @@ def _rotates_alike(own: Callable[..., Any], kernels: Kernels, model: nn.Module) 
     if [*inspect.signature(own).parameters][:4] != ["q", "k", "cos", "sin"]:
         return False
     dtype, device = _computed(model)
-    options: dict[str, Any] = {"device": device, "generator": _own_numbers(device)}
-    q, k = (torch.randn(1, _ROWS, heads, 32, dtype=dtype, **options).transpose(1, 2) for heads in (4, 2))
-    angles = torch.randn(1, _ROWS, 16, **options)
-    cos, sin = (torch.cat([of, of], dim=-1).to(dtype) for of in (angles.cos(), angles.sin()))
-    try:
-        wanted = own(q, k, cos, sin)
-        made = kernels.rotate(q.clone(), k.clone(), cos, sin)
-    except (TypeError, AttributeError, RuntimeError, ValueError):
+    if dtype not in _DTYPES:
         return False
-    return all(map(_near, made, wanted))
+    options: dict[str, Any] = {"device": device, "generator": _own_numbers(device)}
+    q, k = (
+        torch.randn(1, _TOKENS, heads, _HEAD, dtype=dtype, **options).transpose(1, 2) for heads in (4, 2)
+    )
+    whole = False
+    for rotated in (_HEAD, _HEAD // 2):  # some families turn a part of each head
+        angles = torch.randn(1, _TOKENS, rotated // 2, **options)
+        cos, sin = (torch.cat([of, of], dim=-1).to(dtype) for of in (angles.cos(), angles.sin()))
+        try:
+            wanted = own(q, k, cos, sin)
+        except Exception:  # not this family, then
+            continue
+        try:
+            made = kernels.rotate(q.clone(), k.clone(), cos, sin)
+        except Exception:
+            return False
+        if len(made) != len(wanted) or not all(map(_near, made, wanted)):
+            return False
+        whole = True
+    return whole
 
 
 def _own_numbers(device: torch.device) -> torch.Generator:
@@ -175,4 +204,6 @@ def _eps(module: nn.Module) -> float:
 
 
 def _near(made: Tensor, wanted: Tensor) -> bool:
-    return bool((made.double() - wanted.double()).norm() <= _AGREES * wanted.double().norm())
+    """Row by row."""
+    made, wanted = made.double(), wanted.double()
+    return bool(((made - wanted).norm(dim=-1) <= _AGREES * wanted.norm(dim=-1)).all())

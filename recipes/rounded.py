@@ -27,10 +27,11 @@ _MULTIPLE = 8  # of tokens: what matrix instructions take at a time
 _BY_TOKEN = ("input_ids", "token_type_ids")
 
 
-def lengths_to(longest: int) -> tuple[int, ...]:
-    """Eighths of the longest row, or a little more."""
+def lengths_to(longest: int, most: int | None = None) -> tuple[int, ...]:
+    """About eighths of the longest row, and its own length, to which little is added, up to `most` tokens."""
     step = -(-longest // (_LENGTHS * _MULTIPLE)) * _MULTIPLE
-    return tuple(range(step, longest + step, step))
+    last = -(-longest // _MULTIPLE) * _MULTIPLE
+    return (*range(step, longest, step), longest if most is not None and last > most else last)
 
 
 def mask_for(model: PeftModel, batch: Mapping[str, Tensor]) -> bool | None:

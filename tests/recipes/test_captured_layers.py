@@ -3,13 +3,25 @@ elsewhere what is recorded runs again, in the same order and the same places."""
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, BertConfig, BertForSequenceClassification, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from adapthub.recipes.captured_layers import Cuda, captured
 
@@ -33,9 +45,11 @@ class Counted:
         self._fits = fits
         self._cuda = Cuda(DEVICE) if DEVICE.type == "cuda" else None
 
-    def begin(self) -> None:
-        if self._cuda:
-            self._cuda.begin()
+    def taken(self) -> int:
+        return self._cuda.taken() if self._cuda else 0
+
+    def begin(self, taken: int) -> bool:
+        return self._fits and (self._cuda is None or self._cuda.begin(taken))
 
     def warm(self, work: Callable[[], None]) -> None:
         if self._cuda:
@@ -56,9 +70,6 @@ class Counted:
             replay()
 
         return counted
-
-    def fits(self) -> bool:
-        return self._fits
 
 
 def adapted(**options: Any) -> Any:
@@ -94,7 +105,7 @@ def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor])
 def test_the_third_pass_of_a_shape_is_replayed_with_the_same_gradients() -> None:
     model, recorder = adapted(), Counted()
     plain = [gradients(model, ids(seed=seed)) for seed in range(5)]
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for seed, wanted in enumerate(plain):
             assert_same(gradients(model, ids(seed=seed)), wanted)
             assert recorder.replayed == max(0, seed - 1) * 2 * LAYERS
@@ -107,7 +118,7 @@ def test_gradients_that_accumulate_are_summed() -> None:
     model, recorder = adapted(), Counted()
     batches = [ids(seed=seed) for seed in range(6)]
     wanted = gradients(model, *batches)
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         assert_same(gradients(model, *batches), wanted)
         assert_same(gradients(model, *batches), wanted)
     assert recorder.replayed == 10 * 2 * LAYERS
@@ -116,7 +127,7 @@ def test_gradients_that_accumulate_are_summed() -> None:
 def test_weights_that_move_are_read_again() -> None:
     model, recorder = adapted(), Counted()
     trained = [p for p in model.parameters() if p.requires_grad]
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for seed in range(4):
             gradients(model, ids(seed=seed))
         with torch.no_grad():
@@ -136,7 +147,7 @@ def test_other_shapes_and_masks_in_turn() -> None:
         (ids(), {"attention_mask": mask}),
     ]
     plain = [gradients(model, given, **inputs) for given, inputs in kinds]
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for _ in range(4):
             for (given, inputs), wanted in zip(kinds, plain, strict=True):
                 assert_same(gradients(model, given, **inputs), wanted)
@@ -146,7 +157,7 @@ def test_other_shapes_and_masks_in_turn() -> None:
 def test_a_pass_within_anothers_runs_as_always() -> None:
     model, recorder = adapted(), Counted()
     wanted = gradients(model, ids(seed=1), ids(seed=2))
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for _ in range(3):
             gradients(model, ids())
         model.zero_grad()
@@ -159,7 +170,7 @@ def test_a_pass_within_anothers_runs_as_always() -> None:
 def test_a_pass_whose_gradients_nobody_asked_for_holds_nothing_up() -> None:
     model, recorder = adapted(), Counted()
     wanted = gradients(model, ids(seed=2))
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for _ in range(3):
             gradients(model, ids())
         dropped = loss(model, ids(seed=1))
@@ -171,7 +182,7 @@ def test_a_pass_whose_gradients_nobody_asked_for_holds_nothing_up() -> None:
 def test_evaluation_between_steps_is_not_replayed() -> None:
     model, recorder = adapted(), Counted()
     plain = model(input_ids=ids()).logits.detach()
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for _ in range(3):
             gradients(model, ids())
         ran = recorder.replayed
@@ -182,7 +193,7 @@ def test_evaluation_between_steps_is_not_replayed() -> None:
 
 def test_what_does_not_fit_runs_as_always() -> None:
     model, recorder = adapted(), Counted(fits=False)
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for _ in range(4):
             gradients(model, ids())
     assert not recorder.recorded
@@ -190,7 +201,7 @@ def test_what_does_not_fit_runs_as_always() -> None:
 
 def test_a_cache_is_not_captured() -> None:
     model, recorder = adapted(), Counted()
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for _ in range(4):
             model(input_ids=ids(), labels=ids(), use_cache=True).loss.backward()
     assert not recorder.recorded
@@ -203,7 +214,7 @@ def test_layers_that_cannot_be_captured_run_as_always(caplog: pytest.LogCaptureF
 
     model = adapted()
     wanted = gradients(model, ids())
-    with captured(model, Refusing()):
+    with captured(model, Refusing):
         for _ in range(4):
             assert_same(gradients(model, ids()), wanted)
     assert caplog.text.count("cannot be captured") == 1
@@ -211,7 +222,7 @@ def test_layers_that_cannot_be_captured_run_as_always(caplog: pytest.LogCaptureF
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="nothing is captured")
 def test_a_capture_that_fails_leaves_random_numbers_as_they_were() -> None:
-    model, recorder = adapted(lora_dropout=0.5), Counted()
+    model, recorder, other = adapted(lora_dropout=0.5), Counted(), Counted()
     layer = model.get_base_model().model.layers[1]
 
     class Looking(torch.nn.Module):
@@ -220,20 +231,26 @@ def test_a_capture_that_fails_leaves_random_numbers_as_they_were() -> None:
             return x
 
     layer.input_layernorm = torch.nn.Sequential(layer.input_layernorm, Looking())
-    with captured(model, recorder):
-        for _ in range(5):
+    with captured(model, lambda: recorder):
+        for _ in range(2):
             gradients(model, ids())
+        state = torch.cuda.get_rng_state()
+        plain = gradients(model, ids())
+        after = torch.cuda.get_rng_state()
+        torch.cuda.set_rng_state(state)
+        assert_same(gradients(model, ids()), plain)
+        assert torch.equal(torch.cuda.get_rng_state(), after)
     assert not recorder.replayed
-    other = adapted(lora_dropout=0.5)
-    with captured(other, Counted()) as _:
+    whole = adapted(lora_dropout=0.5)
+    with captured(whole, lambda: other):
         for _ in range(4):
-            gradients(other, ids())
-    assert torch.randn(3, device=DEVICE).isfinite().all()
+            gradients(whole, ids())
+    assert other.replayed == 2 * 2 * LAYERS
 
 
 def test_units_are_dropped_anew_in_every_pass() -> None:
     model, recorder = adapted(lora_dropout=0.5), Counted()
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         first, second = [gradients(model, ids()) for _ in range(4)][2:]
     assert recorder.replayed == 4 * LAYERS
     assert any((first[name] - second[name]).abs().max() > 1e-4 for name in first)
@@ -257,7 +274,156 @@ def test_encoders_with_a_head_that_trains() -> None:
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     plain = [learnt(seed) for seed in range(4)]
-    with captured(model, recorder):
+    with captured(model, lambda: recorder):
         for seed, wanted in enumerate(plain):
             assert_same(learnt(seed), wanted)
     assert recorder.replayed == 2 * 2 * LAYERS
+
+
+def test_layers_of_two_lists_are_recorded_apart() -> None:
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=97,
+        d_model=32,
+        encoder_layers=LAYERS,
+        decoder_layers=LAYERS,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=64,
+    )
+    base: Any = BartForConditionalGeneration(config)
+    base.to(DEVICE)
+    lora = LoraConfig(target_modules=["q_proj", "v_proj", "fc1"], init_lora_weights=False)
+    model, recorders = get_peft_model(base, lora).eval(), [Counted(), Counted()]
+    waiting = iter(recorders)
+    plain = [gradients(model, ids(seed=seed)) for seed in range(5)]
+    with captured(model, lambda: next(waiting)):
+        for seed, wanted in enumerate(plain):
+            assert_same(gradients(model, ids(seed=seed)), wanted)
+    assert [recorder.replayed for recorder in recorders] == [3 * 2 * LAYERS] * 2
+
+
+def test_shared_biases_without_gradients_and_frozen_first_layers() -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": LAYERS, "num_heads": 4}
+    config = T5Config(vocab_size=97, **sizes | {"decoder_start_token_id": 0})
+    base: Any = T5ForConditionalGeneration(config)
+    base.to(DEVICE)
+    lora = LoraConfig(target_modules=["q", "v"], layers_to_transform=[1, 2], init_lora_weights=False)
+    model, recorders = get_peft_model(base, lora).eval(), [Counted(), Counted()]
+    waiting = iter(recorders)
+    plain = [gradients(model, ids(seed=seed)) for seed in range(4)]
+    with captured(model, lambda: next(waiting)):
+        for seed, wanted in enumerate(plain):
+            assert_same(gradients(model, ids(seed=seed)), wanted)
+    assert all(recorder.replayed for recorder in recorders)
+
+
+def test_as_where_training_computes_in_fewer_bits() -> None:
+    model, recorder = adapted(), Counted()
+    seen: list[bool] = []
+
+    class Noting(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.is_autocast_enabled(DEVICE.type))
+            return gradient
+
+    class Heard(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return cast(torch.Tensor, cast(Any, Noting).apply(x))
+
+    layer = model.get_base_model().model.layers[1]
+    layer.input_layernorm = torch.nn.Sequential(layer.input_layernorm, Heard())
+
+    def learnt() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            found = loss(model, ids())
+        found.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    plain = learnt()
+    with captured(model, lambda: recorder):
+        for _ in range(4):
+            for name, gradient in learnt().items():
+                torch.testing.assert_close(gradient, plain[name], rtol=1e-2, atol=1e-3, msg=name)
+    assert recorder.replayed == 2 * 2 * LAYERS
+    assert not any(seen)
+
+
+def test_weights_that_are_put_elsewhere_are_captured_anew() -> None:
+    model, recorder = adapted(), Counted()
+    with captured(model, lambda: recorder):
+        for _ in range(3):
+            gradients(model, ids())
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data * 1.5
+        ran = recorder.replayed
+        changed = gradients(model, ids())
+        assert recorder.replayed == ran
+        assert_same(gradients(model, ids()), changed)
+        assert_same(gradients(model, ids()), changed)
+    assert recorder.replayed == ran + 2 * LAYERS
+    assert_same(gradients(model, ids()), changed)
+
+
+def test_what_hooks_would_hear_is_not_captured() -> None:
+    model, recorder = adapted(), Counted()
+    heard: list[int] = []
+    part = model.get_base_model().model.layers[1].mlp
+    part.register_forward_hook(lambda module, given, output: heard.append(len(output)))
+    with captured(model, lambda: recorder):
+        for _ in range(4):
+            gradients(model, ids())
+    assert not recorder.recorded
+    assert len(heard) == 4
+
+
+def test_models_that_say_more_than_they_return_are_not_captured() -> None:
+    model, recorder = adapted(), Counted()
+    model.get_base_model().config = copy.deepcopy(SIZES)
+    model.get_base_model().config.output_hidden_states = True
+    with captured(model, lambda: recorder):
+        for _ in range(4):
+            gradients(model, ids())
+    assert not recorder.recorded
+
+
+def test_a_pass_that_was_noted_holds_nothing_that_layers_made() -> None:
+    model, recorder = adapted(), Counted()
+    made: list[weakref.ref[torch.Tensor]] = []
+    layers = model.get_base_model().model.layers
+    with captured(model, lambda: recorder):
+        replaced = layers[1].forward
+
+        def noting(hidden: torch.Tensor, **options: Any) -> Any:
+            made.append(weakref.ref(hidden))
+            return replaced(hidden, **options)
+
+        layers[1].forward = noting
+        for tokens in range(5, 9):
+            for _ in range(2):
+                gradients(model, ids(tokens=tokens))
+        layers[1].forward = replaced
+    gc.collect()
+    assert len(made) == 8
+    assert not any(ref() is not None for ref in made)
+
+
+def test_gradients_of_a_replay_are_made_once() -> None:
+    model, recorder = adapted(), Counted()
+    with captured(model, lambda: recorder):
+        for _ in range(2):
+            gradients(model, ids())
+        found = loss(model, ids())
+        found.backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="made once"):
+            found.backward()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from transformers import (
     AutoModelForCausalLM,
@@ -15,6 +16,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.models.llama import modeling_llama
 
 from adapthub.recipes.fused_layers import Kernels, fused, kernels_for
 
@@ -118,3 +120,62 @@ def test_gradients_are_those_of_the_models_own_layers(family: str, dtype: torch.
     for name, gradient in changed.items():
         assert (gradient - plain[name]).norm() <= tolerance * plain[name].norm() + 1e-9, name
         assert torch.equal(again[name], plain[name]), name
+
+
+@needs_liger_on_a_gpu
+def test_units_that_loras_drop_are_the_runs_own() -> None:
+    model = get_peft_model(
+        made(LlamaConfig(**SIZES)), LoraConfig(target_modules="all-linear", lora_dropout=0.5)
+    ).train()
+    counted = Counted()
+    states = torch.get_rng_state(), torch.cuda.get_rng_state() if DEVICE.type == "cuda" else torch.empty(0)
+    with fused(model, counted.kernels):
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert DEVICE.type == "cpu" or torch.equal(torch.cuda.get_rng_state(), states[1])
+        tried = counted.products
+        gradients(model)
+    assert counted.products == tried + LAYERS
+
+
+class Alike(torch.nn.Module):
+    """A norm as others, by the name of its class."""
+
+    def __init__(self, **eps: float) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(64, device=DEVICE))
+        vars(self).update(eps)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return by_torch(x, self.weight, 0.3, 0.0, "llama")
+
+
+Alike.__name__ = "AlikeRMSNorm"
+
+
+@needs_liger_on_a_gpu
+@pytest.mark.parametrize(
+    ("eps", "changes"), [({"eps": 0.3}, True), ({"eps": 1e-6}, False), ({"epsilon": 0.3}, False)]
+)
+def test_a_norm_is_changed_where_its_eps_is_known(eps: dict[str, float], changes: bool) -> None:
+    norm, counted = Alike(**eps), Counted()
+    with fused(norm, counted.kernels):
+        assert ("forward" in vars(norm)) is changes
+    assert "forward" not in vars(norm)
+
+
+@pytest.mark.parametrize("wrong", ["one angle for all", "four results", "raises"])
+def test_rotations_that_differ_are_left_alone(wrong: str) -> None:
+    def rotate(
+        q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        if wrong == "raises":
+            raise AssertionError("not for this head")
+        if wrong == "four results":
+            return *rotated(q, k, cos, sin), cos, sin
+        return rotated(q, k, cos.mean(1, keepdim=True), sin.mean(1, keepdim=True))
+
+    model, counted = made(LlamaConfig(**SIZES)), Counted()
+    own = modeling_llama.apply_rotary_pos_emb
+    kernels = Kernels(counted.kernels.norm, counted.kernels.silu_mul, cast(Any, rotate))
+    with fused(model, kernels):
+        assert modeling_llama.apply_rotary_pos_emb is own
