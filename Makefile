@@ -26,7 +26,7 @@ test-all: $(STAMP) lint
 
 test-gpu:
 	$(ON_GPU) -m pytest -p no:benchmark -n 8 -m gpu $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_entries.py tests/adapters/test_siblings.py tests/adapters/test_telling.py tests/adapters/test_token_runs.py tests/recipes/test_captured_layers.py tests/recipes/test_fused_layers.py tests/recipes/test_joined_layers.py tests/runtime/test_block.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
+	$(ON_GPU) -m pytest -p no:benchmark -n 8 tests/kernels tests/adapters/test_entries.py tests/adapters/test_siblings.py tests/adapters/test_telling.py tests/adapters/test_token_runs.py tests/recipes/test_captured_layers.py tests/recipes/test_fused_layers.py tests/recipes/test_joined_layers.py tests/recipes/test_rounded.py tests/runtime/test_block.py tests/runtime/test_graphs.py tests/runtime/test_engine.py
 
 bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.mixed_predict
@@ -39,13 +39,12 @@ bench: $(STAMP)
 	$(RUN) $(BIN)/python -m benchmarks.hub
 
 # Peers that decode one adapter at a time take minutes there: python -m benchmarks.generate --device cuda.
-# What has a dash has not run on a GPU yet: it comes first, and stops nothing where it fails. VLLM and SGLANG: folders with
-# those packages.
+# What has a dash stops nothing where it fails: training needs bitsandbytes. VLLM and SGLANG: folders with those packages.
 bench-gpu:
 	$(ON_GPU) -m benchmarks.roofline
-	-$(ON_GPU) -m benchmarks.low_rank $(if $(VLLM),--vllm $(VLLM)) $(if $(SGLANG),--sglang $(SGLANG))
+	$(ON_GPU) -m benchmarks.low_rank $(if $(VLLM),--vllm $(VLLM)) $(if $(SGLANG),--sglang $(SGLANG))
 	-$(ON_GPU) -m benchmarks.train_nf4
-	-$(ON_GPU) -m benchmarks.nf4_pairs
+	$(ON_GPU) -m benchmarks.nf4_pairs
 	$(ON_GPU) -m benchmarks.graphs
 	$(ON_GPU) -m benchmarks.nf4 --rows 1 4 8 16 32 128
 	$(ON_GPU) -m benchmarks.mixed_predict --device cuda --rounds 3
