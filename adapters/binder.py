@@ -20,7 +20,7 @@ from adapthub.adapters.errors import BaseMismatch, TensorMismatch, UnsupportedAd
 from adapthub.adapters.flat import Prefix
 from adapthub.adapters.heads import TASKS_WITH_HEADS
 from adapthub.adapters.layers import takes_lora, twin
-from adapthub.adapters.names import is_saved, module_path
+from adapthub.adapters.names import Saved, module_path
 from adapthub.adapters.processors import takes_pictures
 from adapthub.adapters.served_heads import Head, Heads
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
@@ -82,7 +82,7 @@ class Binder:
 
     def _is_saved(self, name: str) -> bool:
         """Whether modules_to_save names this module of the task model, or one around it."""
-        return is_saved(name, self.saved)
+        return name in Saved(self.saved)
 
     def _finish(self, prefix: Prefix | None = None, *, alone: bool = False) -> Binding:
         for path, state in self.replaced.items():

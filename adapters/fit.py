@@ -1,8 +1,9 @@
 """Whether every tensor of an adapter lands on a module of a base, by names and shapes alone.
 
-Looks at an adapter's configuration and header and at a base's record: no tensor, no torch, milliseconds. What it refuses
-could not be attached. What it lets pass may still be refused there: by its values, by a field that is not computed, or by a
-head that is not its family's. That LoRA's halves are whole is `hub/completeness`.
+Looks at an adapter's configuration and header and at a base's record: no tensor, no torch; milliseconds, and seconds at
+most where an adapter is made to take long. What it refuses could not be attached. What it lets pass may still be refused
+there: by its values, by a field that is not computed, or by a head that is not its family's. That LoRA's halves are whole is
+`hub/completeness`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import TensorMismatch
 from adapthub.adapters.lora_facts import LORA_KEY, TOKENS, ConfiguredLora, trained_tokens
-from adapthub.adapters.names import inner_name, is_saved, module_path, plain_name
+from adapthub.adapters.names import Saved, inner_name, module_path, plain_name
 
 if TYPE_CHECKING:
     from adapthub.adapters.base_record import KnownBase
@@ -28,7 +29,7 @@ _HINT = "Name the base that it was trained on, or train it anew on this one."
 
 def check_fit(base: KnownBase, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> None:
     """Raises TensorMismatch naming the first tensor, by name, that does not land on `base`; AdmissionError where its
-    patterns take too long (lora_facts).
+    patterns or modules_to_save take too long (lora_facts, names).
 
     `config` is the admitted adapter_config.json, `shapes` every tensor's shape by PEFT's key.
     """
@@ -48,7 +49,7 @@ class _Fit:
         self._base = base
         self._config = config
         self._lora = ConfiguredLora(config)
-        self._saved = tuple(config.get("modules_to_save") or ())
+        self._saved = Saved(config.get("modules_to_save") or ())
         self._modules = {name.rpartition(".")[0] for name in base.parameters} | base.kinds.keys()
 
     def check_lora(self, key: str, shape: Shape) -> None:
@@ -154,7 +155,7 @@ class _Fit:
         name = plain_name(name)
         owner, _, parameter = name.rpartition(".")
         owner = owner.removesuffix(".base_layer")
-        path, saved = self._path(owner), is_saved(owner, self._saved)
+        path, saved = self._path(owner), owner in self._saved
         if path is None:
             if not saved:
                 raise TensorMismatch(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
-from adapthub.adapters.errors import TensorMismatch
+from adapthub.adapters.errors import AdmissionError, TensorMismatch
 
 PEFT_PREFIX = "base_model.model."
+MAX_LOOKED_UP = 2 * 10**7
+"""Ends of names: seconds."""
 
 
 def inner_name(key: str) -> str:
@@ -39,8 +41,36 @@ def module_path(name: str, modules: Container[str], *, prefix: str, inside: str)
     return next((path for path in candidates if path in modules), None)
 
 
+class Saved:
+    """What modules_to_save names: modules by the ends of their names, as PEFT reads it, so that "norm" names each
+    "input_layernorm" too; and all that lies in these.
+
+    Looking up takes as long as a name has parts, times the unlike lengths of what is named. Raises AdmissionError where that
+    comes to more than MAX_LOOKED_UP.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._lengths = sorted({len(name) for name in self._names})
+        self._work = 0
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a module of the task model, or one around it, is named."""
+        self._work += (name.count(".") + 1) * len(self._lengths)
+        if self._work > MAX_LOOKED_UP:
+            raise AdmissionError(
+                "modules_to_save of adapter_config.json takes too long to be matched with so many modules",
+                hint="Name the modules that were trained whole, each once.",
+            )
+        ends = [at for at, letter in enumerate(name) if letter == "."] if self._names else []
+        return any(
+            name[end - length : end] in self._names
+            for end in (*ends, len(name))
+            for length in self._lengths
+            if length <= end
+        )
+
+
 def is_saved(name: str, saved: Iterable[str]) -> bool:
-    """Whether modules_to_save names this module of the task model, or one around it: by the end of its name, as PEFT reads
-    it, so that "norm" names each "input_layernorm" too."""
-    ends, parts = tuple(saved), name.split(".")
-    return any(".".join(parts[: depth + 1]).endswith(ends) for depth in range(len(parts)))
+    """See Saved."""
+    return name in Saved(saved)

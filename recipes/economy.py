@@ -55,7 +55,7 @@ def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[
     masked = mask_for(model, _unlike_rows(job, base)) if even else None
     if masked is not None:
         longest = int(lengths_of(job.taught).max())
-        most = getattr(base.model.config.get_text_config(), "max_position_embeddings", None)
+        most = job.settings.max_length or longest  # for which there are positions
         yield rounded(model, lengths_to(longest, most), masked=masked)
     elif packs(job) and not model.active_peft_config.is_prompt_learning:
         offset = flat_offset(base)

@@ -165,9 +165,7 @@ def _rotates_alike(own: Callable[..., Any], kernels: Kernels, model: nn.Module) 
     if dtype not in _DTYPES:
         return False
     options: dict[str, Any] = {"device": device, "generator": _own_numbers(device)}
-    q, k = (
-        torch.randn(1, _TOKENS, heads, _HEAD, dtype=dtype, **options).transpose(1, 2) for heads in (4, 2)
-    )
+    q, k = (torch.randn(1, _TOKENS, heads, _HEAD, dtype=dtype, **options).transpose(1, 2) for heads in (4, 2))
     whole = False
     for rotated in (_HEAD, _HEAD // 2):  # some families turn a part of each head
         angles = torch.randn(1, _TOKENS, rotated // 2, **options)

@@ -27,15 +27,17 @@ _MULTIPLE = 8  # of tokens: what matrix instructions take at a time
 _BY_TOKEN = ("input_ids", "token_type_ids")
 
 
-def lengths_to(longest: int, most: int | None = None) -> tuple[int, ...]:
+def lengths_to(longest: int, most: int) -> tuple[int, ...]:
     """About eighths of the longest row, and its own length, to which little is added, up to `most` tokens."""
     step = -(-longest // (_LENGTHS * _MULTIPLE)) * _MULTIPLE
     last = -(-longest // _MULTIPLE) * _MULTIPLE
-    return (*range(step, longest, step), longest if most is not None and last > most else last)
+    return (*range(step, longest, step), longest if last > most else last)
 
 
 def mask_for(model: PeftModel, batch: Mapping[str, Tensor]) -> bool | None:
     """Whether a base needs the mask of its padding, as the logits of `batch` say; None where it cannot be padded so."""
+    if model.config.is_encoder_decoder:  # whose decoder's rows have lengths of their own
+        return None
     longer = (batch["attention_mask"].shape[1] + _MULTIPLE,) if "attention_mask" in batch else ()
     for masked in (False, True):
         if longer and same_logits(model, batch, lambda masked=masked: rounded(model, longer, masked=masked)):  # type: ignore[misc]

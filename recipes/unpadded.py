@@ -66,8 +66,10 @@ def same_logits(
         return False
     finally:
         model.train(training)
+    real = batch["attention_mask"].bool()
+    if padded.shape != changed.shape or (padded.ndim == 3 and padded.shape[:2] != real.shape):
+        return False
     if padded.ndim == 3:
-        real = batch["attention_mask"].bool()
         padded, changed = padded[real], changed[real]
     dtype = next(model.parameters()).dtype
     return bool((changed - padded).norm() <= _TOLERANCES.get(dtype, 0.1) * padded.norm())

@@ -103,7 +103,7 @@ class GenerationService:
         self.eos_ids = _eos_ids(self._base)
         if left := unapplied(self._base.model.generation_config, encoder_decoder=reads_whole):
             _LOG.warning(
-                "%s: its generation configuration asks for %s, which is not done",
+                "%s: its generation configuration asks for %s, which is not done: ask in requests for what they know",
                 self._base.ref,
                 ", ".join(left),
             )

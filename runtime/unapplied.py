@@ -5,6 +5,7 @@ What a request decides (sampling, lengths, stops) is the request's, and not look
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import GenerationConfig
@@ -28,11 +29,24 @@ _OF_DECODERS = (
     "begin_suppress_tokens",
     "min_length",
 )
-_NOTHING: tuple[Any, ...] = (None, 0, 1, [], {})
+# What says nothing: of most fields, None or an empty value.
+_NOTHING: Mapping[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "guidance_scale": (1,),
+    "repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "min_length": (0,),
+}
 
 
 def unapplied(told: GenerationConfig | None, *, encoder_decoder: bool) -> list[str]:
     """Its fields that change what `generate` writes, and not what serving does, as "name=value"."""
     fields = _NEVER if encoder_decoder else _NEVER + _OF_DECODERS
     values = {name: getattr(told, name, None) for name in fields}
-    return [f"{name}={value}" for name, value in values.items() if value not in _NOTHING]
+    return [
+        f"{name}={value}"
+        for name, value in values.items()
+        if value not in (None, [], {}) and value not in _NOTHING.get(name, ())
+    ]

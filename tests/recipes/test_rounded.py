@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from transformers import BartConfig, BartForConditionalGeneration
 
 from adapthub.recipes.captured_layers import captured
 from adapthub.recipes.rounded import lengths_to, mask_for, rounded
@@ -19,13 +21,13 @@ from tests.recipes.test_unpadded import BATCH, KINDS, adapted, gradients
 MASKED = {"llama": False, "bert": True, "bert-pooled": True, "roberta": True}
 
 
-@given(st.integers(1, 5000), st.integers(0, 9) | st.none())
-def test_lengths_are_few_and_reach_the_longest(longest: int, room: int | None) -> None:
-    most = None if room is None else longest + room
+@given(st.integers(1, 5000), st.integers(0, 9))
+def test_lengths_are_few_and_reach_the_longest(longest: int, room: int) -> None:
+    most = longest + room
     lengths = lengths_to(longest, most)
     assert len(lengths) <= 8
     assert longest <= lengths[-1] < longest + 8
-    assert most is None or lengths[-1] <= most
+    assert lengths[-1] <= most
     assert all(length % 8 == 0 for length in lengths[:-1])
     assert [*lengths] == sorted(set(lengths))
 
@@ -56,6 +58,26 @@ def test_padding_before_the_rows_is_masked() -> None:
     model, _ = adapted("llama")
     batch = {name: tensor.flip(1) for name, tensor in BATCH.items()}
     assert mask_for(model, batch) is True
+
+
+@pytest.mark.parametrize("targets", [4, 9])
+def test_encoder_decoders_are_not_padded(targets: int) -> None:
+    config = BartConfig(
+        vocab_size=97,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_position_embeddings=64,
+    )
+    base: Any = BartForConditionalGeneration(config)
+    model: Any = get_peft_model(base, LoraConfig(target_modules=["q_proj"]))
+    batch = {**BATCH, "labels": torch.ones(3, targets, dtype=torch.long)}
+    batch["decoder_input_ids"] = batch["labels"]
+    assert mask_for(model, batch) is None
 
 
 def test_what_is_no_text_is_not_padded() -> None:

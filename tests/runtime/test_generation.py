@@ -68,7 +68,7 @@ def test_what_a_base_asks_for_and_does_not_get_is_said(
     base.model.generation_config.repetition_penalty = 1.3
     with Runtime(base, limits=LIMITS) as made:
         made.generate(["a"], [None], max_new_tokens=1)
-    assert "asks for repetition_penalty=1.3, which is not done" in caplog.text
+    assert "asks for repetition_penalty=1.3, which is not done: ask" in caplog.text
 
 
 def eventually(true: Callable[[], bool]) -> None:

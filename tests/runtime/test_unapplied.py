@@ -21,6 +21,11 @@ from adapthub.runtime.unapplied import unapplied
             ["num_beams=4"],
         ),
         ({"repetition_penalty": 1.1, "temperature": 0.6, "do_sample": True}, ["repetition_penalty=1.1"], []),
+        (
+            {"forced_bos_token_id": 0, "forced_eos_token_id": 1},
+            ["forced_bos_token_id=0", "forced_eos_token_id=1"],
+            [],
+        ),
         ({"suppress_tokens": [3]}, ["suppress_tokens=[3]"], []),
         (
             {"encoder_repetition_penalty": 1.5},
