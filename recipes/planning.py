@@ -65,6 +65,26 @@ class PlannedSplit:
 
 
 @dataclass(frozen=True)
+class _Activations:
+    """What backward needs, in bytes: `fixed` whatever the batch (the base's weights in half precision), and `each` for each
+    token, or each picture. The longest row has `row` of these, and `at_once` are computed at once."""
+
+    fixed: int
+    each: int
+    row: int
+    at_once: int
+
+    @property
+    def bytes(self) -> int:
+        return self.fixed + self.each * self.at_once
+
+    def largest(self, room: int, batch_size: int) -> int:
+        """Rows of a batch that fit into `room` bytes beside what is `fixed`: at most `batch_size`, below 1 if none do."""
+        fitting = room // max(1, self.each)
+        return batch_size if fitting >= self.at_once else fitting // self.row
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run that has not begun. Sizes are bytes; `estimated_memory` is a rough estimate of the peak; `trial`: what was found
     by trying the first steps, None where they were not or cannot be.
@@ -140,16 +160,10 @@ def plan(
     weights = loaded_bytes(read_headers(job.base.path), number, quantize)
     evaluates = "validation" in job.splits
     trial, why_not = _trial({**arguments, "base": job.base.ref}) if try_steps else (None, ())
-    learned, activations = (
-        _TRAINING_COPIES * _FLOAT * adaptation.trainable,
-        _activation_bytes(job, adaptation, device, number),
-    )
+    learned = _TRAINING_COPIES * _FLOAT * adaptation.trainable
+    activations = _activations(job, adaptation, device, number)
     # What was tried and did not run out of memory fits.
-    beyond = (
-        ()
-        if trial
-        else tuple(_beyond(job, device, number, weights, learned, activations, free_memory(device)))
-    )
+    beyond = () if trial else tuple(_beyond(job, number, weights, learned, activations, free_memory(device)))
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -166,7 +180,7 @@ def plan(
         adapter_bytes=adaptation.bytes,
         base_bytes=weights,
         adapter_share=adaptation.bytes / weights,
-        estimated_memory=weights + learned + activations,
+        estimated_memory=weights + learned + activations.bytes,
         settings=job.hyperparameters,
         reasons=_reasons(job, settings),
         splits=tuple(_split(job, name, split) for name, split in job.splits.items()),
@@ -234,20 +248,26 @@ def _on_meta(base: ResolvedBase, model: Any) -> Base:
     )
 
 
-def _activation_bytes(job: Job, adaptation: Adaptation, device: torch.device, number: int) -> int:
-    """What backward needs of the longest batch, or of the largest part of it that is computed at once; `number`: the bytes
-    of one of the base's that is not quantised."""
+def _activations(job: Job, adaptation: Adaptation, device: torch.device, number: int) -> _Activations:
+    """Of the longest batch, or of the largest part of it that is computed at once; `number`: the bytes of one of the base's
+    that is not quantised."""
     settings, rows = job.settings, job.splits["train"].encoded.rows
     if job.task == IMAGE_CLASSIFICATION:
         size = _FLOAT if settings.precision == "fp32" else _HALF
-        return settings.batch_size * size * _outputs(adaptation, rows[0]["pixel_values"].shape)
+        each = size * _outputs(adaptation, rows[0]["pixel_values"].shape)
+        return _Activations(fixed=0, each=each, row=1, at_once=settings.batch_size)
     longest = int(lengths_of(rows).max())
-    kept = activation_bytes(
-        adaptation.model, tokens=_at_once(job, device) * longest, longest=longest,
-        precision=settings.precision, device=device, recomputed=settings.gradient_checkpointing,
+    each = activation_bytes(
+        adaptation.model, tokens=1, longest=longest, precision=settings.precision, device=device,
+        recomputed=settings.gradient_checkpointing,
     )  # fmt: skip
     casts = number == _FLOAT and settings.precision != "fp32" and job.quantize is None
-    return kept + (cast_bytes(adaptation.model) if casts and not settings.gradient_checkpointing else 0)
+    return _Activations(
+        fixed=cast_bytes(adaptation.model) if casts and not settings.gradient_checkpointing else 0,
+        each=each,
+        row=longest,
+        at_once=_at_once(job, device) * longest,
+    )
 
 
 def _at_once(job: Job, device: torch.device) -> int:
@@ -259,23 +279,18 @@ def _at_once(job: Job, device: torch.device) -> int:
 
 
 def _beyond(
-    job: Job, device: torch.device, number: int, weights: int, learned: int, activations: int, free: int
+    job: Job, number: int, weights: int, learned: int, activations: _Activations, free: int
 ) -> Iterator[str]:
     """A note where the rough estimate is beyond the bytes that are free, with what would fit; `number`: the bytes of one of
     the base's that is not quantised."""
-    if (needed := weights + learned + activations) <= free:
+    if (needed := weights + learned + activations.bytes) <= free:
         return
-    batch_size, at_once = job.settings.batch_size, _at_once(job, device)
-
-    def largest(weights: int) -> int:
-        rows = (free - weights - learned) // max(1, activations // at_once)
-        return batch_size if rows >= at_once else rows
-
-    ways = []
-    if (rows := largest(weights)) >= 1:
+    batch_size, ways = job.settings.batch_size, []
+    if (rows := activations.largest(free - weights - learned - activations.fixed, batch_size)) >= 1:
         ways.append(f"batch_size={rows}")
     if job.quantize is None and _is_quantisable(job.base.config):
-        rows = largest(loaded_bytes(read_headers(job.base.path), number, "nf4"))
+        small = loaded_bytes(read_headers(job.base.path), number, "nf4")
+        rows = activations.largest(free - small - learned, batch_size)  # nf4 has no weights in two precisions
         ways += (
             ["quantize='nf4'" + (f" with batch_size={rows}" if rows < batch_size else "")]
             if rows >= 1

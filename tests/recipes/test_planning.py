@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import plan, train
@@ -125,6 +126,26 @@ def test_what_does_not_fit_is_said_with_what_would(
     assert not note.startswith("memory")
     *_, note = planned(1).notes
     assert note.endswith("; a smaller base would fit")
+
+
+def test_weights_in_two_precisions_are_needed_by_one_row_as_by_many(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a float32 base that is computed in bfloat16; nf4 has them once."""
+    monkeypatch.setattr("adapthub.recipes.planning.choose_dtype", lambda dtype, device: torch.float32)
+
+    def planned(batch_size: int, free: int = 1 << 40, **settings: Any) -> Any:
+        monkeypatch.setattr("adapthub.recipes.planning.free_memory", lambda device: free)
+        return plan(
+            "ner", ner_data / "train.conll", base=str(tiny_base), batch_size=batch_size, precision="bf16", **settings
+        )  # fmt: skip
+
+    one = planned(1).estimated_memory
+    assert "; batch_size=1 or quantize='nf4' would fit" in planned(2, one).notes[-1]
+    assert "; quantize='nf4' would fit" in planned(2, one - 1).notes[-1]
+    small = planned(1, quantize="nf4").estimated_memory
+    assert "; quantize='nf4' with batch_size=1 would fit" in planned(2, small).notes[-1]
+    assert planned(2, small - 1).notes[-1].endswith("; a smaller base would fit")
 
 
 def test_a_batch_that_is_computed_in_parts_takes_what_a_part_takes(
