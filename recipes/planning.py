@@ -266,16 +266,17 @@ def _activations(job: Job, adaptation: Adaptation, device: torch.device, number:
         fixed=cast_bytes(adaptation.model) if casts and not settings.gradient_checkpointing else 0,
         each=each,
         row=longest,
-        at_once=_at_once(job, device) * longest,
+        at_once=_at_once(job, device, longest),
     )
 
 
-def _at_once(job: Job, device: torch.device) -> int:
-    """Rows of the longest batch that are computed at once: as `parts` cuts it on a CPU."""
-    rows, batch_size = job.splits["train"].encoded.rows, job.settings.batch_size
+def _at_once(job: Job, device: torch.device, longest: int) -> int:
+    """Tokens of the longest batch that are computed at once: as `parts` cuts it on a CPU, where shorter rows may fill what
+    the longest leave of a part."""
+    rows, tokens = job.splits["train"].encoded.rows, job.settings.batch_size * longest
     if device.type != "cpu" or not {"input_ids", "labels"} <= rows[0].keys():
-        return batch_size
-    return min(batch_size, max(1, PASS_TOKENS // int(lengths_of(rows).max())))
+        return tokens
+    return min(tokens, max(longest, PASS_TOKENS))
 
 
 def _beyond(

@@ -151,7 +151,7 @@ def test_weights_in_two_precisions_are_needed_by_one_row_as_by_many(
 def test_a_batch_that_is_computed_in_parts_takes_what_a_part_takes(
     tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what is said to fit is fewer rows than a part has."""
+    """Also what shorter rows fill of it; and what is said to fit is fewer rows than a part has."""
 
     def planned(batch_size: int, free: int = 1 << 40) -> Any:
         monkeypatch.setattr("adapthub.recipes.planning.free_memory", lambda device: free)
@@ -163,6 +163,14 @@ def test_a_batch_that_is_computed_in_parts_takes_what_a_part_takes(
     assert planned(4).estimated_memory < needed == planned(16).estimated_memory
     *_, note = planned(16, needed - 1).notes
     assert "batch_size=4 or" in note
+
+    monkeypatch.setattr("adapthub.recipes.planning.PASS_TOKENS", 2 * longest - 2)
+    part = planned(16).estimated_memory
+    assert planned(1).estimated_memory < part == planned(2).estimated_memory
+    monkeypatch.setattr("adapthub.recipes.planning.PASS_TOKENS", 2 * longest)
+    assert part < planned(2).estimated_memory
+    monkeypatch.setattr("adapthub.recipes.planning.PASS_TOKENS", longest - 1)  # one row is never cut
+    assert planned(1).estimated_memory == planned(16).estimated_memory
 
 
 def test_every_recipe_says_why_it_learns_so_fast() -> None:
