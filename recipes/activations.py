@@ -89,8 +89,9 @@ def _keeps_attention(config: Any, device: torch.device) -> bool:
 def _inner_states(model: nn.Module, config: Any, inner: int) -> int:
     if any(getattr(config, name, None) in _IN_STEPS for name in ("hidden_act", "activation_function")):
         return _INNER_STEPS
-    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, Conv1D))]
-    widths = [module.weight.shape for module in layers]
+    layers = (module for module in model.modules() if isinstance(module, (nn.Linear, Conv1D)))
+    # An adapter's own matrices are no layers of the base, though one may be as wide.
+    widths = [layer.weight.shape for layer in layers if not layer.weight.requires_grad]
     up = sum(inner == width[0] != width[1] for width in widths)
     down = sum(inner == width[1] != width[0] for width in widths)
     in_one = any(width[0] == 2 * inner for width in widths)

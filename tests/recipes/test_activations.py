@@ -86,3 +86,21 @@ def test_activations_are_counted_in_the_numbers_that_are_computed(
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         train("sentiment", rows, base=base, output=tmp_path / "run", quiet=True, **options)
     assert counted == pytest.approx(kept.peak, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("family", "module"), [("bert", "intermediate.dense"), ("llama", "down_proj"), ("llama", "gate_proj")]
+)
+def test_an_adapters_own_matrices_are_not_counted_as_the_bases_layers(
+    family: str, module: str, bases: dict[str, Path]
+) -> None:
+    """They are as wide as what they change: an adapter of one layer would make a gate, or hide one."""
+
+    def counted(**settings: Any) -> int:
+        rows = [{"text": f"{word} " * 90, "label": word} for word in ("good", "bad") for _ in range(ROWS)]
+        planned = plan(
+            "sentiment", rows, base=str(bases[family]), validation=False, batch_size=ROWS, **settings
+        )
+        return planned.estimated_memory - planned.base_bytes - 16 * planned.trainable
+
+    assert counted(target_modules=module) == counted(target_modules="all-linear")
