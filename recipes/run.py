@@ -176,19 +176,15 @@ def resumable(configuration: Configuration, *, path: Path | None = None, notes: 
         if differing := _learning_otherwise(run.configuration, wanted):
             hint = "Give the settings of that run, or train anew without --resume."
             if otherwise := split_otherwise(run, notes):
-                differing, hint = (
-                    [otherwise, *differing],
-                    "Train anew without --resume, or with its group_column.",
-                )
+                differing, hint = [otherwise, *differing], f"Train anew without --resume{_as_grouped(run)}."
             raise InvalidSettings(f"cannot resume {path}: {'; '.join(differing)}", hint=hint)
         return run
     runs = sorted(_readable(RUNS), key=lambda run: run.created, reverse=True)
     for run in runs:
         if run.state != "finished" and not _learning_otherwise(run.configuration, wanted):
             return run
-    raise InvalidSettings(
-        f"nothing to resume under {RUNS}/: {_why_none(runs, wanted)}", hint="Train without --resume."
-    )
+    why, instead = _why_none(runs, wanted, notes)
+    raise InvalidSettings(f"nothing to resume under {RUNS}/: {why}", hint=f"Train without --resume{instead}.")
 
 
 def differences(was: Configuration, now: Configuration, prefix: str = "") -> list[str]:
@@ -237,13 +233,24 @@ def _readable(folder: Path) -> Iterator[Run]:
             yield load(file.parent)
 
 
-def _why_none(runs: list[Run], wanted: Configuration) -> str:
+def _why_none(runs: list[Run], wanted: Configuration, notes: Sequence[str]) -> tuple[str, str]:
+    """Why no run can be gone on with, and what else would do, to be put after "Train without --resume"."""
     if not runs:
-        return "there is no run"
-    differing = _learning_otherwise(runs[0].configuration, wanted)
+        return "there is no run", ""
+    latest, instead = runs[0], ""
+    differing = _learning_otherwise(latest.configuration, wanted)
     if not differing:
-        return f"{runs[0].path.name} is finished"
-    return f"the latest, {runs[0].path.name}, differs: {'; '.join(differing)}"
+        return f"{latest.path.name} is finished", ""
+    if otherwise := split_otherwise(latest, notes):
+        differing, instead = [otherwise, *differing], _as_grouped(latest)
+    return f"the latest, {latest.path.name}, differs: {'; '.join(differing)}", instead
+
+
+def _as_grouped(run: Run) -> str:
+    """What chooses the rows for validation as `run` did, where it was told; what went by the task's own rule may have no
+    setting, as that of another version has none."""
+    column = ((run.sources or {}).get("options") or {}).get("group_column")
+    return "" if column is None else f", or with group_column={column!r} as that run"
 
 
 def _read(path: Path) -> dict[str, Any]:

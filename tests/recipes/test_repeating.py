@@ -198,8 +198,17 @@ def test_rows_that_are_set_aside_otherwise_are_not_called_other_data(
         "the rows set aside for validation were chosen 'by their content', and are now chosen 'by their content;"
         " rows of one query stay together'"
     )
-    with pytest.raises(InvalidSettings, match=rf"cannot resume .*: {said}; data.train.* Train anew"):
+    with pytest.raises(
+        InvalidSettings, match=rf"cannot resume .*: {said}; data.train.* Train anew"
+    ) as refused:
         train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **settings)
+    assert refused.value.hint == "Train anew without --resume.", "no column gives that way back"
+    monkeypatch.setattr("adapthub.recipes.run.RUNS", tmp_path)
+    with pytest.raises(
+        InvalidSettings, match=rf"nothing to resume .*run, differs: {said}; data.train"
+    ) as refused:
+        train("embed", tmp_path / "data.jsonl", resume=True, **settings)
+    assert refused.value.hint == "Train without --resume."
     with pytest.raises(InvalidData, match=rf"cannot repeat .*run: {said}\. Train anew"):
         train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
     given = {**settings, "validation": False}
@@ -207,6 +216,24 @@ def test_rows_that_are_set_aside_otherwise_are_not_called_other_data(
         InvalidSettings, match=r"cannot resume .*run: data.train.* Give the settings of that run"
     ):
         train("embed", tmp_path / "data.jsonl", resume=tmp_path / "run", **given)
+
+
+def test_rows_that_a_column_kept_together_may_be_kept_so_again(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"text": f"{word} {at}", "label": word, "film": str(at // 4)} for at in range(12) for word in "ab"
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings: dict[str, Any] = {"base": str(tiny_base), "max_steps": 1, "batch_size": 4, "quiet": True}
+    train("sentiment", tmp_path / "data.jsonl", output=tmp_path / "run", group_column="film", **settings)
+    monkeypatch.setattr("adapthub.recipes.run.RUNS", tmp_path)
+    for resume in (True, tmp_path / "run"):
+        with pytest.raises(
+            InvalidSettings, match=r"rows of one film stay together', and are now chosen 'by their content'"
+        ) as refused:
+            train("sentiment", tmp_path / "data.jsonl", resume=resume, **settings)
+        assert (refused.value.hint or "").endswith("--resume, or with group_column='film' as that run.")
 
 
 def test_a_setting_that_no_longer_means_the_same_is_refused(first: TrainingResult, tmp_path: Path) -> None:
