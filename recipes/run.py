@@ -173,7 +173,7 @@ def resumable(configuration: Configuration, *, path: Path | None = None, notes: 
     wanted = plain(configuration)
     if path is not None:
         run = load(path)
-        if differing := _learning_otherwise(run.configuration, wanted):
+        if differing := learning_otherwise(run.configuration, wanted):
             hint = "Give the settings of that run, or train anew without --resume."
             if otherwise := split_otherwise(run, notes):
                 differing, hint = [otherwise, *differing], f"Train anew without --resume{_as_grouped(run)}."
@@ -181,7 +181,7 @@ def resumable(configuration: Configuration, *, path: Path | None = None, notes: 
         return run
     runs = sorted(_readable(RUNS), key=lambda run: run.created, reverse=True)
     for run in runs:
-        if run.state != "finished" and not _learning_otherwise(run.configuration, wanted):
+        if run.state != "finished" and not learning_otherwise(run.configuration, wanted):
             return run
     why, instead = _why_none(runs, wanted, notes)
     raise InvalidSettings(f"nothing to resume under {RUNS}/: {why}", hint=f"Train without --resume{instead}.")
@@ -211,8 +211,8 @@ def split_otherwise(run: Run, notes: Sequence[str]) -> str | None:
     return f"the rows set aside for validation were chosen {was!r}, and are now chosen {now!r}"
 
 
-def _learning_otherwise(was: Configuration, now: Configuration) -> list[str]:
-    """The differences that keep a run from going on."""
+def learning_otherwise(was: Configuration, now: Configuration) -> list[str]:
+    """In words, as `differences`, what keeps a run from going on: all but what it is measured by."""
     measuring = tuple(f"settings.{name} " for name in _OF_MEASURING)
     return [words for words in differences(was, now) if not words.startswith(measuring)]
 
@@ -238,7 +238,7 @@ def _why_none(runs: list[Run], wanted: Configuration, notes: Sequence[str]) -> t
     if not runs:
         return "there is no run", ""
     latest, instead = runs[0], ""
-    differing = _learning_otherwise(latest.configuration, wanted)
+    differing = learning_otherwise(latest.configuration, wanted)
     if not differing:
         return f"{latest.path.name} is finished", ""
     if otherwise := split_otherwise(latest, notes):

@@ -249,9 +249,10 @@ def _configuration(job: Job, space: Mapping[str, Range | Choice]) -> dict[str, A
 
 
 def _check_same(study: optuna.Study, folder: Path, wanted: Mapping[str, Any]) -> None:
-    """Remember what the trials have in common. Raises InvalidSettings where those before had something else."""
+    """Remember what the trials have in common. Raises InvalidSettings where those before had something else, but for what
+    they are measured by in the end: the best is chosen by what validation came to while they learnt."""
     before = study.user_attrs.get(_COMMON)
-    if before is not None and (differing := runs.differences(before, wanted)):
+    if before is not None and (differing := runs.learning_otherwise(before, wanted)):
         raise InvalidSettings(
             f"{folder} holds another sweep: {'; '.join(differing)}", hint="Choose another output folder."
         )

@@ -12,7 +12,11 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings, TrainingError, TrainingInterrupted
 from adapthub.recipes import run as runs
 from adapthub.recipes.sweep import Choice, Range, Sweep, Trial, space_of, sweep
+from tests.recipes.test_translate import causal_base, pairs
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+__all__ = ["causal_base"]
 SHORT: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "max_length": 32, "eval_steps": 1}
 
 
@@ -103,6 +107,25 @@ def test_a_sweep_that_goes_on_tries_something_else_and_forgets_what_was_interrup
     ):
         with pytest.raises(InvalidSettings, match=message):
             run(3, **others)
+
+
+def test_how_much_trials_measure_in_the_end_keeps_no_sweep_from_going_on(
+    causal_base: Path, tmp_path: Path
+) -> None:
+    """Also one from before that was counted: the best is chosen by the loss alone."""
+
+    def run(**others: Any) -> Sweep:
+        return sweep(
+            "translate", pairs(8, seed=8), base=str(causal_base), validation=pairs(2, seed=2), trials=1,
+            space={"rank": Choice((2, 4))}, output=tmp_path / "sweep", max_steps=1, batch_size=4, **others,
+        )  # fmt: skip
+
+    first = run(answered="all")
+    study = optuna.load_study(study_name="translate", storage=f"sqlite:///{tmp_path / 'sweep' / 'sweep.db'}")
+    assert "answered" not in study.user_attrs["configuration"]["settings"]
+    assert run().trials == run(answered=1).trials == first.trials
+    with pytest.raises(InvalidSettings, match="holds another sweep: settings.prompt was"):
+        run(prompt="{source} is")
 
 
 def interrupted(*_: Any, **__: Any) -> None:
