@@ -12,7 +12,7 @@ parse options.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,7 @@ def train(
     job = job.computing_in(precision(job.settings.precision, base.device, base.dtype))
     with memory_errors("checking the run", job.smaller):
         processes.by_first(partial(rehearse, job, base))
-    with tracked(track if processes.first else ()) as told:
+    with ExitStack() as trackers:
         adaptation = _begin(job, base)
         try:
             processes.by_first(partial(check_run, job, base, adaptation, Path(output or runs.RUNS)))
@@ -183,7 +183,10 @@ def train(
                     adaptation,
                     run,
                     console=console,
-                    callbacks=(*told, *callbacks),
+                    callbacks=(
+                        *trackers.enter_context(tracked(track if processes.first else ())),
+                        *callbacks,
+                    ),
                     processes=processes,
                 )
                 _save(job, base, adaptation, run, outcome, processes)
@@ -193,9 +196,11 @@ def train(
             _interruptible(job, run),
             _kept(run, f"Measure it with the same command and --resume {run.path}"),
         ):
-            anew = load if processes.shards else None
-            artifact, metrics = processes.by_first(partial(outcome.measure, anew))
-        processes.by_first(partial(tell_measured, track, run, metrics, tell))
+            artifact, metrics = processes.by_first(
+                partial(outcome.measure, load if processes.shards else None)
+            )
+            processes.by_first(partial(tell_measured, track, run, metrics, tell))
+            trackers.close()  # may wait long, for what is still to be sent
     version = None
     if push and name is not None:
         publish = partial(_publish, registry, artifact, name, message=message, alias=alias)
@@ -301,6 +306,8 @@ def _interruptible(job: Job, run: Run) -> Iterator[None]:
         kept = (
             f"{checkpoint.name} is kept in {run.path}" if checkpoint else f"{run.path} has no checkpoint yet"
         )
+        if run.adapter.exists():
+            kept = f"{kept}, the trained adapter at {run.adapter}"
         raise TrainingInterrupted(
             f"interrupted{step}; {kept}", hint=f"Resume with the same command and --resume {run.path}."
         ) from error

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
-from adapthub.adapters.errors import InvalidSettings, MissingDependency
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import InvalidSettings, MissingDependency, TrainingInterrupted
 from adapthub.recipes import train
 from adapthub.recipes.tracking import check_trackers
 
@@ -50,6 +54,35 @@ def test_a_tracker_that_fails_in_the_end_costs_nothing_else(
     )  # fmt: skip
     assert notes[-1] == "not every tracker heard what the adapter came to: RuntimeError: no connection"
     assert result.run.state == "finished"
+
+
+@pytest.mark.parametrize("where", ["while it is told", "while the rest is sent"])
+def test_an_interruption_while_a_tracker_hears_of_the_end_says_where_the_adapter_is(
+    where: str, tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def slow(names: Sequence[str]) -> Iterator[list[TrainerCallback]]:
+        yield []
+        interrupt()
+
+    if where == "while it is told":
+        monkeypatch.setattr("adapthub.recipes.tracking._tell_trackers", interrupt)
+    else:
+        monkeypatch.setattr("adapthub.recipes.training.tracked", slow)
+    run = tmp_path / "run"
+    with pytest.raises(
+        TrainingInterrupted, match=rf"the trained adapter at {run / 'adapter'}.* --resume {run}"
+    ):
+        train(
+            "sentiment", review_data, base=str(tiny_base), output=run, max_steps=1, batch_size=4, max_length=32,
+            quiet=True, report=lambda note: None,
+        )  # fmt: skip
+    manifest = Artifact.read(run / "adapter").manifest
+    assert manifest is not None
+    assert set(manifest.metrics) == {"validation", "test"}
 
 
 @pytest.mark.slow
