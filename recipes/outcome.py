@@ -108,7 +108,7 @@ class Outcome:
                 self._reliability = curves.reliability_png(statistics.reliability(), f"{self._name}, {name}")
                 write_bytes(self._run.reliability, self._reliability)
         artifact = self._write(metrics)
-        self._run.mark("finished", metrics=_plain(metrics), artifact=artifact.digest)
+        self._run.finish(metrics=_plain(metrics), artifact=artifact.digest)
         return artifact, metrics
 
     def _statistics(self, name: str, split: Split) -> Measured:

@@ -89,17 +89,17 @@ class Run:
         """A fact that `mark` recorded, or None."""
         return _read(self.path).get(name)
 
+    def finish(self, **facts: Any) -> None:
+        """Record facts of a measurement, and what it was asked to be (measured_as)."""
+        self.mark("finished", configuration=dict(self.configuration), **facts)
+
     def measured_as(self, wanted: Configuration) -> Run:
-        """The same run, to be measured as `wanted` says, which its record then says too."""
+        """The same run, to be measured as `wanted` says; its record says so once it was (finish)."""
         settings = {
             name: value for name, value in self.configuration["settings"].items() if name not in _OF_MEASURING
         }
         settings |= {name: wanted["settings"][name] for name in _OF_MEASURING if name in wanted["settings"]}
-        if settings == self.configuration["settings"]:
-            return self
-        run = replace(self, configuration={**self.configuration, "settings": settings})
-        run.mark(run.state, configuration=run.configuration)
-        return run
+        return replace(self, configuration={**self.configuration, "settings": settings})
 
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Replace metrics.jsonl. Whole each time: a resumed run rewrites the steps after its checkpoint."""

@@ -154,8 +154,12 @@ def test_other_versions_and_hardware_are_told(first: TrainingResult, tmp_path: P
     )
 
 
+def fails(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no room")
+
+
 def test_a_run_from_before_texts_were_counted_is_repeated_and_goes_on(
-    causal_base: Path, tmp_path: Path
+    causal_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It wrote all of them. Who goes on with one measures as is asked now, and a repeat of that measures so too."""
     for name, rows in (("train", 8), ("test", 4)):
@@ -177,6 +181,11 @@ def test_a_run_from_before_texts_were_counted_is_repeated_and_goes_on(
     assert before.artifact.manifest is not None
     assert after.artifact.manifest.hyperparameters == before.artifact.manifest.hyperparameters
 
+    with monkeypatch.context() as failing:
+        failing.setattr("adapthub.recipes.training.fit", fails)
+        with pytest.raises(RuntimeError, match="no room"):
+            train("translate", tmp_path / "data", resume=tmp_path / "a", answered=3, **settings)
+    assert json.loads((tmp_path / "a" / "run.json").read_text()) == record, "what it was measured as"
     fewer = train("translate", tmp_path / "data", resume=tmp_path / "a", answered=3, **settings)
     assert fewer.metrics["test"]["chrf"].n == 3
     assert fewer.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]

@@ -77,17 +77,21 @@ def test_a_run_that_did_not_record_how_many_texts_it_writes_wrote_all() -> None:
     assert runs.differences(was, was) == []
 
 
-def test_how_much_is_measured_keeps_no_run_from_going_on_and_is_recorded() -> None:
+def test_how_much_is_measured_keeps_no_run_from_going_on_and_is_recorded_with_the_measurement() -> None:
     was: dict[str, Any] = {**CONFIGURATION, "settings": {"prompt": "{source}"}}
     run = runs.start(was, {}, name="x")
-    run.mark("trained")
+    run.finish(metrics={"chrf": 1})
     for settings in ({"answered": 128}, {"answered": 2}, {}):
         now = {**was, "settings": {**was["settings"], **settings}}
-        for path in (None, run.path):
-            assert runs.resumable(now, path=path).path == run.path
-        again = runs.resumable(now).measured_as(now)
-        assert again == runs.load(run.path)
-        assert (again.configuration["settings"], again.state) == (now["settings"], "trained")
+        before = runs.load(run.path)
+        again = runs.resumable(now, path=run.path).measured_as(now)
+        assert again.configuration["settings"] == now["settings"]
+        assert runs.load(run.path) == before, "nothing was measured so yet"
+        run.mark("trained")
+        assert runs.resumable(now).path == run.path
+        again.finish(metrics={"chrf": 2})
+        assert runs.load(run.path) == again
+        assert (again.state, again.fact("metrics")) == ("finished", {"chrf": 2})
     with pytest.raises(
         InvalidSettings, match=r"differs: settings.prompt was '\{source\}', is now 'other'\. Train"
     ):
