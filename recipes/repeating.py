@@ -76,11 +76,12 @@ def repeated(folder: str | Path) -> dict[str, Any]:
     recipe, method = find_recipe(task), configuration["method"]
     known = (*SETTINGS, *find_method(method).defaults(cast("Task", recipe.task)))
     settings = {name: value for name, value in configuration["settings"].items() if name in known}
-    asked = {"answered": configuration["settings"].get("answered", written.ALL)}
+    # A run from before this was asked wrote all texts.
+    unsaid = {"answered": configuration["settings"].get("answered", written.ALL)}
     return {
         **settings,
+        **{name: value for name, value in unsaid.items() if name in recipe.options},
         **was["options"],
-        **{name: value for name, value in asked.items() if name in recipe.options},
         "task": task,
         "method": method,
         "quantize": configuration["quantize"],

@@ -91,15 +91,17 @@ class Run:
 
     def finish(self, **facts: Any) -> None:
         """Record facts of a measurement, and what it was asked to be (measured_as)."""
-        self.mark("finished", configuration=dict(self.configuration), **facts)
+        asked = {"configuration": dict(self.configuration), "sources": self._record()["sources"]}
+        self.mark("finished", **asked, **facts)
 
-    def measured_as(self, wanted: Configuration) -> Run:
-        """The same run, to be measured as `wanted` says; its record says so once it was (finish)."""
-        settings = {
-            name: value for name, value in self.configuration["settings"].items() if name not in _OF_MEASURING
+    def measured_as(self, wanted: Configuration, options: Mapping[str, Any]) -> Run:
+        """The same run, to be measured as `wanted` and the reading `options` say; its record says so after (finish)."""
+        settings = _measured_by(wanted["settings"], self.configuration["settings"])
+        sources = self.sources and {
+            **self.sources,
+            "options": _measured_by(options, self.sources["options"]),
         }
-        settings |= {name: wanted["settings"][name] for name in _OF_MEASURING if name in wanted["settings"]}
-        return replace(self, configuration={**self.configuration, "settings": settings})
+        return replace(self, configuration={**self.configuration, "settings": settings}, sources=sources)
 
     def write_history(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Replace metrics.jsonl. Whole each time: a resumed run rewrites the steps after its checkpoint."""
@@ -209,6 +211,12 @@ def split_otherwise(run: Run, notes: Sequence[str]) -> str | None:
     if was is None or now is None or was == now:
         return None
     return f"the rows set aside for validation were chosen {was!r}, and are now chosen {now!r}"
+
+
+def _measured_by(now: Mapping[str, Any], was: Mapping[str, Any]) -> dict[str, Any]:
+    """`was`, with what it is measured by as `now` has it, or has not."""
+    kept = {name: value for name, value in was.items() if name not in _OF_MEASURING}
+    return kept | {name: now[name] for name in _OF_MEASURING if name in now}
 
 
 def learning_otherwise(was: Configuration, now: Configuration) -> list[str]:

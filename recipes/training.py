@@ -275,7 +275,8 @@ def _run(
         return run
     if resume is not True:
         path = Path(resume)
-    return runs.resumable(job.configuration, path=path, notes=job.notes).measured_as(job.configuration)
+    going_on = runs.resumable(job.configuration, path=path, notes=job.notes)
+    return going_on.measured_as(job.configuration, job.options)
 
 
 def _changes(run: Run, base: Base, resumed: bool, repeats: Run | None, processes: Processes) -> Iterator[str]:

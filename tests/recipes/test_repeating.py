@@ -122,6 +122,25 @@ def test_a_recipe_of_ones_own_is_repeated_unless_it_changed(
         repeated(tmp_path / "run")
 
 
+def test_an_option_of_a_recipe_of_ones_own_is_repeated_as_it_was_given(
+    tiny_base: Path, review_data: Path, tmp_path: Path
+) -> None:
+    """Also one called as an option of ours, which it does not keep as ours do."""
+    recipe = tmp_path / "own.py"
+    recipe.write_text(
+        "from adapthub.recipes.sentiment import Sentiment\n\n\nclass Own(Sentiment):\n"
+        "    options = {**Sentiment().options, 'answered': 'questions that were answered: yes or no'}\n\n"
+        "    def read(self, source, *, answered='no', **given):\n"
+        "        assert answered in ('yes', 'no')\n        return super().read(source, **given)\n\n\n"
+        "recipe = Own(name='own')\n"
+    )
+    settings: dict[str, Any] = {"base": str(tiny_base), "max_steps": 1, "max_length": 32, "quiet": True}
+    before = train(str(recipe), review_data, output=tmp_path / "run", answered="yes", **settings)
+    assert repeated(tmp_path / "run")["answered"] == "yes"
+    after = train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
+    assert after.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
+
+
 def test_what_is_no_finished_run_is_refused(first: TrainingResult, tmp_path: Path) -> None:
     record = json.loads((first.run.path / "run.json").read_text())
     for name, change, message in (

@@ -79,12 +79,13 @@ def test_a_run_that_did_not_record_how_many_texts_it_writes_wrote_all() -> None:
 
 def test_how_much_is_measured_keeps_no_run_from_going_on_and_is_recorded_with_the_measurement() -> None:
     was: dict[str, Any] = {**CONFIGURATION, "settings": {"prompt": "{source}"}}
-    run = runs.start(was, {}, name="x")
+    run = runs.start(was, {}, name="x", sources={"options": {"prompt": "{source}"}})
     run.finish(metrics={"chrf": 1})
     for settings in ({"answered": 128}, {"answered": 2}, {}):
         now = {**was, "settings": {**was["settings"], **settings}}
         before = runs.load(run.path)
-        again = runs.resumable(now, path=run.path).measured_as(now)
+        again = runs.resumable(now, path=run.path).measured_as(now, now["settings"])
+        assert again.sources == {"options": now["settings"]}
         assert again.configuration["settings"] == now["settings"]
         assert runs.load(run.path) == before, "nothing was measured so yet"
         run.mark("trained")
