@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-_LIBRARIES = "adapthub torch transformers peft accelerate bitsandbytes safetensors tokenizers numpy triton liger_kernel"
+_LATER = ("triton", "liger_kernel")  # records from before have neither, whatever was installed
+_LIBRARIES = (
+    *("adapthub", "torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers"),
+    *("numpy", *_LATER),
+)
 
 
 def libraries() -> dict[str, str]:
     """Versions of the libraries that decide what a run computes; those not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in _LIBRARIES.split():
+    for name in _LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def unrecorded(versions: Mapping[str, str]) -> frozenset[str]:
+    """The libraries of which a record of `versions` does not say whether they were there: all that were added to records
+    together, where it has none of them."""
+    return frozenset(() if any(name in versions for name in _LATER) else _LATER)
 
 
 def hardware(device: torch.device, processes: int = 1) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from adapthub.adapters.methods import find_method
 from adapthub.recipes import answered as written
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import RECIPES, find_recipe
-from adapthub.recipes.environment import libraries
+from adapthub.recipes.environment import libraries, unrecorded
 from adapthub.recipes.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -117,8 +117,10 @@ def check_same(job: Job, run: Run) -> None:
 
 def changes(run: Run, hardware: Mapping[str, Any], *, doing: str) -> Iterator[str]:
     """A note where versions or hardware are not those that `run` began with: the arithmetic may differ."""
+    versions = run.environment["libraries"]
+    known = {name: version for name, version in libraries().items() if name not in unrecorded(versions)}
     for what, before, now in (
-        ("versions", run.environment["libraries"], libraries()),
+        ("versions", versions, known),
         ("hardware", run.environment["hardware"], hardware),
     ):
         changed = [

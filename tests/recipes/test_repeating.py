@@ -11,8 +11,8 @@ import pytest
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import TrainingResult, train
-from adapthub.recipes.repeating import repeated
-from adapthub.recipes.run import differences
+from adapthub.recipes.repeating import changes, repeated
+from adapthub.recipes.run import Run, differences
 from tests.recipes.test_translate import causal_base, pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -171,6 +171,25 @@ def test_other_versions_and_hardware_are_told(first: TrainingResult, tmp_path: P
         note.startswith(f"repeated with other hardware than {run} began with: threads 99 -> ")
         for note in told
     )
+
+
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        ({}, []),
+        ({"triton": "3.5"}, ["liger_kernel none -> 0.6"]),
+        ({"triton": "3.4", "liger_kernel": "0.6", "gone": "2"}, ["triton 3.4 -> 3.5", "gone 2 -> none"]),
+    ],
+)
+def test_a_library_that_records_did_not_have_yet_is_not_called_new(
+    later: dict[str, str], told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"python": "3.12", "torch": "2.13", "triton": "3.5", "liger_kernel": "0.6"}
+    monkeypatch.setattr("adapthub.recipes.repeating.libraries", lambda: versions)
+    environment = {"libraries": {"python": "3.12", "torch": "2.13", **later}, "hardware": {}}
+    run = Run(Path("run"), {}, environment, "")
+    said = "resumed with other versions than run began with: "
+    assert list(changes(run, {}, doing="resumed")) == [f"{said}{', '.join(told)}"] * bool(told)
 
 
 def fails(*_: Any, **__: Any) -> None:
