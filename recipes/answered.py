@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 REASON = (
     "writing takes longest of what is measured at the end; how much so many texts tell, the intervals say"
 )
-
-
 DEFAULT = 128
-"""How many are where nothing else is said and an answer is a line or two."""
+"""Texts that are written of a split unless `answered` is given, by tasks whose texts are a line or two: not by chat, whose
+answers are longer."""
 ALL = "all"
 
 
