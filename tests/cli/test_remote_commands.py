@@ -17,7 +17,7 @@ from adapthub.hub.embedded import EmbeddedHub
 from tests.cli.conftest import ROOT, Command
 from tests.cli.test_examples import examples
 from tests.hub.adapters import manifest, write_adapter
-from tests.hub.server.live import HubServer, live
+from tests.hub.server.live import HubServer, live, wait_until_gone
 
 
 @pytest.fixture
@@ -93,6 +93,7 @@ def test_a_push_that_will_be_refused_is_said_before_anything_is_read(
     (line,) = cli(*train, "--name", "ada/ner", "--hub", server.url).refused().splitlines()
     assert "needs a token" in line
     server.running.stop()
+    wait_until_gone(server.url)
     (line,) = cli(*train, "--name", "ada/ner", "--hub", server.url).refused().splitlines()
     assert "cannot be reached" in line
     assert not (tmp_path / "runs").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,3 +54,15 @@ def live(data: Path, **settings: object) -> Iterator[HubServer]:
     given: dict[str, Any] = {"port": 0, **settings}
     with in_a_thread(partial(serve, ServerSettings(data, **given))) as running:
         yield HubServer(running, data)
+
+
+def wait_until_gone(url: str) -> None:
+    """A server that is stopped drains first, and answers meanwhile."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{url} still answers")
