@@ -33,10 +33,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapthub.adapters.kernels.nf4_lookup import CODE
 from adapthub.adapters.quantized import WeightOnlyNf4, steady
-from adapthub.recipes.captured_layers import Cuda, captured
+from adapthub.recipes.captured_layers import captured
 from adapthub.recipes.fused_layers import fused, kernels_for
 from adapthub.recipes.joined_layers import JoinedLinear4bit, join
 from adapthub.recipes.language_loss import LanguageLoss
+from adapthub.recipes.layer_graphs import Cuda
 from benchmarks.common import print_table, write_results
 
 RANK = 16

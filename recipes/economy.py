@@ -17,8 +17,9 @@ from peft import PeftModel
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.flat import same_rows
 from adapthub.adapters.kernel_trial import kernels_run
-from adapthub.recipes.captured_layers import Cuda, captured
+from adapthub.recipes.captured_layers import captured
 from adapthub.recipes.fused_layers import fused, kernels_for
+from adapthub.recipes.layer_graphs import Cuda
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.recipe import PreferringRecipe, lengths_of
 from adapthub.recipes.rounded import lengths_to, mask_for, rounded

@@ -130,13 +130,12 @@ def _forward_of(module: Any, kernels: Kernels) -> Callable[..., Tensor] | None:
 
 def _agree(module: nn.Module, forward: Callable[..., Tensor], x: Tensor) -> bool:
     with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        try:
-            torch.manual_seed(0)  # units that a LoRA drops are the same
-            own = module(x)
-            torch.manual_seed(0)
-            other = forward(module, x)
-        except Exception:  # whatever a compiler or a library raises
-            return False
+        torch.manual_seed(0)  # units that a LoRA drops are the same
+        own = _tried(module, x)
+        torch.manual_seed(0)
+        other = _tried(forward, module, x)
+    if own is None or other is None:
+        return False
     return bool(own.dtype == other.dtype and own.shape == other.shape and _near(other, own))
 
 
@@ -170,18 +169,23 @@ def _rotates_alike(own: Callable[..., Any], kernels: Kernels, model: nn.Module) 
     for rotated in (_HEAD, _HEAD // 2):  # some families turn a part of each head
         angles = torch.randn(1, _TOKENS, rotated // 2, **options)
         cos, sin = (torch.cat([of, of], dim=-1).to(dtype) for of in (angles.cos(), angles.sin()))
-        try:
-            wanted = own(q, k, cos, sin)
-        except Exception:  # not this family, then
-            continue
-        try:
-            made = kernels.rotate(q.clone(), k.clone(), cos, sin)
-        except Exception:
-            return False
-        if len(made) != len(wanted) or not all(map(_near, made, wanted)):
+        if (wanted := _tried(own, q, k, cos, sin)) is None:
+            continue  # this family does not
+        made = _tried(kernels.rotate, q.clone(), k.clone(), cos, sin)
+        if made is None or len(made) != len(wanted) or not all(map(_near, made, wanted)):
             return False
         whole = True
     return whole
+
+
+def _tried(function: Callable[..., Any], *given: Any) -> Any:
+    """What it returns; None where it raises, be it a compiler's, a driver's or a library's own error: what cannot do its
+    part of a comparison is not compared, and nothing is changed."""
+    try:
+        return function(*given)
+    except Exception:
+        _LOG.debug("%s is left as it is", function, exc_info=True)
+        return None
 
 
 def _own_numbers(device: torch.device) -> torch.Generator:

@@ -7,17 +7,14 @@ padding, in the attention that is fastest; others keep theirs. Does not order ro
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from adapthub.recipes.unpadded import same_logits
+from adapthub.recipes.unpadded import padded_passes, same_logits
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,23 +45,11 @@ def mask_for(model: PeftModel, batch: Mapping[str, Tensor]) -> bool | None:
 @contextmanager
 def rounded(model: PeftModel, lengths: tuple[int, ...], *, masked: bool) -> Iterator[None]:
     """Within: the backbone of a task model computes batches of `lengths`, which ascend. `masked`: as of `mask_for`."""
-    task_model = cast(PreTrainedModel, model.get_base_model())
-    backbone = cast(nn.Module, getattr(task_model, task_model.base_model_prefix))
-    plain = backbone.forward
-    names = list(inspect.signature(plain).parameters)
 
-    @functools.wraps(plain)
-    def forward(*given: Any, **inputs: Any) -> Any:
-        inputs |= dict(zip(names, given, strict=False))
-        mask = inputs.get("attention_mask")
-        others = [inputs.get(name) for name in ("past_key_values", "position_ids", "inputs_embeds")]
-        if (
-            inputs.get("input_ids") is None
-            or mask is None
-            or mask.ndim != 2
-            or any(x is not None for x in others)
-        ):
+    def run(backbone: nn.Module, plain: Any, inputs: dict[str, Any]) -> Any:
+        if any(inputs.get(name) is not None for name in ("past_key_values", "position_ids")):
             return plain(**inputs)
+        mask = inputs["attention_mask"]
         width = mask.shape[1]
         more = next((length - width for length in lengths if length >= width), 0)
         for name in _BY_TOKEN:
@@ -74,8 +59,5 @@ def rounded(model: PeftModel, lengths: tuple[int, ...], *, masked: bool) -> Iter
         output.last_hidden_state = output.last_hidden_state[:, :width]
         return output
 
-    backbone.forward = forward
-    try:
+    with padded_passes(model, run):
         yield
-    finally:
-        del backbone.forward

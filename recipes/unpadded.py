@@ -78,6 +78,20 @@ def same_logits(
 @contextmanager
 def unpadded(model: PeftModel, offset: int) -> Iterator[None]:
     """Within: the backbone of a task model computes no padding. `offset`: as of `flat_offset`."""
+
+    def run(backbone: nn.Module, plain: Any, inputs: dict[str, Any]) -> Any:
+        return _flat_pass(backbone, plain, inputs, offset)
+
+    with padded_passes(model, run):
+        yield
+
+
+@contextmanager
+def padded_passes(
+    model: PeftModel, run: Callable[[nn.Module, Callable[..., Any], dict[str, Any]], Any]
+) -> Iterator[None]:
+    """Within: `run` computes what the backbone of a task model is given as padded rows of ids: called with the backbone, its
+    own forward, and the inputs by name."""
     task_model = cast(PreTrainedModel, model.get_base_model())
     backbone = cast(nn.Module, getattr(task_model, task_model.base_model_prefix))
     plain = backbone.forward
@@ -90,7 +104,7 @@ def unpadded(model: PeftModel, offset: int) -> Iterator[None]:
         mask = inputs.get("attention_mask")
         if inputs.get("input_ids") is None or mask is None or mask.ndim != 2:
             return plain(**inputs)
-        return _flat_pass(backbone, plain, inputs, offset)
+        return run(backbone, plain, inputs)
 
     backbone.forward = forward
     try:

@@ -16,7 +16,7 @@ from adapthub.recipes.rounded import lengths_to, mask_for, rounded
 from tests.recipes.test_captured_layers import LAYERS as CAPTURED
 from tests.recipes.test_captured_layers import Counted
 from tests.recipes.test_captured_layers import adapted as captured_model
-from tests.recipes.test_unpadded import BATCH, KINDS, adapted, gradients
+from tests.recipes.test_unpadded import BATCH, KINDS, adapted, gradients, shapes_of
 
 MASKED = {"llama": False, "bert": True, "bert-pooled": True, "roberta": True}
 
@@ -37,10 +37,7 @@ def test_loss_and_gradients_are_those_of_batches_as_they_come(kind: str) -> None
     model, _ = adapted(kind)
     batch = {**BATCH, "labels": KINDS[kind][2]}
     loss, expected = gradients(model, batch)
-    seen: list[tuple[int, ...]] = []
-    backbone = model.get_base_model().base_model
-    part = next(module for name, module in backbone.named_modules() if name.endswith(("q_proj", "query")))
-    hook = part.register_forward_hook(lambda module, given, output: seen.append(tuple(output.shape[:2])))
+    seen, hook = shapes_of(model)
     masked = mask_for(model, BATCH)
     assert masked is MASKED[kind]
     seen.clear()

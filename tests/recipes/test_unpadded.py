@@ -52,6 +52,16 @@ def adapted(kind: str) -> tuple[Any, int]:
     return get_peft_model(base, config).eval(), offset
 
 
+def shapes_of(model: Any) -> tuple[list[tuple[int, ...]], Any]:
+    """Rows and tokens that the first layer computes, a pass each, and the hook that notes them."""
+    seen: list[tuple[int, ...]] = []
+    backbone = model.get_base_model().base_model
+    part = next(module for name, module in backbone.named_modules() if name.endswith(("q_proj", "query")))
+    return seen, part.register_forward_hook(
+        lambda module, given, output: seen.append(tuple(output.shape[:2]))
+    )
+
+
 def gradients(model: Any, batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss = model(**batch).loss
@@ -68,10 +78,7 @@ def test_loss_and_gradients_are_those_of_padded_rows(kind: str, again: bool) -> 
     model, offset = adapted(kind)
     batch = {**BATCH, "labels": KINDS[kind][2]}
     loss, expected = gradients(model, batch)
-    seen: list[tuple[int, ...]] = []
-    backbone = model.get_base_model().base_model
-    part = next(module for name, module in backbone.named_modules() if name.endswith(("q_proj", "query")))
-    hook = part.register_forward_hook(lambda module, given, output: seen.append(tuple(output.shape[:2])))
+    seen, hook = shapes_of(model)
     model.train()
     with unpadded(model, offset):
         if again:
