@@ -184,11 +184,13 @@ class MedicalImageRecipe(_Pictures):
         return {**super().resolve(tokenizer, train, max_length=max_length), "class_weights": weights}
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Tensor:
-        """Cross-entropy in which an example counts by its class."""
+        """Cross-entropy in which an example counts by its class: its weight over the number of rows, not over the batch's
+        weights, by which a batch without findings would count as much as one with some, and classes not alike."""
         from torch.nn import functional as F
 
         logits = outputs.float()
-        return F.cross_entropy(logits, batch["labels"], weight=logits.new_tensor(settings["class_weights"]))
+        weights = logits.new_tensor(settings["class_weights"])
+        return F.cross_entropy(logits, batch["labels"], weights, reduction="sum") / len(logits)
 
     def measure(
         self,

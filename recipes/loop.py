@@ -34,6 +34,7 @@ from adapthub.adapters.errors import AdaptHubError, StorageError, TrainingError
 from adapthub.adapters.memory import memory_errors
 from adapthub.adapters.tasks import TEXT_GENERATION
 from adapthub.recipes.adaptation import Adaptation, GradientCheck
+from adapthub.recipes.best_step import breaks_tie, last_loss
 from adapthub.recipes.economy import economies
 from adapthub.recipes.interrupt import StopAtStep
 from adapthub.recipes.job import Job, Split
@@ -80,8 +81,8 @@ def fit(
     """Train to the end, from the run's last checkpoint if it has one, and leave the best weights in the
     model.
 
-    The best are those of the evaluation with the highest first metric, or with the lowest loss where the recipe generates;
-    without validation data, the last. Of several `processes` the first alone writes and shows.
+    The best are those of the evaluation with the highest first metric (best_step), or with the lowest loss where the recipe
+    generates; without validation data, the last. Of several `processes` the first alone writes and shows.
     Raises StoppedAtStep (a signal; the checkpoint is written), OutOfMemory, TrainingError, StorageError.
     """
     if job.settings.optimizer == LORA_FA:
@@ -174,12 +175,15 @@ class _History(TrainerCallback):
 
 
 class _Patience(EarlyStoppingCallback):
-    """Early stopping that waits until the metric has left zero: entity F1 stays there while every label is O."""
+    """Early stopping that waits until the metric has left zero: entity F1 stays there while every label is O. Where the
+    metric stands still, a lower loss is progress (best_step)."""
 
     def check_metric_value(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
     ) -> None:
-        if metric_value > 0 or state.best_metric:
+        if breaks_tie(state, metric_value, last_loss(state)):
+            self.early_stopping_patience_counter = 0
+        elif metric_value > 0 or state.best_metric:
             super().check_metric_value(args, state, control, metric_value)  # type: ignore[no-untyped-call]
 
 

@@ -20,6 +20,7 @@ from transformers import Trainer
 from adapthub.adapters.errors import TrainingError
 from adapthub.adapters.heads import outputs_of
 from adapthub.recipes.batches import IGNORED
+from adapthub.recipes.best_step import breaks_tie
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.parts import parts_of
@@ -197,6 +198,16 @@ class AdapterTrainer(Trainer):
         if targets and found.metrics is not None:
             found.metrics["eval_loss"] = loss / targets
         return found
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """See Trainer, and best_step."""
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        name = self.args.metric_for_best_model
+        if name is None or not breaks_tie(self.state, metrics[f"eval_{name}"], metrics["eval_loss"]):
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         """See Trainer; counts the loss for `evaluation_loop`. Of several processes, what all of them make of a batch, in the

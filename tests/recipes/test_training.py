@@ -192,6 +192,21 @@ def test_no_progress_stops_early_and_keeps_the_best(tiny_base: Path, ner_data: P
     assert any(not torch.equal(kept[name], last[name]) for name in last)
 
 
+def test_a_lower_loss_is_progress_where_the_metric_stands_still(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    """Steps differ by their loss alone, and the last is kept, not the first."""
+    settings = {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "eval_steps": 2, "patience": 1}
+    result = train_ner(tiny_base, ner_data, tmp_path / "run", max_steps=6, **settings)
+    seen = [entry for entry in result.run.history if "eval_loss" in entry]
+    assert [entry["step"] for entry in seen] == [2, 4, 6]
+    assert len({entry["eval_f1"] for entry in seen}) == 1
+    assert seen[0]["eval_loss"] > seen[1]["eval_loss"] > seen[2]["eval_loss"]
+    last = load_file(result.run.checkpoints / "checkpoint-6" / "adapter_model.safetensors")
+    kept = result.artifact.tensors()
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+
+
 def test_a_folder_is_data_and_a_missing_validation_split_is_set_aside(
     tiny_base: Path, ner_data: Path, tmp_path: Path
 ) -> None:
