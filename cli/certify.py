@@ -10,7 +10,7 @@ import click
 
 from adapthub.cli.certificates import show_certificates
 from adapthub.cli.data import data_option, find_split
-from adapthub.cli.options import base_option, complete_names, hub_option
+from adapthub.cli.options import base_option, complete_names, device_option, hub_option
 from adapthub.cli.output import announce, json_option, show_json
 from adapthub.cli.set_option import set_option, settings
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="Only this form of the base; may be given several times. Default: all but the one it was trained on.",
 )
 @base_option("the one the adapter was trained on")
+@device_option
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Write the certified adapter to this new folder."
 )

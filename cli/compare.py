@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapthub.cli.data import data_option, find_split
-from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
+from adapthub.cli.options import base_option, complete_names, device_option, hub_option, quantize_option
 from adapthub.cli.output import json_option, show_json, show_table
 from adapthub.cli.set_option import set_option, settings
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--split", default="test", show_default=True, help="Which split of a folder or sample.")
 @base_option("of each, the one it was trained on")
 @quantize_option("as each was trained")
+@device_option
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--text-column", help="Where the text is.")
 @click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last.")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from adapthub.cli.data import data_option, find_split
-from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
+from adapthub.cli.options import base_option, complete_names, device_option, hub_option, quantize_option
 from adapthub.cli.output import announce, json_option, show_json
 from adapthub.cli.set_option import set_option, settings
 
@@ -19,6 +19,7 @@ from adapthub.cli.set_option import set_option, settings
 @click.option("--split", default="test", show_default=True, help="Which split of a folder or sample.")
 @base_option("the one the adapter was trained on")
 @quantize_option("as the adapter was trained")
+@device_option
 @click.option("--batch-size", type=int, default=64, show_default=True)
 @click.option("--text-column", help="Where the text is.")
 @click.option("--label-column", help="Where the label is; in CoNLL files a number, -1 is the last.")

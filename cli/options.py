@@ -99,6 +99,9 @@ def complete_aliases(context: click.Context, parameter: click.Parameter, incompl
     return [alias for alias in aliases if alias.startswith(incomplete)]
 
 
+device_option = click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:1.")
+
+
 def quantize_option(default: str) -> Callable[[Command], Command]:
     """`--quantize`; `default` says in words what holds without it."""
     return click.option(

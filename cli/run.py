@@ -14,7 +14,7 @@ import click
 
 from adapthub.adapters.errors import InvalidInput
 from adapthub.adapters.tasks import SPEECH
-from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option
+from adapthub.cli.options import base_option, complete_names, device_option, hub_option, quantize_option
 from adapthub.cli.output import json_option
 from adapthub.cli.set_option import set_option, setting
 
@@ -24,6 +24,7 @@ from adapthub.cli.set_option import set_option, setting
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
 @base_option("the one the adapter was trained on")
 @quantize_option("as the adapter was trained")
+@device_option
 @click.option("--max-new-tokens", type=int, help="Generation: at most so many tokens. Default: 128.")
 @click.option("--temperature", type=float, help="Generation: 0 takes the likeliest token. Default: 0.")
 @click.option("--context", help="Question answering: the text that each TEXT is a question about.")
@@ -36,6 +37,7 @@ def run(
     texts: tuple[str, ...],
     base: str | None,
     quantize: str | None,
+    device: str,
     max_new_tokens: int | None,
     temperature: float | None,
     context: str | None,
@@ -91,7 +93,10 @@ def run(
             hint="Give --context with adapters for question answering, and only with them.",
         )
     with Runtime(
-        chosen_base(base, first), quantize=chosen_quantization(quantize, first), hub=registry
+        chosen_base(base, first),
+        quantize=chosen_quantization(quantize, first),
+        device=device,
+        hub=registry,
     ) as runtime:
         if first.task == "text-generation":
             show_generations(runtime, rows, expression, given, chat=chat, as_json=as_json)

@@ -14,7 +14,14 @@ import click
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.data import find_base
-from adapthub.cli.options import base_option, complete_names, hub_option, quantize_option, room_options
+from adapthub.cli.options import (
+    base_option,
+    complete_names,
+    device_option,
+    hub_option,
+    quantize_option,
+    room_options,
+)
 from adapthub.cli.output import json_option, show_json, show_record, show_table
 from adapthub.cli.quiet import quiet_libraries
 from adapthub.cli.server_client import Server, asking
@@ -29,7 +36,7 @@ _RANK = 16  # of the adapters that the ready message counts in
 @click.group(invoke_without_command=True)
 @base_option("none; it must be named")
 @quantize_option("none")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda or cuda:1.")
+@device_option
 @click.option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16.")
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Another than this machine needs tenants."

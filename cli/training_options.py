@@ -21,6 +21,7 @@ from adapthub.cli.options import (
     complete_files,
     complete_models,
     complete_names,
+    device_option,
     hub_option,
     quantize_option,
 )
@@ -34,7 +35,6 @@ OF_THE_RUN = (
     "hub",
     "output",
     "resume",
-    "device",
     "dtype",
     "repeats",
     "track",
@@ -97,6 +97,7 @@ _ANEW = (
         help="A Hub id, a folder, or package:NAME. Default: that of --from, or a small one for task and data.",
     ),
     quantize_option("none, or as --from was trained"),
+    device_option,
     click.option(
         "--method",
         shell_complete=_complete_methods,

@@ -130,12 +130,14 @@ def plan(
     validation: str | Path | Any | Literal[False] | None = None,
     test: str | Path | Any | None = None,
     seed: int = 0,
+    device: str = "auto",
     try_steps: bool = False,
     report: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Plan:
-    """Resolve a run as `train` would. With `try_steps` its first steps are tried in another process; why that cannot be is
-    a note. `report` is told of a base that is fetched. Raises what `train` raises before it loads one."""
+    """Resolve a run as `train` would, on `device` as `load_base` chooses it. With `try_steps` its first steps are tried in
+    another process; why that cannot be is a note. `report` is told of a base that is fetched. Raises what `train` raises
+    before it loads one."""
     parent = find_parent(start)
     if base is None:
         base, quantize = base_of(parent, quantize)
@@ -152,18 +154,19 @@ def plan(
         "parent": parent,
     }
     job = prepare(**arguments, report=report)
-    device = choose_device("auto")
-    check_optimizer(job.settings.optimizer, device)
-    job = job.computing_in(precision(job.settings.precision, device, choose_dtype("auto", device)))
+    where = choose_device(device)
+    check_optimizer(job.settings.optimizer, where)
+    dtype = choose_dtype("auto", where)
+    job = job.computing_in(precision(job.settings.precision, where, dtype))
     adaptation, parameters = _skeleton(job)
-    number = choose_dtype("auto", device).itemsize
+    number = dtype.itemsize
     weights = loaded_bytes(read_headers(job.base.path), number, quantize)
     evaluates = "validation" in job.splits
-    trial, why_not = _trial({**arguments, "base": job.base.ref}) if try_steps else (None, ())
+    trial, why_not = _trial({**arguments, "base": job.base.ref}, device) if try_steps else (None, ())
     learned = _TRAINING_COPIES * _FLOAT * adaptation.trainable
-    activations = _activations(job, adaptation, device, number)
+    activations = _activations(job, adaptation, where, number)
     # What was tried and did not run out of memory fits.
-    beyond = () if trial else tuple(_beyond(job, number, weights, learned, activations, free_memory(device)))
+    beyond = () if trial else tuple(_beyond(job, number, weights, learned, activations, free_memory(where)))
     return Plan(
         task=job.recipe.name,
         method=job.method,
@@ -190,11 +193,11 @@ def plan(
     )
 
 
-def _trial(arguments: Mapping[str, Any]) -> tuple[Trial | None, tuple[str, ...]]:
+def _trial(arguments: Mapping[str, Any], device: str) -> tuple[Trial | None, tuple[str, ...]]:
     from adapthub.recipes.trial import try_out
 
     try:
-        return try_out(**arguments), ()
+        return try_out(device, **arguments), ()
     except AdaptHubError as error:
         return None, (f"memory and time are not known: {error}",)
 

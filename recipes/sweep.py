@@ -113,6 +113,7 @@ def sweep(
     trials: int,
     output: str | Path,
     quantize: str | None = None,
+    device: str = "auto",
     seed: int = 0,
     tell: Callable[[Trial], None] = lambda trial: None,
     report: Callable[[str], None] = lambda note: None,
@@ -154,7 +155,7 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(folder, task, higher=isinstance(recipe, LabellingRecipe), seed=seed)
     _check_same(study, folder, _configuration(job, space))
-    loaded = base if isinstance(base, Base) else load_base(job.base.ref, quantize=quantize)
+    loaded = base if isinstance(base, Base) else load_base(job.base.ref, quantize=quantize, device=device)
     metric = selects(recipe)
     # What is cheap to look at depends on what is tried; trials are compared on the same rows.
     if "eval_rows" not in space:

@@ -72,10 +72,11 @@ class Trial:
     largest_batch: int | None
 
 
-def try_out(**arguments: Any) -> Trial:
-    """`arguments` as for `job.prepare`, in a new process. Raises what `train` would raise by then."""
+def try_out(device: str, **arguments: Any) -> Trial:
+    """`arguments` as for `job.prepare`, `device` as for `load_base`, in a new process. Raises what `train` would raise by
+    then."""
     try:
-        given = pickle.dumps(arguments)
+        given = pickle.dumps((device, arguments))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise TrainingError(
             f"the first steps cannot be tried, as their process cannot be given the data: {error}",
@@ -97,10 +98,10 @@ def try_out(**arguments: Any) -> Trial:
 
 def main() -> None:
     """In the new process: arguments on stdin; the trial, or the error, as the last line on stdout."""
-    arguments = pickle.loads(sys.stdin.buffer.read())
+    device, arguments = pickle.loads(sys.stdin.buffer.read())
     try:
         with redirect_stdout(sys.stderr):
-            document = asdict(_Trying(arguments).trial())
+            document = asdict(_Trying(device, arguments).trial())
     except AdaptHubError as error:
         document = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     print(json.dumps(document), flush=True)
@@ -109,18 +110,18 @@ def main() -> None:
 class _Trying:
     """A job, loaded, and the clock and memory of this process."""
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, device: str, arguments: Mapping[str, Any]) -> None:
         free = free_memory(torch.device("cpu"))
         job = prepare(**arguments)
-        self._base = load_base(job.base.ref, quantize=job.quantize)
-        device = self._base.device
-        self._free = free_memory(device) if device.type == "cuda" else free
-        job = job.computing_in(precision(job.settings.precision, device, self._base.dtype))
+        self._base = load_base(job.base.ref, quantize=job.quantize, device=device)
+        where = self._base.device
+        self._free = free_memory(where) if where.type == "cuda" else free
+        job = job.computing_in(precision(job.settings.precision, where, self._base.dtype))
         # Decided by all rows, not by those that are tried.
         self._job = replace(job, settings=replace(job.settings, packing=packs(job), patience=0))
-        alone = device.type == "cpu" and torch.get_num_threads() == 1
-        self._now = time.process_time if alone else _wall_clock(device)
-        self._peak = _Peak(device)
+        alone = where.type == "cpu" and torch.get_num_threads() == 1
+        self._now = time.process_time if alone else _wall_clock(where)
+        self._peak = _Peak(where)
 
     def trial(self) -> Trial:
         job = self._job
