@@ -45,4 +45,6 @@ def test_a_run_is_planned_and_trained_where_it_is_said(
     planned = json.loads(cli("plan", *anew, "--json").fine())
     assert planned["trial"]["device_memory"] is None
     cli("train", *anew, "--output", tmp_path / "run").fine()
-    assert load(tmp_path / "run").sources["device"] == "cpu"
+    sources = load(tmp_path / "run").sources
+    assert sources is not None
+    assert sources["device"] == "cpu"
