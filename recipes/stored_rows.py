@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -166,8 +167,8 @@ def _array(values: list[Any]) -> Any:
     """Lists of whole numbers, which are most, by way of numpy; all else as Arrow sees it."""
     if not values or not isinstance(values[0], list):
         return pa.array(values)
-    flat = [item for value in values for item in value]
-    if not flat or not all(type(item) is int for item in flat):
+    flat = [*chain.from_iterable(values)]
+    if {*map(type, flat)} != {int}:
         return pa.array(values, pa.list_(pa.int32())) if not flat else pa.array(values)
     offsets = np.concatenate(([0], np.cumsum([len(value) for value in values])))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.asarray(flat, np.int32)))
