@@ -6,9 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from adapthub.cli.main import adapt
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +50,34 @@ def test_examples_run(document: Path, samples: Path, tmp_path: Path, monkeypatch
                 )
     if code:
         subprocess.run([sys.executable, "-c", "\n".join(code)], check=True, timeout=600)
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The arguments of every `adapt` of a console block, by itself or started by a launcher."""
+    for line in text.replace("\\\n", " ").splitlines():
+        if not line.startswith("$ "):
+            continue
+        for part in re.split(r" (?:\|\|?|&&|;) ", line.removeprefix("$ ")):
+            words = shlex.split(part, comments=True)
+            start = next((at for at, word in enumerate(words) if word in ("adapt", "adapthub.cli")), None)
+            if start is not None and not any(word in ("pip", "cd") for word in words[:start]):
+                yield words[start + 1 :]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_have_their_options(document: Path) -> None:
+    """Those too that no test runs, since they serve or need several processes."""
+    for language, text in blocks(document):
+        for words in commands(text) if language == "console" else ():
+            command: click.Command = adapt
+            context = click.Context(command)
+            while (
+                words and isinstance(command, click.Group) and (one := command.get_command(context, words[0]))
+            ):
+                command, words = one, words[1:]
+            known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+            given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert given <= known | {"--help", "--version"}, words
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
