@@ -68,16 +68,17 @@ def commands(text: str) -> Iterator[list[str]]:
 def test_commands_have_their_options(document: Path) -> None:
     """Those too that no test runs, since they serve or need several processes."""
     for language, text in blocks(document):
-        for words in commands(text) if language == "console" else ():
+        for given in commands(text) if language == "console" else ():
             command: click.Command = adapt
-            context = click.Context(command)
-            while (
-                words and isinstance(command, click.Group) and (one := command.get_command(context, words[0]))
-            ):
-                command, words = one, words[1:]
+            words = given
+            while words and isinstance(command, click.Group):
+                inner = command.get_command(click.Context(command), words[0])
+                if inner is None:
+                    break
+                command, words = inner, words[1:]
             known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
-            given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-            assert given <= known | {"--help", "--version"}, words
+            options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+            assert options <= known | {"--help", "--version"}, given
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
