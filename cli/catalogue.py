@@ -49,8 +49,12 @@ def recipes(context: click.Context, as_json: bool) -> None:
     for record in records:
         click.echo(f"\n{record['name']} starts from (change with --set NAME=VALUE)")
         show_table(
-            [{"setting": name, "value": value} for name, value in record["defaults"].items()],
-            ("setting", "value"),
+            [
+                {"setting": name, "value": value, "why": record["defaults"]["reasons"].get(name, "")}
+                for name, value in record["defaults"].items()
+                if name != "reasons"
+            ],
+            ("setting", "value", "why"),
         )
         click.echo(f"\n{record['name']} reads data with")
         show_table(
