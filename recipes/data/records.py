@@ -14,6 +14,9 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 
 _AT_ONCE = 8192  # rows
+_ROWS = (
+    "Give a file, a datasets.Dataset, or a list of mappings; of a DataFrame it is frame.to_dict('records')."
+)
 _ID_COLUMNS = ("id", "uid", "guid", "idx")
 
 
@@ -65,11 +68,26 @@ class Records:
 
 
 def of_mappings(rows: Iterable[Mapping[str, Any]], name: str = "data") -> Records:
-    """Rows that are in memory already. Raises InvalidData where there are none."""
-    records = [Record(dict(row), number) for number, row in enumerate(rows, start=1)]
+    """Rows that are in memory already. Raises InvalidData where there are none, and for what is no row."""
+    records = [Record(_row(row, number, name), number) for number, row in enumerate(_iterated(rows, name), 1)]
     if not records:
         raise InvalidData(f"{name}: there are no rows", hint="Give at least one labelled example.")
     return Records(columns_of(record.values for record in records), records, name, "row")
+
+
+def _iterated(rows: Any, name: str) -> Iterable[Any]:
+    if isinstance(rows, Iterable):
+        return rows
+    raise InvalidData(f"{name}: {type(rows).__name__} holds no rows", hint=_ROWS)
+
+
+def _row(row: Any, number: int, name: str) -> dict[str, Any]:
+    if isinstance(row, Mapping):
+        return dict(row)
+    raise InvalidData(
+        f"{name}: row {number} is {row!r:.60}, no mapping of columns to values",
+        hint=_ROWS,  # a DataFrame gives its columns' names here
+    )
 
 
 def of_datasets(dataset: Any) -> Records:
