@@ -141,7 +141,8 @@ def _derived(
     own: Mapping[str, Any],
     reasons: Mapping[str, str],
 ) -> Recipe:
-    """`parent` with other words, options, defaults and reasons for these. It keeps its name: what it trains is read as its adapters are."""
+    """`parent` with other words, options and defaults, and the reasons of these. It keeps its name: what it trains is read
+    as its adapters are."""
     kind: Any = type(parent)
 
     class Derived(kind):  # type: ignore[misc]
