@@ -29,6 +29,11 @@ def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
     assert (settings["batch_size"], settings["max_length"], settings["warmup"]) == (3, 24, 0.5)
     assert settings["target_modules"] == ["query", "value"]
     assert [split["split"] for split in planned["splits"]] == ["train"]
+    more = ("--set", "warmup=0.25", "--set", "patience=7", "--json")
+    settings = json.loads(cli("plan", "--no-try", "--config", "run.yaml", *more).fine())["settings"]
+    assert (settings["max_length"], settings["warmup"], settings["patience"]) == (24, 0.25, 7)
+    refused = cli("plan", "--no-try", "--config", "run.yaml", "--max-length", 32).refused()
+    assert "max_length is given twice: by --max-length and by --set" in refused
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,9 @@ def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
         ("a: [", "cannot be read"),
         ("set: 3", "set is a mapping of names to values"),
         ("task: [ner]", "task is one value"),
+        ("max_steps: 3.7", "--max-steps is a whole number; 3.7 is not"),
+        ("rank: true", "rank is no switch, and takes a value; True is none"),
+        ("validation: false", "validation is no switch"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(cli: Command, text: str, message: str, tmp_path: Path) -> None:
