@@ -84,3 +84,9 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
     assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
     assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()
     assert "Did you mean 'ner'" in cli("recipes", "new", "b.py", "--like", "nerr").refused()
+
+
+def test_what_is_the_same_in_all_trials_cannot_be_tried(cli: Command, reviews: Path, tiny_base: Path) -> None:
+    given = ("sweep", "--task", "sentiment", "--data", reviews, "--base", tiny_base, "--try")
+    assert "'seed' is the same in all trials" in cli(*given, "seed=1|2").refused()
+    assert "rank is both set and tried" in cli(*given, "rank=2|4", "--rank", 8).refused()
