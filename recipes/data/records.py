@@ -230,6 +230,17 @@ def settled(dataset: Any) -> Any:
     return datasets.Dataset.from_list(rows, features=dataset.features)
 
 
+def mapped_parquet(path: Path) -> Any:
+    """A Parquet file as a `datasets.Dataset`, by memory map: with pictures or sound it may hold more than memory does.
+    Raises InvalidData for what cannot be read."""
+    import datasets
+
+    try:
+        return datasets.Dataset.from_parquet(str(path))
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+
+
 def encoded_media(dataset: Any) -> Any:
     """A `datasets` table or stream whose pictures and sound stay bytes."""
     import datasets
