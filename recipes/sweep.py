@@ -230,7 +230,7 @@ def check_space(space: Mapping[str, Range | Choice]) -> None:
 def _check_ends(job: Job, space: Mapping[str, Range | Choice], given: Mapping[str, Any]) -> None:
     """Refuse what no trial could use, before the first one; `given`: settings that all share. Raises InvalidSettings."""
     methods = space[_METHOD].ends if _METHOD in space else (job.method,)
-    for method in methods:
+    for method in map(str, methods):
         check_given(job, method, given)
         for name, one in space.items():
             for value in one.ends if name != _METHOD else ():

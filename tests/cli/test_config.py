@@ -84,6 +84,11 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
     assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
     assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()
     assert "Did you mean 'ner'" in cli("recipes", "new", "b.py", "--like", "nerr").refused()
+    assert "mine.yaml is a file" in cli("recipes", "new", "b.py", "--like", "mine.yaml").refused()
+    assert not (tmp_path / "b.py").exists()
+    listed = cli("recipes").fine()
+    assert "reasons" not in listed
+    assert "a head starts from nothing" in listed
 
 
 def test_what_is_the_same_in_all_trials_cannot_be_tried(cli: Command, reviews: Path, tiny_base: Path) -> None:

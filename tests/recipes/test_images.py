@@ -480,13 +480,13 @@ def test_findings_are_compared_by_what_the_first_adapter_calls_one(
         made.append(
             train("medical-image", rows, base=str(bases["vit"]), output=tmp_path / f"{at}", **given).artifact
         )
-    assert [one.labels[-1] for one in made] == ["green", "red"]
+    assert [one.labels for one in made] == [("red", "green"), ("green", "red")]
     data = [
         {"image": str(path), "label": colour}
         for colour in counts
         for path in sorted((colours / "validation" / colour).iterdir())
     ]
-    found = compare(*made, data)
+    found = compare(made[0], made[1], data)
     alone = [evaluate(one, data).metrics for one in made]
     for name in ("sensitivity/green", "sensitivity/red", "auroc", "balanced_accuracy"):
         one = found.metrics[name]

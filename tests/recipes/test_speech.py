@@ -85,10 +85,10 @@ def test_one_set_from_everywhere(spoken: Path, tmp_path: Path) -> None:
 
 
 def test_a_table_of_recordings_stays_on_the_disk(tmp_path: Path) -> None:
-    cells = [{"bytes": wav(tone(40, seed=at, rate=8_000), 8_000), "path": None} for at in range(4)]
-    size = sum(len(cell["bytes"]) for cell in cells)
+    sounds = [wav(tone(40, seed=at, rate=8_000), 8_000) for at in range(4)]
+    size, cells = sum(map(len, sounds)), [{"bytes": sound, "path": None} for sound in sounds]
     pyarrow.parquet.write_table(pyarrow.table({"audio": cells, "text": SAID[:4]}), tmp_path / "a.parquet")
-    del cells
+    del sounds, cells
     read(tmp_path / "a.parquet")  # what is imported stays
     tracemalloc.start()
     try:
