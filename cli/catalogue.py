@@ -49,8 +49,12 @@ def recipes(context: click.Context, as_json: bool) -> None:
     for record in records:
         click.echo(f"\n{record['name']} starts from (change with --set NAME=VALUE)")
         show_table(
-            [{"setting": name, "value": value} for name, value in record["defaults"].items()],
-            ("setting", "value"),
+            [
+                {"setting": name, "value": value, "why": record["defaults"]["reasons"].get(name, "")}
+                for name, value in record["defaults"].items()
+                if name != "reasons"
+            ],
+            ("setting", "value", "why"),
         )
         click.echo(f"\n{record['name']} reads data with")
         show_table(
@@ -72,11 +76,15 @@ def new_recipe(path: Path, like: str) -> None:
       $ adapt recipes new tickets.yaml
       $ adapt recipes new entities.py --like ner
     """
-    from adapthub.recipes.catalog import find_recipe
+    from adapthub.recipes.catalog import RECIPES, find_recipe
     from adapthub.recipes.own import SUFFIXES, skeleton
 
     if path.suffix not in SUFFIXES:
         raise InvalidSettings(f"{path} is no recipe file", hint=f"End its name in {' or '.join(SUFFIXES)}.")
+    if like.endswith(SUFFIXES):  # what is in it would be lost
+        raise InvalidSettings(
+            f"--like names one of ours, and {like} is a file", hint=f"There is: {', '.join(RECIPES)}."
+        )
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(skeleton(path, find_recipe(like)))

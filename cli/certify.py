@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapthub.adapters.errors import AdaptHubError, Conflict
 from adapthub.cli.certificates import show_certificates
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, device_option, hub_option
@@ -87,6 +89,10 @@ def certify(
     registry = open_chosen(hub)
     artifact = find_adapter(ref, registry)
     name = _name(ref) if push else None
+    if name is not None:  # measuring may take long
+        registry.check_may_push(name)
+    if output is not None and output.exists():
+        raise Conflict(f"{output} is there already", hint="Give --output a new folder.")
 
     from adapthub.recipes import certify as certify_adapter
 
@@ -101,7 +107,7 @@ def certify(
         **options,
     )
     written = _written(found, output) if output is not None else None
-    version = _published(found, name, registry, message) if name is not None else None
+    version = _published(found, written, name, registry, message) if name is not None else None
     if as_json:
         show_json(_record(found, written, version))
         return
@@ -129,9 +135,24 @@ def _written(found: Certification, target: Path) -> Artifact:
     return write_certified(found, target)
 
 
-def _published(found: Certification, name: str, registry: Registry, message: str) -> Version:
-    with tempfile.TemporaryDirectory(prefix="adapthub-certified-") as folder:
-        return registry.push(_written(found, Path(folder) / "adapter"), name, message=message)
+def _published(
+    found: Certification, written: Artifact | None, name: str, registry: Registry, message: str
+) -> Version:
+    """The next version. What a push loses on its way is kept, and said."""
+    kept = None if written is not None else Path(tempfile.mkdtemp(prefix="adapthub-certified-"))
+    artifact = written if kept is None else _written(found, kept / "adapter")
+    assert artifact is not None
+    try:
+        version = registry.push(artifact, name, message=message)
+    except AdaptHubError as error:
+        then = f"Publish it with: adapt push {artifact.path} {name}"
+        raise type(error)(
+            f"{error.message.rstrip('.')}. The certified adapter is kept at {artifact.path}",
+            hint=f"{error.hint or ''} {then}".strip(),
+        ) from error
+    if kept is not None:
+        shutil.rmtree(kept, ignore_errors=True)
+    return version
 
 
 def _record(found: Certification, written: Artifact | None, version: Version | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`--config FILE`: the options of a command from a YAML file, and `--config-schema`, what may stand in one.
 
 Keys are the options' names, with - or _; what `--set` takes stands under `set`. What is said on the command line goes before
-the file. Does not run anything.
+the file, of `--set` name by name. Does not run anything.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.suggest import did_you_mean
 from adapthub.cli.options import Command, complete_files
 from adapthub.cli.output import show_json
+from adapthub.cli.set_option import SET_BY_FILE
 
 _SET = "more"
 _OURS = ("config", "config_schema", "as_json", "help")
@@ -56,6 +57,7 @@ def _read(context: click.Context, parameter: click.Parameter, value: str | None)
             _known(name, options, value).name: _value(_known(name, options, value), written, value)
             for name, written in _mapping(Path(value)).items()
         }
+        context.meta[SET_BY_FILE] = tuple(context.default_map.get(_SET, ()))
 
 
 def _show_schema(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -72,18 +74,20 @@ def schema(context: click.Context) -> dict[str, Any]:
             kind = "object" if option.name == _SET else "array"
             properties[name] = {"type": kind, "description": option.help}
             continue
-        kind = (
-            "boolean"
-            if option.is_flag and option.flag_value is True
-            else _TYPES.get(option.type.name, "string")
-        )
-        properties[name] = {"type": kind, "description": option.help}
+        properties[name] = {"type": _kind(option), "description": option.help}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
     }
+
+
+def _kind(option: click.Option) -> str:
+    """Of JSON, of an option with one value."""
+    if option.is_flag and option.flag_value is True:
+        return "boolean"
+    return _TYPES.get(option.type.name, "string")
 
 
 def _options(context: click.Context) -> dict[str, click.Option]:
@@ -122,6 +126,13 @@ def _value(option: click.Option, written: Any, path: str) -> Any:
     if not option.multiple:
         if isinstance(written, (dict, list)):
             raise InvalidSettings(f"{path}: {option.name} is one value; {written!r} is not")
+        # click would take 3.7 for 3, and true for 1 or a name.
+        if isinstance(written, bool) and not option.is_flag:
+            raise InvalidSettings(
+                f"{path}: {option.name} is no switch, and takes a value; {written!r} is none"
+            )
+        if isinstance(written, float) and _kind(option) == "integer" and not written.is_integer():
+            raise InvalidSettings(f"{path}: {option.name} is a whole number; {written!r} is not")
         return written
     if option.name != _SET:
         return written if isinstance(written, list) else [written]

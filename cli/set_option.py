@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.options import Command
@@ -15,11 +16,24 @@ from adapthub.cli.vocabulary import OPTIONS
 
 LISTS = ("label_columns", "target_modules", "trainable_tokens")
 """What commas part. Everywhere else a comma is one of a text: a prompt, a system message."""
+SET_BY_FILE = f"{__name__}.by_file"
+"""Where a context's `meta` keeps what a file says under `set`."""
 
 
 def set_option(words: str) -> Callable[[Command], Command]:
     """`--set`, any number of times; `words` are its help."""
-    return click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help=words)
+    return click.option(
+        "--set", "more", multiple=True, metavar="NAME=VALUE", callback=_beside_the_file, help=words
+    )
+
+
+def _beside_the_file(
+    context: click.Context, parameter: click.Parameter, more: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What a file sets, then what the command line does: of equal names the last one counts."""
+    if context.get_parameter_source(str(parameter.name)) is ParameterSource.DEFAULT_MAP:
+        return more  # the file's own
+    return (*context.meta.get(SET_BY_FILE, ()), *more)
 
 
 def settings(more: tuple[str, ...], *, of: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
       $ adapt sweep --task ner --data train.conll --base package:minilm --max-steps 20 --trials 2 \\
           --try learning_rate=1e-4..1e-2 --try rank=4..16 --output sweeps/ner
     """
+    from adapthub.recipes.sweep import check_space
     from adapthub.recipes.sweep import sweep as run_sweep
 
     quiet_libraries()
@@ -48,6 +49,7 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
     arguments = anew_arguments(**options)
     arguments.pop("test", None)
     space = dict(map(_space, tries))
+    check_space(space)
     if given := sorted(name for name in space if arguments.get(name) is not None):
         raise click.UsageError(f"{given[0]} is both set and tried.")
     found = run_sweep(

@@ -26,6 +26,7 @@ from adapthub.cli.options import (
     quantize_option,
 )
 from adapthub.cli.set_option import set_option, settings
+from adapthub.cli.vocabulary import OPTIONS
 
 LATEST = "latest"
 OF_THE_RUN = (
@@ -261,9 +262,16 @@ def anew_arguments(
     if no_validation and validation is not None:
         raise click.UsageError("--validation and --no-validation contradict each other.")
     _require(data=data)
+    given, named = (
+        {name: value for name, value in given.items() if value is not None},
+        settings(more, of="train"),
+    )
+    if twice := sorted(given.keys() & named.keys()):
+        option = OPTIONS[twice[0]]
+        raise click.UsageError(f"{twice[0]} is given twice: by {option} and by --set. Leave one out.")
     arguments = {
-        **{name: value for name, value in given.items() if value is not None},
-        **settings(more, of="train"),
+        **given,
+        **named,
         "data": find_data(data or ""),
         "validation": False if no_validation else validation,
         **_method(method, peft_config),

@@ -18,7 +18,7 @@ import numpy as np
 from adapthub.adapters.artifact import Artifact, write_artifact
 from adapthub.adapters.base import load_base
 from adapthub.adapters.card import with_portability
-from adapthub.adapters.errors import InvalidSettings, MissingDependency
+from adapthub.adapters.errors import InvalidSettings, MissingDependency, OutOfMemory
 from adapthub.adapters.manifest import Certificate, DataRecord, Drift, Form, Manifest
 from adapthub.recipes import answered as written
 from adapthub.recipes.batches import IGNORED
@@ -91,7 +91,7 @@ def certify(
         report(f"measuring {'merged into the base' if form == 'merged' else f'over the base in {form}'}")
         try:
             after = bench.over(form)
-        except (MissingDependency, InvalidSettings) as error:
+        except (MissingDependency, InvalidSettings, OutOfMemory) as error:
             left_out[form] = error.message
             continue
         if not all(np.isfinite(row).all() for row in after.outputs):

@@ -6,7 +6,7 @@ Both answer the same rows; a base that both were trained over is loaded once. Do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.adapters.manifest import Manifest
-from adapthub.recipes.evaluation import base_for, encode_for, read_for, recipe_of, statistics_of
+from adapthub.recipes.evaluation import (
+    Answers,
+    answers_of,
+    base_for,
+    encode_for,
+    measured,
+    read_for,
+    recipe_of,
+)
 from adapthub.recipes.metrics import Measured
 from adapthub.recipes.paired import Difference, better, differences
 
@@ -87,8 +95,11 @@ def compare(
         if loaded is None or loaded[0] != wanted:
             loaded = None  # one base at a time
             loaded = (wanted, load_base(wanted[0], quantize=wanted[1], device=device, dtype=dtype))
-        encoded = encode_for(recipe, record, dataset, loaded[1])
-        statistics.append(statistics_of(recipe, artifact, loaded[1], dataset, encoded, batch_size=batch_size))
+        # Which label is a medical picture's finding is said by their order: it is the first adapter's for both.
+        alike = record.model_copy(update={"labels": manifest.labels})
+        encoded = encode_for(recipe, alike, dataset, loaded[1])
+        answers = answers_of(recipe, artifact, loaded[1], dataset, encoded, batch_size=batch_size)
+        statistics.append(measured(recipe, alike, dataset, encoded, _ordered(answers, record, manifest)))
     found = differences(*statistics)
     headline = tuple(name for name in recipe.metrics if name in found)  # some need rows of a kind
     ordered = {name: found[name] for name in (*headline, *found)}
@@ -103,6 +114,14 @@ def compare(
         metrics=ordered,
         better=digests[winner - 1] if winner else None,
     )
+
+
+def _ordered(answers: Answers, own: Manifest, wanted: Manifest) -> Answers:
+    """The same with logits in the order of `wanted`'s labels, which are `own`'s."""
+    if own.labels == wanted.labels or own.labels is None or wanted.labels is None:
+        return answers
+    order = [own.labels.index(label) for label in wanted.labels]
+    return replace(answers, outputs=[row[..., order] for row in answers.outputs])
 
 
 def _task(manifest: Manifest) -> str:

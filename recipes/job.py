@@ -63,10 +63,7 @@ class Split:
         if len(self.dataset) <= rows:
             return self
         chosen = [at * len(self.dataset) // rows for at in range(rows)]
-        return Split(
-            self.dataset.select(chosen),
-            self.encoded.select(chosen),
-        )
+        return Split(self.dataset.select(chosen), self.encoded.select(chosen))
 
 
 @dataclass(frozen=True)
@@ -228,6 +225,12 @@ def prepare(
         notes=(*notes, *cut, *some, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
     return _evaluating_some(job)
+
+
+def check_given(job: Job, method: str, given: Mapping[str, Any]) -> None:
+    """Whether `job` could be prepared with other settings, as far as its data do not decide. Raises InvalidSettings."""
+    settings, adapter, _ = _sort_out(job.recipe, method, given)
+    _longest(settings.max_length, given, _by_ids(adapter, job.processor), job.base)
 
 
 def _evaluating_some(job: Job) -> Job:

@@ -27,6 +27,8 @@ from adapthub.recipes.recipe import Defaults, EmbeddingRecipe, GeneratingRecipe,
 
 SUFFIXES = (".py", ".yaml", ".yml")
 _KEYS = ("like", "description", "options", "defaults")
+_DEFAULTS = tuple(field.name for field in fields(Defaults) if field.name != "reasons")
+_COUNTED = ("epochs", "max_length")  # of which a plan says what they come to, whoever chose them
 _PYTHON = '''"""A recipe of my own, for adapt train --task {path}."""
 
 from dataclasses import dataclass
@@ -71,7 +73,7 @@ def skeleton(path: Path, parent: Recipe) -> str:
         path=path.name,
         parent=parent.name,
         options=", ".join(parent.options),
-        defaults=", ".join(field.name for field in fields(Defaults)),
+        defaults=", ".join(_DEFAULTS),
     )
 
 
@@ -96,14 +98,18 @@ def _of_yaml(path: Path, find: Callable[[str], Recipe]) -> Recipe:
     if not isinstance(written, dict) or not isinstance(written.get("like"), str):
         raise InvalidSettings(f"{path} does not say what recipe it is like", hint="Write like: NAME.")
     _check_names(path, "", written, _KEYS)
-    parent = find(written["like"])
+    try:
+        parent = find(written["like"])
+    except RecursionError:
+        raise InvalidSettings(f"{path} is like itself", hint="Name another recipe after like.") from None
     description = written.get("description", parent.description)
     if not isinstance(description, str):
         raise InvalidSettings(f"{path}: description is a text; {description!r} is not")
     options, defaults = (_part(path, written, name) for name in ("options", "defaults"))
     _check_names(path, "options.", options, tuple(parent.options))
-    _check_names(path, "defaults.", defaults, tuple(field.name for field in fields(Defaults)))
-    return _derived(parent, description, options, defaults)
+    _check_names(path, "defaults.", defaults, _DEFAULTS)
+    reasons = {name: f"{path.name} says so" for name in defaults if name not in _COUNTED}
+    return _derived(parent, description, options, defaults, reasons)
 
 
 def _part(path: Path, written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -128,14 +134,21 @@ def _check_names(path: Path, where: str, given: Mapping[Any, Any], known: tuple[
             raise InvalidSettings(f"{path}: there is no {where}{name}", hint=near)
 
 
-def _derived(parent: Recipe, description: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> Recipe:
-    """`parent` with other words, options and defaults. It keeps its name: what it trains is read as its adapters are."""
+def _derived(
+    parent: Recipe,
+    description: str,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any],
+    reasons: Mapping[str, str],
+) -> Recipe:
+    """`parent` with other words, options and defaults, and the reasons of these. It keeps its name: what it trains is read
+    as its adapters are."""
     kind: Any = type(parent)
 
     class Derived(kind):  # type: ignore[misc]
         def defaults(self, method: str) -> Defaults:
             defaults: Defaults = super().defaults(method)
-            return replace(defaults, **own)
+            return replace(defaults, **own, reasons={**defaults.reasons, **reasons})
 
         def read(self, source: Any, **given: Any) -> Dataset:
             dataset: Dataset = super().read(source, **{**options, **given})

@@ -332,7 +332,11 @@ def _outputs(adaptation: Adaptation, shape: torch.Size) -> int:
 def _of_data(job: Job) -> dict[str, str]:
     """What the training rows say of settings."""
     encoded, settings = job.splits["train"].encoded, job.settings
-    cut = "no row is longer" if not encoded.truncated else f"{encoded.truncated} of {job.rows} rows are cut"
+    cut = (
+        "no row is longer"
+        if not encoded.truncated
+        else f"{encoded.truncated} of {len(encoded.rows)} rows are cut"
+    )
     ends = "the best step on validation is kept" if "validation" in job.splits else "the last step is kept"
     return {
         "epochs": f"{settings.steps_per_epoch(job.rows)} steps each, {job.steps} in all; {ends}",

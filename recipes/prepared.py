@@ -34,7 +34,7 @@ from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.records import blocks_of_datasets
+from adapthub.recipes.data.records import Ids, blocks_of_datasets
 from adapthub.recipes.data.saved import is_saved, opened, saved_digest, saved_files
 from adapthub.recipes.data.stored import ExampleWriter, Files, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
@@ -58,8 +58,9 @@ _SHOWN_NOTES = 3
 _FORMAT = 1
 _DOCUMENT = "splits.json"
 # Suffixes of records that a task takes for something else, or refuses: CoNLL with tabs, SQuAD's JSON.
-_NO_RECORDS = {"token-classification": (".csv", ".tsv"), "question-answering": (".json",)}
-_OTHER_TASKS = (SPEECH, IMAGE_CLASSIFICATION, "question-answering")
+_ASKED = "question-answering"
+_NO_RECORDS = {"token-classification": (".csv", ".tsv"), _ASKED: (".json",)}
+_OTHER_TASKS = (SPEECH, IMAGE_CLASSIFICATION, _ASKED)
 
 
 def prepare_splits(
@@ -194,8 +195,9 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     notes: list[str] = []
     whole: Dataset | None = None
     held: list[Example] | None = [] if _size(path) <= _HELD_BYTES else None
+    ids = Ids()
     try:
-        for part in _parts(recipe, path, options):
+        for part in _parts(recipe, path, options, ids):
             if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):
                 raise InvalidData(
                     f"{path}: the rows from {part[0].source} on have other columns than those before:"
@@ -210,15 +212,32 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     finally:
         writer.close()
     assert whole is not None
+    notes[:0] = _said_of(ids, recipe)
     if len(notes) > _SHOWN_NOTES:
         notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more of the like"]
     return replace(whole, examples=StoredExamples(Files(folder), str(path), held=held), notes=tuple(notes))
 
 
-def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[Dataset]:
-    """What the recipe reads, a part of the file after another where its format allows that."""
+def _said_of(ids: Ids, recipe: Recipe) -> list[str]:
+    """A note of ids that several parts of a file have. Raises InvalidData where each must be one row's, as within a part."""
+    found = ids.repeated()
+    if found is None:
+        return []
+    if recipe.task == _ASKED and found.column.lower() == "id":
+        raise InvalidData(
+            f"{found.again}: its id also stands at {found.before}", hint="Give each question its own."
+        )
+    return [
+        f"{found.count} rows have the {found.column} of a much earlier one: that of {found.before} also stands at"
+        f" {found.again}"
+    ]
+
+
+def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any], ids: Ids) -> Iterator[Dataset]:
+    """What the recipe reads, a part of the file after another where its format allows that; `ids` is told those of each."""
     if path.is_dir():
         for records in blocks_of_datasets(opened(path)):
+            ids.add(records)
             yield recipe.read(records, **options)
         return
     suffix = path.suffix.lower()
@@ -227,6 +246,7 @@ def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any]) -> Iterator[D
         return
     reading = {name: options[name] for name in ("encoding", "delimiter") if name in options}
     for records in record_blocks(path, **reading):
+        ids.add(records)
         yield recipe.read(records, **options)
 
 

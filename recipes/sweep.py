@@ -24,7 +24,7 @@ from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidSettings, OutOfMemory, TrainingError
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import find_recipe
-from adapthub.recipes.job import Job, prepare
+from adapthub.recipes.job import Job, check_given, prepare
 from adapthub.recipes.recipe import LabellingRecipe, selects
 from adapthub.recipes.training import train
 
@@ -32,9 +32,14 @@ _RANGE = re.compile(r"(?P<low>[^.|]+(?:\.\d+)?(?:[eE][-+]?\d+)?)\.\.(?P<high>.+)
 _DECADE = 10.0  # a range this wide is tried by orders of magnitude
 _STORED = "sweep.db"
 _COMMON, _WHY = "configuration", "why"  # what a study and a failed trial remember
-_FAILURES = (OutOfMemory, TrainingError)
+_FAILURES = (
+    OutOfMemory,
+    TrainingError,
+    InvalidSettings,
+)  # the last: what does not go together, such as lengths
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped"}
 _ARGUMENTS = frozenset(signature(train).parameters)
+_METHOD = "method"  # alone of these may differ from trial to trial
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Range:
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.logarithmic)
         return trial.suggest_float(name, self.low, self.high, log=self.logarithmic)
 
+    @property
+    def ends(self) -> tuple[float, ...]:
+        """The least and the most that may be tried."""
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -66,6 +76,11 @@ class Choice:
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         """What a trial shall try."""
         return trial.suggest_categorical(name, self.values)
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """All that may be tried."""
+        return self.values
 
 
 @dataclass(frozen=True)
@@ -123,8 +138,8 @@ def sweep(
     `report` of what `train` would note of data and base, once.
 
     `fixed`: arguments of `train` that every trial shares; a validation split is needed, and a test split is not looked at.
-    Raises InvalidSettings, also where `output` holds another sweep; what `train` raises before it loads a base;
-    TrainingError where no trial ends well.
+    Raises InvalidSettings, also for an end of a range that cannot work, and where `output` holds another sweep; what `train`
+    raises before it loads a base; TrainingError where no trial ends well.
     """
     recipe = find_recipe(task)
     if fixed.get("start") is not None:
@@ -133,6 +148,7 @@ def sweep(
         raise InvalidSettings(
             "there is nothing to try", hint="Give ranges, such as learning_rate=1e-4..1e-2."
         )
+    check_space(space)
     if fixed.get("validation") is False:
         raise InvalidSettings(
             "trials are compared on a validation split", hint="Give one, or let one be set aside."
@@ -149,6 +165,7 @@ def sweep(
         given={name: value for name, value in fixed.items() if name not in _ARGUMENTS},
         report=report,
     )
+    _check_ends(job, space, {name: value for name, value in fixed.items() if name not in _ARGUMENTS})
     for note in job.notes:
         report(note)
     folder = Path(output)
@@ -178,10 +195,10 @@ def sweep(
                 **fixed,
                 **settings,
             )
+            return watch.best
         except _FAILURES as error:
             trial.set_user_attr(_WHY, error.message)
             raise
-        return watch.best
 
     def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
         tell(_trial(folder, frozen))
@@ -190,13 +207,34 @@ def sweep(
     if left > 0:
         study.optimize(objective, n_trials=left, catch=_FAILURES, callbacks=[after])
     done = tuple(_trial(folder, frozen) for frozen in _ended(study))
-    complete = [trial for trial in done if trial.state == "complete"]
+    complete = {
+        trial.value: trial
+        for trial in reversed(done)
+        if trial.state == "complete" and trial.value is not None
+    }
     if not complete:
         raise TrainingError(f"no trial ended well; the first: {done[0].why}", hint="Try other ranges.")
-    best = (max if isinstance(recipe, LabellingRecipe) else min)(
-        complete, key=lambda trial: trial.value or 0.0
-    )
-    return Sweep(metric, done, best)
+    best = (max if isinstance(recipe, LabellingRecipe) else min)(complete)
+    return Sweep(metric, done, complete[best])
+
+
+def check_space(space: Mapping[str, Range | Choice]) -> None:
+    """Raises InvalidSettings for what cannot differ from trial to trial."""
+    if common := sorted(name for name in space if name in _ARGUMENTS and name != _METHOD):
+        raise InvalidSettings(
+            f"{common[0]!r} is the same in all trials of a sweep",
+            hint="Try settings of the recipe or the method, or the method.",
+        )
+
+
+def _check_ends(job: Job, space: Mapping[str, Range | Choice], given: Mapping[str, Any]) -> None:
+    """Refuse what no trial could use, before the first one; `given`: settings that all share. Raises InvalidSettings."""
+    methods = space[_METHOD].ends if _METHOD in space else (job.method,)
+    for method in map(str, methods):
+        check_given(job, method, given)
+        for name, one in space.items():
+            for value in one.ends if name != _METHOD else ():
+                check_given(job, method, {**given, name: value})
 
 
 class _Watch(TrainerCallback):
@@ -209,7 +247,11 @@ class _Watch(TrainerCallback):
 
     @property
     def best(self) -> float:
-        """Of all evaluations so far."""
+        """Of all evaluations so far. Raises TrainingError where none came to a number."""
+        if not self._values:
+            raise TrainingError(
+                f"{self._metric.removeprefix('eval_')} on the validation split was never a number"
+            )
         highest = self._trial.study.direction == optuna.study.StudyDirection.MAXIMIZE
         return (max if highest else min)(self._values)
 
@@ -222,7 +264,8 @@ class _Watch(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         value = (metrics or {})[self._metric]
-        self._values.append(value)
+        if math.isfinite(value):
+            self._values.append(value)
         self._trial.report(value, state.global_step)
         if self._trial.should_prune():
             raise optuna.TrialPruned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
@@ -14,7 +15,9 @@ def label_text(value: Any) -> str | None:
     """A label as text: names, whole numbers and booleans; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # an integer column with gaps comes out of Parquet as floats
-    text = str(value).strip() if isinstance(value, (str, int)) else ""
+    text = (
+        str(value).strip() if isinstance(value, (str, Integral)) else ""
+    )  # NumPy's whole numbers are such, too
     return text or None
 
 

@@ -33,6 +33,8 @@ _ROLES: Mapping[str, str] = {
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "function_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
+# What a message has at least: by these it is told from other JSON.
+_MARKS = ({"role", "content"}, {"role", "tool_calls"}, {"from", "value"})
 # Whose message may follow whose; a message that calls functions is a caller's.
 _NEXT: Mapping[str, tuple[str, ...]] = {
     "": ("system", "user"),
@@ -104,11 +106,11 @@ def as_messages(value: Any, where: str, role: str) -> list[Message]:
 
     Raises InvalidData for anything else; does not ask whose turn it is (`check_turns`).
     """
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        with suppress(ValueError, RecursionError):  # a text that only looks like it
-            value = json.loads(value)
     if isinstance(value, str):
-        return [{"role": role, "content": value}]
+        found = json_of_messages(value)
+        if found is None:
+            return [{"role": role, "content": value}]
+        value = found
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, Sequence) or not value or isinstance(value, bytes):
@@ -117,6 +119,18 @@ def as_messages(value: Any, where: str, role: str) -> list[Message]:
             hint='Give a list such as [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].',
         )
     return [_message(message, f"{where}: message {at}") for at, message in enumerate(value, start=1)]
+
+
+def json_of_messages(text: str) -> list[Any] | None:
+    """What a text says that is the JSON of messages, as a table's cell has them; None for any other text, be it other JSON,
+    such as an answer that lists what was found."""
+    if not text.lstrip().startswith("[{"):
+        return None
+    with suppress(ValueError, RecursionError):  # a text that only looks like it
+        found = json.loads(text)
+        if all(isinstance(one, dict) and any(keys <= one.keys() for keys in _MARKS) for one in found):
+            return list(found)
+    return None
 
 
 def check_turns(messages: Sequence[Message], where: str) -> None:
@@ -257,10 +271,10 @@ def _parsed(text: str, where: str) -> Any:
 
 def _is_learnt(message: Mapping[str, Any], where: str) -> bool:
     """`train`, or `weight` as OpenAI has it: 0 or 1."""
-    train, weight = message.get("train"), message.get("weight")
+    train, weight = message.get("train"), message.get("weight")  # 0 and 1 are false and true
     if train not in (None, True, False) or weight not in (None, 0, 1):
         raise InvalidData(
             f"{where} is learnt with train={train!r}, weight={weight!r}",
             hint="train is true or false, weight 0 or 1.",
         )
-    return train is not False and weight != 0
+    return train in (None, True) and weight != 0

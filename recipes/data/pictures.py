@@ -26,6 +26,7 @@ from adapthub.recipes.data.records import (
     Records,
     class_name,
     is_datasets,
+    mapped_parquet,
     of_mappings,
     repeated_ids,
     settled,
@@ -189,7 +190,7 @@ def _entries(source: Any, asked: _Asked) -> _Found:
             return _Found(list(_of_folder(path)), str(path), {"image": "file", "label": "folder"})
         path = table
     if path.suffix.lower() == ".parquet" and path.is_file():
-        return _of_parquet(path, asked)
+        return _of_datasets(mapped_parquet(path), asked, name=str(path), folder=path.parent)
     return _of_records(read_records(path), path.parent, asked)
 
 
@@ -225,17 +226,6 @@ def _of_records(records: Records, folder: Path, asked: _Asked) -> _Found:
 
     entries = [entry(row) for row in records.rows]
     return _Found(entries, records.path, columns, tuple(repeated_ids(records)))
-
-
-def _of_parquet(path: Path, asked: _Asked) -> _Found:
-    """By memory map: a file with the pictures' bytes may be larger than memory."""
-    import datasets
-
-    try:
-        rows = datasets.Dataset.from_parquet(str(path))
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return _of_datasets(rows, asked, name=str(path), folder=path.parent)
 
 
 def _of_datasets(

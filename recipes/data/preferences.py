@@ -6,7 +6,6 @@ begin with. Does not apply a chat template or tokenise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -16,7 +15,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
-from adapthub.recipes.data.messages import Message, as_messages, with_system
+from adapthub.recipes.data.messages import Message, as_messages, json_of_messages, with_system
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
@@ -160,7 +159,7 @@ class _Reader:
         value = self._value("prompt")
         if value is None:
             return None
-        if isinstance(value, (list, Mapping)) or _is_json_of_messages(value):
+        if isinstance(value, (list, Mapping)):
             return self._messages(value, "prompt")
         if not isinstance(value, str):
             what = type(value).__name__
@@ -210,7 +209,10 @@ class _Reader:
         )
 
     def _value(self, role: str) -> Any:
-        return self.row.values.get(self.columns[role]) if role in self.columns else None
+        """What the cell holds; messages also where it is their JSON."""
+        value = self.row.values.get(self.columns[role]) if role in self.columns else None
+        messages = json_of_messages(value) if isinstance(value, str) else None
+        return value if messages is None else messages
 
     def _error(self, what: str, hint: str) -> InvalidData:
         return InvalidData(f"{self.records.where(self.row)}: {what}", hint=hint)
@@ -219,14 +221,3 @@ class _Reader:
 def _said(messages: Sequence[Message]) -> list[tuple[str, str]]:
     """Who says what, without the space around it."""
     return [(message["role"], message["content"].strip()) for message in messages]
-
-
-def _is_json_of_messages(value: Any) -> bool:
-    """Whether a cell of a table holds messages. A text that is other JSON is a text."""
-    if not isinstance(value, str) or not value.lstrip().startswith("[{"):
-        return False
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return False
-    return all(isinstance(one, dict) and ("role" in one or "from" in one) for one in found)

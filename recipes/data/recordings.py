@@ -18,11 +18,20 @@ from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.pairs import text_of
-from adapthub.recipes.data.records import Record, Records, is_datasets, repeated_ids, settled
+from adapthub.recipes.data.records import (
+    Record,
+    Records,
+    is_datasets,
+    mapped_parquet,
+    repeated_ids,
+    settled,
+)
 from adapthub.recipes.data.tables import read_records
 
 AUDIO_COLUMNS = ("file_name", "audio", "path", "file", "wav", "audio_filepath", "recording")
 TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "target")
+_OF_PATHS = ("string", "large_string")
+_HELD = object()  # a cell whose recording the table holds
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -68,7 +77,7 @@ def read_recordings(
 
     Raises InvalidData: a column that is missing, a transcript that is empty, a recording that does not decode.
     """
-    records, folder, loads = _records(source, encoding)
+    records, folder, loads = _records(source, encoding, audio_column)
     audio = records.column("audio", audio_column, AUDIO_COLUMNS)
     text = records.column("text", text_column, TEXT_COLUMNS)
     examples = tuple(
@@ -97,10 +106,13 @@ def read_recordings(
     return grouped(read, records, group_column)
 
 
-def _records(source: Any, encoding: str) -> tuple[Records, Path, Callable[[int, str], Any] | None]:
+def _records(
+    source: Any, encoding: str, audio_column: str | None
+) -> tuple[Records, Path, Callable[[int, str], Any] | None]:
     """The rows, the folder that their paths start from, and for `datasets` what loads a cell anew."""
     if is_datasets(source):
-        return _of_datasets(source)
+        records, load = _of_datasets(source, audio_column)
+        return records, Path(), load
     if not isinstance(source, (str, Path)):
         return read_records(source), Path(), None
     path = Path(source)
@@ -113,23 +125,36 @@ def _records(source: Any, encoding: str) -> tuple[Records, Path, Callable[[int, 
                 hint="Write a row for each file: file_name and transcription.",
             )
         path = tables[0]
+    if path.suffix.lower() == ".parquet" and path.is_file():
+        records, load = _of_datasets(mapped_parquet(path), audio_column, name=str(path))
+        return records, path.parent, load
     return read_records(path, encoding=encoding), path.parent, None
 
 
-def _of_datasets(dataset: Any) -> tuple[Records, Path, Callable[[int, str], Any]]:
-    """Without decoding, which would need a library more, and without keeping the recordings in memory."""
+def _of_datasets(
+    dataset: Any, audio_column: str | None, *, name: str | None = None
+) -> tuple[Records, Callable[[int, str], Any]]:
+    """Without decoding, which would need a library more, and without keeping the recordings in memory: in their place stands
+    _HELD."""
     from datasets import Audio as AudioFeature
 
     dataset = settled(dataset)
     for column, feature in dataset.features.items():
         if isinstance(feature, AudioFeature):
             dataset = dataset.cast_column(column, AudioFeature(decode=False))
-    name = str(getattr(dataset.info, "dataset_name", None) or "dataset")
-    sounds = [column for column, feature in dataset.features.items() if isinstance(feature, AudioFeature)]
+    name = name or str(getattr(dataset.info, "dataset_name", None) or "dataset")
+    columns = tuple(dataset.column_names)
+    asked = Records(columns, (), name, "row").column("audio", audio_column, AUDIO_COLUMNS)
+    sounds = [
+        column
+        for column, feature in dataset.features.items()
+        if isinstance(feature, AudioFeature)
+        or (column == asked and getattr(feature, "dtype", None) not in _OF_PATHS)
+    ]
     rest = dataset.remove_columns(sounds)
     rows = (
         [
-            Record({**values, **dict.fromkeys(sounds, True)}, number)
+            Record({**values, **dict.fromkeys(sounds, _HELD)}, number)
             for number, values in enumerate(rest, start=1)
         ]
         if rest.column_names
@@ -137,18 +162,14 @@ def _of_datasets(dataset: Any) -> tuple[Records, Path, Callable[[int, str], Any]
     )
     if not rows:
         raise InvalidData(f"{name}: there are no transcripts", hint="Give a column of texts.")
-    return (
-        Records(tuple(dataset.column_names), rows, name, "row"),
-        Path(),
-        lambda line, column: dataset[line - 1][column],
-    )
+    return Records(columns, rows, name, "row"), lambda line, column: dataset[line - 1][column]
 
 
 def _recording(
     records: Records, row: Record, column: str, folder: Path, loads: Callable[[int, str], Any] | None
 ) -> Recording:
     where, value = records.where(row), row.values.get(column)
-    if loads is not None:
+    if loads is not None and value is _HELD:
         load: Callable[[], Any] = partial(_cell, partial(loads, row.line, column), folder, where)
         return Recording.of(load, f"column {column!r}", where)
     name = str(value) if isinstance(value, (str, Path)) else f"column {column!r}"

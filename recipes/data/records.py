@@ -9,11 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from adapthub.adapters.errors import InvalidData
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 _AT_ONCE = 8192  # rows
+_ROWS = (
+    "Give a file, a datasets.Dataset, or a list of mappings; of a DataFrame it is frame.to_dict('records')."
+)
 _ID_COLUMNS = ("id", "uid", "guid", "idx")
 
 
@@ -65,11 +73,26 @@ class Records:
 
 
 def of_mappings(rows: Iterable[Mapping[str, Any]], name: str = "data") -> Records:
-    """Rows that are in memory already. Raises InvalidData where there are none."""
-    records = [Record(dict(row), number) for number, row in enumerate(rows, start=1)]
+    """Rows that are in memory already. Raises InvalidData where there are none, and for what is no row."""
+    records = [Record(_row(row, number, name), number) for number, row in enumerate(_iterated(rows, name), 1)]
     if not records:
         raise InvalidData(f"{name}: there are no rows", hint="Give at least one labelled example.")
     return Records(columns_of(record.values for record in records), records, name, "row")
+
+
+def _iterated(rows: Any, name: str) -> Iterable[Any]:
+    if isinstance(rows, Iterable):
+        return rows
+    raise InvalidData(f"{name}: {type(rows).__name__} holds no rows", hint=_ROWS)
+
+
+def _row(row: Any, number: int, name: str) -> dict[str, Any]:
+    if isinstance(row, Mapping):
+        return dict(row)
+    raise InvalidData(
+        f"{name}: row {number} is {row!r:.60}, no mapping of columns to values",
+        hint=_ROWS,  # a DataFrame gives its columns' names here
+    )
 
 
 def of_datasets(dataset: Any) -> Records:
@@ -109,8 +132,7 @@ def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
 
 def repeated_ids(records: Records) -> Iterator[str]:
     """A note where rows share a value of the column of ids, if there is one: rows that were taken twice, often."""
-    by_lower = {name.strip().lower(): name for name in reversed(records.columns)}
-    column = next((by_lower[name] for name in _ID_COLUMNS if name in by_lower), None)
+    column = _id_column(records)
     first: dict[str, Record] = {}
     repeats: list[tuple[Record, Record]] = []
     for row in records.rows:
@@ -125,6 +147,59 @@ def repeated_ids(records: Records) -> Iterator[str]:
             f"{len(repeats)} rows have the {column} of an earlier one: {row.values[str(column)]!r} stands at"
             f" {records.where(before)} and {records.where(row)}"
         )
+
+
+@dataclass(frozen=True)
+class RepeatedIds:
+    """`count` ids of the column `column` stand in several parts of a source, the first of them at `before` and `again`."""
+
+    count: int
+    column: str
+    before: str
+    again: str
+
+
+class Ids:
+    """The ids of records that are read in parts: 16 bytes for each, of which 8 are a hash (two of a billion unlike ids are
+    taken for the same one time in forty). What stands twice in one part is said by `repeated_ids`."""
+
+    def __init__(self) -> None:
+        self._hashes: list[NDArray[np.int64]] = []
+        self._lines: list[NDArray[np.int64]] = []
+        self._of: tuple[Records, str] | None = None
+
+    def add(self, records: Records) -> None:
+        """The ids of one part."""
+        column = _id_column(records)
+        if column is None:
+            return
+        lines: dict[int, int] = {}
+        for row in records.rows:
+            if (value := row.values.get(column)) not in (None, ""):
+                lines.setdefault(hash(str(value)), row.line)
+        self._hashes.append(np.fromiter(lines, np.int64, len(lines)))
+        self._lines.append(np.fromiter(lines.values(), np.int64, len(lines)))
+        self._of = self._of or (replace(records, rows=()), column)
+
+    def repeated(self) -> RepeatedIds | None:
+        """What several parts have; None for nothing."""
+        if self._of is None:
+            return None
+        hashes, lines = np.concatenate(self._hashes), np.concatenate(self._lines)
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(np.diff(hashes[order]) == 0)
+        if not len(same):
+            return None
+        again = int(order[same + 1].min())
+        before = int(np.flatnonzero(hashes == hashes[again])[0])
+        (source, column), places = self._of, (before, again)
+        where = (source.where(Record({}, int(lines[at]))) for at in places)
+        return RepeatedIds(len(same), column, *where)
+
+
+def _id_column(records: Records) -> str | None:
+    by_lower = {name.strip().lower(): name for name in reversed(records.columns)}
+    return next((by_lower[name] for name in _ID_COLUMNS if name in by_lower), None)
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -153,6 +228,17 @@ def settled(dataset: Any) -> Any:
     if not rows:
         raise InvalidData("the stream has no rows", hint="Give at least one labelled example.")
     return datasets.Dataset.from_list(rows, features=dataset.features)
+
+
+def mapped_parquet(path: Path) -> Any:
+    """A Parquet file as a `datasets.Dataset`, by memory map: with pictures or sound it may hold more than memory does.
+    Raises InvalidData for what cannot be read."""
+    import datasets
+
+    try:
+        return datasets.Dataset.from_parquet(str(path))
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
 
 
 def encoded_media(dataset: Any) -> Any:

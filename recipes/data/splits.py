@@ -50,7 +50,8 @@ def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
     A file is its own training split, and so is a folder with a metadata.* that lists its files, or of folders of pictures;
-    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names. What
+    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names, in
+    letters of any case. What
     the datasets library saved to a folder has its splits, or is one. Raises InvalidData: nothing there, no training file,
     or two files for one split.
     """
@@ -63,8 +64,8 @@ def find_splits(data: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for split, stems in _STEMS.items():
         files = sorted(
-            path for path in data.iterdir() if path.stem in stems and path.suffix.lower() in _SUFFIXES
-        ) or sorted(path for path in data.iterdir() if path.name in stems and path.is_dir())
+            path for path in data.iterdir() if path.stem.lower() in stems and path.suffix.lower() in _SUFFIXES
+        ) or sorted(path for path in data.iterdir() if path.is_dir() and _is_split(path, stems))
         if len(files) > 1:
             raise InvalidData(
                 f"{data}: {files[0].name} and {files[1].name} could both be the {split} split",
@@ -81,6 +82,12 @@ def find_splits(data: Path) -> dict[str, Path]:
             hint=f"Name it train with one of {' '.join(_SUFFIXES)}.",
         )
     return found
+
+
+def _is_split(folder: Path, stems: tuple[str, ...]) -> bool:
+    """Whether a folder is one of these splits by its name; pictures of trains may lie in a folder Train."""
+    name = folder.name
+    return name in stems or (name.lower() in stems and not has_pictures(folder.parent))
 
 
 def split_off(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from adapthub.adapters.artifact import Artifact
+from adapthub.adapters.errors import Forbidden
+from adapthub.hub.many_hubs import ManyHubs
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll
 
@@ -65,3 +70,30 @@ def test_certify_refuses_what_cannot_be(cli: Command, trained: Path, data: Path)
     )
     assert "--form" in cli("certify", "acme/ner", "--data", data, "--form", "fp8").refused()
     assert "'colour'" in cli("compare", trained, trained, "--data", data, "--set", "colour=1").refused()
+
+
+def test_certify_asks_before_it_measures_and_keeps_what_a_push_loses(
+    cli: Command, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise Forbidden("you may not push acme/ner")
+
+    certify = ("certify", "acme/ner", "--data", data, "--form", "bf16")
+    (tmp_path / "there").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with monkeypatch.context() as patch:
+        patch.setattr("adapthub.recipes.certify", refused)
+        assert "there is there already" in cli(*certify, "--output", "there").refused()
+        patch.setattr(ManyHubs, "check_may_push", refused)
+        assert "you may not push" in cli(*certify, "--push").refused()
+    monkeypatch.setattr(ManyHubs, "push", refused)
+    result = cli(*certify, "--push")
+    assert result.code == 2
+    kept = re.search(
+        r"The certified adapter is kept at (\S+)\. Publish it with: adapt push (\S+) acme/ner", result.err
+    )
+    assert kept is not None
+    manifest = Artifact.read(kept[1]).manifest
+    assert manifest is not None
+    assert manifest.certificates.keys() == {"bf16"}

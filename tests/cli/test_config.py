@@ -29,6 +29,11 @@ def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
     assert (settings["batch_size"], settings["max_length"], settings["warmup"]) == (3, 24, 0.5)
     assert settings["target_modules"] == ["query", "value"]
     assert [split["split"] for split in planned["splits"]] == ["train"]
+    more = ("--set", "warmup=0.25", "--set", "patience=7", "--json")
+    settings = json.loads(cli("plan", "--no-try", "--config", "run.yaml", *more).fine())["settings"]
+    assert (settings["max_length"], settings["warmup"], settings["patience"]) == (24, 0.25, 7)
+    refused = cli("plan", "--no-try", "--config", "run.yaml", "--max-length", 32).refused()
+    assert "max_length is given twice: by --max-length and by --set" in refused
 
 
 @pytest.mark.parametrize(
@@ -39,6 +44,9 @@ def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
         ("a: [", "cannot be read"),
         ("set: 3", "set is a mapping of names to values"),
         ("task: [ner]", "task is one value"),
+        ("max_steps: 3.7", "--max-steps is a whole number; 3.7 is not"),
+        ("rank: true", "rank is no switch, and takes a value; True is none"),
+        ("validation: false", "validation is no switch"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(cli: Command, text: str, message: str, tmp_path: Path) -> None:
@@ -76,3 +84,14 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
     assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
     assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()
     assert "Did you mean 'ner'" in cli("recipes", "new", "b.py", "--like", "nerr").refused()
+    assert "mine.yaml is a file" in cli("recipes", "new", "b.py", "--like", "mine.yaml").refused()
+    assert not (tmp_path / "b.py").exists()
+    listed = cli("recipes").fine()
+    assert "reasons" not in listed
+    assert "a head starts from nothing" in listed
+
+
+def test_what_is_the_same_in_all_trials_cannot_be_tried(cli: Command, reviews: Path, tiny_base: Path) -> None:
+    given = ("sweep", "--task", "sentiment", "--data", reviews, "--base", tiny_base, "--try")
+    assert "'seed' is the same in all trials" in cli(*given, "seed=1|2").refused()
+    assert "rank is both set and tried" in cli(*given, "rank=2|4", "--rank", 8).refused()

@@ -14,7 +14,7 @@ from transformers import AutoModelForTokenClassification
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import Conflict, InvalidSettings
+from adapthub.adapters.errors import Conflict, InvalidSettings, OutOfMemory
 from adapthub.adapters.manifest import Form, Manifest
 from adapthub.recipes import certification, certify, evaluate, train, write_certified
 from adapthub.recipes.certification import FORMS, _changed, _nearest
@@ -120,6 +120,19 @@ def test_a_prefix_has_nothing_to_merge(tiny_base: Path, ner_data: Path, data: Pa
     found = certify(made, data, forms=["merged", "bf16"])
     assert list(found.certificates) == ["bf16"]
     assert found.left_out == {"merged": "prefix tuning changes no weight, so there is nothing to merge"}
+
+
+def test_a_form_that_memory_does_not_hold_is_left_out(
+    adapter: Artifact, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(ref: str, **kind: Any) -> Any:
+        if kind["quantize"] == "int8":
+            raise OutOfMemory("loading it needs about 30 GB")
+        return load_base(ref, **kind)
+
+    monkeypatch.setattr(certification, "load_base", load)
+    found = certify(adapter, data, forms=("int8", "bf16"))
+    assert (list(found.certificates), found.left_out) == (["bf16"], {"int8": "loading it needs about 30 GB"})
 
 
 def test_what_is_clearly_worse_is_said(

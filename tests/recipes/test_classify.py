@@ -59,6 +59,10 @@ def test_one_label_a_text_stays_one() -> None:
     data = CLASSIFY.read([{"text": "a", "label": 1}, {"text": "b", "label": "2"}])
     assert [example.fields["label"] for example in data] == ["1", "2"]
     assert CLASSIFY.labels(data) == ("1", "2")
+    of_numpy = CLASSIFY.read(
+        [{"text": text, "label": label} for text, label in zip("ab", np.arange(1, 3), strict=True)]
+    )
+    assert of_numpy.fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_arrows_empty_fields_are_no_arguments(tmp_path: Path) -> None:
 def test_messages_may_be_left_unlearnt() -> None:
     (talk,) = read([{"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}])
     assert [message.get("train") for message in talk] == [None, False, None, None]
+    (talk,) = read([{"messages": [USER, {**ANSWER, "train": 0}, USER, {**ANSWER, "train": 1}]}])
+    assert [message.get("train") for message in talk] == [None, False, None, None]
     (talk,) = read([{"messages": [USER, {**ANSWER, "train": False}]}])
     assert talk[1]["train"] is False
 
@@ -173,3 +175,14 @@ def test_columns_that_hold_no_conversations_are_listed() -> None:
 
 def test_a_text_is_one_message() -> None:
     assert as_messages("[{ is a text", "data:row 1", "user") == [{"role": "user", "content": "[{ is a text"}]
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"name": "Ada", "age": 3}]', '[{"from": "Paris", "to": "London"}]', '[{"role": "dev"}]']
+)
+def test_an_answer_in_json_that_is_no_messages_is_a_text(text: str) -> None:
+    """As models are taught that write down what they find in a text."""
+    (talk,) = read([{"prompt": "Who?", "completion": text}])
+    assert talk[-1] == {"role": "assistant", "content": text}
+    (talk,) = read([{"prompt": json.dumps([USER]), "completion": json.dumps([ANSWER])}])
+    assert [message["content"] for message in talk] == [USER["content"], ANSWER["content"]]

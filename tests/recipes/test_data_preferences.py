@@ -58,6 +58,8 @@ def test_sharegpt_and_messages_in_parts_or_in_a_cell_are_messages() -> None:
     answers = {"chosen": {"from": "gpt", "value": GOOD}, "rejected": {"from": "gpt", "value": BAD}}
     for prompt in ({"conversations": [turn]}, {"prompt": parts}, {"prompt": json.dumps(ASKED)}):
         assert read([{**prompt, **answers}])[0].fields == {"prompt": ASKED, "chosen": GOOD, "rejected": BAD}
+    written = {"chosen": json.dumps(says(GOOD)), "rejected": json.dumps(says(BAD, ASKED))}
+    assert read([{"prompt": json.dumps(ASKED), **written}])[0].fields["chosen"] == GOOD
     listed = '[{"name": "add"}]'  # JSON, and no messages
     (example,) = read([{"prompt": listed, "chosen": listed, "rejected": BAD}])
     assert example.fields["prompt"] == [{"role": "user", "content": listed}]

@@ -56,6 +56,19 @@ def test_a_folder_names_its_splits_by_file(tmp_path: Path) -> None:
     assert find_splits(tmp_path / "README.md") == {"train": tmp_path / "README.md"}
 
 
+def test_splits_are_found_in_letters_of_any_case(tmp_path: Path) -> None:
+    for name in ("Train.csv", "Test.csv", "VAL.csv"):
+        (tmp_path / name).write_text("x")
+    found = {"train": "Train.csv", "validation": "VAL.csv", "test": "Test.csv"}
+    assert {split: path.name for split, path in find_splits(tmp_path).items()} == found
+    for place in ("split/Training/cat", "split/Testing/cat", "vehicles/Train", "vehicles/Bus"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "1.png").touch()
+    names = {split: path.name for split, path in find_splits(tmp_path / "split").items()}
+    assert names == {"train": "Training", "test": "Testing"}
+    assert find_splits(tmp_path / "vehicles") == {"train": tmp_path / "vehicles"}
+
+
 def test_folders_that_are_unclear_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no such file or folder"):
         find_splits(tmp_path / "gone")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,6 +162,23 @@ def test_mappings_are_records_and_none_are_refused() -> None:
     assert rows([{"text": "a"}, {"text": "b"}]) == [(1, {"text": "a"}), (2, {"text": "b"})]
     with pytest.raises(InvalidData, match="there are no rows"):
         read_records([])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            pandas.DataFrame({"text": ["a"], "label": ["b"]}),
+            "row 1 is 'text', no mapping of columns to values",
+        ),
+        ([{"a": 1}, ["b"]], r"row 2 is \['b'\], no mapping"),
+        (5, "int holds no rows"),
+    ],
+)
+def test_what_is_no_row_is_named(rows: Any, message: str) -> None:
+    with pytest.raises(InvalidData, match=message) as raised:
+        read_records(rows)
+    assert "frame.to_dict('records')" in (raised.value.hint or "")
 
 
 def test_an_unknown_suffix_lists_the_formats(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.adapters.methods import method_settings
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION
 from adapthub.hub.embedded import EmbeddedHub
-from adapthub.recipes import evaluate, plan, train
+from adapthub.recipes import compare, evaluate, plan, train
 from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.pictures import PictureDataset
@@ -454,6 +454,46 @@ def test_medical_pictures(bases: dict[str, Path], colours: Path, tmp_path: Path)
     with Image.open(run.reliability) as drawn:
         assert drawn.size == (552, 504)
     assert (result.artifact.path / "reliability.png").read_bytes() == run.reliability.read_bytes()
+
+
+def test_findings_are_compared_by_what_the_first_adapter_calls_one(
+    bases: dict[str, Path], colours: Path, tmp_path: Path
+) -> None:
+    """Which label is the finding is decided by what was rare in training, and may differ."""
+    counts = {"green": (5, 14), "red": (14, 5)}
+    made = []
+    for at in (0, 1):
+        rows = [
+            {"image": str(path), "label": colour}
+            for colour in counts
+            for path in (
+                sorted((colours / "train" / colour).iterdir()) + sorted((colours / "test" / colour).iterdir())
+            )[: counts[colour][at]]
+        ]
+        given = {
+            **SHORT,
+            "max_steps": 1,
+            "learning_rate": 1e-6,
+            "head_learning_rate": 1e-6,
+            "validation": False,
+        }
+        made.append(
+            train("medical-image", rows, base=str(bases["vit"]), output=tmp_path / f"{at}", **given).artifact
+        )
+    assert [one.labels for one in made] == [("red", "green"), ("green", "red")]
+    data = [
+        {"image": str(path), "label": colour}
+        for colour in counts
+        for path in sorted((colours / "validation" / colour).iterdir())
+    ]
+    found = compare(made[0], made[1], data)
+    alone = [evaluate(one, data).metrics for one in made]
+    for name in ("sensitivity/green", "sensitivity/red", "auroc", "balanced_accuracy"):
+        one = found.metrics[name]
+        assert (one.first, one.second) == tuple(metrics[name].value for metrics in alone)
+    assert found.metrics["sensitivity"].second != alone[1]["sensitivity"].value
+    assert found.metrics["sensitivity"] == found.metrics["sensitivity/green"]
+    assert found.metrics["specificity"] == found.metrics["specificity/green"]
 
 
 def test_the_loss_is_weighed_by_class() -> None:

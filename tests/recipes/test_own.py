@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.recipes import evaluate, train
+from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.own import skeleton
 
@@ -74,6 +74,17 @@ def test_a_python_recipe_trains_under_its_own_name(tiny_base: Path, tmp_path: Pa
     assert evaluate(result.artifact, rows(6), task=str(path)).rows == 6
 
 
+def test_a_plan_gives_the_file_as_the_reason_of_what_it_says(tiny_base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("like: sentiment\ndefaults: {learning_rate: 2e-3, warmup: 0.1, epochs: 2}\n")
+    given: dict[str, Any] = {"base": str(tiny_base), "text_column": "body", "label_column": "queue"}
+    own, usual = (plan(task, rows(40), **given) for task in (str(path), "sentiment"))
+    own_words = {name: why for name, why in own.reasons.items() if why != usual.reasons[name]}
+    assert own_words.keys() == {"learning_rate", "warmup", "epochs"}
+    assert own_words["learning_rate"] == own_words["warmup"] == "mine.yaml says so"
+    assert "steps each" in own_words["epochs"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -84,6 +95,8 @@ def test_a_python_recipe_trains_under_its_own_name(tiny_base: Path, tmp_path: Pa
         ("a.yaml", "like: ner\noption: {}", "there is no option"),
         ("a.yaml", "like: ner\noptions: {scheem: bio}", "there is no options.scheem. Did you mean 'scheme'"),
         ("a.yaml", "like: ner\ndefaults: {lr: 1}", "there is no defaults.lr"),
+        ("a.yaml", "like: ner\ndefaults: {reasons: x}", "there is no defaults.reasons"),
+        ("a.yaml", "like: a.yaml", "a.yaml is like itself"),
         ("a.yaml", "like: ner\ndefaults: 3", "defaults is a mapping of names to values; 3 is not"),
         ("a.yaml", "like: ner\ndescription: 3", "description is a text; 3 is not"),
         ("a.py", "recipe = 3", "assigns no recipe to the name recipe"),
@@ -91,8 +104,11 @@ def test_a_python_recipe_trains_under_its_own_name(tiny_base: Path, tmp_path: Pa
         ("a.py", "recipe = (", "SyntaxError"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(name: str, text: str | None, message: str, tmp_path: Path) -> None:
-    path = tmp_path / name
+def test_what_is_wrong_with_a_file_is_said(
+    name: str, text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
     if text is not None:
         path.write_text(text)
     with pytest.raises(InvalidSettings) as caught:

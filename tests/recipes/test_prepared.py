@@ -371,6 +371,24 @@ def test_other_code_makes_other_entries() -> None:
 
 
 @pytest.mark.usefixtures("kept")
+def test_ids_that_stand_twice_far_from_each_other_are_said(tmp_path: Path) -> None:
+    def notes(task: str, row: dict[str, Any]) -> tuple[str, ...]:
+        data = tmp_path / f"{task}.jsonl"
+        ids = [*range(30), 2, 5]
+        rows = [{**row, "id": name, "label": "ab"[at % 2]} for at, name in enumerate(ids)]
+        data.write_text("\n".join(map(json.dumps, rows)))
+        assert len(list(tables.record_blocks(data))) > 2
+        return prepared.prepare_splits(find_recipe(task), data, validation=False, test=None, options={})[-1]
+
+    data = tmp_path / "classify.jsonl"
+    note = f"train: 2 rows have the id of a much earlier one: that of {data}:3 also stands at {data}:31"
+    assert note in notes("classify", {"text": "good"})
+    asked = {"question": "who?", "context": "ada " * 20, "answers": []}
+    with pytest.raises(InvalidData, match=r"qa\.jsonl:31: its id also stands at .*qa\.jsonl:3"):
+        notes("qa", asked)
+
+
+@pytest.mark.usefixtures("kept")
 def test_what_is_wrong_names_its_line_and_nothing_is_kept(
     tmp_path: Path, tiny_base: Path, own_home: Path
 ) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -69,10 +72,31 @@ def test_one_set_from_everywhere(spoken: Path, tmp_path: Path) -> None:
     )
     rows = [{"audio": Path(path).read_bytes(), "text": text} for path, text in zip(files, SAID, strict=True)]
     table = Table.from_dict({"audio": files, "sentence": SAID}).cast_column("audio", Audio())
+    cells = [{"bytes": row["audio"], "path": "a.wav"} for row in rows]
+    parquet = {"named": files, "held": [row["audio"] for row in rows], "mapped": cells}
+    for name, column in parquet.items():
+        written = pyarrow.table({"audio": column, "text": SAID})
+        pyarrow.parquet.write_table(written, tmp_path / f"{name}.parquet")
+        assert read(tmp_path / f"{name}.parquet").fingerprint == folder.fingerprint
     for other in (tmp_path / "rows.jsonl", rows, table):
         assert read(other).fingerprint == folder.fingerprint
     assert [example.fields["target"] for example in folder] == SAID
     assert folder.notes == ("6 recordings, 0.1 minutes: 6 at 8000 Hz; each is resampled to the base's rate",)
+
+
+def test_a_table_of_recordings_stays_on_the_disk(tmp_path: Path) -> None:
+    sounds = [wav(tone(40, seed=at, rate=8_000), 8_000) for at in range(4)]
+    size, cells = sum(map(len, sounds)), [{"bytes": sound, "path": None} for sound in sounds]
+    pyarrow.parquet.write_table(pyarrow.table({"audio": cells, "text": SAID[:4]}), tmp_path / "a.parquet")
+    del sounds, cells
+    read(tmp_path / "a.parquet")  # what is imported stays
+    tracemalloc.start()
+    try:
+        dataset = read(tmp_path / "a.parquet")
+        assert tracemalloc.get_traced_memory()[0] < size / 4
+    finally:
+        tracemalloc.stop()
+    assert len(dataset) == 4
 
 
 def test_samples_in_memory() -> None:

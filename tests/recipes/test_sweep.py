@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from transformers import TrainerState
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings, TrainingError, TrainingInterrupted
@@ -164,6 +166,73 @@ def test_a_trial_that_fails_does_not_end_the_sweep_unless_all_do(
             "sentiment", review_data, base=str(tiny_base), space={"learning_rate": wild}, trials=2, warmup=0,
             output=tmp_path / "sweep", **SHORT,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "message"),
+    [
+        ({"seed": Choice((1, 2))}, {}, "'seed' is the same in all trials"),
+        ({"rnk": Choice((2, 4))}, {}, "'rnk' is no setting of sentiment with lora"),
+        ({"warmup": Range(0.1, 3.0, whole=False)}, {}, r"below 1; 3\.0 is not"),
+        ({"max_length": Range(16, 600, whole=True)}, {}, "max_length=600 exceeds"),
+        (
+            {"method": Choice(("lora", "prefix"))},
+            {"rank": 4},
+            "'rank' is no setting of sentiment with prefix",
+        ),
+        ({"method": Choice(("lora", "prefix")), "rank": Choice((2, 4))}, {}, "'rank' is no setting of"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_before_the_first_trial(
+    space: dict[str, Any],
+    given: dict[str, Any],
+    message: str,
+    tiny_base: Path,
+    review_data: Path,
+    tmp_path: Path,
+) -> None:
+    settings = {"max_steps": 2, "batch_size": 4, **given}
+    with pytest.raises(InvalidSettings, match=message):
+        sweep(
+            "sentiment",
+            review_data,
+            base=str(tiny_base),
+            space=space,
+            trials=2,
+            output=tmp_path / "sweep",
+            **settings,
+        )
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_settings_that_do_not_go_together_fail_one_trial(
+    tiny_base: Path, review_data: Path, tmp_path: Path
+) -> None:
+    """What no end of a range tells: names of layers are known once the base is there."""
+    found = sweep(
+        "sentiment", review_data, base=str(tiny_base), space={"target_modules": Choice(("query", "nowhere"))},
+        trials=6, output=tmp_path / "sweep", **SHORT | {"max_steps": 1},
+    )  # fmt: skip
+    whys = {trial.state: trial.why for trial in found.trials}
+    assert whys == {"complete": "", "failed": "target_modules: no linear layer is named 'nowhere'"}
+    assert found.best.settings == {"target_modules": "query"}
+
+
+def test_a_trial_whose_validation_is_no_number_is_not_the_best(
+    causal_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any, rank: int, callbacks: Any, **__: Any) -> None:
+        state = TrainerState(global_step=1)
+        loss = math.inf if rank == 2 else 0.5
+        callbacks[0].on_evaluate(None, state, None, metrics={"eval_loss": loss})
+
+    monkeypatch.setattr("adapthub.recipes.sweep.train", trained)
+    found = sweep(
+        "translate", pairs(8, seed=8), base=str(causal_base), validation=pairs(2, seed=2), trials=6,
+        space={"rank": Choice((2, 4))}, output=tmp_path / "sweep",
+    )  # fmt: skip
+    assert {trial.settings["rank"]: trial.value for trial in found.trials} == {2: None, 4: 0.5}
+    assert found.best.settings == {"rank": 4}
 
 
 def test_a_sweep_needs_something_to_try_and_to_compare_by(tiny_base: Path, tmp_path: Path) -> None:
