@@ -16,6 +16,7 @@ OPTIONS = {
     "validation": "--validation",
     "test": "--test",
     "quantize": "--quantize",
+    "device": "--device",
     "method": "--method",
     "peft_config": "--method-config",
     "rank": "--rank",
