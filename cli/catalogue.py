@@ -85,9 +85,10 @@ def new_recipe(path: Path, like: str) -> None:
         raise InvalidSettings(
             f"--like names one of ours, and {like} is a file", hint=f"There is: {', '.join(RECIPES)}."
         )
+    text = skeleton(path, find_recipe(like))
     try:
         with path.open("x", encoding="utf-8") as stream:
-            stream.write(skeleton(path, find_recipe(like)))
+            stream.write(text)
     except FileExistsError:
         raise Conflict(f"{path} is there already", hint="Choose another name.") from None
     except OSError as error:
