@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import torch
 from torch import nn
 
 RESULTS = Path(__file__).parent / "results"
+BASES = ["none", "nf4"] if find_spec("bitsandbytes") else ["none"]
+"""In which a base is measured where nothing else is said: quantised by bitsandbytes, which a GPU's image may lack."""
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "accelerate", "adapthub")
 
 

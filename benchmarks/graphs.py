@@ -29,7 +29,7 @@ import torch
 
 from adapthub.runtime import Runtime
 from adapthub.runtime.rows import Part
-from benchmarks.common import in_turn, print_table, write_results
+from benchmarks.common import BASES, in_turn, print_table, write_results
 from benchmarks.generate.common import NEW, REQUESTS, Setting, chosen_adapters, ours
 from benchmarks.generate.files import SHAPES, random_adapters, random_base
 
@@ -40,7 +40,7 @@ _REPLAYS = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen2.5-0.5b", choices=SHAPES)
-    parser.add_argument("--quantize", nargs="*", default=["none", "nf4"], choices=["none", "nf4", "int8"])
+    parser.add_argument("--quantize", nargs="*", default=BASES, choices=["none", "nf4", "int8"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=["graphs", "eager"], help="half of the memory for bases")
     options = parser.parse_args()

@@ -33,7 +33,16 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.selections import Selection
-from benchmarks.common import comparable, in_dtype, in_turn, milliseconds, print_table, ratio, write_results
+from benchmarks.common import (
+    BASES,
+    comparable,
+    in_dtype,
+    in_turn,
+    milliseconds,
+    print_table,
+    ratio,
+    write_results,
+)
 
 ROWS, LABELS = 32, 9
 RANKS = (8, 16, 32, 64)
@@ -46,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--quantize", nargs="*", default=["none", "nf4"], choices=["none", "nf4", "int8"])
+    parser.add_argument("--quantize", nargs="*", default=BASES, choices=["none", "nf4", "int8"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     results = []

@@ -75,7 +75,7 @@ class _Pass:
         self.times = 0
         self.given_up = False
         self.noted = Noted()
-        self.bytes = 0  # that it took, when it was noted
+        self.bytes = 0  # that it took, when it ran as always
         self.graphs: list[Graph] | None = None
         self.state: Any = None  # of the layers, when their graphs were made
 
@@ -88,11 +88,12 @@ class _Stack:
         self._own = [layer.forward for layer in layers]
         self._passes: dict[Any, _Pass] = {}
         self._pass: _Pass | None = None  # that runs now and is noted or replayed
+        self._ran: _Pass | None = None  # that runs now, if as always
         self._next = 0  # the place of the layer that goes on with it
         self._failed = False
         self._holders: list[tuple[nn.Module, str]] = []  # of what is trained
         self._dropouts: list[nn.modules.dropout._DropoutNd] = []
-        self._before = 0  # bytes, when a noted pass began
+        self._before = 0  # bytes, when it began
         self._loaded: dict[int, Tensor] = {}  # by address: what layers of this pass have put there
         self._open: list[weakref.ref[Any]] = []  # replays whose gradients are to come
         for place, layer in enumerate(layers):
@@ -113,25 +114,30 @@ class _Stack:
         current = self._pass
         if current is None or place != self._next or not call.is_plain:
             self._pass = None
-            return own(*args, **kwargs)
+            return self._run(place, args, kwargs)
         self._next += 1
         if current.graphs is None:
-            output = own(*args, **kwargs)
+            output = self._run(place, args, kwargs)
             current.noted.note(call, output)
-            if self._next == len(self._layers):
-                current.bytes = self._recorder.taken() - self._before
             return output
         graph = current.graphs[place]
         if call.key != graph.key:
             self._pass = None
-            return own(*args, **kwargs)
+            return self._run(place, args, kwargs)
         output = self._replayed(graph, call)
         # Whoever keeps what the last one gives shall not see it change.
         return _copied(output) if self._next == len(self._layers) else output
 
+    def _run(self, place: int, args: Any, kwargs: Any) -> Any:
+        """A layer as always."""
+        output = self._own[place](*args, **kwargs)
+        if place == len(self._layers) - 1 and self._ran is not None:
+            self._ran.bytes = self._recorder.taken() - self._before
+        return output
+
     def _begin(self, call: Call) -> None:
         """Decide how a pass runs that begins so."""
-        self._pass, self._next = None, 0
+        self._pass, self._ran, self._next = None, None, 0
         self._loaded.clear()
         self._open = [ref for ref in self._open if (context := ref()) is not None and not context.done]
         if self._open or not call.is_plain:
@@ -139,30 +145,39 @@ class _Stack:
         found = self._passes.setdefault(call.key, _Pass())
         if found.graphs is not None and found.state != self._state():  # another adapter trains, say
             for each in self._passes.values():
-                each.graphs, each.times = None, 0
+                each.graphs, each.noted, each.times = None, Noted(), 0
+            self._recorder.forget()
         found.times += 1
-        if found.given_up or found.times < _BEFORE:
-            return
-        if found.graphs is None and sum(each.graphs is not None for each in self._passes.values()) >= _MOST:
-            found.given_up = True
-        elif found.graphs is None and found.times == _BEFORE:
-            self._before = self._recorder.taken()
-            self._pass = found
-        elif found.graphs is None:
-            self._capture(found)
+        if found.graphs is None and not found.given_up and found.times >= _BEFORE:
+            if self._captured() >= _MOST:
+                found.given_up = True
+            elif found.times == _BEFORE:
+                noted = [each for each in self._passes.values() if each.noted.calls]
+                if len(noted) >= _MOST:  # what a pass was given is kept until it comes again
+                    noted[0].noted, noted[0].times = Noted(), _BEFORE - 1
+                self._pass = found
+            else:
+                self._capture(found)
         if found.graphs is not None:
             self._pass = found
+        elif found.times <= _BEFORE:
+            self._ran, self._before = found, self._recorder.taken()
+
+    def _captured(self) -> int:
+        return sum(each.graphs is not None for each in self._passes.values())
 
     def _capture(self, found: _Pass) -> None:
         whole = len(found.noted.calls) == len(self._layers) and not any(map(_has_hooks, self._layers))
+        others = [each.bytes for each in self._passes.values() if each is not found and each.graphs is None]
         try:
-            if whole and self._recorder.begin(found.bytes):
+            if whole and self._recorder.begin(found.bytes, max(others, default=0)):
                 found.graphs = recorded(self._own, self._layers, found.noted, self._recorder)
                 self._look()
                 found.state = self._state()
         except Exception:  # whatever a compiler, a driver or a library raises
             _LOG.warning("layers run without CUDA graphs: they cannot be captured", exc_info=True)
             self._failed = True
+            self._passes.clear()  # other shapes' graphs keep memory, and are not replayed any more
         found.given_up = found.graphs is None
         found.noted = Noted()
 

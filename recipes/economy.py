@@ -53,10 +53,12 @@ def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[
     """One after the other: each may depend on those before. `replays`: whether layers can be replayed."""
     # On a GPU batches that are replayed cost less than rows without padding, each of which attends in launches of its own.
     even = replays and job.settings.packing == "auto" and not isinstance(job.recipe, PreferringRecipe)
-    masked = mask_for(model, _unlike_rows(job, base)) if even else None
-    if masked is not None:
+    masked = None
+    if even:
         longest = int(lengths_of(job.taught).max())
         most = job.settings.max_length or longest  # for which there are positions
+        masked = mask_for(model, _unlike_rows(job, base), most)
+    if masked is not None:
         yield rounded(model, lengths_to(longest, most), masked=masked)
     elif packs(job) and not model.active_peft_config.is_prompt_learning:
         offset = flat_offset(base)

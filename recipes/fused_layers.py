@@ -26,6 +26,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from adapthub.adapters.kernel_trial import kernels_run
+from adapthub.adapters.kernels.launching import on_its_device
 
 _LOG = logging.getLogger(__name__)
 _OLDEST = Version("0.8.5")  # before, rotary positions of a part of a head are all wrong
@@ -49,17 +50,30 @@ def kernels_for(device: torch.device) -> Kernels | None:
     """Liger's; None where it is not installed, or Triton's kernels do not run."""
     if not kernels_run(device) or find_spec("liger_kernel") is None:
         return None
-    if Version(version("liger_kernel")) < _OLDEST:
-        _LOG.warning("Liger's kernels are left out: %s or later is needed", _OLDEST)
+    try:
+        if Version(version("liger_kernel")) < _OLDEST:
+            _LOG.warning("Liger's kernels are left out: %s or later is needed", _OLDEST)
+            return None
+        from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
+    except Exception:  # a copy without a version, or one that imports what is not there
+        _LOG.warning("Liger's kernels are left out: they cannot be loaded", exc_info=True)
         return None
-    from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
 
     def norm(x: Tensor, weight: Tensor, eps: float, offset: float, rounding: str) -> Tensor:
         # Not in place: a gradient may be another's too, as where a norm's output is added to what it was made of.
         made: Tensor = LigerRMSNormFunction.apply(x, weight, eps, offset, rounding, False)
         return made
 
-    return Kernels(norm, LigerSiLUMulFunction.apply, LigerRopeFunction.apply)
+    def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+        made: Tensor = LigerSiLUMulFunction.apply(gate, up)
+        return made
+
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        made: tuple[Tensor, Tensor] = LigerRopeFunction.apply(q, k, cos, sin)
+        return made
+
+    # Backward is torch's thread of the device.
+    return Kernels(on_its_device(norm), on_its_device(silu_mul), on_its_device(rotate))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from adapthub.adapters.captures import Captures
 
 _SHARE = 0.4  # of the device's memory, that a pass may take
 _SPARE = 0.8  # of the memory that is free
+_BESIDE = 0.9  # of it, with what a pass takes that is not recorded
 _PLAIN = (int, float, str, torch.dtype, torch.device, type(None))
 _TENSOR = object()  # stands for one
 
@@ -31,14 +32,18 @@ class Recorder(Protocol):
     def taken(self) -> int:
         """Bytes of the device's memory that are in use."""
 
-    def begin(self, taken: int) -> bool:
-        """Free what memory is free: a pass is recorded next that takes so many bytes. Whether it fits."""
+    def begin(self, taken: int, beside: int) -> bool:
+        """Free what memory is free: a pass is recorded next that takes so many bytes, for good. Whether it fits, beside
+        passes that run as always and take up to `beside`."""
 
     def warm(self, work: Callable[[], None]) -> None:
         """Run what is recorded next, aside: libraries and compilers prepare themselves."""
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What does `work` again, in the same memory. Raises what a compiler or a driver raises."""
+        """What does `work` again, in the same memory. Raises what a compiler or a driver raises; work there must be."""
+
+    def forget(self) -> None:
+        """Nothing that was recorded is there any more."""
 
 
 class Cuda:
@@ -51,12 +56,12 @@ class Cuda:
     def taken(self) -> int:
         return torch.cuda.memory_allocated(self._device)
 
-    def begin(self, taken: int) -> bool:
+    def begin(self, taken: int, beside: int) -> bool:
         torch.cuda.synchronize(self._device)
         gc.collect()
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(self._device)
-        return taken <= min(_SHARE * total, _SPARE * free)
+        return fits(taken, beside, free, total)
 
     def warm(self, work: Callable[[], None]) -> None:
         state = torch.cuda.get_rng_state(self._device)
@@ -66,6 +71,15 @@ class Cuda:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         replay: Callable[[], None] = self._captures.record(work).replay
         return replay
+
+    def forget(self) -> None:
+        self._captures.begin_anew()
+
+
+def fits(taken: int, beside: int, free: int, total: int) -> bool:
+    """Whether a pass may keep so many bytes of what is free. Others that run as always, such as one that takes more than
+    may be kept, come again too: they are not to find that their memory is gone."""
+    return taken <= min(_SHARE * total, _SPARE * free, _BESIDE * free - beside)
 
 
 class Call:
@@ -80,13 +94,20 @@ class Call:
         self.is_plain = bool(self.tensors) and all(
             leaf is _TENSOR or isinstance(leaf, _PLAIN) for leaf in self.leaves
         )
-        self.key = (str(self.spec), self.autocast, layer.training, tuple(map(_kind, leaves)))
+        same = tuple(_firsts(self.tensors))
+        self.key = (str(self.spec), self.autocast, layer.training, tuple(map(_kind, leaves)), same)
 
 
 def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
     return leaf
+
+
+def _firsts(tensors: Sequence[Tensor]) -> list[int]:
+    """Of each, where it stands first: a layer may be given one twice."""
+    places = [id(tensor) for tensor in tensors]
+    return [*map(places.index, places)]
 
 
 def filled(leaves: Sequence[Any], spec: Any, tensors: Sequence[Tensor]) -> Any:
@@ -144,8 +165,8 @@ class Graph:
         self.gradients: list[Tensor] = []  # of the outputs that have one
         self.of_inputs: list[Tensor | None] = []
         self.of_trained: Tensor | None = None  # side by side
-        self.forward: Callable[[], None] = self._compute
-        self.backward: Callable[[], None] = self._differentiate
+        self.forward: Callable[[], None] = _nothing  # until they are recorded
+        self.backward: Callable[[], None] = _nothing
         self._own, self._autocast = own, call.autocast
         self._args, self._kwargs = filled(call.leaves, call.spec, inputs)
 
@@ -171,9 +192,12 @@ class Graph:
         self.forward = recorder.record(self._compute)
 
     def record_backward(self, gradients: list[Tensor], recorder: Recorder) -> None:
-        """Record the other half, for gradients of the outputs that lie there."""
+        """Record the other half, for gradients of the outputs that lie there; of outputs without any there is none."""
         self.gradients = gradients
-        self.backward = recorder.record(self._differentiate)
+        if self.differentiated:
+            self.backward = recorder.record(self._differentiate)
+        else:
+            self._differentiate()
 
     def _compute(self) -> None:
         kind, dtype, enabled = self._autocast
@@ -188,7 +212,10 @@ class Graph:
     def _differentiate(self) -> None:
         asked = [tensor for tensor in self.inputs if tensor.requires_grad]
         found = self._found([*asked, *self.trained])
-        self.of_inputs = found[: len(asked)]
+        # What is given twice has one gradient, of both.
+        self.of_inputs = [
+            found[place] if place == first else None for place, first in enumerate(_firsts(asked))
+        ]
         of_trained = [gradient.flatten() for gradient in found[len(asked) :] if gradient is not None]
         self.of_trained = torch.cat(of_trained) if of_trained else None
 
@@ -210,6 +237,10 @@ class Graph:
         finally:
             for (module, name), parameter in zip(self._holders, parameters, strict=True):
                 module._parameters[name] = parameter
+
+
+def _nothing() -> None:
+    """What a half comes to that has no work."""
 
 
 class Replayed(torch.autograd.Function):

@@ -31,13 +31,24 @@ def lengths_to(longest: int, most: int) -> tuple[int, ...]:
     return (*range(step, longest, step), longest if last > most else last)
 
 
-def mask_for(model: PeftModel, batch: Mapping[str, Tensor]) -> bool | None:
-    """Whether a base needs the mask of its padding, as the logits of `batch` say; None where it cannot be padded so."""
-    if model.config.is_encoder_decoder:  # whose decoder's rows have lengths of their own
+def mask_for(model: PeftModel, batch: Mapping[str, Tensor], most: int) -> bool | None:
+    """Whether a base needs the mask of its padding, as the logits of `batch` say; None where it cannot be padded so.
+
+    No row is made longer than `most` tokens, for which there are positions: of a batch that is as long some columns less
+    are tried. To look for a position that is not there ends all use of a GPU in the process.
+    """
+    mask = batch.get("attention_mask")
+    # An encoder-decoder's decoder has rows with lengths of their own.
+    if mask is None or mask.ndim != 2 or model.config.is_encoder_decoder or most <= _MULTIPLE:
         return None
-    longer = (batch["attention_mask"].shape[1] + _MULTIPLE,) if "attention_mask" in batch else ()
+    width = min(mask.shape[1], most - _MULTIPLE)
+    some = {
+        name: tensor[:, :width] if tensor.shape == mask.shape else tensor for name, tensor in batch.items()
+    }
     for masked in (False, True):
-        if longer and same_logits(model, batch, lambda masked=masked: rounded(model, longer, masked=masked)):  # type: ignore[misc]
+        if same_logits(
+            model, some, lambda masked=masked: rounded(model, (width + _MULTIPLE,), masked=masked)
+        ):  # type: ignore[misc]
             return masked
     return None
 

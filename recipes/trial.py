@@ -115,7 +115,7 @@ class _Trying:
         job = prepare(**arguments)
         self._base = load_base(job.base.ref, quantize=job.quantize, device=device)
         where = self._base.device
-        self._free = free_memory(where) if where.type == "cuda" else free
+        self._free = _free_for_us(where) if where.type == "cuda" else free
         job = job.computing_in(precision(job.settings.precision, where, self._base.dtype))
         # Decided by all rows, not by those that are tried.
         self._job = replace(job, settings=replace(job.settings, packing=packs(job), patience=0))
@@ -309,15 +309,23 @@ class _Peak:
         self.device: int | None = None
 
     def read(self) -> int:
-        """The most since the last reading, of the GPU where there is one; it is counted anew from now."""
+        """The most since the last reading, of the GPU where there is one; it is counted anew from now.
+
+        Of a GPU that is what was in use. `device` has what torch keeps for later beside, which tells nothing of one step.
+        """
         host = _high_water()
         self.host = max(self.host, host)
         if self._gpu is None:
             return host
-        most = torch.cuda.max_memory_reserved(self._gpu)
-        self.device = max(self.device or 0, most)
+        self.device = max(self.device or 0, torch.cuda.max_memory_reserved(self._gpu))
+        most = torch.cuda.max_memory_allocated(self._gpu)
         torch.cuda.reset_peak_memory_stats(self._gpu)
         return most
+
+
+def _free_for_us(device: torch.device) -> int:
+    """Bytes of a GPU that are free, or this process's: the base is there already."""
+    return free_memory(device) + torch.cuda.memory_reserved(device)
 
 
 def _high_water() -> int:

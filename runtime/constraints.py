@@ -10,17 +10,18 @@ import json
 import re
 import threading
 from collections.abc import Mapping
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.hf import from_tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from adapthub.adapters.errors import InvalidInput, SamplingError
 from adapthub.runtime.sampling import GRAMMARS, Sampling
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
 
 # White space between JSON's tokens. Bounded, or a model may write blanks until its tokens are spent.
 _JSON_SPACE = r"[\x20\x0A\x0D\x09]{1,64}"
@@ -82,6 +83,8 @@ def compile_constraint(
         grammar = _grammar(sampling)
     except (ValueError, TypeError, RecursionError) as error:  # not JSON, not Unicode, nested too deeply
         raise InvalidInput(f"{field} cannot be read: {_in_a_line(str(error))}") from None
+    from llguidance import LLMatcher, LLParserLimits  # the engine runs without
+
     limits = LLParserLimits(verbose_errors=False)
     matcher = LLMatcher(_tokenizer(tokenizer, eos_ids), grammar, log_level=0, limits=limits)
     constraint = GrammarConstraint(matcher)
@@ -98,6 +101,8 @@ def compile_constraint(
 
 def _grammar(sampling: Sampling) -> str:
     """In llguidance's form."""
+    from llguidance import LLMatcher
+
     if sampling.json_schema is not None:
         return LLMatcher.grammar_from_json_schema(
             _schema_text(sampling.json_schema), overrides={"whitespace_pattern": _JSON_SPACE}
@@ -118,6 +123,8 @@ def _schema_text(schema: object) -> str:
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase, eos_ids: frozenset[int]) -> LLTokenizer:
     """llguidance's form of a tokenizer, made once: a large vocabulary takes about a second."""
+    from llguidance.hf import from_tokenizer
+
     with _LOCK:
         made = _TOKENIZERS.setdefault(tokenizer, {})
         if eos_ids not in made:

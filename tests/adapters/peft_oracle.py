@@ -28,8 +28,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from adapthub.adapters.quantized import steady
-
 CLASSES = {
     "token-classification": (AutoModelForTokenClassification, "TOKEN_CLS"),
     "text-classification": (AutoModelForSequenceClassification, "SEQ_CLS"),
@@ -64,8 +62,11 @@ def load_plain(
         )
     torch.manual_seed(99)
     model: Any = CLASSES[task][0].from_pretrained(base, num_labels=labels, dtype=torch.float32, **options)
-    # bitsandbytes' own evaluation rounds activations, differently by processor and neighbours; both sides go without.
-    steady(model)
+    if quantize is not None:
+        from adapthub.adapters.quantized import steady
+
+        # bitsandbytes' own evaluation rounds activations, differently by processor and neighbours; both sides go without.
+        steady(model)
     return cast(PreTrainedModel, model.eval())
 
 

@@ -135,6 +135,7 @@ def test_a_home_that_is_not_there_yet_is_judged_by_its_parent(
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_quantisations_on_a_gpu(kind: str) -> None:
+    pytest.importorskip("bitsandbytes")
     assert doctor._try_quantisation(kind, torch.device("cuda")).state == "ok"
 
 

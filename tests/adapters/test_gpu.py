@@ -25,6 +25,8 @@ TOLERANCES = {"float32": 1e-4, "bfloat16": 0.2}
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("quantize", [None, "nf4", "int8"])
 def test_mixed_rows_on_cuda_equal_peft_on_cpu(quantize: str | None, dtype: str, tmp_path: Path) -> None:
+    if quantize is not None:
+        pytest.importorskip("bitsandbytes")
     folder = write_tiny_base(tmp_path / "base", hidden=128)
     adapted = AdaptedBase(load_base(str(folder), quantize=quantize, device="cuda", dtype=dtype))
     configs = {

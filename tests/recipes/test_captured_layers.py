@@ -12,6 +12,8 @@ from typing import Any, cast
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
@@ -22,9 +24,10 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from adapthub.recipes.captured_layers import captured
-from adapthub.recipes.layer_graphs import Cuda
+from adapthub.recipes.layer_graphs import Cuda, fits
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAYERS = 3
@@ -42,15 +45,17 @@ class Counted:
     """A recorder that counts; of a GPU's graphs, or of work that runs again."""
 
     def __init__(self, *, fits: bool = True) -> None:
-        self.recorded = self.replayed = 0
+        self.recorded = self.replayed = self.forgotten = 0
+        self.begun: list[tuple[int, int]] = []
         self._fits = fits
         self._cuda = Cuda(DEVICE) if DEVICE.type == "cuda" else None
 
     def taken(self) -> int:
         return self._cuda.taken() if self._cuda else 0
 
-    def begin(self, taken: int) -> bool:
-        return self._fits and (self._cuda is None or self._cuda.begin(taken))
+    def begin(self, taken: int, beside: int) -> bool:
+        self.begun.append((taken, beside))
+        return self._fits and (self._cuda is None or self._cuda.begin(taken, beside))
 
     def warm(self, work: Callable[[], None]) -> None:
         if self._cuda:
@@ -63,7 +68,9 @@ class Counted:
         if self._cuda:
             replay = self._cuda.record(work)
         else:
-            work()
+            with Working() as working:
+                work()
+            assert working.operations  # of a capture of nothing CUDA warns
             replay = work
 
         def counted() -> None:
@@ -71,6 +78,23 @@ class Counted:
             replay()
 
         return counted
+
+    def forget(self) -> None:
+        self.forgotten += 1
+        if self._cuda:
+            self._cuda.forget()
+
+
+class Working(TorchDispatchMode):
+    """Counts what a GPU would launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += not function.is_view
+        return function(*args, **kwargs or {})
 
 
 def adapted(**options: Any) -> Any:
@@ -219,6 +243,30 @@ def test_layers_that_cannot_be_captured_run_as_always(caplog: pytest.LogCaptureF
         for _ in range(4):
             assert_same(gradients(model, ids()), wanted)
     assert caplog.text.count("cannot be captured") == 1
+
+
+def test_a_shape_that_cannot_be_captured_takes_the_others_memory_with_it() -> None:
+    """Whose graphs would be kept, and not be replayed any more."""
+    kept: list[weakref.ref[Any]] = []
+
+    class Refusing(Counted):
+        def record(self, work: Callable[[], None]) -> Callable[[], None]:
+            if self.recorded == 2 * LAYERS:
+                raise RuntimeError("not permitted")
+            replay = super().record(work)
+            kept.append(weakref.ref(replay))
+            return replay
+
+    model, recorder = adapted(), Refusing()
+    with captured(model, lambda: recorder):
+        for _ in range(4):
+            gradients(model, ids())
+        assert recorder.replayed == 2 * 2 * LAYERS
+        assert all(replay() is not None for replay in kept)
+        for _ in range(3):
+            gradients(model, ids(1, 7))
+        gc.collect()
+        assert not any(replay() is not None for replay in kept)
 
 
 @pytest.mark.skipif(DEVICE.type == "cpu", reason="CUDA alone has captures that fail so")
@@ -374,6 +422,111 @@ def test_weights_that_are_put_elsewhere_are_captured_anew() -> None:
         assert_same(gradients(model, ids()), changed)
     assert recorder.replayed == ran + 2 * LAYERS
     assert_same(gradients(model, ids()), changed)
+
+
+def test_graphs_that_are_given_up_give_back_their_pool() -> None:
+    """One that all graphs have left cannot be captured into again."""
+    model, recorder = adapted(), Counted()
+    with captured(model, lambda: recorder):
+        for tokens in (12, 9):
+            for _ in range(3):
+                gradients(model, ids(tokens=tokens))
+        assert not recorder.forgotten
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data * 1.5
+        for tokens in (12, 9):
+            for _ in range(3):
+                gradients(model, ids(tokens=tokens))
+    assert recorder.forgotten == 1
+    assert recorder.recorded == 2 * 2 * 2 * LAYERS
+
+
+@pytest.mark.parametrize(
+    ("taken", "beside", "free", "is_kept"),
+    [(10, 0, 60, True), (45, 0, 100, False), (10, 0, 12, False), (20, 40, 60, False), (20, 30, 60, True)],
+)
+def test_what_is_kept_leaves_room_for_what_is_not(taken: int, beside: int, free: int, is_kept: bool) -> None:
+    assert fits(taken, beside, free, total=100) is is_kept
+
+
+def test_the_largest_pass_that_runs_as_always_is_known() -> None:
+    class Measured(Counted):
+        """Of a device where a pass takes as many bytes as it has tokens."""
+
+        def taken(self) -> int:
+            self.asked = getattr(self, "asked", 0) + 1
+            return 0 if self.asked % 2 else tokens
+
+    model, recorder = adapted(), Measured()
+    with captured(model, lambda: recorder):
+        for tokens in (24, 12, 12, 12, 9, 9, 9):
+            gradients(model, ids(tokens=tokens))
+    assert recorder.begun == [(12, 24), (9, 24)]
+
+
+def test_few_passes_are_noted_at_a_time() -> None:
+    """Each keeps what it was given until it comes again, and of many lengths most never do."""
+    model, recorder = adapted(), Counted()
+    given: list[StorageWeakRef] = []
+    layer = model.get_base_model().model.layers[0]
+    with captured(model, lambda: recorder):
+        replaced = layer.forward
+
+        def noting(hidden: torch.Tensor, **options: Any) -> Any:
+            given.append(StorageWeakRef(hidden.untyped_storage()))
+            return replaced(hidden, **options)
+
+        layer.forward = noting
+        for tokens in range(5, 20):
+            for _ in range(2):
+                gradients(model, ids(tokens=tokens))
+        gc.collect()
+        assert sum(not each.expired() for each in given) <= 8
+        for _ in range(2):  # noted anew
+            gradients(model, ids(tokens=5))
+        layer.forward = replaced
+    assert recorder.replayed == 2 * LAYERS
+
+
+class Doubling(GradientCheckpointingLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(8, 8, device=DEVICE)
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.linear(x) * other)
+
+
+def test_a_tensor_that_is_given_twice_has_one_gradient() -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([Doubling(), Doubling()])
+
+        def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = layer(x, x if other is x else other)
+            return x
+
+    torch.manual_seed(0)
+    model, recorder = Model(), Counted()
+    given = torch.randn(2, 5, 8, device=DEVICE)
+
+    def learnt(twice: bool) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        x = given.clone().requires_grad_()
+        model(x, x if twice else (given + 1).requires_grad_()).square().sum().backward()
+        assert x.grad is not None
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return {**found, "x": x.grad}
+
+    plain = [learnt(twice=twice) for twice in (True, False)]
+    with captured(model, lambda: recorder):
+        for _ in range(4):
+            for twice, wanted in zip((True, False), plain, strict=True):
+                assert_same(learnt(twice=twice), wanted)
+    assert recorder.replayed == 2 * 2 * 2 * 2
 
 
 def test_what_hooks_would_hear_is_not_captured() -> None:

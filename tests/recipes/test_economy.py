@@ -11,11 +11,12 @@ import torch
 
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.recipes import plan, train
+from adapthub.recipes import economy, plan, train
 from adapthub.recipes.economy import padding
 from adapthub.recipes.settings import OPTIMIZERS, REASONS
 from tests.adapters.causal_pass import write_causal_base
 from tests.recipes.conftest import calm_copy
+from tests.recipes.test_captured_layers import Counted
 from tests.recipes.tokenizer_kinds import byte_level
 
 WORDS = ("ada", "bob", "was", "born", "in", "london", "paris")
@@ -57,8 +58,9 @@ def history(task: str, data: Any, base: Any, output: Path, **settings: Any) -> l
         "learning_rate": 1e-3,
         "precision": "fp32",
         "warmup": 0.0,
+        "validation": False,
     } | settings
-    result = train(task, data, base=base, validation=False, output=output, quiet=True, **given)
+    result = train(task, data, base=base, output=output, quiet=True, **given)
     return [(entry["loss"], entry["grad_norm"]) for entry in result.run.history if "grad_norm" in entry]
 
 
@@ -80,6 +82,37 @@ def test_an_encoder_learns_the_same(calm_base: Path, ner_data: Path, tmp_path: P
     train_file, base = ner_data / "train.conll", str(calm_base)
     plain = history("ner", train_file, base, tmp_path / "padded", packing=False)
     same(history("ner", train_file, base, tmp_path / "packed", packing=True), plain)
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there graphs are what is recorded, and the base is on a CPU"
+)
+@pytest.mark.parametrize(("task", "accumulated"), [("chat", 1), ("ner", 2)])
+def test_replayed_layers_learn_the_same(
+    task: str,
+    accumulated: int,
+    causal_base: Path,
+    calm_base: Path,
+    ner_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A whole run by what a GPU's batches go through, evaluations between its steps; work runs again for graphs."""
+    data: Any = talks(12) if task == "chat" else ner_data / "train.conll"
+    base = load_base(str(causal_base if task == "chat" else calm_base), device="cpu")
+    given: dict[str, Any] = {"max_steps": 8, "batch_size": 11, "gradient_accumulation": accumulated}
+    given |= {"validation": data, "eval_steps": 3, **({"answered": 0} if task == "chat" else {})}
+    plain = history(task, data, base, tmp_path / "plain", packing=False, **given)
+    recorders: list[Counted] = []
+
+    def recorder(device: torch.device) -> Counted:
+        recorders.append(Counted())
+        return recorders[-1]
+
+    monkeypatch.setattr(economy, "kernels_run", lambda device: True)
+    monkeypatch.setattr(economy, "Cuda", recorder)
+    same(history(task, data, base, tmp_path / "replayed", **given), plain)
+    assert recorders[-1].replayed
 
 
 @pytest.mark.parametrize("task", ["chat", "ner"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
+from importlib.metadata import PackageNotFoundError
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +22,7 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
+from adapthub.recipes import fused_layers
 from adapthub.recipes.fused_layers import Kernels, fused, kernels_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,6 +140,50 @@ def test_units_that_loras_drop_are_the_runs_own() -> None:
         tried = counted.products
         gradients(model)
     assert counted.products == tried + LAYERS
+
+
+@pytest.fixture
+def liger(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A library of that name, which computes nothing."""
+    operations: Any = ModuleType("liger_kernel.ops")
+    for name in ("LigerRMSNormFunction", "LigerRopeFunction", "LigerSiLUMulFunction"):
+        setattr(operations, name, SimpleNamespace(apply=lambda *given: given))
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops", operations)
+    monkeypatch.setattr(fused_layers, "kernels_run", lambda device: True)
+    monkeypatch.setattr(fused_layers, "find_spec", lambda name: object())
+    monkeypatch.setattr(fused_layers, "version", lambda name: "0.8.5")
+    return operations
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(
+    liger: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton takes the thread's current one, and a base may lie on another."""
+    devices: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext(devices.append(tensor)))
+    kernels, given = kernels_for(DEVICE), [torch.empty(0) for _ in range(4)]
+    assert kernels is not None
+    kernels.norm(given[0], given[1], 1e-6, 0.0, "llama")
+    kernels.silu_mul(given[1], given[2])
+    kernels.rotate(given[2], given[3], given[0], given[0])
+    assert [*map(id, devices)] == [*map(id, given[:3])]
+
+
+@pytest.mark.parametrize("wrong", ["old", "without a version", "broken"])
+def test_a_library_that_is_of_no_use_is_left_out(
+    wrong: str, liger: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def version(name: str) -> str:
+        if wrong == "without a version":
+            raise PackageNotFoundError(name)
+        return "0.8.4" if wrong == "old" else "0.8.5"
+
+    monkeypatch.setattr(fused_layers, "version", version)
+    if wrong == "broken":
+        monkeypatch.delattr(liger, "LigerRopeFunction")
+    assert kernels_for(DEVICE) is None
+    assert "left out" in caplog.text
 
 
 class Alike(torch.nn.Module):

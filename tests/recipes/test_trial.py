@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adapthub.adapters.samples import fetch
 from adapthub.recipes import plan
+from adapthub.recipes.trial import _free_for_us, _Peak
 
 _RUN = """
 import json, sys, time
@@ -102,3 +104,20 @@ def test_data_that_no_other_process_can_have_is_a_note(tiny_base: Path) -> None:
     planned = plan("ner", rows, base=str(tiny_base), try_steps=True)
     assert planned.trial is None
     assert "cannot be given the data" in planned.notes[-1]
+
+
+def test_of_a_gpu_a_row_takes_what_was_in_use_and_the_base_is_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What torch keeps after half a batch is there for the whole one, and the base is within what may be taken."""
+    kept, used, reset = [70, 72], [40, 60], []
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: kept.pop(0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: used.pop(0))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 45)
+    device = torch.device("cuda", 0)
+    peak = _Peak(device)
+    assert [peak.read(), peak.read()] == [40, 60]
+    assert (peak.device, reset) == (72, [device, device])
+    assert _free_for_us(device) == 95

@@ -202,6 +202,7 @@ def test_logprobs_are_plain_pefts_in_a_batch_of_all_kinds(kind: str, oracle: Ora
 def test_on_a_quantised_base_tokens_are_those_of_peft_on_the_same_base(
     quantize: str, oracle: Oracle, make: Any
 ) -> None:
+    pytest.importorskip("bitsandbytes")
     quantised = Oracle(oracle.folder, oracle.adapters, quantize)
     bench = make(quantize=quantize)
     kinds = [kind for kind in KINDS if kind not in ("sum", "difference")]
