@@ -210,7 +210,7 @@ def test_threads_may_compile_at_once() -> None:
 def test_a_tokenizer_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = tokenizer("byte-level")
     first = compile_constraint(Sampling(regex="a"), made, ENDS["byte-level"])
-    monkeypatch.setattr("adapthub.runtime.constraints.from_tokenizer", None)
+    monkeypatch.setattr("llguidance.hf.from_tokenizer", None)
     assert first is not None
     assert isinstance(made, PreTrainedTokenizerBase)
     assert compile_constraint(Sampling(regex="b"), made, ENDS["byte-level"]) is not None
