@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -46,9 +47,7 @@ def mask_for(model: PeftModel, batch: Mapping[str, Tensor], most: int) -> bool |
         name: tensor[:, :width] if tensor.shape == mask.shape else tensor for name, tensor in batch.items()
     }
     for masked in (False, True):
-        if same_logits(
-            model, some, lambda masked=masked: rounded(model, (width + _MULTIPLE,), masked=masked)
-        ):  # type: ignore[misc]
+        if same_logits(model, some, partial(rounded, model, (width + _MULTIPLE,), masked=masked)):
             return masked
     return None
 

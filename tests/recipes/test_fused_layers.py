@@ -153,7 +153,7 @@ def liger(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(fused_layers, "kernels_run", lambda device: True)
     monkeypatch.setattr(fused_layers, "find_spec", lambda name: object())
     monkeypatch.setattr(fused_layers, "version", lambda name: "0.8.5")
-    return operations
+    return cast(ModuleType, operations)
 
 
 def test_kernels_are_launched_on_the_device_of_their_tensors(
@@ -161,7 +161,12 @@ def test_kernels_are_launched_on_the_device_of_their_tensors(
 ) -> None:
     """Triton takes the thread's current one, and a base may lie on another."""
     devices: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: nullcontext(devices.append(tensor)))
+
+    def device_of(tensor: torch.Tensor) -> nullcontext[None]:
+        devices.append(tensor)
+        return nullcontext()
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
     kernels, given = kernels_for(DEVICE), [torch.empty(0) for _ in range(4)]
     assert kernels is not None
     kernels.norm(given[0], given[1], 1e-6, 0.0, "llama")

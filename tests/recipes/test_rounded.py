@@ -67,7 +67,14 @@ def test_so_in_the_numbers_that_a_gpu_computes_in(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", *KINDS])
 def test_no_position_is_asked_for_that_is_not_there(kind: str) -> None:
-    sizes = {"vocab_size": 97, "n_embd": 32, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    sizes: dict[str, Any] = {
+        "vocab_size": 97,
+        "n_embd": 32,
+        "n_layer": 1,
+        "n_head": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
     if kind == "gpt2":
         base = AutoModelForCausalLM.from_config(GPT2Config(**sizes, n_positions=64))
         model: Any = get_peft_model(base, LoraConfig(target_modules=["c_fc"], fan_in_fan_out=True))

@@ -110,7 +110,8 @@ def test_of_a_gpu_a_row_takes_what_was_in_use_and_the_base_is_counted_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What torch keeps after half a batch is there for the whole one, and the base is within what may be taken."""
-    kept, used, reset = [70, 72], [40, 60], []
+    kept, used = [70, 72], [40, 60]
+    reset: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: kept.pop(0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: used.pop(0))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
