@@ -43,6 +43,7 @@ SECTIONS = {
         "loss a hundredth of a nat a token, and positive where ours is better. `minutes` are processor minutes a run, evaluation included. "
         "The tasks' data and bases are in benchmarks/quality/tasks.py: `qa`, `summarize` and `medical-image` are composed of real data "
         "(questions over CoNLL-2003's news; first sentences of paragraphs; a rare digit in place of a finding), as no real set was in reach. "
+        "`prefer` is told by its loss, as how many of 26 pairs are told apart says too little. "
         "Tasks and ways without a row have not been run yet: `python -m benchmarks.quality` goes on where it was.",
     ),
     "recipe-budgets": (
