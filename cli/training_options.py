@@ -262,10 +262,8 @@ def anew_arguments(
     if no_validation and validation is not None:
         raise click.UsageError("--validation and --no-validation contradict each other.")
     _require(data=data)
-    given, named = (
-        {name: value for name, value in given.items() if value is not None},
-        settings(more, of="train"),
-    )
+    given = {name: value for name, value in given.items() if value is not None}
+    named = settings(more, of="train")
     if twice := sorted(given.keys() & named.keys()):
         option = OPTIONS[twice[0]]
         raise click.UsageError(f"{twice[0]} is given twice: by {option} and by --set. Leave one out.")

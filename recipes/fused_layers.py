@@ -55,7 +55,8 @@ def kernels_for(device: torch.device) -> Kernels | None:
             _LOG.warning("Liger's kernels are left out: %s or later is needed", _OLDEST)
             return None
         from liger_kernel.ops import LigerRMSNormFunction, LigerRopeFunction, LigerSiLUMulFunction
-    except Exception:  # a copy without a version, or one that imports what is not there
+    # A copy without a version, or one that was made for other libraries.
+    except (ImportError, AttributeError, RuntimeError, ValueError):
         _LOG.warning("Liger's kernels are left out: they cannot be loaded", exc_info=True)
         return None
 

@@ -32,11 +32,8 @@ _RANGE = re.compile(r"(?P<low>[^.|]+(?:\.\d+)?(?:[eE][-+]?\d+)?)\.\.(?P<high>.+)
 _DECADE = 10.0  # a range this wide is tried by orders of magnitude
 _STORED = "sweep.db"
 _COMMON, _WHY = "configuration", "why"  # what a study and a failed trial remember
-_FAILURES = (
-    OutOfMemory,
-    TrainingError,
-    InvalidSettings,
-)  # the last: what does not go together, such as lengths
+# The last: what does not go together, such as lengths.
+_FAILURES = (OutOfMemory, TrainingError, InvalidSettings)
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped"}
 _ARGUMENTS = frozenset(signature(train).parameters)
 _METHOD = "method"  # alone of these may differ from trial to trial

@@ -15,9 +15,7 @@ def label_text(value: Any) -> str | None:
     """A label as text: names, whole numbers and booleans; None for anything else."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # an integer column with gaps comes out of Parquet as floats
-    text = (
-        str(value).strip() if isinstance(value, (str, Integral)) else ""
-    )  # NumPy's whole numbers are such, too
+    text = str(value).strip() if isinstance(value, (str, Integral)) else ""  # NumPy's are such, too
     return text or None
 
 

@@ -51,9 +51,8 @@ def find_splits(data: Path) -> dict[str, Path]:
 
     A file is its own training split, and so is a folder with a metadata.* that lists its files, or of folders of pictures;
     any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names, in
-    letters of any case. What
-    the datasets library saved to a folder has its splits, or is one. Raises InvalidData: nothing there, no training file,
-    or two files for one split.
+    letters of any case. What the datasets library saved to a folder has its splits, or is one. Raises InvalidData: nothing
+    there, no training file, or two files for one split.
     """
     if data.is_file() or any(data.glob("metadata.*")) or is_saved(data):
         return {"train": data}

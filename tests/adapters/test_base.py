@@ -42,10 +42,8 @@ TOKENS = torch.arange(5, 12)[None]
 
 
 def quantised_names(base: Base) -> set[str]:
-    from bitsandbytes.nn.modules import (
-        Linear4bit,
-        Linear8bitLt,
-    )  # where tests run on a GPU it may not be there
+    # Where tests run on a GPU it may not be there.
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     return {
         name for name, layer in base.backbone.named_modules() if isinstance(layer, (Linear4bit, Linear8bitLt))
