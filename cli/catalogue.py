@@ -52,7 +52,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
             [
                 {"setting": name, "value": value, "why": record["defaults"]["reasons"].get(name, "")}
                 for name, value in record["defaults"].items()
-                if name != "reasons"
+                if name not in ("reasons", "by_width")
             ],
             ("setting", "value", "why"),
         )

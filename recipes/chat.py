@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from adapthub.runtime import Runtime
 
 _REASONS = {
-    "learning_rate": "ten times full fine-tuning's, for bases 2,000 wide (LoRA Without Regret); wider ones want less",
+    "learning_rate": "ten times full fine-tuning's, for bases 2,000 wide (LoRA Without Regret)",
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
 }
 _ANSWERED = 32
@@ -81,7 +81,7 @@ class Chat:
     def defaults(self, method: str) -> Defaults:
         if method == "prefix":
             return Defaults(1e-2, None, epochs=3, batch_size=16, max_length=2048)
-        return Defaults(5e-4, None, epochs=2, batch_size=16, max_length=2048, reasons=_REASONS)
+        return Defaults(5e-4, None, epochs=2, batch_size=16, max_length=2048, by_width=True, reasons=_REASONS)
 
     def read(
         self,

@@ -44,6 +44,7 @@ from adapthub.recipes.settings import (
     Settings,
 )
 from adapthub.recipes.taught import taught
+from adapthub.recipes.widths import fitted
 
 if TYPE_CHECKING:
     from adapthub.recipes.warm_start import Parent
@@ -200,6 +201,7 @@ def prepare(
     encoding |= _decoding(recipe, resolved)
     pooled, how = _pooling(recipe, resolved, encoding)
     encoding |= pooled
+    settings = fitted(settings, recipe.defaults(find_method(method).learns_as), given, resolved.config)
     settings = replace(settings, max_length=encoding.get("max_length"))
     splits = {
         name: Split(dataset, prepare_rows(recipe, processor, resolved, dataset, labels, encoding))

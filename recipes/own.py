@@ -27,7 +27,7 @@ from adapthub.recipes.recipe import Defaults, EmbeddingRecipe, GeneratingRecipe,
 
 SUFFIXES = (".py", ".yaml", ".yml")
 _KEYS = ("like", "description", "options", "defaults")
-_DEFAULTS = tuple(field.name for field in fields(Defaults) if field.name != "reasons")
+_DEFAULTS = tuple(field.name for field in fields(Defaults) if field.name not in ("reasons", "by_width"))
 _COUNTED = ("epochs", "max_length")  # of which a plan says what they come to, whoever chose them
 _PYTHON = '''"""A recipe of my own, for adapt train --task {path}."""
 
@@ -148,7 +148,8 @@ def _derived(
     class Derived(kind):  # type: ignore[misc]
         def defaults(self, method: str) -> Defaults:
             defaults: Defaults = super().defaults(method)
-            return replace(defaults, **own, reasons={**defaults.reasons, **reasons})
+            by_width = defaults.by_width and "learning_rate" not in own
+            return replace(defaults, **own, by_width=by_width, reasons={**defaults.reasons, **reasons})
 
         def read(self, source: Any, **given: Any) -> Dataset:
             dataset: Dataset = super().read(source, **{**options, **given})

@@ -32,6 +32,7 @@ from adapthub.recipes.preflight import check_optimizer
 from adapthub.recipes.recipe import GeneratingRecipe, PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
+from adapthub.recipes.widths import why_by_width
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -356,7 +357,10 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
         )
     if "answered" in job.encoding:
         reasons["answered"] = answered.REASON
-    reasons |= job.recipe.defaults(find_method(job.method).learns_as).reasons
+    own = job.recipe.defaults(find_method(job.method).learns_as)
+    reasons |= own.reasons
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)
+    if own.by_width:
+        reasons["learning_rate"] += f"; {why_by_width(own.learning_rate, job.base.config)}"
     return {name: reason for name, reason in reasons.items() if given.get(name) is None}

@@ -53,8 +53,8 @@ class Defaults:
 
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
     `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without
-    progress. None: the recipe has no such setting (no head, no tokens). `reasons`: by setting, why it is what it is, for
-    people.
+    progress. None: the recipe has no such setting (no head, no tokens). `by_width`: learning_rate is that of bases
+    widths.WIDTH wide, and follows the base's. `reasons`: by setting, why it is what it is, for people.
     """
 
     learning_rate: float
@@ -66,6 +66,7 @@ class Defaults:
     weight_decay: float = 0.1
     patience: int = 3
     lora_plus_ratio: float = 1.0
+    by_width: bool = False
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 

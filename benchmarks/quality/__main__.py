@@ -80,7 +80,7 @@ def _choices(name: str, way: str, tried: Mapping[str, Any]) -> list[dict[str, An
         ]
     if way == "peft":
         return [dict(example.settings(head=head)) for example in task.examples]
-    return [{"learning_rate": defaults.learning_rate, **tried}]
+    return [{"learning_rate": task.rate, **tried}]
 
 
 def _kept_run(folder: Path, name: str, way: str, settings: Mapping[str, Any], seed: int) -> dict[str, Any]:

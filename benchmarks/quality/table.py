@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapthub.recipes.catalog import find_recipe
 from benchmarks.common import RESULTS, machine, print_table
 from benchmarks.quality.tasks import TASKS, Task
 
@@ -52,8 +51,7 @@ def _chosen(runs: Sequence[Run], way: str, task: Task) -> list[Run]:
     """The runs of a way, by seed: our own at the recipe's defaults, of the others those that are best with seed 0."""
     own = [run for run in runs if run["way"] == way and not run["set"]]
     if way.startswith("lora"):
-        rate = find_recipe(task.recipe).defaults("lora").learning_rate
-        return sorted((run for run in own if run["rate"] == rate), key=lambda run: run["seed"])
+        return sorted((run for run in own if run["rate"] == task.rate), key=lambda run: run["seed"])
     first = [run for run in own if run["seed"] == 0]
     if not first:
         return []

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapthub.adapters.base import resolve_base
 from adapthub.adapters.samples import fetch
 from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.widths import rate_by_width
 from benchmarks.quality import examples
 from benchmarks.quality.examples import Example
 
@@ -44,6 +46,13 @@ class Task:
     point: float = 0.01
     untrained: bool = False
     about: str = ""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate that the recipe's LoRA has on this base."""
+        defaults = find_recipe(self.recipe).defaults("lora")
+        rate = defaults.learning_rate
+        return rate_by_width(rate, resolve_base(self.base).config) if defaults.by_width else rate
 
 
 def _sample(name: str) -> Callable[[], Path]:

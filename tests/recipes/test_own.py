@@ -85,6 +85,14 @@ def test_a_plan_gives_the_file_as_the_reason_of_what_it_says(tiny_base: Path, tm
     assert "steps each" in own_words["epochs"]
 
 
+def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
+    path = tmp_path / "support.yaml"
+    path.write_text("like: chat\ndefaults: {epochs: 1}\n")
+    assert find_recipe(str(path)).defaults("lora").by_width
+    path.write_text("like: chat\ndefaults: {learning_rate: 3e-4}\n")
+    assert not find_recipe(str(path)).defaults("lora").by_width
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -484,6 +484,9 @@ def test_a_plan_says_why(causal_base: Path) -> None:
     assert planned.settings["beta"] == 0.2
     assert "beta" not in planned.reasons
     assert planned.reasons["objective"] == "the data are pairs"
+    assert planned.settings["learning_rate"] == 1.4e-4
+    assert planned.reasons["learning_rate"].startswith("a tenth of what supervised tuning takes")
+    assert "5e-05 there, and for this one's" in planned.reasons["learning_rate"]
     assert planned.reasons["label_smoothing"]
     assert {row[1] for row in planned.samples[0].rows} == {"", "learnt"}
 
