@@ -136,7 +136,7 @@ class Chat:
         """max_length, the template, the token that ends a turn, max_new_tokens of a measured answer, and the system message
         where one was given."""
         template = choose_template(tokenizer, train.settings.get("template"))
-        longest = longest_target(tokenizer, (example.fields["target"]["content"] for example in train))
+        longest = longest_target(tokenizer, train, lambda example: str(example.fields["target"]["content"]))
         return {
             **train.settings,
             "max_length": check_length(tokenizer, max_length),

@@ -7,7 +7,8 @@ generate.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from adapthub.runtime.instructions import prompt_ids, read_ids
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MEASURED_TARGETS = 1000
+    from adapthub.recipes.data.dataset import Dataset, Example
+
+_READ_TARGETS, _MEASURED_TARGETS = 10_000, 100
 _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
 
@@ -44,10 +47,13 @@ def target_ids(tokenizer: PreTrainedTokenizerBase, target: str, end: str | None 
     return [*tokenizer(target, add_special_tokens=False)["input_ids"], last]
 
 
-def longest_target(tokenizer: PreTrainedTokenizerBase, targets: Iterable[str]) -> int:
-    """New tokens that an answer may have: half as many again as the longest of `targets`, of the longest of these in
-    characters if they are many."""
-    texts = nlargest(_MEASURED_TARGETS, targets, key=len)
+def longest_target(
+    tokenizer: PreTrainedTokenizerBase, train: Dataset, target: Callable[[Example], str]
+) -> int:
+    """New tokens that an answer may have: half as many again as the longest `target` of `train`. If there are many, of the
+    longest in characters of some that are spread over it."""
+    spread = train.select(range(0, len(train), math.ceil(len(train) / _READ_TARGETS)))
+    texts = nlargest(_MEASURED_TARGETS, map(target, spread), key=len)
     longest = max(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     return max(_LEAST_TOKENS, longest * 3 // 2)
 

@@ -31,7 +31,7 @@ from adapthub.recipes.job import Job, Split
 from adapthub.recipes.medical_metrics import MedicalStatistics
 from adapthub.recipes.metrics import Estimate, Measured
 from adapthub.recipes.processes import ALONE, Processes
-from adapthub.recipes.recipe import ChoosingAfterwards, Row
+from adapthub.recipes.recipe import ChoosingAfterwards, Row, lengths_of
 from adapthub.recipes.run import Run
 from adapthub.recipes.served import served_outputs, trained_outputs
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from peft import PeftModel
 
-_COMPARED_ROWS = 16
+_COMPARED_ROWS, _REHEARSED_ROWS = 16, 2
 # Largest difference of logits, relative to the largest logit: rounding of the base's arithmetic, and no more.
 _TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 _NUDGE = 0.05
@@ -75,29 +75,27 @@ class Outcome:
         model = adaptation.model
         self._config = model.active_peft_config
         self._tensors = adaptation.tensors()
-        self._trained = compared_outputs(self._job, self._base, model)
+        self._trained = compared_outputs(self._job, self._base, model, compared_rows(self._job))
         artifact = self._write({})
         title = f"{self._name} on {self._job.base.ref}"
         self._picture = curves.png(curves.Curves.of(self._run.history, self._job.recipe.metrics[0]), title)
         write_bytes(self._run.curve, self._picture)
         return artifact
 
-    def measure(
-        self, anew: Callable[[], Base] | None = None
-    ) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
-        """Serve the saved artifact on the released base, compare it with the trained model, measure every
-        split but "train", and write the artifact anew with its metrics. `anew` loads the base again where it lies in parts.
-
-        Raises TrainingError where what is served is not what was trained; the artifact without metrics stays.
-        """
+    def verify(self, anew: Callable[[], Base] | None = None) -> None:
+        """Serve the saved artifact on the released base and compare it with the trained model. `anew` loads the base again
+        where it lies in parts. Raises TrainingError where what is served is not what was trained; the artifact stays."""
         if anew is not None:
             self._base = anew()
         adapted = AdaptedBase(self._base)
         try:
-            digest = adapted.attach(Artifact.read(self._run.adapter))
-            compare(adapted, digest, self._job, self._trained, f"it is kept at {self._run.adapter}")
+            digest, rows = adapted.attach(Artifact.read(self._run.adapter)), compared_rows(self._job)
+            compare(adapted, digest, self._job, rows, self._trained, f"it is kept at {self._run.adapter}")
         finally:
             adapted.close()
+
+    def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
+        """Measure the saved artifact as it is served on every split but "train", and write it anew with its metrics."""
         metrics = {}
         for name, split in self._job.splits.items():
             if name == "train":
@@ -156,7 +154,8 @@ def rehearse(job: Job, base: Base) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += _NUDGE * torch.randn_like(parameter)
-        trained, tensors = compared_outputs(job, base, model), adaptation.tensors()
+        rows = _rehearsed_rows(job)
+        trained, tensors = compared_outputs(job, base, model, rows), adaptation.tensors()
     finally:
         adaptation.release()
     adapted = AdaptedBase(base)
@@ -164,16 +163,20 @@ def rehearse(job: Job, base: Base) -> None:
         manifest, target = manifest_of(job, base, {}), Path(folder) / "adapter"
         artifact = write_artifact(target, config=config, tensors=tensors, manifest=manifest, card="")
         try:
-            compare(adapted, adapted.attach(artifact), job, trained, "nothing was trained")
+            compare(adapted, adapted.attach(artifact), job, rows, trained, "nothing was trained")
         finally:
             adapted.close()
 
 
 def compare(
-    adapted: AdaptedBase, digest: str, job: Job, trained: Sequence[NDArray[Any]], consequence: str
+    adapted: AdaptedBase,
+    digest: str,
+    job: Job,
+    rows: Sequence[Row],
+    trained: Sequence[NDArray[Any]],
+    consequence: str,
 ) -> None:
-    """Served logits or losses of the compared rows are the trained model's. Raises TrainingError."""
-    rows = _compared_rows(job)
+    """Served logits or losses of `rows` are those of the `trained` model. Raises TrainingError."""
     served = served_outputs(job.recipe, adapted, digest, rows, job.encoding, batch_size=_COMPARED_ROWS)
     largest = max(float(np.abs(row).max(initial=0)) for row in trained)
     pairs = zip(served, trained, strict=True)
@@ -189,10 +192,18 @@ def compare(
         )
 
 
-def compared_outputs(job: Job, base: Base, model: PeftModel) -> list[NDArray[Any]]:
+def compared_outputs(job: Job, base: Base, model: PeftModel, rows: Sequence[Row]) -> list[NDArray[Any]]:
     """What the PEFT model says of a few rows: unpadded logits, or losses."""
     collate = job.recipe.collator(job.processor)
-    return trained_outputs(job.recipe, base, model, _compared_rows(job), collate, job.encoding)
+    return trained_outputs(job.recipe, base, model, rows, collate, job.encoding)
+
+
+def compared_rows(job: Job) -> Sequence[Row]:
+    """Those that a run's end is proven by, of what was not trained on where there is such."""
+    split = next(
+        (job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"]
+    )
+    return split.some(_COMPARED_ROWS).encoded.rows
 
 
 def manifest_of(
@@ -231,11 +242,12 @@ def manifest_of(
     )
 
 
-def _compared_rows(job: Job) -> Sequence[Row]:
-    split = next(
-        (job.splits[name] for name in ("test", "validation") if name in job.splits), job.splits["train"]
-    )
-    return split.some(_COMPARED_ROWS).encoded.rows
+def _rehearsed_rows(job: Job) -> Sequence[Row]:
+    """The shortest of as many: a way of serving that differs does so on any row that something is asked of."""
+    taught = job.taught
+    spread = np.unique(np.linspace(0, len(taught) - 1, _COMPARED_ROWS, dtype=np.int64))
+    shortest = lengths_of(taught)[spread].argsort(kind="stable")[:_REHEARSED_ROWS]
+    return [taught[int(at)] for at in spread[shortest]]
 
 
 def _plain(metrics: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:

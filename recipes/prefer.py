@@ -226,8 +226,10 @@ class Prefer:
 def _asked(tokenizer: PreTrainedTokenizerBase, train: Dataset) -> dict[str, Any]:
     wanted = train.settings.get("template")
     if wanted is None and tokenizer.chat_template is None:
-        answers = [example.fields["chosen" if is_pair(example) else "answer"] for example in train]
-        return {"prompt": SOURCE, "max_new_tokens": longest_target(tokenizer, answers)}
+        longest = longest_target(
+            tokenizer, train, lambda example: str(example.fields["chosen" if is_pair(example) else "answer"])
+        )
+        return {"prompt": SOURCE, "max_new_tokens": longest}
     template = choose_template(tokenizer, wanted)
     talk = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     return {

@@ -114,12 +114,11 @@ class TextToText:
     ) -> dict[str, Any]:
         """max_length, the prompt, max_new_tokens: what an answer may have, and turn_end: what ends it, where that is not the
         tokenizer's end."""
-        targets = (example.fields["target"] for example in train)
         return {
             **train.settings,
             **answer_end(tokenizer),
             "max_length": check_length(tokenizer, max_length),
-            "max_new_tokens": longest_target(tokenizer, targets),
+            "max_new_tokens": longest_target(tokenizer, train, lambda example: str(example.fields["target"])),
         }
 
     def decoding_from(self, start: int) -> dict[str, Any]:

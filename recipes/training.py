@@ -35,7 +35,7 @@ from adapthub.recipes.interrupt import StoppedAtStep
 from adapthub.recipes.job import Job, prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.metrics import Estimate
-from adapthub.recipes.outcome import Outcome, compared_outputs, rehearse
+from adapthub.recipes.outcome import Outcome, compared_outputs, compared_rows, rehearse
 from adapthub.recipes.preflight import check_name, check_optimizer, check_shares
 from adapthub.recipes.processes import Processes, join
 from adapthub.recipes.recipe import Recipe
@@ -197,7 +197,7 @@ def train(
             _kept(run, f"Measure it with the same command and --resume {run.path}"),
         ):
             artifact, metrics = processes.by_first(
-                partial(outcome.measure, load if processes.shards else None)
+                partial(_measured, outcome, load if processes.shards else None)
             )
             processes.by_first(partial(tell_measured, track, run, metrics, tell))
             trackers.close()  # may wait long, for what is still to be sent
@@ -247,7 +247,14 @@ def _save(
         run.mark("trained")
         outcome.save(adaptation)
     elif processes.shards:  # with the first: a layer comes together only where all compute it
-        compared_outputs(job, base, adaptation.model)
+        compared_outputs(job, base, adaptation.model, compared_rows(job))
+
+
+def _measured(
+    outcome: Outcome, anew: Callable[[], Base] | None
+) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
+    outcome.verify(anew)
+    return outcome.measure()
 
 
 def _publish(registry: Registry | None, artifact: Artifact, name: str, **how: Any) -> Version:

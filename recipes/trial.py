@@ -125,9 +125,7 @@ class _Trying:
 
     def trial(self) -> Trial:
         job = self._job
-        rehearsing = self._now()
         rehearse(job, self._base)
-        rehearsing = self._now() - rehearsing
         set_seed(job.seed)
         ranks = job.parent.ranks if job.parent is not None else None
         adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, ranks)
@@ -149,11 +147,13 @@ class _Trying:
                 saving = self._now() - saving
             finally:
                 adaptation.release()
+            verifying = self._now()
+            outcome.verify()
             measuring = self._now()
             outcome.measure()
-            measuring = max(0.0, self._now() - measuring - rehearsing)
+            verifying, measuring = measuring - verifying, self._now() - measuring
         self._peak.read()
-        after = saving + rehearsing + last_measure(job, tried, clock.evaluation, measuring)
+        after = saving + verifying + last_measure(job, tried, clock.evaluation, measuring)
         steps, warm_up = self._stepping(tried, clock)
         training = steps + warm_up + self._evaluating(tried, clock)
         return Trial(

@@ -81,6 +81,7 @@ def _adapter(job: Job, base: Base, folder: Path) -> dict[str, Any]:
         outcome.save(adaptation)
     finally:
         adaptation.release()
+    outcome.verify()
     artifact, metrics = outcome.measure()
     size = artifact.files["adapter_model.safetensors"].size
     weights = sum(parameter.numel() for parameter in base.model.parameters())

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import Plan, evaluate, plan, train
-from adapthub.recipes.completions import target_ids
+from adapthub.recipes.completions import longest_target, target_ids
 from adapthub.recipes.job import prepare
 from adapthub.recipes.paired import differences
 from adapthub.recipes.recipe import lengths_of
@@ -73,6 +73,17 @@ def test_only_the_target_and_its_end_are_learnt(template: str | None) -> None:
         encoded.supervised == encoded.targets == sum(len(target_ids(tokenizer, p["target"])) for p in PAIRS)
     )
     assert settings["max_new_tokens"] >= max(len(target_ids(tokenizer, pair["target"])) for pair in PAIRS)
+
+
+def test_the_longest_answer_is_looked_for_all_over_the_data() -> None:
+    tokenizer = byte_level()
+    texts = ["Ada"] * 25_000
+    texts[24_999] = "Ada met Bob " * 20  # every third is looked at
+    read = Translate().read([{"source": "Ada", "target": text} for text in texts])
+    found = longest_target(tokenizer, read, lambda example: str(example.fields["target"]))
+    assert found == len(tokenizer(texts[24_999], add_special_tokens=False)["input_ids"]) * 3 // 2
+    few = longest_target(tokenizer, read.select(range(3)), lambda example: str(example.fields["target"]))
+    assert few == 16
 
 
 def test_a_target_ends_as_the_template_ends_turns(causal_base: Path, tmp_path: Path) -> None:
