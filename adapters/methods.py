@@ -74,9 +74,7 @@ _EVERYWHERE = Default(
 )
 _NO_DROPOUT = Default(0.0, "PEFT's default; early stopping guards short runs")
 _RANK_8 = Default(8, "encoders do well at 8 to 16; at 8 the adapter stays below 2 % of a small base")
-_RANK_32 = Default(
-    32, "generation: the smallest rank whose parameters reach the supervised tokens; 32 to start"
-)
+_RANK_32 = Default(32, "generation: what one learns from a small set; of a large one, more")
 _ALPHA_32 = Default(32, "held at 32, the best learning rate hardly moves with the rank (LoRA Without Regret)")
 _ALPHA_16 = Default(16, "alpha/r is then 2, with which the recipes' learning rates were found")
 _ALPHA_6 = Default(6, "alpha/sqrt(r) is then about 2 at rank 8, as plain LoRA's alpha/r")

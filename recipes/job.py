@@ -27,6 +27,7 @@ from adapthub.recipes.default_base import default_base
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
+from adapthub.recipes.ranks import rank_by_data
 from adapthub.recipes.recipe import (
     EmbeddingRecipe,
     Encoded,
@@ -210,6 +211,7 @@ def prepare(
     measured = {name: written.note(dataset) for name, dataset in datasets.items() if name != "train"}
     some = (f"{name}: {note}" for name, note in measured.items() if note)
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
+    adapter = rank_by_data(adapter, given, method, recipe.task, splits["train"].encoded, resolved.config)
     job = Job(
         recipe=recipe,
         method=method,

@@ -29,6 +29,7 @@ from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.parts import PASS_TOKENS
 from adapthub.recipes.preflight import check_optimizer
+from adapthub.recipes.ranks import why_by_data
 from adapthub.recipes.recipe import GeneratingRecipe, PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
@@ -359,6 +360,10 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
         reasons["answered"] = answered.REASON
     own = job.recipe.defaults(find_method(job.method).learns_as)
     reasons |= own.reasons
+    if why := why_by_data(
+        job.adapter, given, job.method, job.task, job.splits["train"].encoded, job.base.config
+    ):
+        reasons["rank"] = why
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)
     if own.by_width:

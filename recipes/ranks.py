@@ -1,0 +1,78 @@
+"""LoRA's rank on a causal base, by the data: as many parameters as there are supervised tokens, where those are many.
+
+LoRA Without Regret (Schulman et al. 2025): LoRA learns as full fine-tuning does while its parameters hold what the data
+say, and falls behind beyond. Never lowers a rank; does not know what memory there is (a plan tells).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from adapthub.adapters.base import skeleton_of
+from adapthub.adapters.methods import ALL_LINEAR
+from adapthub.adapters.tasks import TEXT_GENERATION
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from adapthub.recipes.recipe import Encoded
+
+MOST = 128  # beyond, AdamW's moments of an 8B base's adapter take more than its nf4 weights
+_METHODS = ("lora", "dora")  # scaled alpha/r: at alpha 32 the best rate hardly moves with the rank
+
+
+def rank_by_data(
+    adapter: Mapping[str, Any],
+    given: Mapping[str, Any],
+    method: str,
+    task: str,
+    train: Encoded,
+    config: PretrainedConfig,
+) -> dict[str, Any]:
+    """`adapter`, the method's settings, with the rank for the supervised tokens of `train`, where it is not `given`: doubled
+    until its parameters on every linear layer reach them, to MOST at most."""
+    if not _chooses(adapter, given, method, task):
+        return {**adapter}
+    rank, each = adapter["rank"], _parameters_of_a_rank(config)
+    while rank * each < train.supervised and rank < MOST:
+        rank *= 2
+    return {**adapter, "rank": rank}
+
+
+def why_by_data(
+    adapter: Mapping[str, Any],
+    given: Mapping[str, Any],
+    method: str,
+    task: str,
+    train: Encoded,
+    config: PretrainedConfig,
+) -> str | None:
+    """Why the rank of `adapter` is what it is; None where the data did not decide."""
+    if not _chooses(adapter, given, method, task):
+        return None
+    rank, most = (
+        adapter["rank"],
+        "" if adapter["rank"] < MOST else f", and {MOST} is the most that is taken unasked",
+    )
+    parameters = rank * _parameters_of_a_rank(config)
+    return (
+        f"generation: 32, doubled until its parameters ({parameters:,}) reach the supervised tokens"
+        f" ({train.supervised:,}; LoRA Without Regret){most}"
+    )
+
+
+def _chooses(adapter: Mapping[str, Any], given: Mapping[str, Any], method: str, task: str) -> bool:
+    everywhere = adapter.get("target_modules") == ALL_LINEAR
+    return task == TEXT_GENERATION and method in _METHODS and everywhere and given.get("rank") is None
+
+
+def _parameters_of_a_rank(config: PretrainedConfig) -> int:
+    """Of A and B together on every linear layer but the output's."""
+    skeleton = skeleton_of(config)
+    output = skeleton.get_output_embeddings()
+    layers = (module for module in skeleton.modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return sum(sum(layer.weight.shape) for layer in layers if layer is not output)
