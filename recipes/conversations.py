@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.batches import IGNORED
+from adapthub.recipes.beginnings import tokens_of_beginnings
 from adapthub.recipes.data.messages import Message
 from adapthub.recipes.data.text import read_text
 from adapthub.recipes.recipe import Row
@@ -126,17 +127,12 @@ def encode_conversations(
     for first in range(0, len(conversations), _AT_ONCE):
         some = conversations[first : first + _AT_ONCE]
         rendered = [_render(tokenizer, template, one) for one in some]
-        borders = [
-            text
-            for one in rendered
-            for span in one.learnt
-            for text in (one.text[: span[0]], one.text[: span[1]])
-        ]
-        ids = iter(tokenizer(borders, add_special_tokens=False, verbose=False)["input_ids"])
-        for one, conversation in zip(rendered, some, strict=True):
-            yield _turns(
-                tokenizer, one, [(next(ids), next(ids)) for _ in one.learnt], last, conversation.where
-            )
+        texts = [one.text for one in rendered]
+        ends = [[border for span in one.learnt for border in span] for one in rendered]
+        found = tokens_of_beginnings(tokenizer, texts, ends)
+        for one, conversation, ids in zip(rendered, some, found, strict=True):
+            borders = list(zip(ids[::2], ids[1::2], strict=True))
+            yield _turns(tokenizer, one, borders, last, conversation.where)
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation) -> list[int]:
