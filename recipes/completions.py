@@ -17,7 +17,7 @@ from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.conversations import Conversation, turn_end
 from adapthub.recipes.recipe import Encoded, Preview, Row
 from adapthub.runtime.chat_templates import BASE, token_id
-from adapthub.runtime.instructions import prompt_ids, read_ids
+from adapthub.runtime.instructions import all_prompt_ids, all_read_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +43,7 @@ def answer_end(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 def target_ids(tokenizer: PreTrainedTokenizerBase, target: str, end: str | None = None) -> list[int]:
     """The tokens of a target, and `end`, by default the tokenizer's."""
-    last = _end(tokenizer) if end is None else token_id(tokenizer, end)
-    return [*tokenizer(target, add_special_tokens=False)["input_ids"], last]
+    return _all_target_ids(tokenizer, [target], end)[0]
 
 
 def longest_target(
@@ -70,8 +69,8 @@ def encode_completions(
     counted."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
-    for prompt, target in zip(prompts, targets, strict=True):
-        before, after = prompt_ids(tokenizer, prompt), target_ids(tokenizer, target, end)
+    read, written = all_prompt_ids(tokenizer, prompts), _all_target_ids(tokenizer, targets, end)
+    for before, after in zip(read, written, strict=True):
         row: Row = {
             "input_ids": (before + after)[:max_length],
             "labels": ([IGNORED] * len(before) + after)[:max_length],
@@ -95,11 +94,10 @@ def encode_sequences(
     `max_length` tokens each are cut, and counted: a prompt before its end token, a target with it, as it goes on."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
-    for prompt, target in zip(prompts, targets, strict=True):
-        before, after = read_ids(tokenizer, prompt), _written_ids(tokenizer, target)
-        read = before if len(before) <= max_length else read_ids(tokenizer, prompt, max_length)
+    whole, read = all_read_ids(tokenizer, prompts), all_read_ids(tokenizer, prompts, max_length)
+    for before, cut, after in zip(whole, read, _all_written_ids(tokenizer, targets), strict=True):
         labels = after[:max_length]
-        rows.append({"input_ids": read, "decoder_input_ids": [start, *labels[:-1]], "labels": labels})
+        rows.append({"input_ids": cut, "decoder_input_ids": [start, *labels[:-1]], "labels": labels})
         asked += len(after)
         supervised += len(labels)
         truncated += max(len(before), len(after)) > max_length
@@ -115,10 +113,18 @@ def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: st
     return Preview.of_tokens(tokenizer, ids, source, text, loss=loss)
 
 
-def _written_ids(tokenizer: PreTrainedTokenizerBase, target: str) -> list[int]:
-    """The tokens of a target as the decoder's family has them, and the end."""
-    ids = list(tokenizer(text_target=target)["input_ids"])
-    return ids if ids and ids[-1] == _end(tokenizer) else [*ids, _end(tokenizer)]
+def _all_target_ids(
+    tokenizer: PreTrainedTokenizerBase, targets: Sequence[str], end: str | None
+) -> list[list[int]]:
+    last = _end(tokenizer) if end is None else token_id(tokenizer, end)
+    return [[*ids, last] for ids in tokenizer([*targets], add_special_tokens=False)["input_ids"]]
+
+
+def _all_written_ids(tokenizer: PreTrainedTokenizerBase, targets: Sequence[str]) -> list[list[int]]:
+    """The tokens of targets as the decoder's family has them, and the end."""
+    last = _end(tokenizer)
+    found = tokenizer(text_target=[*targets])["input_ids"]
+    return [ids if ids and ids[-1] == last else [*ids, last] for ids in found]
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

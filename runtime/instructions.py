@@ -5,6 +5,7 @@ Training and serving make the same tokens of the same text by these functions. D
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,24 +53,42 @@ def instruction_of(artifact: Artifact) -> Instruction | None:
     return Instruction(manifest.recipe, prompt, tokens, style, is_read)
 
 
-def read_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, max_length: int | None = None) -> list[int]:
-    """The tokens of a prompt that an encoder reads, at most `max_length`."""
+def read_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """The tokens of a prompt that an encoder reads."""
+    return all_read_ids(tokenizer, [prompt])[0]
+
+
+def all_read_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_length: int | None = None
+) -> list[list[int]]:
+    """The same of several prompts, at most `max_length` of each."""
     cut = max_length is not None
-    return list(tokenizer(prompt, truncation=cut, max_length=max_length, verbose=False)["input_ids"])
+    return list(tokenizer([*prompts], truncation=cut, max_length=max_length, verbose=False)["input_ids"])
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """The tokens that an answer follows: a user's message where the base has a chat template, else a line of its own."""
-    if tokenizer.chat_template is not None:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return plain_ids(tokenizer, prompt)
+    return all_prompt_ids(tokenizer, [prompt])[0]
+
+
+def all_prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """The same of several prompts."""
+    if tokenizer.chat_template is None:
+        return _plain(tokenizer, prompts)
+    texts = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    return list(tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """The same without a chat template."""
-    ids = list(tokenizer(f"{prompt}\n")["input_ids"])
+    """The tokens that an answer follows, without a chat template."""
+    return _plain(tokenizer, [prompt])[0]
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    found = tokenizer([f"{prompt}\n" for prompt in prompts])["input_ids"]
     # Some tokenizers end every text; a prompt goes on.
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+    return [ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids for ids in found]
