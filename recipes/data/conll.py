@@ -43,14 +43,22 @@ def read_conll(
         if not tokens and line.startswith("# ") and "=" in line:
             continue
         tabs = "\t" in line if tabs is None else tabs
-        cells = [cell.strip() for cell in line.split("\t")] if tabs else _SPACES.split(line.strip(" \t"))
-        width = width or len(cells)
-        _check_columns(cells, width, f"{path}:{number}", token_column, label_column)
+        cells = _cells(line, tabs=tabs)
+        if len(cells) != width or not (cells[token_column] and cells[label_column]):
+            width = width or len(cells)
+            _check_columns(cells, width, f"{path}:{number}", token_column, label_column)
         tokens.append(cells[token_column])
         labels.append(cells[label_column])
     if not examples:
         raise InvalidData(f"{path}: no sentence in the file", hint="Expected one token and its label a line.")
     return tuple(examples)
+
+
+def _cells(line: str, *, tabs: bool) -> list[str]:
+    if tabs:
+        return [cell.strip() for cell in line.split("\t")]
+    cells = line.split(" ")  # which is much faster, and of most files all
+    return cells if "" not in cells and "\t" not in line else _SPACES.split(line.strip(" \t"))
 
 
 def _check_columns(cells: list[str], width: int, where: str, token_column: int, label_column: int) -> None:
