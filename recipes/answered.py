@@ -26,13 +26,10 @@ def setting(answered: int | str) -> dict[str, Any]:
     Raises InvalidSettings."""
     if answered == ALL:
         return {}
-    try:
-        count = int(answered)
-    except ValueError:
-        count = -1
-    if count < 0:
+    count: object = int(answered) if isinstance(answered, str) and answered.isdecimal() else answered
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise InvalidSettings(
-            f"answered={answered!r} is no number of examples", hint=f"Give 0 or more, or {ALL}."
+            f"answered={answered!r} is no number of examples", hint=f"Give a whole number from 0, or {ALL}."
         )
     return {"answered": count}
 

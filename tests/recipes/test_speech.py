@@ -327,7 +327,7 @@ def test_as_many_are_written_as_is_asked_and_that_is_said(
     assert again.notes[1:] == ()
     assert read(spoken / "test").settings["answered"] == 128
     with pytest.raises(
-        InvalidSettings, match="answered='some' is no number of examples. Give 0 or more, or all"
+        InvalidSettings, match="answered='some' is no number of examples. Give a whole number from 0, or all"
     ):
         read(spoken / "test", answered="some")
 

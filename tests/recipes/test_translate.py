@@ -133,8 +133,11 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     recipe = Translate()
     with pytest.raises(InvalidSettings, match="has no {source}"):
         recipe.read(PAIRS, prompt="Translate")
-    with pytest.raises(InvalidSettings, match="answered='many' is no number"):
-        recipe.read(PAIRS, answered="many")
+    wrong: list[Any] = ["many", 12.7, "12.7", -1, True, [3]]
+    for answered in wrong:
+        with pytest.raises(InvalidSettings, match=r"is no number of examples\. Give a whole number from 0"):
+            recipe.read(PAIRS, answered=answered)
+    assert recipe.read(PAIRS, answered="3").settings["answered"] == 3
     with pytest.raises(InvalidData, match=r"data:row 2: the target in column 'target' is empty"):
         recipe.read([PAIRS[0], {"source": "a", "target": " "}])
     with pytest.raises(InvalidData, match="no target column"):
