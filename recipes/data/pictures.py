@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,7 @@ GROUPS = ("patient", "patient_id", "subject", "subject_id")
 PATIENT = "PatientID"
 """DICOM's name of what GROUP is where no column says it."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_TOLD = 5  # of the pictures that cannot be read
+_TOLD = 5  # of the pictures that cannot be read, and of the folders without any
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,9 @@ def _entries(source: Any, asked: _Asked) -> _Found:
     if path.is_dir():
         table = next((path / name for name in _METADATA if (path / name).is_file()), None)
         if table is None:
-            return _Found(list(_of_folder(path)), str(path), {"image": "file", "label": "folder"})
+            entries = list(_of_folder(path))
+            notes = tuple(_without_pictures(path, {entry.label for entry in entries}))
+            return _Found(entries, str(path), {"image": "file", "label": "folder"}, notes)
         path = table
     if path.suffix.lower() == ".parquet" and path.is_file():
         return _of_datasets(mapped_parquet(path), asked, name=str(path), folder=path.parent)
@@ -206,6 +208,14 @@ def _of_folder(folder: Path) -> Iterator[_Entry]:
         for path in sorted(inner.rglob("*")):
             if path.is_file() and not any(part.startswith(".") for part in path.relative_to(inner).parts):
                 yield _Entry(path.read_bytes, inner.name, str(path), 0, "file")
+
+
+def _without_pictures(folder: Path, labels: Container[str]) -> Iterator[str]:
+    """A note where folders of classes hold none of the pictures, whose `labels` are given: those classes are not learnt."""
+    names = [inner.name for inner in _folders(folder) if inner.name not in labels]
+    if names:
+        more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+        yield f"folders of classes without pictures: {', '.join(map(repr, names[:_TOLD]))}{more}"
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -265,6 +265,18 @@ def test_a_picture_that_changes_while_it_trains_is_noticed(colours: Path, tmp_pa
         dataset.bytes_of(dataset[0])
 
 
+def test_folders_of_classes_without_pictures_are_said(colours: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(colours / "test", tmp_path / "copy")
+    (folder / "pink").mkdir()
+    (folder / "grey").mkdir()
+    (folder / "grey" / ".DS_Store").write_bytes(b"x")
+    (folder / ".cache").mkdir()
+    assert read(folder).notes == ("folders of classes without pictures: 'grey', 'pink'",)
+    for number in range(6):
+        (folder / f"b{number}").mkdir()
+    assert read(folder).notes[0].endswith("'b0', 'b1', 'b2', 'b3', 'b4' and 3 more")
+
+
 def test_one_class_alone_and_labels_that_are_none(colours: Path) -> None:
     recipe = find_recipe("image")
     one = read([{"image": path, "label": "x"} for path in sorted((colours / "test" / "red").glob("*.png"))])
