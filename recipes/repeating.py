@@ -78,10 +78,13 @@ def repeated(folder: str | Path) -> dict[str, Any]:
     settings = {name: value for name, value in configuration["settings"].items() if name in known}
     # A run from before this was asked wrote all texts.
     unsaid = {"answered": configuration["settings"].get("answered", written.ALL)}
+    # As its file said then, wherever that lies and whatever it says now.
+    said = {"template": configuration["settings"].get("template")}
     return {
         **settings,
         **{name: value for name, value in unsaid.items() if name in recipe.options},
         **was["options"],
+        **{name: text for name, text in said.items() if text is not None and name in recipe.options},
         "task": task,
         "method": method,
         "quantize": configuration["quantize"],

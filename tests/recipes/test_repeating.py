@@ -13,7 +13,10 @@ from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import TrainingResult, train
 from adapthub.recipes.repeating import changes, repeated
 from adapthub.recipes.run import Run, differences
+from tests.adapters.causal_pass import write_causal_base
+from tests.recipes.test_chat import PLAIN, TALK
 from tests.recipes.test_translate import causal_base, pairs
+from tests.recipes.tokenizer_kinds import byte_level
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -138,6 +141,24 @@ def test_an_option_of_a_recipe_of_ones_own_is_repeated_as_it_was_given(
     before = train(str(recipe), review_data, output=tmp_path / "run", answered="yes", **settings)
     assert repeated(tmp_path / "run")["answered"] == "yes"
     after = train(**repeated(tmp_path / "run"), output=tmp_path / "again", quiet=True)
+    assert after.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
+
+
+def test_a_template_is_repeated_as_its_file_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_level()
+    base = write_causal_base(
+        tmp_path / "base", vocab_size=len(tokenizer), max_position_embeddings=256, eos_token_id=tokenizer.eos_token_id
+    )  # fmt: skip
+    tokenizer.save_pretrained(base)
+    (tmp_path / "talk.jsonl").write_text(f"{json.dumps({'messages': TALK})}\n" * 2)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("own.jinja").write_text(PLAIN)
+    settings: dict[str, Any] = {"base": str(base), "max_steps": 1, "validation": False, "quiet": True}
+    before = train("chat", tmp_path / "talk.jsonl", output=tmp_path / "a", template="own.jinja", **settings)
+    Path("own.jinja").write_text("another")
+    monkeypatch.chdir(tmp_path)
+    after = train(**repeated("a"), output=tmp_path / "b", quiet=True)
     assert after.artifact.files[WEIGHTS] == before.artifact.files[WEIGHTS]
 
 
