@@ -85,6 +85,8 @@ def new_recipe(path: Path, like: str) -> None:
         raise InvalidSettings(
             f"--like names one of ours, and {like} is a file", hint=f"There is: {', '.join(RECIPES)}."
         )
+    if path.suffix == ".py" and path.stem in RECIPES:  # a recipe in Python is called as its file
+        raise InvalidSettings(f"{path} is called as one of ours", hint="Choose another name.")
     text = skeleton(path, find_recipe(like))
     try:
         with path.open("x", encoding="utf-8") as stream:

@@ -41,7 +41,7 @@ RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 def find_recipe(name: str) -> Recipe:
     """The recipe called `name`, or the one in the file `name`. Raises InvalidSettings with near names."""
     if name.endswith(own.SUFFIXES):
-        return own.load_recipe(Path(name), find_recipe)
+        return own.load_recipe(Path(name), find_recipe, RECIPES)
     if name not in RECIPES:
         raise InvalidSettings(f"unknown task {name!r}", hint=did_you_mean(name, RECIPES))
     return RECIPES[name]

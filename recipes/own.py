@@ -13,7 +13,7 @@ Does not know the catalogue; writes the skeletons of both.
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,12 @@ defaults: {{}}  # what runs start from: {defaults}
 """
 
 
-def load_recipe(path: Path, find: Callable[[str], Recipe]) -> Recipe:
-    """The recipe in `path`; `find` knows ours by name. Raises InvalidSettings saying what is wrong with the file."""
+def load_recipe(path: Path, find: Callable[[str], Recipe], ours: Container[str]) -> Recipe:
+    """The recipe in `path`; `find` knows ours, whose names are `ours`, by name. Raises InvalidSettings saying what is wrong
+    with the file."""
     if not path.is_file():
         raise InvalidSettings(f"{path}: no such recipe file", hint="Write one with adapt recipes new.")
-    return _of_python(path) if path.suffix == ".py" else _of_yaml(path, find)
+    return _of_python(path, ours) if path.suffix == ".py" else _of_yaml(path, find)
 
 
 def skeleton(path: Path, parent: Recipe) -> str:
@@ -77,7 +78,7 @@ def skeleton(path: Path, parent: Recipe) -> str:
     )
 
 
-def _of_python(path: Path) -> Recipe:
+def _of_python(path: Path, ours: Container[str]) -> Recipe:
     try:
         made = runpy.run_path(str(path)).get("recipe")
     except Exception as error:  # whatever its author's code raises
@@ -86,6 +87,11 @@ def _of_python(path: Path) -> Recipe:
         raise InvalidSettings(
             f"{path} assigns no recipe to the name recipe",
             hint="It is an object with the methods of a LabellingRecipe, a GeneratingRecipe or an EmbeddingRecipe.",
+        )
+    if made.name in ours:
+        raise InvalidSettings(
+            f"{path}: its recipe is called {made.name!r}, as one of ours, by which its adapters would be read",
+            hint="Give it a name of its own.",
         )
     return made
 

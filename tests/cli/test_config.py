@@ -86,6 +86,7 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
     assert "Did you mean 'ner'" in cli("recipes", "new", "b.py", "--like", "nerr").refused()
     assert "mine.yaml is a file" in cli("recipes", "new", "b.py", "--like", "mine.yaml").refused()
     assert not (tmp_path / "b.py").exists()
+    assert "ner.py is called as one of ours" in cli("recipes", "new", "ner.py").refused()
     listed = cli("recipes").fine()
     assert "reasons" not in listed
     assert "a head starts from nothing" in listed

@@ -108,6 +108,11 @@ def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
         ("a.yaml", "like: ner\ndefaults: 3", "defaults is a mapping of names to values; 3 is not"),
         ("a.yaml", "like: ner\ndescription: 3", "description is a text; 3 is not"),
         ("a.py", "recipe = 3", "assigns no recipe to the name recipe"),
+        (
+            "a.py",
+            "from adapthub.recipes.sentiment import Sentiment\n\nclass Own(Sentiment): ...\n\nrecipe = Own()",
+            "a.py: its recipe is called 'sentiment', as one of ours",
+        ),
         ("a.py", "1 / 0", "ZeroDivisionError: division by zero"),
         ("a.py", "recipe = (", "SyntaxError"),
     ],

@@ -56,7 +56,7 @@ def test_an_adapter_that_never_trains_ends_the_run_by_step_two(
     tiny_base: Path, review_data: Path, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "still.py"
-    recipe.write_text(f"from {__name__} import Still\n\nrecipe = Still()\n")
+    recipe.write_text(f"from {__name__} import Still\n\nrecipe = Still(name='still')\n")
     with pytest.raises(TrainingError, match="no gradient reaches .* they would never be trained"):
         train(str(recipe), review_data, base=str(tiny_base), output=tmp_path / "run", max_steps=9, quiet=True)
 
