@@ -16,6 +16,22 @@ from adapthub.cli.vocabulary import OPTIONS
 
 LISTS = ("label_columns", "target_modules", "trainable_tokens")
 """What commas part. Everywhere else a comma is one of a text: a prompt, a system message."""
+TEXTS = (
+    "delimiter",
+    "encoding",
+    "label_separator",
+    "language",
+    "objective",
+    "passage_prefix",
+    "pooling",
+    "prompt",
+    "query_prefix",
+    "scheme",
+    "system",
+    "template",
+    "turns",
+)
+"""What stays a text though it looks like a number or a truth value; a column's name does, too."""
 SET_BY_FILE = f"{__name__}.by_file"
 """Where a context's `meta` keeps what a file says under `set`."""
 
@@ -59,11 +75,14 @@ def settings(more: tuple[str, ...], *, of: str) -> dict[str, Any]:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """`max-length=48` as ("max_length", 48): JSON if it is JSON, of LISTS a list if commas part it, else text."""
+    """`max-length=48` as ("max_length", 48): JSON if it is JSON, of LISTS a list if commas part it, else text, and of TEXTS
+    what else would be a number."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InvalidSettings(f"--set {text} is not NAME=VALUE")
     name, given, parts = name.replace("-", "_"), _value(value), value.split(",")
+    if (name in TEXTS or name.endswith("_column")) and isinstance(given, (int, float)):
+        return name, value
     several = name in LISTS and given == value and len(parts) > 1 and all(parts)
     return name, list(map(_value, parts)) if several else given
 

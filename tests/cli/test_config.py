@@ -36,6 +36,15 @@ def test_a_file_stands_for_options_and_the_command_line_goes_before_it(
     assert "max_length is given twice: by --max-length and by --set" in refused
 
 
+def test_a_text_that_looks_like_a_number_stays_one(cli: Command, tiny_base: Path, tmp_path: Path) -> None:
+    rows = [f"a {word} film {at},{word}" for at in range(20) for word in ("good", "bad")]
+    (tmp_path / "rows.csv").write_text("1e3,007\n" + "\n".join(rows))
+    (tmp_path / "run.yaml").write_text(
+        f'task: sentiment\ndata: rows.csv\nbase: {tiny_base}\nset: {{text_column: "1e3", label_column: "007"}}\n'
+    )
+    assert json.loads(cli("plan", "--no-try", "--config", "run.yaml", "--json").fine())["labels"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

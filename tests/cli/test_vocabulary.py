@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import click
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings, TensorMismatch
 from adapthub.adapters.methods import METHODS
+from adapthub.cli.set_option import TEXTS, setting
 from adapthub.cli.train import train
 from adapthub.cli.vocabulary import OPTIONS, SET, in_options
 from adapthub.recipes.catalog import RECIPES
@@ -24,6 +27,24 @@ def settings() -> set[str]:
 def test_every_setting_has_a_word_here() -> None:
     assert settings() <= {*OPTIONS, *SET}
     assert set(SET) <= settings()
+
+
+def test_what_recipes_take_as_text_stays_one() -> None:
+    read = [
+        (name, parameter.annotation.removesuffix(" | None"))
+        for recipe in RECIPES.values()
+        for name, parameter in signature(type(recipe).read).parameters.items()
+        if name in recipe.options
+    ]
+    texts = {name for name, kind in read if kind == "str" and not name.endswith("_column")}
+    assert texts == set(TEXTS)
+    assert {kind for name, kind in read if name.endswith("_column")} == {"str", "str | int"}
+    assert setting("system=42") == ("system", "42")
+    assert setting("text-column=1e3") == ("text_column", "1e3")
+    assert setting("query_prefix=true") == ("query_prefix", "true")
+    assert setting('prompt="{source}\\n"') == ("prompt", "{source}\n")
+    assert setting("system=null") == ("system", None)
+    assert setting("max_length=42") == ("max_length", 42)
 
 
 def test_the_words_are_options_that_train_has() -> None:
