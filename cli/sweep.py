@@ -10,6 +10,7 @@ import click
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.output import announce, json_option, show_json, show_table
 from adapthub.cli.quiet import quiet_libraries
+from adapthub.cli.set_option import LISTS, setting
 from adapthub.cli.training_options import anew_arguments, anew_options
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _FOLDER = "sweeps"
     "tries",
     multiple=True,
     metavar="NAME=RANGE",
-    help="LOW..HIGH (wide ranges by orders of magnitude), or ONE|OTHER; any number of times.",
+    help="LOW..HIGH (wide ranges by orders of magnitude), or ONE|OTHER, of modules also A,B|C; any number of times.",
 )
 @click.option("--trials", type=click.IntRange(min=1), default=20, show_default=True)
 @json_option
@@ -67,12 +68,15 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
 
 
 def _space(text: str) -> tuple[str, Range | Choice]:
-    from adapthub.recipes.sweep import space_of
+    from adapthub.recipes.sweep import Choice, space_of
 
     name, equals, values = text.partition("=")
     if not equals or not name:
         raise InvalidSettings(f"--try {text} is not NAME=RANGE")
-    return name.replace("-", "_"), space_of(values)
+    name, each = name.replace("-", "_"), values.split("|")
+    if name in LISTS and len(each) > 1:
+        return name, Choice(tuple(setting(f"{name}={one}")[1] for one in each))
+    return name, space_of(values)
 
 
 def _line(trial: Trial, trials: int) -> str:
@@ -86,6 +90,8 @@ def _settings(trial: Trial) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

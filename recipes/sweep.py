@@ -58,6 +58,10 @@ class Range:
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.logarithmic)
         return trial.suggest_float(name, self.low, self.high, log=self.logarithmic)
 
+    def meant(self, chosen: float) -> float:
+        """The value that optuna has as `chosen`: itself."""
+        return chosen
+
     @property
     def ends(self) -> tuple[float, ...]:
         """The least and the most that may be tried."""
@@ -66,13 +70,20 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """One of some values, of which any may be a list, as of names of modules."""
 
     values: tuple[Any, ...]
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         """What a trial shall try."""
-        return trial.suggest_categorical(name, self.values)
+        return self.meant(trial.suggest_categorical(name, tuple(map(_scalar, self.values))))
+
+    def meant(self, chosen: Any) -> Any:
+        """The value that optuna has as `chosen`."""
+        return next(
+            (value for value in self.values if isinstance(value, (list, tuple)) and _scalar(value) == chosen),
+            chosen,
+        )
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -198,12 +209,12 @@ def sweep(
             raise
 
     def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
-        tell(_trial(folder, frozen))
+        tell(_trial(folder, frozen, space))
 
     left = trials - len(_ended(study))
     if left > 0:
         study.optimize(objective, n_trials=left, catch=_FAILURES, callbacks=[after])
-    done = tuple(_trial(folder, frozen) for frozen in _ended(study))
+    done = tuple(_trial(folder, frozen, space) for frozen in _ended(study))
     complete = {
         trial.value: trial
         for trial in reversed(done)
@@ -309,11 +320,17 @@ def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     ]
 
 
-def _trial(folder: Path, frozen: optuna.trial.FrozenTrial) -> Trial:
+def _trial(folder: Path, frozen: optuna.trial.FrozenTrial, space: Mapping[str, Range | Choice]) -> Trial:
     state = _STATES.get(frozen.state.name, "failed")
     value = frozen.value if frozen.value is not None and math.isfinite(frozen.value) else None
     why = str(frozen.user_attrs.get(_WHY, "")) if state == "failed" else ""
-    return Trial(frozen.number, dict(frozen.params), value, state, folder / f"trial-{frozen.number}", why)
+    settings = {name: space[name].meant(chosen) for name, chosen in frozen.params.items()}
+    return Trial(frozen.number, settings, value, state, folder / f"trial-{frozen.number}", why)
+
+
+def _scalar(value: Any) -> Any:
+    """A value as optuna keeps it, which has no lists."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _number(text: str, whole: str) -> float:

@@ -105,3 +105,13 @@ def test_what_is_the_same_in_all_trials_cannot_be_tried(cli: Command, reviews: P
     given = ("sweep", "--task", "sentiment", "--data", reviews, "--base", tiny_base, "--try")
     assert "'seed' is the same in all trials" in cli(*given, "seed=1|2").refused()
     assert "rank is both set and tried" in cli(*given, "rank=2|4", "--rank", 8).refused()
+
+
+def test_lists_of_modules_are_tried_and_shown_as_they_are_set(
+    cli: Command, reviews: Path, tiny_base: Path
+) -> None:
+    given = ("sweep", "--task", "sentiment", "--data", reviews, "--base", tiny_base, "--max-steps", 1)
+    tried = (*given, "--try", "target-modules=query,value|key,value", "--output", "sweep")
+    found = json.loads(cli(*tried, "--trials", 1, "--json").fine())["best"]["settings"]["target_modules"]
+    assert found in (["query", "value"], ["key", "value"])
+    assert f"target_modules={','.join(found)}" in cli(*tried, "--trials", 1).fine()

@@ -210,12 +210,16 @@ def test_settings_that_do_not_go_together_fail_one_trial(
 ) -> None:
     """What no end of a range tells: names of layers are known once the base is there."""
     found = sweep(
-        "sentiment", review_data, base=str(tiny_base), space={"target_modules": Choice(("query", "nowhere"))},
-        trials=6, output=tmp_path / "sweep", **SHORT | {"max_steps": 1},
+        "sentiment", review_data, base=str(tiny_base), trials=6, output=tmp_path / "sweep",
+        space={"target_modules": Choice((["query", "value"], "nowhere"))}, **SHORT | {"max_steps": 1},
     )  # fmt: skip
     whys = {trial.state: trial.why for trial in found.trials}
     assert whys == {"complete": "", "failed": "target_modules: no linear layer is named 'nowhere'"}
-    assert found.best.settings == {"target_modules": "query"}
+    assert found.best.settings == {"target_modules": ["query", "value"]}
+    assert {str(trial.settings["target_modules"]) for trial in found.trials} == {
+        "nowhere",
+        "['query', 'value']",
+    }
 
 
 def test_a_trial_whose_validation_is_no_number_is_not_the_best(
