@@ -43,6 +43,7 @@ _HELD: Mapping[str, tuple[str | None, str]] = {
     "bf16": (None, "bfloat16"),
     "merged": (None, "float32"),
 }
+_DTYPE = "dtype"  # of a manifest's `hardware`: see outcome.manifest_of
 _TASK_OF_SPANS = "question-answering"
 
 
@@ -79,12 +80,12 @@ def certify(
     """
     artifact = artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
     recipe, manifest = recipe_of(artifact, task)
-    reference: Form = manifest.quantization or "float32"
+    reference, dtype = _as_trained(manifest)
     wanted = _wanted(forms, reference)
     dataset = read_for(recipe, manifest, data, batch_size, options)
     bench = _Bench(artifact, recipe, manifest, dataset, base or manifest.base.id, device, batch_size)
-    report(f"measuring over the base in {reference}, as the adapter was trained")
-    before = bench.over(reference)
+    report(f"measuring over the base in {reference}{_how_trained(manifest, dtype)}")
+    before = bench.over(reference, dtype)
     certificates: dict[Form, Certificate] = {}
     left_out: dict[Form, str] = {}
     for form in wanted:
@@ -140,14 +141,15 @@ class _Bench:
     device: str
     batch_size: int
 
-    def over(self, form: Form) -> _Outcome:
-        quantize, dtype = _HELD[form]
+    def over(self, form: Form, dtype: str | None = None) -> _Outcome:
+        """`dtype`: where what is not quantised is not as in _HELD."""
+        quantize, usual = _HELD[form]
         if form == "merged" and self.artifact.method in ("prefix", "prompt"):
             raise InvalidSettings(
                 f"{self.artifact.method} tuning changes no weight, so there is nothing to merge"
             )
         gc.collect()  # of the base before, whatever still holds itself in a circle
-        base = load_base(self.base, quantize=quantize, device=self.device, dtype=dtype)
+        base = load_base(self.base, quantize=quantize, device=self.device, dtype=dtype or usual)
         encoded = encode_for(self.recipe, self.manifest, self.dataset, base)
         answer = merged_answers if form == "merged" else answers_of
         answers = answer(self.recipe, self.artifact, base, self.dataset, encoded, batch_size=self.batch_size)
@@ -198,6 +200,22 @@ class _Outcome:
     outputs: Sequence[NDArray[Any]]
     decisions: Sequence[Any]
     statistics: Measured
+
+
+def _as_trained(manifest: Manifest) -> tuple[Form, str]:
+    """The form of the base that an adapter was trained on, and the numbers of what was not quantised: float32 where its
+    manifest names none that a form has."""
+    dtype = "bfloat16" if manifest.hardware.get(_DTYPE) == "bfloat16" else "float32"
+    return manifest.quantization or ("bf16" if dtype == "bfloat16" else "float32"), dtype
+
+
+def _how_trained(manifest: Manifest, dtype: str) -> str:
+    rest = f", the rest of it in {dtype}" if manifest.quantization else ""
+    recorded = manifest.hardware.get(_DTYPE)
+    if recorded == dtype:
+        return f"{rest}, as the adapter was trained"
+    was = f"was trained in {recorded}" if recorded else "does not say in which numbers it was trained"
+    return f"{rest}; the adapter {was}"
 
 
 def _wanted(forms: Sequence[str], reference: Form) -> list[Form]:

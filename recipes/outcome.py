@@ -237,7 +237,7 @@ def manifest_of(
             for split, estimates in metrics.items()
         },
         libraries=libraries(),
-        hardware=hardware(base.device, processes),
+        hardware={**hardware(base.device, processes), "dtype": str(base.dtype).removeprefix("torch.")},
         parents=[job.parent.name] if job.parent else [],
     )
 

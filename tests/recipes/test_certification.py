@@ -114,6 +114,40 @@ def test_an_adapter_trained_over_nf4_is_held_against_that(
     assert found.certificates["float32"].metrics["f1"].reference == reference
 
 
+def test_an_adapter_trained_in_bf16_is_held_against_that(
+    tiny_base: Path, ner_data: Path, data: Path, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "max_steps": 20, "base": str(tiny_base), "dtype": "bfloat16", "device": "cpu"}
+    made = train("ner", ner_data / "train.conll", output=tmp_path / "run", **settings).artifact
+    told: list[str] = []
+    found = certify(made, data, forms=["float32"], device="cpu", report=told.append)
+    assert told[0] == "measuring over the base in bf16, as the adapter was trained"
+    assert found.reference == found.certificates["float32"].reference == "bf16"
+    drift = found.certificates["float32"].metrics["f1"]
+    in_bf16, in_float32 = (evaluate(made, data, dtype=kind).metrics for kind in ("bfloat16", "float32"))
+    assert (drift.reference, drift.value) == (in_bf16["f1"].value, in_float32["f1"].value)
+    assert found.certificates["float32"].max_drift > 1e-4
+    with pytest.raises(InvalidSettings, match="bf16 is what the adapter was trained on"):
+        certify(made, data, forms=["bf16"])
+
+
+@pytest.mark.parametrize(
+    ("hardware", "quantization", "form", "words"),
+    [
+        ({}, None, "float32", "; the adapter does not say in which numbers it was trained"),
+        ({"dtype": "float16"}, None, "float32", "; the adapter was trained in float16"),
+        ({"dtype": "bfloat16"}, "nf4", "nf4", ", the rest of it in bfloat16, as the adapter was trained"),
+    ],
+)
+def test_in_what_an_adapter_was_trained_is_said(
+    hardware: Any, quantization: Any, form: str, words: str, adapter: Artifact
+) -> None:
+    assert adapter.manifest is not None
+    manifest = adapter.manifest.model_copy(update={"hardware": hardware, "quantization": quantization})
+    reference, dtype = certification._as_trained(manifest)
+    assert (reference, certification._how_trained(manifest, dtype)) == (form, words)
+
+
 def test_a_prefix_has_nothing_to_merge(tiny_base: Path, ner_data: Path, data: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "max_steps": 2, "base": str(tiny_base), "method": "prefix"}
     made = train("ner", ner_data / "train.conll", output=tmp_path / "run", **settings).artifact
