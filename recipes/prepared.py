@@ -34,6 +34,7 @@ from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.odd_labels import OddLabels
 from adapthub.recipes.data.records import Ids, blocks_of_datasets
 from adapthub.recipes.data.saved import is_saved, opened, saved_digest, saved_files
 from adapthub.recipes.data.stored import ExampleWriter, Files, StoredExamples
@@ -58,7 +59,7 @@ _SHOWN_NOTES = 3
 _FORMAT = 1
 _DOCUMENT = "splits.json"
 # Suffixes of records that a task takes for something else, or refuses: CoNLL with tabs, SQuAD's JSON.
-_ASKED = "question-answering"
+_ASKED, _LABELLED = "question-answering", "text-classification"
 _NO_RECORDS = {"token-classification": (".csv", ".tsv"), _ASKED: (".json",)}
 _OTHER_TASKS = (SPEECH, IMAGE_CLASSIFICATION, _ASKED)
 
@@ -195,9 +196,10 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     notes: list[str] = []
     whole: Dataset | None = None
     held: list[Example] | None = [] if _size(path) <= _HELD_BYTES else None
-    ids = Ids()
+    columns = options.get("label_columns", ())
+    ids, odd = Ids(), OddLabels([columns] if isinstance(columns, str) else columns)
     try:
-        for part in _parts(recipe, path, options, ids):
+        for part in _parts(recipe, path, options, ids, odd):
             if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):
                 raise InvalidData(
                     f"{path}: the rows from {part[0].source} on have other columns than those before:"
@@ -212,14 +214,14 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     finally:
         writer.close()
     assert whole is not None
-    notes[:0] = _said_of(ids, recipe)
+    notes[:0] = [*odd.notes(), *_said_of(ids, recipe)]
     if len(notes) > _SHOWN_NOTES:
         notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more of the like"]
     return replace(whole, examples=StoredExamples(Files(folder), str(path), held=held), notes=tuple(notes))
 
 
 def _said_of(ids: Ids, recipe: Recipe) -> list[str]:
-    """A note of ids that several parts of a file have. Raises InvalidData where each must be one row's, as within a part."""
+    """A note of ids that several rows have. Raises InvalidData where each must be one row's."""
     found = ids.repeated()
     if found is None:
         return []
@@ -228,26 +230,31 @@ def _said_of(ids: Ids, recipe: Recipe) -> list[str]:
             f"{found.again}: its id also stands at {found.before}", hint="Give each question its own."
         )
     return [
-        f"{found.count} rows have the {found.column} of a much earlier one: that of {found.before} also stands at"
+        f"{found.count} rows have the {found.column} of an earlier one: that of {found.before} also stands at"
         f" {found.again}"
     ]
 
 
-def _parts(recipe: Recipe, path: Path, options: Mapping[str, Any], ids: Ids) -> Iterator[Dataset]:
-    """What the recipe reads, a part of the file after another where its format allows that; `ids` is told those of each."""
-    if path.is_dir():
-        for records in blocks_of_datasets(opened(path)):
-            ids.add(records)
-            yield recipe.read(records, **options)
-        return
+def _parts(
+    recipe: Recipe, path: Path, options: Mapping[str, Any], ids: Ids, odd: OddLabels
+) -> Iterator[Dataset]:
+    """What the recipe reads, a part of the file after another where its format allows that; `ids` is told those of each, and
+    `odd` the examples where a text has labels."""
     suffix = path.suffix.lower()
-    if suffix not in BY_BLOCKS or suffix in _NO_RECORDS.get(recipe.task, ()):
+    if path.is_dir():
+        blocks = blocks_of_datasets(opened(path))
+    elif suffix not in BY_BLOCKS or suffix in _NO_RECORDS.get(recipe.task, ()):
         yield recipe.read(path, **options)
         return
-    reading = {name: options[name] for name in ("encoding", "delimiter") if name in options}
-    for records in record_blocks(path, **reading):
+    else:
+        reading = {name: options[name] for name in ("encoding", "delimiter") if name in options}
+        blocks = record_blocks(path, **reading)
+    for records in blocks:
         ids.add(records)
-        yield recipe.read(records, **options)
+        part = recipe.read(replace(records, whole=False), **options)
+        if recipe.task == _LABELLED:
+            odd.add(part.examples)
+        yield part
 
 
 def _write_document(

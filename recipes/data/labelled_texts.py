@@ -6,13 +6,13 @@ A label is a name, a whole number or a boolean, and is kept as stripped text. Do
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.odd_labels import OddLabels
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "comment")
@@ -48,7 +48,7 @@ def read_several(
     label = records.column("label", label_column, LABELS_COLUMNS)
     if separator is not None:
         rows = [(row, _cut(records, row, label, separator)) for row in records.rows]
-        return _noting_empty(_dataset(records, text_column, label, rows))
+        return _dataset(records, text_column, label, rows)
     several = next((row for row in records.rows if isinstance(row.values.get(label), list)), None)
     if several is None:
         return read_single(records, text_column, label)
@@ -62,7 +62,7 @@ def read_several(
                 hint="Give every row a list; one without labels is an empty list.",
             )
         rows.append((row, {"labels": _names(records, row, values, label)}))
-    return _noting_empty(_dataset(records, text_column, label, rows))
+    return _dataset(records, text_column, label, rows)
 
 
 def _cut(records: Records, row: Record, column: str, separator: str) -> dict[str, Any]:
@@ -89,9 +89,7 @@ def _from_columns(records: Records, text_column: str | None, columns: Sequence[s
         (row, {"labels": sorted(name for name in columns if _flag(records, row, name))})
         for row in records.rows
     ]
-    seen = {label for _, fields in rows for label in fields["labels"]}
-    notes = [f"label column {name!r} has no 1" for name in columns if name not in seen]
-    return _noting_empty(_dataset(records, text_column, ", ".join(columns), rows, notes))
+    return _dataset(records, text_column, ", ".join(columns), rows, columns)
 
 
 def _flag(records: Records, row: Record, column: str) -> bool:
@@ -136,54 +134,22 @@ def _dataset(
     text_column: str | None,
     label: str,
     rows: Iterable[tuple[Record, dict[str, Any]]],
-    notes: Iterable[str] = (),
+    columns: Sequence[str] = (),
 ) -> Dataset:
+    """`columns`: those that are a label each."""
     column = records.column("text", text_column, TEXT_COLUMNS)
     examples = tuple(
         Example({"text": text_of(records, row, column), **fields}, records.path, row.line, records.unit)
         for row, fields in rows
     )
-    notes = (*notes, *_mixed(examples), *_alike(examples), *repeated_ids(records))
-    return Dataset(examples, records.path, {"text": column, "label": label}, notes=notes)
-
-
-def _mixed(examples: Sequence[Example]) -> Iterator[str]:
-    """A note where some labels are whole numbers and others are names: often two sources that were put together."""
-    first: dict[bool, tuple[str, Example]] = {}
-    for example in examples:
-        for label in _labels(example):
-            first.setdefault(label.removeprefix("-").isdecimal(), (label, example))
-    if len(first) == 2:
-        (number, there), (name, here) = first[True], first[False]
-        yield (
-            f"labels are numbers and names, each a class of its own: {number!r} ({there.source}) beside"
-            f" {name!r} ({here.source})"
-        )
-
-
-def _alike(examples: Sequence[Example]) -> Iterator[str]:
-    """A note where labels differ in large and small letters alone: often one class that was written in two ways."""
-    first: dict[str, tuple[str, Example]] = {}
-    for example in examples:
-        for label in _labels(example):
-            before, there = first.setdefault(label.casefold(), (label, example))
-            if before != label:
-                yield f"{before!r} ({there.source}) and {label!r} ({example.source}) are two labels"
-                return
-
-
-def _labels(example: Example) -> list[str]:
-    found: list[str] = example.fields["labels"] if "labels" in example.fields else [example.fields["label"]]
-    return found
-
-
-def _noting_empty(dataset: Dataset) -> Dataset:
-    """The same, with a note of how many texts have no label."""
-    empty = [example for example in dataset if not example.fields["labels"]]
-    if not empty:
-        return dataset
-    note = f"{len(empty)} of {len(dataset)} rows have no label, the first at {empty[0].source}"
-    return replace(dataset, notes=(*dataset.notes, note))
+    notes: list[str] = []
+    if records.whole:
+        odd = OddLabels(columns)
+        odd.add(examples)
+        notes += odd.notes()
+    return Dataset(
+        examples, records.path, {"text": column, "label": label}, notes=(*notes, *repeated_ids(records))
+    )
 
 
 def _shown(value: Any) -> str:

@@ -36,13 +36,15 @@ class Record:
 @dataclass(frozen=True)
 class Records:
     """The rows of one source. `path` is its name in messages; `unit` is what Record.line counts there; `arrow`: they come
-    from Arrow, which gives all objects of a column the same fields."""
+    from Arrow, which gives all objects of a column the same fields; `whole`: they are all that it has, of which readers say
+    what is odd."""
 
     columns: tuple[str, ...]
     rows: Sequence[Record]
     path: str
     unit: str = "line"
     arrow: bool = False
+    whole: bool = True
 
     def where(self, row: Record) -> str:
         return f"{self.path}:{row.line}" if self.unit == "line" else f"{self.path}:{self.unit} {row.line}"
@@ -131,8 +133,9 @@ def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
 
 
 def repeated_ids(records: Records) -> Iterator[str]:
-    """A note where rows share a value of the column of ids, if there is one: rows that were taken twice, often."""
-    column = _id_column(records)
+    """A note where rows share a value of the column of ids, if there is one: rows that were taken twice, often. Of a part
+    `Ids` knows."""
+    column = _id_column(records) if records.whole else None
     first: dict[str, Record] = {}
     repeats: list[tuple[Record, Record]] = []
     for row in records.rows:
@@ -151,7 +154,8 @@ def repeated_ids(records: Records) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RepeatedIds:
-    """`count` ids of the column `column` stand in several parts of a source, the first of them at `before` and `again`."""
+    """`count` rows of a source have an id, in the column `column`, of an earlier one, the first of them that at `again`, as
+    that at `before`."""
 
     count: int
     column: str
@@ -161,7 +165,7 @@ class RepeatedIds:
 
 class Ids:
     """The ids of records that are read in parts: 16 bytes for each, of which 8 are a hash (two of a billion unlike ids are
-    taken for the same one time in forty). What stands twice in one part is said by `repeated_ids`."""
+    taken for the same one time in forty)."""
 
     def __init__(self) -> None:
         self._hashes: list[NDArray[np.int64]] = []
@@ -173,16 +177,15 @@ class Ids:
         column = _id_column(records)
         if column is None:
             return
-        lines: dict[int, int] = {}
-        for row in records.rows:
-            if (value := row.values.get(column)) not in (None, ""):
-                lines.setdefault(hash(str(value)), row.line)
-        self._hashes.append(np.fromiter(lines, np.int64, len(lines)))
-        self._lines.append(np.fromiter(lines.values(), np.int64, len(lines)))
+        values = ((row.values.get(column), row.line) for row in records.rows)
+        ids = [(hash(str(value)), line) for value, line in values if value not in (None, "")]
+        both = np.array(ids, np.int64).reshape(-1, 2)
+        self._hashes.append(both[:, 0])
+        self._lines.append(both[:, 1])
         self._of = self._of or (replace(records, rows=()), column)
 
     def repeated(self) -> RepeatedIds | None:
-        """What several parts have; None for nothing."""
+        """What there is; None for nothing."""
         if self._of is None:
             return None
         hashes, lines = np.concatenate(self._hashes), np.concatenate(self._lines)

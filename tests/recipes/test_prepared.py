@@ -381,11 +381,57 @@ def test_ids_that_stand_twice_far_from_each_other_are_said(tmp_path: Path) -> No
         return prepared.prepare_splits(find_recipe(task), data, validation=False, test=None, options={})[-1]
 
     data = tmp_path / "classify.jsonl"
-    note = f"train: 2 rows have the id of a much earlier one: that of {data}:3 also stands at {data}:31"
+    note = f"train: 2 rows have the id of an earlier one: that of {data}:3 also stands at {data}:31"
     assert note in notes("classify", {"text": "good"})
     asked = {"question": "who?", "context": "ada " * 20, "answers": []}
     with pytest.raises(InvalidData, match=r"qa\.jsonl:31: its id also stands at .*qa\.jsonl:3"):
         notes("qa", asked)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "within", "several", "columns"])
+def test_what_is_odd_is_said_once_of_all_parts(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Of a mix between two parts as of one in each; as of a file that is read at once."""
+    kinds: dict[str, list[Any]] = {
+        "mixed": [*["pos", "neg"] * 30, *["1", "POS"] * 30],
+        "within": ["pos", "1", "POS"] * 40,
+        "several": [["pos"], [], ["1", "POS"]] * 40,
+        "columns": [None] * 120,
+    }
+    flags = [
+        {"x": int(at < 60), "y": int(at >= 60), "z": 0} if kind == "columns" else {} for at in range(120)
+    ]
+    rows = [{"text": f"text {at}", "label": label, **flags[at]} for at, label in enumerate(kinds[kind])]
+    data = tmp_path / "odd.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    options = {"label_columns": ["x", "y", "z"]} if kind == "columns" else {}
+
+    def notes() -> tuple[str, ...]:
+        return prepared.prepare_splits(
+            find_recipe("classify"), data, validation=False, test=None, options=options
+        )[-1]
+
+    plain = notes()
+    assert len([note for note in plain if "labels" in note or "no 1" in note]) == (
+        1 if kind == "columns" else 2
+    )
+    request.getfixturevalue("kept")
+    assert len(list(tables.record_blocks(data))) > 2
+    assert notes() == notes() == plain
+
+
+@pytest.mark.usefixtures("kept")
+def test_lists_of_labels_begin_in_no_later_part(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"text": f"text {at}", "label": "xy"[at % 2]} for at in range(120)]
+    data = tmp_path / "odd.jsonl"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    first = len(next(tables.record_blocks(data)).rows)
+    rows[first:] = [{**row, "label": [row["label"]]} for row in rows[first:]]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    message = rf"odd\.jsonl:{first + 1}: there is a list of labels, and in .*odd\.jsonl:1 one label"
+    with pytest.raises(InvalidData, match=message):
+        prepared.prepare_splits(find_recipe("classify"), data, validation=False, test=None, options={})
 
 
 @pytest.mark.usefixtures("kept")
