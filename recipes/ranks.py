@@ -1,7 +1,8 @@
 """LoRA's rank on a causal base, by the data: as many parameters as there are supervised tokens, where those are many.
 
 LoRA Without Regret (Schulman et al. 2025): LoRA learns as full fine-tuning does while its parameters hold what the data
-say, and falls behind beyond. Never lowers a rank; does not know what memory there is (a plan tells).
+say, and falls behind beyond. Never lowers a rank; does not know what memory there is (a plan tells). EVA's stays: it reads
+twice as many rows at once as there are ranks.
 """
 
 from __future__ import annotations
@@ -54,10 +55,8 @@ def why_by_data(
     """Why the rank of `adapter` is what it is; None where the data did not decide."""
     if not _chooses(adapter, given, method, task):
         return None
-    rank, most = (
-        adapter["rank"],
-        "" if adapter["rank"] < MOST else f", and {MOST} is the most that is taken unasked",
-    )
+    rank = adapter["rank"]
+    most = "" if rank < MOST else f", and {MOST} is the most that is taken unasked"
     parameters = rank * _parameters_of_a_rank(config)
     return (
         f"generation: 32, doubled until its parameters ({parameters:,}) reach the supervised tokens"
@@ -66,8 +65,9 @@ def why_by_data(
 
 
 def _chooses(adapter: Mapping[str, Any], given: Mapping[str, Any], method: str, task: str) -> bool:
-    everywhere = adapter.get("target_modules") == ALL_LINEAR
-    return task == TEXT_GENERATION and method in _METHODS and everywhere and given.get("rank") is None
+    everywhere, by_eva = adapter.get("target_modules") == ALL_LINEAR, adapter.get("init") == "eva"
+    is_ours = everywhere and not by_eva and given.get("rank") is None
+    return task == TEXT_GENERATION and method in _METHODS and is_ours
 
 
 def _parameters_of_a_rank(config: PretrainedConfig) -> int:

@@ -55,6 +55,7 @@ def test_what_was_chosen_or_is_another_method_stays() -> None:
     assert chosen(10**9, method="rslora") == 32
     assert chosen(10**9, task="token-classification") == 32
     assert chosen(10**9, adapter={**ADAPTER, "target_modules": ["q_proj"]}) == 32
+    assert chosen(10**9, adapter={**ADAPTER, "init": "eva"}) == 32
 
 
 def test_the_reason_counts() -> None:
