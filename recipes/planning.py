@@ -33,7 +33,7 @@ from adapthub.recipes.ranks import why_by_data
 from adapthub.recipes.recipe import GeneratingRecipe, PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
-from adapthub.recipes.widths import why_by_width
+from adapthub.recipes.widths import WIDTH, why_by_width
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -359,13 +359,14 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
     if "answered" in job.encoding:
         reasons["answered"] = answered.REASON
     own = job.recipe.defaults(find_method(job.method).learns_as)
+    if isinstance(job.recipe, PreferringRecipe):
+        reasons |= job.recipe.reasons(job.encoding)
     reasons |= own.reasons
     if why := why_by_data(
         job.adapter, given, job.method, job.task, job.splits["train"].encoded, job.base.config
     ):
         reasons["rank"] = why
-    if isinstance(job.recipe, PreferringRecipe):
-        reasons |= job.recipe.reasons(job.encoding)
     if own.by_width:
-        reasons["learning_rate"] += f"; {why_by_width(own.learning_rate, job.base.config)}"
+        known = reasons.get("learning_rate", f"the recipe's, for bases {WIDTH:,} wide")
+        reasons["learning_rate"] = f"{known}; {why_by_width(own.learning_rate, job.base.config)}"
     return {name: reason for name, reason in reasons.items() if given.get(name) is None}

@@ -54,7 +54,8 @@ class Defaults:
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
     `warmup` is a share of all steps, `max_length` counts sub-tokens, `patience` counts evaluations without
     progress. None: the recipe has no such setting (no head, no tokens). `by_width`: learning_rate is that of bases
-    widths.WIDTH wide, and follows the base's. `reasons`: by setting, why it is what it is, for people.
+    widths.WIDTH wide, and follows the base's; who replaces one says the other. `reasons`: by setting, why it is what it is,
+    for people.
     """
 
     learning_rate: float

@@ -11,6 +11,9 @@ from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes import evaluate, plan, train
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.own import skeleton
+from tests.recipes.test_translate import causal_base, pairs
+
+__all__ = ["causal_base"]
 
 SHORT: dict[str, Any] = {
     "max_steps": 1,
@@ -83,6 +86,25 @@ def test_a_plan_gives_the_file_as_the_reason_of_what_it_says(tiny_base: Path, tm
     assert own_words.keys() == {"learning_rate", "warmup", "epochs"}
     assert own_words["learning_rate"] == own_words["warmup"] == "mine.yaml says so"
     assert "steps each" in own_words["epochs"]
+
+
+def test_a_plan_gives_reasons_for_rates_by_width(causal_base: Path, tmp_path: Path) -> None:
+    """Also of a recipe that gives none, and of a file like one that gives its own for each objective."""
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from dataclasses import replace\n\nfrom adapthub.recipes.translate import Translate\n\n\n"
+        "class Own(Translate):\n    def defaults(self, method):\n"
+        "        return replace(super().defaults(method), reasons={})\n\n\nrecipe = Own(name='own')\n"
+    )
+    given: dict[str, Any] = {"base": str(causal_base), "max_length": 64}
+    why = plan(str(path), pairs(24, 0), **given).reasons["learning_rate"]
+    assert why.startswith("the recipe's, for bases 2,000 wide; 0.0005 there, and for this one's ")
+    path = tmp_path / "mine.yaml"
+    path.write_text("like: prefer\ndefaults: {learning_rate: 1e-4}\n")
+    judged = [{"prompt": f"Ada {n}?", "chosen": "yes", "rejected": "no"} for n in range(24)]
+    reasons = plan(str(path), judged, **given).reasons
+    assert reasons["learning_rate"] == "mine.yaml says so"
+    assert "pairs" in reasons["objective"]
 
 
 def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
