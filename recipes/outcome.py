@@ -154,7 +154,7 @@ def rehearse(job: Job, base: Base) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += _NUDGE * torch.randn_like(parameter)
-        rows = _rehearsed_rows(job)
+        rows = _rehearsed_rows(job, base.dtype)
         trained, tensors = compared_outputs(job, base, model, rows), adaptation.tensors()
     finally:
         adaptation.release()
@@ -242,11 +242,14 @@ def manifest_of(
     )
 
 
-def _rehearsed_rows(job: Job) -> Sequence[Row]:
-    """The shortest of as many: a way of serving that differs does so on any row that something is asked of."""
+def _rehearsed_rows(job: Job, dtype: torch.dtype) -> Sequence[Row]:
+    """The shortest of as many: a way of serving that differs does so on any row that something is asked of. All of them in
+    coarser numbers than float32: of a few rows the largest value is too near to what is lost by rounding (5.9 % of it with
+    IA3 on SmolLM2-135M in bfloat16, 2.3 % of 16 rows')."""
     taught = job.taught
     spread = np.unique(np.linspace(0, len(taught) - 1, _COMPARED_ROWS, dtype=np.int64))
-    shortest = lengths_of(taught)[spread].argsort(kind="stable")[:_REHEARSED_ROWS]
+    count = _REHEARSED_ROWS if dtype == torch.float32 else _COMPARED_ROWS
+    shortest = lengths_of(taught)[spread].argsort(kind="stable")[:count]
     return [taught[int(at)] for at in spread[shortest]]
 
 

@@ -30,6 +30,7 @@ from adapthub.hub.registry import Version
 from adapthub.recipes import TrainingResult, evaluate, train
 from adapthub.recipes import outcome as outcomes
 from adapthub.recipes.adaptation import adapt
+from adapthub.recipes.job import prepare
 from adapthub.recipes.trainer import AdapterTrainer
 
 # PEFT 0.21 reads a name that transformers 5.23 has renamed.
@@ -290,6 +291,28 @@ def test_a_base_that_cannot_be_served_as_trained_is_refused_before_training(
     with pytest.raises(TrainingError, match=r"is not served as it is trained.*nothing was trained"):
         train_ner(tiny_base, ner_data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_more_rows_are_rehearsed_where_numbers_are_coarse(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding is told from a difference by the largest value, which a few rows may not have."""
+    seen: list[int] = []
+    honest = outcomes.compared_outputs
+
+    def compared(*given: Any) -> list[Any]:
+        seen.append(len(given[-1]))
+        return honest(*given)
+
+    monkeypatch.setattr(outcomes, "compared_outputs", compared)
+    for dtype in ("float32", "bfloat16"):
+        base = load_base(str(tiny_base), device="cpu", dtype=dtype)
+        job = prepare(
+            "ner", ner_data, base=base.resolved, quantize=None, method="lora", validation=None, test=None,
+            seed=0, given={},
+        )  # fmt: skip
+        outcomes.rehearse(job, base)
+    assert seen == [2, 16]
 
 
 def test_an_adapter_that_is_served_otherwise_is_no_success_and_is_kept(
