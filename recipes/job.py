@@ -24,6 +24,7 @@ from adapthub.recipes import answered as written
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.default_base import default_base
+from adapthub.recipes.positions import longest_row
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
@@ -120,6 +121,12 @@ class Job:
         return self.settings.steps(self.rows)
 
     @property
+    def seen(self) -> int:
+        """Supervised targets of the rows that the run reaches at least once."""
+        share = min(1.0, self.steps / self.settings.steps_per_epoch(self.rows))
+        return int(self.splits["train"].encoded.supervised * share)
+
+    @property
     def smaller(self) -> str:
         """What to change where memory runs out."""
         batch_size, max_length = self.settings.batch_size, self.settings.max_length
@@ -197,7 +204,7 @@ def prepare(
         parent.check_base(resolved)
     processor = load_processor(recipe, resolved)
     adapter = _by_ids(adapter, processor)
-    longest = _longest(settings.max_length, given, adapter, resolved)
+    longest = longest_row(settings.max_length, given, adapter, resolved)
     encoding = recipe.resolve(processor, datasets["train"], max_length=longest or 0)
     encoding |= _decoding(recipe, resolved)
     pooled, how = _pooling(recipe, resolved, encoding)
@@ -211,7 +218,6 @@ def prepare(
     measured = {name: written.note(dataset) for name, dataset in datasets.items() if name != "train"}
     some = (f"{name}: {note}" for name, note in measured.items() if note)
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
-    adapter = rank_by_data(adapter, given, method, recipe.task, splits["train"].encoded, resolved.config)
     job = Job(
         recipe=recipe,
         method=method,
@@ -228,13 +234,14 @@ def prepare(
         seed=seed,
         notes=(*notes, *cut, *some, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
-    return _evaluating_some(job)
+    adapter = rank_by_data(adapter, given, method, recipe, job.seen, resolved.config)
+    return _evaluating_some(replace(job, adapter=adapter))
 
 
 def check_given(job: Job, method: str, given: Mapping[str, Any]) -> None:
     """Whether `job` could be prepared with other settings, as far as its data do not decide. Raises InvalidSettings."""
     settings, adapter, _ = _sort_out(job.recipe, method, given)
-    _longest(settings.max_length, given, _by_ids(adapter, job.processor), job.base)
+    longest_row(settings.max_length, given, _by_ids(adapter, job.processor), job.base)
 
 
 def _evaluating_some(job: Job) -> Job:
@@ -366,35 +373,3 @@ def _run_settings(recipe: Recipe, method: str) -> tuple[str, ...]:
     if "rank" not in find_method(method).defaults(cast(Task, recipe.task)):
         absent.add("lora_plus_ratio")
     return tuple(name for name in SETTINGS if name not in absent)
-
-
-def _longest(
-    max_length: int | None, given: Mapping[str, Any], adapter: Mapping[str, Any], base: ResolvedBase
-) -> int | None:
-    """max_length, less where the base has fewer positions, or a prefix or a prompt takes some from the text. Raises
-    InvalidSettings where more was asked for.
-    """
-    taken = "prompt_length" if "prompt_length" in adapter else "prefix_length"
-    room = _room(adapter, base)
-    if max_length is None or room is None or max_length <= room:
-        return max_length
-    if given.get("max_length") is not None or room < 1:
-        both, shorter = f" and {taken}={adapter.get(taken)} exceed", f", or a shorter {taken}"
-        raise InvalidSettings(
-            f"max_length={max_length}{both if adapter.get(taken) else ' exceeds'} {base.ref}'s"
-            f" {base.config.max_position_embeddings} positions",
-            hint=f"Set max_length to at most {max(room, 0)}{shorter if adapter.get(taken) else ''}.",
-        )
-    return room
-
-
-def _room(adapter: Mapping[str, Any], base: ResolvedBase) -> int | None:
-    """Positions that a prefix or a prompt leaves to the text; None for a base without a limit."""
-    positions: int | None = getattr(base.config, "max_position_embeddings", None)
-    taken: int = adapter.get("prompt_length", 0) or adapter.get("prefix_length", 0)
-    return None if positions is None else positions - taken - _reserved_positions(base)
-
-
-def _reserved_positions(base: ResolvedBase) -> int:
-    """Positions before the first token: RoBERTa's family counts from its padding id."""
-    return 2 if "roberta" in base.config.model_type else 0

@@ -362,9 +362,7 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)
     reasons |= own.reasons
-    if why := why_by_data(
-        job.adapter, given, job.method, job.task, job.splits["train"].encoded, job.base.config
-    ):
+    if why := why_by_data(job.adapter, given, job.method, job.recipe, job.seen, job.base.config):
         reasons["rank"] = why
     if own.by_width:
         known = reasons.get("learning_rate", f"the recipe's, for bases {WIDTH:,} wide")

@@ -16,11 +16,12 @@ from transformers.pytorch_utils import Conv1D
 from adapthub.adapters.base import skeleton_of
 from adapthub.adapters.methods import ALL_LINEAR
 from adapthub.adapters.tasks import TEXT_GENERATION
+from adapthub.recipes.recipe import PreferringRecipe
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from adapthub.recipes.recipe import Encoded
+    from adapthub.recipes.recipe import Recipe
 
 MOST = 128  # beyond, AdamW's moments of an 8B base's adapter take more than its nf4 weights
 _METHODS = ("lora", "dora")  # scaled alpha/r: at alpha 32 the best rate hardly moves with the rank
@@ -30,16 +31,16 @@ def rank_by_data(
     adapter: Mapping[str, Any],
     given: Mapping[str, Any],
     method: str,
-    task: str,
-    train: Encoded,
+    recipe: Recipe,
+    seen: int,
     config: PretrainedConfig,
 ) -> dict[str, Any]:
-    """`adapter`, the method's settings, with the rank for the supervised tokens of `train`, where it is not `given`: doubled
-    until its parameters on every linear layer reach them, to MOST at most."""
-    if not _chooses(adapter, given, method, task):
+    """`adapter`, the method's settings, with the rank for the supervised tokens that a run has `seen`, where nobody has
+    `given` one: doubled until its parameters on every linear layer reach them, to MOST at most."""
+    if not _chooses(adapter, given, method, recipe):
         return {**adapter}
     rank, each = adapter["rank"], _parameters_of_a_rank(config)
-    while rank * each < train.supervised and rank < MOST:
+    while rank * each < seen and rank < MOST:
         rank *= 2
     return {**adapter, "rank": rank}
 
@@ -48,26 +49,27 @@ def why_by_data(
     adapter: Mapping[str, Any],
     given: Mapping[str, Any],
     method: str,
-    task: str,
-    train: Encoded,
+    recipe: Recipe,
+    seen: int,
     config: PretrainedConfig,
 ) -> str | None:
     """Why the rank of `adapter` is what it is; None where the data did not decide."""
-    if not _chooses(adapter, given, method, task):
+    if not _chooses(adapter, given, method, recipe):
         return None
     rank = adapter["rank"]
     most = "" if rank < MOST else f", and {MOST} is the most that is taken unasked"
     parameters = rank * _parameters_of_a_rank(config)
     return (
-        f"generation: 32, doubled until its parameters ({parameters:,}) reach the supervised tokens"
-        f" ({train.supervised:,}; LoRA Without Regret){most}"
+        f"generation: 32, doubled until its parameters ({parameters:,}) reach the supervised tokens that are seen"
+        f" ({seen:,}; LoRA Without Regret){most}"
     )
 
 
-def _chooses(adapter: Mapping[str, Any], given: Mapping[str, Any], method: str, task: str) -> bool:
+def _chooses(adapter: Mapping[str, Any], given: Mapping[str, Any], method: str, recipe: Recipe) -> bool:
+    """Not where preferences are learnt, of which an answer tells a bit and not its tokens."""
     everywhere, by_eva = adapter.get("target_modules") == ALL_LINEAR, adapter.get("init") == "eva"
-    is_ours = everywhere and not by_eva and given.get("rank") is None
-    return task == TEXT_GENERATION and method in _METHODS and is_ours
+    learns_tokens = recipe.task == TEXT_GENERATION and not isinstance(recipe, PreferringRecipe)
+    return learns_tokens and method in _METHODS and everywhere and not by_eva and given.get("rank") is None
 
 
 def _parameters_of_a_rank(config: PretrainedConfig) -> int:

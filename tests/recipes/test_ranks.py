@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PretrainedConfig
 
+from adapthub.recipes import plan
+from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.ranks import MOST, rank_by_data, why_by_data
-from adapthub.recipes.recipe import Encoded
+from tests.adapters.causal_pass import write_causal_base
+from tests.recipes.tokenizer_kinds import byte_level
 
 LLAMA = LlamaConfig(
     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -23,8 +27,8 @@ ADAPTER = {"rank": 32, "alpha": 32, "target_modules": "all-linear"}
 
 
 def chosen(supervised: int, config: PretrainedConfig = LLAMA, **changed: Any) -> int:
-    how = {"adapter": ADAPTER, "given": {}, "method": "lora", "task": "text-generation", **changed}
-    rank: int = rank_by_data(**how, train=Encoded([], supervised, supervised, 0), config=config)["rank"]
+    how = {"adapter": ADAPTER, "given": {}, "method": "lora", "recipe": find_recipe("chat"), **changed}
+    rank: int = rank_by_data(**how, seen=supervised, config=config)["rank"]
     return rank
 
 
@@ -53,15 +57,32 @@ def test_what_was_chosen_or_is_another_method_stays() -> None:
     assert chosen(10**9, given={"rank": None}) == MOST
     assert chosen(10**9, given={"rank": 32}) == 32
     assert chosen(10**9, method="rslora") == 32
-    assert chosen(10**9, task="token-classification") == 32
+    assert chosen(10**9, recipe=find_recipe("ner")) == chosen(10**9, recipe=find_recipe("prefer")) == 32
     assert chosen(10**9, adapter={**ADAPTER, "target_modules": ["q_proj"]}) == 32
     assert chosen(10**9, adapter={**ADAPTER, "init": "eva"}) == 32
 
 
 def test_the_reason_counts() -> None:
-    train = Encoded([], 10**9, 10**9, 0)
-    why = why_by_data({**ADAPTER, "rank": MOST}, {}, "lora", "text-generation", train, LLAMA)
+    chat = find_recipe("chat")
+    why = why_by_data({**ADAPTER, "rank": MOST}, {}, "lora", chat, 10**9, LLAMA)
     assert why is not None
-    assert f"{parameters(LLAMA, MOST):,}) reach the supervised tokens (1,000,000,000;" in why
+    assert f"{parameters(LLAMA, MOST):,}) reach the supervised tokens that are seen (1,000,000,000;" in why
     assert f"{MOST} is the most" in why
-    assert why_by_data(ADAPTER, {"rank": 32}, "lora", "text-generation", train, LLAMA) is None
+    assert why_by_data(ADAPTER, {"rank": 32}, "lora", chat, 10**9, LLAMA) is None
+
+
+def test_a_run_of_few_steps_counts_what_it_sees(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    write_causal_base(
+        tmp_path / "base",
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [{"source": "ada was born", "target": "bob met ada in paris " * 4} for _ in range(64)]
+    how: dict[str, Any] = {"base": str(tmp_path / "base"), "validation": False, "batch_size": 8}
+    whole, few = (plan("translate", rows, **how, max_steps=steps) for steps in (8, 2))
+    assert int(few.reasons["rank"].split("seen (")[1].split(";")[0].replace(",", "")) == (
+        whole.splits[0].supervised // 4
+    )
