@@ -235,7 +235,8 @@ def prepare(
         notes=(*notes, *cut, *some, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
     adapter = rank_by_data(adapter, given, method, recipe, job.seen, resolved.config)
-    return _evaluating_some(replace(job, adapter=adapter))
+    settings = settings.warming(job.rows, given, recipe.defaults(find_method(method).learns_as))
+    return _evaluating_some(replace(job, adapter=adapter, settings=settings))
 
 
 def check_given(job: Job, method: str, given: Mapping[str, Any]) -> None:

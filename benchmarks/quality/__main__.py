@@ -27,7 +27,7 @@ from adapthub.recipes.catalog import find_recipe
 from benchmarks.common import RESULTS
 from benchmarks.quality.runs import run
 from benchmarks.quality.table import best, report
-from benchmarks.quality.tasks import FULL_HEAD, TASKS
+from benchmarks.quality.tasks import FULL_HEAD, FULL_WARMUP, TASKS
 
 WAYS = ("full", "lora", "peft", "lora-nf4", "base")
 _USUAL = ("lora", "peft", "full", "base")
@@ -75,7 +75,11 @@ def _choices(name: str, way: str, tried: Mapping[str, Any]) -> list[dict[str, An
     head = defaults.head_learning_rate is not None
     if way == "full":
         return [
-            {"learning_rate": rate, **({"head_learning_rate": FULL_HEAD} if head else {})}
+            {
+                "learning_rate": rate,
+                "warmup": FULL_WARMUP,
+                **({"head_learning_rate": FULL_HEAD} if head else {}),
+            }
             for rate in task.rates
         ]
     if way == "peft":

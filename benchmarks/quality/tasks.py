@@ -23,6 +23,8 @@ EFFICIENTNET = "package:efficientnet-lite0"
 _MEASURED = 600  # rows of validation and test that are read at most
 FULL_HEAD = 1e-3
 """The rate of a head in full fine-tuning."""
+FULL_WARMUP = 0.06
+"""As RoBERTa is fine-tuned (Liu et al. 2019)."""
 
 
 @dataclass(frozen=True)

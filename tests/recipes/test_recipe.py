@@ -95,7 +95,7 @@ def test_defaults_can_train(any_recipe: Recipe, method: str) -> None:
     assert defaults.epochs >= 1
     assert defaults.batch_size >= 1
     assert defaults.max_length is None or defaults.max_length > 16
-    assert 0 <= defaults.warmup < 1
+    assert defaults.warmup is None or 0 <= defaults.warmup < 1
 
 
 def test_a_batch_is_padded_int64_and_loses_nothing(recipe: Recipe, tokenizer: Any) -> None:

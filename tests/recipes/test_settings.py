@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,6 +58,17 @@ def test_looking_at_the_validation_loss_takes_a_quarter_of_the_time(
 def test_warmup_is_a_share_of_the_steps() -> None:
     assert resolve(warmup=0.1).warmup_steps(80) == 3
     assert resolve(warmup=0).warmup_steps(80) == 0
+
+
+@pytest.mark.parametrize(("steps", "warm"), [(1, 0), (10, 2), (80, 16), (100, 20), (200, 20), (1000, 60)])
+def test_a_short_run_warms_up_longer(steps: int, warm: int) -> None:
+    given = {"max_steps": steps}
+    assert resolve(**given).warming(80, given, DEFAULTS).warmup_steps(80) == warm
+    for chosen in (0, 0.01):
+        asked = {**given, "warmup": chosen}
+        assert resolve(**asked).warming(80, asked, DEFAULTS).warmup == chosen
+    own = replace(DEFAULTS, warmup=0.1)
+    assert Settings.resolve(given, own).warming(80, given, own).warmup == 0.1
 
 
 @pytest.mark.parametrize(
