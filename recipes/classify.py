@@ -15,9 +15,10 @@ from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.labelled_texts import LABELS_COLUMNS, TEXT_COLUMNS, read_several
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.recipe import Defaults
-from adapthub.recipes.text_classes import TextClasses
+from adapthub.recipes.text_classes import WARMUP_REASON, TextClasses
 
 _REASONS = {
+    "warmup": WARMUP_REASON,
     "learning_rate": "macro F1 0.885 on entity-kinds (MiniLM, 300 steps); 0.802 at 3e-4, and at 3e-3 the run collapsed",
     "head_learning_rate": "a head starts from nothing; one as slow as the adapter came to 0.851 in place of 0.885",
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
@@ -51,7 +52,7 @@ class Classify(TextClasses):
         """
         if method == "prefix":
             return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=256)
-        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256, reasons=_REASONS)
+        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256, warmup=None, reasons=_REASONS)
 
     def read(
         self,

@@ -52,7 +52,7 @@ class Defaults:
     """Hyperparameters a recipe starts from. Learning rates are peaks of a linear schedule with warm-up.
 
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
-    `warmup` is a share of all steps, None: as many as they want (Settings.warming). `max_length` counts sub-tokens,
+    `warmup` is a share of all steps, None: more of few (Settings.warming). `max_length` counts sub-tokens,
     `patience` evaluations without progress. None: the recipe has no such setting (no head, no tokens). `by_width`:
     learning_rate is that of bases widths.WIDTH wide, and follows the base's; who replaces one says the other. `reasons`: by
     setting, why it is what it is, for people.
@@ -63,7 +63,7 @@ class Defaults:
     epochs: float
     batch_size: int
     max_length: int | None
-    warmup: float | None = None
+    warmup: float | None = 0.06
     weight_decay: float = 0.1
     patience: int = 3
     lora_plus_ratio: float = 1.0

@@ -15,9 +15,10 @@ from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.labelled_texts import LABEL_COLUMNS, TEXT_COLUMNS, read_single
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.recipe import Defaults
-from adapthub.recipes.text_classes import TextClasses
+from adapthub.recipes.text_classes import WARMUP_REASON, TextClasses
 
 _REASONS = {
+    "warmup": WARMUP_REASON,
     "learning_rate": "the steadiest of 1e-3 and 2e-3 over three seeds of movie reviews (MiniLM, 789 steps)",
     "head_learning_rate": "a head starts from nothing, and learns faster than the adapter does",
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
@@ -45,7 +46,7 @@ class Sentiment(TextClasses):
     def defaults(self, method: str) -> Defaults:
         if method == "prefix":
             return Defaults(1e-2, 1e-2, epochs=5, batch_size=32, max_length=256)
-        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256, reasons=_REASONS)
+        return Defaults(1e-3, 5e-3, epochs=3, batch_size=32, max_length=256, warmup=None, reasons=_REASONS)
 
     def read(
         self,

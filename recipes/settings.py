@@ -31,7 +31,7 @@ OPTIMIZERS: Mapping[str, str] = {
 REASONS: Mapping[str, str] = {
     "max_steps": "epochs say how many",
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
-    "warmup": "the rate rises while the optimiser's moments settle: over 20 steps at least, or a fifth of a short run",
+    "warmup": "the rate rises while the optimiser's moments settle",
     "weight_decay": "as RoBERTa is fine-tuned (Liu et al. 2019); vectors do not decay",
     "lora_plus_ratio": "B learns as fast as A, unlike LoRA+ (Hayou et al. 2024)",
     "eval_steps": "once an epoch, and at least five times a run",
@@ -45,7 +45,6 @@ REASONS: Mapping[str, str] = {
 }
 """Why settings are what they are by default, whatever the recipe."""
 _EVALUATION_ROWS = 64
-# Of 80 steps with 4 of warm-up, runs of classify collapsed onto one label with some seeds (e5-small, Chinese reviews).
 _WARMUP, _LEAST_WARMUP, _MOST_WARMUP = 0.06, 20, 0.2  # of all steps; steps; of all steps
 MOST_EVALUATED = 1000
 LEAST_EVALUATED = 64

@@ -11,7 +11,7 @@ from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.recipe import Defaults
 from adapthub.recipes.settings import Settings
 
-DEFAULTS = Defaults(1e-3, 5e-3, epochs=3, batch_size=8, max_length=64)
+DEFAULTS = Defaults(1e-3, 5e-3, epochs=3, batch_size=8, max_length=64, warmup=None)
 
 
 def resolve(**given: Any) -> Settings:

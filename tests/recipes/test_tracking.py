@@ -1,9 +1,14 @@
-"""Runs told to Weights & Biases (offline), and trackers that are not there."""
+"""Runs told to Weights & Biases (offline) and trackio, and trackers that are not there."""
 
 from __future__ import annotations
 
+import json
+import os
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -110,3 +115,27 @@ def test_weights_and_biases_hears_of_a_run_offline(
         b"first",
         b"second",
     }
+
+
+@pytest.mark.slow
+def test_trackio_hears_of_a_run_and_of_its_end(tiny_base: Path, review_data: Path, tmp_path: Path) -> None:
+    """In a process of its own: trackio reads where to write when it is imported."""
+    pytest.importorskip("trackio")
+    program = (
+        "import sys\nfrom adapthub.recipes import train\n"
+        "train('sentiment', sys.argv[1], base=sys.argv[2], output=sys.argv[3], max_steps=2, batch_size=4, max_length=32,"
+        " track=['trackio'], quiet=True)"
+    )
+    for name in ("first", "second"):
+        subprocess.run(
+            [sys.executable, "-c", program, str(review_data), str(tiny_base), str(tmp_path / name)],
+            env={**os.environ, "TRACKIO_DIR": str(tmp_path / "told")},
+            check=True,
+        )
+    told: dict[str, set[str]] = {}
+    with closing(sqlite3.connect(tmp_path / "told" / "huggingface.db")) as database:
+        for name, metrics in database.execute("select run_name, metrics from metrics"):
+            told.setdefault(name, set()).update(json.loads(metrics))
+    assert told.keys() == {"first", "second"}
+    for names in told.values():
+        assert {"train/loss", "eval/macro_f1", "validation/macro_f1", "test/macro_f1"} <= names
