@@ -10,6 +10,8 @@ from typing import Literal
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_PACKED = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file or a workbook", b"PAR1": "a Parquet file"}
+_HEAD = 4  # bytes by which these are told
 _BLOCK = 1 << 20
 
 
@@ -46,6 +48,10 @@ def read_lines(path: Path, encoding: str = "utf-8", *, ends: Literal["any", "\n"
         raise InvalidData(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise _undecodable(path, encoding) from None
+    except UnicodeError as error:  # UTF-16 and UTF-32 without what says which end comes first
+        raise InvalidData(
+            f"{path}: not {encoding.upper()}: {error}", hint=f"Set encoding={encoding.lower()}-le, or -be."
+        ) from error
     except OSError as error:
         raise InvalidData(f"{path}: cannot be read: {error.strerror or error}") from error
     if blank:
@@ -58,12 +64,12 @@ def decode(data: bytes, path: Path, encoding: str = "utf-8") -> str:
         return data.decode(_known(encoding)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _not_decoded(path, encoding, line, error.start, data[error.start], data[:2]) from error
+        raise _not_decoded(path, encoding, line, error.start, data[error.start], data[:_HEAD]) from error
 
 
 def _known(encoding: str) -> str:
     try:
-        codecs.lookup(encoding)
+        "".encode(encoding)  # which codecs from bytes to bytes, such as hex, refuse
     except (LookupError, TypeError) as error:  # of another type: no name at all
         raise InvalidSettings(
             f"unknown text encoding {encoding!r}", hint="For example utf-8, cp1252, gb18030."
@@ -77,7 +83,7 @@ def _undecodable(path: Path, encoding: str) -> InvalidData:
     start, line, first = 0, 1, b""
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
-            first = first or block[:2]
+            first = first or block[:_HEAD]
             held = decoder.getstate()[0]
             try:
                 decoder.decode(block)
@@ -93,6 +99,8 @@ def _undecodable(path: Path, encoding: str) -> InvalidData:
 
 
 def _not_decoded(path: Path, encoding: str, line: int, place: int, byte: int, first: bytes) -> InvalidData:
+    if (packed := next((name for mark, name in _PACKED.items() if first.startswith(mark)), None)) is not None:
+        return InvalidData(f"{path}: not a text but {packed}", hint="Unpack it, or give it its own suffix.")
     guess = "UTF-16" if first.startswith(_UTF16_MARKS) else "CP1252"
     return InvalidData(
         f"{path}:{line}: byte {place} (0x{byte:02x}) is not {encoding.upper()}",

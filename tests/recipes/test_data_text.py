@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
-from adapthub.recipes.data.text import read_text
+from adapthub.recipes.data.text import read_lines, read_text
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
@@ -54,3 +55,21 @@ def test_an_unknown_encoding_is_a_setting(tmp_path: Path) -> None:
     path.write_text("a")
     with pytest.raises(InvalidSettings, match="unknown text encoding 'utf-9'"):
         read_text(path, "utf-9")
+    with pytest.raises(InvalidSettings, match="unknown text encoding 'hex'"):  # bytes to bytes
+        read_text(path, "hex")
+
+
+def test_utf16_whose_ends_nothing_says_is_asked_for_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\n".encode("utf-16-le"))
+    with pytest.raises(InvalidData, match=r"a\.csv: not UTF-16: .* Set encoding=utf-16-le, or -be"):
+        list(read_lines(path, "utf-16", ends="any"))
+    assert list(read_lines(path, "utf-16-le", ends="any")) == ["text,label\n"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_packed_files_are_called_so(whole: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(InvalidData, match=r"a\.jsonl: not a text but a gzip file\. Unpack it"):
+        read_text(path) if whole else list(read_lines(path, ends="\n"))
