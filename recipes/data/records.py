@@ -5,7 +5,7 @@ Rows in memory and datasets.Dataset become records here, files in tables. Does n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -116,20 +116,25 @@ def blocks_of_datasets(dataset: Any) -> Iterator[Records]:
 
 def named_rows(dataset: Any) -> Iterator[dict[str, Any]]:
     """The rows of a `datasets.Dataset` or IterableDataset; class labels become their names."""
-    names = {column: _class_names(feature) for column, feature in (dataset.features or {}).items()}
+    yield from map(class_namer(dataset.features or {}), dataset)
 
-    def named(column: str, value: Any) -> Any:
-        classes = names.get(column)
-        if classes is None or value is None:
-            return value
-        return (
-            [class_name(classes, item) for item in value]
-            if isinstance(value, list)
-            else class_name(classes, value)
-        )
 
-    for row in dataset:
-        yield {column: named(column, value) for column, value in row.items()}
+def class_namer(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """What gives a row whose class labels are their names; `features` are the datasets library's."""
+    found = {column: _class_names(feature) for column, feature in features.items()}
+    names = {column: classes for column, classes in found.items() if classes is not None}
+
+    def named(row: Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(row)
+        for column, classes in names.items():
+            value = values.get(column)
+            if isinstance(value, list):
+                values[column] = [class_name(classes, item) for item in value]
+            elif value is not None:
+                values[column] = class_name(classes, value)
+        return values
+
+    return named
 
 
 def repeated_ids(records: Records) -> Iterator[str]:

@@ -9,13 +9,21 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
-from adapthub.recipes.data.records import Record, Records, columns_of, is_datasets, of_datasets, of_mappings
+from adapthub.recipes.data.records import (
+    Record,
+    Records,
+    class_namer,
+    columns_of,
+    is_datasets,
+    of_datasets,
+    of_mappings,
+)
 from adapthub.recipes.data.text import read_lines, read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
@@ -49,6 +57,8 @@ def read_records(source: Any, *, encoding: str = "utf-8", delimiter: str | None 
         case ".parquet":
             return read_parquet(path)
         case suffix:
+            if not path.exists():
+                raise InvalidData(f"{path}: no such file or folder")
             raise InvalidData(
                 f"{path}: cannot tell the format from {suffix or 'a name without suffix'}",
                 hint="Records are read from .csv, .tsv, .jsonl and .parquet files.",
@@ -137,9 +147,9 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
             continue
         try:
             values = _parsed(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidData(
-                f"{path}:{number}: not JSON: {getattr(error, 'msg', 'nested too deeply')}",
+                f"{path}:{number}: not JSON: {_reason(error)}",
                 hint=f"Write one JSON object a line (jq -c '.[]' {path.name} makes lines of an array).",
             ) from error
         if not isinstance(values, dict):
@@ -161,7 +171,15 @@ def _parsed(line: str) -> Any:
     return values
 
 
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    # Of the others that json raises one is known: Python converts no whole number so long.
+    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
 def _parquet_blocks(path: Path) -> Iterator[Records]:
+    """The columns that `datasets` knows for classes hold their names."""
     import pyarrow
     import pyarrow.parquet
 
@@ -169,15 +187,34 @@ def _parquet_blocks(path: Path) -> Iterator[Records]:
         with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows == 0:
                 raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
+            columns = tuple(file.schema_arrow.names)
+            if len(set(columns)) < len(columns):
+                raise InvalidData(f"{path}: a column name stands twice: {', '.join(map(repr, columns))}")
+            named = class_namer(_features(file.schema_arrow))
             number = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                rows = [Record(values, number + at) for at, values in enumerate(batch.to_pylist(), start=1)]
+                rows = [
+                    Record(named(values), number + at) for at, values in enumerate(batch.to_pylist(), start=1)
+                ]
                 number += len(rows)
-                yield Records(tuple(batch.schema.names), rows, str(path), "row", arrow=True)
+                yield Records(columns, rows, str(path), "row", arrow=True)
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such file") from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    except InvalidData:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # the last two: of values
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InvalidData(f"{path}: not a readable Parquet file: {reason}") from error
+
+
+def _features(schema: Any) -> Mapping[str, Any]:
+    """What the datasets library says of a file's columns; nothing where it did not write the file."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    import datasets
+
+    features: Mapping[str, Any] = datasets.Features.from_arrow_schema(schema)
+    return features
 
 
 def _blocks(rows: Iterator[Record], path: str, unit: str) -> Iterator[Records]:

@@ -102,6 +102,7 @@ def test_jsonl_skips_blank_lines_and_counts_them(tmp_path: Path) -> None:
         ('{"a": 1}\n{"a": \n', ":2: not JSON: Expecting value"),
         ('{"a": 1}\n[1, 2]\n', ":2: a JSON list, not an object"),
         ("[" * 100_000, ":1: not JSON: nested too deeply"),
+        (f'{{"a": {"1" * 5000}}}', ":1: not JSON: a number has too many digits"),
         (
             '{"a": "\\ud83d\\ude00"}\n{"a": {"b": ["\\uD83D"]}}\n',
             ":2: not JSON: half of a surrogate pair stands alone",
@@ -141,7 +142,35 @@ def test_broken_missing_and_empty_parquet(tmp_path: Path) -> None:
         read_records(tmp_path / "none.parquet")
 
 
-def test_class_labels_of_the_datasets_library_become_names() -> None:
+@pytest.mark.parametrize("cause", ["no UTF-8", "no date"])
+def test_values_of_parquet_that_cannot_be_read_are_an_error_of_the_file(cause: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, ends = tmp_path / "a.parquet", pa.py_buffer(b"\0\0\0\0\2\0\0\0")
+    odd = {
+        "no UTF-8": pa.Array.from_buffers(pa.string(), 1, [None, ends, pa.py_buffer(b"\xff\xfe")]),
+        "no date": pa.array([10_000_000], pa.date32()),
+    }[cause]
+    pq.write_table(pa.table({"text": ["a"], "more": odd}), path)
+    with pytest.raises(
+        InvalidData, match=r"a\.parquet: not a readable Parquet file: ('utf-8' codec|date value)"
+    ):
+        read_records(path)
+
+
+def test_columns_of_parquet_with_one_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InvalidData, match=r"a\.parquet: a column name stands twice: 'text', 'text'"):
+        read_records(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("kept", ["in memory", "as Parquet"])
+def test_class_labels_of_the_datasets_library_become_names(kept: str, tmp_path: Path) -> None:
     import datasets
 
     features = datasets.Features(
@@ -152,7 +181,9 @@ def test_class_labels_of_the_datasets_library_become_names() -> None:
     table = datasets.Dataset.from_dict(
         {"text": ["a", "b"], "label": [1, -1], "ner_tags": [[0, 1], []]}, features=features
     )
-    assert rows(table) == [
+    if kept == "as Parquet":
+        table.to_parquet(str(tmp_path / "a.parquet"))
+    assert rows(table if kept == "in memory" else tmp_path / "a.parquet") == [
         (1, {"text": "a", "label": "good", "ner_tags": ["O", "B-X"]}),
         (2, {"text": "b", "label": None, "ner_tags": []}),
     ]
@@ -181,12 +212,17 @@ def test_what_is_no_row_is_named(rows: Any, message: str) -> None:
     assert "frame.to_dict('records')" in (raised.value.hint or "")
 
 
+def test_a_path_that_is_not_there_is_said_whatever_its_suffix(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="tset: no such file or folder"):
+        read_records(tmp_path / "tset")
+
+
 def test_an_unknown_suffix_lists_the_formats(tmp_path: Path) -> None:
     for name in ("a.xlsx", "reviews"):
         with pytest.raises(
             InvalidData, match=r"cannot tell the format from .*\.csv, \.tsv, \.jsonl and \.parquet"
         ):
-            read_records(tmp_path / name)
+            read_records(write(tmp_path, name, "a"))
 
 
 def test_columns_are_found_by_name_in_any_case_and_can_be_given(tmp_path: Path) -> None:
