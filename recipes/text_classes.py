@@ -15,6 +15,7 @@ import numpy as np
 from adapthub.adapters.errors import InvalidData
 from adapthub.adapters.multi_label import MULTI_LABEL, THRESHOLD
 from adapthub.recipes.batches import check_length, text_collator
+from adapthub.recipes.data.classes import in_order
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.metrics import Statistics, class_statistics, label_statistics
 from adapthub.recipes.recipe import Collator, Encoded, Preview
@@ -60,8 +61,7 @@ class TextClasses:
                 f"{train.source}: column {column!r} has {len(labels)} different values in {len(train)} rows",
                 hint="It does not look like labels; set label_column.",
             )
-        numeric = all(label.removeprefix("-").isdecimal() for label in labels)
-        return tuple(sorted(labels, key=int if numeric else None))
+        return in_order(labels)
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
         """Labels unseen in training, and a dataset without any."""

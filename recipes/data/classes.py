@@ -36,5 +36,11 @@ def ordered_classes(labels: Iterable[str], source: str, column: str) -> tuple[st
             f"{source}: {column} has {len(classes)} different values in {len(found)} rows",
             hint="They do not look like classes; set label_column.",
         )
-    numeric = all(label.removeprefix("-").isdecimal() for label in classes)
-    return tuple(sorted(classes, key=int if numeric else None))
+    return in_order(classes)
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """By value where all are whole numbers, else as text; 1 and 01, which are two labels, in one order in every process."""
+    by_text = sorted(labels)
+    numeric = all(label.removeprefix("-").isdecimal() for label in by_text)
+    return tuple(sorted(by_text, key=int)) if numeric else tuple(by_text)

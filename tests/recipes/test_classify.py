@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.hub import open_hub
 from adapthub.recipes import evaluate, train
 from adapthub.recipes.classify import Classify
+from adapthub.recipes.data.classes import in_order
 from adapthub.recipes.splits import read_splits
 from adapthub.runtime import Runtime
 from tests.recipes.tokenizer_kinds import wordpiece
@@ -53,6 +55,13 @@ def test_labels_come_as_a_list_as_text_or_as_columns(tmp_path: Path) -> None:
     assert fields(columns, label_columns=["film", "mood"]) == FIELDS
     assert fields(numbers, label_columns=["mood", "film"]) == FIELDS
     assert fields(cells, label_separator="|") == FIELDS
+
+
+def test_labels_of_one_value_have_one_order_in_every_process() -> None:
+    """The order of a set changes from process to process, and processes that train together must agree."""
+    orders = permutations(("1", "01", "001", "02", "2"))
+    assert {in_order(labels) for labels in orders} == {("001", "01", "1", "02", "2")}
+    assert in_order({"b", "10", "2"}) == ("10", "2", "b")
 
 
 def test_one_label_a_text_stays_one() -> None:
