@@ -6,6 +6,7 @@ given are told what they share. Does not split.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,10 @@ GROUP_COLUMN = "a column, as of documents or speakers, whose equal rows no split
 
 def group_of(value: Any) -> str | None:
     """What a cell says; None for an empty one, whose row stands alone."""
+    if isinstance(value, float):  # as whole numbers with gaps come out of tables
+        if math.isnan(value):
+            return None
+        value = int(value) if value.is_integer() else value
     return None if value is None else str(value).strip() or None
 
 

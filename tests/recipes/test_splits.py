@@ -13,6 +13,7 @@ import pytest
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.catalog import RECIPES, find_recipe
 from adapthub.recipes.data.dataset import GROUP
+from adapthub.recipes.data.groups import group_of
 from adapthub.recipes.sentiment import Sentiment
 from adapthub.recipes.splits import read_splits
 
@@ -136,6 +137,12 @@ def test_rows_of_one_document_stay_together_where_a_column_says_so(task: str) ->
     assert plain.fingerprint == recipe.read(rows, group_column="Origin").fingerprint
     with pytest.raises(InvalidData, match="no column 'Orign'; .* Did you mean 'Origin'. Set group_column"):
         recipe.read(rows, group_column="Orign")
+
+
+def test_documents_are_told_by_what_they_are_called_not_by_the_type_of_their_column() -> None:
+    """A table with gaps has floats for whole numbers, and one that is no number for no value."""
+    cells = ["7", 7, 7.0, 7.5, " a ", "", None, float("nan")]
+    assert list(map(group_of, cells)) == ["7", "7", "7", "7.5", "a", None, None, None]
 
 
 def test_documents_of_squad_are_told_by_title(tmp_path: Path) -> None:
