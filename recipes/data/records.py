@@ -5,6 +5,9 @@ Rows in memory and datasets.Dataset become records here, files in tables. Does n
 
 from __future__ import annotations
 
+import glob
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -90,10 +93,25 @@ def _iterated(rows: Any, name: str) -> Iterable[Any]:
 
 def _row(row: Any, number: int, name: str) -> dict[str, Any]:
     if isinstance(row, Mapping):
-        return dict(row)
+        if unnamed := [column for column in row if not isinstance(column, str)]:
+            raise InvalidData(
+                f"{name}: row {number} has the column {unnamed[0]!r:.60}, whose name is no text",
+                hint="Give columns names; of a DataFrame by frame.rename(columns=str).",
+            )
+        return {column: None if _is_missing(value) else value for column, value in row.items()}
     raise InvalidData(
         f"{name}: row {number} is {row!r:.60}, no mapping of columns to values",
         hint=_ROWS,  # a DataFrame gives its columns' names here
+    )
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether this is what pandas has where there is no value, of whatever kind the column is."""
+    if isinstance(value, str):
+        return False
+    pandas = sys.modules.get("pandas")
+    return (isinstance(value, float) and math.isnan(value)) or (
+        pandas is not None and (value is pandas.NA or value is pandas.NaT)
     )
 
 
@@ -105,6 +123,7 @@ def of_datasets(dataset: Any) -> Records:
 
 def blocks_of_datasets(dataset: Any) -> Iterator[Records]:
     """The same of a `datasets.Dataset`, some rows at a time, in their order. Raises InvalidData where there are none."""
+    dataset = settled(dataset)
     if not len(dataset):
         of_mappings((), _name_of(dataset))
     for start in range(0, len(dataset), _AT_ONCE):
@@ -225,28 +244,57 @@ def is_datasets(source: object) -> bool:
 
 
 def settled(dataset: Any) -> Any:
-    """A `datasets.IterableDataset` read to its end, pictures and sound as their bytes; a `datasets.Dataset` as it is. Raises
-    InvalidData for a stream without rows."""
+    """A `datasets.IterableDataset` read to its end, pictures and sound as their bytes; a `datasets.Dataset` without a format
+    such as NumPy's or torch's, whose values are no texts and whole numbers. Raises InvalidData for a stream without rows, or
+    of rows that are no table."""
     import datasets
+    import pyarrow as pa
 
     if not isinstance(dataset, datasets.IterableDataset):
-        return dataset
+        return _unformatted(dataset)
     dataset = encoded_media(dataset)
     rows = list(dataset)
     if not rows:
         raise InvalidData("the stream has no rows", hint="Give at least one labelled example.")
-    return datasets.Dataset.from_list(rows, features=dataset.features)
+    if (
+        dataset.features is None
+    ):  # or the library would leave out the columns that the first row does not have
+        columns = dict.fromkeys(columns_of(rows))
+        rows = [{**columns, **row} for row in rows]
+    try:
+        return datasets.Dataset.from_list(rows, features=dataset.features)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InvalidData(
+            f"the stream's rows are not of one kind: {reason}", hint="Give the values of a column one type."
+        ) from error
+
+
+def _unformatted(dataset: Any) -> Any:
+    """The same columns as plain values; what a transform of the user's own makes of rows stays."""
+    shown = getattr(dataset, "format", {"type": None})
+    if shown["type"] in (None, "custom"):
+        return dataset
+    more = shown["output_all_columns"]
+    return dataset.with_format(None, columns=shown["columns"], output_all_columns=more)
 
 
 def mapped_parquet(path: Path) -> Any:
     """A Parquet file as a `datasets.Dataset`, by memory map: with pictures or sound it may hold more than memory does.
     Raises InvalidData for what cannot be read."""
     import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        return datasets.Dataset.from_parquet(str(path))
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise InvalidData(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        if not pq.read_metadata(path).num_rows:
+            raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
+        return datasets.Dataset.from_parquet(glob.escape(str(path)))
+    except InvalidData:
+        raise
+    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
+        reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+        raise InvalidData(f"{path}: not a readable Parquet file: {reason}") from error
 
 
 def encoded_media(dataset: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.records import mapped_parquet
 from adapthub.recipes.data.tables import read_records
 
 
@@ -210,6 +212,58 @@ def test_what_is_no_row_is_named(rows: Any, message: str) -> None:
     with pytest.raises(InvalidData, match=message) as raised:
         read_records(rows)
     assert "frame.to_dict('records')" in (raised.value.hint or "")
+
+
+def test_what_pandas_has_for_no_value_is_none(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"text": ["a", None], "number": [1, None], "day": [pandas.Timestamp(0), None]})
+    for made in (frame, frame.convert_dtypes()):
+        assert rows(made.to_dict("records"))[1] == (2, {"text": None, "number": None, "day": None})
+    with pytest.raises(InvalidData, match="row 1 has the column 0, whose name is no text"):
+        read_records(pandas.DataFrame([["a", "b"]]).to_dict("records"))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])
+def test_a_format_of_the_datasets_library_changes_no_value(kind: str) -> None:
+    import datasets
+
+    features = datasets.Features(
+        text=datasets.Value("string"), label=datasets.ClassLabel(names=["bad", "good"])
+    )
+    table = datasets.Dataset.from_dict({"text": ["a"], "label": [1]}, features=features).with_format(kind)
+    assert rows(table) == [(1, {"text": "a", "label": "good"})]
+    assert rows(table.with_format(kind, columns=["label"])) == [(1, {"label": "good"})]
+    shouting = table.with_transform(lambda some: {"text": [text.upper() for text in some["text"]]})
+    assert rows(shouting) == [(1, {"text": "A"})]
+
+
+def test_streams_keep_columns_that_the_first_row_does_not_have() -> None:
+    import datasets
+
+    def stream(*some: dict[str, Any]) -> Any:
+        return datasets.IterableDataset.from_generator(partial(iter, some))
+
+    assert rows(stream({"text": "a"}, {"text": "b", "label": 1})) == [
+        (1, {"text": "a", "label": None}),
+        (2, {"text": "b", "label": 1}),
+    ]
+    with pytest.raises(InvalidData, match="the stream's rows are not of one kind: Could not convert 'x'"):
+        read_records(stream({"label": 1}, {"label": "x"}))
+
+
+@pytest.mark.parametrize("folder", ["data [2]", "what?", "plain"])
+def test_parquet_is_mapped_wherever_it_lies_and_an_empty_file_is_called_so(
+    folder: str, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / folder / "a.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), path)
+    assert mapped_parquet(path)[0] == {"text": "a"}
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
+    with pytest.raises(InvalidData, match=r"a\.parquet: the file has no rows"):
+        mapped_parquet(path)
 
 
 def test_a_path_that_is_not_there_is_said_whatever_its_suffix(tmp_path: Path) -> None:
