@@ -18,6 +18,7 @@ from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.pairs import text_of
+from adapthub.recipes.data.pictures import METADATA
 from adapthub.recipes.data.records import (
     Record,
     Records,
@@ -32,7 +33,8 @@ AUDIO_COLUMNS = ("file_name", "audio", "path", "file", "wav", "audio_filepath", 
 TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "target")
 _OF_PATHS = ("string", "large_string")
 _HELD = object()  # a cell whose recording the table holds
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+_NEMO = "audio_filepath"  # the column of NVIDIA NeMo's manifests
+_PATH = 200  # letters that are shown of one
 
 
 class Recording(str):
@@ -117,11 +119,11 @@ def _records(
         return read_records(source), Path(), None
     path = Path(source)
     if path.is_dir():
-        tables = [path / name for name in _METADATA if (path / name).is_file()]
+        tables = [path / name for name in METADATA if (path / name).is_file()]
         if len(tables) != 1:
             found = " and ".join(table.name for table in tables) or "none of them"
             raise InvalidData(
-                f"{path}: a folder of recordings has one of {', '.join(_METADATA)}; this one has {found}",
+                f"{path}: a folder of recordings has one of {', '.join(METADATA)}; this one has {found}",
                 hint="Write a row for each file: file_name and transcription.",
             )
         path = tables[0]
@@ -169,11 +171,26 @@ def _recording(
     records: Records, row: Record, column: str, folder: Path, loads: Callable[[int, str], Any] | None
 ) -> Recording:
     where, value = records.where(row), row.values.get(column)
+    if column.lower() == _NEMO:
+        _check_whole(row.values.get("offset"), where)
     if loads is not None and value is _HELD:
         load: Callable[[], Any] = partial(_cell, partial(loads, row.line, column), folder, where)
         return Recording.of(load, f"column {column!r}", where)
     name = str(value) if isinstance(value, (str, Path)) else f"column {column!r}"
     return Recording.of(partial(_cell, lambda: value, folder, where), name, where)
+
+
+def _check_whole(offset: Any, where: str) -> None:
+    """Raises InvalidData for a part of a file, which a manifest tells by where it begins."""
+    try:
+        begins = float(offset)
+    except (TypeError, ValueError):  # none
+        return
+    if begins > 0:
+        raise InvalidData(
+            f"{where}: the recording begins {begins:g} s into its file (offset), and whole files are read",
+            hint="Cut it out into a file of its own.",
+        )
 
 
 def _cell(value: Callable[[], Any], folder: Path, where: str) -> Audio:
@@ -189,8 +206,9 @@ def _cell(value: Callable[[], Any], folder: Path, where: str) -> Audio:
         path = folder / found
         try:
             return path.read_bytes()
-        except OSError as error:
-            raise InvalidData(f"{where}: {found}: {error.strerror or 'cannot be read'}") from error
+        except (OSError, ValueError) as error:  # the latter: of what is no path
+            reason = getattr(error, "strerror", None) or "cannot be read"
+            raise InvalidData(f"{where}: {found!s:.{_PATH}}: {reason}") from error
     if isinstance(found, bytes):
         return found
     if isinstance(found, tuple) and len(found) == 2:

@@ -129,6 +129,22 @@ def test_what_is_wrong_is_named(tmp_path: Path, row: str, said: str) -> None:
         read(folder)
 
 
+def test_a_part_of_a_file_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    """NeMo's manifests name one file in many rows, by where each begins."""
+    folder = write_folder(tmp_path / "train", ["hello"])
+    row = {"audio_filepath": str(folder / "0.wav"), "text": "hello", "duration": 0.1, "offset": 0.0}
+    assert len(read([row])) == 1
+    with pytest.raises(InvalidData, match=r"row 2: the recording begins 0\.5 s into its file \(offset\)"):
+        read([row, {**row, "offset": 0.5}])
+
+
+def test_a_cell_that_is_no_path_is_named_and_not_shown_whole() -> None:
+    for cell in ("A" * 5000, "a\0b"):
+        with pytest.raises(InvalidData, match="data:row 1: ") as caught:
+            read([{"audio": cell, "text": "hello"}])
+        assert len(str(caught.value)) < 400
+
+
 def test_a_folder_without_its_table(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match=r"has one of metadata.csv.*this one has none"):
         read(tmp_path)
