@@ -40,8 +40,11 @@ LABEL = ("label", "class", "category", "target", "diagnosis")
 GROUPS = ("patient", "patient_id", "subject", "subject_id")
 PATIENT = "PatientID"
 """DICOM's name of what GROUP is where no column says it."""
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Tables that say what the files of their folder are, as the datasets library names them."""
+_LEFT = ("thumbs.db", "desktop.ini")  # by Windows, where others leave hidden files
 _TOLD = 5  # of the pictures that cannot be read, and of the folders without any
+_PATH = 200  # letters that are shown of one: cells may hold a picture's text in its place
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,19 @@ def has_pictures(folder: Path) -> bool:
     return any(
         path.suffix.lower() in SUFFIXES
         for inner in _folders(folder)
-        for path in inner.iterdir()
+        for path in listed(inner)
         if path.is_file()
     )
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds, sorted. Raises InvalidData where it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise InvalidData(
+            f"{folder}: cannot be read: {error.strerror or error}", hint="Allow it, or take it out."
+        ) from error
 
 
 def _entries(source: Any, asked: _Asked) -> _Found:
@@ -185,29 +198,54 @@ def _entries(source: Any, asked: _Asked) -> _Found:
         return _of_records(of_mappings(source), Path(), asked)
     path = Path(source)
     if path.is_dir():
-        table = next((path / name for name in _METADATA if (path / name).is_file()), None)
-        if table is None:
+        tables = [path / name for name in METADATA if (path / name).is_file()]
+        if len(tables) > 1:
+            raise InvalidData(
+                f"{path}: {tables[0].name} and {tables[1].name} could both say what the pictures are",
+                hint="Leave one out.",
+            )
+        if not tables:
             entries = list(_of_folder(path))
-            notes = tuple(_without_pictures(path, {entry.label for entry in entries}))
+            notes = *_without_pictures(path, {entry.label for entry in entries}), *_loose(path)
             return _Found(entries, str(path), {"image": "file", "label": "folder"}, notes)
-        path = table
+        path = tables[0]
     if path.suffix.lower() == ".parquet" and path.is_file():
         return _of_datasets(mapped_parquet(path), asked, name=str(path), folder=path.parent)
     return _of_records(read_records(path), path.parent, asked)
 
 
 def _of_folder(folder: Path) -> Iterator[_Entry]:
-    """A folder a class; hidden files are passed over, as file managers leave them."""
+    """A folder a class, with all that is in folders and links below it."""
     classes = _folders(folder)
     if not classes:
         raise InvalidData(
-            f"{folder}: no folders of classes, and no {' or '.join(_METADATA)}",
+            f"{folder}: no folders of classes, and no {' or '.join(METADATA)}",
             hint="Put the pictures of each class into a folder of its name.",
         )
     for inner in classes:
-        for path in sorted(inner.rglob("*")):
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(inner).parts):
-                yield _Entry(path.read_bytes, inner.name, str(path), 0, "file")
+        for path in sorted(_files(inner)):
+            yield _Entry(path.read_bytes, inner.name, str(path), 0, "file")
+
+
+def _files(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Also where links lead, and links that lead nowhere; without what file managers leave. `above`: the folders that it is
+    in, to which a link may lead back."""
+    if (place := folder.resolve()) in above:
+        return
+    for path in listed(folder):
+        if path.name.startswith(".") or path.name.lower() in _LEFT:
+            continue
+        if path.is_dir():
+            yield from _files(path, above | {place})
+        elif path.is_file() or not path.exists():
+            yield path
+
+
+def _loose(folder: Path) -> Iterator[str]:
+    """A note where pictures lie beside the folders of classes."""
+    found = [path for path in listed(folder) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if loose := [path for path in found if not path.name.startswith(".")]:
+        yield f"{len(loose)} pictures lie in no folder of a class and are not read, the first {loose[0]}"
 
 
 def _without_pictures(folder: Path, labels: Container[str]) -> Iterator[str]:
@@ -219,7 +257,7 @@ def _without_pictures(folder: Path, labels: Container[str]) -> Iterator[str]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in listed(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
 def _of_records(records: Records, folder: Path, asked: _Asked) -> _Found:
@@ -300,9 +338,10 @@ def _read(entry: _Entry) -> _Read:
         is_dark = check(data, entry.source)
     except (InvalidInput, InvalidData) as error:
         return _Read(problem=error.message)
-    except OSError as error:
-        named = "" if entry.unit == "file" else f" {error.filename}:"
-        return _Read(problem=f"{entry.source}:{named} {error.strerror or error}")
+    except (OSError, ValueError) as error:  # the latter: of what is no path
+        path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        named = "" if entry.unit == "file" or path is None else f" {path!s:.{_PATH}}:"
+        return _Read(problem=f"{entry.source}:{named} {reason or error}")
     return _Read(_digest(data), None, is_dark, dicom.patient(data) if dicom.is_dicom(data) else None)
 
 

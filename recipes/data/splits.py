@@ -15,7 +15,7 @@ import numpy as np
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
-from adapthub.recipes.data.pictures import has_pictures
+from adapthub.recipes.data.pictures import METADATA, has_pictures, listed
 from adapthub.recipes.data.saved import is_saved, saved_splits
 
 if TYPE_CHECKING:
@@ -49,12 +49,12 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
-    A file is its own training split, and so is a folder with a metadata.* that lists its files, or of folders of pictures;
-    any other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names, in
+    A file is its own training split, and so is a folder with a METADATA that lists its files, or of folders of pictures; any
+    other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names, in
     letters of any case. What the datasets library saved to a folder has its splits, or is one. Raises InvalidData: nothing
     there, no training file, or two files for one split.
     """
-    if data.is_file() or any(data.glob("metadata.*")) or is_saved(data):
+    if data.is_file() or any((data / name).is_file() for name in METADATA) or is_saved(data):
         return {"train": data}
     if (saved := saved_splits(data)) is not None:
         return {split: data / name for split, name in name_splits(saved).items()}
@@ -63,8 +63,8 @@ def find_splits(data: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for split, stems in _STEMS.items():
         files = sorted(
-            path for path in data.iterdir() if path.stem.lower() in stems and path.suffix.lower() in _SUFFIXES
-        ) or sorted(path for path in data.iterdir() if path.is_dir() and _is_split(path, stems))
+            path for path in listed(data) if path.stem.lower() in stems and path.suffix.lower() in _SUFFIXES
+        ) or sorted(path for path in listed(data) if path.is_dir() and _is_split(path, stems))
         if len(files) > 1:
             raise InvalidData(
                 f"{data}: {files[0].name} and {files[1].name} could both be the {split} split",
@@ -75,7 +75,7 @@ def find_splits(data: Path) -> dict[str, Path]:
     if not found and has_pictures(data):
         return {"train": data}
     if "train" not in found:
-        names = ", ".join(sorted(path.name for path in data.iterdir())[:10]) or "nothing"
+        names = ", ".join([path.name for path in listed(data)[:10]]) or "nothing"
         raise InvalidData(
             f"{data}: no training file; the folder holds {names}",
             hint=f"Name it train with one of {' '.join(_SUFFIXES)}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -67,6 +67,32 @@ def test_splits_are_found_in_letters_of_any_case(tmp_path: Path) -> None:
     names = {split: path.name for split, path in find_splits(tmp_path / "split").items()}
     assert names == {"train": "Training", "test": "Testing"}
     assert find_splits(tmp_path / "vehicles") == {"train": tmp_path / "vehicles"}
+
+
+def test_a_document_of_ones_own_beside_the_splits_hides_none(tmp_path: Path) -> None:
+    """metadata.json is none of the tables that list a folder's files."""
+    for place in ("train/cat", "test/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "1.png").touch()
+    (tmp_path / "metadata.json").write_text("{}")
+    assert find_splits(tmp_path) == {"train": tmp_path / "train", "test": tmp_path / "test"}
+    (tmp_path / "metadata.csv").write_text("file_name,label\n")
+    assert find_splits(tmp_path) == {"train": tmp_path}
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = tmp_path / "lost+found"
+    locked.mkdir()
+    iterdir = Path.iterdir
+
+    def refuses(folder: Path) -> Iterator[Path]:
+        if folder == locked:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return iterdir(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuses)
+    with pytest.raises(InvalidData, match=r"lost\+found: cannot be read: Permission denied"):
+        find_splits(tmp_path)
 
 
 def test_folders_that_are_unclear_are_refused(tmp_path: Path) -> None:

@@ -242,6 +242,44 @@ def test_pictures_that_cannot_be_used_are_named_before_anything_runs(colours: Pa
         read([{"image": 3, "label": "red"}])
 
 
+def test_links_lead_to_pictures_and_what_lies_beside_the_classes_is_said(
+    colours: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(colours / "test", tmp_path / "linked"))
+    (folder / "red").rename(tmp_path / "elsewhere")
+    (folder / "red").mkdir()
+    (folder / "red" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder / "red")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store"):
+        (folder / "blue" / name).write_text("left by a file manager")
+    shutil.copy(folder / "blue" / "0.png", folder / "loose.png")
+    found = read(folder)
+    assert seen(found) == seen(read(colours / "test"))
+    assert found.notes == (
+        f"1 pictures lie in no folder of a class and are not read, the first {folder / 'loose.png'}",
+    )
+    (folder / "green" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidData, match=r"1 of 14 pictures cannot be used: .*gone\.png: No such file"):
+        read(folder)
+
+
+def test_two_tables_of_one_folder_are_refused(colours: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(colours / "test", tmp_path / "two"))
+    for name in ("metadata.csv", "metadata.jsonl"):
+        (folder / name).write_text("")
+    with pytest.raises(InvalidData, match=r"metadata\.csv and metadata\.jsonl could both say"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"), [("A" * 5000, "File name too long"), ("a\0b", "embedded null byte")]
+)
+def test_a_cell_that_is_no_path_is_named_and_not_shown_whole(cell: str, said: str) -> None:
+    with pytest.raises(InvalidData, match=rf"data:row 1: ?.*{said}") as caught:
+        read([{"image": cell, "label": "a"}])
+    assert len(str(caught.value)) < 400
+
+
 def test_scans_of_twelve_bits_are_told(tmp_path: Path) -> None:
     rows = []
     for shift in (0, 4, 4):
