@@ -125,7 +125,7 @@ class Embed:
             "query": records.column("query", query_column, _QUERY),
             "passage": records.column("passage", passage_column, _PASSAGE),
         }
-        if negative_column is not None or any(name in records.columns for name in _NEGATIVE):
+        if negative_column is not None or records.find(_NEGATIVE) is not None:
             columns["negative"] = records.column("negative", negative_column, _NEGATIVE)
         examples = []
         for row in records.rows:

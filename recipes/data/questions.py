@@ -27,7 +27,7 @@ _QUESTION = ("question", "query")
 _CONTEXT = ("context", "passage", "paragraph", "text")
 _ANSWERS = ("answers", "answer", "answer_text")
 _START = ("answer_start", "start")
-_TITLE = "title"
+_ID, _TITLE = ("id",), "title"
 _SHOWN = 60
 
 
@@ -72,12 +72,12 @@ def read_questions(
         "context": records.column("context", context, _CONTEXT),
         "answers": records.column("answer", answers, _ANSWERS),
     }
-    start = next((name for name in _START if name in records.columns), None)
+    start, named = records.find(_START), records.find(_ID)
     ids = _Ids()
     examples = []
     for row in records.rows:
         where = records.where(row)
-        ids.add(row.values.get("id"), where)
+        ids.add(row.values.get(named) if named else None, where)
         given = _given(row, columns["answers"], start, where)
         fields = _fields(
             row.values.get(columns["question"]), row.values.get(columns["context"]), given, where, corrections
@@ -186,7 +186,11 @@ def _fields(
 
 def _placed(context: str, text: Any, start: Any, where: str, corrections: _Corrections) -> dict[str, Any]:
     """An answer with the offset where its text stands."""
-    if not isinstance(text, str) or not text.strip():
+    if text is not None and not isinstance(text, str):
+        raise InvalidData(
+            f"{where}: an answer is {text!r:.60}, not text", hint="Answers are words of the context."
+        )
+    if text is None or not text.strip():
         raise InvalidData(f"{where}: an answer is empty", hint="No answer is an empty list of answers.")
     at = _whole(start, where)
     # White space around an answer is none of it; its offset is that of the text.

@@ -62,11 +62,14 @@ class Records:
             if given in self.columns:
                 return given
             raise self._missing(f"no column {given!r}", role, [given])
-        by_lower = {name.strip().lower(): name for name in reversed(self.columns)}
-        for name in usual:
-            if name in by_lower:
-                return by_lower[name]
+        if (found := self.find(usual)) is not None:
+            return found
         raise self._missing(f"no {role} column (looked for {', '.join(usual)})", role, usual)
+
+    def find(self, usual: Sequence[str]) -> str | None:
+        """The column that has the first of these names, case ignored; None where there is none."""
+        by_lower = {name.strip().lower(): name for name in reversed(self.columns)}
+        return next((by_lower[name] for name in usual if name in by_lower), None)
 
     def _missing(self, what: str, role: str, wanted: Sequence[str]) -> InvalidData:
         near = [match for name in wanted for match in get_close_matches(name, self.columns, n=1, cutoff=0.7)]
@@ -159,7 +162,7 @@ def class_namer(features: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], di
 def repeated_ids(records: Records) -> Iterator[str]:
     """A note where rows share a value of the column of ids, if there is one: rows that were taken twice, often. Of a part
     `Ids` knows."""
-    column = _id_column(records) if records.whole else None
+    column = records.find(_ID_COLUMNS) if records.whole else None
     first: dict[str, Record] = {}
     repeats: list[tuple[Record, Record]] = []
     for row in records.rows:
@@ -198,7 +201,7 @@ class Ids:
 
     def add(self, records: Records) -> None:
         """The ids of one part."""
-        column = _id_column(records)
+        column = records.find(_ID_COLUMNS)
         if column is None:
             return
         values = ((row.values.get(column), row.line) for row in records.rows)
@@ -222,11 +225,6 @@ class Ids:
         (source, column), places = self._of, (before, again)
         where = (source.where(Record({}, int(lines[at]))) for at in places)
         return RepeatedIds(len(same), column, *where)
-
-
-def _id_column(records: Records) -> str | None:
-    by_lower = {name.strip().lower(): name for name in reversed(records.columns)}
-    return next((by_lower[name] for name in _ID_COLUMNS if name in by_lower), None)
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:

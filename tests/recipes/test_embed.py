@@ -112,6 +112,11 @@ def test_retrieval_agrees_with_scikit_learn_and_by_hand() -> None:
     assert set(same.values()) == {0.0}
 
 
+def test_columns_are_found_in_letters_of_any_case() -> None:
+    data = EMBED.read([{name.title(): text for name, text in row.items()} for row in ROWS])
+    assert [example.fields for example in data] == [example.fields for example in EMBED.read(ROWS)]
+
+
 def test_every_passage_of_a_query_is_right_and_each_text_stands_once() -> None:
     data = EMBED.read(ROWS)
     ada, film = np.array([1.0, 0.0]), np.array([0.0, 1.0])

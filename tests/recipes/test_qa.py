@@ -89,6 +89,8 @@ def test_an_offset_that_is_wrong_is_corrected_where_the_text_stands_once_and_cou
     assert [example.fields["answers"][0]["start"] for example in read] == [8, 15]
     wrong = "2 answers do not stand at their answer_start and were found where their text stands once, the first at"
     assert read.notes == (f"{wrong} data:row 1",)
+    upper = QA.read([{"Question": "Who?", "Context": CONTEXT, "Answer": "Ada", "Answer_Start": 0}])
+    assert upper[0].fields["answers"] == [{"text": "Ada", "start": 0}]
     missing = QA.read(rows[2:])
     assert missing[0].fields["answers"] == [{"text": "slept", "start": 26}]
     assert missing.notes[0].startswith("1 answers have no answer_start and were found")
@@ -107,6 +109,7 @@ def test_an_offset_that_is_wrong_is_corrected_where_the_text_stands_once_and_cou
         ),
         ([{"text": "Ada"}], "the answer 'Ada' stands there 2 times, and no offset is given"),
         ([{"text": " ", "answer_start": 0}], "an answer is empty"),
+        ([{"text": 1912, "answer_start": 0}], "an answer is 1912, not text"),
         ([{"text": "Ada", "answer_start": -3}], "answer_start is -3"),
         (["Ada"], "an answer is 'Ada'"),
         ({"text": ["Ada"], "answer_start": []}, "'answers' does not have as many texts as starts"),
@@ -129,6 +132,8 @@ def test_files_that_are_broken_are_named(tmp_path: Path) -> None:
         QA.read(write_json(path, {"data": [{}]}))
     with pytest.raises(InvalidData, match="data:row 2: the id 1 also stands at data:row 1"):
         QA.read([{**row, "id": 1} for row in ROWS])
+    with pytest.raises(InvalidData, match="data:row 2: the id 1 also stands at data:row 1"):
+        QA.read([{**row, "ID": 1} for row in ROWS])
     with pytest.raises(InvalidData, match="data:row 1: the context is empty"):
         QA.read([{**ROWS[0], "context": ""}])
     with pytest.raises(InvalidData, match="no question has an answer"):
