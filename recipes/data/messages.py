@@ -7,7 +7,7 @@ objects. What is no conversation is refused by row and message. Does not know te
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,8 @@ PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("completion", "response", "answer")
 _MESSAGES = ("messages", "conversations", "conversation")
 _INSTRUCTION, _INPUT, _OUTPUT = "instruction", "input", "output"
+_HISTORY, _SYSTEM, _TOOLS = ("history",), ("system",), ("tools",)
+_READ = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "name", "train", "weight"}
 _ROLES: Mapping[str, str] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
@@ -59,7 +61,8 @@ def read_conversations(
 ) -> Dataset:
     """Examples whose `messages` lead to their `target`, the assistant's last message; `tools` where the row describes some.
 
-    What stands behind the last answer is left out; a column `system` is what a conversation begins with. `group_column` as
+    What stands behind the last answer is left out; a column `system` is what a conversation begins with, and `history` what
+    was said before a prompt. `group_column` as
     in `grouped`, `settings` as in Dataset. Raises InvalidData naming row and message: no answer, an
     empty turn, roles in a wrong order.
     """
@@ -68,18 +71,53 @@ def read_conversations(
         rows = [replace(row, values=_without_nothing(row.values)) for row in records.rows]
         records = replace(records, rows=rows)
     columns = _columns(records, messages_column, prompt_column, answer_column)
+    system, described = records.find(_SYSTEM) or "", records.find(_TOOLS) or ""
     examples = []
     for row in records.rows:
         where = records.where(row)
         messages = _conversation(row.values, columns, where)
-        if given := row.values.get("system"):
+        if given := row.values.get(system):
             messages = with_system(messages, _text(given, f"{where}: system"))
         fields = {"messages": messages[:-1], "target": messages[-1]}
-        if tools := tools_of(row.values.get("tools"), where):
+        if tools := tools_of(row.values.get(described), where):
             fields["tools"] = tools
         examples.append(Example(fields, records.path, row.line, records.unit))
-    read = Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+    notes = *repeated_ids(records), *unread(records, [*columns.values()])
+    read = Dataset(tuple(examples), records.path, columns, settings, notes)
     return grouped(read, records, group_column)
+
+
+def unread(records: Records, columns: Sequence[str]) -> Iterator[str]:
+    """A note where messages in these columns have fields, such as reasoning_content, that nobody reads."""
+    names: set[str] = set()
+    first, count = "", 0
+    for row in records.rows:
+        own: set[str] = set()
+        for column in columns:
+            cell = row.values.get(column)
+            messages = json_of_messages(cell) if isinstance(cell, str) else cell
+            for message in messages if isinstance(messages, list) else [messages]:
+                if isinstance(message, Mapping) and not message.keys() <= _READ:
+                    own |= {
+                        str(name) for name in message.keys() - _READ if message[name] not in (None, "", [])
+                    }
+        if own:
+            names |= own
+            count, first = count + 1, first or records.where(row)
+    if names:
+        yield f"messages of {count} rows have {', '.join(sorted(names))} besides, which is not read, the first at {first}"
+
+
+def beside(prompt: Any, more: Any, where: str) -> Any:
+    """A prompt with what Alpaca's rows have beside it in `input`. Raises InvalidData where that is no text."""
+    if more is None or (isinstance(more, str) and not more.strip()):
+        return prompt
+    if not isinstance(more, str) or not isinstance(prompt, str | None):
+        what = type(more if not isinstance(more, str) else prompt).__name__
+        raise InvalidData(
+            f"{where}: an instruction or its input is {what}, not text", hint="Correct the row."
+        )
+    return f"{prompt}\n\n{more}" if prompt and prompt.strip() else more
 
 
 def _without_nothing(value: Any) -> Any:
@@ -175,11 +213,13 @@ def _columns(
 ) -> dict[str, str]:
     """Which column is what: messages; instruction, input and output; or prompt and answer."""
     there = {name.strip().lower(): name for name in reversed(records.columns)}
+    earlier = {} if (history := records.find(_HISTORY)) is None else {"history": history}
     if messages is not None or (prompt is None and any(name in there for name in _MESSAGES)):
         return {"messages": records.column("messages", messages, _MESSAGES)}
     if prompt is None and _INSTRUCTION in there and (answer or _OUTPUT in there):
         columns = {"prompt": there[_INSTRUCTION], "answer": records.column("answer", answer, (_OUTPUT,))}
-        return {**columns, "input": there[_INPUT]} if _INPUT in there else columns
+        columns |= {"input": there[_INPUT]} if _INPUT in there else {}
+        return columns | earlier
     if prompt is None and not any(name in there for name in PROMPTS):
         raise InvalidData(
             f"{records.path}: no conversations: the columns are {', '.join(map(repr, records.columns))}",
@@ -189,6 +229,7 @@ def _columns(
     return {
         "prompt": records.column("prompt", prompt, PROMPTS),
         "answer": records.column("answer", answer, ANSWERS),
+        **earlier,
     }
 
 
@@ -200,16 +241,31 @@ def _conversation(values: Mapping[str, Any], columns: Mapping[str, str], where: 
             value = _parsed(value, f"{where}: column {columns['messages']!r}")
         messages = as_messages(value, where, "user")
     else:
-        prompt, more = values.get(columns["prompt"]), values.get(columns.get("input", ""))
-        if isinstance(more, str) and more.strip():
-            prompt = f"{prompt}\n\n{more}"
-        messages = as_messages(prompt, f"{where}: {columns['prompt']}", "user")
+        prompt = beside(values.get(columns["prompt"]), values.get(columns.get("input", "")), where)
+        messages = _history(values.get(columns.get("history", "")), f"{where}: history")
+        messages += as_messages(prompt, f"{where}: {columns['prompt']}", "user")
         messages += as_messages(values.get(columns["answer"]), f"{where}: {columns['answer']}", "assistant")
     answers = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         raise InvalidData(f"{where}: a chat without an assistant's turn", hint="Remove the row.")
     check_turns(messages[: answers[-1] + 1], where)
     return messages[: answers[-1] + 1]
+
+
+def _history(value: Any, where: str) -> list[Message]:
+    """Earlier turns: pairs of what was asked and answered, as LLaMA-Factory's Alpaca rows have them, or messages."""
+    if isinstance(value, str):  # another text is a column that only has this name
+        value = _parsed(value, where) if value.lstrip().startswith("[") else None
+    if not value:
+        return []
+    if isinstance(value, Sequence) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in value
+    ):
+        said = (
+            (role, text) for pair in value for role, text in zip(("user", "assistant"), pair, strict=True)
+        )
+        return [message for role, text in said for message in as_messages(text, where, role)]
+    return as_messages(value, where, "user")
 
 
 def _message(message: Any, where: str) -> Message:

@@ -15,7 +15,14 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
-from adapthub.recipes.data.messages import Message, as_messages, json_of_messages, with_system
+from adapthub.recipes.data.messages import (
+    Message,
+    as_messages,
+    beside,
+    json_of_messages,
+    unread,
+    with_system,
+)
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
@@ -28,6 +35,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 }
 """The usual names of each column."""
 
+_TRUE = ("true", "True")  # in a CSV file
 _JUDGEMENTS = {
     **dict.fromkeys(("true", "good", "yes", "1", "thumbs_up", "desirable"), True),
     **dict.fromkeys(("false", "bad", "no", "0", "-1", "thumbs_down", "undesirable"), False),
@@ -56,7 +64,8 @@ def read_preferences(
         Example(_Reader(records, row, found).fields(), records.path, row.line, records.unit)
         for row in records.rows
     )
-    read = Dataset(examples, records.path, found, notes=tuple(repeated_ids(records)))
+    notes = *repeated_ids(records), *unread(records, [*found.values()])
+    read = Dataset(examples, records.path, found, notes=notes)
     return grouped(read, records, group)
 
 
@@ -108,7 +117,8 @@ class _Reader:
     columns: Mapping[str, str]
 
     def fields(self) -> dict[str, Any]:
-        rendered = {"rendered": True} if self.row.values.get("rendered") is True else {}
+        is_rendered = self.row.values.get(self.records.find(("rendered",)) or "")
+        rendered = {"rendered": True} if is_rendered is True or is_rendered in _TRUE else {}
         if self._value("chosen") is not None or self._value("rejected") is not None:
             return {**self._pair(), **rendered}
         return {**self._judged(), **rendered}
@@ -157,21 +167,22 @@ class _Reader:
 
     def _prompt(self) -> list[Message] | None:
         value = self._value("prompt")
-        if value is None:
+        more = self._beside("instruction", "input")
+        if value is None and more is None:
             return None
         if isinstance(value, (list, Mapping)):
             return self._messages(value, "prompt")
-        if not isinstance(value, str):
+        if not isinstance(value, str | None):
             what = type(value).__name__
             raise self._error(f"prompt is {what}, not text or messages", "Correct the row.")
-        more = self._beside("instruction", "input")
-        value = f"{value}\n\n{more}" if more else value
-        return [{"role": "user", "content": value}] if value.strip() else None
+        value = beside(value, more, self.records.where(self.row))
+        return [{"role": "user", "content": value}] if value and value.strip() else None
 
-    def _beside(self, prompt: str, column: str) -> str:
+    def _beside(self, prompt: str, column: str) -> Any:
         """What Alpaca's rows have beside the prompt in a column of its own."""
-        more = self.row.values.get(column) if self.columns.get("prompt", "").lower() == prompt else None
-        return more if isinstance(more, str) and more.strip() else ""
+        if self.columns.get("prompt", "").strip().lower() != prompt:
+            return None
+        return self.row.values.get(self.records.find((column,)) or "")
 
     def _shared(self, chosen: str, rejected: str) -> tuple[list[Message], str, str]:
         """What two texts begin with, up to a space, as the prompt, and what comes after it."""
@@ -193,8 +204,10 @@ class _Reader:
     def _checked(self, prompt: list[Message]) -> list[Message]:
         if prompt[-1]["role"] == "assistant":
             raise self._error("the prompt ends with the assistant's turn", "End it with what is answered.")
-        system = self.row.values.get("system")
-        return with_system(prompt, system if isinstance(system, str) and system.strip() else None)
+        system = self.row.values.get(self.records.find(("system",)) or "")
+        if not isinstance(system, str | None):
+            raise self._error(f"system is {type(system).__name__}, not text", "Correct the row.")
+        return with_system(prompt, system if system and system.strip() else None)
 
     def _judgement(self) -> bool:
         value = self._value("label")

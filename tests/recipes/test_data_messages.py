@@ -85,6 +85,40 @@ def test_a_system_message_is_put_before_conversations_without_one() -> None:
     assert with_system(TALK, None) == TALK
 
 
+def test_a_system_message_and_tools_stand_in_columns_in_letters_of_any_case() -> None:
+    (example,) = read_conversations([{"Messages": TALK, "System": "Be brief.", "Tools": [TOOL]}], settings={})
+    assert conversation_of(example)[0] == {"role": "system", "content": "Be brief."}
+    assert example.fields["tools"] == [TOOL]
+
+
+def test_what_was_said_before_an_instruction_comes_before_it(tmp_path: Path) -> None:
+    """As LLaMA-Factory and ChatGLM have it: pairs in a column of their own."""
+    alpaca = {"instruction": "Hi", "output": "Hello!", "history": [["Hi", "Hello!"], ["Hi", "Hello!"]]}
+    chatglm = {"prompt": "Hi", "response": "Hello!", "history": TALK + TALK}
+    (tmp_path / "a.csv").write_text('prompt,answer,history\nHi,Hello!,"[[""Hi"", ""Hello!""]]"\n')
+    assert read([alpaca]) == read([chatglm]) == [TALK * 3]
+    assert read(tmp_path / "a.csv") == [TALK * 2]
+    assert read([{**alpaca, "history": []}, {**alpaca, "history": "of art"}]) == [TALK, TALK]
+    with pytest.raises(InvalidData, match="data:row 1: history: message 1 is 'Hi', no message"):
+        read([{**alpaca, "history": ["Hi", "Hello!"]}])
+
+
+@pytest.mark.parametrize("instruction", [None, "", " "])
+def test_an_input_without_an_instruction_is_the_prompt(instruction: str | None) -> None:
+    assert read([{"instruction": instruction, "input": "Hi", "output": "Hello!"}]) == [TALK]
+    with pytest.raises(InvalidData, match="row 1: an instruction or its input is int, not text"):
+        read([{"instruction": "Hi", "input": 5, "output": "Hello!"}])
+
+
+def test_what_messages_have_besides_is_said() -> None:
+    thinking = {**ANSWER, "reasoning_content": "A greeting.", "refusal": None}
+    rows = [{"messages": TALK}, {"messages": [USER, thinking]}, {"messages": json.dumps([USER, thinking])}]
+    (note,) = read_conversations(rows, settings={}).notes
+    assert note == (
+        "messages of 2 rows have reasoning_content besides, which is not read, the first at data:row 2"
+    )
+
+
 def test_calls_and_tools_of_both_kinds_are_one() -> None:
     openai = {
         "messages": [

@@ -52,6 +52,25 @@ def test_alpacas_input_and_a_system_column_are_read(tmp_path: Path) -> None:
     ]
 
 
+def test_columns_beside_the_prompt_are_found_in_letters_of_any_case() -> None:
+    row = {"Instruction": "", "Input": "2 and 2", "System": "Be brief.", "chosen": GOOD, "rejected": BAD}
+    (example,) = read([row])
+    assert example.fields["prompt"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2 and 2"},
+    ]
+    (rendered,) = read([{"prompt": "<s>a", "Rendered": "true", "chosen": GOOD, "rejected": BAD}])
+    assert rendered.fields["rendered"] is True
+    with pytest.raises(InvalidData, match="row 1: system is int, not text"):
+        read([{**row, "System": 5}])
+
+
+def test_what_messages_have_besides_is_said() -> None:
+    chosen = [{"role": "assistant", "content": GOOD, "reasoning_content": "A sum."}]
+    (note,) = read([{"prompt": ASKED, "chosen": chosen, "rejected": BAD}]).notes
+    assert note.startswith("messages of 1 rows have reasoning_content besides, which is not read")
+
+
 def test_sharegpt_and_messages_in_parts_or_in_a_cell_are_messages() -> None:
     turn = {"from": "human", "value": "What is 2 + 2?"}
     parts = [{"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]}]
