@@ -30,7 +30,7 @@ def read_conll(
     width = 0
     tabs: bool | None = None
     for number, raw in enumerate([*read_text(path, encoding).split("\n"), ""], start=1):
-        line = raw.removesuffix("\r")
+        line = raw.rstrip("\r")  # two, where a file with CRLF was written as a text once more
         if not line.strip(" \t") or line.startswith("-DOCSTART-"):
             if tokens:
                 examples.append(

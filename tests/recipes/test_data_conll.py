@@ -45,6 +45,13 @@ def test_tabs_keep_spaces_inside_tokens_and_other_columns_can_be_chosen(tmp_path
     assert example.fields == {"tokens": ["New York", "is"], "labels": ["B-LOC", "O"]}
 
 
+def test_line_ends_of_windows_are_no_part_of_labels_even_twice(tmp_path: Path) -> None:
+    for end in ("\n", "\r\n", "\r\r\n"):
+        path = tmp_path / "a.conll"
+        path.write_bytes(end.join(("Ada B-PER", "", "Bob O", "")).encode())
+        assert [example.fields["labels"] for example in read_conll(path)] == [["B-PER"], ["O"]]
+
+
 def test_comments_before_a_sentence_are_skipped_and_lines_still_count(tmp_path: Path) -> None:
     [example] = read_conll(write(tmp_path, "# id = 7\n# text = Ada\nAda\tB-PER\n"))
     assert example.at(0) == f"{tmp_path}/a.conll:3"
