@@ -33,6 +33,7 @@ AUDIO_COLUMNS = ("file_name", "audio", "path", "file", "wav", "audio_filepath", 
 TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "target")
 _OF_PATHS = ("string", "large_string")
 _HELD = object()  # a cell whose recording the table holds
+_STREAMED = 0x7FFF_0000  # bytes: programs that know no size write one near 2 or 4 GiB
 _NEMO = "audio_filepath"  # the column of NVIDIA NeMo's manifests
 _PATH = 200  # letters that are shown of one
 
@@ -41,6 +42,7 @@ class Recording(str):
     """A recording by the digest of its bytes, "sha256:<hex>", which stands for it wherever examples are compared.
 
     `load` gives what read_sound takes; `name` is what people call it; `rate` in Hz, `channels` and `seconds` are its own.
+    `is_cut`: its file is shorter than it says itself to be.
     """
 
     load: Callable[[], Audio]
@@ -48,6 +50,7 @@ class Recording(str):
     rate: int
     channels: int
     seconds: float
+    is_cut: bool
 
     @classmethod
     def of(cls, load: Callable[[], Audio], name: str, where: str) -> Recording:
@@ -60,8 +63,15 @@ class Recording(str):
         content = source if isinstance(source, bytes) else sound.samples.tobytes()
         recording = cls(f"sha256:{hashlib.sha256(content).hexdigest()}")
         recording.load, recording.name = load, name
+        recording.is_cut = isinstance(source, bytes) and _is_cut(source)
         recording.rate, recording.channels, recording.seconds = sound.rate, sound.channels, sound.seconds
         return recording
+
+
+def _is_cut(file: bytes) -> bool:
+    """Whether this is the beginning of a WAV file, which decodes as if it were all. What was streamed says no size."""
+    said = int.from_bytes(file[4:8], "little")
+    return file[:4] == b"RIFF" and len(file) - 8 < said - said % 2 < _STREAMED
 
 
 def read_recordings(
@@ -227,3 +237,5 @@ def _notes(examples: Sequence[Example]) -> Iterator[str]:
     yield f"{len(recordings)} recordings, {minutes:.1f} minutes: {shown}; each is resampled to the base's rate"
     if several := sum(recording.channels > 1 for recording in recordings):
         yield f"{several} recordings have several channels, which are mixed down to one"
+    if cut := [example.source for example in examples if example.fields["sound"].is_cut]:
+        yield f"{len(cut)} recordings end before their files say, as where a copy broke off, the first {cut[0]}"

@@ -145,6 +145,16 @@ def test_a_cell_that_is_no_path_is_named_and_not_shown_whole() -> None:
         assert len(str(caught.value)) < 400
 
 
+def test_a_recording_that_broke_off_is_said() -> None:
+    whole = wav(tone(0.5))
+    streamed = whole[:4] + b"\xff" * 4 + whole[8:]
+    cells = [whole, whole[:-1000], streamed, whole[:-1000]]
+    notes = [read([{"audio": cell, "text": "hello"} for cell in some]).notes for some in (cells, cells[::2])]
+    said = "2 recordings end before their files say, as where a copy broke off, the first data:row 2"
+    assert [said in some for some in notes] == [True, False]
+    assert not any("broke off" in note for note in notes[1])
+
+
 def test_a_folder_without_its_table(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match=r"has one of metadata.csv.*this one has none"):
         read(tmp_path)
