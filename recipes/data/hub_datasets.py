@@ -23,6 +23,7 @@ from adapthub.recipes.data.splits import name_splits
 FOLDER = "datasets"
 _NAME = re.compile(r"(?P<repo>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?(:(?P<configuration>[\w.-]+))?")
 _AT_ONCE = 1000  # rows
+_REASON = 300  # letters of what a library says: it shows whole tables
 
 
 def fetch_dataset(name: str, report: Callable[[str], None]) -> Path:
@@ -120,9 +121,11 @@ def _write(dataset: Any, path: Path, name: str) -> bool:
             writer.write_table(table)
             number += len(some)
             empty -= {column for column in empty if any(row.get(column) is not None for row in some)}
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, datasets.exceptions.DatasetsError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:_REASON] or type(error).__name__
         raise InvalidData(
-            f"{name}: rows from {number + 1} on are of another kind than those before: {str(error).splitlines()[0]}"
+            f"{name}: rows from {number + 1} on are of another kind than those before, or cannot be read: {reason}",
+            hint="Choose another configuration, or give files of rows that are alike.",
         ) from error
     finally:
         if writer is not None:

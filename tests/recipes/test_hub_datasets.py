@@ -74,6 +74,21 @@ def test_a_split_whose_labels_a_benchmark_keeps_is_left_out_and_said(
     assert said[1:] == ["test: no row has a label, as where a benchmark keeps them: it is left out"]
 
 
+def test_files_whose_columns_differ_are_said_and_leave_nothing(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [tmp_path / "1.jsonl", tmp_path / "2.jsonl"]
+    lines[0].write_text('{"text": "a", "label": "x"}\n')
+    lines[1].write_text('{"text": "b", "label": "y", "title": "more"}\n')
+    files = {"train": [str(path) for path in lines]}
+    stream = datasets.load_dataset("json", data_files=files, streaming=True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    monkeypatch.setattr(hub_datasets, "_commit", lambda repo, revision: "abc" * 20)
+    with pytest.raises(InvalidData, match=r"acme/reviews, train: rows from 1 on .* Couldn't cast .*title"):
+        fetch_dataset("acme/reviews", print)
+    assert not list((own_home / "datasets").glob("*"))
+
+
 def test_what_is_not_there_leaves_nothing_behind(hub: list[str], own_home: Path) -> None:
     with pytest.raises(InvalidData, match="cannot read acme/reviews: BuilderConfig 'none' not found"):
         fetch_dataset("acme/reviews:none", print)
