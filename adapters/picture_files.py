@@ -12,7 +12,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -34,6 +34,7 @@ MAX_PIXELS = 100_000_000
 """Width times height that is decoded at most: 300 MB as RGB."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_JPEG = b"\xff\xd8"
 _LOW = 1 << 12  # what scanners of 12 bits stay below
 _WIDE = ("I;16", "I;16B", "I;16L", "I")  # one channel of 16 bits, "I" from decoders that give 32 for them
 _CLEAR = ("RGBA", "LA", "PA", "La", "RGBa")
@@ -86,6 +87,17 @@ def check(data: bytes, name: str) -> bool:
         if picture.mode == "F":
             raise _floating(name)
         return picture.mode in _WIDE and 0 < int(np.asarray(picture).max(initial=0)) < _LOW
+
+
+def has_more(data: bytes) -> bool:
+    """Whether frames or pages come behind the first, which alone `decode` reads. Not asked of DICOM, nor of JPEG, where
+    cameras put what belongs to the one picture."""
+    if dicom.is_dicom(data) or data.startswith(_JPEG):
+        return False
+    with suppress(*_DAMAGED, Image.DecompressionBombError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bool(getattr(Image.open(io.BytesIO(data), formats=_FORMATS), "is_animated", False))
+    return False
 
 
 def encode(picture: Image.Image, name: str) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 from adapthub.adapters import dicom
 from adapthub.adapters.errors import InvalidData, InvalidInput
-from adapthub.adapters.picture_files import SUFFIXES, check, encode
+from adapthub.adapters.picture_files import SUFFIXES, check, encode, has_more
 from adapthub.recipes.data.classes import label_text
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
 from adapthub.recipes.data.groups import group_of
@@ -83,12 +83,13 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Read:
-    """What a picture's bytes say: their digest, or the problem with them; whether it is read nearly black; the digest of its
-    patient's id, where it is a DICOM file that has one."""
+    """What a picture's bytes say: their digest, or the problem with them; whether it is read nearly black; whether it is the
+    first of several; the digest of its patient's id, where it is a DICOM file that has one."""
 
     digest: str = ""
     problem: str | None = None
     is_dark: bool = False
+    has_more: bool = False
     patient: str | None = None
 
 
@@ -166,6 +167,11 @@ def read_pictures(
         f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {first};"
         " stretch their values to 16 bits, or save them with 8"
         for first in dark[:1]
+    ]
+    several = [entry.source for entry, one in zip(entries, read, strict=True) if one.has_more]
+    notes += [
+        f"{len(several)} of {len(entries)} files hold several pictures, of which the first is read, as {first}"
+        for first in several[:1]
     ]
     notes += found.notes
     return PictureDataset(examples, name, columns, settings, notes=tuple(notes), files=files)
@@ -342,7 +348,8 @@ def _read(entry: _Entry) -> _Read:
         path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
         named = "" if entry.unit == "file" or path is None else f" {path!s:.{_PATH}}:"
         return _Read(problem=f"{entry.source}:{named} {reason or error}")
-    return _Read(_digest(data), None, is_dark, dicom.patient(data) if dicom.is_dicom(data) else None)
+    patient = dicom.patient(data) if dicom.is_dicom(data) else None
+    return _Read(_digest(data), None, is_dark, has_more(data), patient)
 
 
 def _digest(data: bytes) -> str:

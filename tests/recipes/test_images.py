@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -290,6 +291,18 @@ def test_scans_of_twelve_bits_are_told(tmp_path: Path) -> None:
         "2 of 3 pictures hold at most 12 bits in 16 and are read nearly black, the first data:row 2"
     )
     assert not ImageRecipe().read(rows[:1]).notes
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_files_of_several_pictures_are_told(kind: str) -> None:
+    pages = [Image.new("RGB", (8, 8), colour) for colour in COLOURS.values()]
+    one, several = io.BytesIO(), io.BytesIO()
+    pages[0].save(one, kind)
+    pages[0].save(several, kind, save_all=True, append_images=pages[1:])
+    rows = [{"image": file.getvalue(), "label": "a"} for file in (one, several)]
+    assert ImageRecipe().read(rows).notes == (
+        "1 of 2 files hold several pictures, of which the first is read, as data:row 2",
+    )
 
 
 def test_a_picture_that_changes_while_it_trains_is_noticed(colours: Path, tmp_path: Path) -> None:
