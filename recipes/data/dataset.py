@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from adapthub.adapters.errors import InvalidData
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,16 +56,27 @@ class Example:
     @property
     def digest(self) -> str:
         """Hex sha256 of the fields but GROUP as canonical JSON: equal rows have equal digests wherever they stand."""
-        return _digest({name: value for name, value in self.fields.items() if name != GROUP})
+        return self._digest(name for name in self.fields if name != GROUP)
 
     @property
     def input_digest(self) -> str:
         """The same without what a model shall find (TARGETS) and GROUP: equal for what it cannot tell apart."""
-        return _digest({name: value for name, value in self.fields.items() if name not in (*TARGETS, GROUP)})
+        return self._digest(name for name in self.fields if name not in (*TARGETS, GROUP))
 
     def group_digest(self, field: str) -> str:
         """Equal for examples that have the same in `field`; without it as `input_digest`."""
-        return _digest({field: self.fields[field]}) if field in self.fields else self.input_digest
+        return self._digest([field]) if field in self.fields else self.input_digest
+
+    def _digest(self, names: Iterable[str]) -> str:
+        """Raises InvalidData for a value, deep in what a table holds, that JSON has none of."""
+        try:
+            document = _CANONICAL.encode({name: self.fields[name] for name in names})
+        except TypeError as error:
+            raise InvalidData(
+                f"{self.source}: {error}",
+                hint="Write dates and the like as texts; values are as JSON has them.",
+            ) from error
+        return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,3 @@ class Dataset:
         for some in self.keys.rows():
             rows.update(some)
         return f"sha256:{rows.hexdigest()}"
-
-
-def _digest(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_CANONICAL.encode(dict(fields)).encode("utf-8", "surrogatepass")).hexdigest()

@@ -38,7 +38,8 @@ class ExampleWriter:
         self._writer: Any = None
 
     def add(self, examples: Sequence[Example]) -> None:
-        """Append at least one. Unit and spread of all are those of the first."""
+        """Append at least one. Unit and spread of all are those of the first. Raises as `Keys.of`."""
+        keys = Keys.of(examples)
         if self._writer is None:
             origin = {"unit": examples[0].unit, "spread": examples[0].spread}
             schema = _SCHEMA.with_metadata({"origin": json.dumps(origin)})
@@ -48,7 +49,6 @@ class ExampleWriter:
             pa.array([example.line for example in examples], pa.int64()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-        keys = Keys.of(examples)
         self._rows.write(keys.every.tobytes())
         self._inputs.write(keys.inputs.tobytes())
 
