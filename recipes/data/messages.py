@@ -282,9 +282,7 @@ def _message(message: Any, where: str) -> Message:
     if said == "function_call":
         calls, plain["content"] = _parsed(plain["content"], where), ""
     if calls:
-        plain["tool_calls"] = [
-            _call(call, where) for call in ([calls] if isinstance(calls, Mapping) else calls)
-        ]
+        plain["tool_calls"] = [_call(call, where) for call in (calls if isinstance(calls, list) else [calls])]
     plain |= {name: message[name] for name in ("tool_call_id", "name") if message.get(name) is not None}
     if not _is_learnt(message, where):
         plain["train"] = False

@@ -91,9 +91,10 @@ def _nested(source: Any, encoding: str) -> dict[str, Any] | None:
     """The document of a file in SQuAD's form; None for anything else."""
     if not isinstance(source, (str, Path)) or Path(source).suffix.lower() != ".json":
         return None
+    text = read_text(Path(source), encoding)
     try:
-        document = json.loads(read_text(Path(source), encoding))
-    except (json.JSONDecodeError, RecursionError):
+        document = json.loads(text)
+    except (ValueError, RecursionError):
         return None  # lines of JSON, or broken: the reader of lines says where
     return document if isinstance(document, dict) and isinstance(document.get("data"), list) else None
 

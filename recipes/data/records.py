@@ -101,17 +101,29 @@ def _row(row: Any, number: int, name: str) -> dict[str, Any]:
                 f"{name}: row {number} has the column {unnamed[0]!r:.60}, whose name is no text",
                 hint="Give columns names; of a DataFrame by frame.rename(columns=str).",
             )
-        return {column: None if _is_missing(value) else value for column, value in row.items()}
+        return {column: _plain(value) for column, value in row.items()}
     raise InvalidData(
         f"{name}: row {number} is {row!r:.60}, no mapping of columns to values",
         hint=_ROWS,  # a DataFrame gives its columns' names here
     )
 
 
+def _plain(value: Any) -> Any:
+    """Lists for NumPy's arrays, as pandas has them in cells, and None for no value, however deep. Floats, which are sound,
+    stay an array."""
+    if value is None or isinstance(value, str | bytes | int):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind != "f":
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return None if _is_missing(value) else value
+
+
 def _is_missing(value: Any) -> bool:
     """Whether this is what pandas has where there is no value, of whatever kind the column is."""
-    if isinstance(value, str):
-        return False
     pandas = sys.modules.get("pandas")
     return (isinstance(value, float) and math.isnan(value)) or (
         pandas is not None and (value is pandas.NA or value is pandas.NaT)
@@ -120,8 +132,9 @@ def _is_missing(value: Any) -> bool:
 
 def of_datasets(dataset: Any) -> Records:
     """A `datasets.Dataset` or an IterableDataset; class labels become their names."""
-    dataset = settled(dataset)
-    return replace(of_mappings(named_rows(dataset), _name_of(dataset)), arrow=True)
+    blocks = list(blocks_of_datasets(dataset))
+    rows = [row for block in blocks for row in block.rows]
+    return replace(blocks[0], columns=columns_of(row.values for row in rows), rows=rows)
 
 
 def blocks_of_datasets(dataset: Any) -> Iterator[Records]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from adapthub.recipes.data.messages import (
     read_conversations,
     with_system,
 )
+from adapthub.recipes.data.stored import ExampleWriter
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 ANSWER: dict[str, Any] = {"role": "assistant", "content": "Hello!"}
@@ -166,6 +169,18 @@ def test_arrows_empty_fields_are_no_arguments(tmp_path: Path) -> None:
         assert read_conversations(source, settings={}).fingerprint == expected
 
 
+def test_arguments_that_json_has_none_of_are_named(tmp_path: Path) -> None:
+    call = {"name": "book", "arguments": {"day": datetime.date(2026, 1, 1)}}
+    row = {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    read = read_conversations(tmp_path / "a.parquet", settings={})
+    with pytest.raises(InvalidData, match=r"a\.parquet:row 1: Object of type date is not JSON serializable"):
+        _ = read.fingerprint
+    writer = ExampleWriter(tmp_path)
+    with closing(writer), pytest.raises(InvalidData, match="row 1: Object of type date"):
+        writer.add(read.examples)
+
+
 def test_messages_may_be_left_unlearnt() -> None:
     (talk,) = read([{"messages": [USER, {**ANSWER, "weight": 0}, USER, {**ANSWER, "weight": 1}]}])
     assert [message.get("train") for message in talk] == [None, False, None, None]
@@ -191,6 +206,7 @@ def test_messages_may_be_left_unlearnt() -> None:
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "message 2 is learnt with train=None, weight=0.5"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "message 1 is no text"),
         ({"messages": [USER, {**CALL, "tool_calls": [{"function": {"name": "add", "arguments": "{"}}]}]}, "is no JSON"),
+        ({"messages": [USER, {**CALL, "tool_calls": 5}]}, "message 2 calls no function: 5"),
         ({"messages": TALK, "tools": "[1]"}, "row 2: tools describe no functions"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pytest
 from hypothesis import given
@@ -220,6 +221,18 @@ def test_what_pandas_has_for_no_value_is_none(tmp_path: Path) -> None:
         assert rows(made.to_dict("records"))[1] == (2, {"text": None, "number": None, "day": None})
     with pytest.raises(InvalidData, match="row 1 has the column 0, whose name is no text"):
         read_records(pandas.DataFrame([["a", "b"]]).to_dict("records"))
+
+
+def test_lists_that_pandas_reads_of_parquet_are_lists(tmp_path: Path) -> None:
+    table = [
+        {"tokens": ["a", "b"], "answers": {"text": ["x"], "answer_start": [0]}, "talk": [{"role": "user"}]}
+    ]
+    pandas.DataFrame(table).to_parquet(tmp_path / "a.parquet")
+    frame = pandas.read_parquet(tmp_path / "a.parquet")
+    assert not isinstance(frame["tokens"][0], list)
+    assert rows(frame.to_dict("records")) == [(1, table[0])]
+    sound = np.zeros(8, np.float32)
+    assert rows([{"audio": {"array": sound}}])[0][1]["audio"]["array"] is sound
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch", "pandas"])

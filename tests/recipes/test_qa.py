@@ -128,6 +128,9 @@ def test_files_that_are_broken_are_named(tmp_path: Path) -> None:
     write_json(path, nested({"id": "7", "question": "Who?", "answers": []}, {**asked, "answers": []}))
     with pytest.raises(InvalidData, match=r"question 2 \(id 7\): the id '7' also stands at .*question 1"):
         QA.read(path)
+    path.write_text(f'{{"data": [{"1" * 5000}]}}')
+    with pytest.raises(InvalidData, match=r"a\.json:1: not JSON: a number has too many digits"):
+        QA.read(path)
     with pytest.raises(InvalidData, match=r"not SQuAD's form: KeyError\('paragraphs'\)"):
         QA.read(write_json(path, {"data": [{}]}))
     with pytest.raises(InvalidData, match="data:row 2: the id 1 also stands at data:row 1"):
