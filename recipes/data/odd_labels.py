@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from adapthub.adapters.errors import InvalidData
@@ -12,7 +13,7 @@ _KIND = {True: "a list of labels", False: "one label"}
 
 class OddLabels:
     """Examples with `label`, a str, or `labels`, a list of such: labels that are numbers and names, or differ in large and
-    small letters alone, and examples without any. `columns`: the labels that there should be, if that is known."""
+    small letters or in how Unicode writes them alone, and examples without any. `columns`: the labels that there should be, if that is known."""
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self._columns = columns
@@ -65,6 +66,13 @@ class OddLabels:
         """At a label that was not there before. Numbers beside names are two sources that were put together, often; labels
         alike are one class that was written in two ways."""
         self._kinds.setdefault(label.removeprefix("-").isdecimal(), (label, source))
-        before, there = self._spellings.setdefault(label.casefold(), (label, source))
+        before, there = self._spellings.setdefault(_alike(label), (label, source))
         if before != label and self._alike is None:
-            self._alike = f"{before!r} ({there}) and {label!r} ({source}) are two labels"
+            same = unicodedata.normalize("NFC", before) == unicodedata.normalize("NFC", label)
+            one, other = map(ascii if same else repr, (before, label))
+            self._alike = f"{one} ({there}) and {other} ({source}) are two labels"
+
+
+def _alike(label: str) -> str:
+    """Equal for labels that people take for the same, such as with an é of one character and of two."""
+    return " ".join(unicodedata.normalize("NFKC", label).casefold().split())

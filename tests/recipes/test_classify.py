@@ -137,6 +137,10 @@ def test_what_is_odd_is_noted_with_file_and_row(tmp_path: Path) -> None:
     assert CLASSIFY.read(ROWS).notes == ("1 of 3 rows have no label, the first at data:row 3",)
     spellings = [{"text": "a", "label": label} for label in (True, "no", "true")]
     assert CLASSIFY.read(spellings).notes == ("'True' (data:row 1) and 'true' (data:row 3) are two labels",)
+    alike = [{"text": "a", "label": "caf\u00e9"}, {"text": "b", "label": "cafe\u0301"}]
+    assert CLASSIFY.read(alike).notes == (
+        r"'caf\xe9' (data:row 1) and 'cafe\u0301' (data:row 2) are two labels",
+    )
     flags = [{"text": "a", "x": 1, "y": 0, "z": 1}]
     assert CLASSIFY.read(flags, label_columns=["x", "y", "z"]).notes == ("label column 'y' has no 1",)
 
