@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -179,18 +180,24 @@ def read_pictures(
 
 def has_pictures(folder: Path) -> bool:
     """Whether `folder` has folders with pictures in them."""
-    return any(
-        path.suffix.lower() in SUFFIXES
-        for inner in _folders(folder)
-        for path in listed(inner)
-        if path.is_file()
-    )
+    return any(map(_has_picture, _folders(folder)))
+
+
+def _has_picture(folder: Path) -> bool:
+    with _readable(folder):  # and no further than to the first
+        return any(path.suffix.lower() in SUFFIXES and path.is_file() for path in folder.iterdir())
 
 
 def listed(folder: Path) -> list[Path]:
     """What a folder holds, sorted. Raises InvalidData where it cannot be read."""
-    try:
+    with _readable(folder):
         return sorted(folder.iterdir())
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InvalidData(
             f"{folder}: cannot be read: {error.strerror or error}", hint="Allow it, or take it out."
