@@ -13,7 +13,8 @@ _KIND = {True: "a list of labels", False: "one label"}
 
 class OddLabels:
     """Examples with `label`, a str, or `labels`, a list of such: labels that are numbers and names, or differ in large and
-    small letters or in how Unicode writes them alone, and examples without any. `columns`: the labels that there should be, if that is known."""
+    small letters or in how Unicode writes them alone, and examples without any. `columns`: the labels that there should be,
+    if that is known."""
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self._columns = columns
