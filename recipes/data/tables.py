@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,8 @@ def _csv_rows(lines: Iterable[str], path: Path, delimiter: str | None) -> Iterat
             break
     limit = csv.field_size_limit(_CSV_CELL_LIMIT)
     try:
-        reader = csv.reader(
-            chain(before, lines), delimiter=delimiter or max(_DELIMITERS, key=before[-1].count), strict=True
-        )
+        delimiter = delimiter or max(_DELIMITERS, key=before[-1].count)
+        reader = csv.reader(chain(before, lines), delimiter=delimiter, strict=True)
         numbered = _numbered(reader, path)
         first_line, names = next(numbered)
         columns = tuple(name.strip() for name in names)
@@ -133,12 +132,25 @@ def _csv_rows(lines: Iterable[str], path: Path, delimiter: str | None) -> Iterat
                     f"{path}:{line_number}: {len(cells)} cells where the header has {len(columns)}",
                     hint='Put text that contains the delimiter in double quotes; double the quotes inside ("").',
                 )
+            if delimiter == "\t" and _are_rows(cells):
+                raise InvalidData(
+                    f"{path}:{line_number}: a double quote opens a cell here and closes one lines later, and each of"
+                    " these lines is a row by itself",
+                    hint='Put cells that begin with a quote in double quotes, those inside doubled (""), or write'
+                    " JSONL.",
+                )
             there = True
             yield Record(dict(zip(columns, cells, strict=True)), line_number)
         if not there:
             raise InvalidData(f"{path}: a header and no rows", hint="Give at least one labelled example.")
     finally:
         csv.field_size_limit(limit)
+
+
+def _are_rows(cells: Sequence[str]) -> bool:
+    """Whether a row with tabs is several of a file whose quotes mean nothing, as many benchmarks'. They would be lost."""
+    lines = "\t".join(cells).split("\n")
+    return len(lines) > 1 and all(line.count("\t") == len(cells) - 1 for line in lines)
 
 
 def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:

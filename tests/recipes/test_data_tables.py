@@ -80,6 +80,16 @@ def test_broken_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert csv.field_size_limit() == 131072
 
 
+def test_rows_between_two_stray_quotes_of_a_tsv_are_not_taken_for_one(tmp_path: Path) -> None:
+    stray = write(tmp_path, "a.tsv", 'id\ttext\tlabel\n1\tfine\t0\n2\t"Hi there\t0\n3\tand you"\t1\n')
+    with pytest.raises(
+        InvalidData, match=r"a\.tsv:3: a double quote opens a cell here and closes one lines later"
+    ):
+        read_records(stray)
+    quoted = write(tmp_path, "b.tsv", 'text\tlabel\n"Hi\tthere,\tyou\nand I"\t0\n"a\nb"\t1\n')
+    assert [values["text"] for _, values in rows(quoted)] == ["Hi\tthere,\tyou\nand I", "a\nb"]
+
+
 CELL = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
