@@ -80,15 +80,17 @@ def setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise InvalidSettings(f"--set {text} is not NAME=VALUE")
-    name, given, parts = name.replace("-", "_"), _value(value), value.split(",")
-    if (name in TEXTS or name.endswith("_column")) and isinstance(given, (int, float)):
-        return name, value
+    name, parts = name.replace("-", "_"), value.split(",")
+    kept = name in TEXTS or name.endswith(("_column", "_columns"))
+    given = _value(value, kept)
     several = name in LISTS and given == value and len(parts) > 1 and all(parts)
-    return name, list(map(_value, parts)) if several else given
+    return name, [_value(part, kept) for part in parts] if several else given
 
 
-def _value(text: str) -> Any:
+def _value(text: str, kept: bool) -> Any:
+    """`kept`: no number or truth value is meant."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    return text if kept and isinstance(value, (int, float)) else value

@@ -197,7 +197,8 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     whole: Dataset | None = None
     held: list[Example] | None = [] if _size(path) <= _HELD_BYTES else None
     columns = options.get("label_columns", ())
-    ids, odd = Ids(), OddLabels([columns] if isinstance(columns, str) else columns)
+    # A column called 5 may be given as a number.
+    ids, odd = Ids(), OddLabels([columns] if isinstance(columns, str) else [*map(str, columns)])
     try:
         for part in _parts(recipe, path, options, ids, odd):
             if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):

@@ -41,6 +41,9 @@ def test_what_recipes_take_as_text_stays_one() -> None:
     assert {kind for name, kind in read if name.endswith("_column")} == {"str", "str | int"}
     assert setting("system=42") == ("system", "42")
     assert setting("text-column=1e3") == ("text_column", "1e3")
+    assert setting("label_columns=1e3,007") == ("label_columns", ["1e3", "007"])
+    assert setting("label_columns=2020") == ("label_columns", "2020")
+    assert setting("trainable_tokens=5,6") == ("trainable_tokens", [5, 6])
     assert setting("query_prefix=true") == ("query_prefix", "true")
     assert setting('prompt="{source}\\n"') == ("prompt", "{source}\n")
     assert setting("system=null") == ("system", None)

@@ -388,7 +388,7 @@ def test_ids_that_stand_twice_far_from_each_other_are_said(tmp_path: Path) -> No
         notes("qa", asked)
 
 
-@pytest.mark.parametrize("kind", ["mixed", "within", "several", "columns"])
+@pytest.mark.parametrize("kind", ["mixed", "within", "several", "columns", "numbered"])
 def test_what_is_odd_is_said_once_of_all_parts(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -398,14 +398,17 @@ def test_what_is_odd_is_said_once_of_all_parts(
         "within": ["pos", "1", "POS"] * 40,
         "several": [["pos"], [], ["1", "POS"]] * 40,
         "columns": [None] * 120,
+        "numbered": [None] * 120,
     }
+    named: dict[str, list[Any]] = {"columns": ["x", "y", "z"], "numbered": [1, 2, 3]}
+    columns = named.get(kind, [])
     flags = [
-        {"x": int(at < 60), "y": int(at >= 60), "z": 0} if kind == "columns" else {} for at in range(120)
+        dict(zip(map(str, columns), (int(at < 60), int(at >= 60), 0), strict=False)) for at in range(120)
     ]
     rows = [{"text": f"text {at}", "label": label, **flags[at]} for at, label in enumerate(kinds[kind])]
     data = tmp_path / "odd.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)))
-    options = {"label_columns": ["x", "y", "z"]} if kind == "columns" else {}
+    options = {"label_columns": columns} if columns else {}
 
     def notes() -> tuple[str, ...]:
         return prepared.prepare_splits(
@@ -413,9 +416,7 @@ def test_what_is_odd_is_said_once_of_all_parts(
         )[-1]
 
     plain = notes()
-    assert len([note for note in plain if "labels" in note or "no 1" in note]) == (
-        1 if kind == "columns" else 2
-    )
+    assert len([note for note in plain if "labels" in note or "no 1" in note]) == (1 if columns else 2)
     request.getfixturevalue("kept")
     assert len(list(tables.record_blocks(data))) > 2
     assert notes() == notes() == plain
