@@ -144,7 +144,7 @@ class Settings:
     def warming(self, rows: int, given: Mapping[str, Any], defaults: Defaults) -> Settings:
         """The same with a warm-up of at least 20 steps, or a fifth of a run of fewer than 100, where neither who trains nor
         the recipe says another."""
-        share = round(min(_MOST_WARMUP, _LEAST_WARMUP / self.steps(rows)), 4)
+        share = min(_MOST_WARMUP, math.ceil(_LEAST_WARMUP / self.steps(rows) * 1e4) / 1e4)
         if given.get("warmup") is not None or defaults.warmup is not None:
             return self
         return replace(self, warmup=max(_WARMUP, share))

@@ -60,7 +60,9 @@ def test_warmup_is_a_share_of_the_steps() -> None:
     assert resolve(warmup=0).warmup_steps(80) == 0
 
 
-@pytest.mark.parametrize(("steps", "warm"), [(1, 0), (10, 2), (80, 16), (100, 20), (200, 20), (1000, 60)])
+@pytest.mark.parametrize(
+    ("steps", "warm"), [(1, 0), (10, 2), (80, 16), (100, 20), (150, 20), (333, 20), (1000, 60)]
+)
 def test_a_short_run_warms_up_longer(steps: int, warm: int) -> None:
     given = {"max_steps": steps}
     assert resolve(**given).warming(80, given, DEFAULTS).warmup_steps(80) == warm
