@@ -18,7 +18,7 @@ def tokens_of_beginnings(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ends: Sequence[Sequence[int]]
 ) -> list[list[list[int]]]:
     """For each text, and each of its `ends` in characters, the token ids of the text up to there, no special ones added."""
-    if not tokenizer.is_fast:
+    if not tokenizer.is_fast or tokenizer.split_special_tokens:
         return [
             [_ids(tokenizer, [text[:end]])[0] for end in its] for text, its in zip(texts, ends, strict=True)
         ]

@@ -110,6 +110,16 @@ def test_a_tokenizer_of_words_too(tmp_path: Path) -> None:
     ]
 
 
+def test_a_tokenizer_that_reads_special_tokens_as_text() -> None:
+    tokenizer = _marked(sentencepiece())
+    tokenizer.split_special_tokens = True
+    text = "<s>Ada</s> Ada"
+    found = tokens_of_beginnings(tokenizer, [text], [range(len(text) + 1)])
+    assert found == [
+        [tokenizer(text[:end], add_special_tokens=False)["input_ids"] for end in range(len(text) + 1)]
+    ]
+
+
 @pytest.mark.parametrize("kind", ["byte level", "first", "legacy", "spaces behind"])
 def test_little_is_tokenised(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, told = MADE[kind], list[str]()
