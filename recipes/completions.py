@@ -94,8 +94,9 @@ def encode_sequences(
     `max_length` tokens each are cut, and counted: a prompt before its end token, a target with it, as it goes on."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
-    whole, read = all_read_ids(tokenizer, prompts), all_read_ids(tokenizer, prompts, max_length)
-    for before, cut, after in zip(whole, read, _all_written_ids(tokenizer, targets), strict=True):
+    read, written = all_read_ids(tokenizer, prompts), _all_written_ids(tokenizer, targets)
+    for prompt, before, after in zip(prompts, read, written, strict=True):
+        cut = before if len(before) <= max_length else all_read_ids(tokenizer, [prompt], max_length)[0]
         labels = after[:max_length]
         rows.append({"input_ids": cut, "decoder_input_ids": [start, *labels[:-1]], "labels": labels})
         asked += len(after)

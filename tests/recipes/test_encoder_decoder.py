@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,10 @@ from transformers import (
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.hub.embedded import EmbeddedHub
-from adapthub.recipes import evaluate, plan, train
+from adapthub.recipes import completions, evaluate, plan, train
 from adapthub.recipes.summarize import Summarize
 from adapthub.runtime import Runtime
+from adapthub.runtime.instructions import all_read_ids
 from tests.recipes.test_translate import pairs
 from tests.recipes.tokenizer_kinds import sentencepiece
 
@@ -81,6 +83,19 @@ def test_the_encoder_reads_the_prompt_and_the_decoder_the_target() -> None:
     assert [cells[1] for cells in preview.rows] == [""] * len(first["input_ids"]) + ["learnt"] * len(
         first["labels"]
     )
+
+
+def test_only_prompts_that_are_cut_are_tokenised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def tell(tokenizer: Any, prompts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        told.extend(prompts)
+        return all_read_ids(tokenizer, prompts, max_length)
+
+    monkeypatch.setattr(completions, "all_read_ids", tell)
+    short, long = "Ada was born", "Bob " * 30
+    completions.encode_sequences(sentencepiece(), [short, long], ["Ada", "Bob"], max_length=20, start=1)
+    assert told == [short, long, long]
 
 
 @pytest.mark.parametrize(
