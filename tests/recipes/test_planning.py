@@ -45,6 +45,14 @@ def test_the_plan_is_what_the_run_becomes(
     assert list(planned.notes) == result.run.fact("notes")
 
 
+def test_a_short_run_of_classes_of_whole_texts_warms_up_longer(
+    tiny_base: Path, review_data: Path, ner_data: Path
+) -> None:
+    given: dict[str, Any] = {"base": str(tiny_base), "max_steps": 40}
+    assert plan("sentiment", review_data, **given).settings["warmup"] == 0.2
+    assert plan("ner", ner_data / "train.conll", **given).settings["warmup"] == 0.06
+
+
 def test_nothing_is_written_and_no_weights_are_read(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,9 +80,10 @@ def test_a_run_of_few_steps_counts_what_it_sees(tmp_path: Path) -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     tokenizer.save_pretrained(tmp_path / "base")
-    rows = [{"source": "ada was born", "target": "bob met ada in paris " * 4} for _ in range(64)]
+    rows = [{"source": "ada was born", "target": "bob met ada in paris " * 16} for _ in range(512)]
     how: dict[str, Any] = {"base": str(tmp_path / "base"), "validation": False, "batch_size": 8}
-    whole, few = (plan("translate", rows, **how, max_steps=steps) for steps in (8, 2))
+    whole, few = (plan("translate", rows, **how, max_steps=steps) for steps in (64, 16))
+    assert (whole.settings["rank"], few.settings["rank"]) == (64, 32)
     assert int(few.reasons["rank"].split("seen (")[1].split(";")[0].replace(",", "")) == (
         whole.splits[0].supervised // 4
     )
