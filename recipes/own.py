@@ -44,6 +44,7 @@ class Own({parent}):
     description: str = "what it is for"
 
     def defaults(self, method):
+        # A rate of its own: return dataclasses.replace(super().defaults(method), learning_rate=2e-4, by_width=False)
         return super().defaults(method)
 
 

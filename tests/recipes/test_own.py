@@ -113,6 +113,11 @@ def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
     assert find_recipe(str(path)).defaults("lora").by_width
     path.write_text("like: chat\ndefaults: {learning_rate: 3e-4}\n")
     assert not find_recipe(str(path)).defaults("lora").by_width
+    path = tmp_path / "support.py"
+    text = skeleton(path, RECIPES["chat"]).replace("# A rate of its own: ", "import dataclasses; ")
+    path.write_text(text)
+    defaults = find_recipe(str(path)).defaults("lora")
+    assert (defaults.learning_rate, defaults.by_width) == (2e-4, False)
 
 
 @pytest.mark.parametrize(
