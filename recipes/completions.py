@@ -8,7 +8,8 @@ generate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from adapthub.recipes.data.dataset import Dataset, Example
 
 _READ_TARGETS, _MEASURED_TARGETS = 10_000, 100
+_AT_ONCE = 1000  # texts that are tokenised together
 _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
 
@@ -69,7 +71,8 @@ def encode_completions(
     counted."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
-    read, written = all_prompt_ids(tokenizer, prompts), _all_target_ids(tokenizer, targets, end)
+    read = _by_some(partial(all_prompt_ids, tokenizer), prompts)
+    written = _by_some(partial(_all_target_ids, tokenizer, end=end), targets)
     for before, after in zip(read, written, strict=True):
         row: Row = {
             "input_ids": (before + after)[:max_length],
@@ -94,7 +97,8 @@ def encode_sequences(
     `max_length` tokens each are cut, and counted: a prompt before its end token, a target with it, as it goes on."""
     rows: list[Row] = []
     asked = supervised = truncated = 0
-    read, written = all_read_ids(tokenizer, prompts), _all_written_ids(tokenizer, targets)
+    read = _by_some(partial(all_read_ids, tokenizer), prompts)
+    written = _by_some(partial(_all_written_ids, tokenizer), targets)
     for prompt, before, after in zip(prompts, read, written, strict=True):
         cut = before if len(before) <= max_length else all_read_ids(tokenizer, [prompt], max_length)[0]
         labels = after[:max_length]
@@ -112,6 +116,12 @@ def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: st
         ids, labels = [*ids, *labels], [*(IGNORED for _ in ids), *labels]
     loss = ("learnt" if label != IGNORED else "" for label in labels)
     return Preview.of_tokens(tokenizer, ids, source, text, loss=loss)
+
+
+def _by_some(tokens: Callable[[Sequence[str]], list[list[int]]], texts: Sequence[str]) -> Iterator[list[int]]:
+    """The `tokens` of each text, of some together: what a tokenizer keeps meanwhile takes more memory than they do."""
+    for first in range(0, len(texts), _AT_ONCE):
+        yield from tokens(texts[first : first + _AT_ONCE])
 
 
 def _all_target_ids(

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import Plan, evaluate, plan, train
-from adapthub.recipes.completions import longest_target, target_ids
+from adapthub.recipes.completions import encode_completions, longest_target, target_ids
 from adapthub.recipes.job import prepare
 from adapthub.recipes.paired import differences
 from adapthub.recipes.recipe import lengths_of
@@ -73,6 +73,24 @@ def test_only_the_target_and_its_end_are_learnt(template: str | None) -> None:
         encoded.supervised == encoded.targets == sum(len(target_ids(tokenizer, p["target"])) for p in PAIRS)
     )
     assert settings["max_new_tokens"] >= max(len(target_ids(tokenizer, pair["target"])) for pair in PAIRS)
+
+
+def test_many_texts_are_tokenised_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer keeps more of each text than its ids."""
+    tokenizer, told = byte_level(), list[int]()
+    real = type(tokenizer).__call__
+
+    def tell(self: Any, texts: list[str], **how: Any) -> Any:
+        told.append(len(texts))
+        return real(self, texts, **how)
+
+    texts = ["Ada was born", "Bob"] * 1_100
+    expected = encode_completions(tokenizer, texts[:2], texts[:2], max_length=64).rows
+    monkeypatch.setattr(type(tokenizer), "__call__", tell)
+    encoded = encode_completions(tokenizer, texts, texts, max_length=64)
+    assert encoded.rows == [*expected] * 1_100
+    assert max(told) <= 1_000
+    assert encode_completions(tokenizer, [], [], max_length=64).rows == []
 
 
 def test_the_longest_answer_is_looked_for_all_over_the_data() -> None:
