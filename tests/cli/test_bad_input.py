@@ -61,7 +61,7 @@ def test_a_conll_file_that_cannot_be_used(
 
 def test_a_delimiter_that_is_no_character(cli: Command, tmp_path: Path, tiny_base: Path) -> None:
     data = write_reviews(tmp_path / "reviews.csv")
-    for delimiter in ("abc", "3", '"\\n"', '"\\""'):
+    for delimiter in ("abc", "10", '"\\n"', '"\\""'):
         arguments = (*SENTIMENT, "--data", data, "--base", tiny_base, "--set", f"delimiter={delimiter}")
         assert "delimiter is one character" in cli(*arguments).refused()
 
@@ -120,7 +120,7 @@ def test_files_and_bases_that_are_not_there(
         (("--seed", "-1"), "--seed"),
         (("--name", "no namespace"), "namespace/name"),
         (("--name", "acme/ner@v2"), "Write acme/ner."),
-        (("--set", "encoding=3"), "encoding 3"),
+        (("--set", "encoding=3"), "unknown text encoding '3'"),
         (("--base", " "), "no base model is named"),
         (("--data", ""), "no data is named"),
         (("--name", "no-namespace", "--push"), "namespace/name"),
