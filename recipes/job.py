@@ -28,7 +28,7 @@ from adapthub.recipes.positions import longest_row
 from adapthub.recipes.preflight import check_supervision
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
-from adapthub.recipes.ranks import rank_by_data
+from adapthub.recipes.ranks import follows_data, rank_by_data
 from adapthub.recipes.recipe import (
     EmbeddingRecipe,
     Encoded,
@@ -234,7 +234,8 @@ def prepare(
         seed=seed,
         notes=(*notes, *cut, *some, *how, *_served(adapter), *(parent.notes(labels) if parent else ())),
     )
-    adapter = rank_by_data(adapter, given, method, recipe, job.seen, resolved.config)
+    if follows_data(adapter, given, method, recipe):
+        adapter = {**adapter, "rank": rank_by_data(adapter["rank"], job.seen, resolved.config)}
     settings = settings.warming(job.rows, given, recipe.defaults(find_method(method).learns_as))
     return _evaluating_some(replace(job, adapter=adapter, settings=settings))
 

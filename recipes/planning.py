@@ -29,7 +29,7 @@ from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.parts import PASS_TOKENS
 from adapthub.recipes.preflight import check_optimizer
-from adapthub.recipes.ranks import why_by_data
+from adapthub.recipes.ranks import follows_data, why_by_data
 from adapthub.recipes.recipe import GeneratingRecipe, PreferringRecipe, lengths_of
 from adapthub.recipes.settings import REASONS
 from adapthub.recipes.warm_start import Parent, base_of, find_parent
@@ -362,8 +362,8 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(job.recipe, PreferringRecipe):
         reasons |= job.recipe.reasons(job.encoding)
     reasons |= own.reasons
-    if why := why_by_data(job.adapter, given, job.method, job.recipe, job.seen, job.base.config):
-        reasons["rank"] = why
+    if follows_data(job.adapter, given, job.method, job.recipe):
+        reasons["rank"] = why_by_data(job.adapter["rank"], job.seen, job.base.config)
     if own.by_width:
         known = reasons.get("learning_rate", f"the recipe's, for bases {WIDTH:,} wide")
         reasons["learning_rate"] = f"{known}; {why_by_width(own.learning_rate, job.base.config)}"

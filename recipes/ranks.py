@@ -27,49 +27,31 @@ MOST = 128  # beyond, AdamW's moments of an 8B base's adapter take more than its
 _METHODS = ("lora", "dora")  # scaled alpha/r: at alpha 32 the best rate hardly moves with the rank
 
 
-def rank_by_data(
-    adapter: Mapping[str, Any],
-    given: Mapping[str, Any],
-    method: str,
-    recipe: Recipe,
-    seen: int,
-    config: PretrainedConfig,
-) -> dict[str, Any]:
-    """`adapter`, the method's settings, with the rank for the supervised tokens that a run has `seen`, where nobody has
-    `given` one: doubled until its parameters on every linear layer reach them, to MOST at most."""
-    if not _chooses(adapter, given, method, recipe):
-        return {**adapter}
-    rank, each = adapter["rank"], _parameters_of_a_rank(config)
+def follows_data(adapter: Mapping[str, Any], given: Mapping[str, Any], method: str, recipe: Recipe) -> bool:
+    """Whether the rank of `adapter`, the method's settings, is for the data to choose: nobody has `given` one, and tokens
+    are learnt, not preferences, of which an answer tells a bit."""
+    everywhere, by_eva = adapter.get("target_modules") == ALL_LINEAR, adapter.get("init") == "eva"
+    learns_tokens = recipe.task == TEXT_GENERATION and not isinstance(recipe, PreferringRecipe)
+    return learns_tokens and method in _METHODS and everywhere and not by_eva and given.get("rank") is None
+
+
+def rank_by_data(rank: int, seen: int, config: PretrainedConfig) -> int:
+    """`rank`, doubled until its parameters on every linear layer reach the supervised tokens that a run has `seen`, to MOST
+    at most."""
+    each = _parameters_of_a_rank(config)
     while rank * each < seen and rank < MOST:
         rank *= 2
-    return {**adapter, "rank": rank}
+    return rank
 
 
-def why_by_data(
-    adapter: Mapping[str, Any],
-    given: Mapping[str, Any],
-    method: str,
-    recipe: Recipe,
-    seen: int,
-    config: PretrainedConfig,
-) -> str | None:
-    """Why the rank of `adapter` is what it is; None where the data did not decide."""
-    if not _chooses(adapter, given, method, recipe):
-        return None
-    rank = adapter["rank"]
+def why_by_data(rank: int, seen: int, config: PretrainedConfig) -> str:
+    """Why the data chose `rank`."""
     most = "" if rank < MOST else f", and {MOST} is the most that is taken unasked"
     parameters = rank * _parameters_of_a_rank(config)
     return (
         f"generation: 32, doubled until its parameters ({parameters:,}) reach the supervised tokens that are seen"
         f" ({seen:,}; LoRA Without Regret){most}"
     )
-
-
-def _chooses(adapter: Mapping[str, Any], given: Mapping[str, Any], method: str, recipe: Recipe) -> bool:
-    """Not where preferences are learnt, of which an answer tells a bit and not its tokens."""
-    everywhere, by_eva = adapter.get("target_modules") == ALL_LINEAR, adapter.get("init") == "eva"
-    learns_tokens = recipe.task == TEXT_GENERATION and not isinstance(recipe, PreferringRecipe)
-    return learns_tokens and method in _METHODS and everywhere and not by_eva and given.get("rank") is None
 
 
 def _parameters_of_a_rank(config: PretrainedConfig) -> int:

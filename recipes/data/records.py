@@ -267,9 +267,7 @@ def settled(dataset: Any) -> Any:
     rows = list(dataset)
     if not rows:
         raise InvalidData("the stream has no rows", hint="Give at least one labelled example.")
-    if (
-        dataset.features is None
-    ):  # or the library would leave out the columns that the first row does not have
+    if dataset.features is None:  # or the library leaves out columns that the first row lacks
         columns = dict.fromkeys(columns_of(rows))
         rows = [{**columns, **row} for row in rows]
     try:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Pretrain
 
 from adapthub.recipes import plan
 from adapthub.recipes.catalog import find_recipe
-from adapthub.recipes.ranks import MOST, rank_by_data, why_by_data
+from adapthub.recipes.ranks import MOST, follows_data, rank_by_data, why_by_data
 from tests.adapters.causal_pass import write_causal_base
 from tests.recipes.tokenizer_kinds import byte_level
 
@@ -26,10 +26,13 @@ GPT2 = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=80)
 ADAPTER = {"rank": 32, "alpha": 32, "target_modules": "all-linear"}
 
 
-def chosen(supervised: int, config: PretrainedConfig = LLAMA, **changed: Any) -> int:
+def chosen(seen: int, config: PretrainedConfig = LLAMA) -> int:
+    return rank_by_data(32, seen, config)
+
+
+def follows(**changed: Any) -> bool:
     how = {"adapter": ADAPTER, "given": {}, "method": "lora", "recipe": find_recipe("chat"), **changed}
-    rank: int = rank_by_data(**how, seen=supervised, config=config)["rank"]
-    return rank
+    return follows_data(**how)
 
 
 def parameters(config: PretrainedConfig, rank: int) -> int:
@@ -54,21 +57,22 @@ def test_more_data_never_get_a_lower_rank(one: int, other: int) -> None:
 
 
 def test_what_was_chosen_or_is_another_method_stays() -> None:
-    assert chosen(10**9, given={"rank": None}) == MOST
-    assert chosen(10**9, given={"rank": 32}) == 32
-    assert chosen(10**9, method="rslora") == 32
-    assert chosen(10**9, recipe=find_recipe("ner")) == chosen(10**9, recipe=find_recipe("prefer")) == 32
-    assert chosen(10**9, adapter={**ADAPTER, "target_modules": ["q_proj"]}) == 32
-    assert chosen(10**9, adapter={**ADAPTER, "init": "eva"}) == 32
+    assert follows()
+    assert follows(given={"rank": None})
+    assert follows(method="dora")
+    assert not follows(given={"rank": 32})
+    assert not follows(method="rslora")
+    assert not follows(recipe=find_recipe("ner"))
+    assert not follows(recipe=find_recipe("prefer"))
+    assert not follows(adapter={**ADAPTER, "target_modules": ["q_proj"]})
+    assert not follows(adapter={**ADAPTER, "init": "eva"})
 
 
 def test_the_reason_counts() -> None:
-    chat = find_recipe("chat")
-    why = why_by_data({**ADAPTER, "rank": MOST}, {}, "lora", chat, 10**9, LLAMA)
-    assert why is not None
+    why = why_by_data(MOST, 10**9, LLAMA)
     assert f"{parameters(LLAMA, MOST):,}) reach the supervised tokens that are seen (1,000,000,000;" in why
     assert f"{MOST} is the most" in why
-    assert why_by_data(ADAPTER, {"rank": 32}, "lora", chat, 10**9, LLAMA) is None
+    assert "is the most" not in why_by_data(64, 10**4, LLAMA)
 
 
 def test_a_run_of_few_steps_counts_what_it_sees(tmp_path: Path) -> None:
