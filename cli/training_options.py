@@ -87,7 +87,7 @@ _ANEW = (
         "--validation",
         metavar="FILE",
         shell_complete=complete_files,
-        help="Chooses the best step and stops early. Default: of --data; else a tenth of its rows, set aside.",
+        help="Chooses the best step and stops early. Default: of --data; else a tenth of its rows (10,000 at most), aside.",
     ),
     click.option("--no-validation", is_flag=True, help="Train without: the last step is kept."),
     click.option("--test", metavar="FILE", shell_complete=complete_files, help="Measured once, at the end."),

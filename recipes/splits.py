@@ -46,7 +46,7 @@ def read_splits(
 
     `data` is what recipe.read takes, or a folder with train.* and maybe validation.* and test.*, or a mapping
     of those names, or of dev, eval and their like (a datasets.DatasetDict). `validation` and `test` go before what `data`
-    brings. Without a validation split, a tenth of the training rows is set aside: the same rows whatever the seed;
+    brings. Without a validation split, split_off sets some of the training rows aside: the same whatever the seed;
     `validation=False` or `test=False`: none is wanted, not even one that `data` brings. Raises InvalidData.
     """
     sources = chosen_sources(data, validation=validation, test=test)

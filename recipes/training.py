@@ -94,10 +94,10 @@ def train(
 
     `data`: a file that the recipe `task` reads, a folder with train.*, validation.* and test.*, rows, a
     datasets.Dataset, a mapping of splits (DatasetDict), or the folder that one of these was saved to.
-    `validation` and `test` go before what `data` brings. Without a validation split a tenth of the training rows is set
-    aside, chosen by content; `validation=False` trains without: nothing chooses the best step or stops early, the last
-    weights are kept. `test=False` leaves a test split of `data` alone. Without a `base` it is that of `start`, else
-    default_base's, chosen by task and data.
+    `validation` and `test` go before what `data` brings. Without a validation split a tenth of the training rows, 10,000
+    at most, is set aside, chosen by content; `validation=False` trains without: nothing chooses the best step or stops
+    early, the last weights are kept. `test=False` leaves a test split of `data` alone. Without a `base` it is that of
+    `start`, else default_base's, chosen by task and data.
 
     `start`: an adapter to go on from, a name on a hub or a folder (warm_start): its base, method and method's settings
     hold, and need not be given; its head is taken over where the labels are equal.

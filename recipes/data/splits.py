@@ -26,6 +26,9 @@ _STEMS = {  # as the datasets library reads names
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+MOST_SET_ASIDE = (
+    10_000  # rows: they tell a share within a point, and a tenth of a large file would be measured for hours
+)
 _SUFFIXES = (".conll", ".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 
 
@@ -96,7 +99,7 @@ def split_off(
     *,
     groups: NDArray[np.uint64] | None = None,
 ) -> tuple[Dataset, Dataset]:
-    """(the rest, about `share` of the rows); depends on neither a seed nor the order of rows.
+    """(the rest, about `share` of the rows, MOST_SET_ASIDE at most); depends on neither a seed nor the order of rows.
 
     Rows are taken by the sha256 of their input, or by `groups` (group_keys), so equal ones fall on one side; a row whose
     label would then be missing from the rest stays. Where groups are so large that not half of that share comes together,
@@ -107,7 +110,7 @@ def split_off(
     one: dict[frozenset[str], frozenset[str]] = {}  # of each set of labels, for there are fewer than rows
     held = [one.setdefault(labels, labels) for labels in map(labels_of, dataset)]
     left = Counter(label for labels in held for label in labels)
-    wanted = max(1, round(share * len(dataset)))
+    wanted = min(max(1, round(share * len(dataset))), MOST_SET_ASIDE)
 
     def losing(places: NDArray[np.int64]) -> Counter[str] | None:
         """How many of each label go with these rows; None where one would be missing."""

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data import splits
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
 from adapthub.recipes.data.splits import find_splits, group_keys, leaked, repeated, split_off
 
@@ -133,6 +134,12 @@ def test_the_split_does_not_depend_on_the_order_of_rows() -> None:
     _, again = split_off(dataset(shuffled), labels_of)
     assert len(aside) == 20
     assert sorted(texts(aside)) == sorted(texts(again))
+
+
+def test_of_many_rows_no_more_are_set_aside_than_measuring_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "MOST_SET_ASIDE", 7)
+    rest, aside = split_off(dataset([(f"text {index}", "xy"[index % 2]) for index in range(200)]), labels_of)
+    assert (len(rest), len(aside)) == (193, 7)
 
 
 def test_what_was_split_says_so_in_its_source() -> None:
