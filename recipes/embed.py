@@ -28,6 +28,7 @@ from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Row
 from adapthub.recipes.retrieval import retrieval_statistics
+from adapthub.recipes.text_rows import text_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,16 +186,12 @@ class Embed:
             (at, field) for at, example in enumerate(dataset) for field in fields if field in example.fields
         ]
         texts = [prefixes[field] + dataset[at].fields[field] for at, field in places]
-        batch = tokenizer(
-            texts, truncation=True, max_length=settings["max_length"], return_attention_mask=False
-        )
+        encoded, cut = text_rows(tokenizer, texts, settings["max_length"])
         rows: list[Row] = [{"texts": []} for _ in dataset]
-        cut = set()
-        for number, (at, _) in enumerate(places):
-            rows[at]["texts"].append({name: values[number] for name, values in batch.items()})
-            if batch.encodings and batch.encodings[number].overflowing:
-                cut.add(at)
-        return Encoded(PairRows(rows), supervised=len(rows), targets=len(rows), truncated=len(cut))
+        for (at, _), row in zip(places, encoded, strict=True):
+            rows[at]["texts"].append(row)
+        truncated = len({at for (at, _), one in zip(places, cut, strict=True) if one})
+        return Encoded(PairRows(rows), supervised=len(rows), targets=len(rows), truncated=truncated)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return contrastive_collator(tokenizer)

@@ -19,6 +19,7 @@ from adapthub.recipes.data.classes import in_order
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.metrics import Statistics, class_statistics, label_statistics
 from adapthub.recipes.recipe import Collator, Encoded, Preview
+from adapthub.recipes.text_rows import text_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,19 +94,11 @@ class TextClasses:
         """Rows with `labels`: an index, or where several may hold a float a label, 1.0 or 0.0."""
         several = settings.get("problem_type") == MULTI_LABEL
         targets = _targets(dataset, labels) if several else self._indices(dataset, labels)
-        max_length = settings["max_length"]
         texts = [example.fields["text"] for example in dataset]
-        batch = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)
-        rows = [
-            {**{name: values[index] for name, values in batch.items()}, "labels": target}
-            for index, target in enumerate(targets)
-        ]
-        room = max_length - tokenizer.num_special_tokens_to_add()
-        truncated = sum(
-            len(row["input_ids"]) == max_length and len(tokenizer.tokenize(text)) > room
-            for row, text in zip(rows, texts, strict=True)
-        )
-        return Encoded(rows, supervised=len(rows), targets=len(rows), truncated=truncated)
+        rows, cut = text_rows(tokenizer, texts, settings["max_length"])
+        for row, target in zip(rows, targets, strict=True):
+            row["labels"] = target
+        return Encoded(rows, supervised=len(rows), targets=len(rows), truncated=sum(cut))
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
         return text_collator(tokenizer)

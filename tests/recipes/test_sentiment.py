@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import CanineTokenizer
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.sentiment import Sentiment
@@ -108,6 +109,13 @@ def test_rows_are_the_tokenizers_and_what_is_cut_is_counted(tmp_path: Path) -> N
     assert encoded.rows[2]["input_ids"] == tokenizer("bad")["input_ids"]
     assert encoded.rows[0]["input_ids"][:-1] == encoded.rows[1]["input_ids"][:-1]
     assert (encoded.truncated, encoded.supervised, encoded.targets) == (1, 3, 3)
+
+
+def test_a_tokenizer_in_python_tells_what_it_cuts_too() -> None:
+    tokenizer = CanineTokenizer()
+    data = SENTIMENT.read([{"text": "abc", "label": "pos"}, {"text": "abcd", "label": "neg"}])
+    settings = {"max_length": 3 + tokenizer.num_special_tokens_to_add()}
+    assert SENTIMENT.encode(tokenizer, data, ("neg", "pos"), settings).truncated == 1
 
 
 def test_measuring_takes_the_largest_logit() -> None:
