@@ -52,9 +52,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     monkeypatch.chdir(tmp_path)
     hook = sys.excepthook
 
-    def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+    def run(*arguments: str | Path, stdin: str | None = None, **environment: str) -> Result:
         result = click.testing.CliRunner().invoke(
-            adapt, [str(a) for a in arguments], input=stdin, catch_exceptions=False
+            adapt, [str(a) for a in arguments], stdin, environment, catch_exceptions=False, prog_name="adapt"
         )
         return Result(result.exit_code, result.stdout, result.stderr)
 

@@ -83,12 +83,10 @@ def test_a_file_in_another_encoding(cli: Command, tmp_path: Path, tiny_base: Pat
     cli(*SENTIMENT, "--data", "reviews.csv", "--base", tiny_base, "--encoding", "latin-1", "--dry-run").fine()
 
 
-def test_files_and_bases_that_are_not_there(
-    cli: Command, shell: Command, tmp_path: Path, tiny_base: Path
-) -> None:
+def test_files_and_bases_that_are_not_there(cli: Command, tmp_path: Path, tiny_base: Path) -> None:
     write_conll(tmp_path / "train.conll")
     assert "trian.conll" in cli(*NER, "--data", "trian.conll", "--base", tiny_base).refused()
-    line = shell(*NER, "--data", "train.conll", "--base", "./no-such-base").refused()
+    line = cli(*NER, "--data", "train.conll", "--base", "./no-such-base").refused()
     assert "./no-such-base" in line
     line = cli(*NER, "--data", "train.conll", "--base", "package:minilmm").refused()
     assert "minilm" in line.replace("minilmm", "")
@@ -147,9 +145,9 @@ def test_a_name_that_another_task_has(cli: Command, tmp_path: Path, tiny_base: P
     assert trained.is_dir()
 
 
-def test_an_adapter_on_another_base(cli: Command, shell: Command, tmp_path: Path, trained: Path) -> None:
+def test_an_adapter_on_another_base(cli: Command, tmp_path: Path, trained: Path) -> None:
     other = write_tiny_base(tmp_path / "other", seed=1)
-    line = shell("run", "acme/ner", "ada was born in london .", "--base", other).refused()
+    line = cli("run", "acme/ner", "ada was born in london .", "--base", other).refused()
     assert "weights differ" in line
     wider = write_tiny_base(tmp_path / "wider", hidden=128)
     write_conll(tmp_path / "ner.conll")

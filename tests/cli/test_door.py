@@ -135,14 +135,14 @@ def test_completion_prints_a_script(cli: Command, shell_name: str) -> None:
     assert "_ADAPT_COMPLETE" in cli("completion", shell_name).fine()
 
 
-def test_completion_knows_commands_and_options(shell: Command) -> None:
-    done = shell(_ADAPT_COMPLETE="bash_complete", COMP_WORDS="adapt pro", COMP_CWORD="1")
+def test_completion_knows_commands_and_options(cli: Command) -> None:
+    done = cli(_ADAPT_COMPLETE="bash_complete", COMP_WORDS="adapt pro", COMP_CWORD="1")
     assert done.fine().split() == ["plain,promote"]
-    done = shell(_ADAPT_COMPLETE="bash_complete", COMP_WORDS="adapt train --quant", COMP_CWORD="2")
+    done = cli(_ADAPT_COMPLETE="bash_complete", COMP_WORDS="adapt train --quant", COMP_CWORD="2")
     assert done.fine().split() == ["plain,--quantize"]
 
 
-def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp_path: Path) -> None:
+def test_completion_knows_the_names_in_the_hub(cli: Command, tmp_path: Path) -> None:
     cli("push", write_plain_adapter(tmp_path / "plain"), "acme/ner", "--alias", "prod").fine()
     typed_and_meant = {
         "acme": ["acme/ner"],
@@ -150,14 +150,14 @@ def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp
         "acme/ner@p": ["acme/ner@prod"],
     }
     for typed, names in typed_and_meant.items():
-        done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt run {typed}", COMP_CWORD=typed)
+        done = cli(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt run {typed}", COMP_CWORD=typed)
         assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == names
     for words, names in {
         "adapt rollback acme/ner": ["prod"],
         "adapt promote acme/ner@v1": ["prod"],
         "adapt push plain": ["acme/ner"],
     }.items():
-        done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"{words} ", COMP_CWORD="")
+        done = cli(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"{words} ", COMP_CWORD="")
         assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == names
 
 
@@ -172,8 +172,8 @@ def test_completion_knows_the_names_in_the_hub(cli: Command, shell: Command, tmp
         ("run acme/ner --base", "mod", ["file,mod"]),
     ],
 )
-def test_completion_knows_what_options_take(shell: Command, words: str, typed: str, meant: list[str]) -> None:
-    done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt {words} {typed}", COMP_CWORD=typed)
+def test_completion_knows_what_options_take(cli: Command, words: str, typed: str, meant: list[str]) -> None:
+    done = cli(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt {words} {typed}", COMP_CWORD=typed)
     assert done.fine().splitlines() == meant
 
 

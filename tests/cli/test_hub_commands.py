@@ -113,25 +113,25 @@ def test_promote_and_rollback_move_an_alias(cli: Command, published: Path) -> No
     assert "prod" in cli("rollback", "acme/ner", "prod").refused()
 
 
-def test_names_and_revisions_that_are_not_there_get_near_ones(shell: Command, published: Path) -> None:
-    assert "acme/ner" in shell("show", "acme/nr").refused()
-    line = shell("pull", "acme/ner@prd").refused()
+def test_names_and_revisions_that_are_not_there_get_near_ones(cli: Command, published: Path) -> None:
+    assert "acme/ner" in cli("show", "acme/nr").refused()
+    line = cli("pull", "acme/ner@prd").refused()
     assert "'prod'" in line
-    line = shell("pull", "acme/ner@v3").refused()
+    line = cli("pull", "acme/ner@v3").refused()
     assert "v2" in line
-    assert "acme/ner@prod" in shell("show", "acme ner").refused()  # how a reference is written
+    assert "acme/ner@prod" in cli("show", "acme ner").refused()  # how a reference is written
 
 
 @pytest.mark.parametrize("name", ["acme/ner@v1", "ner", "acme/ner/x", "other::acme/ner"])
-def test_push_refuses_what_is_no_name(shell: Command, plain_adapter: Path, name: str) -> None:
-    shell("push", plain_adapter, name).refused()
+def test_push_refuses_what_is_no_name(cli: Command, plain_adapter: Path, name: str) -> None:
+    cli("push", plain_adapter, name).refused()
 
 
-def test_push_refuses_a_truncated_file_and_publishes_nothing(shell: Command, plain_adapter: Path) -> None:
+def test_push_refuses_a_truncated_file_and_publishes_nothing(cli: Command, plain_adapter: Path) -> None:
     weights = plain_adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
-    assert "adapter_model.safetensors" in shell("push", plain_adapter, "acme/ner").refused()
-    assert json.loads(shell("list", "--json").fine()) == []
+    assert "adapter_model.safetensors" in cli("push", plain_adapter, "acme/ner").refused()
+    assert json.loads(cli("list", "--json").fine()) == []
 
 
 def test_pull_refuses_bytes_that_someone_changed(cli: Command, published: Path, own_home: Path) -> None:

@@ -50,10 +50,10 @@ def test_a_folder_of_recordings_becomes_an_adapter(
 
 
 @pytest.mark.slow
-def test_what_cannot_be_heard(shell: Command, speech_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_what_cannot_be_heard(cli: Command, speech_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "calls", SAID)
     (folder / "3.wav").write_text("<html>")
     given = ("train", "--task", "speech", "--data", "calls", "--base", speech_bases["whisper"])
-    assert "metadata.csv:5: 3.wav: not a recording that can be decoded" in shell(*given).refused()
+    assert "metadata.csv:5: 3.wav: not a recording that can be decoded" in cli(*given).refused()
     (folder / "3.wav").write_bytes(wav(tone(1.0)))
-    assert "Give --set language, such as en" in shell(*given).refused()
+    assert "Give --set language, such as en" in cli(*given).refused()

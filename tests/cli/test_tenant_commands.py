@@ -220,8 +220,8 @@ def test_a_home_that_is_a_file_is_said(cli: Command, tmp_path: Path, monkeypatch
     assert "ADAPTHUB_HOME" in cli("tenant", "list").refused()
 
 
-def test_completion_knows_tenants_and_keys(cli: Command, shell: Command) -> None:
+def test_completion_knows_tenants_and_keys(cli: Command) -> None:
     prefix = read(cli, "add", "acme", "--allow", "acme/*")["prefix"]
     for words, expected in {"show ": "acme", "key revoke acme ": prefix}.items():
-        done = shell(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt tenant {words}", COMP_CWORD="")
+        done = cli(_ADAPT_COMPLETE="fish_complete", COMP_WORDS=f"adapt tenant {words}", COMP_CWORD="")
         assert [line.removeprefix("plain,") for line in done.fine().splitlines()] == [expected]
