@@ -138,7 +138,8 @@ class Answer:
 
     @property
     def usage(self) -> Usage:
-        """Of all choices that have ended. A prompt counts once for all its choices; cached is what each of them found."""
+        """Of all choices that have ended. A prompt counts once for all its choices, where any of them ran; cached is what
+        each of them found."""
         prompt_tokens = cached_tokens = completion_tokens = 0
         for first in range(0, self.choices, self._choices_each):
             ended = [
