@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
 # Of what is free once a base is loaded: at most so much for second copies of its weights, on a CPU that is faster with them.
 PACKED_SHARE = 0.5
+_RECORDINGS = 256  # that may be read or wait: each is megabytes, of its file and of its samples
 
 
 class Runtime:
@@ -356,7 +357,9 @@ class Runtime:
             if self._closed:
                 raise AdaptHubError("the runtime is closed")
             if self._speech_batcher is None:
-                self._speech_batcher = Batcher(self._transcriber, self._names, self._residency)
+                self._speech_batcher = Batcher(
+                    self._transcriber, self._names, self._residency, queue_limit=_RECORDINGS
+                )
             return self._speech_batcher
 
     @property
