@@ -40,6 +40,7 @@ from adapthub.runtime.tenants.caller import LOCAL, Caller
 _LOG = logging.getLogger(__name__)
 
 _KNOWN = 4096  # versions that stay registered though nobody asks for them
+_PULLS = 16  # at once: they share their threads with prompts, which are not to wait for downloads
 NO_USER = ""  # of whom a request says nothing, where all of these are to stay on one side of a canary
 _NAME = re.compile(r"\w[\w.-]{0,94}(/\w[\w.-]{0,94})?", re.ASCII)
 
@@ -94,6 +95,7 @@ class Catalog:
         self._known: OrderedDict[str, Version] = OrderedDict()  # by source, the last used last
         self._kept: set[str] = set()  # digests that were pinned, or loaded at the start
         self._registering: dict[str, asyncio.Task[None]] = {}
+        self._pulls = asyncio.Semaphore(_PULLS)
 
     def is_base(self, model: str) -> bool:
         """Whether a name means the base alone."""
@@ -306,7 +308,8 @@ class Catalog:
 
     async def _make_known(self, source: str, version: Version) -> None:
         """Those that nobody asked for longest go, but not what an administrator wants to stay."""
-        await asyncio.to_thread(self._runtime.register, source)
+        async with self._pulls:
+            await asyncio.to_thread(self._runtime.register, source)
         self._known[source] = version
         wanted = self._kept.union(self._contents.values())
         unwanted = (old for old, known in self._known.items() if known.digest not in wanted and old != source)

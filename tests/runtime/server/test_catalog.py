@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,34 @@ def test_a_version_that_goes_and_comes_at_once_is_there(
             again = await catalog.find("acme/sql@v1", LOCAL)
             await other
             assert again.adapter in runtime.attached.values()
+
+    asyncio.run(scenario())
+
+
+def test_adapters_that_are_slow_to_pull_leave_threads_to_others(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_PULLS", 2)
+    names = ("acme/sql@v1", "acme/sql@v2", "acme/tone", "zeta/own")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+        async with assembled(served_base, hub) as server:
+            runtime, pulled = server.serving.runtime, threading.Event()
+            real = runtime.register
+
+            def register(ref: str) -> str:
+                assert pulled.wait(60)
+                return real(ref)
+
+            monkeypatch.setattr(runtime, "register", register)
+            finding = [asyncio.create_task(server.serving.catalog.find(name, LOCAL)) for name in names]
+            try:
+                async with asyncio.timeout(20):
+                    await server.ask(server.serving.catalog.base_name)
+            finally:
+                pulled.set()
+            assert len({(await found).label for found in finding}) == len(names)
 
     asyncio.run(scenario())
 
