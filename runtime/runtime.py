@@ -382,11 +382,9 @@ class Runtime:
         """How an adapter, or all adapters of an expression, were trained to be asked; None where they do not say, or not the
         same. What is not attached yet is attached.
         """
-        selection = self._names.take(None if adapter is None else str(adapter))
-        try:
-            found = {instruction_of(self._names.artifact(digest)) for _, digest in selection}
-        finally:
-            self._names.give_back([digest for _, digest in selection])
+        name = None if adapter is None else str(adapter)
+        with self._names.taken([name]) as selections:
+            found = {instruction_of(self._names.artifact(digest)) for _, digest in selections[name]}
         return next(iter(found)) if len(found) == 1 else None
 
     def chat_style(self, adapter: Adapter) -> ChatStyle:
