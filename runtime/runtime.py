@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,15 @@ class Runtime:
         Raises AdapterNotFound.
         """
         self._names.detach(ref)
+
+    @contextmanager
+    def keeping(self, adapter: Adapter) -> Iterator[None]:
+        """Within: what a name, a digest or an expression means now stays registered, whoever detaches it meanwhile.
+
+        Raises AdapterNotFound for a digest that is not registered. What is not attached yet is attached.
+        """
+        with self._names.taken([None if adapter is None else str(adapter)]):
+            yield
 
     def pin(self, ref: str | Path) -> str:
         """Attach a name if it is not, and keep what it means in its slot until `unpin`. Returns the digest.

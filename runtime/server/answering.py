@@ -123,11 +123,6 @@ class Answer:
         self._pumps: list[asyncio.Task[None]] = []
         self._settled: asyncio.Task[None] | None = None
 
-    @property
-    def version(self) -> str:
-        """What it runs on, as it was resolved at admission: "acme/sql@v3"; "" for the base."""
-        return self._target.label
-
     async def __aenter__(self) -> Answer:
         return self
 

@@ -14,7 +14,8 @@ import asyncio
 import logging
 import re
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -115,9 +116,15 @@ class Catalog:
         release = self._release_of(model)
         if release is None or release.label == target.label:
             return target
-        return await self._released(
-            target, release, f"{caller.tenant}\0{uuid4().hex if user is None else user}"
-        )
+        key = f"{caller.tenant}\0{uuid4().hex if user is None else user}"
+        return await self._released(target, release, key)
+
+    @asynccontextmanager
+    async def admitted(self, model: str, caller: Caller, user: str | None = None) -> AsyncIterator[Target]:
+        """The same; within, its adapters stay registered, whatever an administrator unloads or replaces meanwhile."""
+        target = await self.find(model, caller, user)
+        with self._runtime.keeping(target.adapter):
+            yield target
 
     async def check(self, model: str, caller: Caller) -> None:
         """Raise what finding `model` raises where it is not there for `caller`; registers nothing."""
@@ -147,10 +154,8 @@ class Catalog:
         """What each registered digest is called, by people and clients."""
         labels: defaultdict[str, list[str]] = defaultdict(list)
         meanings = self._runtime.attached
-        for name, adapter in (
-            *self._folders.items(),
-            *((_label(version), source) for source, version in self._known.items()),
-        ):
+        known = ((_label(version), source) for source, version in self._known.items())
+        for name, adapter in (*self._folders.items(), *known):
             if adapter in meanings:
                 labels[meanings[adapter]].append(name)
         return labels
