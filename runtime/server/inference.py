@@ -23,7 +23,7 @@ from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOK
 from adapthub.adapters.strict_json import parse_json_object
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.runtime.server.catalog import NO_USER, Target
-from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
+from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing, request_id_of
 from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.errors import ERRORS, headers_of, status_of
 from adapthub.runtime.server.inference_tasks import (
@@ -34,6 +34,8 @@ from adapthub.runtime.server.inference_tasks import (
     Asked,
     entailment,
 )
+from adapthub.runtime.server.openai_chat import CHAT_ANSWERS, chat_completions
+from adapthub.runtime.server.openai_requests import ChatRequest
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.text_generation import TASK as TEXT_GENERATION
 from adapthub.runtime.server.text_generation import text_generation
@@ -141,6 +143,19 @@ async def model_info(model: str, serving: TheServing, caller: TheCaller) -> dict
         "tasks": tasks,
         "base_model": serving.catalog.base_name,
     }
+
+
+@router.post("/models/{model:path}/v1/chat/completions", response_class=Response, responses=CHAT_ANSWERS)
+async def chat_of_model(
+    model: str,
+    body: ChatRequest,
+    request: Request,
+    serving: TheServing,
+    caller: TheCaller,
+    id: TheRequestId,
+) -> Response:
+    """A conversation, as OpenAI's chat completions; the address names the model, whatever the body says."""
+    return await chat_completions(body.model_copy(update={"model": model}), request, serving, caller, id)
 
 
 @router.post("/models/{model:path}/pipeline/{task}", response_class=Response, **_POST)

@@ -37,12 +37,12 @@ from adapthub.runtime.tenants.caller import Caller
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
-_ANSWERS = described(
+CHAT_ANSWERS = described(
     "A chat.completion; with `stream`, events that are chat.completion.chunk objects, then [DONE]."
 )
 
 
-@router.post("/chat/completions", response_class=Response, responses=_ANSWERS)
+@router.post("/chat/completions", response_class=Response, responses=CHAT_ANSWERS)
 async def chat_completions(
     body: ChatRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
