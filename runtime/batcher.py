@@ -287,11 +287,14 @@ class Batcher(Generic[Given, Question, Answer]):
         room = _PASS_TOKENS
         while turns and room > 0:
             tenant = turns.popleft()
-            self._queues.move_to_end(tenant)
             job = ready[tenant][0]
-            if job not in held:
-                self._residency.hold(job.digests)
-                held.add(job)
+            if job not in held and not self._hold(job):
+                ready[tenant].popleft()
+                if ready[tenant]:
+                    turns.append(tenant)
+                continue
+            held.add(job)
+            self._queues.move_to_end(tenant)
             question = job.waiting.popleft()
             job.tokens += question.tokens
             self._rows[tenant] -= 1
@@ -303,6 +306,14 @@ class Batcher(Generic[Given, Question, Answer]):
             if ready[tenant]:
                 turns.append(tenant)
         return chosen
+
+    def _hold(self, job: Job[Question, Answer]) -> bool:
+        """Hold its adapters; False where one was evicted since it was ready: it is waited for again."""
+        try:
+            self._residency.hold(job.digests)
+        except AdapterNotFound:
+            return False
+        return True
 
     def _ready(self) -> dict[str, deque[Job[Question, Answer]]]:
         """The jobs of each tenant whose adapters are in slots; loads begin for the others, and what cannot load fails."""

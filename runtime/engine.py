@@ -299,15 +299,16 @@ class Engine:
         except AdapterNotFound:  # or forgotten: the next `want` says so
             self._scheduler.put_back(waiting)
             return False
-        self._preempted.pop(waiting.id, None)
-        del self._requests[waiting.id]
-        self._running[waiting.id] = row
         try:
             self.forward.check(request.selection)
             row.held = self._paging.open(request)
         except Exception as error:
+            self._residency.release(request.digests)
             self._end(waiting.id, "error", as_ours(error, "the request could not start"))
             return True
+        self._preempted.pop(waiting.id, None)
+        del self._requests[waiting.id]
+        self._running[waiting.id] = row
         gained = self._paging.reuse(request, row.tokens, row.held)
         if not row.restarted:  # else it finds what it computed itself
             row.cached = gained
@@ -468,7 +469,7 @@ class Engine:
             self._running.pop(id, None)
             self._inbox.ended(id)
             usage = Usage(
-                prompt_tokens=len(request.prompt_ids),
+                prompt_tokens=len(request.prompt_ids) if row else 0,  # what never ran used nothing
                 cached_tokens=row.cached if row else 0,
                 completion_tokens=row.generated if row else 0,
             )

@@ -68,11 +68,8 @@ class Names:
     def chat_style(self, expression: str | None) -> ChatStyle:
         """How a name or the names of an expression want to be asked. Raises what `take` does, and InvalidInput where they do
         not agree."""
-        selection = self.take(expression)
-        try:
-            return style_of(self.artifact(digest) for _, digest in selection)
-        finally:
-            self.give_back([digest for _, digest in selection])
+        with self.taken([expression]) as selections:
+            return style_of(self.artifact(digest) for _, digest in selections[expression])
 
     def prefix_length(self, expression: str | None) -> int:
         """Virtual tokens of the prefix adapter in an expression; 0 where there is none, or none that is attached."""

@@ -21,7 +21,8 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one request: of the prompt, of them found in the prefix cache, and generated."""
+    """Tokens of one request: of the prompt, of them found in the prefix cache, and generated. None of one that never ran:
+    refused by a full queue, or ended while it waited."""
 
     prompt_tokens: int
     cached_tokens: int

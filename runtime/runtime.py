@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 # Of what is free once a base is loaded: at most so much for second copies of its weights, on a CPU that is faster with them.
 PACKED_SHARE = 0.5
+_RECORDINGS = 256  # that may be read or wait: each is megabytes, of its file and of its samples
 
 
 class Runtime:
@@ -160,6 +162,15 @@ class Runtime:
         Raises AdapterNotFound.
         """
         self._names.detach(ref)
+
+    @contextmanager
+    def keeping(self, adapter: Adapter) -> Iterator[None]:
+        """Within: what a name, a digest or an expression means now stays registered, whoever detaches it meanwhile.
+
+        Raises AdapterNotFound for a digest that is not registered. What is not attached yet is attached.
+        """
+        with self._names.taken([None if adapter is None else str(adapter)]):
+            yield
 
     def pin(self, ref: str | Path) -> str:
         """Attach a name if it is not, and keep what it means in its slot until `unpin`. Returns the digest.
@@ -356,7 +367,9 @@ class Runtime:
             if self._closed:
                 raise AdaptHubError("the runtime is closed")
             if self._speech_batcher is None:
-                self._speech_batcher = Batcher(self._transcriber, self._names, self._residency)
+                self._speech_batcher = Batcher(
+                    self._transcriber, self._names, self._residency, queue_limit=_RECORDINGS
+                )
             return self._speech_batcher
 
     @property
@@ -379,11 +392,9 @@ class Runtime:
         """How an adapter, or all adapters of an expression, were trained to be asked; None where they do not say, or not the
         same. What is not attached yet is attached.
         """
-        selection = self._names.take(None if adapter is None else str(adapter))
-        try:
-            found = {instruction_of(self._names.artifact(digest)) for _, digest in selection}
-        finally:
-            self._names.give_back([digest for _, digest in selection])
+        name = None if adapter is None else str(adapter)
+        with self._names.taken([name]) as selections:
+            found = {instruction_of(self._names.artifact(digest)) for _, digest in selections[name]}
         return next(iter(found)) if len(found) == 1 else None
 
     def chat_style(self, adapter: Adapter) -> ChatStyle:

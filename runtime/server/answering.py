@@ -123,11 +123,6 @@ class Answer:
         self._pumps: list[asyncio.Task[None]] = []
         self._settled: asyncio.Task[None] | None = None
 
-    @property
-    def version(self) -> str:
-        """What it runs on, as it was resolved at admission: "acme/sql@v3"; "" for the base."""
-        return self._target.label
-
     async def __aenter__(self) -> Answer:
         return self
 
@@ -138,7 +133,8 @@ class Answer:
 
     @property
     def usage(self) -> Usage:
-        """Of all choices that have ended. A prompt counts once for all its choices; cached is what each of them found."""
+        """Of all choices that have ended. A prompt counts once for all its choices, where any of them ran; cached is what
+        each of them found."""
         prompt_tokens = cached_tokens = completion_tokens = 0
         for first in range(0, self.choices, self._choices_each):
             ended = [

@@ -115,6 +115,10 @@ def _handle_errors(app: FastAPI) -> None:
         where = ".".join(str(part) for part in first["loc"] if part != "body") or None
         if first["type"] == "extra_forbidden":
             message = f"Unrecognized request argument supplied: {where}"
+        elif first["type"] == "json_invalid":
+            message, where = f"the body is not JSON: {first['ctx']['error']}", None
+        elif first["loc"] == ("body",) and first["type"] == "missing":
+            message = "the body is missing"
         else:
             message = f"{where}: {first['msg']}" if where else str(first["msg"])
         return JSONResponse(error_body(message, "invalid_request_error", param=where), 400)

@@ -14,7 +14,8 @@ import asyncio
 import logging
 import re
 from collections import OrderedDict, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -40,6 +41,7 @@ from adapthub.runtime.tenants.caller import LOCAL, Caller
 _LOG = logging.getLogger(__name__)
 
 _KNOWN = 4096  # versions that stay registered though nobody asks for them
+_PULLS = 16  # at once: they share their threads with prompts, which are not to wait for downloads
 NO_USER = ""  # of whom a request says nothing, where all of these are to stay on one side of a canary
 _NAME = re.compile(r"\w[\w.-]{0,94}(/\w[\w.-]{0,94})?", re.ASCII)
 
@@ -94,6 +96,7 @@ class Catalog:
         self._known: OrderedDict[str, Version] = OrderedDict()  # by source, the last used last
         self._kept: set[str] = set()  # digests that were pinned, or loaded at the start
         self._registering: dict[str, asyncio.Task[None]] = {}
+        self._pulls = asyncio.Semaphore(_PULLS)
 
     def is_base(self, model: str) -> bool:
         """Whether a name means the base alone."""
@@ -113,9 +116,15 @@ class Catalog:
         release = self._release_of(model)
         if release is None or release.label == target.label:
             return target
-        return await self._released(
-            target, release, f"{caller.tenant}\0{uuid4().hex if user is None else user}"
-        )
+        key = f"{caller.tenant}\0{uuid4().hex if user is None else user}"
+        return await self._released(target, release, key)
+
+    @asynccontextmanager
+    async def admitted(self, model: str, caller: Caller, user: str | None = None) -> AsyncIterator[Target]:
+        """The same; within, its adapters stay registered, whatever an administrator unloads or replaces meanwhile."""
+        target = await self.find(model, caller, user)
+        with self._runtime.keeping(target.adapter):
+            yield target
 
     async def check(self, model: str, caller: Caller) -> None:
         """Raise what finding `model` raises where it is not there for `caller`; registers nothing."""
@@ -145,10 +154,8 @@ class Catalog:
         """What each registered digest is called, by people and clients."""
         labels: defaultdict[str, list[str]] = defaultdict(list)
         meanings = self._runtime.attached
-        for name, adapter in (
-            *self._folders.items(),
-            *((_label(version), source) for source, version in self._known.items()),
-        ):
+        known = ((_label(version), source) for source, version in self._known.items())
+        for name, adapter in (*self._folders.items(), *known):
             if adapter in meanings:
                 labels[meanings[adapter]].append(name)
         return labels
@@ -306,7 +313,8 @@ class Catalog:
 
     async def _make_known(self, source: str, version: Version) -> None:
         """Those that nobody asked for longest go, but not what an administrator wants to stay."""
-        await asyncio.to_thread(self._runtime.register, source)
+        async with self._pulls:
+            await asyncio.to_thread(self._runtime.register, source)
         self._known[source] = version
         wanted = self._kept.union(self._contents.values())
         unwanted = (old for old, known in self._known.items() if known.digest not in wanted and old != source)

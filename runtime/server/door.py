@@ -37,15 +37,14 @@ class Door:
         if scope["type"] != "http" or _is_open(scope):
             await self._app(scope, receive, send)
             return
-        try:
-            # On a thread: once in a while it asks the store.
-            scope["state"]["caller"] = await run_in_threadpool(self._let_in, scope)
-        except AdaptHubError as error:
-            scope["state"]["caller"] = error
+        # On a thread: once in a while it asks the store.
+        caller, refusal = await run_in_threadpool(self._let_in, scope)
+        scope["state"]["caller"] = refusal or caller
+        if refusal is not None:
             receive = _nothing
-            await self._app(scope, receive, send)
-            return
-        await self._app(scope, receive, partial(self._with_allowances, scope["state"]["caller"], send))
+        if caller is not None:
+            send = partial(self._with_allowances, caller, send)
+        await self._app(scope, receive, send)
 
     async def _with_allowances(self, caller: Caller, send: Send, message: Message) -> None:
         """Send on, with what the caller may still use in the headers, as OpenAI's clients read them."""
@@ -57,15 +56,19 @@ class Door:
                 headers[f"x-ratelimit-reset-{allowance.unit}"] = f"{round(1e3 * allowance.reset)}ms"
         await send(message)
 
-    def _let_in(self, scope: Scope) -> Caller:
-        """Raises Forbidden, Unauthorized, RateLimited, StorageError."""
+    def _let_in(self, scope: Scope) -> tuple[Caller | None, AdaptHubError | None]:
+        """Who asks, as far as that is known, and what refuses them."""
         headers = Headers(scope=scope)
-        if self._gate.open:
-            same_machine.check(scope["method"], headers)
-        caller = self._gate.authenticate(bearer(headers))
-        if scope["path"] not in _UNCOUNTED:
-            self._gate.count(caller)
-        return caller
+        caller: Caller | None = None
+        try:
+            if self._gate.open:
+                same_machine.check(scope["method"], headers)
+            caller = self._gate.authenticate(bearer(headers))
+            if scope["path"] not in _UNCOUNTED:
+                self._gate.count(caller)
+        except AdaptHubError as error:
+            return caller, error
+        return caller, None
 
 
 def _is_open(scope: Scope) -> bool:

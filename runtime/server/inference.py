@@ -23,7 +23,7 @@ from adapthub.adapters.heads import QUESTION_ANSWERING, TEXT_CLASSIFICATION, TOK
 from adapthub.adapters.strict_json import parse_json_object
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.runtime.server.catalog import NO_USER, Target
-from adapthub.runtime.server.dependencies import TheCaller, TheServing, request_id_of
+from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing, request_id_of
 from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.errors import ERRORS, headers_of, status_of
 from adapthub.runtime.server.inference_tasks import (
@@ -34,11 +34,14 @@ from adapthub.runtime.server.inference_tasks import (
     Asked,
     entailment,
 )
+from adapthub.runtime.server.openai_chat import CHAT_ANSWERS, chat_completions
+from adapthub.runtime.server.openai_requests import ChatRequest
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.text_generation import TASK as TEXT_GENERATION
 from adapthub.runtime.server.text_generation import text_generation
 from adapthub.runtime.server.text_to_text import TASKS as TEXT_TO_TEXT
 from adapthub.runtime.server.text_to_text import summarization, translation
+from adapthub.runtime.server.versions import versioned
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.web.bodies import pieces, read_body
 
@@ -129,8 +132,8 @@ async def model_health(model: str, serving: TheServing, caller: TheCaller) -> di
 @router.get("/models/{model:path}/info")
 async def model_info(model: str, serving: TheServing, caller: TheCaller) -> dict[str, Any]:
     """What the model is, in TGI's words."""
-    target = await serving.catalog.find(model, caller)
-    tasks = await asyncio.to_thread(_tasks, serving, target)
+    async with serving.catalog.admitted(model, caller) as target:
+        tasks = await asyncio.to_thread(_tasks, serving, target)
     base = serving.runtime.base
     return {
         "model_id": target.label or target.model,
@@ -140,6 +143,19 @@ async def model_info(model: str, serving: TheServing, caller: TheCaller) -> dict
         "tasks": tasks,
         "base_model": serving.catalog.base_name,
     }
+
+
+@router.post("/models/{model:path}/v1/chat/completions", response_class=Response, responses=CHAT_ANSWERS)
+async def chat_of_model(
+    model: str,
+    body: ChatRequest,
+    request: Request,
+    serving: TheServing,
+    caller: TheCaller,
+    id: TheRequestId,
+) -> Response:
+    """A conversation, as OpenAI's chat completions; the address names the model, whatever the body says."""
+    return await chat_completions(body.model_copy(update={"model": model}), request, serving, caller, id)
 
 
 @router.post("/models/{model:path}/pipeline/{task}", response_class=Response, **_POST)
@@ -168,29 +184,30 @@ async def base_task(request: Request, serving: TheServing, caller: TheCaller) ->
 async def _answer(
     model: str, task: str | None, request: Request, serving: Serving, caller: Caller
 ) -> Response:
-    target = await serving.catalog.find(model, caller, NO_USER)
+    await serving.catalog.check(model, caller)
     largest = _largest_content(serving)
     sent, type = await _read(request, serving, largest), request.headers.get("content-type")
     body = await asyncio.to_thread(_json, sent, type) if len(sent) > _LARGE else _json(sent, type)
     named = _part(body, "parameters").get("adapter_id")
-    if target.adapter is None and isinstance(named, str):
-        target = await serving.catalog.find(named, caller, NO_USER)
+    if serving.catalog.is_base(model) and isinstance(named, str):
+        model = named
     elif named is not None:
         raise InvalidInput(f"adapter_id = {named!r:.80}", hint="The address names the adapter already.")
-    tasks = await asyncio.to_thread(_tasks, serving, target)
-    if body is None and largest is None:
-        named_type = type or "such a body"
-        raise InvalidInput(
-            f"{target.model} takes no {named_type:.80}; it has {', '.join(tasks)}", hint="Send JSON."
-        )
-    wanted = _ALIASES.get(task, task) if task is not None else _shown(body or {}) or tasks[0]
-    if wanted not in tasks:
-        raise InvalidInput(
-            f"{target.model} does not have the task {wanted:.80}", hint=f"It has {', '.join(tasks)}."
-        )
-    content = sent if body is None else None
-    asked = Asked(await request_id_of(request), serving, caller, target, body or {}, content)
-    return await while_connected(request, _ANSWERS[wanted](asked))
+    async with serving.catalog.admitted(model, caller, NO_USER) as target:
+        tasks = await asyncio.to_thread(_tasks, serving, target)
+        if body is None and largest is None:
+            named_type = type or "such a body"
+            raise InvalidInput(
+                f"{target.model} takes no {named_type:.80}; it has {', '.join(tasks)}", hint="Send JSON."
+            )
+        wanted = _ALIASES.get(task, task) if task is not None else _shown(body or {}) or tasks[0]
+        if wanted not in tasks:
+            raise InvalidInput(
+                f"{target.model} does not have the task {wanted:.80}", hint=f"It has {', '.join(tasks)}."
+            )
+        content = sent if body is None else None
+        asked = Asked(await request_id_of(request), serving, caller, target, body or {}, content)
+        return versioned(await while_connected(request, _ANSWERS[wanted](asked)), target)
 
 
 def _tasks(serving: Serving, target: Target) -> list[str]:

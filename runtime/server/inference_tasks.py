@@ -172,7 +172,7 @@ async def automatic_speech_recognition(asked: Asked) -> Response:
     if recording is None:
         body = parsed(SpeechBody, asked.body)
         try:
-            recording = base64.b64decode(body.inputs, validate=True)
+            recording = await asyncio.to_thread(base64.b64decode, body.inputs, validate=True)
         except ValueError:
             raise InvalidInput("inputs is not base64", hint="Send the recording's bytes.") from None
         language = body.parameters.language

@@ -119,11 +119,6 @@ async def read_whole(answer: Answer, readers: Sequence[Reader]) -> list[list[Del
     return deltas
 
 
-def version_headers(answer: Answer) -> dict[str, str]:
-    """What says which version answers; nothing where the base does."""
-    return {"x-adapter-version": answer.version} if answer.version else {}
-
-
 async def stream_of(
     answer: Answer,
     head: Mapping[str, Any],
@@ -163,9 +158,7 @@ async def stream_of(
             yield sse(to_json({**head, "choices": [], "usage": usage_of(answer)}))
         yield DONE
 
-    stream = EventStream(events(), answer.settle)
-    stream.headers.update(version_headers(answer))
-    return stream
+    return EventStream(events(), answer.settle)
 
 
 @lru_cache(maxsize=1 << 16)

@@ -19,6 +19,7 @@ from adapthub.runtime.server.catalog import NO_USER
 from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheServing
 from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.transcribing import transcribe
+from adapthub.runtime.server.versions import versioned
 from adapthub.web.bodies import bound
 
 router = APIRouter(prefix="/v1", tags=["audio"])
@@ -79,14 +80,15 @@ async def transcriptions(
             f"response_format = {form_of!r:.80}", hint=f"This server answers {' or '.join(_FORMATS)}."
         )
     language = fields.pop("language", None) or None
-    target = await serving.catalog.find(fields.pop("model", ""), caller, fields.pop("user", NO_USER))
+    model, user = fields.pop("model", ""), fields.pop("user", NO_USER)
     _check(fields)
-    work = transcribe(serving, caller, target, recording, language, id=id)
-    found = await while_connected(request, work)
+    async with serving.catalog.admitted(model, caller, user) as target:
+        work = transcribe(serving, caller, target, recording, language, id=id)
+        found = await while_connected(request, work)
     if form_of == "text":
-        return PlainTextResponse(f"{found.text}\n")
+        return versioned(PlainTextResponse(f"{found.text}\n"), target)
     usage = {"type": "duration", "seconds": math.ceil(found.seconds)}
-    return JSONResponse({"text": found.text, "usage": usage})
+    return versioned(JSONResponse({"text": found.text, "usage": usage}), target)
 
 
 def _fields(form: FormData) -> dict[str, str]:

@@ -27,22 +27,22 @@ from adapthub.runtime.server.openai_answers import (
     stream_of,
     token_text,
     usage_of,
-    version_headers,
 )
 from adapthub.runtime.server.openai_prompts import chat_ids, new_tokens
 from adapthub.runtime.server.openai_requests import ChatRequest
 from adapthub.runtime.server.serving import Serving
 from adapthub.runtime.server.tool_calls import NamedTool, Tool, ToolCall, ToolText, opening_of, schema_of_call
+from adapthub.runtime.server.versions import versioned
 from adapthub.runtime.tenants.caller import Caller
 
 router = APIRouter(prefix="/v1", tags=["chat"])
 
-_ANSWERS = described(
+CHAT_ANSWERS = described(
     "A chat.completion; with `stream`, events that are chat.completion.chunk objects, then [DONE]."
 )
 
 
-@router.post("/chat/completions", response_class=Response, responses=_ANSWERS)
+@router.post("/chat/completions", response_class=Response, responses=CHAT_ANSWERS)
 async def chat_completions(
     body: ChatRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
@@ -54,35 +54,37 @@ async def _answer(body: ChatRequest, serving: Serving, caller: Caller, id: str) 
     body.check()
     tools, forced = _callable(body)
     constraint = {"json_schema": schema_of_call(forced)} if forced else body.constraint()
-    target = await serving.catalog.find(body.model, caller, body.safety_identifier or body.user or None)
-    style = serving.runtime.chat_style(target.adapter)
-    ids = await chat_ids(serving, body.messages, tools, style)
-    most = new_tokens(serving, target, len(ids), body.asked_tokens, "messages")
-    service = serving.runtime.generation
-    samplings = [
-        style.ending(sampling, service.tokenizer)
-        for sampling in body.samplings(most, body.alternatives, constraint)
-    ]
-    opening = opening_of(service.chat_template(True, style) or "")
-    readers = _readers(
-        service, samplings, tools, opening, forced=bool(forced), single=body.parallel_tool_calls is False
-    )
-    tokenizer = service.tokenizer if body.logprobs else None
-    kind = "chat.completion.chunk" if body.stream else "chat.completion"
-    head = head_of(serving, id, "chatcmpl", kind, body.model)
-    answer = await begin(serving, caller, target, "chat", [ids], samplings, id=id, priority=-body.priority)
-    if body.stream:
-        first = [_chunk(choice, {"role": "assistant", "content": ""}) for choice in range(body.choices)]
+    user = body.safety_identifier or body.user or None
+    async with serving.catalog.admitted(body.model, caller, user) as target:
+        style = serving.runtime.chat_style(target.adapter)
+        ids = await chat_ids(serving, body.messages, tools, style)
+        most = new_tokens(serving, target, len(ids), body.asked_tokens, "messages")
+        service = serving.runtime.generation
+        samplings = [
+            style.ending(sampling, service.tokenizer)
+            for sampling in body.samplings(most, body.alternatives, constraint)
+        ]
+        opening = opening_of(service.chat_template(True, style) or "")
+        readers = _readers(
+            service, samplings, tools, opening, forced=bool(forced), single=body.parallel_tool_calls is False
+        )
+        tokenizer = service.tokenizer if body.logprobs else None
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        head = head_of(serving, id, "chatcmpl", kind, body.model)
+        answer = await begin(
+            serving, caller, target, "chat", [ids], samplings, id=id, priority=-body.priority
+        )
+        if body.stream:
+            first = [_chunk(choice, {"role": "assistant", "content": ""}) for choice in range(body.choices)]
 
-        def chunks(choice: int, event: Event) -> list[dict[str, Any]]:
-            return _chunks(choice, readers[choice].read(event), tokenizer)
+            def chunks(choice: int, event: Event) -> list[dict[str, Any]]:
+                return _chunks(choice, readers[choice].read(event), tokenizer)
 
-        return await stream_of(answer, head, first, chunks, body.include_usage)
-    texts = await read_whole(answer, readers)
-    choices = [_choice(choice, deltas, tokenizer) for choice, deltas in enumerate(texts)]
-    return JSONResponse(
-        {**head, "choices": choices, "usage": usage_of(answer)}, headers=version_headers(answer)
-    )
+            return versioned(await stream_of(answer, head, first, chunks, body.include_usage), target)
+        texts = await read_whole(answer, readers)
+        choices = [_choice(choice, deltas, tokenizer) for choice, deltas in enumerate(texts)]
+        whole = {**head, "choices": choices, "usage": usage_of(answer)}
+        return versioned(JSONResponse(whole), target)
 
 
 def _callable(body: ChatRequest) -> tuple[Sequence[Tool], Sequence[Tool]]:

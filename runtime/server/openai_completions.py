@@ -24,11 +24,11 @@ from adapthub.runtime.server.openai_answers import (
     stream_of,
     token_text,
     usage_of,
-    version_headers,
 )
 from adapthub.runtime.server.openai_prompts import new_tokens, text_ids
 from adapthub.runtime.server.openai_requests import CompletionRequest
 from adapthub.runtime.server.serving import Serving
+from adapthub.runtime.server.versions import versioned
 from adapthub.runtime.tenants.caller import Caller
 from adapthub.runtime.text_stream import TextStream
 
@@ -49,40 +49,39 @@ async def completions(
 async def _answer(body: CompletionRequest, serving: Serving, caller: Caller, id: str) -> Response:
     body.check()
     constraint = body.constraint()
-    target = await serving.catalog.find(body.model, caller, body.user or None)
-    prompts = await text_ids(serving, body.prompts)
-    longest = max(map(len, prompts))
-    most = new_tokens(serving, target, longest, body.max_tokens, "prompt", _DEFAULT_NEW_TOKENS)
-    samplings = body.samplings(most, body.logprobs, constraint)
-    service = serving.runtime.generation
-    ends = (frozenset() if body.ignore_eos else service.eos_ids) | frozenset(body.stop_token_ids or ())
-    choices = range(len(prompts) * body.choices)
-    readers = [Reader(ends) for _ in choices]
-    writers = [
-        _Writer(choice, service.tokenizer if body.logprobs is not None else None) for choice in choices
-    ]
-    echoed = _echoed(body, service.tokenizer)
-    head = head_of(serving, id, "cmpl", "text_completion", body.model)
-    answer = await begin(
-        serving, caller, target, "completion", prompts, samplings, id=id, priority=-body.priority
-    )
-    if body.stream:
-        opening = [writers[choice].written([Delta(text, ())]) for choice, text in enumerate(echoed)]
+    async with serving.catalog.admitted(body.model, caller, body.user or None) as target:
+        prompts = await text_ids(serving, body.prompts)
+        longest = max(map(len, prompts))
+        most = new_tokens(serving, target, longest, body.max_tokens, "prompt", _DEFAULT_NEW_TOKENS)
+        samplings = body.samplings(most, body.logprobs, constraint)
+        service = serving.runtime.generation
+        ends = (frozenset() if body.ignore_eos else service.eos_ids) | frozenset(body.stop_token_ids or ())
+        choices = range(len(prompts) * body.choices)
+        readers = [Reader(ends) for _ in choices]
+        writers = [
+            _Writer(choice, service.tokenizer if body.logprobs is not None else None) for choice in choices
+        ]
+        echoed = _echoed(body, service.tokenizer)
+        head = head_of(serving, id, "cmpl", "text_completion", body.model)
+        answer = await begin(
+            serving, caller, target, "completion", prompts, samplings, id=id, priority=-body.priority
+        )
+        if body.stream:
+            opening = [writers[choice].written([Delta(text, ())]) for choice, text in enumerate(echoed)]
 
-        def chunks(choice: int, event: Event) -> list[dict[str, Any]]:
-            delta = readers[choice].read(event)
-            if not delta.text and delta.finish_reason is None and body.logprobs is None:
-                return []  # half a character, or of a stop string
-            return [writers[choice].written([delta])]
+            def chunks(choice: int, event: Event) -> list[dict[str, Any]]:
+                delta = readers[choice].read(event)
+                if not delta.text and delta.finish_reason is None and body.logprobs is None:
+                    return []  # half a character, or of a stop string
+                return [writers[choice].written([delta])]
 
-        return await stream_of(answer, head, opening, chunks, body.include_usage)
-    texts = await read_whole(answer, readers)
-    for choice, text in enumerate(echoed):
-        texts[choice].insert(0, Delta(text, ()))
-    written = [writer.written(deltas) for writer, deltas in zip(writers, texts, strict=True)]
-    return JSONResponse(
-        {**head, "choices": written, "usage": usage_of(answer)}, headers=version_headers(answer)
-    )
+            return versioned(await stream_of(answer, head, opening, chunks, body.include_usage), target)
+        texts = await read_whole(answer, readers)
+        for choice, text in enumerate(echoed):
+            texts[choice].insert(0, Delta(text, ()))
+        written = [writer.written(deltas) for writer, deltas in zip(writers, texts, strict=True)]
+        whole = {**head, "choices": written, "usage": usage_of(answer)}
+        return versioned(JSONResponse(whole), target)
 
 
 def _echoed(body: CompletionRequest, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -21,6 +21,7 @@ from adapthub.runtime.server.dependencies import TheCaller, TheRequestId, TheSer
 from adapthub.runtime.server.disconnects import while_connected
 from adapthub.runtime.server.pooling import has_features, pooled
 from adapthub.runtime.server.predicting import Predicted, predict
+from adapthub.runtime.server.versions import versioned
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
 
@@ -67,17 +68,17 @@ async def embeddings(
     body: EmbeddingRequest, request: Request, serving: TheServing, caller: TheCaller, id: TheRequestId
 ) -> Response:
     """A vector for every text."""
-    target = await serving.catalog.find(body.model, caller, body.user or NO_USER)
     hidden = serving.runtime.base.model.config.get_text_config().hidden_size
     if body.dimensions not in (None, hidden):
         raise InvalidInput(
             f"dimensions = {body.dimensions}",
             hint=f"This model's vectors have {hidden} and are not shortened.",
         )
-    predicted = await while_connected(
-        request, predict(serving, caller, target, "embedding", _texts(body), id=id, check=has_features)
-    )
-    return await asyncio.to_thread(_answer, body, predicted)
+    async with serving.catalog.admitted(body.model, caller, body.user or NO_USER) as target:
+        predicted = await while_connected(
+            request, predict(serving, caller, target, "embedding", _texts(body), id=id, check=has_features)
+        )
+    return versioned(await asyncio.to_thread(_answer, body, predicted), target)
 
 
 def _texts(body: EmbeddingRequest) -> list[str | Passage | TokenIds]:

@@ -59,9 +59,10 @@ class TextFormat(_Body):
 
 
 class JsonObjectFormat(_Body):
-    """Any JSON object."""
+    """Any JSON object, or one by the schema `value`, as Hugging Face's client sends it."""
 
     type: Literal["json_object"]
+    value: dict[str, Any] | None = None
 
 
 class JsonSchemaFormat(_Body):
@@ -237,7 +238,7 @@ class ChatRequest(_Generating):
                 param="response_format",
             )
         if isinstance(self.response_format, JsonObjectFormat):
-            return {"json_schema": {"type": "object"}}
+            return {"json_schema": self.response_format.value or {"type": "object"}}
         return {"json_schema": self.response_format.json_schema.schema_ or {"type": "object"}}
 
 

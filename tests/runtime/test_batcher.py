@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from adapthub.adapters.errors import AdaptHubError, InvalidInput, Overloaded
+from adapthub.adapters.errors import AdapterNotFound, AdaptHubError, InvalidInput, Overloaded
 from adapthub.runtime import Runtime
 from adapthub.runtime.batcher import Batcher
 from adapthub.runtime.predict import Pair, TokenIds
@@ -199,6 +199,43 @@ def test_the_queue_is_bounded_and_nobody_fills_it_alone(
         asyncio.run(run())
     finally:
         batcher.close()
+
+
+def test_an_adapter_that_is_evicted_at_the_last_moment_is_waited_for(
+    runtime: Runtime, adapters: list[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between "ready" and being held: nobody else's rows are lost, nothing stays held."""
+    passes = Passes(runtime, monkeypatch)
+    residency = runtime._residency
+    digests = [runtime.attach(str(adapters[kind])) for kind in (3, 4)]
+    hold, evicted = residency.hold, [digests[1]]
+
+    def evicting(asked: Sequence[str]) -> None:
+        if threading.current_thread() is batcher._thread and [*asked] == evicted:
+            evicted.clear()
+            raise AdapterNotFound("evicted since")
+        hold(asked)
+
+    async def run() -> list[list[Answer]]:
+        first = asyncio.create_task(ask(batcher, ["the film"], None))
+        await until(passes.began.is_set)
+        tasks = [
+            asyncio.create_task(ask(batcher, ["a fine film"], digest, tenant))
+            for digest, tenant in zip(digests, ("ada", "bob"), strict=True)
+        ]
+        await until(lambda: waiting(batcher) == 2)
+        monkeypatch.setattr(residency, "hold", evicting)
+        passes.go.set()
+        async with asyncio.timeout(60):
+            await first
+            return await asyncio.gather(*tasks)
+
+    batcher = runtime.batcher
+    answers = asyncio.run(run())
+    assert evicted == []
+    for digest, (answer,) in zip(digests, answers, strict=True):
+        torch.testing.assert_close(answer.logits, runtime.logits(["a fine film"], digest)[0])
+    assert not any(resident.holders for resident in runtime.resident)
 
 
 def test_a_caller_who_leaves_costs_nothing(

@@ -20,7 +20,7 @@ from adapthub.runtime.attention import serves
 from adapthub.runtime.engine import Engine
 from adapthub.runtime.host_copy import HostCopy
 from adapthub.runtime.kv import KV, Pages
-from adapthub.runtime.requests import Event, Generation, Request, generation
+from adapthub.runtime.requests import Event, Generation, Request, Usage, generation
 from adapthub.runtime.residency import Residency
 from adapthub.runtime.rows import Part
 from adapthub.runtime.sampling import Sampling
@@ -383,6 +383,7 @@ def test_a_deadline_ends_what_waits_and_what_runs(make: Any) -> None:
     bench.now[0] = 6.0
     bench.engine.step()
     assert [event.finish_reason for event in bench.events["waits"]] == ["deadline"]
+    assert bench.events["waits"][-1].usage == Usage(0, 0, 0), "it never ran"
     assert bench.events["runs"][-1].finish_reason is None
     bench.now[0] = 11.0
     bench.run()
@@ -447,6 +448,7 @@ def test_a_prompt_that_fits_only_without_its_prefix_fails_alone(running: Bench) 
     error = running.events["bad"][-1].error
     assert isinstance(error, InvalidInput)
     assert "together at most 149 fit behind a prefix of 11" in str(error)
+    assert running.events["bad"][-1].usage == Usage(0, 0, 0), "nothing was computed"
 
 
 def count_tokens(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -770,8 +772,9 @@ def test_a_full_queue_refuses_with_a_reason(make: Any) -> None:
     for number in range(5):
         bench.submit(str(number), "base", [5, 6], max_new_tokens=3, ignore_eos=True)
     bench.run()
-    errors = [bench.events[str(number)][-1].error for number in range(5)]
-    assert [isinstance(error, Overloaded) for error in errors].count(True) == 3
+    last = [bench.events[str(number)][-1] for number in range(5)]
+    refused = [event for event in last if isinstance(event.error, Overloaded)]
+    assert [event.usage for event in refused] == [Usage(0, 0, 0)] * 3
     assert bench.leaks_nothing()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 import torch
 
 from adapthub.adapters.base import load_base
-from adapthub.adapters.errors import InvalidInput, InvalidSettings
+from adapthub.adapters.errors import InvalidInput, InvalidSettings, Overloaded
 from adapthub.adapters.speech import speech_of
 from adapthub.runtime import Runtime
+from adapthub.runtime.batcher import Batcher
+from adapthub.runtime.transcriber import Heard, Spoken, Transcription
 from tests.adapters.speech_bases import tone, wav
 from tests.adapters.speech_oracle import by_peft, save_speech_adapter
 
@@ -94,3 +97,17 @@ def test_what_cannot_be_written_down(speech_bases: dict[str, Path], tiny_base: P
         assert not runtime.transcribes
         with pytest.raises(InvalidSettings, match="does not write down speech"):
             runtime.transcribe([(tone(1), 16_000)])
+
+
+def test_recordings_that_wait_are_few(speech_bases: dict[str, Path]) -> None:
+    """Each is megabytes; of one tenant's no more than half of them wait."""
+
+    async def refused(batcher: Batcher[Spoken, Heard, Transcription]) -> None:
+        with pytest.raises(Overloaded, match="of this caller wait already"):
+            async with batcher.reading([Spoken(wav(tone(0.1)))], None, "acme"):
+                pass
+
+    with Runtime(load_base(str(speech_bases["wav2vec2"]), device="cpu")) as runtime:
+        batcher = runtime.speech_batcher
+        with batcher._counted("acme", 128):  # that are being read
+            asyncio.run(refused(batcher))

@@ -37,15 +37,15 @@ class Assembled:
         self, model: str, prompt: str = "ada was born", user: str | None = None, **sampling: Any
     ) -> tuple[Target, str]:
         """What `model` meant at admission, and its greedy text."""
-        target = await self.serving.catalog.find(model, LOCAL, user)
         settings: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0, "ignore_eos": True}
-        ids = self.serving.runtime.generation.prompt_ids(prompt)
         text = ""
-        async with await begin(
-            self.serving, LOCAL, target, "completion", [ids], [Sampling(**(settings | sampling))]
-        ) as answer:
-            async for _, event in answer:
-                text += event.text
+        async with self.serving.catalog.admitted(model, LOCAL, user) as target:
+            ids = self.serving.runtime.generation.prompt_ids(prompt)
+            async with await begin(
+                self.serving, LOCAL, target, "completion", [ids], [Sampling(**(settings | sampling))]
+            ) as answer:
+                async for _, event in answer:
+                    text += event.text
         return target, text
 
     async def post(self, path: str, **body: Any) -> Any:

@@ -128,6 +128,8 @@ def test_whoever_leaves_early_cancels_all_choices(
             nonlocal seen
             async with answer:
                 if how == "never":
+                    while runtime.generation.load.running < choices:
+                        await asyncio.sleep(0.001)
                     return
                 async for _, event in answer:
                     seen += len(event.tokens)
@@ -348,8 +350,9 @@ class TestOverHttp:
     def test_a_full_queue_is_503_with_retry_after(
         self, recorded: tuple[Running, RecordingGate], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Also for a stream: the status is not given out before it is known."""
-        server, _ = recorded
+        """Also for a stream: the status is not given out before it is known. Nobody pays for what was not computed."""
+        server, gate = recorded
+        gate.records.clear()
         monkeypatch.setattr(server.serving.runtime.generation.engine._scheduler, "queue_limit", 0)
         for stream in (False, True):
             answer = httpx.post(
@@ -359,6 +362,10 @@ class TestOverHttp:
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "1"
             assert answer.json()["error"]["code"] == "overloaded"
+        idle(server)
+        assert [(record.outcome, record.tokens) for record in gate.records] == [("error", 0)] * 2, (
+            "for nothing"
+        )
 
 
 def _broken(token: int) -> None:

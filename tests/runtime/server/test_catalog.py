@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,57 @@ def test_what_began_goes_on_while_a_folder_is_replaced(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("api", ["openai", "inference"])
+def test_what_is_unloaded_or_replaced_while_a_prompt_is_read_fails_nobody(
+    served_base: Path, hub: Registry, folders: list[Path], monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    """A request runs on what its model meant when it was admitted, also where nothing ran on that by then."""
+    models = ("mine", "acme/sql@v1", "0.5*mine + 0.5*acme/tone")
+
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            catalog, runtime = server.serving.catalog, server.serving.runtime
+            service = runtime.generation
+
+            async def text(model: str) -> str:
+                if api == "openai":
+                    settings = {"max_tokens": 8, "temperature": 0}
+                    answer = await server.post(
+                        "/v1/completions", model=model, prompt="ada was born", **settings
+                    )
+                    return str(answer["choices"][0]["text"])
+                (answer,) = await server.post(
+                    f"/models/{model}", inputs="ada was born", parameters={"max_new_tokens": 8}
+                )
+                return str(answer["generated_text"])
+
+            async def texts() -> list[str]:
+                return await asyncio.gather(*map(text, models))
+
+            await catalog.load_as("mine", str(folders[0]))
+            before = await texts()
+            old = runtime.attached[str(folders[0])]
+            real, reading, go = service.prompt_ids, threading.Semaphore(0), threading.Event()
+
+            def slow(*arguments: Any, **options: Any) -> list[int]:
+                reading.release()
+                assert go.wait(60)
+                return real(*arguments, **options)
+
+            monkeypatch.setattr(service, "prompt_ids", slow)
+            asking = asyncio.create_task(texts())
+            for _ in models:
+                assert await asyncio.to_thread(reading.acquire, timeout=60)
+            await catalog.load_as("mine", str(folders[1]), again=True)
+            await catalog.unload("acme/sql@v1")
+            go.set()
+            assert await asking == before
+            await settled(lambda: old not in {resident.digest for resident in runtime.resident})
+            assert (await texts())[0] != before[0]
+
+    asyncio.run(scenario())
+
+
 def test_nothing_stays_of_what_a_name_meant_before(
     served_base: Path, hub: Registry, folders: list[Path]
 ) -> None:
@@ -236,6 +288,34 @@ def test_a_version_that_goes_and_comes_at_once_is_there(
             again = await catalog.find("acme/sql@v1", LOCAL)
             await other
             assert again.adapter in runtime.attached.values()
+
+    asyncio.run(scenario())
+
+
+def test_adapters_that_are_slow_to_pull_leave_threads_to_others(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_module, "_PULLS", 2)
+    names = ("acme/sql@v1", "acme/sql@v2", "acme/tone", "zeta/own")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(3))
+        async with assembled(served_base, hub) as server:
+            runtime, pulled = server.serving.runtime, threading.Event()
+            real = runtime.register
+
+            def register(ref: str) -> str:
+                assert pulled.wait(60)
+                return real(ref)
+
+            monkeypatch.setattr(runtime, "register", register)
+            finding = [asyncio.create_task(server.serving.catalog.find(name, LOCAL)) for name in names]
+            try:
+                async with asyncio.timeout(20):
+                    await server.ask(server.serving.catalog.base_name)
+            finally:
+                pulled.set()
+            assert len({(await found).label for found in finding}) == len(names)
 
     asyncio.run(scenario())
 

@@ -53,6 +53,17 @@ def test_a_language_model_embeds(
     assert found.usage.prompt_tokens == found.usage.total_tokens == tokens
 
 
+@pytest.mark.parametrize(
+    ("model", "version"), [(None, None), ("acme/sql@prod", "acme/sql@v1"), ("acme/sql", "acme/sql@v2")]
+)
+def test_the_answer_says_which_version_gave_it(
+    client: openai.OpenAI, server: Running, model: str | None, version: str | None
+) -> None:
+    name = model or server.serving.catalog.base_name
+    raw = client.embeddings.with_raw_response.create(model=name, input="ada")
+    assert raw.headers.get("x-adapter-version") == version
+
+
 def test_embeddings_go_while_others_generate(client: openai.OpenAI, server: Running) -> None:
     """Both use the base at once, and neither changes the other."""
 

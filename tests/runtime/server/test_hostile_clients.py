@@ -172,6 +172,14 @@ class TestBodies:
         closing = b"" if field.endswith(b"}" * 402) else b"}"
         error_of(post(strict, whole[:-1] + b", " + field + closing), 400)
 
+    @pytest.mark.parametrize(
+        ("body", "told"), [(b"{", "the body is not JSON: Expecting"), (b"", "the body is missing")]
+    )
+    def test_what_is_wrong_with_a_body_is_told(self, strict: Running, body: bytes, told: str) -> None:
+        error = error_of(post(strict, body), 400)
+        assert error["message"].startswith(told)
+        assert error["param"] is None
+
     def test_a_message_that_is_no_unicode(self, strict: Running) -> None:
         body = json.dumps(chat(strict)).encode().replace(b"ada was", b"\\ud800")
         error_of(post(strict, body), 400)

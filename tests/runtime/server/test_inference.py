@@ -50,6 +50,16 @@ def post(running: Running, path: str, body: object, **headers: str) -> Any:
         return error.code, json.load(error)
 
 
+@pytest.mark.parametrize(("name", "version"), [("acme/ner", "acme/ner@v1"), ("acme/ner@prod", "acme/ner@v1")])
+def test_the_answer_says_which_version_gave_it(encoder: Running, name: str, version: str) -> None:
+    body = json.dumps({"inputs": "ada met bob"}).encode()
+    request = urllib.request.Request(
+        f"{encoder.address}/models/{name}", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as response:
+        assert response.headers["x-adapter-version"] == version
+
+
 @pytest.mark.parametrize("text", ["ada was born in london and met bob", ODD])
 @pytest.mark.parametrize("strategy", [None, "simple", "first"])
 def test_entities_are_what_predict_finds(encoder: Running, text: str, strategy: Any) -> None:

@@ -60,6 +60,7 @@ def shared(
     path = tmp_path_factory.mktemp("shared") / "tenants.sqlite"
     keys = {name: add(path, name, f"{name}/*") for name in ("acme", "zeta")}
     keys["limited"] = add(path, "limited", "acme/*", requests_per_minute=5, tokens_per_minute=200)
+    keys["hasty"] = add(path, "hasty", "acme/*", requests_per_minute=1)
     # Not on loopback only: with tenants that is allowed.
     settings = settings_for(served_base, host="0.0.0.0")
     with live(settings, served_hub, open_gate(path)) as running:
@@ -84,6 +85,16 @@ def test_answers_say_what_is_left_of_the_minute(shared: Shared) -> None:
     with shared.client(shared.keys["acme"]) as client:
         free = client.models.with_raw_response.list()
     assert not [name for name in free.headers if name.startswith("x-ratelimit")]
+
+
+def test_a_refusal_says_what_is_left_of_the_minute_too(shared: Shared) -> None:
+    with shared.client(shared.keys["hasty"]) as client:
+        client.models.list()
+        with pytest.raises(openai.RateLimitError) as refused:
+            client.models.list()
+    headers = refused.value.response.headers
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-limit-requests"] == "1"
 
 
 def test_each_tenant_sees_its_own_and_nothing_of_others(shared: Shared) -> None:

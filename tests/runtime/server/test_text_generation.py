@@ -50,6 +50,36 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def test_a_conversation_at_a_models_address(sql: InferenceClient, server: Running) -> None:
+    """The client sends it to OpenAI's path behind the address, and "dummy" for a model."""
+    messages = [{"role": "user", "content": "ada was born"}]
+    (theirs,) = server.serving.runtime.generate([messages], "acme/sql", max_new_tokens=8)
+    answer = sql.chat_completion(messages, max_tokens=8, temperature=0)
+    assert answer.choices[0].message.content == theirs.text
+    assert answer.usage.prompt_tokens == theirs.usage.prompt_tokens
+    chunks = sql.chat_completion(messages, max_tokens=8, temperature=0, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == theirs.text
+    biased: Any = {"7": 1}  # as OpenAI has it
+    with pytest.raises(BadRequestError, match="logit_bias is not supported"):
+        sql.chat_completion(messages, logit_bias=biased)
+
+
+def test_a_conversation_by_a_schema(spelling_server: Running) -> None:
+    """Which this client packs in a way of its own."""
+    base = spelling_server.serving.catalog.base_name
+    client = InferenceClient(model=f"{spelling_server.address}/models/{base}")
+    schema = {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    messages = [{"role": "user", "content": "Say it."}]
+    answer = client.chat_completion(messages, response_format=wanted, max_tokens=400, temperature=0)
+    assert json.loads(answer.choices[0].message.content or "") == {"a": 1}
+
+
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {"max_new_tokens": 100}),
     ({"max_new_tokens": 8}, {"max_new_tokens": 8}),
