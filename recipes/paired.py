@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESAMPLES = 2000
+# Were there no difference, n examples would all speak for one side in 2 of 2**n cases: of fewer, one in twenty or more.
+_FEWEST = 6
 _AT_ONCE = 50
 
 
 @dataclass(frozen=True)
 class Difference:
     """A metric of two models on the same `n` examples. `difference` is the second's value less the first's, with its 95 %
-    interval; `p`: two-sided, of a difference so far from 0 if there were none.
+    interval; `p`: two-sided, of a difference so far from 0 if there were none; at least 2 ** (1 - n), which is what n
+    examples tell that all speak for one side.
     """
 
     first: float
@@ -38,8 +41,8 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves 0 out, and the examples are enough to say so: resamples of one are all the same."""
+        return self.n >= _FEWEST and (self.low > 0 or self.high < 0)
 
 
 def differences(first: Measured, second: Measured, *, seed: int = 0) -> dict[str, Difference]:
@@ -80,5 +83,5 @@ def _difference(first: float, second: float, drawn: NDArray[np.float64], n: int)
     drawn = drawn[~np.isnan(drawn)]  # resamples in which the metric is not defined
     low, high = np.quantile(drawn, (0.025, 0.975))
     sides = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (1 + float(sides)) / (1 + len(drawn)))
+    p = min(1.0, max(2 * (1 + float(sides)) / (1 + len(drawn)), 2.0 ** (1 - n)))
     return Difference(first, second, second - first, float(low), float(high), p, n)

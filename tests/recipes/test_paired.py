@@ -66,6 +66,16 @@ def test_p_is_uniform_enough_without_a_difference() -> None:
     assert 3 <= called <= 20
 
 
+@pytest.mark.parametrize(("n", "winner", "p"), [(1, 0, 1.0), (2, 0, 0.5), (5, 0, 0.0625), (6, 2, 0.03125)])
+def test_few_examples_tell_nothing_though_all_agree(n: int, winner: int, p: float) -> None:
+    """Every resample of them is alike: an interval without width, which a coin gives in 2 of 2 ** n cases."""
+    gold = np.ones(n, dtype=np.int64)
+    found = differences(statistics(gold, gold == 0), statistics(gold, gold == 1))["accuracy"]
+    assert (found.difference, found.low, found.high, found.n) == (1, 1, 1, n)
+    assert better("accuracy", found) == winner
+    assert found.p == p
+
+
 @pytest.mark.parametrize(
     ("metric", "second_wins"), [("f1", True), ("loss", False), ("wer", False), ("f1/PER", True)]
 )
