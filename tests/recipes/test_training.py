@@ -293,6 +293,20 @@ def test_a_base_that_cannot_be_served_as_trained_is_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_row_that_is_served_as_no_number_is_seen_whichever_it_is(
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = outcomes.served_outputs
+
+    def last_lost(*given: Any, **options: Any) -> list[Any]:
+        rows = honest(*given, **options)
+        return [*rows[:-1], rows[-1] * np.nan]
+
+    monkeypatch.setattr(outcomes, "served_outputs", last_lost)
+    with pytest.raises(TrainingError, match=r"logits differ by nan.*nothing was trained"):
+        train_ner(tiny_base, ner_data, tmp_path / "run")
+
+
 def test_more_rows_are_rehearsed_where_numbers_are_coarse(
     tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
