@@ -84,7 +84,8 @@ def _of_python(path: Path, ours: Container[str]) -> Recipe:
         made = runpy.run_path(str(path)).get("recipe")
     except Exception as error:  # whatever its author's code raises
         raise InvalidSettings(f"{path}: {type(error).__name__}: {error}") from error
-    if not isinstance(made, (LabellingRecipe, GeneratingRecipe, EmbeddingRecipe)):
+    # A class has the methods, too, but nothing to call them on.
+    if isinstance(made, type) or not isinstance(made, (LabellingRecipe, GeneratingRecipe, EmbeddingRecipe)):
         raise InvalidSettings(
             f"{path} assigns no recipe to the name recipe",
             hint="It is an object with the methods of a LabellingRecipe, a GeneratingRecipe or an EmbeddingRecipe.",
@@ -105,8 +106,10 @@ def _of_yaml(path: Path, find: Callable[[str], Recipe]) -> Recipe:
     if not isinstance(written, dict) or not isinstance(written.get("like"), str):
         raise InvalidSettings(f"{path} does not say what recipe it is like", hint="Write like: NAME.")
     _check_names(path, "", written, _KEYS)
+    like = written["like"]
+    beside = path.parent / like  # as in other files that name files
     try:
-        parent = find(written["like"])
+        parent = find(str(beside) if like.endswith(SUFFIXES) and beside.is_file() else like)
     except RecursionError:
         raise InvalidSettings(f"{path} is like itself", hint="Name another recipe after like.") from None
     description = written.get("description", parent.description)

@@ -77,6 +77,16 @@ def test_a_python_recipe_trains_under_its_own_name(tiny_base: Path, tmp_path: Pa
     assert evaluate(result.artifact, rows(6), task=str(path)).rows == 6
 
 
+def test_a_file_is_like_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipes").mkdir()
+    Path("recipes/tickets.yaml").write_text("like: sentiment\ndefaults: {epochs: 7}\n")
+    Path("recipes/long.yaml").write_text("like: tickets.yaml\ndescription: long ones\n")
+    assert find_recipe("recipes/long.yaml").defaults("lora").epochs == 7
+    Path("other.yaml").write_text("like: recipes/tickets.yaml\n")
+    assert find_recipe(str(tmp_path / "other.yaml")).defaults("lora").epochs == 7
+
+
 def test_a_plan_gives_the_file_as_the_reason_of_what_it_says(tiny_base: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("like: sentiment\ndefaults: {learning_rate: 2e-3, warmup: 0.1, epochs: 2}\n")
@@ -135,6 +145,11 @@ def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
         ("a.yaml", "like: ner\ndefaults: 3", "defaults is a mapping of names to values; 3 is not"),
         ("a.yaml", "like: ner\ndescription: 3", "description is a text; 3 is not"),
         ("a.py", "recipe = 3", "assigns no recipe to the name recipe"),
+        (
+            "a.py",
+            "from adapthub.recipes.sentiment import Sentiment\n\nrecipe = Sentiment",
+            "assigns no recipe to the name recipe",
+        ),
         (
             "a.py",
             "from adapthub.recipes.sentiment import Sentiment\n\nclass Own(Sentiment): ...\n\nrecipe = Own()",
