@@ -57,7 +57,7 @@ def sweep(*, tries: tuple[str, ...], trials: int, as_json: bool, **options: Any)
         **arguments,
         space=space,
         trials=trials,
-        output=Path(output or Path(_FOLDER) / arguments["task"]),
+        output=Path(output or Path(_FOLDER) / Path(arguments["task"]).stem),
         tell=lambda trial: announce(_line(trial, trials)),
         report=announce,
     )

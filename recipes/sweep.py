@@ -21,7 +21,13 @@ import optuna
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adapthub.adapters.base import Base, load_base
-from adapthub.adapters.errors import InvalidSettings, OutOfMemory, TrainingError
+from adapthub.adapters.errors import (
+    InvalidData,
+    InvalidSettings,
+    OutOfMemory,
+    TrainingError,
+    TrainingInterrupted,
+)
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.job import Job, check_given, prepare
@@ -32,8 +38,8 @@ _RANGE = re.compile(r"(?P<low>[^.|]+(?:\.\d+)?(?:[eE][-+]?\d+)?)\.\.(?P<high>.+)
 _DECADE = 10.0  # a range this wide is tried by orders of magnitude
 _STORED = "sweep.db"
 _COMMON, _WHY = "configuration", "why"  # what a study and a failed trial remember
-# The last: what does not go together, such as lengths.
-_FAILURES = (OutOfMemory, TrainingError, InvalidSettings)
+# The last two: what does not go together, such as lengths with the base, or with the rows, of which none may be left.
+_FAILURES = (OutOfMemory, TrainingError, InvalidSettings, InvalidData)
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped"}
 _ARGUMENTS = frozenset(signature(train).parameters)
 _METHOD = "method"  # alone of these may differ from trial to trial
@@ -93,8 +99,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run. `value`: the best that the validation came to; None where it ended by an error. `state`: "complete",
-    "stopped" (behind the others) or "failed", with `why`. `run`: its folder."""
+    """One run. `value`: the best that the validation came to, the last of a trial that was stopped; None where it ended by
+    an error. `state`: "complete", "stopped" (behind the others) or "failed", with `why`. `run`: its folder."""
 
     number: int
     settings: Mapping[str, Any]
@@ -204,6 +210,11 @@ def sweep(
                 **settings,
             )
             return watch.best
+        except TrainingInterrupted as error:
+            raise TrainingInterrupted(
+                f"interrupted in {folder / f'trial-{trial.number}'}; the trials before are kept in {folder}",
+                hint=f"Go on with the same arguments and output={str(folder)!r}; this trial will not count.",
+            ) from error
         except _FAILURES as error:
             trial.set_user_attr(_WHY, error.message)
             raise
@@ -281,9 +292,11 @@ class _Watch(TrainerCallback):
 
 def _study(folder: Path, task: str, *, higher: bool, seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = f"sqlite:///{folder / _STORED}"
+    before = optuna.get_all_study_names(storage)  # one at most, if of another task: see _check_same
     study = optuna.create_study(
-        study_name=task,
-        storage=f"sqlite:///{folder / _STORED}",
+        study_name=before[0] if before else task,
+        storage=storage,
         load_if_exists=True,
         direction="maximize" if higher else "minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),

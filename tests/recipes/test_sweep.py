@@ -134,6 +134,39 @@ def interrupted(*_: Any, **__: Any) -> None:
     raise TrainingInterrupted("interrupted")
 
 
+def test_ctrl_c_says_how_a_sweep_goes_on_not_how_its_trial_would(
+    tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.recipes.sweep.train", interrupted)
+    folder = tmp_path / "sweep"
+    with pytest.raises(TrainingInterrupted) as caught:
+        sweep(
+            "sentiment", review_data, base=str(tiny_base), space={"rank": Choice((2, 4))}, trials=1,
+            output=folder, **SHORT,
+        )  # fmt: skip
+    assert (
+        f"interrupted in {folder / 'trial-0'}; the trials before are kept in {folder}" in caught.value.message
+    )
+    assert caught.value.hint == (
+        f"Go on with the same arguments and output='{folder}'; this trial will not count."
+    )
+
+
+def test_another_task_in_the_folder_of_a_sweep_is_refused(
+    tiny_base: Path, review_data: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {
+        "base": str(tiny_base),
+        "space": {"rank": Choice((2, 4))},
+        "trials": 1,
+        "output": tmp_path / "sweep",
+        **SHORT,
+    }
+    sweep("sentiment", review_data, **given)
+    with pytest.raises(InvalidSettings, match="holds another sweep: .*task was 'sentiment', is now 'ner'"):
+        sweep("ner", ner_data, **given)
+
+
 def test_data_that_cannot_be_read_is_no_trial(tiny_base: Path, tmp_path: Path) -> None:
     rows = [{"text": "good", "label": "a"}] * 9
     with pytest.raises(InvalidData, match="every row has the label 'a'"):
@@ -220,6 +253,17 @@ def test_settings_that_do_not_go_together_fail_one_trial(
         "nowhere",
         "['query', 'value']",
     }
+
+
+def test_a_length_that_leaves_nothing_to_learn_fails_one_trial(causal_base: Path, tmp_path: Path) -> None:
+    found = sweep(
+        "translate", pairs(12, seed=8), base=str(causal_base), validation=pairs(2, seed=2), trials=4,
+        space={"max_length": Choice((4, 64))}, output=tmp_path / "sweep", max_steps=1, batch_size=4, answered=0,
+    )  # fmt: skip
+    whys = {trial.settings["max_length"]: trial.why for trial in found.trials}
+    assert whys.keys() == {4, 64}
+    assert "labels is left after truncation" in whys[4]
+    assert found.best.settings == {"max_length": 64}
 
 
 def test_a_trial_whose_validation_is_no_number_is_not_the_best(
