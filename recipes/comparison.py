@@ -25,6 +25,9 @@ from adapthub.recipes.evaluation import (
 )
 from adapthub.recipes.metrics import Measured
 from adapthub.recipes.paired import Difference, better, differences
+from adapthub.recipes.recipe import GeneratingRecipe
+
+_OF_TOKENS = ("loss", "perplexity")  # of a recipe that generates: means over tokens
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ def compare(
     """Measure two adapters of one task and equal labels on the same data, and tell them apart by paired bootstrap.
 
     Each runs over the base that it names, held as it was trained over it; `base` and `quantize` ("nf4", "int8", "none") hold
-    for both. `task` and `options` as for `evaluate`. Raises InvalidSettings for adapters that cannot be compared, and
-    what `evaluate` raises.
+    for both. Losses a token are left out where the bases' tokenizers differ: they are of other tokens. `task` and `options`
+    as for `evaluate`. Raises InvalidSettings for adapters that cannot be compared, and what `evaluate` raises.
     """
     artifacts = [each if isinstance(each, Artifact) else Artifact.read(each) for each in (first, second)]
     (recipe, manifest), (_, other) = (recipe_of(each, task) for each in artifacts)
@@ -101,7 +104,15 @@ def compare(
         answers = answers_of(recipe, artifact, loaded[1], dataset, encoded, batch_size=batch_size)
         statistics.append(measured(recipe, alike, dataset, encoded, _ordered(answers, record, manifest)))
     found = differences(*statistics)
+    tokenizers = {record.base.fingerprint.tokenizer for record in (manifest, other)}
+    if isinstance(recipe, GeneratingRecipe) and len(tokenizers) > 1:
+        found = {name: one for name, one in found.items() if name not in _OF_TOKENS}
     headline = tuple(name for name in recipe.metrics if name in found)  # some need rows of a kind
+    if not headline:
+        raise InvalidSettings(
+            "a loss a token cannot be compared where the bases' tokenizers differ, and no texts are written",
+            hint="Set answered=128 to compare texts.",
+        )
     ordered = {name: found[name] for name in (*headline, *found)}
     winner = better(headline[0], ordered[headline[0]])
     digests = [artifact.digest for artifact in artifacts]

@@ -11,7 +11,10 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes import compare, comparison, evaluate, train
+from tests.adapters.causal_pass import write_causal_base
 from tests.recipes.conftest import write_ner
+from tests.recipes.test_translate import pairs
+from tests.recipes.tokenizer_kinds import byte_level, sentencepiece
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -102,3 +105,25 @@ def test_unlike_adapters_are_refused(
         compare(*adapters, test_data, colour=1)
     with pytest.raises(InvalidData, match="no such file"):
         compare(*adapters, tmp_path / "gone.conll")
+
+
+def test_losses_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
+    """Of the same texts a model with longer tokens has fewer of them, each harder."""
+    data = pairs(12, seed=8)
+    made = []
+    for name, tokenizer in (("bytes", byte_level()), ("pieces", sentencepiece())):
+        base = tmp_path / name
+        write_causal_base(
+            base, vocab_size=len(tokenizer), max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id
+        )
+        tokenizer.save_pretrained(base)
+        run = train(
+            "translate", data, base=str(base), validation=False, output=tmp_path / f"run-{name}", max_steps=1,
+            batch_size=4, max_length=64, quiet=True,
+        )  # fmt: skip
+        made.append(run.artifact)
+    assert compare(made[0], made[0], data[:3], answered=1).metrics.keys() == {"chrf", "bleu", "loss"}
+    found = compare(*made, data[:3], answered=1)
+    assert found.metrics.keys() == {"chrf", "bleu"}
+    with pytest.raises(InvalidSettings, match="where the bases' tokenizers differ, and no texts are written"):
+        compare(*made, data[:3], answered=0)
