@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapthub.adapters.errors import AdaptHubError, Conflict
+from adapthub.adapters.errors import AdaptHubError, Conflict, InvalidSettings
 from adapthub.cli.certificates import show_certificates
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, device_option, hub_option
@@ -106,6 +106,9 @@ def certify(
         report=(lambda line: None) if as_json else announce,
         **options,
     )
+    if not found.certificates and (output is not None or push):
+        why = "; ".join(f"{form}: {words}" for form, words in found.left_out.items())
+        raise InvalidSettings(f"there is no certificate to write, as no form could be measured: {why}")
     written = _written(found, output) if output is not None else None
     version = _published(found, written, name, registry, message) if name is not None else None
     if as_json:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapthub.adapters.artifact import Artifact
-from adapthub.adapters.errors import Forbidden
+from adapthub.adapters.errors import Forbidden, OutOfMemory
 from adapthub.hub.many_hubs import ManyHubs
 from tests.cli.conftest import Command
 from tests.cli.data import write_conll
@@ -62,13 +62,29 @@ def test_certify_shows_and_publishes_what_manifest_and_card_say(
     assert (tmp_path / "certified" / "adapthub.json").is_file()
 
 
-def test_certify_refuses_what_cannot_be(cli: Command, trained: Path, data: Path) -> None:
+def too_large(*_: object, **__: object) -> None:
+    raise OutOfMemory("it does not fit")
+
+
+def test_certify_refuses_what_cannot_be(
+    cli: Command, trained: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "REF is a folder" in cli("certify", trained, "--data", data, "--push").refused()
     assert (
         "is what the adapter was trained on"
         in cli("certify", "acme/ner", "--data", data, "--form", "float32").refused()
     )
     assert "--form" in cli("certify", "acme/ner", "--data", data, "--form", "fp8").refused()
+    with monkeypatch.context() as patch:
+        patch.setattr("adapthub.recipes.certification.merged_answers", too_large)
+        left = ("certify", "acme/ner", "--data", data, "--form", "merged")
+        assert "merged is left out: it does not fit" in cli(*left).fine()
+        for written in (("--push",), ("--output", "certified")):
+            line = cli(*left, *written).err.splitlines()[-1]
+            assert line == (
+                "adapt: there is no certificate to write, as no form could be measured: merged: it does not fit"
+            )
+    assert not (data.parent / "certified").exists()
     assert "'colour'" in cli("compare", trained, trained, "--data", data, "--set", "colour=1").refused()
 
 
