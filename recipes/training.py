@@ -131,8 +131,7 @@ def train(
             f"quantize={quantize!r} does not fit the base given, which is {base.quantization}"
         )
     check_trackers(track)
-    if output is not None and resume is False:
-        runs.check_unused(Path(output))
+    _check_output(output, resume)
     # of all that is asked the first: reading the data may take long
     registry = _registry(name, find_recipe(task).task, hub, alias) if push else None
     loaded = base if isinstance(base, Base) else None
@@ -207,6 +206,19 @@ def train(
         with _kept(run, f"Publish it with: adapt push {run.adapter} {name}"):
             version = processes.by_first(publish)
     return TrainingResult(artifact, metrics, run, version, job.recipe)
+
+
+def _check_output(output: str | Path | None, resume: bool | str | Path) -> None:
+    """Raises Conflict where a new run's folder is in use, InvalidSettings where a run that goes on has another."""
+    if output is None or resume is True:
+        return
+    if resume is False:
+        runs.check_unused(Path(output))
+    elif Path(output).absolute() != Path(resume).absolute():
+        raise InvalidSettings(
+            f"a run that goes on stays in its folder, {resume}; output={str(output)!r} is another",
+            hint="Leave output out.",
+        )
 
 
 def _registry(name: str | None, task: str, hub: Registry | str | None, alias: str | None) -> Registry:

@@ -240,6 +240,8 @@ def test_another_configuration_is_not_resumed(bench: Bench, tmp_path: Path) -> N
         bench.train("lora", tmp_path / "run", resume=True, lora_plus_ratio=4)
     with pytest.raises(InvalidSettings, match=r"data\.validation was .*, is now None"):
         bench.train("lora", tmp_path / "run", resume=True, validation=False)
+    with pytest.raises(InvalidSettings, match=r"stays in its folder, .*run; output='.*other' is another"):
+        bench.train("lora", tmp_path / "other", resume=tmp_path / "run")
 
 
 def test_other_versions_on_resume_are_told_and_not_refused(bench: Bench, tmp_path: Path) -> None:
