@@ -54,11 +54,13 @@ class LengthGroups(Sampler[int]):
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         rows = torch.randperm(len(self._lengths), generator=generator).numpy()
         whole = len(rows) - len(rows) % self._batch_size
+        if whole and (longest := int(np.argmax(self._lengths[rows]))) >= whole:
+            rows[[0, longest]] = rows[[longest, 0]]  # it would come last, and with fewer beside it
         batches = self._batches(rows[:whole])
         order = torch.randperm(len(batches), generator=generator).numpy()
         if len(batches):
-            longest = int(np.argmax(self._lengths[batches[order, 0]]))
-            order = np.concatenate((order[longest : longest + 1], np.delete(order, longest)))
+            first = int(np.argmax(self._lengths[batches[order, 0]]))
+            order = np.concatenate((order[first : first + 1], np.delete(order, first)))
         for batch in order:
             yield from batches[batch].tolist()
         yield from rows[whole:].tolist()
