@@ -19,7 +19,7 @@ from adapthub.cli.output import show_json
 from adapthub.cli.set_option import SET_BY_FILE
 
 _SET = "more"
-_OURS = ("config", "config_schema", "as_json", "help")
+_OURS = ("config", "config_schema", "as_json", "help", "serve")  # the last asks another question (cli.plan)
 _TYPES = {
     "integer": "integer",
     "integer range": "integer",

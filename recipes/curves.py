@@ -73,7 +73,7 @@ def png(curves: Curves, title: str) -> bytes:
             label=f"validation {curves.metric}",
         )
         right.set_ylabel(curves.metric or "")
-        right.set_ylim(0, 1)
+        right.set_ylim(0, _top([value for _, value in curves.metric_values]))
     if lines:
         axes.legend(lines, [str(line.get_label()) for line in lines], loc="center right")
     buffer = io.BytesIO()

@@ -77,6 +77,7 @@ def test_the_schema_names_every_option(cli: Command, tmp_path: Path) -> None:
     assert kinds["set"] == "object"
     assert kinds["resume"] == "string"
     assert "config" not in kinds
+    assert "serve" not in json.loads(cli("plan", "--config-schema").fine())["properties"]
     assert schema["additionalProperties"] is False
     assert schema["properties"]["rank"]["description"] == "Of LoRA's matrices."
 
@@ -115,3 +116,12 @@ def test_lists_of_modules_are_tried_and_shown_as_they_are_set(
     found = json.loads(cli(*tried, "--trials", 1, "--json").fine())["best"]["settings"]["target_modules"]
     assert found in (["query", "value"], ["key", "value"])
     assert f"target_modules={','.join(found)}" in cli(*tried, "--trials", 1).fine()
+
+
+def test_a_sweep_of_a_recipe_of_ones_own_has_a_folder_wherever_that_lies(
+    cli: Command, reviews: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tickets.yaml").write_text("like: sentiment\n")
+    given = ("sweep", "--task", tmp_path / "tickets.yaml", "--data", reviews, "--base", tiny_base)
+    found = cli(*given, "--max-steps", 1, "--try", "rank=2|4", "--trials", 1, "--json")
+    assert json.loads(found.fine())["best"]["run"] == "sweeps/tickets/trial-0"
