@@ -9,7 +9,6 @@ adapter of the backbone. Does not train.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,20 +215,20 @@ class Embed:
 
     def measure_vectors(self, vectors: Sequence[NDArray[Any]], dataset: Dataset) -> Statistics:
         """Retrieval among all passages and negatives of `dataset`, each text once; all passages of a query's text count, and
-        a query that stands in several rows counts once, as in BEIR."""
+        a query that stands in several rows is one example, as in BEIR."""
         places: dict[str, int] = {}
         found: list[NDArray[Any]] = []
+        queries: dict[str, NDArray[Any]] = {}
         wanted: dict[str, set[int]] = {}
         for example, own in zip(dataset, vectors, strict=True):
             for field, vector in zip(("passage", "negative"), own[1:], strict=False):
                 if example.fields[field] not in places:
                     places[example.fields[field]] = len(found)
                     found.append(vector)
+            queries.setdefault(example.fields["query"], own[0])
             wanted.setdefault(example.fields["query"], set()).add(places[example.fields["passage"]])
-        relevant = [sorted(wanted[example.fields["query"]]) for example in dataset]
-        rows = Counter(example.fields["query"] for example in dataset)
-        weights = [1 / rows[example.fields["query"]] for example in dataset]
-        return retrieval_statistics(np.stack([own[0] for own in vectors]), np.stack(found), relevant, weights)
+        relevant = [sorted(wanted[query]) for query in queries]
+        return retrieval_statistics(np.stack(list(queries.values())), np.stack(found), relevant)
 
     def preview(
         self,

@@ -24,15 +24,12 @@ _BLOCK = 1024  # queries whose similarities are in memory at once
 
 
 def retrieval_statistics(
-    queries: NDArray[Any],
-    passages: NDArray[Any],
-    relevant: Sequence[Sequence[int]],
-    weights: Sequence[float] | None = None,
+    queries: NDArray[Any], passages: NDArray[Any], relevant: Sequence[Sequence[int]]
 ) -> Statistics:
     """Per query mrr@10, ndcg@10, recall@1 and recall@10, from vectors [queries, hidden] and [passages, hidden].
 
-    `relevant[q]`: which passages query q should find, at least one; `weights[q]`: what it counts, 1 by default. A passage
-    that is as near as a relevant one ranks before it, so that vectors which are all equal find nothing.
+    `relevant[q]`: which passages query q should find, at least one. A passage that is as near as a relevant one ranks before
+    it, so that vectors which are all equal find nothing.
     """
     wanted, found = _unit(queries), _unit(passages)
     counts = np.empty((len(relevant), len(_NAMES) + 1))
@@ -40,9 +37,6 @@ def retrieval_statistics(
         block = wanted[start : start + _BLOCK] @ found.T
         for row, similarities in enumerate(block, start=start):
             counts[row] = (*_metrics(similarities, relevant[row]), 1)
-
-    if weights is not None:
-        counts *= np.asarray(weights, dtype=np.float64)[:, None]
 
     def summarise(sums: Floats) -> dict[str, Floats]:
         return {name: sums[..., at] / sums[..., -1] for at, name in enumerate(_NAMES)}

@@ -127,6 +127,24 @@ def test_every_passage_of_a_query_is_right_and_each_text_stands_once() -> None:
     assert values["recall@1"] == pytest.approx((0.5 + 0) / 2)
 
 
+def test_an_interval_is_of_queries_however_many_rows_each_has() -> None:
+    """Rows of one query are found or not found together: resampled one by one they would seem to tell more."""
+    rows = [
+        {"query": f"q{query}", "passage": f"p{query}", "negative": f"n{query}-{at}"}
+        for query in range(4)
+        for at in range(25)
+    ]
+    ways = np.eye(8)
+    vectors = [
+        np.stack([ways[query], ways[query if query % 2 else query + 4], ways[query + 4]])
+        for query in range(4)
+        for _ in range(25)
+    ]
+    found = EMBED.measure_vectors(vectors, EMBED.read(rows)).estimates()["recall@1"]
+    assert (found.value, found.n) == (0.5, 4)
+    assert (found.low, found.high) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
