@@ -135,8 +135,8 @@ def judged_statistics(
     gains: Floats, mismatched: Floats, losses: Floats | None, good: NDArray[np.bool_], beta: float
 ) -> Statistics:
     """reward_accuracy: the share of good answers that gain more than an answer to another prompt does in the mean, and of
-    bad ones that gain less, the mean of both; reward_margin: by how much the mean reward of good ones is above that of bad
-    ones; loss, where there are losses."""
+    bad ones that gain less, the mean of both, or of the kind that there is; reward_margin, where there are both: by how
+    much the mean reward of good ones is above that of bad ones; loss, where there are losses."""
     above = (np.sign(gains - mismatched.mean()) + 1) / 2
     right = np.where(good, above, 1 - above)
     counts = [np.ones(len(gains))]
@@ -146,11 +146,10 @@ def judged_statistics(
 
     def summarise(sums: Floats) -> dict[str, Floats]:
         rows, goods, right_goods, good_gains, bads, right_bads, bad_gains, *rest = np.moveaxis(sums, -1, 0)
-        goods, bads = np.maximum(goods, 1), np.maximum(bads, 1)
-        found = {
-            "reward_accuracy": (right_goods / goods + right_bads / bads) / 2,
-            "reward_margin": beta * (good_gains / goods - bad_gains / bads),
-        }
+        goods, bads = (np.where(kind > 0, kind, np.nan) for kind in (goods, bads))
+        found = {"reward_accuracy": np.nanmean([right_goods / goods, right_bads / bads], axis=0)}
+        if good.any() and not good.all():
+            found["reward_margin"] = beta * (good_gains / goods - bad_gains / bads)
         return {**found, "loss": rest[0] / rows} if rest else found
 
     return Statistics(np.stack(counts, axis=1), summarise)

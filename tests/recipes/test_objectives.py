@@ -51,6 +51,22 @@ def test_judged_answers_are_held_against_what_any_answer_gains() -> None:
     assert judged_statistics(-gains, -mismatched, None, good, 2.0).values()["reward_accuracy"] == 0.0
 
 
+@pytest.mark.parametrize("kind", [True, False])
+def test_where_all_are_judged_alike_they_alone_count(kind: bool) -> None:
+    """As a split of few rows may be: an adapter that is always right is not half right."""
+    gains, mismatched = np.array([4.0, 5.0]) * (1 if kind else -1), np.zeros(2)
+    found = judged_statistics(gains, mismatched, None, np.array([kind, kind]), 1.0).estimates()
+    assert found.keys() == {"reward_accuracy"}
+    assert (found["reward_accuracy"].value, found["reward_accuracy"].low) == (1, 1)
+
+
+def test_a_resample_without_bad_answers_says_nothing_of_them() -> None:
+    gains, good = np.array([4.0, 5.0, 6.0, -1.0]), np.array([True, True, True, False])
+    found = judged_statistics(gains, np.zeros(4), None, good, 1.0).estimates()
+    assert (found["reward_accuracy"].low, found["reward_accuracy"].high) == (1, 1)
+    assert (found["reward_margin"].low, found["reward_margin"].high) == (5, 7)
+
+
 def test_the_rarer_judgement_weighs_more() -> None:
     assert class_weights([True, True, True, False]) == {"good_weight": 1.0, "bad_weight": 3.0}
     assert class_weights([True, False, False]) == {"good_weight": 2.0, "bad_weight": 1.0}
