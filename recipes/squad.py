@@ -48,14 +48,14 @@ def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -
     """f1 and exact of each question's best gold answer; no answer is an empty list, predicted as "".
 
     Where some questions have none: also no_answer_accuracy, the share of all questions that are rightly said to have an
-    answer or none; f1/answered and exact/answered, of those that have; and exact/unanswered.
+    answer or none; f1/answered and exact/answered, of those that have, if there are such; and exact/unanswered.
     """
     counts = np.zeros((len(gold), 7))
     for row, (answers, guess) in enumerate(zip(gold, predicted, strict=True)):
         best = _best(f1, answers, guess), _best(exact, answers, guess)
         told = bool(answers) == bool(guess)
         counts[row] = (*best, 1, 0, 0, 0, told) if answers else (0, 0, 0, *best, 1, told)
-    some_have_none = bool(counts[:, 5].any())
+    answered, unanswered = (int(counts[:, column].sum()) for column in (2, 5))
 
     def summarise(sums: Floats) -> dict[str, Floats]:
         had, had_none = sums[..., 2], sums[..., 5]
@@ -63,16 +63,16 @@ def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -
             "f1": _ratio(sums[..., 0] + sums[..., 3], had + had_none),
             "exact": _ratio(sums[..., 1] + sums[..., 4], had + had_none),
         }
-        if some_have_none:
-            values |= {
-                "no_answer_accuracy": _ratio(sums[..., 6], had + had_none),
-                "f1/answered": _ratio(sums[..., 0], had),
-                "exact/answered": _ratio(sums[..., 1], had),
-                "exact/unanswered": _ratio(sums[..., 4], had_none),
-            }
+        if unanswered:
+            values["no_answer_accuracy"] = _ratio(sums[..., 6], had + had_none)
+            if answered:
+                values["f1/answered"] = _ratio(sums[..., 0], had)
+                values["exact/answered"] = _ratio(sums[..., 1], had)
+            values["exact/unanswered"] = _ratio(sums[..., 4], had_none)
         return values
 
-    return Statistics(counts, summarise)
+    some = {"f1/answered": answered, "exact/answered": answered, "exact/unanswered": unanswered}
+    return Statistics(counts, summarise, some)
 
 
 def best_threshold(
@@ -109,4 +109,5 @@ def _best(measure: Callable[[str, str], float], answers: Sequence[str], guess: s
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)
+    """NaN where a resample has none of the questions."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan, dtype=np.float64), where=whole > 0)

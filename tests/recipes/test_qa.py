@@ -172,6 +172,11 @@ def test_the_best_gold_answer_counts_and_kinds_are_apart() -> None:
     )  # fmt: skip
     assert statistics.estimates(resamples=50)["f1"].n == 4
     assert set(answer_statistics([["a"]], ["a"]).values()) == {"f1", "exact"}
+    assert set(answer_statistics([[]], ["a"]).values()) == {
+        *("f1", "exact", "no_answer_accuracy", "exact/unanswered"),
+    }
+    rare = answer_statistics([["a"]] * 9 + [[]], ["a"] * 9 + [""]).estimates()["exact/unanswered"]
+    assert (rare.low, rare.high, rare.n) == (1, 1, 1)  # a third of all resamples has no such question, and says nothing
     assert normalise("  The  cat's\tHAT ") == "cats hat"
 
 
