@@ -110,6 +110,8 @@ def test_shares_of_few_findings_have_wilsons_intervals() -> None:
         for name in names:
             assert found[name].value == right / total
             assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
+            assert found[name].n == total
+    assert found["balanced_accuracy"].n == 45
     assert round(found["sensitivity"].low, 2) == 0.57
 
 
