@@ -124,7 +124,7 @@ def adapt(
     )
     if ranks is not None:
         vars(config).update(ranks, init_lora_weights=True, eva_config=None)
-    with _peft_warnings():
+    with peft_warnings():
         try:
             wrapped = get_peft_model(model, config)
         except (ValueError, TypeError) as error:  # the latter of a convolution's own class, made as torch's
@@ -318,7 +318,7 @@ def _has(model: PreTrainedModel, part: str) -> bool:
 
 
 @contextmanager
-def _peft_warnings() -> Iterator[None]:
+def peft_warnings() -> Iterator[None]:
     """Without what PEFT 0.21 makes transformers 5.23 say about its own names, whatever we do, and its advice on EVA."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")

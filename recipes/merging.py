@@ -16,6 +16,7 @@ from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.base import Base
 from adapthub.adapters.heads import task_model
+from adapthub.recipes.adaptation import peft_warnings
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.evaluation import Answers
 from adapthub.recipes.processors import load_processor
@@ -78,5 +79,6 @@ def merge(base: Base, artifact: Artifact) -> PreTrainedModel:
         model.config.pad_token_id = (
             base.tokenizer.pad_token_id
         )  # decoders classify at the last token before it
-    wrapped: Any = PeftModel.from_pretrained(model, str(artifact.path))
+    with peft_warnings():
+        wrapped: Any = PeftModel.from_pretrained(model, str(artifact.path))
     return cast(PreTrainedModel, wrapped.merge_and_unload().eval())

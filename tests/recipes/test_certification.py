@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any, cast
@@ -146,6 +147,12 @@ def test_in_what_an_adapter_was_trained_is_said(
     manifest = adapter.manifest.model_copy(update={"hardware": hardware, "quantization": quantization})
     reference, dtype = certification._as_trained(manifest)
     assert (reference, certification._how_trained(manifest, dtype)) == (form, words)
+
+
+def test_merging_warns_of_nothing_that_users_could_change(adapter: Artifact, data: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="`is_gradient_checkpointing`")
+        assert certify(adapter, data, forms=["merged"]).certificates.keys() == {"merged"}
 
 
 def test_a_prefix_has_nothing_to_merge(tiny_base: Path, ner_data: Path, data: Path, tmp_path: Path) -> None:

@@ -176,7 +176,11 @@ def test_the_best_gold_answer_counts_and_kinds_are_apart() -> None:
         *("f1", "exact", "no_answer_accuracy", "exact/unanswered"),
     }
     rare = answer_statistics([["a"]] * 9 + [[]], ["a"] * 9 + [""]).estimates()["exact/unanswered"]
-    assert (rare.low, rare.high, rare.n) == (1, 1, 1)  # a third of all resamples has no such question, and says nothing
+    assert (rare.low, rare.high, rare.n) == (
+        1,
+        1,
+        1,
+    )  # a third of all resamples has no such question, and says nothing
     assert normalise("  The  cat's\tHAT ") == "cats hat"
 
 
