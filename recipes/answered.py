@@ -1,16 +1,18 @@
-"""Of how many examples a text is written and measured at the end, and of which: the setting `answered`.
+"""Of how many examples a text is written and measured at the end, and of which: the setting `answered`; and writing them.
 
-Writing takes most of what measuring takes, so it is bounded; the loss is of every example. Does not write or measure.
+Writing takes most of what measuring takes, so it is bounded; the loss is of every example. Does not measure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adapthub.adapters.errors import InvalidSettings
 
 if TYPE_CHECKING:
     from adapthub.recipes.data.dataset import Dataset
+    from adapthub.runtime import Runtime
 
 REASON = (
     "writing takes longest of what is measured at the end; how much so many texts tell, the intervals say"
@@ -47,3 +49,30 @@ def note(dataset: Dataset) -> str | None:
     if written == rows:
         return None
     return f"texts of {written:,} of {rows:,} rows are written and measured (answered), the loss of all"
+
+
+def write(
+    runtime: Runtime,
+    adapter: str | None,
+    prompts: Mapping[int, list[int]],
+    rows: int,
+    *,
+    most: int,
+    stops: Sequence[int],
+) -> list[str]:
+    """Of `rows` examples what the served adapter writes after the token ids of each one's prompt, by place; "" for others.
+
+    Fewer tokens than `most` where a prompt leaves no room for more, and none where it leaves no room at all: one long row
+    costs its own text, not the measures of all others.
+    """
+    by_length: dict[int, list[int]] = {}
+    for at, prompt in prompts.items():
+        by_length.setdefault(min(most, runtime.room(adapter, len(prompt))), []).append(at)
+    texts = [""] * rows
+    for tokens, places in by_length.items():
+        if tokens > 0:
+            some = [prompts[at] for at in places]
+            found = runtime.generate(some, adapter, max_new_tokens=tokens, stop_token_ids=stops)
+            for at, generation in zip(places, found, strict=True):
+                texts[at] = generation.text
+    return texts

@@ -168,21 +168,18 @@ class Chat:
     def answers(
         self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
-        """Empty where no answer is asked for (`answered`), and where a prompt leaves no room for one."""
+        """Empty where no answer is asked for (`answered`), and where a prompt leaves no room for one (answered.write)."""
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
-        most = settings["max_new_tokens"]
-        prompts = {}
-        for at in written.places(dataset):
-            ids = prompt_of(
+        prompts = {
+            at: prompt_of(
                 tokenizer, settings["template"], _conversation(dataset[at], settings, to_answer=True)
             )
-            if len(ids) + most <= runtime.room(adapter):
-                prompts[at] = ids
-        end = token_id(tokenizer, settings["turn_end"])
-        found = runtime.generate(list(prompts.values()), adapter, max_new_tokens=most, stop_token_ids=[end])
-        texts = dict(zip(prompts, (generation.text for generation in found), strict=True))
-        return [texts.get(at, "") for at in range(len(dataset))]
+            for at in written.places(dataset)
+        }
+        stops = [token_id(tokenizer, settings["turn_end"])]
+        most = settings["max_new_tokens"]
+        return written.write(runtime, adapter, prompts, len(dataset), most=most, stops=stops)
 
     def measure_texts(
         self, texts: Sequence[str], losses: Sequence[NDArray[Any]], dataset: Dataset

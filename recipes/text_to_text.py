@@ -146,8 +146,7 @@ class TextToText:
     def answers(
         self, runtime: Runtime, adapter: str | None, dataset: Dataset, settings: Mapping[str, Any]
     ) -> list[str]:
-        """Empty where no text is asked for (`answered`). Fewer tokens than max_new_tokens where a prompt leaves no room for
-        more, and none where it leaves no room at all: one long row costs its own text, not the measures of all others."""
+        """Empty where no text is asked for (`answered`), and where a prompt leaves no room for one (answered.write)."""
         tokenizer = runtime.base.tokenizer
         assert tokenizer is not None
         ids = read_ids if "decoder_start" in settings else prompt_ids
@@ -156,18 +155,8 @@ class TextToText:
         prompts = {at: ids(tokenizer, prompt) for at, prompt in zip(asked, said, strict=True)}
         end = settings.get("turn_end")
         stops = [] if end is None else [token_id(tokenizer, end)]
-        by_length: dict[int, list[int]] = {}
-        for at, prompt in prompts.items():
-            room = runtime.room(adapter, len(prompt))
-            by_length.setdefault(min(settings["max_new_tokens"], room), []).append(at)
-        texts = [""] * len(dataset)
-        for tokens, places in by_length.items():
-            if tokens > 0:
-                some = [prompts[at] for at in places]
-                found = runtime.generate(some, adapter, max_new_tokens=tokens, stop_token_ids=stops)
-                for at, generation in zip(places, found, strict=True):
-                    texts[at] = generation.text
-        return texts
+        most = settings["max_new_tokens"]
+        return written.write(runtime, adapter, prompts, len(dataset), most=most, stops=stops)
 
     def preview(
         self,

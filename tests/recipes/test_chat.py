@@ -16,6 +16,7 @@ from adapthub.recipes import evaluate, train
 from adapthub.recipes.chat import Chat
 from adapthub.recipes.recipe import Encoded
 from adapthub.recipes.text_metrics import answer_statistics
+from adapthub.runtime import Runtime
 from tests.adapters.causal_pass import write_causal_base
 from tests.recipes.tokenizer_kinds import byte_level, sentencepiece
 
@@ -225,3 +226,24 @@ def test_what_was_trained_is_measured_as_served(tmp_path: Path) -> None:
     assert set(result.metrics["test"]) == {"perplexity", "loss", "rougeL"}
     again = evaluate(Artifact.read(tmp_path / "run" / "adapter"), rows[:3], answered=2)
     assert again.metrics == result.metrics["test"]
+
+
+def test_an_answer_has_what_room_its_conversation_leaves(tmp_path: Path) -> None:
+    """None where there is none, and less where there is less: not nothing for want of the longest."""
+    tokenizer = byte_level()
+    tokenizer.chat_template = PLAIN
+    write_causal_base(
+        tmp_path / "base", vocab_size=len(tokenizer), max_position_embeddings=128, eos_token_id=None
+    )
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = Chat()
+    rows = [
+        {"messages": [{"role": "user", "content": "ada " * words}, {"role": "assistant", "content": "yes"}]}
+        for words in (2, 20, 200)
+    ]
+    data = recipe.read(rows, answered="all")
+    settings = {**recipe.resolve(tokenizer, data, max_length=100), "max_new_tokens": 80}
+    with Runtime(str(tmp_path / "base")) as runtime:
+        short, long, longest = recipe.answers(runtime, None, data, settings)
+    assert len(short) > len(long) > 0
+    assert longest == ""
