@@ -155,6 +155,10 @@ class Settings:
             return self.eval_steps
         return min(self.steps_per_epoch(rows), max(1, self.steps(rows) // _EVALUATIONS))
 
+    def evaluations(self, rows: int) -> int:
+        """How often a run that does not stop early is evaluated, and writes a checkpoint: after its last step, too."""
+        return math.ceil(self.steps(rows) / self.steps_between_evaluations(rows))
+
     def affordable_rows(self, rows: int) -> int:
         """So many rows that looking at them takes about a quarter of the time of the steps before it: a row is computed
         forward alone, of an adapter's step about half; but no fewer than 64, for a mean, and no more than 1,000."""

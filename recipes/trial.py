@@ -253,7 +253,7 @@ class _Trying:
 
     def _evaluating(self, tried: Job, clock: _Clock) -> float:
         """Seconds of the run's evaluations, and of the checkpoint after each."""
-        evaluations = self._job.steps // self._job.settings.steps_between_evaluations(self._job.rows)
+        evaluations = self._job.settings.evaluations(self._job.rows)
         whole = self._job.looked_at
         if whole is None or clock.evaluation is None:
             return evaluations * clock.saving

@@ -24,20 +24,21 @@ def test_what_is_not_given_is_the_recipes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "rows", "steps", "between"),
+    ("given", "rows", "steps", "between", "evaluations"),
     [
-        ({}, 80, 30, 6),
-        ({"epochs": 10}, 80, 100, 10),  # an epoch is shorter than a fifth of the run
-        ({"max_steps": 7}, 80, 7, 1),
-        ({"epochs": 0.5}, 80, 5, 1),
-        ({"eval_steps": 4}, 80, 30, 4),
-        ({"batch_size": 100}, 3, 3, 1),
+        ({}, 80, 30, 6, 5),
+        ({"epochs": 10}, 80, 100, 10, 10),  # an epoch is shorter than a fifth of the run
+        ({"max_steps": 7}, 80, 7, 1, 7),
+        ({"epochs": 0.5}, 80, 5, 1, 5),
+        ({"eval_steps": 4}, 80, 30, 4, 8),  # the last step is evaluated, too
+        ({"batch_size": 100}, 3, 3, 1, 3),
     ],
 )
-def test_steps(given: dict[str, Any], rows: int, steps: int, between: int) -> None:
+def test_steps(given: dict[str, Any], rows: int, steps: int, between: int, evaluations: int) -> None:
     settings = resolve(**given)
     assert settings.steps(rows) == steps
     assert settings.steps_between_evaluations(rows) == between
+    assert settings.evaluations(rows) == evaluations
 
 
 @pytest.mark.parametrize(

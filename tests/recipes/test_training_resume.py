@@ -124,6 +124,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_unbroken_run(
     assert (resumed.artifact.path / "adapter_model.safetensors").read_bytes() == weights
     assert resumed.run.history == history
     assert [entry["step"] for entry in history if "loss" in entry] == list(range(1, 15))
+    assert [entry["step"] for entry in history if "eval_f1" in entry] == [5, 10, 14]
 
 
 @pytest.mark.parametrize(
