@@ -319,7 +319,8 @@ def _has(model: PreTrainedModel, part: str) -> bool:
 
 @contextmanager
 def peft_warnings() -> Iterator[None]:
-    """Without what PEFT 0.21 makes transformers 5.23 say about its own names, whatever we do, and its advice on EVA."""
+    """Without what PEFT 0.21, and TRL, make transformers 5.23 say about its own names, whatever we do, and PEFT's advice on
+    EVA."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")

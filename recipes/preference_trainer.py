@@ -25,6 +25,7 @@ from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
 from adapthub.adapters.errors import InvalidSettings
+from adapthub.recipes.adaptation import peft_warnings
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.recipe import Row
 from adapthub.recipes.trainer import AdapterTrainer
@@ -148,7 +149,7 @@ class PreferenceTrainer(AdapterTrainer, ABC):
         self._goes_on = goes_on
         self._undisturbed = _Undisturbed(model)
         try:
-            with _ref_in_prefix():
+            with _ref_in_prefix(), peft_warnings():
                 super().__init__(
                     model=model, args=args, processing_class=copy.deepcopy(tokenizer), **arguments
                 )
@@ -171,7 +172,8 @@ class PreferenceTrainer(AdapterTrainer, ABC):
     def train(self, *arguments: Any, **options: Any) -> Any:
         """See Trainer.train; the base is then as it was."""
         try:
-            return super().train(*arguments, **options)
+            with peft_warnings():
+                return super().train(*arguments, **options)
         finally:
             if self._goes_on:
                 cast("PeftModel", self.model).delete_adapter(_REFERENCE)

@@ -517,3 +517,14 @@ def test_a_real_base_learns_from_real_judgements(sample: str, tmp_path: Path) ->
     assert result.metrics["test"]["reward_accuracy"].n == len((data / "test.jsonl").read_text().splitlines())
     assert all("loss" in entry for entry in result.run.history[:2])
     assert evaluate(result.artifact, data / "test.jsonl").metrics == result.metrics["test"]
+
+
+@pytest.mark.filterwarnings("error:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+def test_training_warns_of_nothing_that_users_could_change(
+    causal_base: Path, objective: str, tmp_path: Path
+) -> None:
+    train(
+        "prefer", pairs(16, 0), base=str(causal_base), objective=objective, max_length=64, max_steps=1, batch_size=4,
+        output=tmp_path / "run", quiet=True,
+    )  # fmt: skip
