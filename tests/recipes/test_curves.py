@@ -111,3 +111,10 @@ def test_a_flat_metric_has_the_axis_of_any_metric(value: float) -> None:
     left, right, _ = _axes(curves.text(Curves.of(history, "f1")))
     assert (left[0], left[-1]) == ("3.0", "0.0")
     assert (right[0], right[-1]) == ("1.00", "0.00")
+
+
+def test_a_metric_above_one_is_drawn() -> None:
+    small, large = (
+        curves.png(Curves((), (), "margin", ((1, top / 2), (2, top))), "one's own") for top in (3.0, 30.0)
+    )
+    assert small != large
