@@ -106,6 +106,10 @@ def certify(
         report=(lambda line: None) if as_json else announce,
         **options,
     )
+    if not as_json:  # before what may fail yet
+        show_certificates(found.certificates)
+        for form, why in found.left_out.items():
+            click.echo(f"{form} is left out: {why}")
     if not found.certificates and (output is not None or push):
         why = "; ".join(f"{form}: {words}" for form, words in found.left_out.items())
         raise InvalidSettings(f"there is no certificate to write, as no form could be measured: {why}")
@@ -113,11 +117,8 @@ def certify(
     version = _published(found, written, name, registry, message) if name is not None else None
     if as_json:
         show_json(_record(found, written, version))
-        return
-    show_certificates(found.certificates)
-    for form, why in found.left_out.items():
-        click.echo(f"{form} is left out: {why}")
-    _show_written(written, version, ref)
+    else:
+        _show_written(written, version)
 
 
 def _name(ref: str) -> str:
@@ -171,7 +172,7 @@ def _record(found: Certification, written: Artifact | None, version: Version | N
     }
 
 
-def _show_written(written: Artifact | None, version: Version | None, ref: str) -> None:
+def _show_written(written: Artifact | None, version: Version | None) -> None:
     if version is not None:
         click.echo(f"Published {version.name}@v{version.number}, whose manifest and card say so.")
     if written is not None:

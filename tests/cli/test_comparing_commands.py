@@ -106,6 +106,7 @@ def test_certify_asks_before_it_measures_and_keeps_what_a_push_loses(
     monkeypatch.setattr(ManyHubs, "push", refused)
     result = cli(*certify, "--push")
     assert result.code == 2
+    assert "bf16" in result.out  # what was measured is said whatever fails after it
     kept = re.search(
         r"The certified adapter is kept at (\S+)\. Publish it with: adapt push (\S+) acme/ner", result.err
     )
