@@ -122,8 +122,8 @@ def test_losses_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
             batch_size=4, max_length=64, quiet=True,
         )  # fmt: skip
         made.append(run.artifact)
-    assert compare(made[0], made[0], data[:3], answered=1).metrics.keys() == {"chrf", "bleu", "loss"}
-    found = compare(*made, data[:3], answered=1)
-    assert found.metrics.keys() == {"chrf", "bleu"}
+    first, second = made
+    assert compare(first, first, data[:3], answered=1).metrics.keys() == {"chrf", "bleu", "loss"}
+    assert compare(first, second, data[:3], answered=1).metrics.keys() == {"chrf", "bleu"}
     with pytest.raises(InvalidSettings, match="where the bases' tokenizers differ, and no texts are written"):
-        compare(*made, data[:3], answered=0)
+        compare(first, second, data[:3], answered=0)

@@ -31,6 +31,7 @@ from adapthub.recipes import TrainingResult, evaluate, train
 from adapthub.recipes import outcome as outcomes
 from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.job import prepare
+from adapthub.recipes.served import served_outputs
 from adapthub.recipes.trainer import AdapterTrainer
 
 # PEFT 0.21 reads a name that transformers 5.23 has renamed.
@@ -296,10 +297,8 @@ def test_a_base_that_cannot_be_served_as_trained_is_refused_before_training(
 def test_a_row_that_is_served_as_no_number_is_seen_whichever_it_is(
     tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = outcomes.served_outputs
-
     def last_lost(*given: Any, **options: Any) -> list[Any]:
-        rows = honest(*given, **options)
+        rows = served_outputs(*given, **options)
         return [*rows[:-1], rows[-1] * np.nan]
 
     monkeypatch.setattr(outcomes, "served_outputs", last_lost)
