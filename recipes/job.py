@@ -127,6 +127,11 @@ class Job:
         return int(self.splits["train"].encoded.supervised * share)
 
     @property
+    def ranks(self) -> Mapping[str, Any] | None:
+        """Which layers are trained with which ranks, where EVA chose them for the parent."""
+        return None if self.parent is None else self.parent.ranks
+
+    @property
     def smaller(self) -> str:
         """What to change where memory runs out."""
         batch_size, max_length = self.settings.batch_size, self.settings.max_length

@@ -234,7 +234,7 @@ def _skeleton(job: Job) -> tuple[Adaptation, int]:
     """The model that would be trained, without memory behind it, and how many parameters its base has."""
     model = skeleton_of(job.base.config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    adaptation = adapt(_on_meta(job.base, model), job.task, job.labels, job.method, job.adapter)
+    adaptation = adapt(_on_meta(job.base, model), job.task, job.labels, job.method, job.adapter, job.ranks)
     return adaptation, parameters
 
 

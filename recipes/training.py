@@ -239,8 +239,7 @@ def _begin(job: Job, base: Base) -> Adaptation:
     """The adapter before its first step: fresh, or as its parent ended."""
     set_seed(job.seed)
     parent = job.parent
-    ranks = parent.ranks if parent is not None else None
-    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter, ranks)
+    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter, job.ranks)
     try:
         if parent is not None:
             parent.take_over(adaptation, job.labels)

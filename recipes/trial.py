@@ -127,8 +127,7 @@ class _Trying:
         job = self._job
         rehearse(job, self._base)
         set_seed(job.seed)
-        ranks = job.parent.ranks if job.parent is not None else None
-        adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, ranks)
+        adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, job.ranks)
         if job.parent is not None:
             job.parent.take_over(adaptation, job.labels)
         elif job.adapter.get("init") == "eva":

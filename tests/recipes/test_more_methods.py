@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,8 @@ def test_eva_takes_directions_and_ranks_from_the_data(
     child = train(task, data, start=result.artifact, output=tmp_path / "child", **SHORT)
     assert child.artifact.config["rank_pattern"] == config["rank_pattern"]
     assert child.artifact.shapes == result.artifact.shapes
+    planned = plan(task, data, start=result.artifact, max_steps=2)
+    assert planned.trainable == sum(map(math.prod, child.artifact.shapes.values()))
 
 
 def test_eva_that_cannot_work_is_refused(
