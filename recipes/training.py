@@ -214,7 +214,7 @@ def _check_output(output: str | Path | None, resume: bool | str | Path) -> None:
         return
     if resume is False:
         runs.check_unused(Path(output))
-    elif Path(output).absolute() != Path(resume).absolute():
+    elif Path(output).resolve() != Path(resume).resolve():
         raise InvalidSettings(
             f"a run that goes on stays in its folder, {resume}; output={str(output)!r} is another",
             hint="Leave output out.",
