@@ -137,10 +137,7 @@ class Embed:
             }
             fields = {field: text_of(records, row, column, field) for field, column in given.items()}
             examples.append(Example(fields, records.path, row.line, records.unit))
-            if fields.get("negative") == fields["passage"]:
-                raise InvalidData(
-                    f"{examples[-1].source}: the negative is the passage itself", hint="Leave it empty."
-                )
+        _check_negatives(examples)
         settings = {
             "query_prefix": query_prefix,
             "passage_prefix": passage_prefix,
@@ -250,6 +247,17 @@ class Embed:
         ]
         whole = [token for ids in texts for token in ids]
         return Preview.of_tokens(tokenizer, whole, example.source, example.fields["query"], text=begins)
+
+
+def _check_negatives(examples: Sequence[Example]) -> None:
+    """Raises InvalidData for a negative that is a passage of its query, in this row or another."""
+    right = {(example.fields["query"], example.fields["passage"]): example for example in examples}
+    for example in examples:
+        if found := right.get((example.fields["query"], example.fields.get("negative"))):
+            where = "itself" if found is example else f"of {found.source}, which has the same query"
+            raise InvalidData(
+                f"{example.source}: the negative is the passage {where}", hint="Leave it empty."
+            )
 
 
 def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:

@@ -137,6 +137,11 @@ def test_every_passage_of_a_query_is_right_and_each_text_stands_once() -> None:
             {},
             "data:row 1: the negative is the passage itself",
         ),
+        (
+            [{"query": "a", "passage": "b", "negative": "c"}, {"query": "a", "passage": "c"}],
+            {},
+            "data:row 1: the negative is the passage of data:row 2, which has the same query",
+        ),
     ],
 )
 def test_rows_that_cannot_be_read_are_named(rows: Any, options: Any, message: str) -> None:
