@@ -137,7 +137,10 @@ class Embed:
             }
             fields = {field: text_of(records, row, column, field) for field, column in given.items()}
             examples.append(Example(fields, records.path, row.line, records.unit))
-        _check_negatives(examples)
+            if fields.get("negative") == fields["passage"]:
+                raise InvalidData(
+                    f"{examples[-1].source}: the negative is the passage itself", hint="Leave it empty."
+                )
         settings = {
             "query_prefix": query_prefix,
             "passage_prefix": passage_prefix,
@@ -161,7 +164,16 @@ class Embed:
         return ()
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
-        """Nothing: texts were checked when they were read."""
+        """Raises InvalidData for a negative that is the passage of another row with the same query."""
+        if "negative" not in dataset.columns:
+            return
+        right = {hash((one.fields["query"], one.fields["passage"])) for one in dataset}
+        for example in dataset:
+            if hash((example.fields["query"], example.fields.get("negative"))) in right:
+                raise InvalidData(
+                    f"{example.source}: the negative is the passage of another row with the same query",
+                    hint="Leave it empty.",
+                )
 
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
@@ -247,17 +259,6 @@ class Embed:
         ]
         whole = [token for ids in texts for token in ids]
         return Preview.of_tokens(tokenizer, whole, example.source, example.fields["query"], text=begins)
-
-
-def _check_negatives(examples: Sequence[Example]) -> None:
-    """Raises InvalidData for a negative that is a passage of its query, in this row or another."""
-    right = {(example.fields["query"], example.fields["passage"]): example for example in examples}
-    for example in examples:
-        if found := right.get((example.fields["query"], example.fields.get("negative"))):
-            where = "itself" if found is example else f"of {found.source}, which has the same query"
-            raise InvalidData(
-                f"{example.source}: the negative is the passage {where}", hint="Leave it empty."
-            )
 
 
 def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:
