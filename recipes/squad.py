@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.metrics import Statistics, ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,15 +60,15 @@ def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -
     def summarise(sums: Floats) -> dict[str, Floats]:
         had, had_none = sums[..., 2], sums[..., 5]
         values = {
-            "f1": _ratio(sums[..., 0] + sums[..., 3], had + had_none),
-            "exact": _ratio(sums[..., 1] + sums[..., 4], had + had_none),
+            "f1": ratio(sums[..., 0] + sums[..., 3], had + had_none),
+            "exact": ratio(sums[..., 1] + sums[..., 4], had + had_none),
         }
         if some_have_none:
             values |= {
-                "no_answer_accuracy": _ratio(sums[..., 6], had + had_none),
-                "f1/answered": _ratio(sums[..., 0], had),
-                "exact/answered": _ratio(sums[..., 1], had),
-                "exact/unanswered": _ratio(sums[..., 4], had_none),
+                "no_answer_accuracy": ratio(sums[..., 6], had + had_none),
+                "f1/answered": ratio(sums[..., 0], had),
+                "exact/answered": ratio(sums[..., 1], had),
+                "exact/unanswered": ratio(sums[..., 4], had_none),
             }
         return values
 
@@ -106,7 +106,3 @@ def _best(measure: Callable[[str, str], float], answers: Sequence[str], guess: s
     # As the script: gold answers that normalise to nothing do not count.
     wanted = [answer for answer in answers if normalise(answer)] or [""]
     return max(measure(answer, guess) for answer in wanted)
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)
