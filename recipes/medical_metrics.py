@@ -1,7 +1,7 @@
 """What a classifier of rare findings is worth: balanced accuracy, AUROC, sensitivity and specificity, calibration.
 
-As scikit-learn defines them. AUROC is no function of sums over examples, so resamples weigh examples instead of adding them
-up. Does not read data or run models.
+As scikit-learn defines them, and calibration as Guo et al. (2017). AUROC is no function of sums over examples, so resamples
+weigh examples instead of adding them up. Does not read data or run models.
 """
 
 from __future__ import annotations
