@@ -171,6 +171,10 @@ class Whisper:
                 hint=did_you_mean(str(wanted), known) or "Give a code such as en, or a name such as english.",
             )
         if self.multilingual:
+            if self._token(f"<|{code}|>") == self.processor.tokenizer.unk_token_id:
+                raise InvalidSettings(
+                    f"this base does not know {wanted!r}", hint="Take another Whisper: large-v3 knows most."
+                )
             return code
         if code != "en":
             raise InvalidSettings(

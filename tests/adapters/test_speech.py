@@ -153,6 +153,8 @@ def test_languages(speech_bases: dict[str, Path]) -> None:
     assert (whisper.language("Spanish"), whisper.language("es"), whisper.language(None)) == ("es", "es", None)
     with pytest.raises(InvalidSettings, match=r"no language that Whisper knows.*spanish"):
         whisper.language("spannish")
+    with pytest.raises(InvalidSettings, match="this base does not know 'yue'"):
+        whisper.language("yue")
     with pytest.raises(InvalidSettings, match="trained in one language"):
         whisper.targets("a", None)
     ctc = speech_of(load_base(str(speech_bases["wav2vec2"]), device="cpu"))
