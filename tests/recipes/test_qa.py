@@ -339,17 +339,16 @@ def test_what_no_window_holds_is_counted_and_a_question_without_room_is_named(tm
 
 def test_answers_as_long_as_those_of_training_can_be_said(tmp_path: Path) -> None:
     tokenizer, clause = wordpiece(tmp_path), "the film is dull . " * 8  # of 40 tokens
-    rows = [{"question": "who", "context": f"ada was born . {clause}", "answer": clause}, ROWS[1]]
-    data = QA.read(rows)
+    data = QA.read([{"question": "who", "context": f"ada was born . {clause}", "answer": clause}])
     settings = QA.resolve(tokenizer, data, max_length=64)
     assert settings["longest_answer"] == 40
     assert QA.resolve(tokenizer, QA.read(ROWS), max_length=64)["longest_answer"] == 30
-    encoded = QA.encode(tokenizer, data.select([0]), (), settings)
+    encoded = QA.encode(tokenizer, data, (), settings)
     logits = np.zeros((len(encoded.rows[0]["input_ids"]), 2))
     logits[encoded.rows[0]["labels"], [0, 1]] = 9.0
-    assert QA.measure([logits], data.select([0]), encoded, ()).values()["exact"] == 1
+    assert QA.measure([logits], data, encoded, ()).values()["exact"] == 1
     before = replace(encoded, settings={**settings, "longest_answer": 30})
-    assert QA.measure([logits], data.select([0]), before, ()).values()["exact"] == 0
+    assert QA.measure([logits], data, before, ()).values()["exact"] == 0
 
 
 def questions(rows: int, seed: int) -> list[dict[str, Any]]:
