@@ -71,12 +71,13 @@ class MedicalStatistics:
         for name, value in self.values().items():
             share = self._share(name)
             low, high = np.nanquantile(drawn[name], (0.025, 0.975)) if share is None else _wilson(*share)
-            found[name] = Estimate(value, float(low), float(high), n)
+            found[name] = Estimate(value, float(low), float(high), self.n_of(name))
         return found
 
     def n_of(self, metric: str) -> int:
-        """All examples, whatever the metric."""
-        return self.n
+        """All examples, but of a label's sensitivity those that have it, of its specificity all others."""
+        share = self._share(metric)
+        return self.n if share is None else share[1]
 
     def _share(self, name: str) -> tuple[int, int] | None:
         """Of a metric that is a share of a label's examples, or of all others, how many are right, and how many there

@@ -170,7 +170,12 @@ def test_the_best_gold_answer_counts_and_kinds_are_apart() -> None:
             "exact/unanswered": 0.5, "no_answer_accuracy": 0.75,
         }
     )  # fmt: skip
-    assert statistics.estimates(resamples=50)["f1"].n == 4
+    found = statistics.estimates(resamples=50)
+    assert (found["f1"].n, found["f1/answered"].n, found["exact/unanswered"].n) == (4, 2, 2)
+    assert np.isnan(statistics.under(np.array([[0.0, 0, 1, 1]]))["f1/answered"]).all()
+    assert set(answer_statistics([[]], [""]).values()) == {
+        "f1", "exact", "exact/unanswered", "no_answer_accuracy",
+    }  # fmt: skip
     assert set(answer_statistics([["a"]], ["a"]).values()) == {"f1", "exact"}
     assert normalise("  The  cat's\tHAT ") == "cats hat"
 
