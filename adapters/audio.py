@@ -100,9 +100,15 @@ def _undecodable(where: str, error: Exception) -> InvalidInput:
 def _given(source: tuple[Any, int], where: str) -> tuple[Iterator[Samples], int, int]:
     values, rate = source
     try:
-        samples = np.asarray(values, dtype=np.float32)
+        given = np.asarray(values)
+        samples = given.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInput(f"{where}: its samples are no numbers") from error
+    if given.dtype.kind in "iu" and np.abs(samples).max(initial=0) > 1:  # as scipy and ffmpeg give 16 bits
+        raise InvalidInput(
+            f"{where}: its samples are whole numbers up to {np.abs(samples).max():.0f}, not -1 to 1",
+            hint="Divide them by what is loudest, 32768 for 16 bits.",
+        )
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and not samples.shape[1]):
         raise InvalidInput(
             f"{where}: its samples are of shape {list(samples.shape)}",

@@ -37,8 +37,10 @@ POSITIONS_A_SECOND = 50
 
 _MULTILINGUAL_START = 50258  # English-only checkpoints have one text token less before it
 _MOST_TOKENS = 448  # positions of Whisper's decoder
-# A decoder that repeats itself would go on to the last position. Nobody speaks so fast in any of Whisper's languages.
-_TOKENS_A_SECOND, _LEAST_TOKENS = 25, 16
+_UNSPACED = frozenset(("zh", "ja", "th", "lo", "my", "yue"))  # by Whisper's own tokenizer
+# A decoder that repeats itself would go on to the last position. Nobody speaks so fast in any of Whisper's languages:
+# Burmese takes most tokens, nine a syllable, of which six are said in a second.
+_TOKENS_A_SECOND, _LEAST_TOKENS = 60, 16
 
 logging.getLogger("transformers.generation.utils").addFilter(
     Without("together with generation-related arguments")  # Whisper's own generate passes both
@@ -52,6 +54,10 @@ class Speech(Protocol):
     def window(self) -> float | None: ...
     @property
     def rate(self) -> int: ...
+    @property
+    def hears_padding(self) -> bool:
+        """Whether what a recording is padded with changes what it is heard as: to be exact, each is then read alone."""
+        ...
 
     def language(self, wanted: str | None) -> str | None:
         """The code of a language ("es" for "Spanish"); None where the base takes none. Raises InvalidSettings."""
@@ -143,6 +149,10 @@ class Whisper:
     def rate(self) -> int:
         return int(self.processor.feature_extractor.sampling_rate)
 
+    @property
+    def hears_padding(self) -> bool:
+        return False
+
     @cached_property
     def multilingual(self) -> bool:
         """Whether it knows languages other than English."""
@@ -161,6 +171,10 @@ class Whisper:
                 hint=did_you_mean(str(wanted), known) or "Give a code such as en, or a name such as english.",
             )
         if self.multilingual:
+            if self._token(f"<|{code}|>") == self.processor.tokenizer.unk_token_id:
+                raise InvalidSettings(
+                    f"this base does not know {wanted!r}", hint="Take another Whisper: large-v3 knows most."
+                )
             return code
         if code != "en":
             raise InvalidSettings(
@@ -183,15 +197,21 @@ class Whisper:
         return {"input_features": made["input_features"]}
 
     def targets(self, transcript: str, language: str | None) -> dict[str, list[int]]:
-        """`decoder_input_ids`, which begin with the prompt, and `labels`: of the prompt only its last token is asked."""
-        prompt = self.prompt(language)
-        written = self.processor.tokenizer(f" {transcript.strip()}", add_special_tokens=False)["input_ids"]
+        """`decoder_input_ids`, which begin with the prompt, and `labels`: of the prompt only its last token is asked.
+
+        A transcript begins as Whisper begins one: with a space, but in languages without them; and never with a token that
+        is a space alone, as of Bengali, for generation suppresses that there (its SuppressBlank).
+        """
+        prompt, tokenizer = self.prompt(language), self.processor.tokenizer
+        spaced = "" if language in _UNSPACED else " "
+        written, blank = tokenizer([spaced + transcript.strip(), " "], add_special_tokens=False)["input_ids"]
+        written = written[1:] if written[:1] == blank else written
         if len(prompt) + len(written) > _MOST_TOKENS:
             raise InvalidInput(
                 f"the transcript has {len(written)} tokens; Whisper writes at most {_MOST_TOKENS - len(prompt)}",
                 hint="Cut the recording and its transcript.",
             )
-        labels = [IGNORED] * (len(prompt) - 1) + [*written, self.processor.tokenizer.eos_token_id]
+        labels = [IGNORED] * (len(prompt) - 1) + [*written, tokenizer.eos_token_id]
         return {"decoder_input_ids": [*prompt, *written], "labels": labels}
 
     def unwritten(self, transcript: str) -> frozenset[str]:
@@ -221,7 +241,7 @@ class Whisper:
     def transcribe(
         self, model: torch.nn.Module, recordings: Sequence[Samples], language: str | None
     ) -> list[str]:
-        """At most 25 tokens a second, and 16."""
+        """At most 60 tokens a second, and 16."""
         seconds = [len(samples) / self.rate for samples in recordings]
         most = [min(_MOST_TOKENS - 4, _LEAST_TOKENS + int(_TOKENS_A_SECOND * each)) for each in seconds]
         features = self.inputs(recordings)["input_features"]
@@ -258,6 +278,10 @@ class Ctc:
     def rate(self) -> int:
         return int(self.processor.feature_extractor.sampling_rate)
 
+    @property
+    def hears_padding(self) -> bool:
+        return not self.processor.feature_extractor.return_attention_mask
+
     @cached_property
     def characters(self) -> frozenset[str]:
         """What its vocabulary writes."""
@@ -276,11 +300,13 @@ class Ctc:
         return self.language(wanted)
 
     def inputs(self, recordings: Sequence[Samples]) -> dict[str, torch.Tensor]:
-        """`input_values` [rows, samples], float32, padded, and `attention_mask` where the base wants one."""
-        made = self.processor.feature_extractor(
-            list(recordings), sampling_rate=self.rate, padding=True, return_tensors="pt"
-        )
-        return dict(made)
+        """`input_values` [rows, samples], float32, padded, and `attention_mask` where the base wants one.
+
+        Normalised one by one: where there is no mask, the extractor would take padding for sound and make others louder.
+        """
+        extractor = self.processor.feature_extractor
+        normalised = [extractor(one, sampling_rate=self.rate)["input_values"][0] for one in recordings]
+        return dict(extractor.pad({"input_values": normalised}, return_tensors="pt"))
 
     def targets(self, transcript: str, language: str | None) -> dict[str, list[int]]:
         """`labels`: a token a character, in the vocabulary's case, without what it does not have."""
@@ -327,8 +353,7 @@ class Ctc:
         self, model: torch.nn.Module, recordings: Sequence[Samples], language: str | None
     ) -> list[str]:
         """The likeliest token every 20 ms, repeats and blanks taken out."""
-        # Without a mask padding would be heard: such a base reads its recordings one by one.
-        together = len(recordings) if self.processor.feature_extractor.return_attention_mask else 1
+        together = 1 if self.hears_padding else len(recordings)
         texts: list[str] = []
         for start in range(0, len(recordings), together):
             inputs = self.inputs(recordings[start : start + together])

@@ -163,7 +163,16 @@ class Embed:
         return ()
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
-        """Nothing: texts were checked when they were read."""
+        """Raises InvalidData for a negative that is the passage of another row with the same query."""
+        if "negative" not in dataset.columns:
+            return
+        right = {hash((one.fields["query"], one.fields["passage"])) for one in dataset}
+        for example in dataset:
+            if hash((example.fields["query"], example.fields.get("negative"))) in right:
+                raise InvalidData(
+                    f"{example.source}: the negative is the passage of another row with the same query",
+                    hint="Leave it empty.",
+                )
 
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int

@@ -1,7 +1,7 @@
 """What a classifier of rare findings is worth: balanced accuracy, AUROC, sensitivity and specificity, calibration.
 
-As scikit-learn defines them. AUROC is no function of sums over examples, so resamples weigh examples instead of adding them
-up. Does not read data or run models.
+As scikit-learn defines them, and calibration as Guo et al. (2017). AUROC is no function of sums over examples, so resamples
+weigh examples instead of adding them up. Does not read data or run models.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class MedicalStatistics:
         return found
 
     def n_of(self, metric: str) -> int:
-        """Of a label's sensitivity its examples, of its specificity all others; else all."""
+        """All examples, but of a label's sensitivity those that have it, of its specificity all others."""
         share = self._share(metric)
         return self.n if share is None else share[1]
 

@@ -125,8 +125,8 @@ def entity_statistics(
         total = [part.sum(axis=-1) for part in (correct, guessed, expected)]
         return {
             "f1": _f1(*total),
-            "precision": _ratio(total[0], total[1]),
-            "recall": _ratio(total[0], total[2]),
+            "precision": ratio(total[0], total[1]),
+            "recall": ratio(total[0], total[2]),
             **{f"f1/{kind}": by_type[..., position] for position, kind in enumerate(types)},
         }
 
@@ -179,7 +179,7 @@ def label_statistics(gold: Flags, predicted: Flags, labels: Sequence[str]) -> St
         return {
             "macro_f1": by_label.mean(axis=-1),
             "micro_f1": _f1(*(part.sum(axis=-1) for part in parts)),
-            "accuracy": _ratio(sums[..., -2], sums[..., -1]),
+            "accuracy": ratio(sums[..., -2], sums[..., -1]),
             **{f"f1/{label}": by_label[..., position] for position, label in enumerate(labels)},
         }
 
@@ -187,9 +187,9 @@ def label_statistics(gold: Flags, predicted: Flags, labels: Sequence[str]) -> St
 
 
 def _f1(correct: Floats, guessed: Floats, expected: Floats) -> Floats:
-    return _ratio(2 * correct, guessed + expected)
+    return ratio(2 * correct, guessed + expected)
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
+def ratio(part: Floats, whole: Floats) -> Floats:
     """part / whole, and 0 where the whole is 0 (seqeval's and scikit-learn's zero_division=0)."""
     return np.divide(part, whole, out=np.zeros_like(whole, dtype=np.float64), where=whole > 0)

@@ -12,7 +12,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapthub.adapters.answers import NULL, Window, best_answers, encode_windows, find_tokens, read_part
+import numpy as np
+
+from adapthub.adapters.answers import (
+    LONGEST_ANSWER,
+    NULL,
+    Window,
+    best_answers,
+    encode_windows,
+    find_tokens,
+    read_part,
+)
 from adapthub.adapters.errors import InvalidData, InvalidInput
 from adapthub.recipes.batches import check_length, text_collator
 from adapthub.recipes.data.dataset import Dataset, Example
@@ -32,6 +42,7 @@ _REASONS = {
     "head_learning_rate": "a head starts from nothing, and learns faster than the adapter does",
     "max_length": "as in BERT's script for SQuAD: longer contexts are read in windows that overlap",
 }
+_TOO_LONG = 0.01  # of the answers, whose lengths need not be said
 _STRIDE_SHARE = 3  # windows share a third: 128 of 384 tokens, as in BERT's script for SQuAD
 
 
@@ -118,10 +129,15 @@ class QuestionAnswering:
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:
-        """max_length and stride of windows, and no_answer: whether "no answer" is one."""
+        """max_length and stride of windows; no_answer: whether "no answer" is one; longest_answer, in tokens."""
         length = check_length(tokenizer, max_length)
         unanswered = any(not example.fields["answers"] for example in train)
-        return {"max_length": length, "stride": length // _STRIDE_SHARE, "no_answer": unanswered}
+        return {
+            "max_length": length,
+            "stride": length // _STRIDE_SHARE,
+            "no_answer": unanswered,
+            "longest_answer": _longest(tokenizer, train),
+        }
 
     def encode(
         self,
@@ -225,6 +241,13 @@ class QuestionAnswering:
         return Preview.of_tokens(tokenizer, ids, example.source, example.fields["question"], label=label)
 
 
+def _longest(tokenizer: PreTrainedTokenizerBase, train: Dataset) -> int:
+    """Tokens that an answer may have: LONGEST_ANSWER, or what all but a hundredth of those of `train` have, if more."""
+    texts = [example.fields["answers"][0]["text"] for example in train if example.fields["answers"]]
+    lengths = list(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    return max(LONGEST_ANSWER, int(np.quantile(lengths, 1 - _TOO_LONG, method="higher")))
+
+
 def _gold(dataset: Dataset) -> list[list[str]]:
     return [[answer["text"] for answer in example.fields["answers"]] for example in dataset]
 
@@ -240,6 +263,7 @@ def _best(
         found = best_answers(
             windows,
             [next(logits) for _ in windows],
+            longest=settings.get("longest_answer", LONGEST_ANSWER),
             answerable=not settings["no_answer"],
             threshold=settings.get("no_answer_threshold", 0.0) if threshold is None else threshold,
         )

@@ -125,7 +125,8 @@ def _speech_losses(
     recipe: Recipe, adapted: AdaptedBase, rows: Sequence[Row], selection: Selection, at_once: int
 ) -> list[NDArray[Any]]:
     base, collate = adapted.base, recipe.collator(cast(Any, adapted.base.processor))
-    losses: list[torch.Tensor] = []
+    speech, losses = speech_of(base), list[torch.Tensor]()
+    at_once = 1 if speech.hears_padding else at_once
     with adapted.applying_to_all(selection), torch.inference_mode():
         for start in range(0, len(rows), at_once):
             batch = _on(base, collate([dict(row) for row in rows[start : start + at_once]]))
@@ -133,7 +134,7 @@ def _speech_losses(
                 name: tensor.to(base.dtype) if tensor.is_floating_point() else tensor
                 for name, tensor in batch.items()
             }
-            losses += speech_of(base).losses(base.model, batch)
+            losses += speech.losses(base.model, batch)
     return [loss.float().cpu().numpy() for loss in losses]
 
 

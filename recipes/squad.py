@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.metrics import Statistics, ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,30 +48,32 @@ def answer_statistics(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -
     """f1 and exact of each question's best gold answer; no answer is an empty list, predicted as "".
 
     Where some questions have none: also no_answer_accuracy, the share of all questions that are rightly said to have an
-    answer or none; f1/answered and exact/answered, of those that have, if there are such; and exact/unanswered.
+    answer or none; exact/unanswered, of those alone; and, where others have one, f1/answered and exact/answered of these.
     """
     counts = np.zeros((len(gold), 7))
     for row, (answers, guess) in enumerate(zip(gold, predicted, strict=True)):
         best = _best(f1, answers, guess), _best(exact, answers, guess)
         told = bool(answers) == bool(guess)
         counts[row] = (*best, 1, 0, 0, 0, told) if answers else (0, 0, 0, *best, 1, told)
-    answered, unanswered = (int(counts[:, column].sum()) for column in (2, 5))
+    answered, unanswered = int(counts[:, 2].sum()), int(counts[:, 5].sum())
+    some = {"exact/unanswered": unanswered, "f1/answered": answered, "exact/answered": answered}
 
     def summarise(sums: Floats) -> dict[str, Floats]:
         had, had_none = sums[..., 2], sums[..., 5]
         values = {
-            "f1": _ratio(sums[..., 0] + sums[..., 3], had + had_none),
-            "exact": _ratio(sums[..., 1] + sums[..., 4], had + had_none),
+            "f1": ratio(sums[..., 0] + sums[..., 3], had + had_none),
+            "exact": ratio(sums[..., 1] + sums[..., 4], had + had_none),
         }
         if unanswered:
-            values["no_answer_accuracy"] = _ratio(sums[..., 6], had + had_none)
-            if answered:
-                values["f1/answered"] = _ratio(sums[..., 0], had)
-                values["exact/answered"] = _ratio(sums[..., 1], had)
-            values["exact/unanswered"] = _ratio(sums[..., 4], had_none)
+            values["no_answer_accuracy"] = ratio(sums[..., 6], had + had_none)
+            values["exact/unanswered"] = _of_some(sums[..., 4], had_none)
+        if unanswered and answered:
+            values |= {
+                "f1/answered": _of_some(sums[..., 0], had),
+                "exact/answered": _of_some(sums[..., 1], had),
+            }
         return values
 
-    some = {"f1/answered": answered, "exact/answered": answered, "exact/unanswered": unanswered}
     return Statistics(counts, summarise, some)
 
 
@@ -108,6 +110,6 @@ def _best(measure: Callable[[str, str], float], answers: Sequence[str], guess: s
     return max(measure(answer, guess) for answer in wanted)
 
 
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    """NaN where a resample has none of the questions."""
-    return np.divide(part, whole, out=np.full_like(whole, np.nan, dtype=np.float64), where=whole > 0)
+def _of_some(part: Floats, whole: Floats) -> Floats:
+    """part / whole, and NaN where a resample has none of these questions."""
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)

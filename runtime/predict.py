@@ -70,9 +70,9 @@ class Reading:
     """How an adapter reads text and what its outputs are called; learnt from its manifest, or assumed without one.
 
     `threshold`: where any number of labels may hold at once, the probability above which one does; else None. Question
-    answering: `stride`, tokens that windows of a context share, `no_answer`, whether there may be none, and by how much that
-    must beat the best answer (answers.best_answers). Retrieval: `prefixes` of what is asked for and of passages. `pooling`:
-    how last hidden states become a vector (adapters.pooling).
+    answering: `stride`, tokens that windows of a context share, `longest_answer`, tokens of an answer at most, `no_answer`,
+    whether there may be none, and by how much that must beat the best answer (answers.best_answers). Retrieval: `prefixes`
+    of what is asked for and of passages. `pooling`: how last hidden states become a vector (adapters.pooling).
     """
 
     task: str | None
@@ -81,6 +81,7 @@ class Reading:
     max_length: int | None
     threshold: float | None = None
     stride: int | None = None
+    longest_answer: int = LONGEST_ANSWER
     no_answer: bool = False
     no_answer_threshold: float = 0.0
     prefixes: tuple[str, str] = ("", "")
@@ -216,12 +217,13 @@ def predict_answers(
     reading: Reading,
     *,
     top: int = 1,
-    longest: int = LONGEST_ANSWER,
+    longest: int | None = None,
     no_answer: bool | None = None,
 ) -> tuple[AnswerSpan, ...]:
     """The `top` answers of at most `longest` tokens that one question's windows give, the likeliest first; logits [T, 2].
 
-    `no_answer`: whether "there is none" is among them; by default where the adapter was trained on such questions.
+    `longest` is by default what the adapter's training had; `no_answer`: whether "there is none" is among them; by default
+    where the adapter was trained on such questions.
     """
     windows = [row.window for row in rows if row.window is not None]
     may_have_none = reading.no_answer if no_answer is None else no_answer
@@ -230,7 +232,7 @@ def predict_answers(
         windows,
         outputs,
         top=top,
-        longest=longest,
+        longest=longest or reading.longest_answer,
         answerable=not may_have_none,
         threshold=reading.no_answer_threshold,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from adapthub.adapters.answers import LONGEST_ANSWER
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.attach import AdaptedBase
 from adapthub.adapters.binder import Binding
@@ -181,13 +182,17 @@ class Predictor:
         readings = [
             _reading(self._names.artifact(digest), attached[digest], self._pooling) for _, digest in selection
         ]
-        # That is of an adapter's scores, and no two trainings choose the same one.
-        if len({replace(reading, no_answer_threshold=0.0) for reading in readings}) > 1:
+        # These are of an adapter's training, and no two need choose the same ones.
+        if len({replace(one, no_answer_threshold=0.0, longest_answer=0) for one in readings}) > 1:
             raise InvalidExpression(
                 f"the adapters of {name!r} differ in labels or in how they read text",
                 hint="Sum adapters of one kind.",
             )
-        return replace(readings[0], no_answer_threshold=_threshold_of(readings, selection))
+        return replace(
+            readings[0],
+            no_answer_threshold=_threshold_of(readings, selection),
+            longest_answer=max(one.longest_answer for one in readings),
+        )
 
 
 def _threshold_of(readings: Sequence[Reading], selection: Selection) -> float:
@@ -225,6 +230,7 @@ def _reading(artifact: Artifact, binding: Binding, pooling: str) -> Reading:
         label_token="last" if recorded.get("label_token") == "last" else "first",
         max_length=_count(length),
         stride=_count(recorded.get("stride")),
+        longest_answer=_count(recorded.get("longest_answer")) or LONGEST_ANSWER,
         no_answer=recorded.get("no_answer") is True,
         no_answer_threshold=_number(recorded.get("no_answer_threshold"), 0.0),
         pooling=pooling if artifact.manifest is None else _pooling(recorded.get("pooling")),

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from adapthub.adapters.answers import LONGEST_ANSWER
 from adapthub.adapters.errors import InvalidInput
 from adapthub.runtime.server.predicting import MOST_TEXTS
 
@@ -74,7 +73,7 @@ class _Asked(Strict):
 
 class _QuestionParameters(Strict):
     top_k: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
-    max_answer_len: Annotated[int, Field(ge=1)] = LONGEST_ANSWER
+    max_answer_len: Annotated[int, Field(ge=1)] | None = None
     handle_impossible_answer: bool | None = None
 
 

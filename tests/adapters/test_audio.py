@@ -71,6 +71,7 @@ def test_a_header_that_lies_costs_nothing() -> None:
         (([0.0, float("nan")], 16_000), "values that are not finite"),
         (([[[0.0]]], 16_000), r"of shape \[1, 1, 1\]"),
         ((["a"], 16_000), "its samples are no numbers"),
+        (((tone(0.1) * 20_000).astype(np.int16), 16_000), r"whole numbers up to \d+, not -1 to 1"),
         (([0.0], 0), "a rate of 0 Hz"),
         (([0.0], None), "a rate of None Hz"),
         ("no/such.wav", "clip: no such file"),

@@ -117,11 +117,35 @@ def test_what_whisper_is_trained_on(speech_bases: dict[str, Path]) -> None:
     targets = speech.targets(" hello ", "es")
     prompt, tokenizer = speech.prompt("es"), cast(Any, base.processor).tokenizer
     asked = [label for label in targets["labels"] if label != IGNORED]
-    assert tokenizer.decode(asked) == " hello<|endoftext|>"
+    assert tokenizer.decode(asked) == "hello<|endoftext|>"  # its space is a token alone
     assert targets["decoder_input_ids"] == [*prompt, *asked[:-1]]
     assert targets["labels"][: len(prompt) - 1] == [IGNORED] * (len(prompt) - 1)
-    with pytest.raises(InvalidInput, match="has 451 tokens; Whisper writes at most 444"):
+    with pytest.raises(InvalidInput, match="has 450 tokens; Whisper writes at most 444"):
         speech.targets("a" * 450, "es")
+
+
+@pytest.mark.parametrize("language", ["bn", "ja", "th"])
+def test_whisper_is_taught_no_beginning_that_it_cannot_write(
+    speech_bases: dict[str, Path], language: str
+) -> None:
+    """Generation does not begin with a space that is a token alone, as before the letters of most scripts."""
+    base = load_base(str(speech_bases["whisper"]), device="cpu")
+    speech, config = speech_of(base), cast(Any, base.model.generation_config)
+    labels = speech.targets("日本", language)["labels"]
+    first = next(label for label in labels if label != IGNORED)
+    assert first not in config.begin_suppress_tokens
+
+
+def test_what_was_said_fast_is_written_whole(
+    speech_bases: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Burmese has three tokens a letter: 39 syllables, said in 6.5 s."""
+    said = "လူတိုင်းသည် တူညီ လွတ်လပ်သော ဂုဏ်သိက္ခာဖြင့် လည်းကောင်း၊ တူညီလွတ်လပ်သော အခွင့်အရေးများဖြင့် လည်းကောင်း၊ မွေးဖွားလာသူများ ဖြစ်သည်။"
+    base = load_base(str(speech_bases["whisper"]), device="cpu")
+    speech: Any = speech_of(base)
+    written = [label for label in speech.targets(said, "my")["labels"] if label != IGNORED]
+    monkeypatch.setattr(base.model, "generate", lambda **_: torch.tensor([written]))
+    assert speech.transcribe(base.model, [tone(6.5)], "my") == [said]
 
 
 def test_languages(speech_bases: dict[str, Path]) -> None:
@@ -129,6 +153,8 @@ def test_languages(speech_bases: dict[str, Path]) -> None:
     assert (whisper.language("Spanish"), whisper.language("es"), whisper.language(None)) == ("es", "es", None)
     with pytest.raises(InvalidSettings, match=r"no language that Whisper knows.*spanish"):
         whisper.language("spannish")
+    with pytest.raises(InvalidSettings, match="this base does not know 'yue'"):
+        whisper.language("yue")
     with pytest.raises(InvalidSettings, match="trained in one language"):
         whisper.targets("a", None)
     ctc = speech_of(load_base(str(speech_bases["wav2vec2"]), device="cpu"))
@@ -158,6 +184,19 @@ def test_neighbours_change_nothing(speech_bases: dict[str, Path], kind: str) -> 
         alone = [speech.transcribe(base.model, [one], language)[0] for one in recordings]
     assert together == alone
     assert any(together), "the small base writes something"
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wav2vec2-unmasked"])
+def test_a_recording_is_as_loud_beside_a_longer_one(speech_bases: dict[str, Path], kind: str) -> None:
+    """As transformers' example of CTC prepares them: each normalised, and only then padded, with silence."""
+    base = load_base(str(speech_bases[kind]), device="cpu")
+    speech, processor = speech_of(base), cast(Any, base.processor)
+    short, long = tone(0.4), tone(1.6, seed=1)
+    values = speech.inputs([short, long])["input_values"]
+    for row, samples in zip(values, (short, long), strict=True):
+        alone = processor(samples, sampling_rate=RATE, return_tensors="pt").input_values[0]
+        assert torch.equal(row[: len(samples)], alone)
+        assert not row[len(samples) :].any()
 
 
 def test_a_base_that_hears_nothing(tiny_base: Path, speech_bases: dict[str, Path], tmp_path: Path) -> None:

@@ -145,6 +145,13 @@ def test_an_interval_is_of_queries_however_many_rows_each_has() -> None:
     assert (found.low, found.high) == (0, 1)
 
 
+def test_a_negative_that_is_right_in_another_row_is_named() -> None:
+    EMBED.check(EMBED.read(ROWS), ())
+    rows = [{"query": "a", "passage": "c", "negative": ""}, {"query": "a", "passage": "b", "negative": "c"}]
+    with pytest.raises(InvalidData, match="data:row 2: the negative is the passage of another row"):
+        EMBED.check(EMBED.read(rows), ())
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [

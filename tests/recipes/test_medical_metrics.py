@@ -108,7 +108,7 @@ def test_shares_of_few_findings_have_wilsons_intervals() -> None:
     ):
         expected = binomtest(right, total).proportion_ci(method="wilson")
         for name in names:
-            assert found[name].value == right / total
+            assert (found[name].value, found[name].n) == (right / total, total)
             assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
             assert found[name].n == total
     assert found["balanced_accuracy"].n == 45

@@ -170,7 +170,12 @@ def test_the_best_gold_answer_counts_and_kinds_are_apart() -> None:
             "exact/unanswered": 0.5, "no_answer_accuracy": 0.75,
         }
     )  # fmt: skip
-    assert statistics.estimates(resamples=50)["f1"].n == 4
+    found = statistics.estimates(resamples=50)
+    assert (found["f1"].n, found["f1/answered"].n, found["exact/unanswered"].n) == (4, 2, 2)
+    assert np.isnan(statistics.under(np.array([[0.0, 0, 1, 1]]))["f1/answered"]).all()
+    assert set(answer_statistics([[]], [""]).values()) == {
+        "f1", "exact", "exact/unanswered", "no_answer_accuracy",
+    }  # fmt: skip
     assert set(answer_statistics([["a"]], ["a"]).values()) == {"f1", "exact"}
     assert set(answer_statistics([[]], ["a"]).values()) == {
         *("f1", "exact", "no_answer_accuracy", "exact/unanswered"),
@@ -344,6 +349,20 @@ def test_what_no_window_holds_is_counted_and_a_question_without_room_is_named(tm
     assert (encoded.supervised, encoded.targets, encoded.truncated) == (0, 1, 1)
     with pytest.raises(InvalidData, match="data:row 1: the question has 3 tokens, which leaves 2 of 8"):
         QA.encode(tokenizer, data, (), {"max_length": 8, "stride": 2, "no_answer": False})
+
+
+def test_answers_as_long_as_those_of_training_can_be_said(tmp_path: Path) -> None:
+    tokenizer, clause = wordpiece(tmp_path), "the film is dull . " * 8  # of 40 tokens
+    data = QA.read([{"question": "who", "context": f"ada was born . {clause}", "answer": clause}])
+    settings = QA.resolve(tokenizer, data, max_length=64)
+    assert settings["longest_answer"] == 40
+    assert QA.resolve(tokenizer, QA.read(ROWS), max_length=64)["longest_answer"] == 30
+    encoded = QA.encode(tokenizer, data, (), settings)
+    logits = np.zeros((len(encoded.rows[0]["input_ids"]), 2))
+    logits[encoded.rows[0]["labels"], [0, 1]] = 9.0
+    assert QA.measure([logits], data, encoded, ()).values()["exact"] == 1
+    before = replace(encoded, settings={**settings, "longest_answer": 30})
+    assert QA.measure([logits], data, before, ()).values()["exact"] == 0
 
 
 def questions(rows: int, seed: int) -> list[dict[str, Any]]:

@@ -54,6 +54,7 @@ def served(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         ("qa-sure", qa, "question-answering", None, {**windows, "no_answer": True, "no_answer_threshold": 99.0}),
         ("qa-unsure", qa, "question-answering", None, {**windows, "no_answer": True, "no_answer_threshold": -99.0}),
         ("qa-v1", qa, "question-answering", None, {**windows, "no_answer": False}),
+        ("qa-words", qa, "question-answering", None, {**windows, "no_answer": False, "longest_answer": 1}),
         ("search", features, "feature-extraction", None, {"max_length": 32, **prefixes}),
         ("bare", features, "feature-extraction", None, {"max_length": 32}),
     ]  # fmt: skip
@@ -129,6 +130,8 @@ def test_no_answer_is_one_where_training_had_it_or_the_client_asks(served: Runni
     assert "" not in texts("acme/qa-v1")
     assert "" in texts("acme/qa-v1", handle_impossible_answer=True)
     assert {len(text.split()) for text in texts("acme/qa-v1", max_answer_len=1)} == {1}
+    assert {len(text.split()) for text in texts("acme/qa-words")} == {1}
+    assert {len(text.split()) for text in texts("acme/qa-words", max_answer_len=2)} == {1, 2}
     # as likely as what training chose makes it
     assert texts("acme/qa-unsure")[0] == ""
     assert texts("acme/qa-sure")[-1] == ""
