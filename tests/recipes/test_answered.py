@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.recipes.answered import note, places, setting
+from adapthub.recipes.answered import note, places, setting, write
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.runtime import Runtime
+from tests.adapters.causal_pass import write_causal_base
+from tests.recipes.tokenizer_kinds import byte_level
 
 
 def rows(count: int, answered: int | str) -> Dataset:
@@ -43,3 +47,21 @@ def test_it_is_said_where_not_all_are_written() -> None:
 def test_what_is_no_number_of_examples(answered: Any) -> None:
     with pytest.raises(InvalidSettings, match=f"answered={answered!r} is no number of examples"):
         setting(answered)
+
+
+def test_each_prompt_has_the_text_that_its_room_and_the_stops_allow(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    write_causal_base(tmp_path, vocab_size=len(tokenizer), max_position_embeddings=64, eos_token_id=None)
+    tokenizer.save_pretrained(tmp_path)
+    ids = tokenizer("ada was born in london " * 9)["input_ids"]
+    prompts = {
+        at: ids[:length] for at, length in ((0, 70), (1, 20), (3, 64), (4, 62))
+    }  # 64 and more: no room
+    with Runtime(str(tmp_path)) as runtime:
+        alone, short = (
+            runtime.generate([prompts[at]], None, max_new_tokens=most)[0] for at, most in ((1, 6), (4, 2))
+        )
+        written = write(runtime, None, prompts, 5, most=6, stops=())
+        stopped = write(runtime, None, prompts, 5, most=6, stops=alone.token_ids[2:3])
+    assert written == ["", alone.text, "", "", short.text]
+    assert len(stopped[1]) < len(alone.text)
