@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from sqlalchemy.pool import NullPool
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adapthub.adapters.base import Base, load_base
@@ -292,7 +293,10 @@ class _Watch(TrainerCallback):
 
 def _study(folder: Path, task: str, *, higher: bool, seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = f"sqlite:///{folder / _STORED}"
+    # Every call opens the file for itself, so that nothing holds it open once the sweep is done.
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{folder / _STORED}", engine_kwargs={"poolclass": NullPool}
+    )
     before = optuna.get_all_study_names(storage)  # one at most, if of another task: see _check_same
     study = optuna.create_study(
         study_name=before[0] if before else task,

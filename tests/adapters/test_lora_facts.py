@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 
 from adapthub.adapters import lora_facts
 from adapthub.adapters.errors import AdmissionError
-from adapthub.adapters.lora_facts import ConfiguredLora
+from adapthub.adapters.lora_facts import ConfiguredLora, trained_tokens
 
 MODULES = [
     *(f"model.layers.{n}.self_attn.{kind}_proj" for n in (0, 1, 11, 110) for kind in "qkv"),
@@ -58,6 +59,28 @@ def test_ranks_and_alphas_are_those_that_peft_reads(patterns: list[str]) -> None
         key = get_pattern_key(patterns, module)
         assert lora.rank(module) == given.get(key, 4)
         assert lora.scale(module) == given.get(key, 6) / given.get(key, 4)
+
+
+def test_what_a_configuration_does_not_say_is_pefts() -> None:
+    lora, theirs = ConfiguredLora({}), LoraConfig()
+    assert (lora.rank("a"), lora.scale("a")) == (theirs.r, theirs.lora_alpha / theirs.r)
+    assert ConfiguredLora({"r": 4, "use_rslora": True}).scale("a") == theirs.lora_alpha / 2
+
+
+def test_trained_rows_are_of_the_embedding_by_its_whole_name() -> None:
+    config = {"trainable_token_indices": {"embed_tokens": [5, 3], "wte": [1]}}
+    for module, rows in (("model.embed_tokens", [5, 3]), ("embed_tokens", [5, 3]), ("model.my_wte", [])):
+        assert trained_tokens(module, config) == rows
+    assert trained_tokens("model.wte", {"trainable_token_indices": [7]}) == [7]
+    assert trained_tokens("model.wte", {}) == []
+
+
+def test_of_equal_patterns_the_first_counts() -> None:
+    both = ["q_proj", "q_proj$"], ["^a.q_proj", "^a.q_proj$"]
+    for patterns in (*both, *(pair[::-1] for pair in both)):
+        given = {pattern: place + 20 for place, pattern in enumerate(patterns)}
+        key = get_pattern_key(patterns, "a.q_proj")
+        assert ConfiguredLora({"rank_pattern": given}).rank("a.q_proj") == given[key] == 20
 
 
 def test_names_for_many_modules_are_looked_up() -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from adapthub.adapters.errors import AdmissionError
 from adapthub.adapters.fingerprint import Fingerprint
-from adapthub.adapters.manifest import BaseRecord, DataRecord, Manifest, Metric
+from adapthub.adapters.manifest import BaseRecord, Certificate, DataRecord, Form, Manifest, Metric
 from tests.adapters.saves import manifest
 
 GOLDEN = """{
@@ -82,6 +82,23 @@ def test_the_schema_in_golden_bytes() -> None:
     golden = (GOLDEN % ("a" * 64, "c" * 64, "d" * 64)).encode()
     assert record.to_json() == golden
     assert Manifest.from_json(golden, "adapthub.json") == record
+
+
+def test_certificates_come_in_the_order_of_forms_whatever_order_they_are_stored_in() -> None:
+    data = DataRecord(fingerprint="sha256:e", rows=12)
+    one = Certificate(
+        reference="float32", data=data, metrics={}, max_drift=0, mean_drift=0, changed=None, verdict="holds"
+    )
+    forms: list[Form] = ["merged", "bf16", "int8", "nf4"]
+    record = manifest(certificates=dict.fromkeys(forms, one))
+    for each in (record, Manifest.from_json(record.to_json(), "it")):
+        assert [*each.certificates] == ["nf4", "int8", "bf16", "merged"]
+        assert each.certified_on == data
+    other = one.model_copy(update={"data": DataRecord(fingerprint="sha256:f", rows=12)})
+    assert manifest(certificates={"nf4": one, "merged": other}).certified_on is None
+    assert manifest().certified_on is None
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        Certificate(**{**one.model_dump(), "data": data, "changed": 1.5})
 
 
 def test_a_manifest_is_dated_in_whole_seconds_of_utc() -> None:
@@ -166,6 +183,7 @@ def test_a_missing_schema_version_is_refused() -> None:
         ({"created": "yesterday"}, "created"),
         ({"created": "2026-01-02T03:04:05"}, "created"),
         ({"files": {"README.md": "short"}}, r"files\.README\.md"),
+        ({"files": {"README.md": "a" * 65}}, r"files\.README\.md"),
         ({"base": {"id": "x"}}, r"base\.fingerprint"),
         ({"base": {"id": "x", "fingerprint": {}}}, r"base\.fingerprint"),
         ({"base": {"id": "x", "fingerprint": "abc"}}, r"base\.fingerprint"),
@@ -183,6 +201,12 @@ def test_what_is_unknown_or_of_another_kind_is_named(fields: dict[str, Any], nam
     with pytest.raises(AdmissionError, match=f"adapthub.json: '{name}") as refused:
         Manifest.from_json(edited(**fields), "adapthub.json")
     assert "\n" not in str(refused.value)
+    assert "more)" not in str(refused.value)
+
+
+def test_that_more_is_wrong_is_counted() -> None:
+    with pytest.raises(AdmissionError, match=r"'labels' is wrong: .* \(and 1 more\)$"):
+        Manifest.from_json(edited(labels="O", seed="7"), "it")
 
 
 def test_equal_keys_are_refused() -> None:

@@ -70,6 +70,13 @@ def test_splits_are_found_in_letters_of_any_case(tmp_path: Path) -> None:
     assert find_splits(tmp_path / "vehicles") == {"train": tmp_path / "vehicles"}
 
 
+def test_folders_of_splits_in_small_letters_are_no_labels(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "1.png").touch()
+    assert find_splits(tmp_path) == {split: tmp_path / split for split in ("train", "test")}
+
+
 def test_a_document_of_ones_own_beside_the_splits_hides_none(tmp_path: Path) -> None:
     """metadata.json is none of the tables that list a folder's files."""
     for place in ("train/cat", "test/cat"):
@@ -120,7 +127,8 @@ def test_a_split_is_a_partition_without_leaks_that_keeps_every_label(rows: list[
         assert min(sizes) > round(0.1 * len(rows)) or min(labels.count("x"), labels.count("y")) <= max(sizes)
         return
     assert sorted(e.line for e in (*rest, *aside)) == [e.line for e in whole]
-    assert [e.line for e in rest] == sorted(e.line for e in rest)
+    for part in (rest, aside):
+        assert [e.line for e in part] == sorted(e.line for e in part)
     assert not set(texts(rest)) & set(texts(aside))
     assert leaked(rest, aside) == 0
     assert {e.fields["label"] for e in rest} == {label for _, label in rows}
@@ -145,6 +153,17 @@ def test_of_many_rows_no_more_are_set_aside_than_measuring_takes(monkeypatch: py
 def test_what_was_split_says_so_in_its_source() -> None:
     rest, aside = split_off(dataset([(f"text {index}", "xy"[index % 2]) for index in range(20)]), labels_of)
     assert (rest.source, aside.source) == ("a.csv (without rows set aside)", "a.csv (rows set aside)")
+
+
+def test_of_a_few_rows_one_is_set_aside() -> None:
+    _, aside = split_off(dataset([(f"text {index}", "x") for index in range(4)]), labels_of)
+    assert len(aside) == 1
+
+
+def test_of_a_rare_label_not_all_rows_are_set_aside_one_by_one() -> None:
+    rest, aside = split_off(dataset([(f"text {index}", f"{index // 2}") for index in range(1000)]), labels_of)
+    assert len(aside) == 100
+    assert len({e.fields["label"] for e in rest}) == 500
 
 
 def test_too_few_rows_to_split_are_refused() -> None:
@@ -188,6 +207,29 @@ def test_one_small_group_beside_large_ones_is_not_all_that_is_set_aside() -> Non
     assert {e.fields[GROUP] for e in aside} == {"a", "j"}
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "a" * 6 + "b" * 31 + "c" * 31 + "d" * 32,  # more than half of what is wanted is there
+        "a" * 3 + "b" * 49 + "c" * 48,  # with any other it would be more than half of the rows
+    ],
+)
+def test_a_small_group_is_all_that_is_set_aside(rows: str) -> None:
+    whole = grouped(rows)
+    _, aside = split_off(whole, labels_of, groups=group_keys(whole, GROUP))
+    assert {e.fields[GROUP] for e in aside} == {"a"}
+
+
+def test_a_large_group_is_not_set_aside_with_the_last_rows_of_a_label() -> None:
+    whole = grouped("a" * 3 + "b" * 40 + "c" * 57)
+
+    def own(example: Example) -> frozenset[str]:
+        return frozenset(("y" if example.fields[GROUP] == "b" else "x",))
+
+    _, aside = split_off(whole, own, groups=group_keys(whole, GROUP))
+    assert {e.fields[GROUP] for e in aside} == {"a"}
+
+
 def test_a_group_is_no_part_of_an_input() -> None:
     first, second = (Example({"text": "a", GROUP: group}, "a.csv", 1) for group in "xy")
     assert first.input_digest == second.input_digest
@@ -205,3 +247,4 @@ def test_leaks_are_counted_by_input() -> None:
 def test_repeats_are_counted_and_those_labelled_otherwise() -> None:
     assert repeated(dataset([("a", "x"), ("b", "y")])) == (0, 0)
     assert repeated(dataset([("a", "x"), ("a", "x"), ("a", "y"), ("b", "y"), ("a", "x")])) == (3, 1)
+    assert repeated(dataset([("a", "x"), ("a", "y"), ("a", "y")])) == (2, 1)

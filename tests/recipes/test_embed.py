@@ -19,7 +19,7 @@ from adapthub.adapters.artifact import write_artifact
 from adapthub.adapters.base import load_base
 from adapthub.adapters.errors import InvalidData, InvalidInput, InvalidSettings
 from adapthub.hub import open_hub
-from adapthub.recipes import evaluate, plan, train
+from adapthub.recipes import evaluate, plan, retrieval, train
 from adapthub.recipes.embed import Embed
 from adapthub.recipes.retrieval import retrieval_statistics
 from adapthub.runtime import Passage, Runtime
@@ -108,8 +108,25 @@ def test_retrieval_agrees_with_scikit_learn_and_by_hand() -> None:
     assert values["mrr@10"] == pytest.approx(np.mean(reciprocal))
     assert values["recall@10"] == pytest.approx(np.mean(hits.sum(1) / truth.sum(1)))
     assert values["recall@1"] == pytest.approx(np.mean(hits[:, 0] / truth.sum(1)))
+    many = retrieval_statistics(
+        queries[:1], passages, [range(1, 40)]
+    ).values()  # no more than ten can be seen
+    assert many["ndcg@10"] == pytest.approx(ndcg_score(np.array([[0, *[1] * 39]]), scores[:1], k=10))
     same = retrieval_statistics(np.ones((2, 3)), np.ones((20, 3)), [[0], [1]]).values()
     assert set(same.values()) == {0.0}
+    nothing = retrieval_statistics(np.zeros((1, 3)), np.ones((20, 3)), [[0]]).values()
+    assert set(nothing.values()) == {0.0}
+
+
+def test_queries_are_measured_alike_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    queries, passages = draw.normal(size=(20, 6)), draw.normal(size=(40, 6))
+    relevant = [[row, 39 - row] for row in range(20)]
+    at_once = retrieval_statistics(queries, passages, relevant)
+    monkeypatch.setattr(retrieval, "_BLOCK", 7)
+    in_blocks = retrieval_statistics(queries, passages, relevant)
+    assert in_blocks.values() == pytest.approx(at_once.values())
+    assert in_blocks.n == 20
 
 
 def test_columns_are_found_in_letters_of_any_case() -> None:

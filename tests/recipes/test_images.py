@@ -585,12 +585,20 @@ def test_a_base_that_reads_no_pictures(tiny_base: Path, colours: Path) -> None:
 
 
 def test_a_resumed_run_sees_what_an_unbroken_one_does(
-    bases: dict[str, Path], colours: Path, tmp_path: Path
+    bases: dict[str, Path], colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped in the middle of an epoch: the pictures after it are changed as they would have been."""
+    begun, set_epoch = [], PictureRows.set_epoch
+
+    def told(rows: PictureRows, epoch: int) -> None:
+        begun.append(epoch)
+        set_epoch(rows, epoch)
+
+    monkeypatch.setattr(PictureRows, "set_epoch", told)
     whole = train(
         "image", colours, base=str(bases["vit"]), output=tmp_path / "whole", **SHORT | {"eval_steps": 7}
     )
+    assert [*dict.fromkeys(begun)] == [0, 1, 2, 3]  # each is told more than once
     checkpoints = sorted((tmp_path / "whole" / "checkpoints").iterdir())
     copy = Path(shutil.copytree(tmp_path / "whole", tmp_path / "copy"))
     for path in (copy / "checkpoints").iterdir():

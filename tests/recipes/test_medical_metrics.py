@@ -29,6 +29,8 @@ def test_probabilities_are_the_softmax() -> None:
     scores = np.exp(logits)
     probabilities = medical_statistics([0] * len(logits), list(logits), tuple("abc")).probabilities
     assert np.allclose(probabilities, scores / scores.sum(1, keepdims=True))
+    large = medical_statistics([0] * len(logits), list(logits + 1000), tuple("abc")).probabilities
+    assert np.allclose(large, probabilities)
 
 
 def test_two_labels_as_scikit_learn() -> None:
@@ -76,6 +78,15 @@ def test_calibration_error_as_written_down() -> None:
     assert sum(curve.count) == len(gold)
     gaps = np.abs(np.array(curve.confidence) - curve.accuracy)
     assert np.average(gaps, weights=curve.count) == pytest.approx(expected)
+
+
+def test_a_bin_has_its_upper_edge() -> None:
+    """0.6 is the ninth edge of fifteen."""
+    three = MedicalStatistics(
+        np.array([0, 1, 0]), np.array([[0.59, 0.41], [0.6, 0.4], [0.61, 0.39]]), ("a", "b")
+    )
+    assert three.reliability().count == (2, 1)
+    assert three.reliability().accuracy == (0.5, 1.0)
 
 
 def test_intervals_are_the_bootstraps() -> None:

@@ -43,12 +43,14 @@ def test_an_adapter_that_changes_nothing_is_at_chance() -> None:
 
 
 def test_judged_answers_are_held_against_what_any_answer_gains() -> None:
-    """All answers gained; the good ones more than one to another prompt does."""
-    gains, mismatched = np.array([5.0, 6.0, 1.0]), np.array([3.0, 3.0, 3.0])
+    """All answers gained; the good ones more than one to another prompt does in the mean."""
+    gains, mismatched = np.array([5.0, 6.0, 1.0]), np.array([0.0, 6.0, 3.0])
     good = np.array([True, True, False])
     values = judged_statistics(gains, mismatched, None, good, 2.0).values()
     assert values == {"reward_accuracy": 1.0, "reward_margin": 2.0 * (5.5 - 1.0)}
     assert judged_statistics(-gains, -mismatched, None, good, 2.0).values()["reward_accuracy"] == 0.0
+    losses = np.array([1.0, 2.0, 6.0])
+    assert judged_statistics(gains, mismatched, losses, good, 2.0).values()["loss"] == 3.0
 
 
 @pytest.mark.parametrize("kind", [True, False])
@@ -78,6 +80,9 @@ def test_the_rarer_judgement_weighs_more() -> None:
     [
         ("dpo", 0, 0.0, "beta is a number above 0; 0 is not"),
         ("dpo", "much", 0.0, "beta is a number above 0; 'much' is not"),
+        ("dpo", float("inf"), 0.0, "beta is a number above 0; inf is not"),
+        ("dpo", True, 0.0, "beta is a number above 0; True is not"),
+        ("dpo", 0.1, -0.1, "label_smoothing is a share from 0 to below 0.5; -0.1 is not"),
         ("dpo", 0.1, 0.5, "label_smoothing is a share from 0 to below 0.5; 0.5 is not"),
         ("kto", 0.1, 0.1, "label_smoothing does not apply to kto"),
     ],

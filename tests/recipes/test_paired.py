@@ -7,7 +7,9 @@ import pytest
 
 from adapthub.adapters.metric_direction import lower_is_better
 from adapthub.recipes.metrics import Statistics, class_statistics
-from adapthub.recipes.paired import Difference, better, differences
+from adapthub.recipes.objectives import pair_statistics
+from adapthub.recipes.paired import RESAMPLES, Difference, better, differences
+from adapthub.recipes.squad import answer_statistics
 
 LABELS = ("no", "yes")
 
@@ -40,6 +42,35 @@ def test_the_interval_of_accuracy_is_that_of_paired_differences() -> None:
     assert found.high == pytest.approx(each.mean() + half, abs=0.1 * half)
     assert (found.first, found.second, found.n) == (before.mean(), after.mean(), n)
     assert better("accuracy", found) == 2
+
+
+def test_interval_and_p_are_those_of_the_resamples() -> None:
+    draw = np.random.default_rng(7)
+    n, gold = 30, np.ones(30, dtype=np.int64)
+    before, after = draw.random(n) < 0.6, draw.random(n) < 0.8
+    found = differences(statistics(gold, before), statistics(gold, after), seed=5)["accuracy"]
+    rows = np.random.default_rng(5).integers(n, size=(RESAMPLES, n))
+    drawn = (after.astype(float) - before)[rows].mean(axis=1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
+    others = (drawn <= 1e-9).sum()
+    assert 10 < others < RESAMPLES // 4
+    assert found.p == pytest.approx(2 * (1 + others) / (1 + RESAMPLES))
+
+
+def test_a_resample_in_which_a_metric_is_not_defined_says_nothing_of_it() -> None:
+    """A third of them lack the one question that has no answer."""
+    gold = [["ada"]] * 9 + [[]]
+    right, wrong = (answer_statistics(gold, ["ada"] * 9 + [said]) for said in ("", "bob"))
+    found = differences(right, wrong)["exact/unanswered"]
+    assert (found.difference, found.low, found.high, found.n, found.p) == (-1, -1, -1, 1, 1)
+
+
+def test_only_what_both_have_is_compared() -> None:
+    """Answers that are judged otherwise than the adapter learnt have no loss."""
+    gains = np.array([[1.0, -1.0], [0.0, 2.0]])
+    with_loss, without = pair_statistics(gains, np.ones(2), 0.1), pair_statistics(gains, None, 0.1)
+    for first, second in ((with_loss, without), (without, with_loss)):
+        assert differences(first, second).keys() == {"reward_accuracy", "reward_margin"}
 
 
 def test_pairing_sees_what_two_intervals_do_not() -> None:

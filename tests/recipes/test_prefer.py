@@ -92,9 +92,11 @@ def feedback(rows: int, seed: int) -> list[dict[str, Any]]:
 class Prepared:
     """A trainer of an adapter that is no identity, and one batch."""
 
-    def __init__(self, base: Base, folder: Path, method: str = "lora", **options: Any) -> None:
+    def __init__(
+        self, base: Base, folder: Path, method: str = "lora", *, rows: Any = None, **options: Any
+    ) -> None:
         recipe, tokenizer = Prefer(), byte_level()
-        self.data = recipe.read(pairs(5, 0), **options)
+        self.data = recipe.read(rows or pairs(5, 0), **options)
         self.settings = recipe.resolve(tokenizer, self.data, max_length=64)
         self.encoded = recipe.encode(tokenizer, self.data, (), self.settings)
         adapter = {"rank": 4} if method == "lora" else {}
@@ -142,7 +144,8 @@ def _paper(likelihoods: torch.Tensor, prepared: Prepared) -> float:
         good = torch.tensor([row["good"] for row in prepared.encoded.rows])
         threshold = gain[:, 1].mean().clamp(min=0)
         value = torch.where(good, gain[:, 0] - threshold, threshold - gain[:, 0])
-        return float((1 - torch.sigmoid(beta * value)).mean())
+        weights = torch.where(good, settings["good_weight"], settings["bad_weight"])
+        return float((weights * (1 - torch.sigmoid(beta * value))).mean())
     if settings["objective"] == "dpo-norm":
         lengths = [list(map(asked, sequences(row))) for row in prepared.encoded.rows]
         gain = gain / torch.tensor(lengths)
@@ -167,6 +170,21 @@ def test_the_loss_of_a_step_is_the_papers_and_so_is_the_one_that_is_measured(
     none, outputs, _ = prepared.trainer.prediction_step(prepared.adaptation.model, prepared.batch, False)
     assert none is None
     assert outputs.numpy() == pytest.approx(naive, rel=1e-5)
+    measured = Prefer().measure(list(naive), prepared.data, prepared.encoded, ()).values()
+    assert measured["loss"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_rarer_judgement_weighs_more_in_a_step_and_in_what_is_measured(
+    causal_base: Path, tmp_path: Path
+) -> None:
+    judged = feedback(8, 0)
+    rows = [row for row in judged if row["label"]] + [row for row in judged if not row["label"]][:2]
+    prepared = Prepared(load_base(str(causal_base)), tmp_path, rows=rows)
+    assert (prepared.settings["good_weight"], prepared.settings["bad_weight"]) == (1.0, 2.0)
+    naive = prepared.naive()
+    expected = _paper(torch.tensor(naive), prepared)
+    loss = prepared.trainer.compute_loss(prepared.adaptation.model.train(), prepared.batch)
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
     measured = Prefer().measure(list(naive), prepared.data, prepared.encoded, ()).values()
     assert measured["loss"] == pytest.approx(expected, abs=1e-9)
 

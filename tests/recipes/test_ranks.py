@@ -20,9 +20,9 @@ from tests.recipes.tokenizer_kinds import byte_level
 
 LLAMA = LlamaConfig(
     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    vocab_size=80,
+    vocab_size=80, architectures=["LlamaForCausalLM"],
 )  # fmt: skip
-GPT2 = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=80)
+GPT2 = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=80, architectures=["GPT2LMHeadModel"])
 ADAPTER = {"rank": 32, "alpha": 32, "target_modules": "all-linear"}
 
 

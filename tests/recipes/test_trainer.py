@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -34,11 +36,21 @@ def test_every_row_comes_once_in_an_order_that_seed_and_epoch_fix(
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     lengths = [1 + row % 17 for row in range(100)]
-    groups = LengthGroups(lengths, 8, seed=0)
+    told: list[int] = []
+    groups = LengthGroups(lengths, 8, seed=0, follow=told.append)
     first = list(groups)
     groups.set_epoch(1)
+    assert told == [1]
     assert list(groups) != first
-    assert list(LengthGroups(lengths, 8, seed=1)) != first
+    assert list(LengthGroups(lengths, 8, seed=1)) not in (first, list(groups))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_longest_row_comes_first_of_all_groups(seed: int) -> None:
+    """Beside a shorter one, though another group's longest batch has two that are longer than that."""
+    lengths = [*range(1, 200), 1000]
+    assert len(lengths) > 2 * LengthGroups.GROUP
+    assert 199 in list(LengthGroups(lengths, 2, seed))[:2]
 
 
 def test_rows_of_a_batch_have_similar_lengths() -> None:
@@ -46,6 +58,10 @@ def test_rows_of_a_batch_have_similar_lengths() -> None:
     order = list(LengthGroups(lengths, 10, seed=0))
     padded = sum(10 * max(lengths[row] for row in order[at : at + 10]) for at in range(0, 1000, 10))
     assert padded < 1.05 * sum(lengths)
+    # but batches are not learnt from in the order of their lengths
+    longest = [max(lengths[row] for row in order[at : at + 10]) for at in range(0, 1000, 10)]
+    longer = sum(after > before for before, after in itertools.pairwise(longest))
+    assert 30 < longer < 70
 
 
 def test_the_schedule_warms_up_from_the_first_step_and_ends_near_zero() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, T5Config
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen2VLConfig, T5Config
 
 from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.settings import Settings
@@ -25,6 +25,7 @@ def _llama(width: int) -> LlamaConfig:
         (_llama(576), 1.3e-3, "this one's 576 as llama's family learns"),
         (_llama(16), 1.4e-3, "this one's 16 "),  # as for 512: nobody tried narrower ones
         (Qwen2Config(hidden_size=3584, num_attention_heads=28), 4.8e-4, "3,584 as qwen's family learns"),
+        (Qwen2VLConfig(text_config={"hidden_size": 3584}), 4.8e-4, "3,584 as qwen's"),
         (T5Config(d_model=512), 5e-4, "is not known of t5"),
     ],
 )
@@ -44,7 +45,8 @@ def test_a_chosen_rate_stays() -> None:
     defaults, config = find_recipe("chat").defaults("lora"), _llama(576)
     chosen = Settings.resolve({"learning_rate": 5e-4}, defaults)
     assert fitted(chosen, defaults, {"learning_rate": 5e-4}, config).learning_rate == 5e-4
-    assert fitted(chosen, defaults, {"learning_rate": None}, config).learning_rate == 1.3e-3
+    once = fitted(chosen, defaults, {"learning_rate": None}, config)
+    assert once.learning_rate == fitted(once, defaults, {}, config).learning_rate == 1.3e-3
 
 
 def test_other_recipes_and_methods_have_one_rate() -> None:
