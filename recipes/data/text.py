@@ -46,9 +46,10 @@ def read_lines(path: Path, encoding: str = "utf-8", *, ends: Literal["any", "\n"
                 yield line if number else line.removeprefix("\ufeff")
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise _undecodable(path, encoding) from None
-    except UnicodeError as error:  # UTF-16 and UTF-32 without what says which end comes first
+    except UnicodeError as error:
+        if "BOM" not in str(error):
+            raise _undecodable(path, encoding) from None
+        # UTF-16 and UTF-32 without what says which end comes first; its type differs between Pythons
         raise InvalidData(
             f"{path}: not {encoding.upper()}: {error}", hint=f"Set encoding={encoding.lower()}-le, or -be."
         ) from error
