@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import optuna
-from sqlalchemy.pool import NullPool
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from adapthub.adapters.base import Base, load_base
@@ -185,48 +185,48 @@ def sweep(
         report(note)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    study = _study(folder, task, higher=isinstance(recipe, LabellingRecipe), seed=seed)
-    _check_same(study, folder, _configuration(job, space))
-    loaded = base if isinstance(base, Base) else load_base(job.base.ref, quantize=quantize, device=device)
-    metric = selects(recipe)
-    # What is cheap to look at depends on what is tried; trials are compared on the same rows.
-    if "eval_rows" not in space:
-        fixed = {"eval_rows": job.settings.eval_rows, **fixed}
+    with _study(folder, task, higher=isinstance(recipe, LabellingRecipe), seed=seed) as study:
+        _check_same(study, folder, _configuration(job, space))
+        loaded = base if isinstance(base, Base) else load_base(job.base.ref, quantize=quantize, device=device)
+        metric = selects(recipe)
+        # What is cheap to look at depends on what is tried; trials are compared on the same rows.
+        if "eval_rows" not in space:
+            fixed = {"eval_rows": job.settings.eval_rows, **fixed}
 
-    def objective(trial: optuna.Trial) -> float:
-        settings: dict[str, Any] = {name: one.suggest(trial, name) for name, one in space.items()}
-        watch = _Watch(trial, f"eval_{metric}")
-        try:
-            train(
-                task,
-                data,
-                base=loaded,
-                output=folder / f"trial-{trial.number}",
-                seed=seed,
-                quiet=True,
-                report=lambda note: None,
-                test=False,
-                callbacks=(watch,),
-                **fixed,
-                **settings,
-            )
-            return watch.best
-        except TrainingInterrupted as error:
-            raise TrainingInterrupted(
-                f"interrupted in {folder / f'trial-{trial.number}'}; the trials before are kept in {folder}",
-                hint=f"Go on with the same arguments and output={str(folder)!r}; this trial will not count.",
-            ) from error
-        except _FAILURES as error:
-            trial.set_user_attr(_WHY, error.message)
-            raise
+        def objective(trial: optuna.Trial) -> float:
+            settings: dict[str, Any] = {name: one.suggest(trial, name) for name, one in space.items()}
+            watch = _Watch(trial, f"eval_{metric}")
+            try:
+                train(
+                    task,
+                    data,
+                    base=loaded,
+                    output=folder / f"trial-{trial.number}",
+                    seed=seed,
+                    quiet=True,
+                    report=lambda note: None,
+                    test=False,
+                    callbacks=(watch,),
+                    **fixed,
+                    **settings,
+                )
+                return watch.best
+            except TrainingInterrupted as error:
+                raise TrainingInterrupted(
+                    f"interrupted in {folder / f'trial-{trial.number}'}; the trials before are kept in {folder}",
+                    hint=f"Go on with the same arguments and output={str(folder)!r}; this trial will not count.",
+                ) from error
+            except _FAILURES as error:
+                trial.set_user_attr(_WHY, error.message)
+                raise
 
-    def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
-        tell(_trial(folder, frozen, space))
+        def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
+            tell(_trial(folder, frozen, space))
 
-    left = trials - len(_ended(study))
-    if left > 0:
-        study.optimize(objective, n_trials=left, catch=_FAILURES, callbacks=[after])
-    done = tuple(_trial(folder, frozen, space) for frozen in _ended(study))
+        left = trials - len(_ended(study))
+        if left > 0:
+            study.optimize(objective, n_trials=left, catch=_FAILURES, callbacks=[after])
+        done = tuple(_trial(folder, frozen, space) for frozen in _ended(study))
     complete = {
         trial.value: trial
         for trial in reversed(done)
@@ -291,23 +291,26 @@ class _Watch(TrainerCallback):
             raise optuna.TrialPruned
 
 
-def _study(folder: Path, task: str, *, higher: bool, seed: int) -> optuna.Study:
+@contextmanager
+def _study(folder: Path, task: str, *, higher: bool, seed: int) -> Iterator[optuna.Study]:
+    """The trials of a folder, whose file is open within."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    # Every call opens the file for itself, so that nothing holds it open once the sweep is done.
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder / _STORED}", engine_kwargs={"poolclass": NullPool}
-    )
-    before = optuna.get_all_study_names(storage)  # one at most, if of another task: see _check_same
-    study = optuna.create_study(
-        study_name=before[0] if before else task,
-        storage=storage,
-        load_if_exists=True,
-        direction="maximize" if higher else "minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),
-    )
-    # A sampler begins its draws anew in every process: by one seed a sweep that goes on would try the same again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
-    return study
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / _STORED}")
+    try:
+        before = optuna.get_all_study_names(storage)  # one at most, if of another task: see _check_same
+        study = optuna.create_study(
+            study_name=before[0] if before else task,
+            storage=storage,
+            load_if_exists=True,
+            direction="maximize" if higher else "minimize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=0),
+        )
+        # A sampler begins its draws anew in every process: by one seed a sweep that goes on would try the same again.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def _configuration(job: Job, space: Mapping[str, Range | Choice]) -> dict[str, Any]:

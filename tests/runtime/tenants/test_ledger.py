@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def test_a_record_is_there_when_it_is_acknowledged(path: Path) -> None:
 
 def test_a_commit_is_on_the_disk_and_not_on_its_way(path: Path) -> None:
     """What no test can show by killing a process: that a commit waits for the disk itself."""
-    with Database(path, SCHEMA, kept=True).writing() as session:
+    with closing(Database(path, SCHEMA, kept=True)) as database, database.writing() as session:
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert session.execute(text("PRAGMA synchronous")).scalar() == 2  # FULL
 
