@@ -22,8 +22,8 @@ from adapthub.hub.storage.tables import AliasMoveRow, AliasRow, RefRow, RepoRow,
 
 
 def point(session: Session, version: VersionRow, alias: str, *, actor: Actor = MACHINE) -> None:
-    """Point `alias` at `version`, past every gate (promotion asks them); nothing is recorded where it points there.
-    Raises Conflict where a branch or a tag has that name."""
+    """Point `alias` at `version`, which it does not yet (promotion looks), past every gate (promotion asks them). Raises
+    Conflict where a branch or a tag has that name."""
     # Of two that move it at once the second starts from where the first put it.
     repo = lock(session, version.repo)
     if session.get(RefRow, (repo.id, alias)) is not None:
@@ -35,7 +35,7 @@ def point(session: Session, version: VersionRow, alias: str, *, actor: Actor = M
         session.add(AliasRow(repo_id=version.repo_id, alias=alias, version_id=version.id))
         _record(session, version.repo_id, alias, source=None, target=version.id)
         _tell(session, version.repo, alias, None, version, actor)
-    elif current.version_id != version.id:
+    else:
         before = current.version.number
         _record(session, version.repo_id, alias, source=current.version_id, target=version.id)
         current.version = version

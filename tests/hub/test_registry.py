@@ -262,6 +262,16 @@ def test_aliases_of_two_adapters_are_apart(registry: Registry, adapters: list[Ar
         registry.rollback("acme/ner", "prod")
 
 
+def test_aliases_of_one_adapter_go_back_each_by_itself(registry: Registry, adapters: list[Artifact]) -> None:
+    for adapter in adapters:
+        registry.push(adapter, "acme/ner")
+    for number, alias in ((1, "prod"), (2, "prod"), (2, "beta"), (4, "beta")):
+        registry.promote(f"acme/ner@v{number}", alias)
+    assert registry.rollback("acme/ner", "prod").number == 1
+    assert registry.rollback("acme/ner", "beta").number == 2
+    assert registry.resolve("acme/ner@prod").number == 1
+
+
 def test_promote_from_an_alias(registry: Registry, adapters: list[Artifact]) -> None:
     registry.push(adapters[0], "acme/ner", alias="beta")
     registry.push(adapters[1], "acme/ner")

@@ -192,6 +192,8 @@ def test_the_rarer_judgement_weighs_more_in_a_step_and_in_what_is_measured(
 @pytest.mark.parametrize("config", [None, GPTNeoXConfig])
 def test_the_base_is_once_in_memory_and_given_back_as_it_was(config: Any, tmp_path: Path) -> None:
     base = load_base(str(write_base(tmp_path / "base", config)))
+    # as of many bases, whose tokenizers say it
+    base.model.config.pad_token_id = base.model.generation_config.pad_token_id = None
     before = _state(base)
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     prepared = Prepared(base, tmp_path / "run")

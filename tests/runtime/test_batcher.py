@@ -172,6 +172,26 @@ def test_a_tenant_that_floods_waits_behind_itself(runtime: Runtime, monkeypatch:
         served = [index for index, texts in enumerate(passes.texts) if f"{who} met bob" in texts]
         assert served == [1], "in the first pass after the one that ran"
     assert "bad film" in passes.texts[1], "and not instead of the others"
+    assert max(map(len, passes.texts)) == 10, "of four tokens each"
+
+
+def test_tenants_take_turns_where_a_pass_has_room_for_one_row(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adapthub.runtime.batcher._PASS_TOKENS", 1)
+    passes = Passes(runtime, monkeypatch)
+
+    async def run() -> None:
+        batcher = runtime.batcher
+        loud = asyncio.create_task(ask(batcher, ["bad film"] * 7, None, "loud"))
+        await until(passes.began.is_set)
+        quiet = asyncio.create_task(ask(batcher, ["ada met bob"] * 2, None, "quiet"))
+        await until(lambda: waiting(batcher) == 8)
+        passes.go.set()
+        await asyncio.gather(loud, quiet)
+
+    asyncio.run(run())
+    assert [index for index, texts in enumerate(passes.texts) if texts == ["ada met bob"]] == [2, 4]
 
 
 def test_the_queue_is_bounded_and_nobody_fills_it_alone(

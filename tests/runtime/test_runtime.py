@@ -160,6 +160,21 @@ def test_a_row_keeps_the_adapter_it_began_with(
     assert not eventually_attached(runtime)
 
 
+def test_what_was_taken_stays_until_all_of_it_is_given_back(base: Base, make: Make) -> None:
+    folder = str(make("one", TEXT, MOODS))
+    runtime = Runtime(base)
+    names = runtime._names
+    selection = names.take(folder)
+    names.share(selection)
+    digests = [digest for _, digest in selection]
+    runtime.detach(folder)
+    for _ in range(2):
+        with names.loaded(digests):
+            assert names.artifact(digests[0]).digest == digests[0]
+        names.give_back(digests)
+    assert names.meaning(digests[0]) is None
+
+
 def test_an_adapter_goes_with_its_last_name(base: Base, make: Make, hub: Registry) -> None:
     version = hub.push(Artifact.read(make("one", TEXT, MOODS)), "acme/mood", alias="prod")
     runtime = Runtime(base, hub=hub)
