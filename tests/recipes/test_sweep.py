@@ -123,8 +123,11 @@ def test_how_much_trials_measure_in_the_end_keeps_no_sweep_from_going_on(
         )  # fmt: skip
 
     first = run(answered="all")
-    study = optuna.load_study(study_name="translate", storage=f"sqlite:///{tmp_path / 'sweep' / 'sweep.db'}")
+    stored = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'sweep' / 'sweep.db'}")
+    study = optuna.load_study(study_name="translate", storage=stored)
     assert "answered" not in study.user_attrs["configuration"]["settings"]
+    stored.remove_session()
+    stored.engine.dispose()
     assert run().trials == run(answered=1).trials == first.trials
     with pytest.raises(InvalidSettings, match="holds another sweep: settings.prompt was"):
         run(prompt="{source} is")
