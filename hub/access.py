@@ -55,7 +55,7 @@ def readable_repo(session: Session, caller: Caller, reference: Reference) -> Rep
 def may_have_files(session: Session, caller: Caller, repo: RepoRow) -> bool:
     """Whether the files of a repository that the caller sees are for them: `auto` lets in whoever has a token, `manual` who
     has a role in its namespace."""
-    if repo.gated is None or caller.alone or _may(session, caller, repo.namespace, "read"):
+    if repo.gated is None or _may(session, caller, repo.namespace, "read"):
         return True
     return repo.gated == "auto" and caller.account is not None
 
