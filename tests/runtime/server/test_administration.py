@@ -153,6 +153,7 @@ def test_an_adapter_of_another_base_is_refused_naming_both(
         assert str(other) in message, message
         assert str(served_base) in message, message
     assert "live" not in [alias.name for alias in hub.show("other/sql").aliases]
+    assert "other/sql" not in [model["id"] for model in http.get("/v1/models").json()["data"]]
 
 
 def test_promote_and_roll_back_are_live_at_once(http: httpx2.Client, hub: Registry) -> None:

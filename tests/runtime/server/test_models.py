@@ -12,6 +12,7 @@ from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.tenants.caller import LOCAL
 from tests.runtime.server.assembled import assembled
+from tests.runtime.server.keyed import KeyedGate
 
 
 def test_the_base_and_the_hubs_adapters_are_models(client: openai.OpenAI, server: Running) -> None:
@@ -44,6 +45,27 @@ def test_what_was_unloaded_meanwhile_fails_nobody(
             target = await catalog.find("acme/sql", LOCAL)
             server.serving.runtime.detach(target.adapter or "")
             assert (await catalog.find("acme/tone", LOCAL)).label == "acme/tone@v1"
+
+    asyncio.run(main())
+
+
+def test_a_loaded_name_is_there_for_those_who_may_use_it(served_base: Path, served_hub: Registry) -> None:
+    """Whatever it means: zeta/sql here is an adapter of acme's."""
+
+    async def main() -> None:
+        async with assembled(served_base, served_hub, gate=KeyedGate()) as server:
+            catalog = server.serving.catalog
+            for name in ("zeta/sql", "mine"):
+                await catalog.load_as(name, "acme/sql@v1")
+            for tenant, there in (("acme", set()), ("zeta", {"zeta/sql"}), ("root", {"zeta/sql", "mine"})):
+                headers = {"Authorization": f"Bearer {tenant}-key"}
+                listed = (await server.admin.get("/v1/models", headers=headers)).json()["data"]
+                assert {"zeta/sql", "mine"} & {model["id"] for model in listed} == there
+                for name in ("zeta/sql", "mine"):
+                    answer = await server.admin.get(f"/v1/models/{name}", headers=headers)
+                    assert answer.status_code == (200 if name in there else 404), (tenant, name)
+            await catalog.unload_as("zeta/sql")
+            await catalog.unload_as("mine")
 
     asyncio.run(main())
 
