@@ -215,8 +215,8 @@ class PreferenceTrainer(AdapterTrainer, ABC):
             use_cache=False,
             fused_lm_head=True,
         ).log_probs
-        # A prefix puts positions before those of the tokens.
-        sums: torch.Tensor = found[:, 1 - inputs["labels"].shape[1] :].float().sum(dim=1)
+        # 0 wherever nothing is asked for, as at the positions that a method puts before the tokens.
+        sums: torch.Tensor = found.float().sum(dim=1)
         return sums
 
     @abstractmethod
@@ -256,7 +256,7 @@ class JudgedTrainer(PreferenceTrainer, _EncodedRows, KTOTrainer):
 
 
 def _copy_reference(model: PeftModel) -> None:
-    """Copy the adapter anew: TRL's copy over a quantised base is in bfloat16."""
+    """Copy the adapter anew: TRL's copy of a prompt or a prefix over a quantised base is in bfloat16."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if f".{_REFERENCE}." in name:

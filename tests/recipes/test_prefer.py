@@ -93,7 +93,14 @@ class Prepared:
     """A trainer of an adapter that is no identity, and one batch."""
 
     def __init__(
-        self, base: Base, folder: Path, method: str = "lora", *, rows: Any = None, **options: Any
+        self,
+        base: Base,
+        folder: Path,
+        method: str = "lora",
+        *,
+        rows: Any = None,
+        goes_on: bool = False,
+        **options: Any,
     ) -> None:
         recipe, tokenizer = Prefer(), byte_level()
         self.data = recipe.read(rows or pairs(5, 0), **options)
@@ -105,7 +112,7 @@ class Prepared:
         for parameter in self.adaptation.model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-        kind, arguments = recipe.training(tokenizer, self.settings)
+        kind, arguments = recipe.training(tokenizer, self.settings, goes_on=goes_on)
         self.trainer: Any = kind(
             model=self.adaptation.model,
             rates=RATES,
@@ -129,7 +136,7 @@ class Prepared:
 
 def _likelihood(model: Any, sequence: dict[str, list[int]]) -> float:
     ids = torch.tensor([sequence["input_ids"]])
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, :-1].double()
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -len(ids[0]) : -1].double()
     labels = torch.tensor(sequence["labels"][1:])
     chosen = torch.log_softmax(logits, dim=-1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
     return float(chosen[labels != -100].sum())
@@ -154,7 +161,7 @@ def _paper(likelihoods: torch.Tensor, prepared: Prepared) -> float:
     return float((robust / (1 - 2 * flipped)).mean())
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix"])
+@pytest.mark.parametrize("method", ["lora", "prefix", "prompt"])
 @pytest.mark.parametrize("options", OBJECTIVES, ids=str)
 def test_the_loss_of_a_step_is_the_papers_and_so_is_the_one_that_is_measured(
     causal_base: Path, options: dict[str, Any], method: str, tmp_path: Path
@@ -320,6 +327,18 @@ def test_what_goes_on_from_an_adapter_is_held_against_it(
     assert before.keys() == after.keys()
     for name in before:
         assert torch.equal(before[name], after[name]) == ("lora_A" in name)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix"])
+def test_over_a_quantised_base_the_reference_is_the_adapter_to_the_bit(
+    causal_base: Path, method: str, tmp_path: Path
+) -> None:
+    """And both are in float32, where TRL has bfloat16."""
+    prepared = Prepared(load_base(str(causal_base), quantize="nf4"), tmp_path, method, goes_on=True)
+    trained = [one.dtype for one in prepared.adaptation.model.parameters() if one.requires_grad]
+    assert {*trained} == {torch.float32}
+    loss = prepared.trainer.compute_loss(prepared.adaptation.model.train(), prepared.batch)
+    assert float(loss.detach()) == pytest.approx(float(np.log(2)), abs=1e-6)
 
 
 def test_a_prompt_as_the_base_reads_it_is_left_alone() -> None:
