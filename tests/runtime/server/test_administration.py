@@ -112,6 +112,10 @@ def test_a_reference_may_be_loaded_by_another_name(http: httpx2.Client) -> None:
         ("a + b", "acme/sql", 400, "is not a name"),
         ("a\nb", "acme/sql", 400, "is not a name"),
         ("acme/sql", "acme/tone", 400, "is an adapter of the hub"),
+        ("acme/..", "acme/sql", 400, "is not a name"),
+        ("new", "./none", 404, "no adapter folder at ./none"),
+        ("new", "~/none", 404, "no adapter folder at ~/none"),
+        ("new", "0.5*acme/sql + 0.5*acme/tone", 400, "is a sum"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused(
@@ -120,6 +124,13 @@ def test_what_cannot_be_loaded_is_refused(
     answer = http.post("/v1/load_lora_adapter", json={"lora_name": name, "lora_path": path})
     assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
+
+
+def test_nothing_is_loaded_by_the_bases_name(http: httpx2.Client, running: Running) -> None:
+    body = {"lora_name": running.serving.catalog.base_name, "lora_path": "acme/sql"}
+    answer = http.post("/v1/load_lora_adapter", json=body)
+    assert answer.status_code == 400
+    assert "is the base model's name" in answer.json()["error"]["message"]
 
 
 def test_a_path_that_no_expression_can_name_is_refused(

@@ -25,6 +25,7 @@ from adapthub.adapters.errors import (
 from adapthub.hub.registry import Registry, Version
 from adapthub.runtime.server.release_watch import count
 from adapthub.runtime.server.releases import Releases, Rule, Sample, is_fault
+from adapthub.runtime.tenants.caller import LOCAL, Caller
 from tests import asking
 from tests.runtime.server.assembled import Assembled, assembled, settled
 from tests.runtime.server.encoders import write_encoder_hub
@@ -176,6 +177,12 @@ def test_a_canary_answers_its_users_and_nobody_else(served_base: Path, hub: Regi
             assert all(len(labels) == 1 for labels in seen.values())
             assert {label for labels in seen.values() for label in labels} == {*expected}
             assert {record.adapter for record in gate.records} == {*expected}
+            find = server.serving.catalog.find
+            sides = [
+                [(await find("acme/sql@prod", Caller(tenant, ("*",)), str(user))).label for user in range(64)]
+                for tenant in ("acme", "zeta")
+            ]
+            assert sides[0] != sides[1]  # who is called alike elsewhere is somebody else
             for name in ("acme/sql@v1", "acme/sql", "0.5*acme/sql@prod + 0.5*acme/tone"):
                 target, _ = await server.ask(name, user=min(seen))
                 assert target.release is None
@@ -234,6 +241,18 @@ def test_a_candidate_that_is_not_to_be_had_fails_nobody(
             monkeypatch.setattr(server.serving.runtime, "register", unreachable)
             target, _ = await server.ask("acme/sql@prod")
             assert target.label == "acme/sql@v1"
+
+    asyncio.run(scenario())
+
+
+def test_an_alias_that_was_moved_to_the_candidate_is_asked_as_it_is(served_base: Path, hub: Registry) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            await server.post("/admin/releases", **RELEASE, weight=1)
+            hub.promote("acme/sql@v2", "prod")  # by `adapt promote`, or CI
+            server.serving.catalog.forget_resolved()
+            target = await server.serving.catalog.find("acme/sql@prod", LOCAL)
+            assert (target.label, target.release) == ("acme/sql@v2", None)
 
     asyncio.run(scenario())
 
