@@ -96,6 +96,20 @@ def test_what_is_private_is_found_by_its_own(hub_server: HubServer, hub: Embedde
     assert [record["name"] for record in own] == ["ada/plain"]
 
 
+def test_what_is_private_in_a_namespace_that_is_nobodys_is_found_by_whoever_has_a_token(
+    hub_server: HubServer, hub: EmbeddedHub
+) -> None:
+    token = {"Authorization": f"Bearer {hub_server.token('bob')}"}
+    for name in ("acme/a1", "ada/plain"):
+        hub_server.client("ada").update_repo_settings(name, private=True)
+    assert pages(hub_server, text="a1") == []
+    found = {
+        text: asking.get(f"{hub_server.url}/api/adapters", params={"text": text}, headers=token).json()
+        for text in ("a1", "plain")
+    }
+    assert ([record["name"] for record in found["a1"]], found["plain"]) == (["acme/a1"], [])
+
+
 def test_repositories_without_a_version_are_no_adapters(hub_server: HubServer) -> None:
     hub_server.client().create_repo("ada/empty")
     assert pages(hub_server) == []

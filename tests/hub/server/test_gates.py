@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.errors import Conflict, Forbidden, InvalidReference, InvalidSettings, SignatureError
 from adapthub.adapters.manifest import DataRecord
-from adapthub.hub import audit, gates, namespace_keys, webhooks
+from adapthub.hub import accounts, audit, gates, namespace_keys, webhooks
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.gates import Gate, GateRefused
 from adapthub.hub.signing import sign
@@ -244,6 +244,16 @@ def test_a_reviewer_without_a_role_any_more_counts_no_more(hub_server: HubServer
     assert len(refusal(hub, "acme/ner")) == 1
     ada("PUT", "/api/namespaces/acme/members/grace", {"role": "write"})
     hub.promote("acme/ner", "prod")
+
+
+def test_a_reviewer_whose_account_was_removed_counts_no_more(hub_server: HubServer, tmp_path: Path) -> None:
+    """In a namespace that is nobody's too, where no role goes with the account."""
+    hub = guarded(hub_server.data, reviewers=1)
+    hub.push(measured(tmp_path, 1, 0.8), "acme/ner")
+    Api(hub_server, "grace")("PUT", "/api/models/acme/ner/approval/v1")
+    with hub_server.running.serving.store.database.writing() as session:
+        accounts.remove_account(session, "grace")
+    assert len(refusal(hub, "acme/ner")) == 1
 
 
 def test_a_gate_is_not_left_by_another_name(hub_server: HubServer, tmp_path: Path) -> None:
