@@ -45,6 +45,12 @@ def test_what_was_unloaded_meanwhile_fails_nobody(
             target = await catalog.find("acme/sql", LOCAL)
             server.serving.runtime.detach(target.adapter or "")
             assert (await catalog.find("acme/tone", LOCAL)).label == "acme/tone@v1"
+            await catalog.find("zeta/own", LOCAL)
+            assert [*catalog.labels.values()] == [["zeta/own@v1"]]
+            monkeypatch.setattr("adapthub.runtime.server.catalog._KNOWN", 2)
+            for name in ("acme/tone", "zeta/own", "acme/sql@v1"):
+                await catalog.find(name, LOCAL)
+            assert [*catalog.labels.values()] == [["zeta/own@v1"], ["acme/sql@v1"]]
 
     asyncio.run(main())
 
