@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -32,7 +32,9 @@ def doors(weights: FileRecord) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("gated", ["auto", "manual"])
-def test_files_are_for_those_who_were_let_in(hub_server: HubServer, tmp_path: Path, gated: str) -> None:
+def test_files_are_for_those_who_were_let_in(
+    hub_server: HubServer, tmp_path: Path, gated: Literal["auto", "manual"]
+) -> None:
     hub = EmbeddedHub(hub_server.data, cache=tmp_path / "cache")
     adapter = write_adapter(tmp_path / "made")
     hub.push(adapter, "ada/ner")
