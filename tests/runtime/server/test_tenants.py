@@ -107,6 +107,9 @@ def test_each_tenant_sees_its_own_and_nothing_of_others(shared: Shared) -> None:
                 client.models.retrieve(name)
             absent.append(refused.value.message)
         assert absent[0].replace("acme/sql", "acme/none") == absent[1]  # looks absent
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.models.retrieve("zeta/sql")
+        assert "acme/sql" not in str(refused.value.body)  # which the hub suggests
 
 
 @pytest.mark.parametrize(
