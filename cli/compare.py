@@ -50,8 +50,9 @@ def compare(
     """Tell which of two adapters is better on labelled data.
 
     Or that the data cannot tell. FIRST and SECOND are names or folders, and measured as served; both were trained by one
-    recipe, for the same labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval and a
-    two-sided p-value: both are measured on the same resamples of rows.
+    recipe, for the same labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval: both
+    are measured on the same resamples of rows. The two-sided p-value is the larger one of the bootstrap's and a
+    randomisation test's. A difference is clear where the interval leaves 0 out and p is below 0.05.
 
     \b
     Example:

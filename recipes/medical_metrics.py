@@ -7,8 +7,8 @@ weigh examples instead of adding them up. Does not read data or run models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -78,6 +78,18 @@ class MedicalStatistics:
         """All examples, but of a label's sensitivity those that have it, of its specificity all others."""
         share = self._share(metric)
         return self.n if share is None else share[1]
+
+    def beside(self, other: Self) -> Self:
+        """The examples of both, those of `other` after its own."""
+        return replace(
+            self,
+            gold=np.concatenate([self.gold, other.gold]),
+            probabilities=np.concatenate([self.probabilities, other.probabilities]),
+        )
+
+    def differs(self, other: Self) -> NDArray[np.bool_]:
+        """Which examples [n] have other probabilities in `other`."""
+        return np.asarray((self.probabilities != other.probabilities).any(axis=1))
 
     def _share(self, name: str) -> tuple[int, int] | None:
         """Of a metric that is a share of a label's examples, or of all others, how many are right, and how many there

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class Measured(Protocol):
         """How many examples a metric is of: `n`, or fewer."""
         ...
 
+    def beside(self, other: Self) -> Self:
+        """The examples of both, those of `other` (another model on the same ones) after its own: [2 n]."""
+        ...
+
+    def differs(self, other: Self) -> Flags:
+        """Which examples [n] add something else in `other`, another model on the same ones."""
+        ...
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -85,6 +93,22 @@ class Statistics:
     def n_of(self, metric: str) -> int:
         """How many examples a metric is of."""
         return self.some.get(metric, self.n)
+
+    def beside(self, other: Self) -> Self:
+        """The examples of both, those of `other` after its own; of metrics that both have."""
+        mine, others = self._shared(other)
+        fewer = self if self.counts.shape[1] <= other.counts.shape[1] else other
+        return replace(fewer, counts=np.concatenate([mine, others]))
+
+    def differs(self, other: Self) -> Flags:
+        """Which examples [n] add something else in `other`, to metrics that both have."""
+        mine, others = self._shared(other)
+        return np.asarray((mine != others).any(axis=1))
+
+    def _shared(self, other: Self) -> tuple[Floats, Floats]:
+        """Counts of what both have: where one has less, as without losses, it has the first of the other's."""
+        width = min(self.counts.shape[1], other.counts.shape[1])
+        return self.counts[:, :width], other.counts[:, :width]
 
     def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
         """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
