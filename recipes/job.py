@@ -30,6 +30,7 @@ from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.ranks import follows_data, rank_by_data
 from adapthub.recipes.recipe import (
+    Comparing,
     EmbeddingRecipe,
     Encoded,
     EncodingAndDecoding,
@@ -200,6 +201,8 @@ def prepare(
     method = method or DEFAULT_METHOD
     settings, adapter, options = _sort_out(recipe, method, given)
     datasets, labels, notes = prepare_splits(recipe, data, validation=validation, test=test, options=options)
+    if isinstance(recipe, Comparing):
+        recipe.check_batch(settings.batch_size, datasets["train"])
     if base is None:
         name, chosen = default_base(recipe.task, datasets["train"])
         fetch(name, report)
@@ -248,6 +251,8 @@ def prepare(
 def check_given(job: Job, method: str, given: Mapping[str, Any]) -> None:
     """Whether `job` could be prepared with other settings, as far as its data do not decide. Raises InvalidSettings."""
     settings, adapter, _ = _sort_out(job.recipe, method, given)
+    if isinstance(job.recipe, Comparing):
+        job.recipe.check_batch(settings.batch_size, job.splits["train"].dataset)
     longest_row(settings.max_length, given, _by_ids(adapter, job.processor), job.base)
 
 

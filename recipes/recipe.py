@@ -343,6 +343,15 @@ class ChoosingAfterwards(Protocol):
 
 
 @runtime_checkable
+class Comparing(Protocol):
+    """What a recipe has besides where its loss compares rows of a batch with each other."""
+
+    def check_batch(self, batch_size: int, train: Dataset) -> None:
+        """Raises InvalidSettings where batches of so few rows of `train` teach nothing."""
+        ...
+
+
+@runtime_checkable
 class OwnLoss(Protocol):
     """What a recipe has besides where its models do not compute its loss."""
 
