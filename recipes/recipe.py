@@ -54,8 +54,8 @@ class Defaults:
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
     `warmup` is a share of all steps, None: more of few (Settings.warming). `max_length` counts sub-tokens,
     `patience` evaluations without progress. None: the recipe has no such setting (no head, no tokens). `by_width`:
-    learning_rate is that of bases widths.WIDTH wide, and follows the base's; who replaces one says the other. `reasons`: by
-    setting, why it is what it is, for people.
+    learning_rate is that of bases widths.WIDTH wide, and follows the base's; kept as that rate, so that another in its place
+    is taken as it is unless by_width=True comes with it. `reasons`: by setting, why it is what it is, for people.
     """
 
     learning_rate: float
@@ -67,8 +67,17 @@ class Defaults:
     weight_decay: float = 0.1
     patience: int = 3
     lora_plus_ratio: float = 1.0
-    by_width: bool = False
+    by_width: bool | float = False
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.by_width is True:
+            object.__setattr__(self, "by_width", self.learning_rate)
+
+    @property
+    def follows_width(self) -> bool:
+        """Whether learning_rate is for bases widths.WIDTH wide."""
+        return self.by_width is not False and self.by_width == self.learning_rate
 
 
 @dataclass(frozen=True)
