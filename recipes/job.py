@@ -25,7 +25,7 @@ from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.default_base import default_base
 from adapthub.recipes.positions import longest_row
-from adapthub.recipes.preflight import check_supervision
+from adapthub.recipes.preflight import check_supervision, never_written
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.ranks import follows_data, rank_by_data
@@ -226,6 +226,7 @@ def prepare(
     measured = {name: written.note(dataset) for name, dataset in datasets.items() if name != "train"}
     some = (f"{name}: {note}" for name, note in measured.items() if note)
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
+    cut += never_written(recipe, processor, resolved, datasets, encoding)
     job = Job(
         recipe=recipe,
         method=method,

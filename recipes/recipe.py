@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+    from adapthub.adapters.base import ResolvedBase
     from adapthub.recipes.metrics import Measured, Statistics
     from adapthub.runtime import Runtime
 
@@ -357,6 +358,18 @@ class Comparing(Protocol):
 
     def check_batch(self, batch_size: int, train: Dataset) -> None:
         """Raises InvalidSettings where batches of so few rows of `train` teach nothing."""
+        ...
+
+
+@runtime_checkable
+class Unsaid(Protocol):
+    """What a recipe has besides where a base's generation may suppress what its rows teach."""
+
+    def unsaid(
+        self, tokenizer: Any, base: ResolvedBase, dataset: Dataset, settings: Mapping[str, Any]
+    ) -> str | None:
+        """How many rows have what is never written, and what that is, in words; None where nothing is. `settings` as in
+        `encode`."""
         ...
 
 
