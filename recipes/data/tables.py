@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes.data.json_values import DECODER, RepeatedKey
 from adapthub.recipes.data.records import (
     Record,
     Records,
@@ -159,6 +160,8 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
             continue
         try:
             values = _parsed(line)
+        except RepeatedKey as error:
+            raise InvalidData(f"{path}:{number}: {error}", hint="Leave one out, or rename it.") from error
         except (ValueError, RecursionError) as error:
             raise InvalidData(
                 f"{path}:{number}: not JSON: {_reason(error)}",
@@ -174,7 +177,7 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
 
 def _parsed(line: str) -> Any:
     """What a line of JSON says. Half a surrogate pair, which JSON can write, is no text that a tokenizer takes."""
-    values = json.loads(line)
+    values = DECODER.decode(line)
     if _SURROGATE.search(line):
         try:
             json.dumps(values, ensure_ascii=False).encode()
