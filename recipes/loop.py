@@ -56,6 +56,7 @@ from adapthub.recipes.recipe import (
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.sharding import shard
+from adapthub.recipes.spec_augment import spares_the_short
 from adapthub.recipes.trainer import AdapterTrainer
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def fit(
             memory_errors("training", job.smaller),
             _disk_errors(run),
             economies(job, base, adaptation.model),
+            spares_the_short(adaptation.model),
         ):
             if processes.shards:
                 shard(adaptation.model, base)
