@@ -9,7 +9,7 @@ import click
 
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, device_option, hub_option, quantize_option
-from adapthub.cli.output import json_option, show_json, show_table
+from adapthub.cli.output import announce, json_option, show_json, show_table
 from adapthub.cli.set_option import set_option, settings
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def compare(
         before, after, file, base=base, quantize=quantize, batch_size=batch_size, task=task, **options
     )
     sentence = found.sentence(first, second)
+    for note in found.notes:
+        announce(note)
     if as_json:
         show_json(
             {

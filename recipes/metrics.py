@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Flags = NDArray[np.bool_]
+    Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ class Measured(Protocol):
         """Every metric over all examples."""
         ...
 
-    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
-        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
+    def estimates(
+        self, *, seed: int = 0, resamples: int = 1000, groups: Ints | None = None
+    ) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples, or whole `groups` of
+        them: see resampled."""
         ...
 
     def under(self, weights: Floats) -> dict[str, Floats]:
@@ -110,14 +114,14 @@ class Statistics:
         width = min(self.counts.shape[1], other.counts.shape[1])
         return self.counts[:, :width], other.counts[:, :width]
 
-    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
-        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
-        n = len(self.counts)
+    def estimates(
+        self, *, seed: int = 0, resamples: int = 1000, groups: Ints | None = None
+    ) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples or `groups`."""
         generator = np.random.default_rng(seed)
         sums = np.empty((resamples, self.counts.shape[1]))
         for resample in range(resamples):
-            weights = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
-            sums[resample] = weights @ self.counts
+            sums[resample] = resampled(self.n, generator, groups) @ self.counts
         intervals = {
             name: np.nanquantile(values, (0.025, 0.975)) for name, values in self.summarise(sums).items()
         }
@@ -125,6 +129,18 @@ class Statistics:
             name: Estimate(value, float(intervals[name][0]), float(intervals[name][1]), self.n_of(name))
             for name, value in self.values().items()
         }
+
+
+def resampled(n: int, generator: np.random.Generator, groups: Ints | None = None) -> Floats:
+    """How often each of `n` examples is in one resample, float64 [n].
+
+    `groups` [n], from 0: which examples belong together, as pictures of one patient do. Then as many groups as there are
+    are drawn, each with all of its examples (the cluster bootstrap, Davison and Hinkley 1997, sec. 3.8): what examples of a
+    group have in common makes them say less than as many that stand alone.
+    """
+    count = n if groups is None else int(groups.max()) + 1
+    weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
+    return weights if groups is None else np.asarray(weights[groups])
 
 
 def entity_statistics(

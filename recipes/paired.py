@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adapthub.adapters.metric_direction import lower_is_better
-from adapthub.recipes.metrics import Measured
+from adapthub.recipes.metrics import Measured, resampled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,8 +48,11 @@ class Difference:
         return self.p < _LEVEL and (self.low > 0 or self.high < 0)
 
 
-def differences(first: Measured, second: Measured, *, seed: int = 0) -> dict[str, Difference]:
-    """Every metric that both have, the second's against the first's; row i of both is the same example.
+def differences(
+    first: Measured, second: Measured, *, seed: int = 0, groups: NDArray[np.int64] | None = None
+) -> dict[str, Difference]:
+    """Every metric that both have, the second's against the first's; row i of both is the same example. Examples of one of
+    `groups` (metrics.resampled) are resampled and exchanged together.
 
     The interval is the percentile bootstrap's (2.5 % to 97.5 % of RESAMPLES differences). p is twice the smaller share of
     resamples in which the difference is not on its side of 0, or the share of exchanges in which it is as far from 0, if
@@ -59,13 +62,14 @@ def differences(first: Measured, second: Measured, *, seed: int = 0) -> dict[str
     names = [name for name in values if name in others]
     both = first.beside(second)
     drawn: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for weights in _resamples(first.n, seed):
+    for weights in _resamples(first.n, seed, groups):
         before, after = first.under(weights), second.under(weights)
         for name in names:
             drawn[name].append(after[name] - before[name])
-    differ = first.differs(second)
+    units = np.arange(first.n) if groups is None else groups
+    differ = np.bincount(units, first.differs(second)) > 0
     exchanged: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for swaps in _exchanges(differ, seed):
+    for swaps in (some[:, units] for some in _exchanges(differ, seed)):
         before, after = (both.under(np.hstack(each)) for each in ((1 - swaps, swaps), (swaps, 1 - swaps)))
         for name in names:
             exchanged[name].append(after[name] - before[name])
@@ -88,12 +92,11 @@ def better(metric: str, difference: Difference) -> int:
     return 2 if (difference.difference > 0) != lower_is_better(metric) else 1
 
 
-def _resamples(n: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def _resamples(n: int, seed: int, groups: NDArray[np.int64] | None) -> Iterator[NDArray[np.float64]]:
     """How often each example is drawn [some resamples, n], RESAMPLES rows in all."""
     generator = np.random.default_rng(seed)
     for _ in range(0, RESAMPLES, _AT_ONCE):
-        drawn = generator.integers(n, size=(_AT_ONCE, n))
-        yield np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)
+        yield np.stack([resampled(n, generator, groups) for _ in range(_AT_ONCE)])
 
 
 def _few(differ: NDArray[np.bool_]) -> bool:
@@ -101,8 +104,8 @@ def _few(differ: NDArray[np.bool_]) -> bool:
 
 
 def _exchanges(differ: NDArray[np.bool_], seed: int) -> Iterator[NDArray[np.float64]]:
-    """Which examples' answers are exchanged, of those that differ [some exchanges, n]: all ways where they are few, the one
-    without any included, else RESAMPLES that are drawn."""
+    """Which examples' answers (or groups') are exchanged, of those that differ [some exchanges, n]: all ways where they are
+    few, the one without any included, else RESAMPLES that are drawn."""
     places = np.flatnonzero(differ)
     generator = np.random.default_rng((seed, 1))  # apart from the resamples' draws
     ways = 2 ** len(places) if _few(differ) else RESAMPLES

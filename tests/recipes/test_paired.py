@@ -144,6 +144,18 @@ def test_where_few_examples_differ_it_is_the_sign_test(losing: int, winning: int
     assert found.p == pytest.approx(exact, rel=1e-9 if few else 0, abs=0 if few else 0.03)
 
 
+def test_groups_of_equal_rows_are_drawn_and_exchanged_together() -> None:
+    draw = np.random.default_rng(4)
+    gold = draw.integers(2, size=40)
+    before, after = draw.random(40) < 0.6, draw.random(40) < 0.8
+    groups = np.repeat(np.arange(40), 5)
+    alone = differences(statistics(gold, before), statistics(gold, after))["accuracy"]
+    copied = [statistics(gold[groups], right[groups]) for right in (before, after)]
+    together = differences(*copied, groups=groups)["accuracy"]
+    assert (together.low, together.high, together.p) == pytest.approx((alone.low, alone.high, alone.p))
+    assert differences(*copied)["accuracy"].p < alone.p / 2
+
+
 def test_auroc_needs_more_than_a_few_examples_that_differ() -> None:
     """Four findings that one model alone ranks behind the healthy: exchanges of four tell little."""
     gold = np.array([0] * 40 + [1] * 10)
