@@ -1,9 +1,10 @@
 """DICOM files as pictures of 8 grey levels or colours a channel: what a radiologist's screen would show first.
 
 Stored values become what they measure (rescale), the file's own window of them becomes black to white (VOI), and MONOCHROME1
-(the lowest is white) is turned round. Of several frames and windows the first; what an enhanced file says of that frame
-counts as the file's own. For strangers' bytes: bounded before anything is unpacked. Needs pydicom. Of a patient nothing is
-read but a digest of the id, by which pictures of one are told.
+(the lowest is white) is turned round. What pads a picture (PixelPaddingValue) is black and no measure of it. Of several
+frames and windows the first; what an enhanced file says of that frame counts as the file's own. For strangers' bytes:
+bounded before anything is unpacked. Needs pydicom. Of a patient nothing is read but a digest of the id, by which pictures of
+one are told.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def _picture(found: Any, kind: str) -> Image.Image:
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     values = pixel_array(found, index=0)  # RGB where it was YBR
+    padding = _padding(values, found) if kind in _GREY else None
     if kind == "PALETTE COLOR":
         values = apply_color_lut(values, found)
         return Image.fromarray(_eight(values, 0, np.iinfo(values.dtype).max), "RGB")
@@ -102,8 +104,22 @@ def _picture(found: Any, kind: str) -> Image.Image:
         return Image.fromarray(_eight(values, 0, 2 ** int(found.BitsStored) - 1), "RGB")
     measures = found if "RescaleSlope" in found else _of_frame(found, "PixelValueTransformationSequence")
     window = found if "WindowCenter" in found else _of_frame(found, "FrameVOILUTSequence")
-    shown = _windowed(apply_modality_lut(values, measures).astype(np.float32), window)
-    return Image.fromarray(255 - shown if kind == "MONOCHROME1" else shown, "L")
+    shown = _windowed(apply_modality_lut(values, measures).astype(np.float32), window, padding)
+    shown = 255 - shown if kind == "MONOCHROME1" else shown
+    if padding is not None:
+        shown[padding] = 0
+    return Image.fromarray(shown, "L")
+
+
+def _padding(values: NDArray[Any], found: Any) -> NDArray[np.bool_] | None:
+    """Which stored values only make the picture a rectangle (PS3.3, C.7.5.1.1.2): one, or all up to a limit; None where none
+    are, and where all are."""
+    first, last = (_first(found.get(field)) for field in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
+    if first is None:
+        return None
+    low, high = sorted((first, first if last is None else last))
+    padding = np.asarray((values >= low) & (values <= high))
+    return padding if padding.any() and not padding.all() else None
 
 
 def _of_frame(found: Any, sequence: str) -> Any:
@@ -115,8 +131,9 @@ def _of_frame(found: Any, sequence: str) -> Any:
     return found
 
 
-def _windowed(values: NDArray[Any], found: Any) -> NDArray[np.uint8]:
-    """By the file's first window, else by its table, else from the lowest value to the highest (PS3.3, C.11.2)."""
+def _windowed(values: NDArray[Any], found: Any, padding: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
+    """By the file's first window, else by its table, else from the lowest value to the highest that is no padding (PS3.3,
+    C.11.2)."""
     centre, width = (_first(found.get(field)) for field in ("WindowCenter", "WindowWidth"))
     function = str(found.get("VOILUTFunction", "LINEAR"))
     narrowest = 1 if function == "LINEAR" else 0
@@ -125,7 +142,8 @@ def _windowed(values: NDArray[Any], found: Any) -> NDArray[np.uint8]:
             from pydicom.pixels import apply_voi
 
             values = apply_voi(values.astype(np.int64), found, index=0).astype(np.float32)
-        return _eight(values, float(values.min()), float(values.max()))
+        seen = values if padding is None else values[~padding]
+        return _eight(values, float(seen.min()), float(seen.max()))
     if function == "SIGMOID":
         return _eight(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1)
     if function == "LINEAR_EXACT":

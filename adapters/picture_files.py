@@ -53,6 +53,9 @@ _DAMAGED = (
 )
 
 
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF's tags, and what it may say
+_WHITE = 65535  # of 16 bits
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,7 +75,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     """
     with _whole(name), _opened(data, name) as picture:
         picture.load()
-        upright = _upright(picture)
+        upright = _positive(_upright(picture), picture)
     return _rgb(upright, name)
 
 
@@ -86,7 +89,9 @@ def check(data: bytes, name: str) -> bool:
         picture.load()
         if picture.mode == "F":
             raise _floating(name)
-        return picture.mode in _WIDE and 0 < int(np.asarray(picture).max(initial=0)) < _LOW
+        return (
+            picture.mode in _WIDE and 0 < int(np.asarray(_positive(picture, picture)).max(initial=0)) < _LOW
+        )
 
 
 def has_more(data: bytes) -> bool:
@@ -104,11 +109,11 @@ def encode(picture: Image.Image, name: str) -> bytes:
     """A picture of Pillow as a file that `decode` reads: PNG, upright. Raises InvalidInput as `decode` does."""
     with _whole(name):
         picture.load()
-    upright = _upright(picture)
+        upright = _positive(_upright(picture), picture)
     if upright.mode == "F":
         raise _floating(name)
     if upright.mode in _WIDE:
-        upright = Image.fromarray(np.clip(np.asarray(upright), 0, 65535).astype(np.uint16))
+        upright = Image.fromarray(np.clip(np.asarray(upright), 0, _WHITE).astype(np.uint16))
     elif upright.mode not in _OF_PNG:
         upright = upright.convert("RGBA" if upright.mode in _CLEAR else "RGB")
     stream = io.BytesIO()
@@ -134,6 +139,14 @@ def _whole(name: str) -> Iterator[None]:
         raise
     except _DAMAGED as error:
         raise InvalidInput(f"{name} is damaged: {_reason(error)}", hint="Save it anew.") from error
+
+
+def _positive(upright: Image.Image, picture: Image.Image) -> Image.Image:
+    """`upright` of `picture`, turned round where that is one of 16 bits whose lowest is white: Pillow does so of 8 alone."""
+    if upright.mode not in _WIDE or getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) != _WHITE_IS_ZERO:
+        return upright
+    values = np.clip(np.asarray(upright).astype(np.int64), 0, _WHITE)
+    return Image.fromarray((_WHITE - values).astype(np.uint16))
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import click
 
 from adapthub.cli.data import data_option, find_split
 from adapthub.cli.options import base_option, complete_names, device_option, hub_option, quantize_option
-from adapthub.cli.output import json_option, show_json, show_table
+from adapthub.cli.output import announce, json_option, show_json, show_table
 from adapthub.cli.set_option import set_option, settings
 
 if TYPE_CHECKING:
@@ -50,8 +50,9 @@ def compare(
     """Tell which of two adapters is better on labelled data.
 
     Or that the data cannot tell. FIRST and SECOND are names or folders, and measured as served; both were trained by one
-    recipe, for the same labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval and a
-    two-sided p-value: both are measured on the same resamples of rows.
+    recipe, for the same labels. Differences are SECOND's value less FIRST's, with a paired bootstrap 95 % interval: both
+    are measured on the same resamples of rows. The two-sided p-value is the larger one of the bootstrap's and a
+    randomisation test's. A difference is clear where the interval leaves 0 out and p is below 0.05.
 
     \b
     Example:
@@ -77,6 +78,8 @@ def compare(
         before, after, file, base=base, quantize=quantize, batch_size=batch_size, task=task, **options
     )
     sentence = found.sentence(first, second)
+    for note in found.notes:
+        announce(note)
     if as_json:
         show_json(
             {

@@ -50,7 +50,12 @@ _RANK = 16  # of the adapters that the ready message counts in
     help="Only these, with commas between; * is a wildcard. Those without one are loaded first, at the revision "
     "that they name; clients may ask for their other revisions too.",
 )
-@click.option("--any", "any_adapter", is_flag=True, help="Every adapter of the hub: the default.")
+@click.option(
+    "--any",
+    "any_adapter",
+    is_flag=True,
+    help="Every adapter of the hub that fits the base, as without --adapters.",
+)
 @room_options
 @click.option(
     "--queue", metavar="N", type=click.IntRange(min=1), help="Requests that may wait. Default: 1024."
@@ -155,7 +160,8 @@ def _names(adapters: str | None) -> tuple[str, ...]:
     names = tuple(name.strip() for name in adapters.split(",") if name.strip())
     if not names:
         raise InvalidSettings(
-            "--adapters names no adapter", hint="Leave it out to serve every one of the hub."
+            "--adapters names no adapter",
+            hint="Leave it out, or give --any, to serve every one of the hub that fits the base.",
         )
     return names
 
@@ -194,7 +200,9 @@ def _show_ready(running: Running, room: dict[str, int], adapters: tuple[str, ...
             "base": f"{base['name']}, {base['quantize'] or base['dtype']} on {base['device']}",
             "generation": tokens,
             "slots": slots,
-            "adapters": "every one of the hub" if adapters == ("*",) else ", ".join(adapters),
+            "adapters": "every one of the hub that fits the base"
+            if adapters == ("*",)
+            else ", ".join(adapters),
             "loaded": f"{found['adapters']['slot']:,}",
             "who": "tenants by key" if found["tenants"] else "no tenants: a single user, on this machine",
             "address": running.address,

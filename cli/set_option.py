@@ -55,7 +55,8 @@ def _beside_the_file(
 def settings(more: tuple[str, ...], *, of: str) -> dict[str, Any]:
     """Every --set by name, for the function `of` of recipes.
 
-    Raises InvalidSettings for one that would pass as another of its arguments, or has a name from elsewhere.
+    Raises InvalidSettings for one that would pass as another of its arguments, or has a name from elsewhere of what `of`
+    takes: what only training takes is suggested to training alone.
     """
     if not more:
         return {}
@@ -65,8 +66,8 @@ def settings(more: tuple[str, ...], *, of: str) -> dict[str, Any]:
     taken = signature(getattr(recipes, of)).parameters
     named = dict(map(setting, more))
     for name in named:
-        if name in OTHER_NAMES:
-            ours = OTHER_NAMES[name]
+        ours = OTHER_NAMES.get(name)
+        if ours is not None and (of == "train" or ours in taken):
             hint = f"Did you mean {OPTIONS.get(ours, f'--set {ours}')}?"
             raise InvalidSettings(f"--set {name}: there is no setting {name}", hint=hint)
         if name in taken:

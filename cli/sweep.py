@@ -82,7 +82,7 @@ def _space(text: str) -> tuple[str, Range | Choice]:
 def _line(trial: Trial, trials: int) -> str:
     value = "" if trial.value is None else f" {trial.value:.4f}"
     why = f": {trial.why}" if trial.why else ""
-    return f"trial {trial.number + 1} of {trials}, {_settings(trial)}: {trial.state}{value}{why}"
+    return f"trial {trial.number} ({trial.place} of {trials}), {_settings(trial)}: {trial.state}{value}{why}"
 
 
 def _settings(trial: Trial) -> str:
@@ -110,7 +110,7 @@ def _show(found: Sweep) -> None:
     names = list(found.best.settings)
     rows = [
         {
-            "trial": trial.number + 1,
+            "trial": trial.number,
             **{name: _plain(trial.settings.get(name, "")) for name in names},
             found.metric: None if trial.value is None else f"{trial.value:.4f}",
             "state": trial.state,

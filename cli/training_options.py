@@ -81,7 +81,8 @@ _ANEW = (
         "--data",
         metavar="DATA",
         shell_complete=complete_data,
-        help="A file, a folder with train.*, validation.* and test.*, sample:NAME, or hf:ORG/NAME of the Hub.",
+        help="A file, a folder with train.*, validation.* and test.* (or their Parquet shards), sample:NAME, or hf:ORG/NAME "
+        "of the Hub.",
     ),
     click.option(
         "--validation",

@@ -27,6 +27,7 @@ from adapthub.recipes.evaluation import Answers, answers_of, encode_for, measure
 from adapthub.recipes.merging import merged_answers
 from adapthub.recipes.paired import better, differences
 from adapthub.recipes.recipe import EmbeddingRecipe, PreferringRecipe
+from adapthub.recipes.splits import clusters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -162,7 +163,8 @@ class _Bench:
         return tuple(name for name in self.recipe.metrics if name in found)
 
     def certificate(self, reference: Form, before: _Outcome, after: _Outcome) -> Certificate:
-        found = differences(before.statistics, after.statistics)
+        together = clusters(self.dataset, before.statistics)
+        found = differences(before.statistics, after.statistics, groups=together.groups if together else None)
         headline = self.headline(before)
         drifts = {
             name: Drift(

@@ -26,6 +26,7 @@ from adapthub.recipes.evaluation import (
 from adapthub.recipes.metrics import Measured
 from adapthub.recipes.paired import Difference, better, differences
 from adapthub.recipes.recipe import GeneratingRecipe
+from adapthub.recipes.splits import clusters
 
 _OF_TOKENS = ("loss", "perplexity")  # of a recipe that generates: means over tokens
 
@@ -33,7 +34,8 @@ _OF_TOKENS = ("loss", "perplexity")  # of a recipe that generates: means over to
 @dataclass(frozen=True)
 class Comparison:
     """Two adapters, by digest, on the `rows` examples of `source`. `metrics`: the second's against the first's, the
-    `headline` ones first. `better`: the digest of the one whose first headline metric is clearly better, or None.
+    `headline` ones first. `better`: the digest of the one whose first headline metric is clearly better, or None. `notes`:
+    what intervals are of, where not of rows.
     """
 
     first: str
@@ -43,6 +45,7 @@ class Comparison:
     headline: tuple[str, ...]
     metrics: Mapping[str, Difference]
     better: str | None
+    notes: tuple[str, ...] = ()
 
     def sentence(self, first: str, second: str) -> str:
         """What follows, in words, for adapters called `first` and `second`."""
@@ -103,7 +106,8 @@ def compare(
         encoded = encode_for(recipe, alike, dataset, loaded[1])
         answers = answers_of(recipe, artifact, loaded[1], dataset, encoded, batch_size=batch_size)
         statistics.append(measured(recipe, alike, dataset, encoded, _ordered(answers, record, manifest)))
-    found = differences(*statistics)
+    together = clusters(dataset, statistics[0])
+    found = differences(*statistics, groups=together.groups if together else None)
     tokenizers = {record.base.fingerprint.tokenizer for record in (manifest, other)}
     if isinstance(recipe, GeneratingRecipe) and len(tokenizers) > 1:
         found = {name: one for name, one in found.items() if name not in _OF_TOKENS}
@@ -124,6 +128,7 @@ def compare(
         headline=headline,
         metrics=ordered,
         better=digests[winner - 1] if winner else None,
+        notes=(together.note,) if together else (),
     )
 
 

@@ -174,6 +174,16 @@ class Embed:
                     hint="Leave it empty.",
                 )
 
+    def check_batch(self, batch_size: int, train: Dataset) -> None:
+        """Raises InvalidSettings for batches of one row where one has no negative: it has nothing to be told apart from."""
+        alone = next((example for example in train if "negative" not in example.fields), None)
+        if batch_size == 1 and alone is not None:
+            raise InvalidSettings(
+                f"{self.name} tells a passage apart from the others of its batch: batch_size is 1, and {alone.source} has no"
+                " negative",
+                hint="Set batch_size to at least 2, or give every row a negative.",
+            )
+
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int
     ) -> dict[str, Any]:

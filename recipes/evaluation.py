@@ -25,6 +25,7 @@ from adapthub.recipes.metrics import Estimate, Measured
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, GeneratingRecipe, LabellingRecipe, Recipe
 from adapthub.recipes.served import served_outputs
+from adapthub.recipes.splits import clusters
 from adapthub.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -86,13 +87,14 @@ def evaluate(
     encoded = encode_for(recipe, manifest, dataset, base)
     statistics = statistics_of(recipe, artifact, base, dataset, encoded, batch_size=batch_size)
     some = written.note(dataset)
+    together = clusters(dataset, statistics)
     return Evaluation(
         artifact.digest,
         dataset.source,
         len(dataset),
         encoded.truncated,
-        statistics.estimates(),
-        (*dataset.notes, *([some] if some else ())),
+        statistics.estimates(groups=together.groups if together else None),
+        (*dataset.notes, *([some] if some else ()), *([together.note] if together else ())),
     )
 
 

@@ -25,11 +25,12 @@ from adapthub.recipes.catalog import find_recipe
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.default_base import default_base
 from adapthub.recipes.positions import longest_row
-from adapthub.recipes.preflight import check_supervision
+from adapthub.recipes.preflight import check_supervision, never_written
 from adapthub.recipes.prepared import prepare_rows, prepare_splits
 from adapthub.recipes.processors import load_processor
 from adapthub.recipes.ranks import follows_data, rank_by_data
 from adapthub.recipes.recipe import (
+    Comparing,
     EmbeddingRecipe,
     Encoded,
     EncodingAndDecoding,
@@ -200,6 +201,8 @@ def prepare(
     method = method or DEFAULT_METHOD
     settings, adapter, options = _sort_out(recipe, method, given)
     datasets, labels, notes = prepare_splits(recipe, data, validation=validation, test=test, options=options)
+    if isinstance(recipe, Comparing):
+        recipe.check_batch(settings.batch_size, datasets["train"])
     if base is None:
         name, chosen = default_base(recipe.task, datasets["train"])
         fetch(name, report)
@@ -223,6 +226,7 @@ def prepare(
     measured = {name: written.note(dataset) for name, dataset in datasets.items() if name != "train"}
     some = (f"{name}: {note}" for name, note in measured.items() if note)
     cut = check_supervision({name: split.encoded for name, split in splits.items()})
+    cut += never_written(recipe, processor, resolved, datasets, encoding)
     job = Job(
         recipe=recipe,
         method=method,
@@ -248,6 +252,8 @@ def prepare(
 def check_given(job: Job, method: str, given: Mapping[str, Any]) -> None:
     """Whether `job` could be prepared with other settings, as far as its data do not decide. Raises InvalidSettings."""
     settings, adapter, _ = _sort_out(job.recipe, method, given)
+    if isinstance(job.recipe, Comparing):
+        job.recipe.check_batch(settings.batch_size, job.splits["train"].dataset)
     longest_row(settings.max_length, given, _by_ids(adapter, job.processor), job.base)
 
 

@@ -56,6 +56,7 @@ from adapthub.recipes.recipe import (
 from adapthub.recipes.run import Run, checkpoint_state
 from adapthub.recipes.settings import LORA_FA, OPTIMIZERS
 from adapthub.recipes.sharding import shard
+from adapthub.recipes.spec_augment import spares_the_short
 from adapthub.recipes.trainer import AdapterTrainer
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def fit(
             memory_errors("training", job.smaller),
             _disk_errors(run),
             economies(job, base, adaptation.model),
+            spares_the_short(adaptation.model),
         ):
             if processes.shards:
                 shard(adaptation.model, base)
@@ -339,15 +341,22 @@ def _arguments(job: Job, base: Base, run: Run, kind: Callable[..., TrainingArgum
 
 def _has_ended(checkpoint: Path) -> bool:
     """Whether the run stopped at this checkpoint by itself: all steps done, or no progress any more."""
-    state = checkpoint_state(checkpoint) or {}
+    state = _state(checkpoint)
     control = state.get("stateful_callbacks", {}).get("TrainerControl", {}).get("args", {})
     return state["global_step"] >= state["max_steps"] or bool(control.get("should_training_stop"))
 
 
 def _restore_best(adaptation: Adaptation, run: Run, checkpoint: Path) -> None:
-    best = (checkpoint_state(checkpoint) or {}).get("best_global_step")
+    best = _state(checkpoint)["best_global_step"]
     folder = run.checkpoints / f"checkpoint-{best}" if best else checkpoint
     set_peft_model_state_dict(adaptation.model, load_file(folder / "adapter_model.safetensors"))
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """What transformers knows at a checkpoint that was written to its end, as a run's last one was."""
+    state = checkpoint_state(checkpoint)
+    assert state is not None
+    return state
 
 
 def _without_timings(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ weigh examples instead of adding them up. Does not read data or run models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from adapthub.recipes.metrics import Estimate
+from adapthub.recipes.metrics import Estimate, resampled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,29 +59,46 @@ class MedicalStatistics:
         drawn = self.under(np.ones((1, self.n)))
         return {name: float(values[0]) for name, values in drawn.items() if not np.isnan(values[0])}
 
-    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
+    def estimates(
+        self, *, seed: int = 0, resamples: int = 1000, groups: Ints | None = None
+    ) -> dict[str, Estimate]:
         """Every metric with its 95 % interval: of a label's sensitivity and specificity, which are shares of few examples
         where findings are rare, Wilson's (1927), which does not end at 1 where all were found; of the others the percentile
-        bootstrap's, resampling examples."""
-        n = self.n
+        bootstrap's, resampling examples or `groups`. With groups a share is one of as many examples as they are worth."""
         generator = np.random.default_rng(seed)
-        weights = [np.bincount(generator.integers(n, size=n), minlength=n) for _ in range(resamples)]
-        drawn = self.under(np.stack(weights).astype(np.float64))
+        drawn = self.under(np.stack([resampled(self.n, generator, groups) for _ in range(resamples)]))
         found = {}
         for name, value in self.values().items():
             share = self._share(name)
-            low, high = np.nanquantile(drawn[name], (0.025, 0.975)) if share is None else _wilson(*share)
+            if share is None:
+                low, high = np.nanquantile(drawn[name], (0.025, 0.975))
+            else:
+                right, among = share
+                worth = float(among.sum()) if groups is None else _worth(right[among], groups[among])
+                low, high = _wilson(value, worth)
             found[name] = Estimate(value, float(low), float(high), self.n_of(name))
         return found
 
     def n_of(self, metric: str) -> int:
         """All examples, but of a label's sensitivity those that have it, of its specificity all others."""
         share = self._share(metric)
-        return self.n if share is None else share[1]
+        return self.n if share is None else int(share[1].sum())
 
-    def _share(self, name: str) -> tuple[int, int] | None:
-        """Of a metric that is a share of a label's examples, or of all others, how many are right, and how many there
-        are."""
+    def beside(self, other: Self) -> Self:
+        """The examples of both, those of `other` after its own."""
+        return replace(
+            self,
+            gold=np.concatenate([self.gold, other.gold]),
+            probabilities=np.concatenate([self.probabilities, other.probabilities]),
+        )
+
+    def differs(self, other: Self) -> NDArray[np.bool_]:
+        """Which examples [n] have other probabilities in `other`."""
+        return np.asarray((self.probabilities != other.probabilities).any(axis=1))
+
+    def _share(self, name: str) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+        """Of a metric that is a share of a label's examples, or of all others, which of all are right, and which it is
+        of."""
         kind, _, label = name.partition("/")
         if not label and len(self.labels) == 2:
             label = self.labels[1]
@@ -90,7 +107,7 @@ class MedicalStatistics:
         at = self.labels.index(label)
         among = (self.gold == at) == (kind == "sensitivity")
         right = (self._guess() == at) == (kind == "sensitivity")
-        return int((among & right).sum()), int(among.sum())
+        return right, among
 
     def under(self, weights: Floats) -> dict[str, Floats]:
         """Every metric [draws] where example i counts `weights[draw, i]` times; NaN where it is not defined."""
@@ -154,9 +171,21 @@ def medical_statistics(
     )
 
 
-def _wilson(right: int, total: int) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95 %."""
-    share, spread = right / total, _Z**2 / total
+def _worth(right: NDArray[np.bool_], groups: Ints) -> float:
+    """As how many examples that stand alone those of `groups` tell a share: by what it varies from group to group (Rao and
+    Scott 1992); as many as there are groups where nothing varies."""
+    _, group = np.unique(groups, return_inverse=True)
+    sizes, hits = np.bincount(group), np.bincount(group, right)
+    n, count, share = len(right), len(sizes), float(right.mean())
+    if count == 1 or share in (0.0, 1.0):
+        return float(count)
+    variance = count / (count - 1) * float(((hits - share * sizes) ** 2).sum()) / n**2
+    return float(np.clip(share * (1 - share) / max(variance, 1e-12), 1, n))
+
+
+def _wilson(share: float, total: float) -> tuple[float, float]:
+    """Wilson's score interval of a share of `total`, 95 %."""
+    spread = _Z**2 / total
     middle = share + spread / 2
     width = _Z * np.sqrt(share * (1 - share) / total + spread / (4 * total))
     return float((middle - width) / (1 + spread)), float((middle + width) / (1 + spread))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Flags = NDArray[np.bool_]
+    Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,11 @@ class Measured(Protocol):
         """Every metric over all examples."""
         ...
 
-    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
-        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
+    def estimates(
+        self, *, seed: int = 0, resamples: int = 1000, groups: Ints | None = None
+    ) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples, or whole `groups` of
+        them: see resampled."""
         ...
 
     def under(self, weights: Floats) -> dict[str, Floats]:
@@ -53,6 +57,14 @@ class Measured(Protocol):
 
     def n_of(self, metric: str) -> int:
         """How many examples a metric is of: `n`, or fewer."""
+        ...
+
+    def beside(self, other: Self) -> Self:
+        """The examples of both, those of `other` (another model on the same ones) after its own: [2 n]."""
+        ...
+
+    def differs(self, other: Self) -> Flags:
+        """Which examples [n] add something else in `other`, another model on the same ones."""
         ...
 
 
@@ -86,14 +98,30 @@ class Statistics:
         """How many examples a metric is of."""
         return self.some.get(metric, self.n)
 
-    def estimates(self, *, seed: int = 0, resamples: int = 1000) -> dict[str, Estimate]:
-        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples."""
-        n = len(self.counts)
+    def beside(self, other: Self) -> Self:
+        """The examples of both, those of `other` after its own; of metrics that both have."""
+        mine, others = self._shared(other)
+        fewer = self if self.counts.shape[1] <= other.counts.shape[1] else other
+        return replace(fewer, counts=np.concatenate([mine, others]))
+
+    def differs(self, other: Self) -> Flags:
+        """Which examples [n] add something else in `other`, to metrics that both have."""
+        mine, others = self._shared(other)
+        return np.asarray((mine != others).any(axis=1))
+
+    def _shared(self, other: Self) -> tuple[Floats, Floats]:
+        """Counts of what both have: where one has less, as without losses, it has the first of the other's."""
+        width = min(self.counts.shape[1], other.counts.shape[1])
+        return self.counts[:, :width], other.counts[:, :width]
+
+    def estimates(
+        self, *, seed: int = 0, resamples: int = 1000, groups: Ints | None = None
+    ) -> dict[str, Estimate]:
+        """Every metric with its percentile bootstrap interval (2.5 % to 97.5 %), resampling examples or `groups`."""
         generator = np.random.default_rng(seed)
         sums = np.empty((resamples, self.counts.shape[1]))
         for resample in range(resamples):
-            weights = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
-            sums[resample] = weights @ self.counts
+            sums[resample] = resampled(self.n, generator, groups) @ self.counts
         intervals = {
             name: np.nanquantile(values, (0.025, 0.975)) for name, values in self.summarise(sums).items()
         }
@@ -101,6 +129,18 @@ class Statistics:
             name: Estimate(value, float(intervals[name][0]), float(intervals[name][1]), self.n_of(name))
             for name, value in self.values().items()
         }
+
+
+def resampled(n: int, generator: np.random.Generator, groups: Ints | None = None) -> Floats:
+    """How often each of `n` examples is in one resample, float64 [n].
+
+    `groups` [n], from 0: which examples belong together, as pictures of one patient do. Then as many groups as there are
+    are drawn, each with all of its examples (the cluster bootstrap, Davison and Hinkley 1997, sec. 3.8): what examples of a
+    group have in common makes them say less than as many that stand alone.
+    """
+    count = n if groups is None else int(groups.max()) + 1
+    weights = np.bincount(generator.integers(count, size=count), minlength=count).astype(np.float64)
+    return weights if groups is None else np.asarray(weights[groups])
 
 
 def entity_statistics(

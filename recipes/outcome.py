@@ -34,6 +34,7 @@ from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.recipe import ChoosingAfterwards, Row, lengths_of
 from adapthub.recipes.run import Run
 from adapthub.recipes.served import served_outputs, trained_outputs
+from adapthub.recipes.splits import clusters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +102,10 @@ class Outcome:
             if name == "train":
                 continue
             statistics = self._statistics(name, split)
-            metrics[name] = statistics.estimates()
+            together = clusters(split.dataset, statistics)
+            if together:
+                self._tell(f"{name}: {together.note}")
+            metrics[name] = statistics.estimates(groups=together.groups if together else None)
             if isinstance(statistics, MedicalStatistics):
                 self._reliability = curves.reliability_png(statistics.reliability(), f"{self._name}, {name}")
                 write_bytes(self._run.reliability, self._reliability)

@@ -44,7 +44,7 @@ class Own({parent}):
     description: str = "what it is for"
 
     def defaults(self, method):
-        # A rate of its own: return dataclasses.replace(super().defaults(method), learning_rate=2e-4, by_width=False)
+        # A rate of its own: return dataclasses.replace(super().defaults(method), learning_rate=2e-4)
         return super().defaults(method)
 
 
@@ -158,7 +158,7 @@ def _derived(
     class Derived(kind):  # type: ignore[misc]
         def defaults(self, method: str) -> Defaults:
             defaults: Defaults = super().defaults(method)
-            by_width = defaults.by_width and "learning_rate" not in own
+            by_width = "learning_rate" not in own and defaults.by_width
             return replace(defaults, **own, by_width=by_width, reasons={**defaults.reasons, **reasons})
 
         def read(self, source: Any, **given: Any) -> Dataset:

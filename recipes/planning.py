@@ -364,7 +364,7 @@ def _reasons(job: Job, given: Mapping[str, Any]) -> dict[str, str]:
     reasons |= own.reasons
     if follows_data(job.adapter, given, job.method, job.recipe):
         reasons["rank"] = why_by_data(job.adapter["rank"], job.seen, job.base.config)
-    if own.by_width:
+    if own.follows_width:
         known = reasons.get("learning_rate", f"the recipe's, for bases {WIDTH:,} wide")
         reasons["learning_rate"] = f"{known}; {why_by_width(own.learning_rate, job.base.config)}"
     return {name: reason for name, reason in reasons.items() if given.get(name) is None}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapthub.adapters.errors import InvalidData
+from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.answer_rows import answer_collator, asked, encode_answers, sequences
 from adapthub.recipes.batches import check_length
 from adapthub.recipes.completions import longest_target, preview_completion
@@ -152,6 +152,14 @@ class Prefer:
 
     def check(self, dataset: Dataset, labels: Sequence[str]) -> None:
         """Nothing: what is wrong with a row is said when it is read."""
+
+    def check_batch(self, batch_size: int, train: Dataset) -> None:
+        """Raises InvalidSettings for judged answers one at a time: each is held against another prompt's."""
+        if batch_size == 1 and not OBJECTIVES[train.settings["objective"]].pairs:
+            raise InvalidSettings(
+                f"{train.settings['objective']} compares the answers of a batch, and batch_size is 1",
+                hint="Set batch_size to at least 2.",
+            )
 
     def resolve(
         self, tokenizer: PreTrainedTokenizerBase, train: Dataset, *, max_length: int

@@ -24,7 +24,6 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.kto_config import KTOConfig
 from trl.trainer.kto_trainer import KTOTrainer
 
-from adapthub.adapters.errors import InvalidSettings
 from adapthub.recipes.adaptation import peft_warnings
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.recipe import Row
@@ -232,14 +231,9 @@ class PairTrainer(PreferenceTrainer, _EncodedRows, DPOTrainer):
 
 
 class JudgedTrainer(PreferenceTrainer, _EncodedRows, KTOTrainer):
-    """TRL's KTOTrainer. Raises InvalidSettings for batches of one answer."""
+    """TRL's KTOTrainer, which takes no batches of one answer (recipes.prefer says so before anything is loaded)."""
 
     def __init__(self, *, args: TrainingArguments, data_collator: Any, **arguments: Any) -> None:
-        if args.per_device_train_batch_size < 2:
-            raise InvalidSettings(
-                "kto compares the answers of a batch, and batch_size is 1", hint="Set at least 2."
-            )
-
         def collate(rows: list[Row]) -> dict[str, torch.Tensor]:
             return {**data_collator(rows), "label": torch.tensor([row.get("good", True) for row in rows])}
 

@@ -25,14 +25,16 @@ from adapthub.adapters.errors import (
 )
 from adapthub.hub.reference import Reference
 from adapthub.recipes.processes import Processes
-from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, PreferringRecipe, Recipe
+from adapthub.recipes.recipe import EmbeddingRecipe, Encoded, PreferringRecipe, Recipe, Unsaid
 from adapthub.recipes.served import logits_of
 from adapthub.recipes.taught import untaught
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from adapthub.adapters.base import ResolvedBase
     from adapthub.hub.registry import Registry
+    from adapthub.recipes.data.dataset import Dataset
 
 _RELOADED = "preflight"
 _PERTURBATION = 0.05
@@ -64,6 +66,20 @@ def check_supervision(splits: Mapping[str, Encoded]) -> list[str]:
             none = f"{split}: {len(nothing)} of {len(encoded.rows)} rows have no label left"
             lines.append(f"{none}, so nothing is learnt of them" if split == "train" else none)
     return lines
+
+
+def never_written(
+    recipe: Recipe,
+    processor: Any,
+    base: ResolvedBase,
+    datasets: Mapping[str, Dataset],
+    encoding: Mapping[str, Any],
+) -> list[str]:
+    """A line for each split whose rows teach what the base's generation suppresses."""
+    if not isinstance(recipe, Unsaid):
+        return []
+    said = {name: recipe.unsaid(processor, base, dataset, encoding) for name, dataset in datasets.items()}
+    return [f"{name}: {what}" for name, what in said.items() if what]
 
 
 def check_head(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], labels: Sequence[str]) -> None:

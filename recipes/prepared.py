@@ -37,6 +37,7 @@ from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.odd_labels import OddLabels
 from adapthub.recipes.data.records import Ids, blocks_of_datasets
 from adapthub.recipes.data.saved import is_saved, opened, saved_digest, saved_files
+from adapthub.recipes.data.shards import is_pattern, shards_of
 from adapthub.recipes.data.stored import ExampleWriter, Files, StoredExamples
 from adapthub.recipes.data.tables import BY_BLOCKS, record_blocks
 from adapthub.recipes.recipe import Encoded, Recipe
@@ -168,17 +169,20 @@ def _is_kept(recipe: Recipe, sources: Mapping[str, Any]) -> bool:
 
 
 def _is_readable(path: Path) -> bool:
-    return path.is_file() or is_saved(path)
+    return path.is_file() or is_pattern(path) or is_saved(path)
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of the files of a saved dataset."""
-    files = saved_files(path) if path.is_dir() else [path]
+    """Bytes of a file, of shards, or of the files of a saved dataset."""
+    files = saved_files(path) if path.is_dir() else shards_of(path)
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _digest(path: Path) -> str:
-    return saved_digest(path) if path.is_dir() else sha256_file(path)
+    if path.is_dir():
+        return saved_digest(path)
+    files = shards_of(path)
+    return sha256_file(path) if files == [path] else sha256_bytes("\n".join(map(sha256_file, files)).encode())
 
 
 def _labelled(recipe: Recipe, read: Mapping[str, Dataset], *, wants_validation: bool) -> _Splits:

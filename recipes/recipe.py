@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+    from adapthub.adapters.base import ResolvedBase
     from adapthub.recipes.metrics import Measured, Statistics
     from adapthub.runtime import Runtime
 
@@ -54,8 +55,8 @@ class Defaults:
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
     `warmup` is a share of all steps, None: more of few (Settings.warming). `max_length` counts sub-tokens,
     `patience` evaluations without progress. None: the recipe has no such setting (no head, no tokens). `by_width`:
-    learning_rate is that of bases widths.WIDTH wide, and follows the base's; who replaces one says the other. `reasons`: by
-    setting, why it is what it is, for people.
+    learning_rate is that of bases widths.WIDTH wide, and follows the base's; kept as that rate, so that another in its place
+    is taken as it is unless by_width=True comes with it. `reasons`: by setting, why it is what it is, for people.
     """
 
     learning_rate: float
@@ -67,8 +68,17 @@ class Defaults:
     weight_decay: float = 0.1
     patience: int = 3
     lora_plus_ratio: float = 1.0
-    by_width: bool = False
+    by_width: bool | float = False
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.by_width is True:
+            object.__setattr__(self, "by_width", self.learning_rate)
+
+    @property
+    def follows_width(self) -> bool:
+        """Whether learning_rate is for bases widths.WIDTH wide."""
+        return self.by_width is not False and self.by_width == self.learning_rate
 
 
 @dataclass(frozen=True)
@@ -339,6 +349,27 @@ class ChoosingAfterwards(Protocol):
     ) -> tuple[dict[str, Any], str]:
         """Settings that are recorded with the adapter as `resolve`'s are, and measured with as `encoded.settings`; and what
         to tell of them. Arguments as of `measure`; ({}, "") where there is nothing to choose."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """What a recipe has besides where its loss compares rows of a batch with each other."""
+
+    def check_batch(self, batch_size: int, train: Dataset) -> None:
+        """Raises InvalidSettings where batches of so few rows of `train` teach nothing."""
+        ...
+
+
+@runtime_checkable
+class Unsaid(Protocol):
+    """What a recipe has besides where a base's generation may suppress what its rows teach."""
+
+    def unsaid(
+        self, tokenizer: Any, base: ResolvedBase, dataset: Dataset, settings: Mapping[str, Any]
+    ) -> str | None:
+        """How many rows have what is never written, and what that is, in words; None where nothing is. `settings` as in
+        `encode`."""
         ...
 
 

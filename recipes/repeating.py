@@ -16,6 +16,7 @@ from adapthub.adapters.methods import find_method
 from adapthub.recipes import answered as written
 from adapthub.recipes import run as runs
 from adapthub.recipes.catalog import RECIPES, find_recipe
+from adapthub.recipes.data.shards import is_pattern
 from adapthub.recipes.environment import libraries, unrecorded
 from adapthub.recipes.settings import SETTINGS
 
@@ -142,8 +143,13 @@ def _place(source: Any) -> Any:
     if isinstance(source, Mapping):
         return {name: _place(one) for name, one in source.items()}
     if isinstance(source, (str, Path)):
-        return str(Path(source).absolute()) if Path(source).exists() else str(source)
+        return str(Path(source).absolute()) if _is_there(Path(source)) else str(source)
     return {"in_memory": type(source).__name__}
+
+
+def _is_there(place: Path) -> bool:
+    """Of shards the reader says which are missing."""
+    return place.exists() or is_pattern(place)
 
 
 def _sha256(task: str) -> str | None:
@@ -160,7 +166,7 @@ def _check_place(run: Run, what: str, place: Any) -> None:
             )
         for name, one in place.items():
             _check_place(run, f"{name} split", one)
-    elif isinstance(place, str) and Path(place).is_absolute() and not Path(place).exists():
+    elif isinstance(place, str) and Path(place).is_absolute() and not _is_there(Path(place)):
         raise InvalidData(
             f"cannot repeat {run.path}: its {what} lay at {place}, which is no longer there",
             hint="Put it back.",

@@ -7,6 +7,7 @@ Rows are made when they are asked for: no more than a batch is in memory as soun
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from adapthub.adapters.audio import read_sound
 from adapthub.adapters.errors import InvalidData, InvalidInput, InvalidSettings
-from adapthub.adapters.speech import IGNORED, POSITIONS_A_SECOND, Speech, speech_by
+from adapthub.adapters.speech import IGNORED, POSITIONS_A_SECOND, Speech, Whisper, speech_by
 from adapthub.recipes import answered as written
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import GROUP_COLUMN
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from adapthub.adapters.base import ResolvedBase
     from adapthub.runtime import Runtime
 
 _REASONS = {
     "learning_rate": "as in PEFT's example of Whisper, with its three epochs of 8; others were not tried",
 }
 _QUARTER = 0.25
+_SHOWN = 10  # of what is not written
 _AT_ONCE = 64  # files in memory while texts are made
 
 
@@ -130,6 +133,30 @@ class SpeechRecognition:
         """The language, by its code, and `answered`. Raises InvalidSettings where a multilingual base is not told any."""
         return {**train.settings, "language": speech_by(tokenizer).trained_in(train.settings["language"])}
 
+    def unsaid(
+        self, tokenizer: Any, base: ResolvedBase, dataset: Dataset, settings: Mapping[str, Any]
+    ) -> str | None:
+        """Rows whose transcript has tokens that the base's generation suppresses: serving keeps to the base there."""
+        speech = speech_by(tokenizer)
+        never = _suppressed(base.path) if isinstance(speech, Whisper) else frozenset[int]()
+        if not never:
+            return None
+        needed = [
+            never.intersection(_targets(speech, example, settings["language"])["labels"])
+            for example in dataset
+        ]
+        counts = Counter(token for tokens in needed for token in tokens)
+        if not counts:
+            return None
+        shown = dict.fromkeys(
+            tokenizer.tokenizer.decode([token]).strip() for token, _ in counts.most_common()
+        )
+        marks = " ".join([*shown][:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
+        return (
+            f"{sum(map(bool, needed))} of {len(dataset)} transcripts have what {base.ref}'s generation suppresses and no"
+            f" adapter over it writes (suppress_tokens): {marks}"
+        )
+
     def encode(
         self, tokenizer: Any, dataset: Dataset, labels: Sequence[str], settings: Mapping[str, Any]
     ) -> Encoded:
@@ -199,6 +226,18 @@ class SpeechRecognition:
         text = f"{recording.name} ({recording.seconds:.1f} s): {example.fields['target']}"
         loss = [*("" for _ in prompt), *("learnt" for _ in asked)]
         return Preview.of_tokens(tokenizer.tokenizer, [*prompt, *asked], example.source, text, loss=loss)
+
+
+def _suppressed(base: Path) -> frozenset[int]:
+    """What a base's generation configuration suppresses: with OpenAI's Whispers brackets, colons and other marks, as no
+    speech. transformers' generate, by which adapters are served, keeps to it."""
+    from transformers import GenerationConfig
+
+    try:
+        told: Any = GenerationConfig.from_pretrained(base)
+    except OSError:  # it has none
+        return frozenset()
+    return frozenset(getattr(told, "suppress_tokens", None) or ())
 
 
 def _targets(speech: Speech, example: Example, language: str | None) -> dict[str, list[int]]:

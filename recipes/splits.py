@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from adapthub.recipes.recipe import Grouping, Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from adapthub.recipes.metrics import Measured
 
 SPLITS = ("train", "validation", "test")
 _FEW_ROWS = (
@@ -95,6 +98,38 @@ def set_aside_by(notes: Iterable[str]) -> str | None:
     """How the rows for validation were chosen, by a run's notes, as what they say after "chosen"; None where none were."""
     ways = (note.partition(_CHOSEN)[2] for note in notes if note.startswith("validation: no such split"))
     return next(ways, None)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Which examples of a data set its own column says belong together: `groups` [n] from 0, and what they are `called`."""
+
+    groups: NDArray[np.int64]
+    called: str
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(self.groups.max()) + 1
+
+    @property
+    def note(self) -> str:
+        """That intervals are of them."""
+        return (
+            f"intervals: rows of one {self.called} are resampled together, {self.count} groups of {len(self.groups)} rows:"
+            " what they share makes them tell less"
+        )
+
+
+def clusters(dataset: Dataset, statistics: Measured) -> Clusters | None:
+    """The groups of the data's GROUP; None where no column names any, where all rows are of one or each is of its own, and
+    where what is measured is not rows (queries, in retrieval)."""
+    if GROUP not in dataset.columns or statistics.n != len(dataset):
+        return None
+    found, groups = np.unique(group_keys(dataset, GROUP), return_inverse=True)
+    if not 1 < len(found) < len(dataset):
+        return None
+    return Clusters(groups.astype(np.int64), _called(dataset, GROUP))
 
 
 def _together(recipe: Recipe, train: Dataset) -> tuple[NDArray[np.uint64] | None, str]:

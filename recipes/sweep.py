@@ -38,7 +38,7 @@ from adapthub.recipes.training import train
 _RANGE = re.compile(r"(?P<low>[^.|]+(?:\.\d+)?(?:[eE][-+]?\d+)?)\.\.(?P<high>.+)")
 _DECADE = 10.0  # a range this wide is tried by orders of magnitude
 _STORED = "sweep.db"
-_COMMON, _WHY = "configuration", "why"  # what a study and a failed trial remember
+_COMMON, _WHY, _RUN = "configuration", "why", "run"  # what a study, a failed trial and any trial remember
 # The last two: what does not go together, such as lengths with the base, or with the rows, of which none may be left.
 _FAILURES = (OutOfMemory, TrainingError, InvalidSettings, InvalidData)
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped"}
@@ -100,10 +100,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run. `value`: the best that the validation came to, the last of a trial that was stopped; None where it ended by
-    an error. `state`: "complete", "stopped" (behind the others) or "failed", with `why`. `run`: its folder."""
+    """One run. `number`: of its folder `run`, from 1, interrupted ones counted; `place`: among those that ended.
+
+    `value`: the best that the validation came to, the last of a trial that was stopped; None where it ended by an error.
+    `state`: "complete", "stopped" (behind the others) or "failed", with `why`.
+    """
 
     number: int
+    place: int
     settings: Mapping[str, Any]
     value: float | None
     state: str
@@ -196,12 +200,14 @@ def sweep(
         def objective(trial: optuna.Trial) -> float:
             settings: dict[str, Any] = {name: one.suggest(trial, name) for name, one in space.items()}
             watch = _Watch(trial, f"eval_{metric}")
+            run = folder / f"trial-{trial.number + 1}"
+            trial.set_user_attr(_RUN, run.name)
             try:
                 train(
                     task,
                     data,
                     base=loaded,
-                    output=folder / f"trial-{trial.number}",
+                    output=run,
                     seed=seed,
                     quiet=True,
                     report=lambda note: None,
@@ -213,20 +219,20 @@ def sweep(
                 return watch.best
             except TrainingInterrupted as error:
                 raise TrainingInterrupted(
-                    f"interrupted in {folder / f'trial-{trial.number}'}; the trials before are kept in {folder}",
+                    f"interrupted in {run}; the trials before are kept in {folder}",
                     hint=f"Go on with the same arguments and output={str(folder)!r}; this trial will not count.",
                 ) from error
             except _FAILURES as error:
                 trial.set_user_attr(_WHY, error.message)
                 raise
 
-        def after(_: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
-            tell(_trial(folder, frozen, space))
+        def after(study: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
+            tell(_trial(folder, frozen, len(_ended(study)), space))
 
         left = trials - len(_ended(study))
         if left > 0:
             study.optimize(objective, n_trials=left, catch=_FAILURES, callbacks=[after])
-        done = tuple(_trial(folder, frozen, space) for frozen in _ended(study))
+        done = tuple(_trial(folder, frozen, place, space) for place, frozen in enumerate(_ended(study), 1))
     complete = {
         trial.value: trial
         for trial in reversed(done)
@@ -340,12 +346,16 @@ def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     ]
 
 
-def _trial(folder: Path, frozen: optuna.trial.FrozenTrial, space: Mapping[str, Range | Choice]) -> Trial:
+def _trial(
+    folder: Path, frozen: optuna.trial.FrozenTrial, place: int, space: Mapping[str, Range | Choice]
+) -> Trial:
     state = _STATES.get(frozen.state.name, "failed")
     value = frozen.value if frozen.value is not None and math.isfinite(frozen.value) else None
     why = str(frozen.user_attrs.get(_WHY, "")) if state == "failed" else ""
     settings = {name: space[name].meant(chosen) for name, chosen in frozen.params.items()}
-    return Trial(frozen.number, settings, value, state, folder / f"trial-{frozen.number}", why)
+    # Sweeps from before that was remembered counted folders from 0.
+    run = folder / str(frozen.user_attrs.get(_RUN, f"trial-{frozen.number}"))
+    return Trial(int(run.name.rpartition("-")[2]), place, settings, value, state, run, why)
 
 
 def _scalar(value: Any) -> Any:

@@ -27,7 +27,7 @@ def fitted(
     settings: Settings, defaults: Defaults, given: Mapping[str, Any], config: PretrainedConfig
 ) -> Settings:
     """`settings` with the learning rate for the base of `config`, where that is the recipe's to choose and not `given`."""
-    if not defaults.by_width or given.get("learning_rate") is not None:
+    if not defaults.follows_width or given.get("learning_rate") is not None:
         return settings
     return replace(settings, learning_rate=rate_by_width(defaults.learning_rate, config))
 

@@ -17,6 +17,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -387,6 +388,11 @@ class Runtime:
         Raises InvalidExpression for adapters of unlike tasks.
         """
         return self._predictor.task(None if adapter is None else str(adapter))
+
+    def created(self, digest: str) -> datetime | None:
+        """When an adapter that is attached was made, as its manifest says; None where it does not say."""
+        manifest = self._names.artifact(digest).manifest
+        return None if manifest is None else manifest.created
 
     def instruction(self, adapter: Adapter) -> Instruction | None:
         """How an adapter, or all adapters of an expression, were trained to be asked; None where they do not say, or not the

@@ -27,6 +27,7 @@ from adapthub.recipes.data.records import (
     Records,
     class_name,
     is_datasets,
+    is_parquet,
     mapped_parquet,
     of_mappings,
     repeated_ids,
@@ -222,7 +223,7 @@ def _entries(source: Any, asked: _Asked) -> _Found:
             notes = *_without_pictures(path, {entry.label for entry in entries}), *_loose(path)
             return _Found(entries, str(path), {"image": "file", "label": "folder"}, notes)
         path = tables[0]
-    if path.suffix.lower() == ".parquet" and path.is_file():
+    if is_parquet(path):
         return _of_datasets(mapped_parquet(path), asked, name=str(path), folder=path.parent)
     return _of_records(read_records(path), path.parent, asked)
 

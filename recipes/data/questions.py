@@ -10,7 +10,6 @@ tokenise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import GROUP, Dataset, Example
 from adapthub.recipes.data.groups import group_of, grouped
+from adapthub.recipes.data.json_values import DECODER, RepeatedKey
 from adapthub.recipes.data.records import Record
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.data.text import read_text
@@ -93,7 +93,9 @@ def _nested(source: Any, encoding: str) -> dict[str, Any] | None:
         return None
     text = read_text(Path(source), encoding)
     try:
-        document = json.loads(text)
+        document = DECODER.decode(text)
+    except RepeatedKey as error:
+        raise InvalidData(f"{source}: {error}", hint="Leave one out, or rename it.") from error
     except (ValueError, RecursionError):
         return None  # lines of JSON, or broken: the reader of lines says where
     return document if isinstance(document, dict) and isinstance(document.get("data"), list) else None

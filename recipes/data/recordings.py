@@ -23,6 +23,7 @@ from adapthub.recipes.data.records import (
     Record,
     Records,
     is_datasets,
+    is_parquet,
     mapped_parquet,
     repeated_ids,
     settled,
@@ -137,7 +138,7 @@ def _records(
                 hint="Write a row for each file: file_name and transcription.",
             )
         path = tables[0]
-    if path.suffix.lower() == ".parquet" and path.is_file():
+    if is_parquet(path):
         records, load = _of_datasets(mapped_parquet(path), audio_column, name=str(path))
         return records, path.parent, load
     return read_records(path, encoding=encoding), path.parent, None

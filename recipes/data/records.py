@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapthub.adapters.errors import InvalidData
+from adapthub.recipes.data.shards import is_pattern, shards_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -289,21 +290,27 @@ def _unformatted(dataset: Any) -> Any:
 
 
 def mapped_parquet(path: Path) -> Any:
-    """A Parquet file as a `datasets.Dataset`, by memory map: with pictures or sound it may hold more than memory does.
+    """A Parquet file, or shards, as a `datasets.Dataset`, by memory map: with pictures or sound it may be beyond memory.
     Raises InvalidData for what cannot be read."""
     import datasets
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        if not pq.read_metadata(path).num_rows:
+        files = shards_of(path)
+        if not sum(pq.read_metadata(file).num_rows for file in files):
             raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
-        return datasets.Dataset.from_parquet(glob.escape(str(path)))
+        return datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files])
     except InvalidData:
         raise
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetGenerationError) as error:
         reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
         raise InvalidData(f"{path}: not a readable Parquet file: {reason}") from error
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether this is a Parquet file that is there, or shards."""
+    return path.suffix.lower() == ".parquet" and (path.is_file() or is_pattern(path))
 
 
 def encoded_media(dataset: Any) -> Any:

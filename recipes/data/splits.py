@@ -17,6 +17,7 @@ from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.pictures import METADATA, has_pictures, listed
 from adapthub.recipes.data.saved import is_saved, saved_splits
+from adapthub.recipes.data.shards import is_pattern, patterns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,22 +53,30 @@ def name_splits(names: Iterable[str]) -> dict[str, str]:
 def find_splits(data: Path) -> dict[str, Path]:
     """Which file is which split: {"train": ..., "validation": ..., "test": ...}.
 
-    A file is its own training split, and so is a folder with a METADATA that lists its files, or of folders of pictures; any
-    other folder holds train.*, maybe validation.* (valid, val, dev) and test.* (eval), or folders of these names, in
-    letters of any case. What the datasets library saved to a folder has its splits, or is one. Raises InvalidData: nothing
-    there, no training file, or two files for one split.
+    A file is its own training split, and so are shards by their pattern (shards), a folder with a METADATA that lists its
+    files, or one of folders of pictures; any other folder holds train.*, maybe validation.* (valid, val, dev) and test.*
+    (eval), or shards or folders of these names, in letters of any case. What the datasets library saved to a folder has its
+    splits, or is one. Raises InvalidData: nothing there, no training file, or two files for one split.
     """
-    if data.is_file() or any((data / name).is_file() for name in METADATA) or is_saved(data):
+    if (
+        data.is_file()
+        or is_pattern(data)
+        or any((data / name).is_file() for name in METADATA)
+        or is_saved(data)
+    ):
         return {"train": data}
     if (saved := saved_splits(data)) is not None:
         return {split: data / name for split, name in name_splits(saved).items()}
     if not data.is_dir():
         raise InvalidData(f"{data}: no such file or folder")
     found: dict[str, Path] = {}
+    shards = patterns(listed(data))
     for split, stems in _STEMS.items():
         files = sorted(
             path for path in listed(data) if path.stem.lower() in stems and path.suffix.lower() in _SUFFIXES
-        ) or sorted(path for path in listed(data) if path.is_dir() and _is_split(path, stems))
+        )
+        files += [pattern for pattern, stem in shards.items() if stem.lower() in stems]
+        files = files or sorted(path for path in listed(data) if path.is_dir() and _is_split(path, stems))
         if len(files) > 1:
             raise InvalidData(
                 f"{data}: {files[0].name} and {files[1].name} could both be the {split} split",

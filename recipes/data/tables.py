@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
+from adapthub.recipes.data.json_values import DECODER, RepeatedKey
 from adapthub.recipes.data.records import (
     Record,
     Records,
@@ -24,6 +25,7 @@ from adapthub.recipes.data.records import (
     of_datasets,
     of_mappings,
 )
+from adapthub.recipes.data.shards import shards_of
 from adapthub.recipes.data.text import read_lines, read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
@@ -93,7 +95,7 @@ def read_jsonl(path: Path, encoding: str = "utf-8") -> Records:
 
 
 def read_parquet(path: Path) -> Records:
-    """A Parquet file; rows count from 1."""
+    """A Parquet file, or shards of one split; rows count from 1."""
     blocks = list(_parquet_blocks(path))
     rows = [row for block in blocks for row in block.rows]
     return Records(blocks[0].columns, rows, str(path), "row", arrow=True)
@@ -159,6 +161,8 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
             continue
         try:
             values = _parsed(line)
+        except RepeatedKey as error:
+            raise InvalidData(f"{path}:{number}: {error}", hint="Leave one out, or rename it.") from error
         except (ValueError, RecursionError) as error:
             raise InvalidData(
                 f"{path}:{number}: not JSON: {_reason(error)}",
@@ -174,7 +178,7 @@ def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
 
 def _parsed(line: str) -> Any:
     """What a line of JSON says. Half a surrogate pair, which JSON can write, is no text that a tokenizer takes."""
-    values = json.loads(line)
+    values = DECODER.decode(line)
     if _SURROGATE.search(line):
         try:
             json.dumps(values, ensure_ascii=False).encode()
@@ -191,25 +195,38 @@ def _reason(error: ValueError | RecursionError) -> str:
 
 
 def _parquet_blocks(path: Path) -> Iterator[Records]:
-    """The columns that `datasets` knows for classes hold their names."""
+    """Of a file, or of shards, through all of which rows count."""
+    first: tuple[str, ...] | None = None
+    number = 0
+    for file in shards_of(path):
+        for columns, rows in _parquet_rows(file):
+            first = first or columns
+            if columns != first:
+                raise InvalidData(
+                    f"{file}: the columns are {', '.join(map(repr, columns))}, and not {', '.join(map(repr, first))} as in"
+                    " the shards before",
+                    hint="Give all shards the same columns.",
+                )
+            records = [Record(values, number + at) for at, values in enumerate(rows, start=1)]
+            number += len(records)
+            yield Records(columns, records, str(path), "row", arrow=True)
+    if not number:
+        raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    """The columns of a file and some of its rows; those that `datasets` knows for classes hold their names."""
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if file.metadata.num_rows == 0:
-                raise InvalidData(f"{path}: the file has no rows", hint="Give at least one labelled example.")
             columns = tuple(file.schema_arrow.names)
             if len(set(columns)) < len(columns):
                 raise InvalidData(f"{path}: a column name stands twice: {', '.join(map(repr, columns))}")
             named = class_namer(_features(file.schema_arrow))
-            number = 0
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-                rows = [
-                    Record(named(values), number + at) for at, values in enumerate(batch.to_pylist(), start=1)
-                ]
-                number += len(rows)
-                yield Records(columns, rows, str(path), "row", arrow=True)
+                yield columns, list(map(named, batch.to_pylist()))
     except FileNotFoundError:
         raise InvalidData(f"{path}: no such file") from None
     except InvalidData:

@@ -17,6 +17,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -61,11 +62,13 @@ class Target:
 
 @dataclass(frozen=True)
 class _Found:
-    """What one name means. `source`: what Runtime registers it by, a folder or a name with a digest; `label`: for people."""
+    """What one name means. `source`: what Runtime registers it by, a folder or a name with a digest; `label`: for people;
+    `created`: see check."""
 
     source: str
     digest: str
     label: str
+    created: datetime | None
 
 
 class Catalog:
@@ -126,11 +129,12 @@ class Catalog:
         with self._runtime.keeping(target.adapter):
             yield target
 
-    async def check(self, model: str, caller: Caller) -> None:
-        """Raise what finding `model` raises where it is not there for `caller`; registers nothing."""
-        if not self.is_base(model):
-            for term in parse_expression(model).terms:
-                await self._find(term.name, caller, register=False)
+    async def check(self, model: str, caller: Caller) -> datetime | None:
+        """Raise what finding `model` raises where it is not there for `caller`; registers nothing. When it was published, or
+        made where no hub knows it, of a sum the newest part; None where nothing says so, as of the base."""
+        terms = () if self.is_base(model) else parse_expression(model).terms
+        found = [(await self._find(term.name, caller, register=False)).created for term in terms]
+        return max(filter(None, found), default=None)
 
     async def entries(self, caller: Caller) -> list[Entry]:
         """The adapters of the hub that are served, fit the base as far as is known, and are there for `caller`, by name."""
@@ -145,9 +149,9 @@ class Catalog:
         ]
 
     @property
-    def folders(self) -> Mapping[str, str]:
-        """Names that an administrator loaded an adapter under, and what they mean: a folder, or a name with a digest."""
-        return dict(self._folders)
+    def folders(self) -> Mapping[str, datetime | None]:
+        """Names that an administrator loaded an adapter under, and when that was made; None where it does not say."""
+        return {name: self._runtime.created(self._contents[at]) for name, at in self._folders.items()}
 
     @property
     def labels(self) -> Mapping[str, list[str]]:
@@ -248,7 +252,8 @@ class Catalog:
     async def _find(self, name: str, caller: Caller, *, register: bool = True, fresh: bool = False) -> _Found:
         if name in self._folders and caller.may_use(name):
             source = self._folders[name]
-            return _Found(source, self._contents[source], name)
+            digest = self._contents[source]
+            return _Found(source, digest, name, self._runtime.created(digest))
         try:
             reference = Reference.parse(name)
         except InvalidReference:
@@ -262,7 +267,7 @@ class Catalog:
             raise self._absent(name) from None
         if register:
             await self._register(version)
-        return _Found(_pinned(version), version.digest, _label(version))
+        return _Found(_pinned(version), version.digest, _label(version), version.created)
 
     async def _current(self, model: str, *, register: bool = True) -> tuple[Target, list[_Found]]:
         """What `model` and its names mean now, whatever is released. Raises InvalidInput for the base."""

@@ -103,6 +103,41 @@ def test_monochrome1_is_turned_round() -> None:
     assert (grey(dicom(RAMP, PhotometricInterpretation="MONOCHROME1")) == 255 - grey(dicom(RAMP))).all()
 
 
+def test_monochrome1_of_sixteen_bits_is_turned_round_with_and_without_a_window() -> None:
+    wide = (RAMP.astype(np.uint32) * 16).astype(np.uint16)
+    bits = {"BitsStored": 16, "HighBit": 15, "PhotometricInterpretation": "MONOCHROME1"}
+    assert (grey(dicom(wide, **bits)) == 255 - grey(dicom(RAMP))).all()
+    found = grey(dicom(wide, **bits, WindowCenter=32768, WindowWidth=65536)).ravel()
+    assert np.abs(found - (255 - wide.ravel() / 65535 * 255)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_is_black_and_widens_no_range(kind: str) -> None:
+    """Around the circle of a scanner, far below what is measured."""
+    signed = (RAMP.astype(np.int32) // 4 - 512).astype(np.int16)
+    fields = {"PixelRepresentation": 1, "PhotometricInterpretation": kind}
+    plain, padded = grey(dicom(signed, **fields)), signed.copy()
+    padded[:, 1:3], padded[0, 5:7] = -2000, -1990
+    low, high = padded == -2000, padded == -1990
+    found = grey(dicom(padded, **fields, PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1990))
+    assert (found[low | high] == 0).all()
+    rest = ~(low | high)
+    assert np.array_equal(found[rest], plain[rest])
+    alone = grey(dicom(padded, **fields, PixelPaddingValue=-2000))
+    assert (alone[low] == 0).all()
+    assert len(np.unique(alone[rest])) < len(np.unique(found[rest]))  # -1990 is taken for a measure
+    window = {"RescaleSlope": 1, "RescaleIntercept": 0, "WindowCenter": 0, "WindowWidth": 1024}
+    shown = grey(dicom(padded, **fields, **window, PixelPaddingValue=-1990, PixelPaddingRangeLimit=-2000))
+    assert (shown[low | high] == 0).all()
+    assert np.array_equal(shown[rest], grey(dicom(padded, **fields, **window))[rest])
+
+
+def test_a_picture_that_is_all_padding_or_has_none_is_shown_as_it_is() -> None:
+    assert np.array_equal(grey(dicom(RAMP, PixelPaddingValue=7)), grey(dicom(RAMP)))
+    flat = np.full_like(RAMP, 9)
+    assert np.array_equal(grey(dicom(flat, PixelPaddingValue=9)), grey(dicom(flat)))
+
+
 def test_signed_values_and_several_frames() -> None:
     signed = (RAMP.astype(np.int32) - 2048).astype(np.int16)
     assert (grey(dicom(signed, PixelRepresentation=1)) == grey(dicom(RAMP))).all()

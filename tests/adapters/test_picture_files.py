@@ -46,6 +46,31 @@ def test_sixteen_bits_keep_their_eight_highest() -> None:
         assert np.array_equal(found[..., 0], (pixels >> 8).astype(np.uint8))
 
 
+def tiff(pixels: np.ndarray[Any, Any], photometric: int) -> bytes:
+    """A file of one strip of grey values: Pillow writes none whose lowest is white."""
+    (rows, columns), bits = pixels.shape, 8 * pixels.itemsize
+    begins = 8 + 2 + 9 * 12 + 4
+    said = {
+        256: columns, 257: rows, 258: bits, 259: 1, 262: photometric, 273: begins, 277: 1, 278: rows, 279: pixels.nbytes
+    }  # fmt: skip
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in said.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(said)) + entries + struct.pack("<I", 0) + pixels.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_picture_whose_lowest_value_is_white_is_turned_round(dtype: type) -> None:
+    """As radiographs are saved (MinIsWhite), of 16 bits too."""
+    pixels = noise(6, 5, dtype=dtype)
+    black = (pixels >> (8 * (pixels.itemsize - 1))).astype(np.uint8)
+    for photometric, wanted in ((1, black), (0, 255 - black)):
+        file = tiff(pixels, photometric)
+        assert np.array_equal(np.asarray(decode(file, "x"))[..., 0], wanted)
+        given = encode(Image.open(io.BytesIO(file)), "x")
+        assert np.array_equal(np.asarray(decode(given, "x"))[..., 0], wanted)
+    assert not check(tiff(noise(6, 5, dtype=np.uint16) >> 4, 0), "x")  # nearly white
+    assert check(tiff(noise(6, 5, dtype=np.uint16) >> 4, 1), "x")
+
+
 def test_twelve_bits_in_sixteen_are_told() -> None:
     assert check(saved(Image.fromarray(noise(6, 5, dtype=np.uint16) >> 4)), "x")
     assert not check(saved(Image.fromarray(noise(6, 5, dtype=np.uint16))), "x")

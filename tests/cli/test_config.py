@@ -124,4 +124,4 @@ def test_a_sweep_of_a_recipe_of_ones_own_has_a_folder_wherever_that_lies(
     (tmp_path / "tickets.yaml").write_text("like: sentiment\n")
     given = ("sweep", "--task", tmp_path / "tickets.yaml", "--data", reviews, "--base", tiny_base)
     found = cli(*given, "--max-steps", 1, "--try", "rank=2|4", "--trials", 1, "--json")
-    assert json.loads(found.fine())["best"]["run"] == "sweeps/tickets/trial-0"
+    assert json.loads(found.fine())["best"]["run"] == "sweeps/tickets/trial-1"

@@ -159,6 +159,14 @@ def test_eval_takes_a_split_of_a_folder_and_agrees_with_the_manifest(
     assert record["metrics"]["f1"]["n"] == 6
     by_folder = json.loads(cli("eval", trained, "--data", splits / "dev.conll", "--json").fine())
     assert by_folder["metrics"] == record["metrics"]
+    for name in ("lr", "seq-len"):  # what only training takes is not suggested
+        line = cli("eval", "acme/ner", "--data", splits, "--set", f"{name}=1").refused()
+        assert f"ner data is not read with '{name.replace('-', '_')}'" in line
+        assert "learning" not in line
+        assert "length" not in line
+    assert (
+        "Did you mean --batch-size?" in cli("eval", "acme/ner", "--data", splits, "--set", "bs=1").refused()
+    )
     (splits / "test.conll").unlink()
     assert "no test split" in cli("eval", "acme/ner", "--data", splits).refused()
     assert "minilm" in cli("eval", "acme/ner", "--data", "sample:minilm").refused()

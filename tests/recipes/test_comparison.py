@@ -127,3 +127,32 @@ def test_losses_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
     assert compare(first, second, data[:3], answered=1).metrics.keys() == {"chrf", "bleu"}
     with pytest.raises(InvalidSettings, match="where the bases' tokenizers differ, and no texts are written"):
         compare(first, second, data[:3], answered=0)
+
+
+def test_where_a_column_names_groups_intervals_are_of_them_and_that_is_said(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """In training, evaluation and comparison: reviews by few people, each of whom writes one thing."""
+    rows = [
+        {"text": f"the film is {word}", "label": label, "author": f"{label} {at % 3}"}
+        for at in range(24)
+        for word, label in (("great", "good"), ("dull", "bad"))
+    ]
+    heard: list[str] = []
+    given: dict[str, Any] = {**SETTINGS, "max_steps": 1, "base": str(tiny_base), "test": rows}
+    made = train(
+        "sentiment", rows, output=tmp_path / "run", group_column="author", report=heard.append, **given,
+    )  # fmt: skip
+    said = "intervals: rows of one author are resampled together, 6 groups of 48 rows"
+    assert any(line.startswith(f"test: {said}") for line in heard)
+    found = evaluate(made.artifact, rows, group_column="author")
+    assert found.notes[-1].startswith(said)
+    assert found.metrics == made.metrics["test"]
+    plain = evaluate(made.artifact, rows)
+    assert not any("intervals" in note for note in plain.notes)
+    assert plain.metrics["accuracy"].value == found.metrics["accuracy"].value
+    assert plain.metrics["accuracy"] != found.metrics["accuracy"]
+    (note,) = compare(made.artifact, made.artifact, rows, group_column="author").notes
+    assert note.startswith(said)
+    one = [{**row, "author": "ada"} for row in rows]
+    assert evaluate(made.artifact, one, group_column="author").metrics == plain.metrics

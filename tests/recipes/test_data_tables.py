@@ -114,6 +114,8 @@ def test_jsonl_skips_blank_lines_and_counts_them(tmp_path: Path) -> None:
     [
         ('{"a": 1}\n{"a": \n', ":2: not JSON: Expecting value"),
         ('{"a": 1}\n[1, 2]\n', ":2: a JSON list, not an object"),
+        ('{"a": 1}\n{"a": 1, "b": 2, "a": 1}\n', ":2: the key 'a' stands twice in one object"),
+        ('{"a": [{"b": {"c": 1, "\\u0063": 2}}]}', ":1: the key 'c' stands twice in one object"),
         ("[" * 100_000, ":1: not JSON: nested too deeply"),
         (f'{{"a": {"1" * 5000}}}', ":1: not JSON: a number has too many digits"),
         (

@@ -345,6 +345,22 @@ def test_no_module_and_no_setting_of_a_base_is_left_out_in_silence(tiny_base: Pa
     assert planned.settings["query_prefix"] == "query: "
 
 
+@pytest.mark.parametrize("what", [plan, train])
+def test_batches_of_one_row_are_refused_where_a_row_has_no_negative(what: Any) -> None:
+    triplets = [{**row, "negative": f"not {at}"} for at, row in enumerate(pairs(40, 0))]
+    for rows in (pairs(40, 0), [*triplets[:39], {**triplets[39], "negative": ""}]):
+        with pytest.raises(
+            InvalidSettings, match=r"batch_size is 1, and data:row \d+ has no negative"
+        ) as caught:
+            what("embed", rows, base="nowhere/at-all", batch_size=1)
+        assert caught.value.hint == "Set batch_size to at least 2, or give every row a negative."
+
+
+def test_triplets_may_come_one_at_a_time(tiny_base: Path) -> None:
+    triplets = [{**row, "negative": f"not {at}"} for at, row in enumerate(pairs(40, 0))]
+    assert plan("embed", triplets, base=str(tiny_base), batch_size=1).settings["batch_size"] == 1
+
+
 def test_a_plan_needs_no_head(tiny_base: Path) -> None:
     planned = plan("embed", pairs(40, 0), base=str(tiny_base))
     assert planned.labels == ()

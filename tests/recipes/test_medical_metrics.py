@@ -136,3 +136,32 @@ def test_a_label_without_examples_is_left_out() -> None:
     one = MedicalStatistics(np.array([0, 0]), np.array([[0.9, 0.1], [0.6, 0.4]]), ("a", "b"))
     assert "auroc" not in one.estimates(resamples=20)
     assert one.values()["balanced_accuracy"] == 1
+
+
+def test_pictures_of_one_patient_tell_what_the_patient_does() -> None:
+    gold, logits = drawn(2, n=80)
+    alone = medical_statistics(gold, list(logits), ("healthy", "ill"))
+    groups = np.repeat(np.arange(80), 6)
+    copied = medical_statistics(list(np.array(gold)[groups]), list(logits[groups]), ("healthy", "ill"))
+    together, by_row = copied.estimates(groups=groups), copied.estimates()
+    for name, estimate in alone.estimates().items():
+        assert (together[name].low, together[name].high) == pytest.approx(
+            (estimate.low, estimate.high), abs=0.02
+        )
+        assert by_row[name].high - by_row[name].low < 0.6 * (estimate.high - estimate.low)
+    assert together["sensitivity"].n == 6 * sum(gold)
+
+
+def test_findings_of_few_patients_that_were_all_found_are_no_more_than_these() -> None:
+    """30 pictures of five patients: Wilson's interval of five, not of thirty. With unlike patients they are worth more."""
+    groups = np.repeat(np.arange(10), 6)
+    gold = (groups < 5).astype(int)
+    logits = np.stack([1 - 2.0 * gold, 2.0 * gold - 1], axis=1)
+    found = medical_statistics(list(gold), list(logits), ("healthy", "ill")).estimates(groups=groups)
+    assert found["sensitivity"].low == pytest.approx(0.5655, abs=1e-3)
+    assert found["sensitivity"].high == pytest.approx(1)
+    missed = logits.copy()
+    missed[::6] *= -1  # one of each patient's
+    found = medical_statistics(list(gold), list(missed), ("healthy", "ill")).estimates(groups=groups)
+    rows = medical_statistics(list(gold), list(missed), ("healthy", "ill")).estimates()
+    assert found["sensitivity"] == rows["sensitivity"]

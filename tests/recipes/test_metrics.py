@@ -109,3 +109,19 @@ def test_a_thousand_resamples_of_a_large_test_split_take_moments() -> None:
 def test_metrics_without_any_entity_are_zero() -> None:
     estimates = entity_statistics([["O", "O"]], [["O", "O"]], ("X",), "bio").estimates(resamples=10)
     assert {(e.value, e.low, e.high) for e in estimates.values()} == {(0.0, 0.0, 0.0)}
+
+
+def test_groups_of_equal_rows_tell_what_one_row_of_each_does() -> None:
+    """Resampled together, however their rows are mixed; row by row they would tell ten times as much."""
+    draw = np.random.default_rng(0)
+    gold = draw.integers(2, size=60)
+    predicted = np.where(draw.random(60) < 0.7, gold, 1 - gold)
+    alone = class_statistics(list(gold), list(predicted), ("a", "b"))
+    groups = draw.permutation(np.repeat(np.arange(60), 10))
+    copied = class_statistics(list(gold[groups]), list(predicted[groups]), ("a", "b"))
+    together = copied.estimates(groups=groups)
+    for name, estimate in alone.estimates().items():
+        assert (together[name].low, together[name].high) == pytest.approx((estimate.low, estimate.high))
+        assert together[name].n == 600
+    by_row = copied.estimates()["accuracy"]
+    assert by_row.high - by_row.low < 0.4 * (together["accuracy"].high - together["accuracy"].low)

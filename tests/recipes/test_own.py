@@ -120,14 +120,16 @@ def test_a_plan_gives_reasons_for_rates_by_width(causal_base: Path, tmp_path: Pa
 def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
     path = tmp_path / "support.yaml"
     path.write_text("like: chat\ndefaults: {epochs: 1}\n")
-    assert find_recipe(str(path)).defaults("lora").by_width
+    assert find_recipe(str(path)).defaults("lora").follows_width
     path.write_text("like: chat\ndefaults: {learning_rate: 3e-4}\n")
-    assert not find_recipe(str(path)).defaults("lora").by_width
+    assert not find_recipe(str(path)).defaults("lora").follows_width
     path = tmp_path / "support.py"
     text = skeleton(path, RECIPES["chat"]).replace("# A rate of its own: ", "import dataclasses; ")
     path.write_text(text)
     defaults = find_recipe(str(path)).defaults("lora")
-    assert (defaults.learning_rate, defaults.by_width) == (2e-4, False)
+    assert (defaults.learning_rate, defaults.follows_width) == (2e-4, False)
+    path.write_text(text.replace("2e-4", "2e-4, by_width=True"))
+    assert find_recipe(str(path)).defaults("lora").follows_width
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from adapthub.adapters.metric_direction import lower_is_better
+from adapthub.recipes.medical_metrics import MedicalStatistics
 from adapthub.recipes.metrics import Statistics, class_statistics
 from adapthub.recipes.objectives import pair_statistics
 from adapthub.recipes.paired import RESAMPLES, Difference, better, differences
@@ -54,7 +56,25 @@ def test_interval_and_p_are_those_of_the_resamples() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
     others = (drawn <= 1e-9).sum()
     assert 10 < others < RESAMPLES // 4
-    assert found.p == pytest.approx(2 * (1 + others) / (1 + RESAMPLES))
+    of_resamples = 2 * (1 + others) / (1 + RESAMPLES)
+    exact = binomtest(int((after & ~before).sum()), int((after != before).sum())).pvalue
+    assert exact > of_resamples + 0.02
+    assert found.p == pytest.approx(exact, abs=0.02)
+
+
+def test_p_is_that_of_the_resamples_where_those_are_less_sure() -> None:
+    """Losses of which one example's decides: exchanges bring it to the other side as often as not, resamples lose it."""
+    losses = np.array([[1.0, 1.0]] * 30)
+    losses[:15, 1] = 0.99
+    losses[15:29, 1] = 1.0099
+    losses[29, 1] = 0.9
+    first, second = (
+        Statistics(losses[:, at : at + 1], lambda sums: {"loss": sums[..., 0] / 30}) for at in (0, 1)
+    )
+    found = differences(first, second, seed=5)["loss"]
+    rows = np.random.default_rng(5).integers(30, size=(RESAMPLES, 30))
+    drawn = (losses[:, 1] - losses[:, 0])[rows].mean(axis=1)
+    assert found.p >= 2 * (1 + (drawn >= 0).sum()) / (1 + RESAMPLES) * (1 - 1e-9)
 
 
 def test_a_resample_in_which_a_metric_is_not_defined_says_nothing_of_it() -> None:
@@ -105,6 +125,52 @@ def test_few_examples_tell_nothing_though_all_agree(n: int, winner: int, p: floa
     assert (found.difference, found.low, found.high, found.n) == (1, 1, 1, n)
     assert better("accuracy", found) == winner
     assert found.p == p
+
+
+@pytest.mark.parametrize(
+    ("losing", "winning", "winner"),
+    [(0, 4, 0), (0, 5, 0), (0, 6, 2), (1, 7, 0), (1, 8, 2), (40, 75, 2), (50, 60, 0)],
+)
+def test_where_few_examples_differ_it_is_the_sign_test(losing: int, winning: int, winner: int) -> None:
+    """Of 200 examples that most answer alike: by scipy's binomial test of those that do not."""
+    gold = np.ones(200, dtype=np.int64)
+    before, after = np.arange(200) < 20 + losing, np.arange(200) < 20
+    after = after | ((np.arange(200) >= 100) & (np.arange(200) < 100 + winning))
+    found = differences(statistics(gold, before), statistics(gold, after))["accuracy"]
+    exact = binomtest(winning, losing + winning).pvalue
+    assert better("accuracy", found) == winner
+    assert found.clear == (exact < 0.05)
+    few = losing + winning <= 11
+    assert found.p == pytest.approx(exact, rel=1e-9 if few else 0, abs=0 if few else 0.03)
+
+
+def test_groups_of_equal_rows_are_drawn_and_exchanged_together() -> None:
+    draw = np.random.default_rng(4)
+    gold = draw.integers(2, size=40)
+    before, after = draw.random(40) < 0.6, draw.random(40) < 0.8
+    groups = np.repeat(np.arange(40), 5)
+    alone = differences(statistics(gold, before), statistics(gold, after))["accuracy"]
+    copied = [statistics(gold[groups], right[groups]) for right in (before, after)]
+    together = differences(*copied, groups=groups)["accuracy"]
+    assert (together.low, together.high, together.p) == pytest.approx((alone.low, alone.high, alone.p))
+    assert differences(*copied)["accuracy"].p < alone.p / 2
+
+
+def test_auroc_needs_more_than_a_few_examples_that_differ() -> None:
+    """Four findings that one model alone ranks behind the healthy: exchanges of four tell little."""
+    gold = np.array([0] * 40 + [1] * 10)
+    scores = np.where(gold == 1, 2.0, -2.0) + np.linspace(0, 0.5, 50)
+    worse = scores.copy()
+    worse[-4:] = -3.0
+    first, second = (
+        MedicalStatistics(gold, np.stack([1 - p, p], axis=1), LABELS)
+        for p in (1 / (1 + np.exp(-s)) for s in (worse, scores))
+    )
+    found = differences(first, second)
+    assert found["auroc"].difference > 0.25
+    assert found["auroc"].low > 0
+    assert not found["auroc"].clear
+    assert found["auroc"].p == pytest.approx(0.125)
 
 
 @pytest.mark.parametrize(

@@ -510,12 +510,12 @@ def test_other_methods_learn_what_they_learn_elsewhere(
     assert result.run.state == "finished"
 
 
-def test_batches_of_one_answer_are_refused(causal_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", [plan, train])
+def test_batches_of_one_answer_are_refused_before_a_base_is_looked_for(what: Any) -> None:
     with pytest.raises(InvalidSettings, match=r"kto compares the answers of a batch, and batch_size is 1"):
-        train(
-            "prefer", feedback(24, 0), base=str(causal_base), batch_size=1, max_length=64, output=tmp_path / "run",
-            quiet=True,
-        )  # fmt: skip
+        what("prefer", feedback(24, 0), base="nowhere/at-all", batch_size=1)
+    with pytest.raises(InvalidSettings, match=r"kto compares the answers"):
+        what("prefer", pairs(24, 0), base="nowhere/at-all", batch_size=1, objective="kto")
 
 
 def test_a_plan_says_why(causal_base: Path) -> None:

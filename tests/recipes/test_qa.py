@@ -131,6 +131,9 @@ def test_files_that_are_broken_are_named(tmp_path: Path) -> None:
     path.write_text(f'{{"data": [{"1" * 5000}]}}')
     with pytest.raises(InvalidData, match=r"a\.json:1: not JSON: a number has too many digits"):
         QA.read(path)
+    path.write_text('{"data": [],\n "data": []}')
+    with pytest.raises(InvalidData, match=r"a\.json: the key 'data' stands twice in one object"):
+        QA.read(path)
     with pytest.raises(InvalidData, match=r"not SQuAD's form: KeyError\('paragraphs'\)"):
         QA.read(write_json(path, {"data": [{}]}))
     with pytest.raises(InvalidData, match="data:row 2: the id 1 also stands at data:row 1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -402,6 +403,27 @@ def test_a_plan_says_what_is_read(speech_bases: dict[str, Path], spoken: Path) -
     assert "0.wav (1.2 s): ada was born" in planned.samples[0].text
     planned = plan("speech", spoken, base=str(speech_bases["wav2vec2"]))
     assert {row[1] for row in planned.samples[0].rows} == {"learnt"}
+
+
+def test_what_a_base_never_writes_is_said_before_training(
+    speech_bases: dict[str, Path], spoken: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(speech_bases["whisper"], base)
+    processor: Any = load_base(str(base)).processor
+    tokenizer = processor.tokenizer
+    texts = ["ada (born) here", "see: bob", *SAID]
+    never = [tokenizer(mark, add_special_tokens=False)["input_ids"][-1] for mark in (" (", ")", ":")]
+    told = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps({**told, "suppress_tokens": never}))
+    data = write_folder(tmp_path / "data", texts)
+    given: dict[str, Any] = {"validation": spoken / "validation", "language": "en"}
+    notes = plan("speech", data, base=str(base), **given).notes
+    (said,) = [note for note in notes if "suppress_tokens" in note]
+    assert said.startswith(f"train: 2 of {len(texts)} transcripts have what {base}'s generation suppresses")
+    assert set(said.rpartition(": ")[2].split()) == {"(", ")", ":"}
+    plain = plan("speech", data, base=str(speech_bases["whisper"]), **given).notes
+    assert not [note for note in plain if "suppress" in note]
 
 
 def test_what_cannot_be_trained(

@@ -64,9 +64,9 @@ def test_trials_are_runs_and_the_best_is_kept(tiny_base: Path, review_data: Path
         )  # fmt: skip
 
     first = run(2)
-    assert [trial.number for trial in heard] == [0, 1]
+    assert [(trial.number, trial.run.name) for trial in heard] == [(1, "trial-1"), (2, "trial-2")]
     found = run(3)
-    assert [trial.number for trial in heard] == [0, 1, 2]
+    assert [trial.number for trial in heard] == [1, 2, 3]
     assert found.trials[:2] == first.trials
     assert found.metric == "macro_f1"
     assert found.best.value == max(trial.value for trial in found.trials if trial.state == "complete")
@@ -84,10 +84,13 @@ def test_trials_are_runs_and_the_best_is_kept(tiny_base: Path, review_data: Path
 def test_a_sweep_that_goes_on_tries_something_else_and_forgets_what_was_interrupted(
     tiny_base: Path, review_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    heard: list[Trial] = []
+
     def run(trials: int, **others: Any) -> Sweep:
         given: dict[str, Any] = {
             "base": str(tiny_base),
             "space": {"learning_rate": Range(1e-4, 1e-1, False)},
+            "tell": heard.append,
         } | SHORT
         return sweep("sentiment", review_data, trials=trials, output=tmp_path / "sweep", **given | others)
 
@@ -97,7 +100,11 @@ def test_a_sweep_that_goes_on_tries_something_else_and_forgets_what_was_interrup
         with pytest.raises(TrainingInterrupted):
             run(2)
     found = run(2)
-    assert [trial.number for trial in found.trials] == [0, 2]
+    for told in (found.trials, heard):
+        assert [(one.number, one.place, one.run.name) for one in told] == [
+            (1, 1, "trial-1"),
+            (3, 2, "trial-3"),
+        ]
     rates = [trial.settings["learning_rate"] for trial in found.trials]
     assert rates[0] != rates[1]
 
@@ -105,7 +112,7 @@ def test_a_sweep_that_goes_on_tries_something_else_and_forgets_what_was_interrup
         ({"batch_size": 2}, "holds another sweep: settings.batch_size was 4, is now 2"),
         ({"space": {"rank": Choice((2, 4))}}, "space.rank was None"),
         ({"validation": review_data / "test.csv"}, "data.validation.fingerprint was"),
-        ({"start": tmp_path / "sweep" / "trial-0" / "adapter"}, "a sweep begins anew"),
+        ({"start": tmp_path / "sweep" / "trial-1" / "adapter"}, "a sweep begins anew"),
     ):
         with pytest.raises(InvalidSettings, match=message):
             run(3, **others)
@@ -133,6 +140,28 @@ def test_how_much_trials_measure_in_the_end_keeps_no_sweep_from_going_on(
         run(prompt="{source} is")
 
 
+def test_a_sweep_whose_folders_count_from_0_goes_on(
+    causal_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(*_: Any, output: Path, callbacks: Any, **__: Any) -> None:
+        output.mkdir()
+        callbacks[0].on_evaluate(None, TrainerState(global_step=1), None, metrics={"eval_loss": 0.5})
+
+    def run(trials: int) -> list[tuple[int, int, str]]:
+        found = sweep(
+            "translate", pairs(8, seed=8), base=str(causal_base), validation=pairs(2, seed=2), trials=trials,
+            space={"rank": Choice((2, 4))}, output=tmp_path / "sweep",
+        )  # fmt: skip
+        return [(trial.number, trial.place, trial.run.name) for trial in found.trials]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Trial, "set_user_attr", lambda *_: None)
+        patch.setattr("adapthub.recipes.sweep.train", trained)
+        assert run(1) == [(0, 1, "trial-0")]
+    monkeypatch.setattr("adapthub.recipes.sweep.train", trained)
+    assert run(3) == [(0, 1, "trial-0"), (2, 2, "trial-2"), (3, 3, "trial-3")]
+
+
 def interrupted(*_: Any, **__: Any) -> None:
     raise TrainingInterrupted("interrupted")
 
@@ -148,7 +177,7 @@ def test_ctrl_c_says_how_a_sweep_goes_on_not_how_its_trial_would(
             output=folder, **SHORT,
         )  # fmt: skip
     assert (
-        f"interrupted in {folder / 'trial-0'}; the trials before are kept in {folder}" in caught.value.message
+        f"interrupted in {folder / 'trial-1'}; the trials before are kept in {folder}" in caught.value.message
     )
     assert caught.value.hint == (
         f"Go on with the same arguments and output='{folder}'; this trial will not count."
@@ -189,7 +218,7 @@ def test_a_trial_that_falls_behind_ends(
         output=tmp_path / "sweep", **SHORT,
     )  # fmt: skip
     assert [trial.state for trial in found.trials] == ["complete", "stopped"]
-    assert found.best.number == 0
+    assert found.best.number == 1
     assert not (found.trials[1].run / "adapter").exists()
 
 

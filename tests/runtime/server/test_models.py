@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import openai
 import pytest
 
+from adapthub.adapters.artifact import write_artifact
+from adapthub.adapters.base import load_base
+from adapthub.adapters.manifest import BaseRecord, Manifest
+from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Registry
 from adapthub.runtime.server.lifecycle import Running
 from adapthub.runtime.tenants.caller import LOCAL
@@ -89,6 +94,52 @@ def test_a_model_is_found_by_every_name_that_it_has(client: openai.OpenAI, name:
 def test_what_is_not_there_is_404(client: openai.OpenAI, name: str) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve(name)
+
+
+def test_a_model_says_when_it_was_made_as_the_list_does(client: openai.OpenAI, served_hub: Registry) -> None:
+    listed = {model.id: model.created for model in client.models.list()}
+    for name in ("acme/sql", "acme/tone"):
+        made = int(served_hub.resolve(Reference.parse(name)).created.timestamp())
+        assert made > 0
+        assert client.models.retrieve(name).created == listed[name] == made
+    first, newest = (client.models.retrieve(f"acme/sql@v{at}").created for at in (1, 2))
+    assert newest == listed["acme/sql"]
+    tone = listed["acme/tone"]
+    assert client.models.retrieve("0.5*acme/sql@v1 - 0.25*acme/tone").created == max(first, tone)
+
+
+def test_a_loaded_folder_says_when_it_was_made(
+    served_base: Path, served_hub: Registry, tmp_path: Path
+) -> None:
+    """As its manifest does; the base says nothing, nor does a plain folder of PEFT's."""
+    plain = served_hub.pull("acme/sql@v1")
+    assert plain.manifest is None
+    fingerprint = load_base(str(served_base)).fingerprint
+    manifest = Manifest(
+        task="text-generation",
+        base=BaseRecord(id=str(served_base), fingerprint=fingerprint),
+        method="lora",
+        created=datetime(2025, 4, 3, 2, 1, tzinfo=UTC),
+    )
+    folder = write_artifact(
+        tmp_path / "mine", manifest=manifest, card="card\n", config=plain.config, tensors=plain.tensors()
+    )
+
+    async def main() -> None:
+        async with assembled(served_base, served_hub) as server:
+            await server.serving.catalog.load_as("mine", str(folder.path))
+            await server.serving.catalog.load_as("plain", str(plain.path))
+            listed = (await server.admin.get("/v1/models")).json()["data"]
+            times = {model["id"]: model["created"] for model in listed}
+            assert times["mine"] == int(manifest.created.timestamp())
+            assert times["plain"] == 0
+            assert (await server.admin.get("/v1/models/mine")).json()["created"] == times["mine"]
+            base = server.serving.catalog.base_name
+            assert (await server.admin.get(f"/v1/models/{base}")).json()["created"] == times[base] == 0
+            for name in ("mine", "plain"):
+                await server.serving.catalog.unload_as(name)
+
+    asyncio.run(main())
 
 
 def test_health_and_readiness(client: openai.OpenAI, server: Running) -> None:
