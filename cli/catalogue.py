@@ -52,7 +52,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
             [
                 {"setting": name, "value": value, "why": record["defaults"]["reasons"].get(name, "")}
                 for name, value in record["defaults"].items()
-                if name not in ("reasons", "by_width")
+                if name not in ("reasons", "by_width", "in_short_runs")
             ],
             ("setting", "value", "why"),
         )

@@ -245,7 +245,7 @@ def prepare(
     )
     if follows_data(adapter, given, method, recipe):
         adapter = {**adapter, "rank": rank_by_data(adapter["rank"], job.seen, resolved.config)}
-    settings = settings.warming(job.rows, given, recipe.defaults(find_method(method).learns_as))
+    settings = settings.of_length(job.rows, given, recipe.defaults(find_method(method).learns_as))
     return _evaluating_some(replace(job, adapter=adapter, settings=settings))
 
 

@@ -27,7 +27,9 @@ from adapthub.recipes.recipe import Defaults, EmbeddingRecipe, GeneratingRecipe,
 
 SUFFIXES = (".py", ".yaml", ".yml")
 _KEYS = ("like", "description", "options", "defaults")
-_DEFAULTS = tuple(field.name for field in fields(Defaults) if field.name not in ("reasons", "by_width"))
+_DEFAULTS = tuple(
+    field.name for field in fields(Defaults) if field.name not in ("reasons", "by_width", "in_short_runs")
+)
 _COUNTED = ("epochs", "max_length")  # of which a plan says what they come to, whoever chose them
 _PYTHON = '''"""A recipe of my own, for adapt train --task {path}."""
 
@@ -158,8 +160,9 @@ def _derived(
     class Derived(kind):  # type: ignore[misc]
         def defaults(self, method: str) -> Defaults:
             defaults: Defaults = super().defaults(method)
-            by_width = "learning_rate" not in own and defaults.by_width
-            return replace(defaults, **own, by_width=by_width, reasons={**defaults.reasons, **reasons})
+            if "learning_rate" in own:  # for every base and every length
+                defaults = replace(defaults, by_width=False, in_short_runs=None)
+            return replace(defaults, **own, reasons={**defaults.reasons, **reasons})
 
         def read(self, source: Any, **given: Any) -> Dataset:
             dataset: Dataset = super().read(source, **{**options, **given})

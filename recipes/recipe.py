@@ -47,16 +47,20 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Collator = Callable[[list[Row]], "dict[str, Tensor]"]
 
+SHORT_STEPS = 300
+"""Fewer steps leave an adapter little time to learn: some recipes hurry it then (Defaults.in_short_runs)."""
+
 
 @dataclass(frozen=True)
 class Defaults:
     """Hyperparameters a recipe starts from. Learning rates are peaks of a linear schedule with warm-up.
 
     `lora_plus_ratio`: how many times faster LoRA's B learns than A (LoRA+, Hayou et al. 2024); 1 for equal rates.
-    `warmup` is a share of all steps, None: more of few (Settings.warming). `max_length` counts sub-tokens,
+    `warmup` is a share of all steps, None: more of few (Settings.of_length). `max_length` counts sub-tokens,
     `patience` evaluations without progress. None: the recipe has no such setting (no head, no tokens). `by_width`:
     learning_rate is that of bases widths.WIDTH wide, and follows the base's; kept as that rate, so that another in its place
-    is taken as it is unless by_width=True comes with it. `reasons`: by setting, why it is what it is, for people.
+    is taken as it is unless by_width=True comes with it. `in_short_runs`: (learning_rate, what takes its place in runs of
+    fewer than SHORT_STEPS); nothing takes that of another rate. `reasons`: by setting, why it is what it is, for people.
     """
 
     learning_rate: float
@@ -69,6 +73,7 @@ class Defaults:
     patience: int = 3
     lora_plus_ratio: float = 1.0
     by_width: bool | float = False
+    in_short_runs: tuple[float, float] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -79,6 +84,12 @@ class Defaults:
     def follows_width(self) -> bool:
         """Whether learning_rate is for bases widths.WIDTH wide."""
         return self.by_width is not False and self.by_width == self.learning_rate
+
+    def short_rate(self, steps: int) -> float | None:
+        """What takes learning_rate's place in a run of `steps`; None where nothing does."""
+        if self.in_short_runs is None or steps >= SHORT_STEPS or self.in_short_runs[0] != self.learning_rate:
+            return None
+        return self.in_short_runs[1]
 
 
 @dataclass(frozen=True)

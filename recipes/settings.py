@@ -141,13 +141,17 @@ class Settings:
     def warmup_steps(self, rows: int) -> int:
         return math.floor(self.warmup * self.steps(rows))
 
-    def warming(self, rows: int, given: Mapping[str, Any], defaults: Defaults) -> Settings:
-        """The same with a warm-up of at least 20 steps, or a fifth of a run of fewer than 100, where neither who trains nor
-        the recipe says another."""
-        share = min(_MOST_WARMUP, math.ceil(_LEAST_WARMUP / self.steps(rows) * 1e4) / 1e4)
-        if given.get("warmup") is not None or defaults.warmup is not None:
-            return self
-        return replace(self, warmup=max(_WARMUP, share))
+    def of_length(self, rows: int, given: Mapping[str, Any], defaults: Defaults) -> Settings:
+        """The same with what a run of few steps changes, where who trains says nothing of it: the recipe's rate of short
+        runs, and a warm-up of at least 20 steps, or a fifth of a run of fewer than 100, if the recipe says none."""
+        steps, found = self.steps(rows), self
+        rate = defaults.short_rate(steps)
+        if rate is not None and given.get("learning_rate") is None:
+            found = replace(found, learning_rate=rate)
+        if given.get("warmup") is None and defaults.warmup is None:
+            share = min(_MOST_WARMUP, math.ceil(_LEAST_WARMUP / steps * 1e4) / 1e4)
+            found = replace(found, warmup=max(_WARMUP, share))
+        return found
 
     def steps_between_evaluations(self, rows: int) -> int:
         """Steps from one evaluation, and its checkpoint, to the next."""

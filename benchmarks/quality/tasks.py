@@ -51,9 +51,9 @@ class Task:
 
     @property
     def rate(self) -> float:
-        """The learning rate that the recipe's LoRA has on this base."""
+        """The learning rate that the recipe's LoRA has on this base, with this budget."""
         defaults = find_recipe(self.recipe).defaults("lora")
-        rate = defaults.learning_rate
+        rate = defaults.short_rate(self.budget["max_steps"]) or defaults.learning_rate
         return rate_by_width(rate, resolve_base(self.base).config) if defaults.by_width else rate
 
 

@@ -123,6 +123,9 @@ def test_a_rate_of_ones_own_does_not_follow_the_width(tmp_path: Path) -> None:
     assert find_recipe(str(path)).defaults("lora").follows_width
     path.write_text("like: chat\ndefaults: {learning_rate: 3e-4}\n")
     assert not find_recipe(str(path)).defaults("lora").follows_width
+    path.write_text("like: ner\ndefaults: {learning_rate: 2e-3}\n")
+    assert find_recipe("ner").defaults("lora").short_rate(1) == 3e-3
+    assert find_recipe(str(path)).defaults("lora").short_rate(1) is None
     path = tmp_path / "support.py"
     text = skeleton(path, RECIPES["chat"]).replace("# A rate of its own: ", "import dataclasses; ")
     path.write_text(text)

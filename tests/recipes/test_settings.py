@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapthub.adapters.errors import InvalidSettings
-from adapthub.recipes.recipe import Defaults
+from adapthub.recipes.recipe import SHORT_STEPS, Defaults
 from adapthub.recipes.settings import Settings
 
 DEFAULTS = Defaults(1e-3, 5e-3, epochs=3, batch_size=8, max_length=64, warmup=None)
@@ -66,12 +66,12 @@ def test_warmup_is_a_share_of_the_steps() -> None:
 )
 def test_a_short_run_warms_up_longer(steps: int, warm: int) -> None:
     given = {"max_steps": steps}
-    assert resolve(**given).warming(80, given, DEFAULTS).warmup_steps(80) == warm
+    assert resolve(**given).of_length(80, given, DEFAULTS).warmup_steps(80) == warm
     for chosen in (0, 0.01):
         asked = {**given, "warmup": chosen}
-        assert resolve(**asked).warming(80, asked, DEFAULTS).warmup == chosen
+        assert resolve(**asked).of_length(80, asked, DEFAULTS).warmup == chosen
     own = replace(DEFAULTS, warmup=0.1)
-    assert Settings.resolve(given, own).warming(80, given, own).warmup == 0.1
+    assert Settings.resolve(given, own).of_length(80, given, own).warmup == 0.1
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,17 @@ def test_a_short_run_warms_up_longer(steps: int, warm: int) -> None:
 def test_what_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(InvalidSettings, match=name):
         resolve(**{name: value})
+
+
+def test_a_short_run_may_learn_faster() -> None:
+    hurried = replace(DEFAULTS, in_short_runs=(DEFAULTS.learning_rate, 3e-3))
+
+    def rate(defaults: Defaults, **given: Any) -> float:
+        return Settings.resolve(given, defaults).of_length(80, given, defaults).learning_rate
+
+    assert rate(hurried, max_steps=SHORT_STEPS - 1) == 3e-3
+    assert rate(hurried, max_steps=SHORT_STEPS) == hurried.learning_rate
+    assert rate(DEFAULTS, max_steps=1) == DEFAULTS.learning_rate
+    assert rate(hurried, max_steps=1, learning_rate=hurried.learning_rate) == hurried.learning_rate
+    # Who replaces the rate means all runs.
+    assert rate(replace(hurried, learning_rate=1e-4), max_steps=1) == 1e-4
