@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -34,6 +35,8 @@ from adapthub.adapters.errors import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 T = TypeVar("T")
@@ -90,6 +93,7 @@ class Connection:
         self._sleep = sleep
         self._client = httpx2.Client(
             transport=transport,
+            verify=_certificates(),
             follow_redirects=False,
             timeout=httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=_CONNECTIONS),
@@ -184,6 +188,14 @@ class Connection:
             f"the hub at {self.url} {what}",
             hint="Check the address and the network; what was pulled before still works.",
         )
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Those that are trusted; they are many, and read once."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def origin_of(url: str) -> tuple[str, str, int | None]:

@@ -1,19 +1,23 @@
-"""Requests of tests by httpx2, whose own patience of five seconds ends too soon where other tests run beside: a minute."""
+"""Requests of tests by httpx2, whose own patience of five seconds ends too soon where other tests run beside: a minute.
+
+One TLS context serves all: to read the certificates for it takes longer than most requests.
+"""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import httpx2
 
-_SECONDS = 60.0
+_GIVEN: dict[str, Any] = {"timeout": 60.0, "verify": httpx2.create_ssl_context()}
 
-get = partial(httpx2.get, timeout=_SECONDS)
-head = partial(httpx2.head, timeout=_SECONDS)
-post = partial(httpx2.post, timeout=_SECONDS)
-put = partial(httpx2.put, timeout=_SECONDS)
-delete = partial(httpx2.delete, timeout=_SECONDS)
-patch = partial(httpx2.patch, timeout=_SECONDS)
-request = partial(httpx2.request, timeout=_SECONDS)
-stream = partial(httpx2.stream, timeout=_SECONDS)
-client = partial(httpx2.Client, timeout=_SECONDS)
+get = partial(httpx2.get, **_GIVEN)
+head = partial(httpx2.head, **_GIVEN)
+post = partial(httpx2.post, **_GIVEN)
+put = partial(httpx2.put, **_GIVEN)
+delete = partial(httpx2.delete, **_GIVEN)
+patch = partial(httpx2.patch, **_GIVEN)
+request = partial(httpx2.request, **_GIVEN)
+stream = partial(httpx2.stream, **_GIVEN)
+client = partial(httpx2.Client, **_GIVEN)

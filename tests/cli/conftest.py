@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click.testing
 import pytest
@@ -80,6 +84,23 @@ def shell(tmp_path: Path) -> Command:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps that a plan tries are tried in this process, which has imported what they need; what is given to the
+    process of their own, and comes from it, is the same."""
+    from adapthub.recipes import trial
+
+    def run(arguments: list[str], *, input: bytes, **_: Any) -> subprocess.CompletedProcess[bytes]:
+        assert arguments[1:] == ["-m", trial.__name__]
+        said = io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(said):
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input)))
+            trial.main()
+        return subprocess.CompletedProcess(arguments, 0, said.getvalue().encode(), b"")
+
+    monkeypatch.setattr(trial, "subprocess", SimpleNamespace(run=run))
 
 
 def command(*arguments: str | Path) -> list[str]:
