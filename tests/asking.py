@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx2
 
-_GIVEN: dict[str, Any] = {"timeout": 60.0, "verify": httpx2.create_ssl_context()}
+CERTIFICATES = httpx2.create_ssl_context()
+_GIVEN: dict[str, Any] = {"timeout": 60.0, "verify": CERTIFICATES}
 
 get = partial(httpx2.get, **_GIVEN)
 head = partial(httpx2.head, **_GIVEN)
