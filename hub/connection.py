@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx2
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 _ATTEMPTS = 4
@@ -214,10 +215,11 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
 
 def value_of(response: httpx2.Response, kind: type[T]) -> T:
     """The JSON in an answer as a value of `kind`. Raises StorageError where it is none."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(response.content)
+        value: T = _reader(kind).validate_json(response.content)
+        return value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -226,6 +228,13 @@ def value_of(response: httpx2.Response, kind: type[T]) -> T:
             f" {where + ': ' if where else ''}{first['msg']}",
             hint="Check the hub's address; if it is right, update AdaptHub here or there.",
         ) from error
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _whole(response: httpx2.Response) -> httpx2.Response:

@@ -13,6 +13,7 @@ from adapthub.hub.connection import Connection
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Registry
 from adapthub.hub.remote import RemoteHub
+from tests.hub.empty import make_empty
 from tests.hub.postgres import Postgres, postgres, programs
 from tests.hub.server.live import HubServer, live
 
@@ -44,6 +45,12 @@ def served() -> Iterator[Callable[[Path], Registry]]:
             server.running.stop()  # all at once: each takes a moment
 
 
+def open_embedded(folder: Path) -> Registry:
+    """The hub that is kept in a folder, an empty one where there is none."""
+    root = folder / "hub"
+    return EmbeddedHub(root if root.exists() else make_empty(root), cache=folder / "cache")
+
+
 @pytest.fixture(
     scope="module", params=["embedded", "served", pytest.param("postgres", marks=pytest.mark.slow)]
 )
@@ -51,7 +58,7 @@ def open_registry(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], R
     """How to open a registry of each kind, kept in a folder; opening it twice is opening the same one."""
     match request.param:
         case "embedded":
-            yield lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache")
+            yield open_embedded
         case "served":
             with served() as open_served:
                 yield open_served

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 
 from adapthub.hub.accounts import Scope, create_token
 from adapthub.hub.server.lifecycle import Running, ServerSettings, serve
+from tests.hub.empty import make_empty
 from tests.web.live import in_a_thread
 
 
@@ -52,6 +53,8 @@ class HubServer:
 def live(data: Path, **settings: object) -> Iterator[HubServer]:
     """Within: a server runs over the hub in `data`."""
     given: dict[str, Any] = {"port": 0, **settings}
+    if given.get("database") is None and not data.exists():
+        make_empty(data)
     with in_a_thread(partial(serve, ServerSettings(data, **given))) as running:
         yield HubServer(running, data)
 
