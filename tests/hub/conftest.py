@@ -43,14 +43,14 @@ class Registries:
 @contextmanager
 def served() -> Iterator[Registries]:
     """Hubs by HTTP, served on loopback, to an account that may do everything."""
-    tokens: dict[str, str] = {}
+    tokens: dict[Path, str] = {}
     with Servers() as servers:
 
         def open_served(folder: Path) -> Registry:
             server = servers(folder)
-            if server.url not in tokens:
-                tokens[server.url] = server.token("ada", "admin")
-            return RemoteHub(Connection(server.url, tokens[server.url]), cache=folder / "cache")
+            if folder not in tokens:
+                tokens[folder] = server.token("ada", "admin")
+            return RemoteHub(Connection(server.url, tokens[folder]), cache=folder / "cache")
 
         yield Registries(open_served, servers.end)
 

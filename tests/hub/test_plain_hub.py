@@ -60,13 +60,13 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def open_registry(servers: Servers) -> Registries:
-    tokens: dict[str, str] = {}
+    tokens: dict[Path, str] = {}
 
     def open_plain(folder: Path) -> Registry:
         server = servers(folder)
-        if server.url not in tokens:
-            tokens[server.url] = server.token("ada", "admin")
-        connection = Connection(server.url, tokens[server.url], transport=PlainOnly())
+        if folder not in tokens:
+            tokens[folder] = server.token("ada", "admin")
+        connection = Connection(server.url, tokens[folder], transport=PlainOnly())
         return RemoteHub(connection, cache=folder / "cache")
 
     return Registries(open_plain, servers.end)
