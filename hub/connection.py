@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 from adapthub.adapters import errors
@@ -218,7 +218,7 @@ def value_of(response: httpx2.Response, kind: type[T]) -> T:
     from pydantic import ValidationError
 
     try:
-        value: T = _reader(kind).validate_json(response.content)
+        value: T = _reader(cast(Any, kind)).validate_json(response.content)
         return value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -6,19 +6,18 @@ One TLS context serves all: to read the certificates for it takes longer than mo
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import httpx2
 
 CERTIFICATES = httpx2.create_ssl_context()
-_GIVEN: dict[str, Any] = {"timeout": 60.0, "verify": CERTIFICATES}
+_SECONDS = 60.0
 
-get = partial(httpx2.get, **_GIVEN)
-head = partial(httpx2.head, **_GIVEN)
-post = partial(httpx2.post, **_GIVEN)
-put = partial(httpx2.put, **_GIVEN)
-delete = partial(httpx2.delete, **_GIVEN)
-patch = partial(httpx2.patch, **_GIVEN)
-request = partial(httpx2.request, **_GIVEN)
-stream = partial(httpx2.stream, **_GIVEN)
-client = partial(httpx2.Client, **_GIVEN)
+get = partial(httpx2.get, timeout=_SECONDS, verify=CERTIFICATES)
+head = partial(httpx2.head, timeout=_SECONDS, verify=CERTIFICATES)
+post = partial(httpx2.post, timeout=_SECONDS, verify=CERTIFICATES)
+put = partial(httpx2.put, timeout=_SECONDS, verify=CERTIFICATES)
+delete = partial(httpx2.delete, timeout=_SECONDS, verify=CERTIFICATES)
+patch = partial(httpx2.patch, timeout=_SECONDS, verify=CERTIFICATES)
+request = partial(httpx2.request, timeout=_SECONDS, verify=CERTIFICATES)
+stream = partial(httpx2.stream, timeout=_SECONDS, verify=CERTIFICATES)
+client = partial(httpx2.Client, timeout=_SECONDS, verify=CERTIFICATES)
