@@ -38,9 +38,9 @@ def absent_children(loaded: nn.Module, wanted: nn.Module) -> list[str]:
 
 
 def own_parameters(module: nn.Module) -> nn.Module:
-    """A copy of a module tree whose parameters can be set apart; configuration and buffers are shared."""
+    """A copy of a module tree whose parameters can be set apart, and its buffers; the configuration is shared."""
     clone = copy.copy(module)
-    clone._parameters = dict(module._parameters)
+    clone._parameters, clone._buffers = dict(module._parameters), dict(module._buffers)
     clone._modules = {
         name: None if child is None else own_parameters(child) for name, child in module._modules.items()
     }

@@ -6,7 +6,6 @@ the backbone feeds many heads and every pooling rule stays the family's own. Doe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -239,7 +238,7 @@ def _only_linear(model: PreTrainedModel, task: str) -> str | None:
     ]
     if len(layers) != 1 or not isinstance(model.get_submodule(layers[0]), nn.Linear):
         return None
-    trial = copy.deepcopy(model).to_empty(device="cpu")
+    trial = cast(PreTrainedModel, own_parameters(model)).to_empty(device="cpu")
     linear = cast(nn.Linear, trial.get_submodule(layers[0]))
     with torch.inference_mode():
         for parameter in linear.parameters():

@@ -12,7 +12,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 from adapthub.adapters import errors
@@ -34,7 +35,10 @@ from adapthub.adapters.errors import (
 )
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 _ATTEMPTS = 4
@@ -90,6 +94,7 @@ class Connection:
         self._sleep = sleep
         self._client = httpx2.Client(
             transport=transport,
+            verify=_certificates(),
             follow_redirects=False,
             timeout=httpx2.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
             limits=httpx2.Limits(max_connections=_CONNECTIONS),
@@ -186,6 +191,14 @@ class Connection:
         )
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Those that are trusted; they are many, and read once."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
+
+
 def origin_of(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port of a URL. Raises InvalidSettings for what is no address by HTTP."""
     try:
@@ -202,10 +215,11 @@ def origin_of(url: str) -> tuple[str, str, int | None]:
 
 def value_of(response: httpx2.Response, kind: type[T]) -> T:
     """The JSON in an answer as a value of `kind`. Raises StorageError where it is none."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(kind).validate_json(response.content)
+        value: T = _reader(cast(Any, kind)).validate_json(response.content)
+        return value
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -214,6 +228,13 @@ def value_of(response: httpx2.Response, kind: type[T]) -> T:
             f" {where + ': ' if where else ''}{first['msg']}",
             hint="Check the hub's address; if it is right, update AdaptHub here or there.",
         ) from error
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _whole(response: httpx2.Response) -> httpx2.Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,7 +19,13 @@ _LIBRARIES = (
 
 def libraries() -> dict[str, str]:
     """Versions of the libraries that decide what a run computes; those not installed are left out."""
-    found = {"python": platform.python_version()}
+    return {"python": platform.python_version(), **_versions()}
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """To ask takes longer than a step of a small model, and a run asks several times."""
+    found = {}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click.testing
 import pytest
@@ -82,6 +86,23 @@ def shell(tmp_path: Path) -> Command:
     return run
 
 
+@pytest.fixture
+def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps that a plan tries are tried in this process, which has imported what they need; what is given to the
+    process of their own, and comes from it, is the same."""
+    from adapthub.recipes import trial
+
+    def run(arguments: list[str], *, input: bytes, **_: Any) -> subprocess.CompletedProcess[bytes]:
+        assert arguments[1:] == ["-m", trial.__name__]
+        said = io.StringIO()
+        with monkeypatch.context() as patch, redirect_stdout(said):
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input)))
+            trial.main()
+        return subprocess.CompletedProcess(arguments, 0, said.getvalue().encode(), b"")
+
+    monkeypatch.setattr(trial, "subprocess", SimpleNamespace(run=run))
+
+
 def command(*arguments: str | Path) -> list[str]:
     """The argument vector that runs `adapt` with this interpreter."""
     return [sys.executable, "-m", "adapthub.cli.main", *map(str, arguments)]
@@ -132,10 +153,22 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> P
     return result.artifact.path
 
 
+@pytest.fixture(scope="session")
+def published_once(trained_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in whose hub that adapter is acme/ner. Do not write into it."""
+    home = tmp_path_factory.mktemp("published") / "home"
+    arguments = ["push", str(trained_once), "acme/ner"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTHUB_HOME", str(home))
+        result = click.testing.CliRunner().invoke(adapt, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return home
+
+
 @pytest.fixture
-def trained(cli: Command, tmp_path: Path, trained_once: Path) -> Path:
+def trained(cli: Command, tmp_path: Path, trained_once: Path, published_once: Path, own_home: Path) -> Path:
     """A copy of that adapter in the working folder, published as acme/ner."""
     folder = tmp_path / "trained"
     shutil.copytree(trained_once, folder)
-    cli("push", folder, "acme/ner").fine()
+    shutil.copytree(published_once, own_home, dirs_exist_ok=True)
     return folder

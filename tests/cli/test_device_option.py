@@ -38,6 +38,7 @@ def test_a_device_that_does_not_work_is_refused(
     assert found.err.splitlines()[-1].startswith("adapt: the device 'cuda:99' does not work here: ")
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_a_run_is_planned_and_trained_where_it_is_said(
     cli: Command, tiny_base: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from adapthub.cli.records import entry_row, most_telling_first
 from adapthub.hub.registry import Entry, Facts, Metric, Version
-from tests.cli.conftest import Command, command, write_plain_adapter
+from tests.cli.conftest import Command, write_plain_adapter
 
 
 @pytest.fixture
@@ -153,22 +155,27 @@ def test_a_tampered_cache_entry_is_fetched_anew(cli: Command, published: Path) -
     assert weights.read_bytes() == (published / "adapter_model.safetensors").read_bytes()
 
 
+@contextmanager
+def full_beyond(size: int) -> Iterator[None]:
+    """Within: the kernel refuses a write in the middle, where a file grows beyond `size` bytes, as a full disk does."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
 def test_a_disk_that_fills_during_push_publishes_nothing(
     cli: Command, published: Path, tmp_path: Path
 ) -> None:
-    """The file-size limit makes the kernel refuse a write in the middle, as a full disk does."""
     before = cli("show", "acme/ner", "--json").fine()
     third = write_plain_adapter(tmp_path / "v3", seed=3)
     (third / "README.md").write_text("x" * 300_000)
-    done = subprocess.run(
-        command("push", third, "acme/ner"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
-    )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    with full_beyond(200_000):
+        cli("push", third, "acme/ner").refused()
     assert cli("show", "acme/ner", "--json").fine() == before
     assert cli("push", third, "acme/ner").fine().startswith("Published acme/ner@v3")
 
@@ -177,16 +184,9 @@ def test_a_disk_that_fills_during_pull_leaves_no_copy(cli: Command, published: P
     (published / "README.md").write_text("x" * 300_000)
     cli("push", published, "acme/ner").fine()
     cli("pull", "acme/ner").fine()
-    done = subprocess.run(
-        command("pull", "acme/ner", "--output", "mine"),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
-    )
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert done.stderr.startswith("adapt: cannot write mine: ")
+    with full_beyond(200_000):
+        line = cli("pull", "acme/ner", "--output", "mine").refused()
+    assert line.startswith("adapt: cannot write mine: ")
     assert not list(tmp_path.glob("*mine*"))
 
 

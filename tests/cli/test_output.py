@@ -6,6 +6,8 @@ import json
 import os
 import pty
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from adapthub.cli import text
 from adapthub.cli.data import find_base
+from adapthub.cli.main import adapt
 from adapthub.cli.output import show_record, show_table
 from adapthub.cli.predictions import pieces, prediction_record, show_predictions
 from adapthub.runtime import AnswerSpan, Entity, Prediction
@@ -111,24 +114,46 @@ def test_classes_have_bars_best_first(capsys: pytest.CaptureFixture[str]) -> Non
     assert prediction_record(good, "a fine film")["scores"] == scores
 
 
+TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "140"}
+
+
+def read_all(master: int) -> str:
+    """What comes from a terminal's other end until it is closed."""
+    chunks = []
+    while True:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux: the other end is closed
+            break
+        chunks.append(chunk)
+    os.close(master)
+    return b"".join(chunks).decode()
+
+
 def on_a_terminal(arguments: list[str], **environment: str) -> str:
     """What a command prints when stdout is a terminal."""
     master, slave = pty.openpty()
-    surroundings = {"TERM": "xterm-256color", "COLUMNS": "140", **environment}
     with subprocess.Popen(
-        arguments, stdout=slave, stderr=slave, env={**os.environ, **surroundings}
+        arguments, stdout=slave, stderr=slave, env={**os.environ, **TERMINAL, **environment}
     ) as process:
         os.close(slave)
-        chunks = []
-        while True:
-            try:
-                chunk = os.read(master, 65536)
-            except OSError:  # Linux: the other end is closed
-                break
-            chunks.append(chunk)
+        shown = read_all(master)
         assert process.wait() == 0
-    os.close(master)
-    return b"".join(chunks).decode()
+    return shown
+
+
+def here_on_a_terminal(*arguments: str, **environment: str) -> str:
+    """What `adapt` prints in this process when stdout is a terminal."""
+    master, slave = pty.openpty()
+    with ThreadPoolExecutor(1) as thread, pytest.MonkeyPatch.context() as patch:
+        shown = thread.submit(read_all, master)
+        for name, value in {**TERMINAL, **environment}.items():
+            patch.setenv(name, value)
+        with os.fdopen(slave, "w") as terminal:
+            patch.setattr(sys, "stdout", terminal)
+            patch.setattr(sys, "stderr", terminal)
+            adapt.main([*arguments], prog_name="adapt", standalone_mode=False)
+        return shown.result()
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(cli: Command, tmp_path: Path) -> None:
@@ -137,15 +162,15 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(cli: Command, tmp_
     assert "acme/named-entities" in narrow
     assert "Not shown, for want of width:" in narrow
     assert "created. --json has everything." in narrow
-    assert "Not shown" not in on_a_terminal(command("list"))
+    assert "Not shown" not in here_on_a_terminal("list")
 
 
 def test_a_terminal_gets_a_table_and_no_color_is_honoured(cli: Command, tmp_path: Path) -> None:
     cli("push", write_plain_adapter(tmp_path / "plain"), "acme/ner", "--message", "[red]not markup").fine()
-    coloured = on_a_terminal(command("show", "acme/ner"))
+    coloured = here_on_a_terminal("show", "acme/ner")
     assert "─" in coloured
     assert "\x1b[" in coloured
-    plain = on_a_terminal(command("show", "acme/ner"), NO_COLOR="1")
+    plain = here_on_a_terminal("show", "acme/ner", NO_COLOR="1")
     assert "─" in plain
     assert "\x1b[3" not in plain  # no colour
     assert "[red]not markup" in plain

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from adapthub.hub.connection import Connection
 from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.registry import Registry
 from adapthub.hub.remote import RemoteHub
+from tests.hub.empty import make_empty
 from tests.hub.postgres import Postgres, postgres, programs
-from tests.hub.server.live import HubServer, live
+from tests.hub.server.live import Servers
 
 
 @pytest.fixture(scope="session")
@@ -26,41 +28,59 @@ def new_database() -> Iterator[Postgres]:
         yield new
 
 
+@dataclass(frozen=True)
+class Registries:
+    """Opens registries of one kind, each kept in a folder; opening one twice is opening the same one. `end` lets go of what
+    runs for one."""
+
+    open: Callable[[Path], Registry]
+    end: Callable[[Path], None] = lambda folder: None
+
+    def __call__(self, folder: Path) -> Registry:
+        return self.open(folder)
+
+
 @contextmanager
-def served() -> Iterator[Callable[[Path], Registry]]:
-    """Opens hubs by HTTP, each kept in a folder and served on loopback, to an account that may do everything."""
-    with ExitStack() as running:
-        servers: dict[Path, HubServer] = {}
-        tokens: dict[Path, str] = {}
+def served() -> Iterator[Registries]:
+    """Hubs by HTTP, served on loopback, to an account that may do everything."""
+    tokens: dict[Path, str] = {}
+    with Servers() as servers:
 
         def open_served(folder: Path) -> Registry:
-            if folder not in servers:
-                servers[folder] = running.enter_context(live(folder / "hub"))
-                tokens[folder] = servers[folder].token("ada", "admin")
-            return RemoteHub(Connection(servers[folder].url, tokens[folder]), cache=folder / "cache")
+            server = servers(folder)
+            if folder not in tokens:
+                tokens[folder] = server.token("ada", "admin")
+            return RemoteHub(Connection(server.url, tokens[folder]), cache=folder / "cache")
 
-        yield open_served
-        for server in servers.values():
-            server.running.stop()  # all at once: each takes a moment
+        yield Registries(open_served, servers.end)
+
+
+def open_embedded(folder: Path) -> Registry:
+    """The hub that is kept in a folder, an empty one where there is none."""
+    root = folder / "hub"
+    return EmbeddedHub(root if root.exists() else make_empty(root), cache=folder / "cache")
 
 
 @pytest.fixture(
     scope="module", params=["embedded", "served", pytest.param("postgres", marks=pytest.mark.slow)]
 )
-def open_registry(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Registry]]:
-    """How to open a registry of each kind, kept in a folder; opening it twice is opening the same one."""
+def open_registry(request: pytest.FixtureRequest) -> Iterator[Registries]:
+    """How to open a registry of each kind."""
     match request.param:
         case "embedded":
-            yield lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache")
+            yield Registries(open_embedded)
         case "served":
-            with served() as open_served:
-                yield open_served
+            with served() as registries:
+                yield registries
         case _:
             urls: defaultdict[Path, str] = defaultdict(request.getfixturevalue("new_database"))
-            yield lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache", database=urls[folder])
+            yield Registries(
+                lambda folder: EmbeddedHub(folder / "hub", cache=folder / "cache", database=urls[folder])
+            )
 
 
 @pytest.fixture
-def registry(open_registry: Callable[[Path], Registry], tmp_path: Path) -> Registry:
+def registry(open_registry: Registries, tmp_path: Path) -> Iterator[Registry]:
     """An empty registry of each kind."""
-    return open_registry(tmp_path)
+    yield open_registry(tmp_path)
+    open_registry.end(tmp_path)

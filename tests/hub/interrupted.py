@@ -26,7 +26,7 @@ from pathlib import Path
 from adapthub.adapters.artifact import Artifact
 from adapthub.hub.embedded import EmbeddedHub
 from tests.hub.adapters import contents, manifest, write_adapter
-from tests.hub.processes import in_child
+from tests.hub.processes import in_child, prepare_to_fork
 from tests.hub.write_points import WritePoints
 
 NAME = "acme/ner"
@@ -83,6 +83,7 @@ def _check_contents(hub: EmbeddedHub, before: Artifact | None, pushed: Artifact,
 
 
 def main(mode: str, folder: Path) -> None:
+    prepare_to_fork()
     before, pushed = make_adapters(folder)
     template = folder / "template"
     template.mkdir()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import httpx2
 
+from tests import asking
+
 OWN = ("/api/adapthub", "/api/adapters")
 OWN_PARTS = ("/versions", "/aliases", "/available", "/may-push", "/blobs/")
 
@@ -12,7 +14,7 @@ class PlainOnly(httpx2.HTTPTransport):
     """The network, but for what a plain hub has not got. `asked`: method and path of every request."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(verify=asking.CERTIFICATES)
         self.asked: list[tuple[str, str]] = []
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+from sqlalchemy.orm import configure_mappers
 
 from adapthub.adapters.artifact import Artifact
 from adapthub.hub.embedded import EmbeddedHub
@@ -20,6 +23,12 @@ def push_all(hub: Path, folders: list[Path]) -> list[tuple[str, int]]:
         for folder in folders
     ]
     return [(version.digest, version.number) for version in versions]
+
+
+def prepare_to_fork() -> None:
+    """Do once what every child would do anew: map the tables, and copy the memory that is looked through for garbage."""
+    configure_mappers()
+    gc.freeze()
 
 
 def in_child(work: Callable[[], int]) -> int:

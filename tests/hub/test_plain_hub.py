@@ -3,8 +3,7 @@ and what it refuses. The server is ours with everything of its own taken away fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,9 @@ from adapthub.hub.remote import RemoteHub
 from adapthub.hub.signing import sign
 from tests.hub import test_registry as contract
 from tests.hub.adapters import contents, manifest, write_adapter
+from tests.hub.conftest import Registries
 from tests.hub.plain import PlainOnly
-from tests.hub.server.live import HubServer, live
+from tests.hub.server.live import Servers
 
 adapters = contract.adapters
 test_versions_count_from_one = contract.test_versions_count_from_one
@@ -50,38 +50,30 @@ test_two_open_at_once_see_each_other = contract.test_two_open_at_once_see_each_o
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Callable[[Path], HubServer]]:
+def servers() -> Iterator[Servers]:
     """A server for each folder."""
-    begun: dict[Path, HubServer] = {}
-    with ExitStack() as running, pytest.MonkeyPatch.context() as patch:
+    with Servers() as begun, pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-
-        def serve(folder: Path) -> HubServer:
-            if folder not in begun:
-                begun[folder] = running.enter_context(live(folder / "hub"))
-            return begun[folder]
-
-        yield serve
-        for server in begun.values():
-            server.running.stop()
+        yield begun
 
 
 @pytest.fixture(scope="module")
-def open_registry(servers: Callable[[Path], HubServer]) -> Callable[[Path], Registry]:
+def open_registry(servers: Servers) -> Registries:
     tokens: dict[Path, str] = {}
 
     def open_plain(folder: Path) -> Registry:
         server = servers(folder)
-        token = tokens.setdefault(folder, "") or server.token("ada", "admin")
-        tokens[folder] = token
-        return RemoteHub(Connection(server.url, token, transport=PlainOnly()), cache=folder / "cache")
+        if folder not in tokens:
+            tokens[folder] = server.token("ada", "admin")
+        connection = Connection(server.url, tokens[folder], transport=PlainOnly())
+        return RemoteHub(connection, cache=folder / "cache")
 
-    return open_plain
+    return Registries(open_plain, servers.end)
 
 
 def test_who_may_push_is_asked_of_repositories_that_are_there_and_of_the_account_else(
-    servers: Callable[[Path], HubServer], tmp_path: Path
+    servers: Servers, tmp_path: Path
 ) -> None:
     server = servers(tmp_path)
     ada, reader, bob = server.token("ada"), server.token("ada", "read"), server.token("bob")
@@ -156,9 +148,7 @@ def test_lineage_is_read_from_manifests(registry: Registry, tmp_path: Path) -> N
     assert [*registry.lineage("acme/second").versions] == [second.digest, first.digest]
 
 
-def test_what_other_clients_pushed(
-    registry: Registry, servers: Callable[[Path], HubServer], tmp_path: Path
-) -> None:
+def test_what_other_clients_pushed(registry: Registry, servers: Servers, tmp_path: Path) -> None:
     api = servers(tmp_path).client("bob")
     adapter = write_adapter(tmp_path / "made")
     api.create_repo("acme/ner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import time
@@ -9,7 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from adapthub.web.running import Running
+
+
+class _Sooner:
+    """asyncio, whose `sleep` is a fifth as long. uvicorn's server looks each tenth of a second whether it is to end, and
+    waits as long for its connections: hundreds of tests would wait for that."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 5)
+
+
+pytest.MonkeyPatch().setattr("uvicorn.server.asyncio", _Sooner())
 
 
 @contextmanager

@@ -47,7 +47,7 @@ from adapthub.hub.server.serving import Serving
 from adapthub.hub.store import Store
 from adapthub.hub.trees import Blob, Delete, Put
 from tests.hub.adapters import contents, write_adapter
-from tests.hub.processes import FAILED, in_child
+from tests.hub.processes import FAILED, in_child, prepare_to_fork
 from tests.hub.write_points import WritePoints
 from tests.hub.xet.encoding import encode_xorb, shard_of
 
@@ -256,6 +256,7 @@ class Trial:
 
 
 def main(mode: str, folder: Path) -> None:
+    prepare_to_fork()
     made = folder / "made"
     write_adapter(made / "before", seed=1, card="# Before")
     write_adapter(made / "pushed", seed=2, card="# Interrupted")

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from huggingface_hub import HfApi
 
 from adapthub.hub.accounts import Scope, create_token
 from adapthub.hub.server.lifecycle import Running, ServerSettings, serve
+from tests.hub.empty import make_empty
 from tests.web.live import in_a_thread
 
 
@@ -52,8 +53,36 @@ class HubServer:
 def live(data: Path, **settings: object) -> Iterator[HubServer]:
     """Within: a server runs over the hub in `data`."""
     given: dict[str, Any] = {"port": 0, **settings}
+    if given.get("database") is None and not data.exists():
+        make_empty(data)
     with in_a_thread(partial(serve, ServerSettings(data, **given))) as running:
         yield HubServer(running, data)
+
+
+class Servers:
+    """Servers over hubs that are each kept in a folder, begun when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._begun: dict[Path, tuple[HubServer, ExitStack]] = {}
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(*self._begun)
+
+    def __call__(self, folder: Path) -> HubServer:
+        """The server over the hub in `folder`."""
+        if folder not in self._begun:
+            running = ExitStack()
+            self._begun[folder] = running.enter_context(live(folder / "hub")), running
+        return self._begun[folder][0]
+
+    def end(self, *folders: Path) -> None:
+        """Stop those that run over hubs in `folders`: each looks into its outbox twice a second for as long as it runs."""
+        for folder in folders:
+            if folder in self._begun:
+                self._begun.pop(folder)[1].close()
 
 
 def wait_until_gone(url: str) -> None:

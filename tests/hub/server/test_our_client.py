@@ -62,7 +62,7 @@ class Network(httpx2.HTTPTransport):
     """The network. `spoil` gets each answer to a GET and may give another; `asked`: every request."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(verify=asking.CERTIFICATES)
         self.asked: list[httpx2.Request] = []
         self.spoil: Callable[[httpx2.Request, httpx2.Response], httpx2.Response] = lambda _, answer: answer
 

@@ -41,7 +41,7 @@ def spelling_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runnin
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def speller(spelling_server: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{spelling_server.address}/v1", api_key="none", max_retries=0) as client:
         yield client
@@ -55,7 +55,7 @@ def encoder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(server: Running) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
         yield client

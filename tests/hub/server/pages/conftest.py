@@ -13,9 +13,9 @@ from tests.hub.server.live import HubServer, live
 from tests.hub.server.pages.filled import fill
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
-    """Read it; what a test writes others see."""
+    """Read it, and make no token of it: what a test writes others see."""
     folder = tmp_path_factory.mktemp("filled")
     with live(folder / "served") as server:
         fill(EmbeddedHub(server.data, cache=folder / "cache"), folder / "made")
