@@ -54,7 +54,8 @@ def test_wherever_its_text_is_cut_an_array_is_the_same(found: list[dict[str, Any
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_rows, "_PIECE", 1)
         read, unit = json_rows.json_rows(text, Path("a.json"))  # a character a piece
-        assert [row.values for row in read] == found and unit == "row"
+        assert [row.values for row in read] == found
+        assert unit == "row"
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,9 @@ def test_a_missing_column_lists_those_there_and_a_near_one(tmp_path: Path) -> No
 
 def test_a_table_without_the_names_of_its_columns_is_told_where_they_stand(tmp_path: Path) -> None:
     records = read_records(write(tmp_path, "a.csv", "lovely,good\ndull,bad\n"))
-    with pytest.raises(InvalidData, match=r"are 'lovely', 'good'.*The first line of the file names its columns"):
+    with pytest.raises(
+        InvalidData, match=r"are 'lovely', 'good'.*The first line of the file names its columns"
+    ):
         records.column("label", None, ("label",))
 
 
