@@ -88,7 +88,7 @@ def _holds_spans(records: Records, column: str | None) -> bool:
     """Whether the first row that has something in the column has a list of lists or of objects there; if none has, too."""
     if column is None:
         return False
-    first = next((value for row in records.rows if (value := row.values.get(column))), [])
+    first: Any = next((value for row in records.rows if (value := row.values.get(column))), [])
     return isinstance(first, list) and all(isinstance(part, (Mapping, list, tuple)) for part in first)
 
 
