@@ -62,6 +62,8 @@ def read_several(
     for row in records.rows:
         values = _listed(row.values.get(label))
         if not isinstance(values, list):
+            if isinstance(values, str) and _LIST.fullmatch(values):
+                _label(records, row, values, label)  # which says that it is one, and no JSON
             raise InvalidData(
                 f"{records.where(row)}: the labels in column {label!r} are {_shown(values)}, and a list in"
                 f" {records.where(several)}",

@@ -66,7 +66,7 @@ def test_labels_come_as_a_list_as_text_or_as_columns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cell", ["['mood', 'film']", "['mood' 'film']", "['mood']", "[0 3]"])
 def test_lists_that_are_not_json_are_no_classes(cell: str, tmp_path: Path) -> None:
-    path = write(tmp_path, f'text,labels\ngood film,"{cell}"\n')
+    path = write(tmp_path, f'text,labels\ngood film,"{cell}"\nthe,[]\n')
     with pytest.raises(InvalidData, match=r"a\.csv:2: the label in column 'labels' is a list: .*json\.dumps"):
         CLASSIFY.read(path)
     with pytest.raises(InvalidData, match=r"a\.csv:2: .* a list already: .* Leave label_separator out"):
