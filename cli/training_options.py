@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from adapthub.adapters.errors import InvalidSettings
 from adapthub.cli.config_option import config_options
-from adapthub.cli.data import find_base, find_data
+from adapthub.cli.data import at_home, find_base, find_data
 from adapthub.cli.options import (
     Command,
     complete_data,
@@ -264,6 +264,7 @@ def anew_arguments(
         raise click.UsageError("--validation and --no-validation contradict each other.")
     _require(data=data)
     given = {name: value for name, value in given.items() if value is not None}
+    given |= {"test": at_home(given["test"])} if "test" in given else {}
     named = settings(more, of="train")
     if twice := sorted(given.keys() & named.keys()):
         option = OPTIONS[twice[0]]
@@ -272,7 +273,7 @@ def anew_arguments(
         **given,
         **named,
         "data": find_data(data or ""),
-        "validation": False if no_validation else validation,
+        "validation": False if no_validation else validation and at_home(validation),
         **_method(method, peft_config),
     }
     if start is not None:

@@ -22,7 +22,7 @@ from adapthub.recipes.batches import check_length, contrastive_collator
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.pairs import text_of
-from adapthub.recipes.data.records import repeated_ids
+from adapthub.recipes.data.records import Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Row
@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 _QUERY = ("query", "question", "anchor", "source", "sentence1")
 _PASSAGE = ("passage", "positive", "answer", "target", "sentence2")
 _NEGATIVE = ("negative", "hard_negative")
+_JUDGED = (
+    "label",
+    "score",
+    "similarity",
+    "similarity_score",
+)  # of files of pairs, of which some do not belong together
 
 _REASONS = {
     "learning_rate": "MRR@10 0.970 on interface-en-de (e5-small, 60 steps), 0.907 untrained; 0.960 at 3e-4",
@@ -118,7 +124,8 @@ class Embed:
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
-        """See Recipe.read. A row may leave its negative empty."""
+        """See Recipe.read. A row may leave its negative empty. A column that judges pairs is not read, and said; one that
+        tells right ones, 1, from wrong ones, 0, is refused."""
         _check_options(query_prefix, passage_prefix, pooling, temperature)
         records = read_records(source, encoding=encoding, delimiter=delimiter)
         columns = {
@@ -127,12 +134,13 @@ class Embed:
         }
         if negative_column is not None or records.find(_NEGATIVE) is not None:
             columns["negative"] = records.column("negative", negative_column, _NEGATIVE)
+        judged = _judged(records, columns)
         examples = []
         for row in records.rows:
             given = {
                 field: column
                 for field, column in columns.items()
-                if field != "negative" or row.values.get(column) not in (None, "")
+                if field != "negative" or not _is_empty(row.values.get(column))
             }
             fields = {field: text_of(records, row, column, field) for field, column in given.items()}
             examples.append(Example(fields, records.path, row.line, records.unit))
@@ -146,7 +154,8 @@ class Embed:
             "temperature": float(temperature),
             **({} if pooling is None else {"pooling": pooling}),
         }
-        read = Dataset(tuple(examples), records.path, columns, settings, tuple(repeated_ids(records)))
+        notes = (*judged, *repeated_ids(records))
+        read = Dataset(tuple(examples), records.path, columns, settings, notes)
         return grouped(read, records, group_column)
 
     def labels_of(self, example: Example) -> frozenset[str]:
@@ -277,6 +286,35 @@ def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:
     same_query = (queries[:, None] == queries[None]).all(-1)
     same_passage = (candidates[:rows, None] == candidates[None]).all(-1)
     return (same_query.float() @ same_passage.float()) > 0
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _judged(records: Records, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """A note of a column of numbers that differ, by which some pairs belong together less than others. Raises InvalidData
+    where they are 0 and 1, for then some do not at all."""
+    column = records.find(_JUDGED)
+    if column is None or column in columns.values():
+        return ()
+    numbers = [_number(row.values.get(column)) for row in records.rows]
+    if set(numbers) == {0, 1}:
+        raise InvalidData(
+            f"{records.where(records.rows[numbers.index(0)])}: {column!r} is 0, as of texts that do not belong together, and"
+            " every row is learnt as a pair that does",
+            hint="Keep the rows where it is 1, or leave the column out; a wrong passage can be its query's negative.",
+        )
+    if None in numbers or len(set(numbers)) < 2:
+        return ()
+    return (f"the column {column!r} is not read: every row is learnt as a pair that belongs together",)
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(value)  # type: ignore[arg-type]  # what it takes is asked of it
+    except (TypeError, ValueError):
+        return None
 
 
 def _check_options(

@@ -1,7 +1,7 @@
 """CoNLL files: one token a line, columns separated by spaces or tabs, sentences by blank lines.
 
-`-DOCSTART-` lines separate like blank ones; `# key = value` lines before a sentence are comments. Token i of
-an example stands on line `example.line + i`. Does not check labels.
+`-DOCSTART-` lines separate like blank ones; before a sentence `# key = value`, `# newdoc` and `# newpar` are comments. Token
+i of an example stands on line `example.line + i`. Does not check labels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Example
 from adapthub.recipes.data.text import read_text
 
+_COMMENT = re.compile(r"# (.*=|new(doc|par)\s*$)")  # the second are CoNLL-U's
 _SPACES = re.compile(r"[ \t]+")  # not \s: a no-break or ideographic space can be part of a token
 
 
@@ -40,7 +41,7 @@ def read_conll(
                 )
                 tokens, labels = [], []
             continue
-        if not tokens and line.startswith("# ") and "=" in line:
+        if not tokens and _COMMENT.match(line):
             continue
         tabs = "\t" in line if tabs is None else tabs
         cells = _cells(line, tabs=tabs)

@@ -6,7 +6,10 @@ A label is a name, a whole number or a boolean, and is kept as stripped text. Do
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
@@ -19,7 +22,10 @@ TEXT_COLUMNS = ("text", "sentence", "review", "content", "document", "comment")
 LABEL_COLUMNS = ("label", "sentiment", "class", "category", "target", "polarity")
 LABELS_COLUMNS = (*LABEL_COLUMNS, "labels", "classes", "categories", "topics", "tags")
 
-_FLAGS = {"0": False, "1": True, "false": False, "true": True}
+_FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+_LIST = re.compile(  # as JSON, Python and NumPy write them
+    r"""\s*\[\s*(["'].*["']|[\d\s,-]*\d)?,?\s*\]\s*""", re.DOTALL
+)
 
 
 def read_single(records: Records, text_column: str | None, label_column: str | None) -> Dataset:
@@ -36,8 +42,8 @@ def read_several(
     separator: str | None,
     columns: str | Sequence[str] | None,
 ) -> Dataset:
-    """Examples with fields `text` and `labels`, a sorted list of str, or as `read_single` where no row has a list and
-    neither `separator` nor `columns` is given.
+    """Examples with fields `text` and `labels`, a sorted list of str, or as `read_single` where no row has a list, be it as
+    JSON in a table's cell, and neither `separator` nor `columns` is given.
 
     Raises InvalidData with file and line, InvalidSettings for options that exclude each other.
     """
@@ -49,13 +55,15 @@ def read_several(
     if separator is not None:
         rows = [(row, _cut(records, row, label, separator)) for row in records.rows]
         return _dataset(records, text_column, label, rows)
-    several = next((row for row in records.rows if isinstance(row.values.get(label), list)), None)
+    several = next((row for row in records.rows if isinstance(_listed(row.values.get(label)), list)), None)
     if several is None:
         return read_single(records, text_column, label)
     rows = []
     for row in records.rows:
-        values = row.values.get(label)
+        values = _listed(row.values.get(label))
         if not isinstance(values, list):
+            if isinstance(values, str) and _LIST.fullmatch(values):
+                _label(records, row, values, label)  # which says that it is one, and no JSON
             raise InvalidData(
                 f"{records.where(row)}: the labels in column {label!r} are {_shown(values)}, and a list in"
                 f" {records.where(several)}",
@@ -65,10 +73,23 @@ def read_several(
     return _dataset(records, text_column, label, rows)
 
 
+def _listed(cell: Any) -> Any:
+    """The list that a cell holds as JSON, which is how a table's does; anything else as it is."""
+    if isinstance(cell, str) and _LIST.fullmatch(cell):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
+
+
 def _cut(records: Records, row: Record, column: str, separator: str) -> dict[str, Any]:
     cell = row.values.get(column)
     if not isinstance(separator, str) or not separator:
         raise InvalidSettings(f"label_separator is a text such as ; or |, not {separator!r}")
+    if isinstance(cell, list) or (isinstance(cell, str) and _LIST.fullmatch(cell)):
+        raise InvalidData(
+            f"{records.where(row)}: the labels in column {column!r} are a list already: {_shown(cell)}",
+            hint="Leave label_separator out.",
+        )
     if not isinstance(cell, (str, int)):
         raise InvalidData(
             f"{records.where(row)}: the labels in column {column!r} are {_shown(cell)}, not text",
@@ -114,6 +135,11 @@ def _label(records: Records, row: Record, label: Any, column: str) -> str:
         raise InvalidData(
             f"{records.where(row)}: the label in column {column!r} is {_shown(label)}",
             hint="Give every row one label, a name or a whole number.",
+        )
+    if _LIST.fullmatch(text):
+        raise InvalidData(
+            f"{records.where(row)}: the label in column {column!r} is a list: {_shown(label)}",
+            hint="Lists of labels are for classify, in tables as JSON (json.dumps in Python); others have one label a row.",
         )
     return text
 

@@ -26,9 +26,11 @@ Message = dict[str, Any]
 PROMPTS = ("prompt", "question", "query")
 ANSWERS = ("completion", "response", "answer")
 _MESSAGES = ("messages", "conversations", "conversation")
-_INSTRUCTION, _INPUT, _OUTPUT = "instruction", "input", "output"
-_HISTORY, _SYSTEM, _TOOLS = ("history",), ("system",), ("tools",)
-_READ = {"role", "from", "content", "value", "tool_calls", "tool_call_id", "name", "train", "weight"}
+_INSTRUCTION, _INPUTS, _OUTPUT = "instruction", ("input", "context"), "output"  # context is Dolly's
+SYSTEMS = ("system", "system_prompt", "system_message")
+_HISTORY, _TOOLS = ("history",), ("tools", "functions")
+_SAID = {"role", "from", "content", "value"}
+_READ = {*_SAID, "tool_calls", "function_call", "tool_call_id", "name", "train", "weight"}
 _ROLES: Mapping[str, str] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
@@ -61,8 +63,8 @@ def read_conversations(
 ) -> Dataset:
     """Examples whose `messages` lead to their `target`, the assistant's last message; `tools` where the row describes some.
 
-    What stands behind the last answer is left out; a column `system` is what a conversation begins with, and `history` what
-    was said before a prompt. `group_column` as
+    What stands behind the last answer is left out; a column `system` is what a conversation begins with, `history` what
+    was said before a prompt, and `input` what an instruction is about. `group_column` as
     in `grouped`, `settings` as in Dataset. Raises InvalidData naming row and message: no answer, an
     empty turn, roles in a wrong order.
     """
@@ -71,7 +73,7 @@ def read_conversations(
         rows = [replace(row, values=_without_nothing(row.values)) for row in records.rows]
         records = replace(records, rows=rows)
     columns = _columns(records, messages_column, prompt_column, answer_column)
-    system, described = records.find(_SYSTEM) or "", records.find(_TOOLS) or ""
+    system, described = records.find(SYSTEMS) or "", records.find(_TOOLS) or ""
     examples = []
     for row in records.rows:
         where = records.where(row)
@@ -82,9 +84,16 @@ def read_conversations(
         if tools := tools_of(row.values.get(described), where):
             fields["tools"] = tools
         examples.append(Example(fields, records.path, row.line, records.unit))
-    notes = *repeated_ids(records), *unread(records, [*columns.values()])
+    notes = *repeated_ids(records), *_left(records, columns), *unread(records, [*columns.values()])
     read = Dataset(tuple(examples), records.path, columns, settings, notes)
     return grouped(read, records, group_column)
+
+
+def _left(records: Records, columns: Mapping[str, str]) -> Iterator[str]:
+    """A note of a column beside prompts that are no instructions, which may be what they ask about."""
+    column = records.find(_INPUTS)
+    if "prompt" in columns and column is not None and column not in columns.values():
+        yield f"the column {column!r} is not read: prompts are what {columns['prompt']!r} says"
 
 
 def unread(records: Records, columns: Sequence[str]) -> Iterator[str]:
@@ -183,7 +192,9 @@ def check_turns(messages: Sequence[Message], where: str) -> None:
             after = f"after the {last.replace('caller', 'assistant')}'s" if last else "at the beginning"
             raise InvalidData(
                 f"{where}: message {at} is the {role}'s; {after} comes one of the {' or '.join(_NEXT[last])}",
-                hint="Join messages of one role, and put each answer behind what it answers.",
+                hint="Join messages of one role, and put each answer behind what it answers."
+                if last
+                else "Remove it, or put what it answers before it.",
             )
         calls = bool(message.get("tool_calls"))
         if role != "tool" and not calls and not message["content"].strip():
@@ -212,25 +223,26 @@ def _columns(
     records: Records, messages: str | None, prompt: str | None, answer: str | None
 ) -> dict[str, str]:
     """Which column is what: messages; instruction, input and output; or prompt and answer."""
-    there = {name.strip().lower(): name for name in reversed(records.columns)}
-    earlier = {} if (history := records.find(_HISTORY)) is None else {"history": history}
-    if messages is not None or (prompt is None and any(name in there for name in _MESSAGES)):
+    if messages is not None or (prompt is None and records.find(_MESSAGES) is not None):
         return {"messages": records.column("messages", messages, _MESSAGES)}
-    if prompt is None and _INSTRUCTION in there and (answer or _OUTPUT in there):
-        columns = {"prompt": there[_INSTRUCTION], "answer": records.column("answer", answer, (_OUTPUT,))}
-        columns |= {"input": there[_INPUT]} if _INPUT in there else {}
-        return columns | earlier
-    if prompt is None and not any(name in there for name in PROMPTS):
+    instruction, usual = records.find((_INSTRUCTION,)), records.find(PROMPTS)
+    if prompt is None and instruction is None and usual is None:
         raise InvalidData(
             f"{records.path}: no conversations: the columns are {', '.join(map(repr, records.columns))}",
             hint="Name a column messages or conversations; or instruction and output; or prompt and completion;"
-            " or set messages_column.",
+            " or set messages_column, or prompt_column and answer_column.",
         )
-    return {
+    is_alpaca = instruction is not None and (answer is not None or records.find((_OUTPUT,)) is not None)
+    if prompt is None:
+        prompt = instruction if is_alpaca or usual is None else usual
+    of_alpaca = prompt == instruction  # whoever named it
+    columns = {
         "prompt": records.column("prompt", prompt, PROMPTS),
-        "answer": records.column("answer", answer, ANSWERS),
-        **earlier,
+        "answer": records.column("answer", answer, (_OUTPUT, *ANSWERS) if of_alpaca else ANSWERS),
+        "input": records.find(_INPUTS) if of_alpaca else None,
+        "history": records.find(_HISTORY),
     }
+    return {part: column for part, column in columns.items() if column is not None}
 
 
 def _conversation(values: Mapping[str, Any], columns: Mapping[str, str], where: str) -> list[Message]:
@@ -277,8 +289,13 @@ def _message(message: Any, where: str) -> Message:
     if role is None:
         raise InvalidData(f"{where} has the role {said!r:.60}", hint=f"Roles are {', '.join(_ROLES)}.")
     content = message["content"] if "content" in message else message.get("value")
+    calls = message.get("tool_calls") or message.get("function_call")  # the second is OpenAI's of old
+    if content is None and not calls and (others := message.keys() - _READ):
+        raise InvalidData(
+            f"{where} has neither content nor value; there is {', '.join(sorted(map(str, others)))}",
+            hint="Call what is said content.",
+        )
     plain: Message = {"role": role, "content": _text("" if content is None else content, where)}
-    calls = message.get("tool_calls")
     if said == "function_call":
         calls, plain["content"] = _parsed(plain["content"], where), ""
     if calls:
@@ -303,7 +320,7 @@ def _call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function", call) if isinstance(call, Mapping) else None
     arguments = function.get("arguments", {}) if isinstance(function, Mapping) else None
     if isinstance(arguments, str):
-        arguments = _parsed(arguments, where)
+        arguments = _parsed(arguments, where) if arguments.strip() else {}
     if not isinstance(function, Mapping) or not isinstance(arguments, Mapping) or not function.get("name"):
         raise InvalidData(
             f"{where} calls no function: {call!r:.60}", hint='Give {"name": ..., "arguments": {...}}.'
@@ -320,7 +337,11 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidData(f"{where}: {text!r:.60} is no JSON", hint="Correct the row.") from error
+        of_python = text.lstrip().startswith(("[{'", "{'"))
+        raise InvalidData(
+            f"{where}: {text!r:.60} is no JSON",
+            hint="It is Python's own form: write JSON, by json.dumps." if of_python else "Correct the row.",
+        ) from error
 
 
 def _is_learnt(message: Mapping[str, Any], where: str) -> bool:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Example
 
+_SEPARATORS = (";", "|", ",")
 _KIND = {True: "a list of labels", False: "one label"}
 
 
 class OddLabels:
     """Examples with `label`, a str, or `labels`, a list of such: labels that are numbers and names, or differ in large and
-    small letters or in how Unicode writes them alone, and examples without any. `columns`: the labels that there should be,
-    if that is known."""
+    small letters or in how Unicode writes them alone, or are several in one text, and examples without any. `columns`: the
+    labels that there should be, if that is known."""
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         self._columns = columns
@@ -60,6 +62,12 @@ class OddLabels:
             )
         if self._alike is not None:
             yield self._alike
+        if not self._are_lists and (found := _several_in_one(self._seen)):
+            one, separator = found
+            yield (
+                f"label {one!r} is one class, though its parts are labels, too: classify reads several at once with"
+                f" label_separator={separator}"
+            )
         if self._empty:
             yield f"{self._empty} of {self._rows} rows have no label, the first at {self._first_empty}"
 
@@ -72,6 +80,17 @@ class OddLabels:
             same = unicodedata.normalize("NFC", before) == unicodedata.normalize("NFC", label)
             one, other = map(ascii if same else repr, (before, label))
             self._alike = f"{one} ({there}) and {other} ({source}) are two labels"
+
+
+def _several_in_one(labels: set[str]) -> tuple[str, str] | None:
+    """A label whose parts are labels, each by itself or as a part of others, and what parts them."""
+    for separator in _SEPARATORS:
+        parts = {label: [part.strip() for part in label.split(separator)] for label in labels}
+        others = Counter(part for several in parts.values() for part in several)
+        for label in sorted(labels):
+            if len(parts[label]) > 1 and all(part and others[part] > 1 for part in parts[label]):
+                return label, separator
+    return None
 
 
 def _alike(label: str) -> str:

@@ -16,6 +16,7 @@ from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
 from adapthub.recipes.data.messages import (
+    SYSTEMS,
     Message,
     as_messages,
     beside,
@@ -204,7 +205,7 @@ class _Reader:
     def _checked(self, prompt: list[Message]) -> list[Message]:
         if prompt[-1]["role"] == "assistant":
             raise self._error("the prompt ends with the assistant's turn", "End it with what is answered.")
-        system = self.row.values.get(self.records.find(("system",)) or "")
+        system = self.row.values.get(self.records.find(SYSTEMS) or "")
         if not isinstance(system, str | None):
             raise self._error(f"system is {type(system).__name__}, not text", "Correct the row.")
         return with_system(prompt, system if system and system.strip() else None)

@@ -161,6 +161,8 @@ def _given(row: Record, column: str, start: str | None, where: str) -> list[tupl
 
 
 def _pair(answer: Any, where: str) -> tuple[Any, Any]:
+    if isinstance(answer, str):
+        return answer, None
     if not isinstance(answer, Mapping):
         raise InvalidData(
             f"{where}: an answer is {answer!r}", hint='Write {"text": ..., "answer_start": ...}.'

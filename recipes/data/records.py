@@ -26,6 +26,7 @@ _AT_ONCE = 8192  # rows
 _ROWS = (
     "Give a file, a datasets.Dataset, or a list of mappings; of a DataFrame it is frame.to_dict('records')."
 )
+_TABLES, _HEADER = (".csv", ".tsv"), " The first line of the file names its columns."
 _ID_COLUMNS = ("id", "uid", "guid", "idx")
 
 
@@ -75,9 +76,10 @@ class Records:
     def _missing(self, what: str, role: str, wanted: Sequence[str]) -> InvalidData:
         near = [match for name in wanted for match in get_close_matches(name, self.columns, n=1, cutoff=0.7)]
         guess = f"Did you mean {near[0]!r}? " if near else ""
+        is_table = self.path.lower().endswith(_TABLES)
         return InvalidData(
             f"{self.path}: {what}; the columns are {', '.join(map(repr, self.columns))}",
-            hint=f"{guess}Set {role}_column.",
+            hint=f"{guess}Set {role}_column.{'' if near or not is_table else _HEADER}",
         )
 
 

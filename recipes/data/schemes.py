@@ -70,13 +70,13 @@ def from_iob1(labels: Sequence[str]) -> list[str]:
 
 
 def from_spans(words: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int, str]]) -> list[str]:
-    """BIO labels of words [start, end) under entity spans (start, end, type), which may come in any order.
+    """BIO labels of words [start, end) under entity spans (start, end, type), which may come in any order and stand twice.
 
     Raises ValueError where spans overlap, cut a word, or cover none.
     """
     labels = ["O"] * len(words)
     end_before = 0
-    for start, end, kind in sorted(spans):
+    for start, end, kind in sorted(set(spans)):
         if start < end_before:
             raise ValueError(f"the {kind} at {start}-{end} overlaps the entity before it")
         inside = [index for index, word in enumerate(words) if word[0] < end and word[1] > start]

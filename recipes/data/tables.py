@@ -1,4 +1,4 @@
-"""Files of records: CSV and TSV, JSONL, Parquet; whole, or some rows at a time. Line numbers are those an editor shows.
+"""Files of records: CSV and TSV, JSON, Parquet; whole, or some rows at a time. Line numbers are those an editor shows.
 
 Does not choose columns and does not interpret values.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
-from adapthub.recipes.data.json_values import DECODER, RepeatedKey
+from adapthub.recipes.data.json_rows import json_rows
 from adapthub.recipes.data.records import (
     Record,
     Records,
@@ -30,7 +29,8 @@ from adapthub.recipes.data.text import read_lines, read_text
 
 _DELIMITERS = (",", "\t", ";", "|")
 _CSV_CELL_LIMIT = 2**31 - 1
-_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+_QUOTED = re.compile(r'"[^"]*"')
+_SAYS_DELIMITER = re.compile(r"sep=(.)[\r\n]*", re.IGNORECASE)  # of Excel, above the header
 _NO_DELIMITERS = '\n\r"'
 _BLOCK = 16 << 20  # characters
 _OTHER_VALUE = 512  # what is no text is taken for so many
@@ -78,20 +78,23 @@ def record_blocks(path: Path, *, encoding: str = "utf-8", delimiter: str | None 
         case ".parquet":
             yield from _parquet_blocks(path)
         case _:
-            yield from _blocks(_jsonl_rows(read_lines(path, encoding, ends="\n"), path), str(path), "line")
+            rows, unit = json_rows(read_lines(path, encoding, ends="\n"), path)
+            yield from _blocks(rows, str(path), unit)
 
 
 def read_csv(path: Path, encoding: str = "utf-8", delimiter: str | None = None) -> Records:
-    """A CSV file with a header; its delimiter is the most frequent of comma, tab, semicolon, bar in it."""
+    """A CSV file with a header; its delimiter is the most frequent of comma, tab, semicolon, bar in it. Rows whose cells are
+    all empty are skipped."""
     _check_delimiter(delimiter)
     rows = list(_csv_rows(io.StringIO(read_text(path, encoding), newline=""), path, delimiter))
     return Records(tuple(rows[0].values), rows, str(path))
 
 
 def read_jsonl(path: Path, encoding: str = "utf-8") -> Records:
-    """One JSON object a line; blank lines are skipped."""
-    rows = list(_jsonl_rows(read_text(path, encoding).split("\n"), path))
-    return Records(columns_of(row.values for row in rows), rows, str(path))
+    """One JSON object a line, blank lines skipped; of a .json file perhaps one array of them, whose rows count from 1."""
+    found, unit = json_rows(io.StringIO(read_text(path, encoding), newline="\n"), path)
+    rows = list(found)
+    return Records(columns_of(row.values for row in rows), rows, str(path), unit)
 
 
 def read_parquet(path: Path) -> Records:
@@ -113,19 +116,23 @@ def _csv_rows(lines: Iterable[str], path: Path, delimiter: str | None) -> Iterat
     lines = iter(lines)
     before: list[str] = []  # blank lines, and the header
     for line in lines:
-        before.append(line)
-        if line.strip("\r\n"):
+        said = _SAYS_DELIMITER.fullmatch(line)
+        before.append("\n" if said else line)
+        delimiter = delimiter or (said[1] if said else None)
+        if before[-1].strip("\r\n"):
             break
     limit = csv.field_size_limit(_CSV_CELL_LIMIT)
     try:
-        delimiter = delimiter or max(_DELIMITERS, key=before[-1].count)
+        delimiter = delimiter or max(_DELIMITERS, key=_QUOTED.sub("", before[-1]).count)
         reader = csv.reader(chain(before, lines), delimiter=delimiter, strict=True)
         numbered = _numbered(reader, path)
         first_line, names = next(numbered)
         columns = tuple(name.strip() for name in names)
-        if len(set(columns)) < len(columns):
+        named = [name for name in columns if name]  # spreadsheets write empty columns, too
+        if len(set(named)) < len(named):
             raise InvalidData(
-                f"{path}:{first_line}: a column name stands twice: {', '.join(map(repr, columns))}"
+                f"{path}:{first_line}: a column name stands twice: {', '.join(map(repr, columns))}",
+                hint="Rename one of the two.",
             )
         there = False
         for line_number, cells in numbered:
@@ -141,6 +148,8 @@ def _csv_rows(lines: Iterable[str], path: Path, delimiter: str | None) -> Iterat
                     hint='Put cells that begin with a quote in double quotes, those inside doubled (""), or write'
                     " JSONL.",
                 )
+            if not any(map(str.strip, cells)):
+                continue  # as spreadsheets write below a table
             there = True
             yield Record(dict(zip(columns, cells, strict=True)), line_number)
         if not there:
@@ -153,45 +162,6 @@ def _are_rows(cells: Sequence[str]) -> bool:
     """Whether a row with tabs is several of a file whose quotes mean nothing, as many benchmarks'. They would be lost."""
     lines = "\t".join(cells).split("\n")
     return len(lines) > 1 and all(line.count("\t") == len(cells) - 1 for line in lines)
-
-
-def _jsonl_rows(lines: Iterable[str], path: Path) -> Iterator[Record]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            values = _parsed(line)
-        except RepeatedKey as error:
-            raise InvalidData(f"{path}:{number}: {error}", hint="Leave one out, or rename it.") from error
-        except (ValueError, RecursionError) as error:
-            raise InvalidData(
-                f"{path}:{number}: not JSON: {_reason(error)}",
-                hint=f"Write one JSON object a line (jq -c '.[]' {path.name} makes lines of an array).",
-            ) from error
-        if not isinstance(values, dict):
-            raise InvalidData(
-                f"{path}:{number}: a JSON {type(values).__name__}, not an object",
-                hint=f"Write one JSON object a line (jq -c '.[]' {path.name} makes lines of an array).",
-            )
-        yield Record(values, number)
-
-
-def _parsed(line: str) -> Any:
-    """What a line of JSON says. Half a surrogate pair, which JSON can write, is no text that a tokenizer takes."""
-    values = DECODER.decode(line)
-    if _SURROGATE.search(line):
-        try:
-            json.dumps(values, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise json.JSONDecodeError("half of a surrogate pair stands alone", line, 0) from None
-    return values
-
-
-def _reason(error: ValueError | RecursionError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    # Of the others that json raises one is known: Python converts no whole number so long.
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
 
 
 def _parquet_blocks(path: Path) -> Iterator[Records]:

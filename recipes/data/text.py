@@ -10,7 +10,10 @@ from typing import Literal
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_PACKED = {b"\x1f\x8b": "a gzip file", b"PK\x03\x04": "a zip file or a workbook", b"PAR1": "a Parquet file"}
+_PACKED = {
+    b"\x1f\x8b": "a gzip file", b"\x28\xb5\x2f\xfd": "a zstd file", b"BZh": "a bzip2 file", b"\xfd7zX": "an xz file",
+    b"PK\x03\x04": "a zip file or a workbook", b"PAR1": "a Parquet file",
+}  # fmt: skip
 _HEAD = 4  # bytes by which these are told
 _BLOCK = 1 << 20
 

@@ -49,6 +49,10 @@ def test_a_text_that_looks_like_a_number_stays_one(cli: Command, tiny_base: Path
     ("text", "message"),
     [
         ("lerning_rate: 1", "there is no option lerning_rate. Did you mean 'learning_rate'"),
+        (
+            "label_separator: ;",
+            "'label_separator' is no option, but a setting. Write it below a line set: as what --set takes.",
+        ),
         ("- task", "is no mapping of options"),
         ("a: [", "cannot be read"),
         ("set: 3", "set is a mapping of names to values"),
@@ -61,6 +65,16 @@ def test_a_text_that_looks_like_a_number_stays_one(cli: Command, tiny_base: Path
 def test_what_is_wrong_with_a_file_is_one_line(cli: Command, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(text)
     assert message in cli("train", "--config", "run.yaml").refused()
+
+
+def test_the_users_home_is_no_folder_called_tilde(
+    cli: Command, reviews: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(reviews.parent))
+    text = f"task: sentiment\ndata: ~/{reviews.name}\ntest: ~/{reviews.name}\nbase: {tiny_base}\nset:\n  # seed: 3\n"
+    (tmp_path / "run.yaml").write_text(text)
+    planned = json.loads(cli("plan", "--no-try", "--config", "run.yaml", "--json").fine())
+    assert [split["split"] for split in planned["splits"]] == ["train", "validation", "test"]
 
 
 def test_a_file_that_is_not_there(cli: Command) -> None:
@@ -91,6 +105,7 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
             "plan", "--no-try", "--task", "mine.yaml", "--data", reviews, "--base", tiny_base, "--json"
         ).fine()
     )["task"]
+    assert "--task 'my own.yaml' --data" in cli("recipes", "new", "my own.yaml").fine()
     assert "mine.yaml is there already" in cli("recipes", "new", "mine.yaml").refused()
     assert "is no recipe file" in cli("recipes", "new", "mine.txt").refused()
     assert "Did you mean 'ner'" in cli("recipes", "new", "b.py", "--like", "nerr").refused()

@@ -21,6 +21,7 @@ from adapthub.hub import open_hub
 from adapthub.recipes import evaluate, train
 from adapthub.recipes.classify import Classify
 from adapthub.recipes.data.classes import in_order
+from adapthub.recipes.sentiment import Sentiment
 from adapthub.recipes.splits import read_splits
 from adapthub.runtime import Runtime
 from tests.recipes.tokenizer_kinds import wordpiece
@@ -55,6 +56,39 @@ def test_labels_come_as_a_list_as_text_or_as_columns(tmp_path: Path) -> None:
     assert fields(columns, label_columns=["film", "mood"]) == FIELDS
     assert fields(numbers, label_columns=["mood", "film"]) == FIELDS
     assert fields(cells, label_separator="|") == FIELDS
+    lists = write(
+        tmp_path, 'text,labels\ngood film,"[""mood"", ""film""]"\nbad,"[""mood""]"\nthe,[]\n', "c.csv"
+    )
+    assert fields(lists) == FIELDS
+    of_pandas = write(tmp_path, "text,film,mood\ngood film,1.0,1.0\nbad,0.0,1.0\nthe,0.0,0.0\n", "d.csv")
+    assert fields(of_pandas, label_columns=["film", "mood"]) == FIELDS
+
+
+@pytest.mark.parametrize("cell", ["['mood', 'film']", "['mood' 'film']", "['mood']", "[0 3]"])
+def test_lists_that_are_not_json_are_no_classes(cell: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f'text,labels\ngood film,"{cell}"\nthe,[]\n')
+    with pytest.raises(InvalidData, match=r"a\.csv:2: the label in column 'labels' is a list: .*json\.dumps"):
+        CLASSIFY.read(path)
+    with pytest.raises(InvalidData, match=r"a\.csv:2: .* a list already: .* Leave label_separator out"):
+        CLASSIFY.read(path, label_separator=",")
+    with pytest.raises(InvalidData, match=r"a\.csv:2: the label in column 'labels' is a list"):
+        Sentiment().read(path, label_column="labels")
+
+
+@pytest.mark.parametrize("label", ["[unclear]", "[", "[]x", "a, b"])
+def test_names_in_brackets_are_labels(label: str) -> None:
+    assert fields([{"text": "a", "label": label}]) == [{"text": "a", "label": label}]
+
+
+def test_several_labels_in_one_text_are_noted() -> None:
+    several = [
+        {"text": "a", "label": label} for label in ("mood; film", "mood", "film", "U.S., East", "East")
+    ]
+    assert CLASSIFY.read(several).notes == (
+        "label 'mood; film' is one class, though its parts are labels, too: classify reads several at once with"
+        " label_separator=;",
+    )
+    assert CLASSIFY.read(several, label_separator=";").notes == ()
 
 
 def test_labels_of_one_value_have_one_order_in_every_process() -> None:

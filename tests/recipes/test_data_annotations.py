@@ -36,6 +36,49 @@ def test_character_spans_become_bio_over_words() -> None:
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "Ada slept", "label": [[0, 3, "PER"]]},  # doccano, of old
+        {"text": "Ada slept", "labels": [[0, 3, "PER"], [0, 3, "PER"]]},
+        {"text": "Ada slept", "entities": [{"id": 1, "label": "PER", "start_offset": 0, "end_offset": 3}]},
+        {"sentence": "Ada slept", "label": [{"start": 0, "end": 3, "text": "Ada", "labels": ["PER"]}]},
+        {"Text": "Ada slept", "Entities": [{"entity_group": "PER", "word": "ada", "start": 0, "end": 3}]},
+        {"text": "Ada slept", "spans": [{"start": 0, "end": 3, "label": "PER"}], "tokens": [{"text": "Ada"}]},
+    ],
+)
+def test_what_annotation_tools_export_is_read(row: dict[str, Any]) -> None:
+    assert read([row]) == [{"tokens": ["Ada", "slept"], "labels": ["B-PER", "O"]}]
+
+
+def test_any_column_of_spans_can_be_given() -> None:
+    row = {"text": "Ada slept", "marks": [[0, 3, "PER"]]}
+    assert read([row], label_column="marks") == [{"tokens": ["Ada", "slept"], "labels": ["B-PER", "O"]}]
+
+
+def test_rows_that_prodigys_user_did_not_accept_are_left_out() -> None:
+    row = {"text": "Ada slept", "spans": [[0, 3, "PER"]]}
+    wrong = {"text": "Bob slept", "spans": [[4, 9, "PER"]]}
+    rows = [{**row, "answer": "accept"}, {**wrong, "answer": "reject"}, {**wrong, "answer": "ignore"}]
+    data = read_annotations(rows, token_column=None, label_column=None, encoding="utf-8")
+    assert [example.fields["tokens"] for example in data] == [["Ada", "slept"]]
+    assert data.notes == ("2 rows were rejected or ignored, by their 'answer', and are left out",)
+    with pytest.raises(InvalidData, match="no row was accepted"):
+        read(rows[1:])
+
+
+def test_an_entity_stands_where_it_says() -> None:
+    """Offsets of UTF-16, and those that language models make up, often lie on other words, of which nothing would tell."""
+    entity = {"start": 2, "end": 4, "label": "PER", "text": "张三"}
+    with pytest.raises(
+        InvalidData,
+        match=r"row 1: the PER at 2-4 says its text is '张三', and '三去' stands.*an emoji as one",
+    ):
+        read([{"text": "😀张三去北京", "entities": [entity]}])
+    lines = [{"start": 0, "end": 7, "label": "PER", "text": "Ada\\nL."}]  # Label Studio's
+    assert read([{"text": "Ada\n L. slept", "entities": lines}])[0]["labels"][:2] == ["B-PER", "I-PER"]
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"tokens": ["a", "b"], "labels": ["O"]}, "2 tokens and 1 labels"),

@@ -53,7 +53,7 @@ def test_line_ends_of_windows_are_no_part_of_labels_even_twice(tmp_path: Path) -
 
 
 def test_comments_before_a_sentence_are_skipped_and_lines_still_count(tmp_path: Path) -> None:
-    [example] = read_conll(write(tmp_path, "# id = 7\n# text = Ada\nAda\tB-PER\n"))
+    [example] = read_conll(write(tmp_path, "# newdoc\n# id = 7\nAda\tB-PER\n"))
     assert example.at(0) == f"{tmp_path}/a.conll:3"
 
 

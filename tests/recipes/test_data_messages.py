@@ -52,7 +52,9 @@ def read(rows: Any, **options: Any) -> list[list[dict[str, Any]]]:
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ANSWER]},
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
         {"instruction": "Hi", "input": "", "output": "Hello!"},
+        {"instruction": "Hi", "context": "", "response": "Hello!", "category": "open_qa"},
         {"prompt": "Hi", "completion": "Hello!"},
+        {"prompt": "Hi", "instruction": "not this", "completion": "Hello!"},
         {"prompt": [USER], "completion": [ANSWER]},
         {"Question": "Hi", "Answer": "Hello!"},
     ],
@@ -72,6 +74,27 @@ def test_files(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ({"instruction": "Sum up", "context": "All of it.", "response": "It"}, {}),
+        ({"instruction": "Sum up", "context": "All of it.", "response": "It"}, {"answer_column": "response"}),
+        ({"Instruction": "Sum up", "Input": "All of it.", "Output": "It"}, {"prompt_column": "Instruction"}),
+        ({"instruction": "Sum up", "input": "All of it.", "a": "It"}, {"answer_column": "a"}),
+    ],
+)  # fmt: skip
+def test_what_an_instruction_is_about_is_never_lost(row: dict[str, Any], options: Any) -> None:
+    (talk,) = read([row], **options)
+    assert [message["content"] for message in talk] == ["Sum up\n\nAll of it.", "It"]
+
+
+def test_a_column_beside_questions_that_is_not_read_is_said() -> None:
+    row = {"question": "Who?", "context": "Ada slept.", "answer": "Ada"}
+    data = read_conversations([row], settings={})
+    assert data.notes == ("the column 'context' is not read: prompts are what 'question' says",)
+    assert not read_conversations([row], prompt_column="context", settings={}).notes
+
+
 def test_the_last_answer_is_the_target() -> None:
     (example,) = read_conversations([{"messages": [*TALK, *TALK]}], settings={})
     assert (example.fields["messages"], example.fields["target"]) == ([*TALK, USER], ANSWER)
@@ -86,6 +109,12 @@ def test_a_system_message_is_put_before_conversations_without_one() -> None:
     assert with_system(TALK, "Be kind.")[0] == {"role": "system", "content": "Be kind."}
     assert with_system(talks[1], "Be kind.") == talks[1]
     assert with_system(TALK, None) == TALK
+
+
+@pytest.mark.parametrize("column", ["system_prompt", "system_message"])
+def test_columns_of_system_messages_have_several_names(column: str) -> None:
+    (talk,) = read([{"question": "Hi", "response": "Hello!", column: "Be kind."}])  # OpenOrca's, for one
+    assert talk[0] == {"role": "system", "content": "Be kind."}
 
 
 def test_a_system_message_and_tools_stand_in_columns_in_letters_of_any_case() -> None:
@@ -148,6 +177,21 @@ def test_calls_and_tools_of_both_kinds_are_one() -> None:
     assert one.fields["messages"][1]["tool_calls"] == [{"id": "1", **CALL["tool_calls"][0]}]
 
 
+def test_openais_functions_of_old_are_tools() -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 1}'}}
+    result = {"role": "function", "name": "add", "content": "1"}
+    row = {"messages": [USER, called, result, ANSWER], "functions": [TOOL["function"]]}
+    (example,) = read_conversations([row], settings={})
+    assert example.fields["messages"] == [USER, CALL, {**result, "role": "tool"}]
+    assert example.fields["tools"] == [TOOL]
+
+
+def test_a_call_may_have_no_arguments() -> None:
+    nothing = {"function": {"name": "now", "arguments": ""}}
+    (talk,) = read([{"messages": [USER, {"role": "assistant", "tool_calls": [nothing]}]}])
+    assert talk[-1]["tool_calls"] == [{"type": "function", "function": {"name": "now", "arguments": {}}}]
+
+
 def test_arrows_empty_fields_are_no_arguments(tmp_path: Path) -> None:
     """Calls of two functions in one column: each would have the other's argument, empty."""
     import datasets
@@ -207,6 +251,7 @@ def test_messages_may_be_left_unlearnt() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "message 1 is no text"),
         ({"messages": [USER, {**CALL, "tool_calls": [{"function": {"name": "add", "arguments": "{"}}]}]}, "is no JSON"),
         ({"messages": [USER, {**CALL, "tool_calls": 5}]}, "message 2 calls no function: 5"),
+        ({"messages": [{"role": "user", "text": "Hi"}, ANSWER]}, "message 1 has neither content nor value; there is text"),
         ({"messages": TALK, "tools": "[1]"}, "row 2: tools describe no functions"),
     ],
 )  # fmt: skip
@@ -214,6 +259,13 @@ def test_what_is_no_conversation_is_named(row: dict[str, Any], message: str) -> 
     with pytest.raises(InvalidData) as raised:
         read([{"messages": TALK}, row])
     assert message in raised.value.message
+
+
+def test_messages_as_python_shows_them_are_told_apart_from_json(tmp_path: Path) -> None:
+    """As pandas writes a column of lists into CSV."""
+    (tmp_path / "a.csv").write_text(f'messages\n"{TALK}"\n')
+    with pytest.raises(InvalidData, match=r"a\.csv:2: column 'messages'.* is no JSON.*json\.dumps"):
+        read(tmp_path / "a.csv")
 
 
 def test_columns_that_hold_no_conversations_are_listed() -> None:

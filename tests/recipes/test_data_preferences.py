@@ -41,13 +41,19 @@ def test_pairs_in_texts_and_messages(row: dict[str, Any]) -> None:
 
 
 def test_alpacas_input_and_a_system_column_are_read(tmp_path: Path) -> None:
-    row = {"instruction": "Add.", "input": "2 and 2", "system": "Be brief.", "chosen": GOOD, "rejected": BAD}
+    row = {
+        "instruction": "Add.",
+        "input": "2 and 2",
+        "system_prompt": "Be brief.",
+        "chosen": GOOD,
+        "rejected": BAD,
+    }
     (example,) = read([row])
     assert example.fields["prompt"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Add.\n\n2 and 2"},
     ]
-    assert read([{**row, "input": "", "system": None}])[0].fields["prompt"] == [
+    assert read([{**row, "input": "", "system_prompt": None}])[0].fields["prompt"] == [
         {"role": "user", "content": "Add."}
     ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,11 @@ def test_packed_files_are_called_so(whole: bool, tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"{}"))
     with pytest.raises(InvalidData, match=r"a\.jsonl: not a text but a gzip file\. Unpack it"):
         read_text(path) if whole else list(read_lines(path, ends="\n"))
+    for name, data in (
+        ("zstd", b"\x28\xb5\x2f\xfd"),
+        ("bzip2", bz2.compress(b"{}")),
+        ("xz", lzma.compress(b"{}")),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(InvalidData, match=f"not a text but an? {name} file"):
+            read_text(path) if whole else list(read_lines(path, ends="\n"))

@@ -186,6 +186,34 @@ def test_rows_that_cannot_be_read_are_named(rows: Any, options: Any, message: st
         EMBED.read(rows, **options)
 
 
+def test_pairs_that_do_not_belong_together_are_not_learnt_as_if_they_did() -> None:
+    """As in files of paraphrases, where the names of the texts are those of pairs."""
+    rows = [
+        {"sentence1": "a", "sentence2": "b", "label": 1},
+        {"sentence1": "a", "sentence2": "c", "label": 0},
+    ]
+    with pytest.raises(InvalidData, match="data:row 2: 'label' is 0.*Keep the rows where it is 1"):
+        EMBED.read(rows)
+    with pytest.raises(InvalidData, match="data:row 2: 'label' is 0"):
+        EMBED.read([{**row, "label": f"{row['label']}.0"} for row in rows])
+    assert not EMBED.read(rows[:1]).notes
+    assert not EMBED.read(
+        [{**row, "label": topic} for row, topic in zip(rows, ("film", "0"), strict=True)]
+    ).notes
+    scored = [{"query": "a", "passage": "b", "score": 0.9}, {"query": "a", "passage": "c", "score": 0.1}]
+    assert EMBED.read(scored).notes == (
+        "the column 'score' is not read: every row is learnt as a pair that belongs together",
+    )
+
+
+def test_a_negative_of_spaces_is_none() -> None:
+    assert "negative" not in EMBED.read([{"query": "a", "passage": "b", "negative": "  "}])[0].fields
+    with pytest.raises(
+        InvalidData, match=r"the negative in column 'negative' is list, not text\. Give one text"
+    ):
+        EMBED.read([{"query": "a", "passage": "b", "negative": ["c", "d"]}])
+
+
 def test_what_teaches_nothing_is_refused() -> None:
     with pytest.raises(InvalidData, match="every row has the same passage"):
         EMBED.labels(EMBED.read([{"query": "a", "passage": "b"}, {"query": "c", "passage": "b"}]))

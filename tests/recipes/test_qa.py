@@ -84,6 +84,7 @@ def test_an_offset_that_is_wrong_is_corrected_where_the_text_stands_once_and_cou
         {**ROWS[0], "answers": {"text": ["Bob"], "answer_start": [7]}},
         {**ROWS[0], "answers": [{"text": "Paris", "answer_start": 0}]},
         {"question": "Where?", "context": CONTEXT, "answer": "slept"},
+        {"question": "Where?", "context": CONTEXT, "answers": ["slept"]},
     ]
     read = QA.read(rows[:2])
     assert [example.fields["answers"][0]["start"] for example in read] == [8, 15]
@@ -91,9 +92,10 @@ def test_an_offset_that_is_wrong_is_corrected_where_the_text_stands_once_and_cou
     assert read.notes == (f"{wrong} data:row 1",)
     upper = QA.read([{"Question": "Who?", "Context": CONTEXT, "Answer": "Ada", "Answer_Start": 0}])
     assert upper[0].fields["answers"] == [{"text": "Ada", "start": 0}]
-    missing = QA.read(rows[2:])
-    assert missing[0].fields["answers"] == [{"text": "slept", "start": 26}]
-    assert missing.notes[0].startswith("1 answers have no answer_start and were found")
+    for row in rows[2:]:
+        missing = QA.read([row])
+        assert missing[0].fields["answers"] == [{"text": "slept", "start": 26}]
+        assert missing.notes[0].startswith("1 answers have no answer_start and were found")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,8 @@ def test_an_offset_that_is_wrong_is_corrected_where_the_text_stands_once_and_cou
         ([{"text": " ", "answer_start": 0}], "an answer is empty"),
         ([{"text": 1912, "answer_start": 0}], "an answer is 1912, not text"),
         ([{"text": "Ada", "answer_start": -3}], "answer_start is -3"),
-        (["Ada"], "an answer is 'Ada'"),
+        (["Ada"], "the answer 'Ada' stands there 2 times, and no offset is given"),
+        ([["Ada"]], r"an answer is \['Ada'\]"),
         ({"text": ["Ada"], "answer_start": []}, "'answers' does not have as many texts as starts"),
     ],
 )  # fmt: skip

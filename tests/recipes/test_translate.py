@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from peft import PeftModel
@@ -160,6 +162,34 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         recipe.read([PAIRS[0], {"source": "a", "target": " "}])
     with pytest.raises(InvalidData, match="no target column"):
         recipe.read([{"source": "a"}])
+
+
+def test_texts_by_their_language_are_columns(tmp_path: Path) -> None:
+    """As in the Hub's sets of translations."""
+    rows = [{"id": at, "translation": {"en": f"one {at}", "de": f"eins {at}"}} for at in range(2)]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    for source in (rows, tmp_path / "a.parquet", tmp_path / "a.json"):
+        data = Translate().read(source, source_column="en", target_column="de")
+        assert [dict(example.fields) for example in data] == [
+            {"source": "one 0", "target": "eins 0"},
+            {"source": "one 1", "target": "eins 1"},
+        ]
+    with pytest.raises(
+        InvalidData, match="no source column .* the columns are 'en', 'de', 'id'. Set source_column"
+    ):
+        Translate().read(rows)
+    with pytest.raises(InvalidData, match="data:row 2: the target in column 'de' is empty"):
+        Translate().read([rows[0], {"translation": {"en": "one"}}], source_column="en", target_column="de")
+    text = [{"source": "one", "translation": "eins"}]
+    assert dict(Translate().read(text)[0].fields) == {"source": "one", "target": "eins"}
+
+
+def test_one_column_is_no_pair() -> None:
+    with pytest.raises(
+        InvalidSettings, match="source_column and target_column are both 'source'. Name two columns"
+    ):
+        Translate().read(PAIRS, target_column="source")
 
 
 def test_a_row_that_does_not_fit_costs_its_own_text_alone(causal_base: Path, tmp_path: Path) -> None:
