@@ -82,16 +82,15 @@ def decode(data: bytes, name: str) -> Image.Image:
 def check(data: bytes, name: str) -> bool:
     """Raise what `decode` would, for less work where the format allows: a JPEG is decoded at an eighth of its size.
 
-    Whether the picture is one of 12 bits or fewer in 16, of which little is left in the eight highest: nearly black.
+    Whether the picture is one of 12 bits or fewer in 16, of which little is left in the eight highest: nearly black, or
+    white where the lowest value is.
     """
     with _whole(name), _opened(data, name) as picture:
         picture.draft("RGB", (1, 1))
         picture.load()
         if picture.mode == "F":
             raise _floating(name)
-        return (
-            picture.mode in _WIDE and 0 < int(np.asarray(_positive(picture, picture)).max(initial=0)) < _LOW
-        )
+        return picture.mode in _WIDE and 0 < int(np.asarray(picture).max(initial=0)) < _LOW
 
 
 def has_more(data: bytes) -> bool:

@@ -31,6 +31,7 @@ def recipes(context: click.Context, as_json: bool) -> None:
 
     from adapthub.recipes.catalog import RECIPES
 
+    defaults = {name: recipe.defaults("lora") for name, recipe in RECIPES.items()}
     records: list[dict[str, Any]] = [
         {
             "name": recipe.name,
@@ -39,9 +40,9 @@ def recipes(context: click.Context, as_json: bool) -> None:
             "formats": list(recipe.formats),
             "metrics": list(recipe.metrics),
             "options": dict(recipe.options),
-            "defaults": asdict(recipe.defaults("lora")),
+            "defaults": {**asdict(defaults[name]), "by_width": defaults[name].follows_width},
         }
-        for recipe in RECIPES.values()
+        for name, recipe in RECIPES.items()
     ]
     if as_json:
         show_json(records)

@@ -106,6 +106,8 @@ def certify(
         report=(lambda line: None) if as_json else announce,
         **options,
     )
+    for note in found.notes:
+        announce(note)
     if not as_json:  # before what may fail yet
         show_certificates(found.certificates)
         for form, why in found.left_out.items():

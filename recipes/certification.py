@@ -27,7 +27,7 @@ from adapthub.recipes.evaluation import Answers, answers_of, encode_for, measure
 from adapthub.recipes.merging import merged_answers
 from adapthub.recipes.paired import better, differences
 from adapthub.recipes.recipe import EmbeddingRecipe, PreferringRecipe
-from adapthub.recipes.splits import clusters
+from adapthub.recipes.splits import Clusters, clusters
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +52,7 @@ _TASK_OF_SPANS = "question-answering"
 class Certification:
     """What was found. `certificates` by form; `left_out`: forms that could not be measured, and why.
 
-    `headline` names the metrics that the verdicts rest on.
+    `headline` names the metrics that the verdicts rest on. `notes`: what intervals are of, where not of rows.
     """
 
     artifact: Artifact
@@ -60,6 +60,7 @@ class Certification:
     certificates: Mapping[Form, Certificate]
     left_out: Mapping[Form, str]
     headline: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def certify(
@@ -87,6 +88,7 @@ def certify(
     bench = _Bench(artifact, recipe, manifest, dataset, base or manifest.base.id, device, batch_size)
     report(f"measuring over the base in {reference}{_how_trained(manifest, dtype)}")
     before = bench.over(reference, dtype)
+    together = clusters(dataset, before.statistics)
     certificates: dict[Form, Certificate] = {}
     left_out: dict[Form, str] = {}
     for form in wanted:
@@ -99,8 +101,9 @@ def certify(
         if not all(np.isfinite(row).all() for row in after.outputs):
             left_out[form] = "some outputs are not finite"
             continue
-        certificates[form] = bench.certificate(reference, before, after)
-    return Certification(artifact, reference, certificates, left_out, bench.headline(before))
+        certificates[form] = bench.certificate(reference, before, after, together)
+    notes = (together.note,) if together else ()
+    return Certification(artifact, reference, certificates, left_out, bench.headline(before), notes)
 
 
 def write_certified(found: Certification, target: Path | str) -> Artifact:
@@ -162,8 +165,9 @@ class _Bench:
         found = outcome.statistics.values()
         return tuple(name for name in self.recipe.metrics if name in found)
 
-    def certificate(self, reference: Form, before: _Outcome, after: _Outcome) -> Certificate:
-        together = clusters(self.dataset, before.statistics)
+    def certificate(
+        self, reference: Form, before: _Outcome, after: _Outcome, together: Clusters | None
+    ) -> Certificate:
         found = differences(before.statistics, after.statistics, groups=together.groups if together else None)
         headline = self.headline(before)
         drifts = {

@@ -9,7 +9,7 @@ adapter of the backbone. Does not train.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -125,7 +125,7 @@ class Embed:
         encoding: str = "utf-8",
     ) -> Dataset:
         """See Recipe.read. A row may leave its negative empty. A column that judges pairs is not read, and said; one that
-        tells right ones, 1, from wrong ones, 0, is refused."""
+        tells right ones from wrong ones, as 1 and 0, is refused."""
         _check_options(query_prefix, passage_prefix, pooling, temperature)
         records = read_records(source, encoding=encoding, delimiter=delimiter)
         columns = {
@@ -134,7 +134,6 @@ class Embed:
         }
         if negative_column is not None or records.find(_NEGATIVE) is not None:
             columns["negative"] = records.column("negative", negative_column, _NEGATIVE)
-        judged = _judged(records, columns)
         examples = []
         for row in records.rows:
             given = {
@@ -154,7 +153,7 @@ class Embed:
             "temperature": float(temperature),
             **({} if pooling is None else {"pooling": pooling}),
         }
-        notes = (*judged, *repeated_ids(records))
+        notes = (*_judged(records, columns), *repeated_ids(records))
         read = Dataset(tuple(examples), records.path, columns, settings, notes)
         return grouped(read, records, group_column)
 
@@ -185,8 +184,10 @@ class Embed:
 
     def check_batch(self, batch_size: int, train: Dataset) -> None:
         """Raises InvalidSettings for batches of one row where one has no negative: it has nothing to be told apart from."""
+        if batch_size > 1:  # the rows may be many
+            return
         alone = next((example for example in train if "negative" not in example.fields), None)
-        if batch_size == 1 and alone is not None:
+        if alone is not None:
             raise InvalidSettings(
                 f"{self.name} tells a passage apart from the others of its batch: batch_size is 1, and {alone.source} has no"
                 " negative",
@@ -292,22 +293,29 @@ def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _judged(records: Records, columns: Mapping[str, str]) -> tuple[str, ...]:
-    """A note of a column of numbers that differ, by which some pairs belong together less than others. Raises InvalidData
-    where they are 0 and 1, for then some do not at all."""
-    column = records.find(_JUDGED)
-    if column is None or column in columns.values():
-        return ()
-    numbers = [_number(row.values.get(column)) for row in records.rows]
-    if set(numbers) == {0, 1}:
-        raise InvalidData(
-            f"{records.where(records.rows[numbers.index(0)])}: {column!r} is 0, as of texts that do not belong together, and"
-            " every row is learnt as a pair that does",
-            hint="Keep the rows where it is 1, or leave the column out; a wrong passage can be its query's negative.",
-        )
-    if None in numbers or len(set(numbers)) < 2:
-        return ()
-    return (f"the column {column!r} is not read: every row is learnt as a pair that belongs together",)
+def _judged(records: Records, columns: Mapping[str, str]) -> Iterator[str]:
+    """A note of each column of numbers that differ, by which some pairs belong together less than others. Raises InvalidData
+    where they are 0 and 1, or classes of which one is not the other, for then some do not at all."""
+    for column in filter(None, (records.find((name,)) for name in _JUDGED)):
+        if column in columns.values():
+            continue
+        said = [row.values.get(column) for row in records.rows]
+        numbers = [_number(value) for value in said]
+        wrong = 0 if set(numbers) == {0, 1} else _denial({value for value in said if isinstance(value, str)})
+        if wrong is not None:
+            places: list[Any] = numbers if wrong == 0 else said
+            raise InvalidData(
+                f"{records.where(records.rows[places.index(wrong)])}: {column!r} is {wrong}, as of texts that do not belong"
+                " together, and every row is learnt as a pair that does",
+                hint="Keep the rows of those that do, or leave the column out; a wrong passage can be its query's negative.",
+            )
+        if None not in numbers and len(set(numbers)) > 1:
+            yield f"the column {column!r} is not read: every row is learnt as a pair that belongs together"
+
+
+def _denial(names: Set[str]) -> str | None:
+    """The class that another of `names` is denied by, such as not_equivalent; None where there is none."""
+    return next((name for name in sorted(names) if name.removeprefix("not_") in names - {name}), None)
 
 
 def _number(value: object) -> float | None:

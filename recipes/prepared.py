@@ -205,6 +205,9 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
     ids, odd = Ids(), OddLabels([columns] if isinstance(columns, str) else [*map(str, columns)])
     try:
         for part in _parts(recipe, path, options, ids, odd):
+            notes += part.notes
+            if not len(part):  # all of its rows were left out, as those that nobody accepted
+                continue
             if whole is not None and (part.columns, part.settings) != (whole.columns, whole.settings):
                 raise InvalidData(
                     f"{path}: the rows from {part[0].source} on have other columns than those before:"
@@ -212,13 +215,13 @@ def _stored(recipe: Recipe, path: Path, options: Mapping[str, Any], folder: Path
                     hint="Give all rows the same columns, or name those that are meant.",
                 )
             whole = part
-            notes += part.notes
             writer.add(part.examples)
             if held is not None:
                 held += part.examples
     finally:
         writer.close()
-    assert whole is not None
+    if whole is None:
+        raise InvalidData(f"{path}: no row is left: {'; '.join(notes[:1])}", hint="Give labelled examples.")
     notes[:0] = [*odd.notes(), *_said_of(ids, recipe)]
     if len(notes) > _SHOWN_NOTES:
         notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more of the like"]

@@ -39,7 +39,8 @@ def _masked(
     """hidden_states: [rows, positions, hidden]; attention_mask: [rows, positions] or None."""
     rows, positions, _ = hidden_states.shape
     lengths = hidden_states.new_full((rows,), positions) if attention_mask is None else attention_mask.sum(-1)
-    short = lengths <= config.mask_time_min_masks * config.mask_time_length
+    # Spans of no such number, but one may be drawn, and a batch with no room for it is an error.
+    short = lengths <= max(1, config.mask_time_min_masks) * config.mask_time_length
     if short.all():
         return hidden_states
     masked = mask(hidden_states.clone(), mask_time_indices=mask_time_indices, attention_mask=attention_mask)

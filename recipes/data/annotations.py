@@ -5,11 +5,12 @@
 
 An entity may be a list, [0, 3, "PER"], or have its parts as doccano, Label Studio (JSON-MIN) and transformers call them; one
 that says its own text must stand there. Of Prodigy's rows those that were not accepted are left out, and counted in a note.
-Texts are cut into words as in serving (adapters/words). Does not check label schemes.
+Texts are cut into words as in serving (adapters/words). Does not check the label schemes of tokens.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -37,6 +38,7 @@ _FORMS = (
     " of Label Studio export JSON-MIN."
 )
 _LAST_OF_TWO_BYTES = 0xFFFF
+_AS_OF_TOKENS = re.compile(r"O|[BI]-.+", re.DOTALL)  # every scheme has these; E-MAIL and U-BOAT may be types
 
 
 def read_annotations(
@@ -63,12 +65,13 @@ def _columns(records: Records, tokens: str | None, labels: str | None) -> tuple[
     """Which column is what, and what makes an example of a row. Raises InvalidData."""
     words = records.find(_TOKENS)
     text = records.find(TEXT_COLUMNS if words is None else TEXT_COLUMNS[:1])
+    if labels is not None:
+        records.column("label", labels, ())
     if tokens is None and text is not None:
-        spans = records.find(_SPANS)
-        if spans is None and words is None:
-            spans = next(
-                (name for name in (labels, records.find(_ALSO_SPANS)) if _holds_spans(records, name)), None
-            )
+        also = labels or (None if words else records.find(_ALSO_SPANS))
+        spans = also if _holds_spans(records, also) else None
+        if labels is None:
+            spans = records.find(_SPANS) or spans
         if spans is not None:
             return {"text": text, "labels": spans}, _from_entities
     if tokens is None and words is None:
@@ -93,16 +96,21 @@ def _holds_spans(records: Records, column: str | None) -> bool:
 
 
 def _accepted(records: Records) -> tuple[Records, tuple[str, ...]]:
-    """Without the rows that Prodigy's user did not accept, and a note of them. Raises InvalidData where none is left."""
+    """Without the rows that Prodigy's user did not accept, and a note of them. Raises InvalidData where none is left of a
+    whole source: other parts may have some."""
     column = records.find(_ANSWER)
     if column is None:
         return records, ()
+    left = [row for row in records.rows if row.values.get(column) in _NOT_ACCEPTED]
     rows = [row for row in records.rows if row.values.get(column) not in _NOT_ACCEPTED]
-    if not rows:
+    if records.whole and not rows:
         raise InvalidData(f"{records.path}: no row was accepted, by its {column!r}", hint="Accept some.")
-    count = len(records.rows) - len(rows)
-    note = f"{count} rows were rejected or ignored, by their {column!r}, and are left out"
-    return replace(records, rows=rows), (note,) if count else ()
+    notes = (
+        f"{len(left)} rows were rejected or ignored, by their {column!r}, and are left out, the first at"
+        f" {records.where(first)}"
+        for first in left[:1]
+    )
+    return replace(records, rows=rows), tuple(notes)
 
 
 def _from_words(records: Records, row: Record, columns: Mapping[str, str]) -> dict[str, list[str]]:
@@ -156,11 +164,23 @@ def _span(entity: Any, text: str, where: str) -> tuple[int, int, str]:
                     f" {text[start:end]!r:.60} stands there",
                     hint=_counted(text),
                 )
-            return start, end, label.strip()
+            return start, end, _type(label.strip(), where)
     raise InvalidData(
         f"{where}: not an entity of this text: {entity!r}",
         hint=f'Write {{"start": 0, "end": 3, "label": "PER"}}. {_counted(text)}',
     )
+
+
+def _type(label: str, where: str) -> str:
+    """An entity's type. Raises InvalidData for a label of tokens, which would get a prefix before its own."""
+    if _AS_OF_TOKENS.fullmatch(label):
+        raise InvalidData(
+            f"{where}: {label!r} is a label of tokens, and no entity's type",
+            hint="Leave entities that are O out."
+            if label == "O"
+            else f"Write {label[2:]}: places say the rest.",
+        )
+    return label
 
 
 def _part(entity: Mapping[str, Any], names: Sequence[str]) -> Any:

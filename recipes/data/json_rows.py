@@ -7,36 +7,32 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.json_values import DECODER, RepeatedKey
 from adapthub.recipes.data.records import Record
+from adapthub.recipes.data.text import Ends
 
 _SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\r\n]*")
 _TWICE = "Leave one out, or rename it."
 _PIECE = 1 << 18  # characters of an array that are looked at together
+_OPEN = "Unterminated string"  # of which the parser says where it begins
+_LONGEST_WORD = len("-Infinity")
 
 
-def json_rows(lines: Iterable[str], path: Path) -> tuple[Iterator[Record], str]:
+def json_rows(read: Callable[[Ends], Iterable[str]], path: Path) -> tuple[Iterator[Record], str]:
     """The records of a JSON file, and what their numbers count: "row" where a .json file is an array, else "line".
 
-    Raises InvalidData, by line or row, where the reading comes to what is no JSON or no object.
+    `read`: gives its text from the beginning, in lines as `read_lines` has them; of an array, which may be one line, in
+    pieces. Raises InvalidData, by line or row, where the reading comes to what is no JSON or no object.
     """
-    lines = iter(lines)
-    before: list[str] = []
-    for line in lines:
-        before.append(line)
-        if line.strip():
-            break
-    every = chain(before, lines)
-    if path.suffix.lower() == ".json" and before and before[-1].lstrip().startswith("["):
-        return _of_array(every, path), "row"
-    return _of_lines(every, path), "line"
+    if path.suffix.lower() == ".json" and _Text(read("none")).sign() == "[":
+        return _of_array(read("none"), path), "row"
+    return _of_lines(read("\n"), path), "line"
 
 
 def _of_lines(lines: Iterable[str], path: Path) -> Iterator[Record]:
@@ -127,8 +123,8 @@ def _next(text: _Text, where: str) -> Any:
         except RepeatedKey as error:
             raise InvalidData(f"{where}: {error}", hint=_TWICE) from error
         except (ValueError, RecursionError) as error:
-            # It may be cut; twice as much is asked for, so that a long one is not parsed again for every piece.
-            if text.more(size):
+            # Twice as much is asked for, so that a long one is not parsed again for every piece.
+            if _may_be_cut(error, text) and text.more(size):
                 size *= 2
                 continue
             raise InvalidData(
@@ -137,6 +133,13 @@ def _next(text: _Text, where: str) -> Any:
             ) from error
         text.at = end
         return values
+
+
+def _may_be_cut(error: ValueError | RecursionError, text: _Text) -> bool:
+    """Whether an error may only come of where `text` ends for now: a value that is wrong in itself needs no more of it."""
+    return isinstance(error, json.JSONDecodeError) and (
+        error.msg.startswith(_OPEN) or len(error.doc) - error.pos < _LONGEST_WORD
+    )
 
 
 def _check_characters(text: str, values: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from adapthub.adapters.errors import InvalidData
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
+from adapthub.recipes.data.json_values import DECODER, RepeatedKey
 from adapthub.recipes.data.records import Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 
@@ -29,8 +30,18 @@ _MESSAGES = ("messages", "conversations", "conversation")
 _INSTRUCTION, _INPUTS, _OUTPUT = "instruction", ("input", "context"), "output"  # context is Dolly's
 SYSTEMS = ("system", "system_prompt", "system_message")
 _HISTORY, _TOOLS = ("history",), ("tools", "functions")
-_SAID = {"role", "from", "content", "value"}
-_READ = {*_SAID, "tool_calls", "function_call", "tool_call_id", "name", "train", "weight"}
+_READ = {
+    "role",
+    "from",
+    "content",
+    "value",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "name",
+    "train",
+    "weight",
+}
 _ROLES: Mapping[str, str] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
@@ -90,10 +101,12 @@ def read_conversations(
 
 
 def _left(records: Records, columns: Mapping[str, str]) -> Iterator[str]:
-    """A note of a column beside prompts that are no instructions, which may be what they ask about."""
-    column = records.find(_INPUTS)
-    if "prompt" in columns and column is not None and column not in columns.values():
-        yield f"the column {column!r} is not read: prompts are what {columns['prompt']!r} says"
+    """A note of each column beside prompts that may be what they ask about: of those that are no instructions, and of
+    instructions that have another."""
+    for column in filter(None, (records.find((name,)) for name in _INPUTS)):
+        if "prompt" in columns and column not in columns.values():
+            said = f"and {columns['input']!r} say" if "input" in columns else "says"
+            yield f"the column {column!r} is not read: prompts are what {columns['prompt']!r} {said}"
 
 
 def unread(records: Records, columns: Sequence[str]) -> Iterator[str]:
@@ -138,7 +151,7 @@ def _without_nothing(value: Any) -> Any:
 
 def with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
     """A conversation that begins with `system`, unless it has such a message."""
-    if not system or messages[0]["role"] == "system":
+    if not (system and system.strip()) or messages[0]["role"] == "system":
         return [*messages]
     return [{"role": "system", "content": system}, *messages]
 
@@ -290,7 +303,8 @@ def _message(message: Any, where: str) -> Message:
         raise InvalidData(f"{where} has the role {said!r:.60}", hint=f"Roles are {', '.join(_ROLES)}.")
     content = message["content"] if "content" in message else message.get("value")
     calls = message.get("tool_calls") or message.get("function_call")  # the second is OpenAI's of old
-    if content is None and not calls and (others := message.keys() - _READ):
+    said_nothing = not ("content" in message or "value" in message or calls)
+    if said_nothing and (others := message.keys() - _READ):
         raise InvalidData(
             f"{where} has neither content nor value; there is {', '.join(sorted(map(str, others)))}",
             hint="Call what is said content.",
@@ -335,7 +349,9 @@ def _call(call: Any, where: str) -> dict[str, Any]:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return DECODER.decode(text)
+    except RepeatedKey as error:
+        raise InvalidData(f"{where}: {error}", hint="Leave one out, or rename it.") from error
     except (ValueError, RecursionError) as error:
         of_python = text.lstrip().startswith(("[{'", "{'"))
         raise InvalidData(

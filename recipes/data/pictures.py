@@ -85,8 +85,8 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Read:
-    """What a picture's bytes say: their digest, or the problem with them; whether it is read nearly black; whether it is the
-    first of several; the digest of its patient's id, where it is a DICOM file that has one."""
+    """What a picture's bytes say: their digest, or the problem with them; whether it is read nearly black or white; whether
+    it is the first of several; the digest of its patient's id, where it is a DICOM file that has one."""
 
     digest: str = ""
     problem: str | None = None
@@ -166,8 +166,8 @@ def read_pictures(
     files = {one.digest: entry.read for entry, one in zip(entries, read, strict=True)}
     dark = [entry.source for entry, one in zip(entries, read, strict=True) if one.is_dark]
     notes = [
-        f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black, the first {first};"
-        " stretch their values to 16 bits, or save them with 8"
+        f"{len(dark)} of {len(entries)} pictures hold at most 12 bits in 16 and are read nearly black or white, the first"
+        f" {first}; stretch their values to 16 bits, or save them with 8"
         for first in dark[:1]
     ]
     several = [entry.source for entry, one in zip(entries, read, strict=True) if one.has_more]

@@ -208,7 +208,7 @@ class _Reader:
         system = self.row.values.get(self.records.find(SYSTEMS) or "")
         if not isinstance(system, str | None):
             raise self._error(f"system is {type(system).__name__}, not text", "Correct the row.")
-        return with_system(prompt, system if system and system.strip() else None)
+        return with_system(prompt, system)
 
     def _judgement(self) -> bool:
         value = self._value("label")

@@ -30,7 +30,7 @@ from adapthub.recipes.data.text import read_lines, read_text
 _DELIMITERS = (",", "\t", ";", "|")
 _CSV_CELL_LIMIT = 2**31 - 1
 _QUOTED = re.compile(r'"[^"]*"')
-_SAYS_DELIMITER = re.compile(r"sep=(.)[\r\n]*", re.IGNORECASE)  # of Excel, above the header
+_SAYS_DELIMITER = re.compile(r'sep=([^"\r\n])[\r\n]*', re.IGNORECASE)  # of Excel, above the header
 _NO_DELIMITERS = '\n\r"'
 _BLOCK = 16 << 20  # characters
 _OTHER_VALUE = 512  # what is no text is taken for so many
@@ -78,7 +78,7 @@ def record_blocks(path: Path, *, encoding: str = "utf-8", delimiter: str | None 
         case ".parquet":
             yield from _parquet_blocks(path)
         case _:
-            rows, unit = json_rows(read_lines(path, encoding, ends="\n"), path)
+            rows, unit = json_rows(lambda ends: read_lines(path, encoding, ends=ends), path)
             yield from _blocks(rows, str(path), unit)
 
 
@@ -92,7 +92,8 @@ def read_csv(path: Path, encoding: str = "utf-8", delimiter: str | None = None) 
 
 def read_jsonl(path: Path, encoding: str = "utf-8") -> Records:
     """One JSON object a line, blank lines skipped; of a .json file perhaps one array of them, whose rows count from 1."""
-    found, unit = json_rows(io.StringIO(read_text(path, encoding), newline="\n"), path)
+    text = read_text(path, encoding)
+    found, unit = json_rows(lambda _: io.StringIO(text, newline="\n"), path)
     rows = list(found)
     return Records(columns_of(row.values for row in rows), rows, str(path), unit)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 
+Ends = Literal["any", "\n", "none"]
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _PACKED = {
     b"\x1f\x8b": "a gzip file", b"\x28\xb5\x2f\xfd": "a zstd file", b"BZh": "a bzip2 file", b"\xfd7zX": "an xz file",
@@ -36,15 +38,17 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     return text
 
 
-def read_lines(path: Path, encoding: str = "utf-8", *, ends: Literal["any", "\n"]) -> Iterator[str]:
+def read_lines(path: Path, encoding: str = "utf-8", *, ends: Ends) -> Iterator[str]:
     """The lines of a file, decoded strictly as they are read, with their ends, without a byte order mark.
 
-    A line ends at "\\n", or where `ends` is any, at "\\r" and "\\r\\n" too. Raises as `read_text`.
+    A line ends at "\\n", or where `ends` is any, at "\\r" and "\\r\\n" too; where it is none, at any character, after some
+    million. Raises as `read_text`.
     """
     try:
         with path.open(encoding=_known(encoding), newline="" if ends == "any" else "\n") as stream:
             blank = True
-            for number, line in enumerate(stream):
+            lines = stream if ends != "none" else iter(partial(stream.read, _BLOCK), "")
+            for number, line in enumerate(lines):
                 blank = blank and not line.strip()
                 yield line if number else line.removeprefix("\ufeff")
     except FileNotFoundError:

@@ -67,8 +67,10 @@ def test_a_picture_whose_lowest_value_is_white_is_turned_round(dtype: type) -> N
         assert np.array_equal(np.asarray(decode(file, "x"))[..., 0], wanted)
         given = encode(Image.open(io.BytesIO(file)), "x")
         assert np.array_equal(np.asarray(decode(given, "x"))[..., 0], wanted)
-    assert not check(tiff(noise(6, 5, dtype=np.uint16) >> 4, 0), "x")  # nearly white
-    assert check(tiff(noise(6, 5, dtype=np.uint16) >> 4, 1), "x")
+    few = noise(6, 5, dtype=np.uint16) >> 4
+    assert check(tiff(few, 0), "x")  # nearly white
+    assert check(tiff(few, 1), "x")
+    assert not check(tiff(65535 - few, 0), "x")  # as dark as what is under-exposed
 
 
 def test_twelve_bits_in_sixteen_are_told() -> None:

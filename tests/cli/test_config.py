@@ -117,6 +117,11 @@ def test_a_recipe_of_ones_own_from_skeleton_to_plan(
     assert "a head starts from nothing" in listed
 
 
+def test_programs_are_told_which_rates_follow_the_width(cli: Command) -> None:
+    known = {record["name"]: record["defaults"] for record in json.loads(cli("recipes", "--json").fine())}
+    assert (known["ner"]["by_width"], known["chat"]["by_width"]) == (False, True)
+
+
 def test_what_is_the_same_in_all_trials_cannot_be_tried(cli: Command, reviews: Path, tiny_base: Path) -> None:
     given = ("sweep", "--task", "sentiment", "--data", reviews, "--base", tiny_base, "--try")
     assert "'seed' is the same in all trials" in cli(*given, "seed=1|2").refused()

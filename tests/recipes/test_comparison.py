@@ -10,7 +10,7 @@ import pytest
 from adapthub.adapters.artifact import Artifact
 from adapthub.adapters.base import Base, load_base
 from adapthub.adapters.errors import InvalidData, InvalidSettings
-from adapthub.recipes import compare, comparison, evaluate, train
+from adapthub.recipes import certify, compare, comparison, evaluate, train
 from tests.adapters.causal_pass import write_causal_base
 from tests.recipes.conftest import write_ner
 from tests.recipes.test_translate import pairs
@@ -132,7 +132,7 @@ def test_losses_of_other_tokens_are_not_compared(tmp_path: Path) -> None:
 def test_where_a_column_names_groups_intervals_are_of_them_and_that_is_said(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    """In training, evaluation and comparison: reviews by few people, each of whom writes one thing."""
+    """In training, evaluation, comparison and certification: reviews by few people, each of whom writes one thing."""
     rows = [
         {"text": f"the film is {word}", "label": label, "author": f"{label} {at % 3}"}
         for at in range(24)
@@ -154,5 +154,7 @@ def test_where_a_column_names_groups_intervals_are_of_them_and_that_is_said(
     assert plain.metrics["accuracy"] != found.metrics["accuracy"]
     (note,) = compare(made.artifact, made.artifact, rows, group_column="author").notes
     assert note.startswith(said)
+    certified = certify(made.artifact, rows, forms=("bf16",), group_column="author")
+    assert certified.notes == (note,)
     one = [{**row, "author": "ada"} for row in rows]
     assert evaluate(made.artifact, one, group_column="author").metrics == plain.metrics

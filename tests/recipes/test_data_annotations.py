@@ -55,13 +55,30 @@ def test_any_column_of_spans_can_be_given() -> None:
     assert read([row], label_column="marks") == [{"tokens": ["Ada", "slept"], "labels": ["B-PER", "O"]}]
 
 
+def test_a_label_column_that_is_given_is_read_whatever_else_there_is() -> None:
+    row = {"text": "Ada slept", "entities": [[4, 9, "ACT"]], "marks": [[0, 3, "PER"]]}
+    assert read([row], label_column="marks")[0]["labels"] == ["B-PER", "O"]
+    row |= {"tokens": ["Ada", "slept"], "ner_tags": ["B-ROLE", "O"]}
+    assert read([row], label_column="ner_tags")[0]["labels"] == ["B-ROLE", "O"]
+    with pytest.raises(
+        InvalidData, match="no column 'mark'; the columns are 'text', .* Did you mean 'marks'"
+    ):
+        read([row], label_column="mark")
+
+
+def test_types_may_look_like_other_prefixes() -> None:
+    assert read([{"text": "a@b", "spans": [[0, 3, "E-MAIL"]]}])[0]["labels"][0] == "B-E-MAIL"
+
+
 def test_rows_that_prodigys_user_did_not_accept_are_left_out() -> None:
     row = {"text": "Ada slept", "spans": [[0, 3, "PER"]]}
     wrong = {"text": "Bob slept", "spans": [[4, 9, "PER"]]}
     rows = [{**row, "answer": "accept"}, {**wrong, "answer": "reject"}, {**wrong, "answer": "ignore"}]
     data = read_annotations(rows, token_column=None, label_column=None, encoding="utf-8")
     assert [example.fields["tokens"] for example in data] == [["Ada", "slept"]]
-    assert data.notes == ("2 rows were rejected or ignored, by their 'answer', and are left out",)
+    assert data.notes == (
+        "2 rows were rejected or ignored, by their 'answer', and are left out, the first at data:row 2",
+    )
     with pytest.raises(InvalidData, match="no row was accepted"):
         read(rows[1:])
 
@@ -91,6 +108,11 @@ def test_an_entity_stands_where_it_says() -> None:
         ({"text": "a", "entities": None}, "'entities' is not a list"),
         ({"text": "Ada", "entities": [[0, 9, "PER"]]}, r"not an entity of this text: \[0, 9, 'PER'\]"),
         ({"text": "Ada", "entities": [{"start": 0, "end": 3}]}, "not an entity of this text"),
+        (
+            {"text": "Ada", "entities": [[0, 3, "I-PER"]]},
+            "'I-PER' is a label of tokens, and no entity's type",
+        ),
+        ({"text": "Ada", "entities": [[0, 3, "O"]]}, "'O' is a label of tokens, and no entity's type"),
         ({"text": "Ada met", "entities": [[0, 5, "PER"]]}, "the PER at 0-5 begins or ends inside a word"),
         (
             {"text": "Ada met", "entities": [[0, 7, "A"], [4, 7, "B"]]},

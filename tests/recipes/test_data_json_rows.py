@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapthub.adapters.errors import InvalidData
-from adapthub.recipes.data import json_rows
+from adapthub.recipes.data import json_rows, text
 from adapthub.recipes.data.tables import read_records, record_blocks
 
 ROWS: list[dict[str, Any]] = [
@@ -26,9 +27,9 @@ VALUES = st.recursive(
 )
 
 
-def write(folder: Path, text: str, name: str = "a.json") -> Path:
+def write(folder: Path, said: str, name: str = "a.json") -> Path:
     path = folder / name
-    path.write_bytes(text.encode())
+    path.write_bytes(said.encode())
     return path
 
 
@@ -38,8 +39,7 @@ def write(folder: Path, text: str, name: str = "a.json") -> Path:
 def test_an_array_is_its_objects_which_count_from_one(
     indent: int | None, ascii_only: bool, around: str, tmp_path: Path
 ) -> None:
-    text = json.dumps(ROWS, indent=indent, ensure_ascii=ascii_only)
-    path = write(tmp_path, around.format(text))
+    path = write(tmp_path, around.format(json.dumps(ROWS, indent=indent, ensure_ascii=ascii_only)))
     records = read_records(path)
     assert [(row.line, row.values) for row in records.rows] == list(enumerate(ROWS, 1))
     assert records.columns == ("text", "label", "more")
@@ -50,16 +50,38 @@ def test_an_array_is_its_objects_which_count_from_one(
 
 @given(st.lists(st.dictionaries(st.text(max_size=3), VALUES), min_size=1, max_size=4))
 def test_wherever_its_text_is_cut_an_array_is_the_same(found: list[dict[str, Any]]) -> None:
-    text = json.dumps(found, indent=1)
+    written = json.dumps(found, indent=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_rows, "_PIECE", 1)
-        read, unit = json_rows.json_rows(text, Path("a.json"))  # a character a piece
+        read, unit = json_rows.json_rows(lambda _: written, Path("a.json"))  # a character a piece
         assert [row.values for row in read] == found
         assert unit == "row"
 
 
+def test_an_array_of_one_line_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_BLOCK", 10)
+    monkeypatch.setattr(json_rows, "_PIECE", 10)
+    path = write(tmp_path, "\ufeff" + json.dumps(ROWS * 20))
+    assert max(map(len, text.read_lines(path, ends="none"))) == 10
+    (block,) = record_blocks(path)
+    assert [row.values for row in block.rows] == ROWS * 20
+
+
+@pytest.mark.parametrize("wrong", ['{"a": 1 "b": 2}', '{"a": 1, "a": 2}', '{"a": "\\ud83d"}', "[" * 100_000])
+def test_what_is_wrong_in_itself_is_found_without_the_rest(wrong: str) -> None:
+    """Of a large file the rest may be more than memory holds."""
+
+    def pieces() -> Iterator[str]:
+        yield f'[{{"a": 1}}, {wrong}, {{"a": 2}}, ' + " " * json_rows._PIECE
+        raise AssertionError
+
+    read, _ = json_rows.json_rows(lambda _: pieces(), Path("a.json"))
+    with pytest.raises(InvalidData, match=r"a\.json:row 2"):
+        list(read)
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("written", "message"),
     [
         ('[{"a": 1}, {"a": \n]', ":row 2: not JSON: Expecting value"),
         ('[{"a": 1},\n["b", {}]]', ":row 2: a JSON list, not an object"),
@@ -73,8 +95,8 @@ def test_wherever_its_text_is_cut_an_array_is_the_same(found: list[dict[str, Any
         ('[{"a": "\\ud83d"}]', ":row 1: not JSON: half of a surrogate pair stands alone"),
     ],
 )
-def test_broken_arrays_are_named(text: str, message: str, tmp_path: Path) -> None:
-    path = write(tmp_path, text)
+def test_broken_arrays_are_named(written: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, written)
     with pytest.raises(InvalidData) as caught:
         read_records(path)
     assert caught.value.message == f"{path}{message}"

@@ -93,6 +93,9 @@ def test_a_column_beside_questions_that_is_not_read_is_said() -> None:
     data = read_conversations([row], settings={})
     assert data.notes == ("the column 'context' is not read: prompts are what 'question' says",)
     assert not read_conversations([row], prompt_column="context", settings={}).notes
+    two = {"instruction": "Sum up", "input": "This.", "context": "All of it.", "output": "It"}
+    (note,) = read_conversations([two], settings={}).notes
+    assert note == "the column 'context' is not read: prompts are what 'instruction' and 'input' say"
 
 
 def test_the_last_answer_is_the_target() -> None:
@@ -250,6 +253,7 @@ def test_messages_may_be_left_unlearnt() -> None:
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "message 2 is learnt with train=None, weight=0.5"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, ANSWER]}, "message 1 is no text"),
         ({"messages": [USER, {**CALL, "tool_calls": [{"function": {"name": "add", "arguments": "{"}}]}]}, "is no JSON"),
+        ({"messages": '[{"role": "user", "role": "system"}]'}, "column 'messages': the key 'role' stands twice"),
         ({"messages": [USER, {**CALL, "tool_calls": 5}]}, "message 2 calls no function: 5"),
         ({"messages": [{"role": "user", "text": "Hi"}, ANSWER]}, "message 1 has neither content nor value; there is text"),
         ({"messages": TALK, "tools": "[1]"}, "row 2: tools describe no functions"),
@@ -259,6 +263,14 @@ def test_what_is_no_conversation_is_named(row: dict[str, Any], message: str) -> 
     with pytest.raises(InvalidData) as raised:
         read([{"messages": TALK}, row])
     assert message in raised.value.message
+
+
+def test_what_says_nothing_is_none() -> None:
+    """Behind the last answer, and a system of spaces."""
+    (talk,) = read(
+        [{"messages": [USER, ANSWER, {"role": "user", "content": None, "audio": {}}], "system": " "}]
+    )
+    assert [message["role"] for message in talk] == ["user", "assistant"]
 
 
 def test_messages_as_python_shows_them_are_told_apart_from_json(tmp_path: Path) -> None:

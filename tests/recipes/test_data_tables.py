@@ -69,6 +69,12 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path, text: str) -> None:
     assert (row["text"], row["label"]) == ("a, b", "good")
 
 
+@pytest.mark.parametrize("said", ["sep=", 'sep="'])
+def test_a_line_that_says_no_delimiter_is_a_line_like_others(tmp_path: Path, said: str) -> None:
+    assert rows(write(tmp_path, "a.csv", f"{said}\r\ntext;label\r\n")) == [(2, {said: "text;label"})]
+    assert rows(write(tmp_path, "b.csv", "text\nsep=;\n")) == [(2, {"text": "sep=;"})]
+
+
 def test_cells_longer_than_the_csv_modules_limit_are_read_and_the_limit_is_kept(tmp_path: Path) -> None:
     limit = csv.field_size_limit()
     long = "x" * (limit + 1)

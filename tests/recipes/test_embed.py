@@ -192,10 +192,15 @@ def test_pairs_that_do_not_belong_together_are_not_learnt_as_if_they_did() -> No
         {"sentence1": "a", "sentence2": "b", "label": 1},
         {"sentence1": "a", "sentence2": "c", "label": 0},
     ]
-    with pytest.raises(InvalidData, match="data:row 2: 'label' is 0.*Keep the rows where it is 1"):
+    with pytest.raises(InvalidData, match="data:row 2: 'label' is 0.*Keep the rows of those that do"):
         EMBED.read(rows)
     with pytest.raises(InvalidData, match="data:row 2: 'label' is 0"):
         EMBED.read([{**row, "label": f"{row['label']}.0"} for row in rows])
+    with pytest.raises(InvalidData, match="data:row 2: 'score' is 0"):
+        EMBED.read([{**row, "label": "film", "score": row["label"]} for row in rows])
+    classes = [{**row, "label": f"{'' if row['label'] else 'not_'}equivalent"} for row in rows]  # GLUE's
+    with pytest.raises(InvalidData, match="data:row 2: 'label' is not_equivalent, as of texts"):
+        EMBED.read(classes)
     assert not EMBED.read(rows[:1]).notes
     assert not EMBED.read(
         [{**row, "label": topic} for row, topic in zip(rows, ("film", "0"), strict=True)]
@@ -382,6 +387,12 @@ def test_batches_of_one_row_are_refused_where_a_row_has_no_negative(what: Any) -
         ) as caught:
             what("embed", rows, base="nowhere/at-all", batch_size=1)
         assert caught.value.hint == "Set batch_size to at least 2, or give every row a negative."
+
+
+def test_of_larger_batches_no_row_is_looked_at() -> None:
+    """They may be millions, in a file."""
+    unread: Any = map(pytest.fail, ["a row was read"])
+    EMBED.check_batch(2, unread)
 
 
 def test_triplets_may_come_one_at_a_time(tiny_base: Path) -> None:

@@ -288,7 +288,7 @@ def test_scans_of_twelve_bits_are_told(tmp_path: Path) -> None:
         rows.append({"image": Image.fromarray(values), "label": str(shift)})
     (note,) = ImageRecipe().read(rows).notes
     assert note.startswith(
-        "2 of 3 pictures hold at most 12 bits in 16 and are read nearly black, the first data:row 2"
+        "2 of 3 pictures hold at most 12 bits in 16 and are read nearly black or white, the first data:row 2"
     )
     assert not ImageRecipe().read(rows[:1]).notes
 

@@ -436,6 +436,22 @@ def test_lists_of_labels_begin_in_no_later_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("kept")
+def test_a_part_of_which_nobody_accepted_a_row_is_passed_over(tmp_path: Path) -> None:
+    """As of Prodigy's: the rows of the first parts were rejected, and those of the last were not."""
+    ner, path = find_recipe("ner"), tmp_path / "a.jsonl"
+    row = {"text": "Ada met Bob", "spans": [[0, 3, "PER"]], "answer": "reject"}
+    rejected, accepted = ([row] * 9, [{**row, "answer": "accept", "text": f"Ada {at}"} for at in range(9)])
+    path.write_text("\n".join(map(json.dumps, rejected + accepted)))
+    options: dict[str, Any] = {"validation": False, "test": None, "options": {}}
+    datasets, labels, _ = prepared.prepare_splits(ner, path, **options)
+    assert list(datasets["train"]) == list(ner.read(path))
+    assert labels == ("O", "B-PER")
+    path.write_text("\n".join(map(json.dumps, rejected)))
+    with pytest.raises(InvalidData, match=r"a\.jsonl: no row is left: \d rows were rejected"):
+        prepared.prepare_splits(ner, path, **options)
+
+
+@pytest.mark.usefixtures("kept")
 def test_what_is_wrong_names_its_line_and_nothing_is_kept(
     tmp_path: Path, tiny_base: Path, own_home: Path
 ) -> None:

@@ -48,6 +48,15 @@ def test_the_short_are_heard_whole_and_the_long_are_masked_as_ever(masking: Path
         inner._mask_hidden_states(hidden[:, :8].clone())
 
 
+def test_a_span_that_need_not_be_there_needs_room_all_the_same(masking: Path) -> None:
+    model: Any = Wav2Vec2ForCTC.from_pretrained(masking)
+    model.config.mask_time_min_masks = 0
+    hidden = torch.randn(2, 8, 32)
+    with spares_the_short(model):
+        found = model.wav2vec2.train()._mask_hidden_states(hidden.clone())
+    assert torch.equal(found, hidden)
+
+
 def test_clips_of_less_than_a_fifth_of_a_second_are_learnt(masking: Path, tmp_path: Path) -> None:
     rows = [{"audio": (tone(0.15, seed=at), RATE), "text": "ab"} for at in range(4)]
     result = train(
