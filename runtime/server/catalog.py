@@ -228,9 +228,10 @@ class Catalog:
                 f"{source!r} has white space or a '*' in it", hint="Load it from another path."
             )
         digest = await asyncio.to_thread(self._runtime.attach, source)
+        while source not in self._runtime.attached:  # another name of it was unloaded meanwhile
+            digest = await asyncio.to_thread(self._runtime.attach, source)
         before = self._folders.get(name, source)
-        self._folders[name] = source
-        self._contents[source] = digest
+        self._folders[name], self._contents[source] = source, digest
         self._leave(before)
         return digest
 

@@ -134,6 +134,29 @@ def test_what_was_found_never_runs_on_other_weights(
     asyncio.run(scenario())
 
 
+def test_a_folder_may_lose_one_name_while_it_gets_another(
+    served_base: Path, hub: Registry, folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            catalog, runtime, source = server.serving.catalog, server.serving.runtime, str(folders[0])
+            await catalog.load_as("one", source)
+            real, loop = runtime.attach, asyncio.get_running_loop()
+
+            def attach(source: str) -> str:
+                digest = real(source)
+                if "one" in catalog.folders:
+                    asyncio.run_coroutine_threadsafe(catalog.unload_as("one"), loop).result()
+                return digest
+
+            monkeypatch.setattr(runtime, "attach", attach)
+            await catalog.load_as("two", source)
+            assert [*catalog.folders] == ["two"]
+            await server.ask("two")
+
+    asyncio.run(scenario())
+
+
 def test_what_began_goes_on_while_a_folder_is_replaced(
     served_base: Path, hub: Registry, folders: list[Path], tmp_path: Path
 ) -> None:
