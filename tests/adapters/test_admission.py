@@ -182,9 +182,10 @@ def test_an_unreadable_file_is_a_storage_error(plain_folder: Path, monkeypatch: 
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StorageError, match=r"cannot read .*: Permission denied"):
-        Artifact.read(plain_folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse)
+        with pytest.raises(StorageError, match=r"cannot read .*: Permission denied"):
+            Artifact.read(plain_folder)
 
 
 @given(st.text())

@@ -121,6 +121,8 @@ def test_a_migrated_database_is_like_a_new_one(old_hub: Path, tmp_path: Path) ->
     for table in tables:
         if _is_ours(table, "table"):
             assert _shape(old, table) == _shape(new, table), table
+    old.dispose()
+    new.dispose()
 
 
 def test_what_was_added_to_schema_2_is_kept(schema_2_hub: Path) -> None:
@@ -139,6 +141,7 @@ def test_what_was_added_to_schema_2_is_kept(schema_2_hub: Path) -> None:
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT part FROM sent").all() == [("x/1",)]
         assert connection.exec_driver_sql("SELECT name FROM pending").all() == [("b",)]
+    engine.dispose()
 
 
 def test_a_schema_2_that_was_not_finished_is_refused(schema_2_hub: Path) -> None:

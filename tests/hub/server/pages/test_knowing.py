@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ class Pages:
         self._cookies = {} if token is None else {COOKIE: token}
 
     def __call__(self, address: str, status: int = 200) -> str:
+        """A page that asks again by itself, since something is computed, is asked again."""
         with asking.client(headers=BROWSER, cookies=self._cookies) as client:
-            answer = client.get(self._url + address)
+            while "refresh" in (answer := client.get(self._url + address)).headers:
+                time.sleep(0.1)
         assert answer.status_code == status, (address, answer.text)
         return answer.text
 
