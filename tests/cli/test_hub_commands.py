@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import pytest
 from adapthub.cli.records import entry_row, most_telling_first
 from adapthub.hub.registry import Entry, Facts, Metric, Version
 from tests.cli.conftest import Command, write_plain_adapter
+from tests.full_disks import full_beyond
 
 
 @pytest.fixture
@@ -153,19 +150,6 @@ def test_a_tampered_cache_entry_is_fetched_anew(cli: Command, published: Path) -
     weights.write_bytes(weights.read_bytes()[::-1])
     assert Path(cli("pull", "acme/ner").fine().strip()) == folder
     assert weights.read_bytes() == (published / "adapter_model.safetensors").read_bytes()
-
-
-@contextmanager
-def full_beyond(size: int) -> Iterator[None]:
-    """Within: the kernel refuses a write in the middle, where a file grows beyond `size` bytes, as a full disk does."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_disk_that_fills_during_push_publishes_nothing(

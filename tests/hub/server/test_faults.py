@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import resource
-import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from adapthub.hub.embedded import EmbeddedHub
 from adapthub.hub.quotas import set_quota
 from adapthub.hub.server.serving import Limits
 from tests import asking
+from tests.full_disks import full_beyond
 from tests.hub.adapters import contents, write_adapter
 from tests.hub.server.live import HubServer, live
 
@@ -72,23 +70,10 @@ def commit(
     return asking.post(url, content=body, headers=headers, timeout=WAIT)
 
 
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """Within: writing beyond so many bytes of a file fails."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        signal.signal(signal.SIGXFSZ, ignored)
-
-
 def test_a_disk_that_takes_no_more(hub_server: HubServer) -> None:
     hub_server.client().create_repo("ada/ner")
     token = hub_server.token()
-    with no_file_beyond(1_000_000):
+    with full_beyond(1_000_000):
         answer = put(hub_server, token)
     assert (answer.status_code, "Check free space" in answer.json()["error"]) == (503, True)
     assert [path for path in (hub_server.data / "blobs").rglob("*") if path.is_file()] == []
@@ -104,7 +89,7 @@ def test_a_database_that_takes_no_more(hub_server: HubServer) -> None:
     token = hub_server.token()
     log = hub_server.data / "hub.sqlite3-wal"
     done = []
-    with no_file_beyond(log.stat().st_size + 60_000):
+    with full_beyond(log.stat().st_size + 60_000):
         for number in range(20):
             answer = commit(hub_server, token, {f"{number}.txt": b"x"})
             assert answer.status_code in (200, 503), answer.text
@@ -319,7 +304,7 @@ def test_bytes_that_the_hub_lost_are_its_own_failure(
 def test_a_disk_that_takes_no_large_commit(hub_server: HubServer) -> None:
     hub_server.client().create_repo("ada/ner")
     token = hub_server.token()
-    with no_file_beyond(1_000_000):
+    with full_beyond(1_000_000):
         answer = commit(hub_server, token, {"a.txt": b"x" * 2_000_000})
     assert (answer.status_code, "TMPDIR" in answer.json()["error"]) == (503, True)
     assert commit(hub_server, token, {"a.txt": b"x" * 2_000_000}).status_code == 200
