@@ -134,8 +134,8 @@ def _facts(manifest: Manifest) -> str:
         ("base fingerprint", manifest.base.fingerprint.digest),
         ("seed", manifest.seed),
         *(
-            (f"{split} data", f"{_source(manifest, split)}, {manifest.data[split].rows} rows")
-            for split in manifest.data
+            (f"{split} data", f"{_source(manifest, split)}, {data.rows} rows{data.in_groups}")
+            for split, data in manifest.data.items()
         ),
         *sorted(manifest.hyperparameters.items()),
         *sorted(manifest.libraries.items()),

@@ -20,7 +20,9 @@ from pydantic import (
     JsonValue,
     PlainSerializer,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
 )
 
 from adapthub.adapters.errors import AdmissionError
@@ -64,16 +66,30 @@ class BaseRecord(Record):
 
 
 class DataRecord(Record):
-    """One split of the data: a digest over its rows in order, their count, and where they came from."""
+    """One split of the data: a digest over its rows in order, their count, and where they came from. `groups`: of how many
+    the rows are (patients, speakers), where intervals were made by drawing whole groups."""
 
     fingerprint: str
     rows: Annotated[int, Field(ge=0)]
     source: str | None = None
+    groups: Annotated[int, Field(ge=2)] | None = None
 
     @property
     def words(self) -> str:
         """For people: how many rows of what."""
-        return f"{self.rows:,} rows of {self.source or 'unpublished data'}"
+        return f"{self.rows:,} rows{self.in_groups} of {self.source or 'unpublished data'}"
+
+    @property
+    def in_groups(self) -> str:
+        """For people, behind the rows: in how many groups; nothing where each stands alone."""
+        return "" if self.groups is None else f" in {self.groups:,} groups (intervals are of groups)"
+
+    @model_serializer(mode="wrap")
+    def _document(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document: dict[str, Any] = plain(self)
+        if self.groups is None:  # readers that came before it refuse a field that they do not know
+            del document["groups"]
+        return document
 
 
 class Metric(Record):

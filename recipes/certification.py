@@ -192,6 +192,7 @@ class _Bench:
                 fingerprint=self.dataset.fingerprint,
                 rows=len(self.dataset),
                 source=Path(self.dataset.source).name,
+                groups=together.count if together else None,
             ),
             metrics=drifts,
             max_drift=max(float(row.max(initial=0)) for row in apart) / largest,

@@ -97,19 +97,20 @@ class Outcome:
 
     def measure(self) -> tuple[Artifact, dict[str, dict[str, Estimate]]]:
         """Measure the saved artifact as it is served on every split but "train", and write it anew with its metrics."""
-        metrics = {}
+        metrics, groups = {}, {}
         for name, split in self._job.splits.items():
             if name == "train":
                 continue
             statistics = self._statistics(name, split)
             together = clusters(split.dataset, statistics)
             if together:
+                groups[name] = together.count
                 self._tell(f"{name}: {together.note}")
             metrics[name] = statistics.estimates(groups=together.groups if together else None)
             if isinstance(statistics, MedicalStatistics):
                 self._reliability = curves.reliability_png(statistics.reliability(), f"{self._name}, {name}")
                 write_bytes(self._run.reliability, self._reliability)
-        artifact = self._write(metrics)
+        artifact = self._write(metrics, groups)
         self._run.finish(metrics=_plain(metrics), artifact=artifact.digest)
         return artifact, metrics
 
@@ -130,8 +131,10 @@ class Outcome:
         assert artifact.manifest is not None
         return measured(recipe, artifact.manifest, split.dataset, encoded, answers)
 
-    def _write(self, metrics: Mapping[str, Mapping[str, Estimate]]) -> Artifact:
-        manifest = manifest_of(self._job, self._base, metrics, self._processes.count, self._chosen)
+    def _write(
+        self, metrics: Mapping[str, Mapping[str, Estimate]], groups: Mapping[str, int] = MappingProxyType({})
+    ) -> Artifact:
+        manifest = manifest_of(self._job, self._base, metrics, groups, self._processes.count, self._chosen)
         return write_artifact(
             self._run.adapter,
             config=self._config,
@@ -214,11 +217,12 @@ def manifest_of(
     job: Job,
     base: Base,
     metrics: Mapping[str, Mapping[str, Estimate]],
+    groups: Mapping[str, int] = MappingProxyType({}),
     processes: int = 1,
     chosen: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
-    """What is recorded of a job, with the names of its data files but not where they lie. `chosen`: settings that the end of
-    training gave."""
+    """What is recorded of a job, with the names of its data files but not where they lie. `groups`: of how many the rows of
+    a split are, where its intervals are of groups; `chosen`: settings that the end of training gave."""
     return Manifest(
         task=job.task,
         labels=job.labels or None,
@@ -233,6 +237,7 @@ def manifest_of(
                 fingerprint=split.dataset.fingerprint,
                 rows=len(split.dataset),
                 source=Path(split.dataset.source).name,
+                groups=groups.get(name),
             )
             for name, split in job.splits.items()
         },

@@ -84,6 +84,22 @@ def test_the_schema_in_golden_bytes() -> None:
     assert Manifest.from_json(golden, "adapthub.json") == record
 
 
+def test_groups_are_written_where_there_are_some() -> None:
+    """Readers of before refuse a field that they do not know, so it stands only where it says something."""
+    data = {
+        "test": DataRecord(fingerprint="sha256:e", rows=12, groups=4),
+        "train": DataRecord(fingerprint="sha256:f", rows=12),
+    }
+    record = manifest(data=data)
+    document = record.document()["data"]
+    assert document["test"]["groups"] == 4
+    assert "groups" not in document["train"]
+    assert Manifest.from_json(record.to_json(), "it") == record
+    assert data["test"].words == "12 rows in 4 groups (intervals are of groups) of unpublished data"
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        DataRecord(fingerprint="sha256:e", rows=12, groups=1)
+
+
 def test_certificates_come_in_the_order_of_forms_whatever_order_they_are_stored_in() -> None:
     data = DataRecord(fingerprint="sha256:e", rows=12)
     one = Certificate(

@@ -156,5 +156,14 @@ def test_where_a_column_names_groups_intervals_are_of_them_and_that_is_said(
     assert note.startswith(said)
     certified = certify(made.artifact, rows, forms=("bf16",), group_column="author")
     assert certified.notes == (note,)
+    assert made.artifact.manifest is not None
+    data = made.artifact.manifest.data
+    assert (data["train"].groups, data["test"].groups, certified.certificates["bf16"].data.groups) == (
+        None,
+        6,
+        6,
+    )
+    card = (made.artifact.path / "README.md").read_text()
+    assert "48 rows in 6 groups (intervals are of groups)" in card
     one = [{**row, "author": "ada"} for row in rows]
     assert evaluate(made.artifact, one, group_column="author").metrics == plain.metrics

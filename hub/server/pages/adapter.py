@@ -166,7 +166,8 @@ def _record(adapter: Description | None) -> dict[str, Any]:
             "Recipe": manifest.recipe,
             "Seed": manifest.seed,
             "Data": "; ".join(
-                f"{split}: {record.rows:,} rows" + (f" of {record.source}" if record.source else "")
+                f"{split}: {record.rows:,} rows{record.in_groups}"
+                + (f" of {record.source}" if record.source else "")
                 for split, record in manifest.data.items()
             ),
             "Libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
