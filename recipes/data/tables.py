@@ -172,7 +172,7 @@ def _parquet_blocks(path: Path) -> Iterator[Records]:
     for file in shards_of(path):
         for columns, rows in _parquet_rows(file):
             first = first or columns
-            if columns != first:
+            if {*columns} != {*first}:
                 raise InvalidData(
                     f"{file}: the columns are {', '.join(map(repr, columns))}, and not {', '.join(map(repr, first))} as in"
                     " the shards before",
