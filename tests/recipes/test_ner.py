@@ -102,6 +102,18 @@ def test_iob1_is_converted_when_asked(tmp_path: Path) -> None:
     assert data[0].at(3) == f"{path}:4"
 
 
+def test_bmes_and_bmewo_are_read_as_bioes_is(tmp_path: Path) -> None:
+    for single in "SW":
+        path = write(tmp_path, f"常 B-NAME\n建 M-NAME\n良 E-NAME\n\n男 O\n汉 {single}-RACE\n")
+        data = NER.read(path)
+        labels = NER.labels(data)
+        assert labels == ("O", "B-NAME", "E-NAME", "M-NAME", f"{single}-RACE")
+        NER.check(data, labels)
+    path = write(tmp_path, "常 B-NAME\n建 M-NAME\n良 E-NAME\n\n常 B-NAME\n建 I-NAME\n良 E-NAME\n")
+    with pytest.raises(InvalidData, match="the prefixes B, E, I, M belong to no one scheme"):
+        NER.labels(NER.read(path))
+
+
 def test_a_named_scheme_is_enforced(tmp_path: Path) -> None:
     path = write(tmp_path, "ada U-PER\n")
     assert NER.read(path, scheme="bilou")[0].fields["labels"] == ["U-PER"]
