@@ -73,6 +73,10 @@ def test_a_label_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidData) as caught:
         NER.read(path)
     assert caught.value.message.startswith(f"{path}:4: 'IN' is neither O nor a prefix")
+    with pytest.raises(InvalidData, match=r"a\.conll:1: 'Etikett' is neither O") as caught:
+        NER.read(write(tmp_path, "Wort Etikett\nada B-PER\n"))
+    assert str(caught.value.hint).endswith("and remove a line that names columns.")
+    assert len(NER.read(write(tmp_path, "word tag\nada B-PER\n")).notes) == 1
 
 
 def test_a_broken_sequence_is_named_with_its_line_and_remedy(tmp_path: Path) -> None:
