@@ -6,12 +6,13 @@ Does not train.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
+from adapthub.recipes.data.label_studio import tasks_as_rows
 from adapthub.recipes.data.labelled_texts import LABELS_COLUMNS, TEXT_COLUMNS, read_several
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.recipe import Defaults
@@ -68,5 +69,6 @@ class Classify(TextClasses):
     ) -> Dataset:
         """See Recipe.read. Labels are strings, whole numbers or booleans, and kept as stripped text."""
         records = read_records(source, encoding=encoding, delimiter=delimiter)
+        records, label_column, notes = tasks_as_rows(records, "choices", label_column)
         read = read_several(records, text_column, label_column, label_separator, label_columns)
-        return grouped(read, records, group_column)
+        return grouped(replace(read, notes=(*notes, *read.notes)), records, group_column)

@@ -10,7 +10,8 @@ adapter of the backbone. Does not train.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,7 +23,7 @@ from adapthub.recipes.batches import check_length, contrastive_collator
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
 from adapthub.recipes.data.pairs import text_of
-from adapthub.recipes.data.records import Records, repeated_ids
+from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.metrics import Statistics
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Row
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _QUERY = ("query", "question", "anchor", "source", "sentence1")
-_PASSAGE = ("passage", "positive", "answer", "target", "sentence2")
-_NEGATIVE = ("negative", "hard_negative")
+_PASSAGE = ("passage", "positive", "pos", "answer", "target", "sentence2")
+_NEGATIVE = ("negative", "hard_negative", "neg")
+_BESIDE_LISTS = ("pos_scores", "neg_scores", "prompt")  # FlagEmbedding's, which trains by them
 _JUDGED = (
     "label",
     "score",
@@ -124,8 +126,8 @@ class Embed:
         delimiter: str | None = None,
         encoding: str = "utf-8",
     ) -> Dataset:
-        """See Recipe.read. A row may leave its negative empty. A column that judges pairs is not read, and said; one that
-        tells right ones from wrong ones, as 1 and 0, is refused."""
+        """See Recipe.read. A row may leave its negative empty, and have lists of passages and negatives: see `_pairs`.
+        A column that judges pairs is not read, and said; one that tells right from wrong ones, as 1 and 0, is refused."""
         _check_options(query_prefix, passage_prefix, pooling, temperature)
         records = read_records(source, encoding=encoding, delimiter=delimiter)
         columns = {
@@ -135,7 +137,8 @@ class Embed:
         if negative_column is not None or records.find(_NEGATIVE) is not None:
             columns["negative"] = records.column("negative", negative_column, _NEGATIVE)
         examples = []
-        for row in records.rows:
+        pairs = (pair for row in records.rows for pair in _pairs(row, columns))
+        for row in pairs:
             given = {
                 field: column
                 for field, column in columns.items()
@@ -153,7 +156,7 @@ class Embed:
             "temperature": float(temperature),
             **({} if pooling is None else {"pooling": pooling}),
         }
-        notes = (*_judged(records, columns), *repeated_ids(records))
+        notes = (*_judged(records, columns), *_left(records, columns), *repeated_ids(records))
         read = Dataset(tuple(examples), records.path, columns, settings, notes)
         return grouped(read, records, group_column)
 
@@ -291,6 +294,42 @@ def _also_right(batch: Mapping[str, Tensor], rows: int) -> Tensor:
 
 def _is_empty(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _pairs(row: Record, columns: Mapping[str, str]) -> Iterator[Record]:
+    """The row, or where it has lists, as FlagEmbedding's, one for each of its passages. Each pair has one negative, the next
+    of the row's, from the first again where there are fewer than passages."""
+    if not _has_lists(row, columns):
+        yield row
+        return
+    passage, negative = columns["passage"], columns.get("negative", "")
+    for one, other in zip(_each(row, passage), cycle(_each(row, negative)), strict=False):
+        yield replace(row, values={**row.values, passage: one, negative: other})
+
+
+def _has_lists(row: Record, columns: Mapping[str, str]) -> bool:
+    return any(isinstance(row.values.get(columns.get(field, "")), list) for field in ("passage", "negative"))
+
+
+def _each(row: Record, column: str) -> list[Any]:
+    """The parts of a cell that is a list, None alone of an empty one; else what it is."""
+    cell = row.values.get(column)
+    return (cell or [None]) if isinstance(cell, list) else [cell]
+
+
+def _left(records: Records, columns: Mapping[str, str]) -> Iterator[str]:
+    """Notes of what rows with lists have that nothing is learnt of."""
+    rows = [row for row in records.rows if _has_lists(row, columns)]
+    passage, negative = columns["passage"], columns.get("negative", "")
+    more = [(row, len(_each(row, negative)) - len(_each(row, passage))) for row in rows]
+    more = [(row, count) for row, count in more if count > 0]
+    if more:
+        yield (
+            f"{sum(count for _, count in more)} negatives of {len(more)} rows are not read, as a pair has one; the first are"
+            f" at {records.where(more[0][0])}"
+        )
+    for column in filter(None, (records.find((name,)) for name in _BESIDE_LISTS if rows)):
+        yield f"the column {column!r} is not read"
 
 
 def _judged(records: Records, columns: Mapping[str, str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Metrics from counts an example: point values, and bootstrap intervals over examples.
 
-Entities are those that seqeval finds: as CoNLL's own script for BIO, strictly for BILOU and BIOES. F1 and
+Entities are those that seqeval finds: as CoNLL's own script for BIO, strictly for all others. F1 and
 accuracy are defined as in seqeval and scikit-learn, over sums of counts, so that a resample is one addition.
 Does not read data or run models.
 """
@@ -176,7 +176,7 @@ def entity_statistics(
 def entities(sequences: Sequence[Sequence[str]], scheme: Scheme) -> list[set[tuple[str, int, int]]]:
     """For each sequence its entities as (type, first word, end word exclusive), as seqeval finds them.
 
-    BIO: seqeval's default, which is CoNLL's conlleval: an I- that continues nothing begins an entity. BILOU and BIOES:
+    BIO: seqeval's default, which is CoNLL's conlleval: an I- that continues nothing begins an entity. All others:
     seqeval's strict mode: what breaks the scheme is no entity. Serving decodes alike (runtime.entities).
     """
     from seqeval.metrics.sequence_labeling import get_entities
@@ -186,8 +186,13 @@ def entities(sequences: Sequence[Sequence[str]], scheme: Scheme) -> list[set[tup
         return [
             {(kind, start, last + 1) for kind, start, last in get_entities(list(row))} for row in sequences
         ]
-    found = Entities([list(row) for row in sequences], {"bilou": BILOU, "bioes": IOBES}[scheme]).entities
+    rows = [[_AS_BIOES.get(label[0], label[0]) + label[1:] for label in row] for row in sequences]
+    found = Entities(rows, BILOU if scheme == "bilou" else IOBES).entities
     return [{(entity.tag, entity.start, entity.end) for entity in row} for row in found]
+
+
+_AS_BIOES = {"M": "I", "W": "S"}
+"""What seqeval calls the letters of BMES and BMEWO."""
 
 
 def class_statistics(gold: Sequence[int], predicted: Sequence[int], labels: Sequence[str]) -> Statistics:

@@ -38,7 +38,8 @@ _REASONS = {
     "batch_size": "LoRA learns less from large batches than full fine-tuning does: 32 or fewer (LoRA Without Regret)",
 }
 _LABEL_HINT = (
-    "Labels are O, or a prefix and a type such as B-PER; set label_column or scheme if they are elsewhere."
+    "Labels are O, or a prefix and a type such as B-PER; set label_column or scheme if they are elsewhere, and remove a line"
+    " that names columns."
 )
 _IOB1_HINT = "If the file is IOB1, where I- may begin an entity, set scheme=iob1; otherwise correct the line."
 
@@ -57,7 +58,7 @@ class Ner:
     def options(self) -> Mapping[str, str]:
         return {
             "scheme": f"how labels mark entities: {', '.join(_SCHEMES)} (default auto)",
-            "token_column": "CoNLL: number of the token column, from 0 (default 0); records: its name",
+            "token_column": "CoNLL: number of the token column, from 0 (default: by a header, else 0); records: its name",
             "label_column": "CoNLL: number of the label column, -1 is the last (default); records: its name",
             "group_column": f"records: {GROUP_COLUMN}",
             "encoding": "text encoding of the file (default utf-8)",
@@ -106,13 +107,9 @@ class Ner:
                 hint="Give JSONL or Parquet, with a column that says which rows belong together.",
             )
         else:
-            columns = _number("token_column", token_column, 0), _number("label_column", label_column, -1)
-            examples = read_conll(
-                Path(source), encoding=encoding, token_column=columns[0], label_column=columns[1]
-            )
-            dataset = Dataset(
-                examples, str(source), {"tokens": f"column {columns[0]}", "labels": f"column {columns[1]}"}
-            )
+            tokens = None if token_column is None else _number("token_column", token_column)
+            labels = -1 if label_column is None else _number("label_column", label_column)
+            dataset = read_conll(Path(source), encoding=encoding, token_column=tokens, label_column=labels)
         if scheme == "iob1":
             return replace(dataset, examples=tuple(map(_as_bio, dataset)))
         for example in dataset:
@@ -259,9 +256,7 @@ def _as_bio(example: Example) -> Example:
     return replace(example, fields={**example.fields, "labels": from_iob1(example.fields["labels"])})
 
 
-def _number(setting: str, value: str | int | None, default: int) -> int:
-    if value is None:
-        return default
+def _number(setting: str, value: str | int) -> int:
     try:
         return int(value)
     except ValueError as error:

@@ -6,12 +6,13 @@ Does not train.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adapthub.recipes.data.dataset import Dataset
 from adapthub.recipes.data.groups import GROUP_COLUMN, grouped
+from adapthub.recipes.data.label_studio import tasks_as_rows
 from adapthub.recipes.data.labelled_texts import LABEL_COLUMNS, TEXT_COLUMNS, read_single
 from adapthub.recipes.data.tables import read_records
 from adapthub.recipes.recipe import Defaults
@@ -60,4 +61,6 @@ class Sentiment(TextClasses):
     ) -> Dataset:
         """See Recipe.read. Labels are strings, whole numbers or booleans, and kept as stripped text."""
         records = read_records(source, encoding=encoding, delimiter=delimiter)
-        return grouped(read_single(records, text_column, label_column), records, group_column)
+        records, label_column, notes = tasks_as_rows(records, "choices", label_column)
+        read = read_single(records, text_column, label_column)
+        return grouped(replace(read, notes=(*notes, *read.notes)), records, group_column)

@@ -1,7 +1,7 @@
-"""Word labels to entities: BIO, BILOU and BIOES, by the rules that recipes measure with.
+"""Word labels to entities: BIO, BILOU, BIOES, BMES and BMEWO, by the rules that recipes measure with.
 
 A model's labels need not form a legal sequence. As in seqeval: under BIO an I- that continues nothing begins an entity
-(CoNLL's own script), under BILOU and BIOES only a whole entity counts (seqeval's strict mode). Labels of no scheme
+(CoNLL's own script), under all others only a whole entity counts (seqeval's strict mode). Labels of no scheme
 (`LABEL_1`) mark runs of words. Does not know models or offsets.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-_PREFIXES = frozenset("BILOUES")
+_PREFIXES = frozenset("BILOUESMW")
+_AS_BIOES = {"M": "I", "W": "S"}  # of BMES and BMEWO
 _CLOSES, _SINGLE = frozenset("LE"), frozenset("US")
 
 
@@ -38,7 +39,7 @@ def _open_entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
 
 
 def _closed_entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
-    """BILOU, BIOES: an entity is one word marked so, or B, any I, and an end, all of one type."""
+    """BILOU, BIOES and their kin: an entity is one word marked so, or B, any I, and an end, all of one type."""
     entities: list[tuple[int, int, str]] = []
     start: int | None = None
     current = ""
@@ -56,8 +57,8 @@ def _closed_entities(labels: Sequence[str]) -> list[tuple[int, int, str]]:
 
 
 def _split(label: str) -> tuple[str, str]:
-    """("B", "PER") of "B-PER"; ("O", "") of "O"; a label of no scheme continues itself."""
+    """("B", "PER") of "B-PER", ("I", "PER") of "M-PER"; ("O", "") of "O"; a label of no scheme continues itself."""
     if label == "O":
         return "O", ""
     prefix, separator, kind = label.partition("-")
-    return (prefix, kind) if separator and prefix in _PREFIXES else ("I", label)
+    return (_AS_BIOES.get(prefix, prefix), kind) if separator and prefix in _PREFIXES else ("I", label)

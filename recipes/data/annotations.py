@@ -3,7 +3,7 @@
     {"tokens": ["Ada", "slept"], "labels": ["B-PER", "O"]}
     {"text": "Ada slept", "entities": [{"start": 0, "end": 3, "label": "PER"}]}
 
-An entity may be a list, [0, 3, "PER"], or have its parts as doccano, Label Studio (JSON-MIN) and transformers call them; one
+An entity may be a list, [0, 3, "PER"], or have its parts as doccano, Label Studio and transformers call them; one
 that says its own text must stand there. Of Prodigy's rows those that were not accepted are left out, and counted in a note.
 Texts are cut into words as in serving (adapters/words). Does not check the label schemes of tokens.
 """
@@ -19,6 +19,7 @@ from adapthub.adapters.errors import InvalidData
 from adapthub.adapters.words import split_words
 from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import grouped
+from adapthub.recipes.data.label_studio import tasks_as_rows
 from adapthub.recipes.data.labelled_texts import TEXT_COLUMNS
 from adapthub.recipes.data.records import Record, Records, repeated_ids
 from adapthub.recipes.data.schemes import from_spans
@@ -35,7 +36,7 @@ _TYPES = ("label", "labels", "entity_group", "type")
 _ANSWER, _NOT_ACCEPTED = ("answer",), ("reject", "ignore")  # Prodigy's
 _FORMS = (
     'Give tokens and labels, or a text and its entities: {"text": "Ada slept", "entities": [[0, 3, "PER"]]};'
-    " of Label Studio export JSON-MIN."
+    " of Label Studio export JSON or JSON-MIN."
 )
 _LAST_OF_TWO_BYTES = 0xFFFF
 _AS_OF_TOKENS = re.compile(r"O|[BI]-.+", re.DOTALL)  # every scheme has these; E-MAIL and U-BOAT may be types
@@ -52,12 +53,13 @@ def read_annotations(
     """Examples with fields `tokens` and `labels`. Raises InvalidData with file and line."""
     records = read_records(source, encoding=encoding)
     tokens, labels = (None if given is None else str(given) for given in (token_column, label_column))
+    records, labels, of_tasks = tasks_as_rows(records, "labels", labels)
     columns, convert = _columns(records, tokens, labels)
     records, notes = _accepted(records) if convert is _from_entities else (records, ())
     examples = tuple(
         Example(convert(records, row, columns), records.path, row.line, records.unit) for row in records.rows
     )
-    read = Dataset(examples, records.path, columns, notes=(*notes, *repeated_ids(records)))
+    read = Dataset(examples, records.path, columns, notes=(*of_tasks, *notes, *repeated_ids(records)))
     return grouped(read, records, group_column)
 
 

@@ -84,7 +84,8 @@ def read_conversations(
         rows = [replace(row, values=_without_nothing(row.values)) for row in records.rows]
         records = replace(records, rows=rows)
     columns = _columns(records, messages_column, prompt_column, answer_column)
-    system, described = records.find(SYSTEMS) or "", records.find(_TOOLS) or ""
+    system = records.find(SYSTEMS) or ""
+    described = [column for name in _TOOLS if (column := records.find((name,))) is not None]
     examples = []
     for row in records.rows:
         where = records.where(row)
@@ -92,7 +93,7 @@ def read_conversations(
         if given := row.values.get(system):
             messages = with_system(messages, _text(given, f"{where}: system"))
         fields = {"messages": messages[:-1], "target": messages[-1]}
-        if tools := tools_of(row.values.get(described), where):
+        if tools := _tools(row.values, described, where):
             fields["tools"] = tools
         examples.append(Example(fields, records.path, row.line, records.unit))
     notes = *repeated_ids(records), *_left(records, columns), *unread(records, [*columns.values()])
@@ -217,17 +218,31 @@ def check_turns(messages: Sequence[Message], where: str) -> None:
         raise InvalidData(f"{where}: the assistant says nothing", hint="Remove the row, or give an answer.")
 
 
-def tools_of(value: Any, where: str) -> list[dict[str, Any]]:
-    """Functions that the assistant may call, each as OpenAI describes it; () where there are none. Raises InvalidData."""
-    value = _parsed(value, f"{where}: tools") if isinstance(value, str) and value.strip() else value
+def _tools(values: Mapping[str, Any], columns: Sequence[str], where: str) -> list[dict[str, Any]]:
+    """What the one of `columns` says that is not empty. Raises InvalidData where two say unlike things."""
+    found = [
+        tools for column in columns if (tools := _tools_of(values.get(column), f"{where}: column {column!r}"))
+    ]
+    if any(tools != found[0] for tools in found):
+        raise InvalidData(
+            f"{where}: the columns {' and '.join(map(repr, columns))} describe unlike functions",
+            hint="Leave one of them empty.",
+        )
+    return found[0] if found else []
+
+
+def _tools_of(value: Any, where: str) -> list[dict[str, Any]]:
+    """Functions that the assistant may call, each as OpenAI describes it; none of an empty value. Raises InvalidData."""
+    if isinstance(value, str):
+        value = _parsed(value, where) if value.strip() else None
     if not value:
         return []
     tools = value if isinstance(value, Sequence) else [value]
     described = [tool.get("function", tool) if isinstance(tool, Mapping) else None for tool in tools]
     if any(not isinstance(tool, Mapping) or not isinstance(tool.get("name"), str) for tool in described):
         raise InvalidData(
-            f"{where}: tools describe no functions",
-            hint='Give a list of {"type": "function", "function": {"name": ..., "parameters": ...}}.',
+            f"{where} describes no functions",
+            hint='Give a list of {"type": "function", "function": {"name": ..., "parameters": ...}}, or rename the column.',
         )
     return [{"type": "function", "function": dict(tool)} for tool in described if tool is not None]
 

@@ -1,4 +1,5 @@
-"""Label schemes of named entities (BIO, BILOU, BIOES): which one a label set is, where a sequence breaks it.
+"""Label schemes of named entities (BIO, BILOU, BIOES, and BMES and BMEWO, which are BIOES in other letters): which one a
+label set is, where a sequence breaks it.
 
 Also reads IOB1 and character spans into BIO. Does not read files and does not score (metrics does).
 """
@@ -9,15 +10,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-Scheme = Literal["bio", "bilou", "bioes"]
+Scheme = Literal["bio", "bilou", "bioes", "bmes", "bmewo"]
 
-_DETECTED: tuple[Scheme, ...] = ("bio", "bilou", "bioes")
+_DETECTED: tuple[Scheme, ...] = ("bio", "bilou", "bioes", "bmes", "bmewo")
+_NAMES = ", ".join(_DETECTED).upper()
 
-_LABEL = re.compile(r"([BILUES])-(?!-)(.+)(?<!-)", re.DOTALL)  # seqeval strips hyphens around a type
-LETTERS: Mapping[str, str] = {"bio": "OBI", "bilou": "OBILU", "bioes": "OBIES", "iob1": "OBI"}
+_LABEL = re.compile(r"([BIMLUESW])-(?!-)(.+)(?<!-)", re.DOTALL)  # seqeval strips hyphens around a type
+LETTERS: Mapping[str, str] = {
+    "bio": "OBI", "bilou": "OBILU", "bioes": "OBIES", "bmes": "OBMES", "bmewo": "OBMEW", "iob1": "OBI",
+}  # fmt: skip
 """The prefixes that each scheme allows."""
-_CONTINUES = frozenset("ILE")  # needs an open entity of its type before it
-_OPEN = frozenset("BI")  # leaves the entity open, where a scheme has an end letter
+_CONTINUES = frozenset("IMLE")  # needs an open entity of its type before it
+_OPEN = frozenset("BIM")  # leaves the entity open, where a scheme has an end letter
 
 
 def split_label(label: str) -> tuple[str, str]:
@@ -31,12 +35,12 @@ def split_label(label: str) -> tuple[str, str]:
 
 
 def scheme_of(labels: Iterable[str]) -> Scheme:
-    """The first of BIO, BILOU, BIOES that has all prefixes of a label set. Raises ValueError."""
+    """The first of BIO, BILOU, BIOES, BMES, BMEWO that has all prefixes of a label set. Raises ValueError."""
     letters = {split_label(label)[0] for label in labels} - {"O"}
     for scheme in _DETECTED:
         if letters <= set(LETTERS[scheme]):
             return scheme
-    raise ValueError(f"the prefixes {', '.join(sorted(letters))} belong to no one scheme (BIO, BILOU, BIOES)")
+    raise ValueError(f"the prefixes {', '.join(sorted(letters))} belong to no one scheme ({_NAMES})")
 
 
 def first_break(labels: Sequence[str], scheme: Scheme) -> tuple[int, str] | None:

@@ -120,14 +120,16 @@ def _csv_rows(lines: Iterable[str], path: Path, delimiter: str | None) -> Iterat
         said = _SAYS_DELIMITER.fullmatch(line)
         before.append("\n" if said else line)
         delimiter = delimiter or (said[1] if said else None)
-        if before[-1].strip("\r\n"):
+        if before[-1].strip(" \r\n"):
             break
     limit = csv.field_size_limit(_CSV_CELL_LIMIT)
     try:
         delimiter = delimiter or max(_DELIMITERS, key=_QUOTED.sub("", before[-1]).count)
         reader = csv.reader(chain(before, lines), delimiter=delimiter, strict=True)
         numbered = _numbered(reader, path)
-        first_line, names = next(numbered)
+        first_line, names = next(numbered, (0, []))
+        if not names:
+            raise InvalidData(f"{path}: no header", hint="The first line of a table names its columns.")
         columns = tuple(name.strip() for name in names)
         named = [name for name in columns if name]  # spreadsheets write empty columns, too
         if len(set(named)) < len(named):
@@ -172,7 +174,7 @@ def _parquet_blocks(path: Path) -> Iterator[Records]:
     for file in shards_of(path):
         for columns, rows in _parquet_rows(file):
             first = first or columns
-            if columns != first:
+            if {*columns} != {*first}:
                 raise InvalidData(
                     f"{file}: the columns are {', '.join(map(repr, columns))}, and not {', '.join(map(repr, first))} as in"
                     " the shards before",
@@ -233,7 +235,7 @@ def _blocks(rows: Iterator[Record], path: str, unit: str) -> Iterator[Records]:
 
 
 def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line they begin on (a quoted cell may span lines); blank lines are skipped."""
+    """Rows with the line they begin on (a quoted cell may span lines); lines that are empty or spaces alone are skipped."""
     while True:
         line = reader.line_num + 1
         try:
@@ -245,5 +247,5 @@ def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
             ) from error
         if cells is None:
             return
-        if cells:
+        if len(cells) > 1 or "".join(cells).strip(" \t"):
             yield line, cells

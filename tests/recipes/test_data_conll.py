@@ -82,6 +82,52 @@ def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_conll(write(tmp_path, "Ada B-PER\n"), label_column=4)
 
 
+def test_a_line_that_names_columns_is_no_token(tmp_path: Path) -> None:
+    for header in ("word\ttag", "Token\tNER_tags", "-DOCSTART-\tO\n\nWORDS\tLabel"):
+        path = write(tmp_path, f"{header}\nAda\tB-PER\n\nslept\tO\n")
+        read = read_conll(path)
+        assert [example.fields["tokens"] for example in read] == [["Ada"], ["slept"]]
+        assert read[0].at(0) == f"{path}:{header.count(chr(10)) + 2}"
+        [note] = read.notes
+        assert note.startswith(f"{path}:{header.count(chr(10)) + 1} names columns and is no token")
+    assert len(read_conll(write(tmp_path, "pos tag word\nNNP B-PER Ada\n"), label_column=1)) == 1
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_header_says_where_tokens_and_sentences_are(tmp_path: Path, repeated: bool) -> None:
+    """As Kaggle's tables have it: the number of a sentence at its first token, or at each."""
+    second = "Sentence: 1" if repeated else ""
+    path = write(
+        tmp_path,
+        "\tSentence #\tWord\tPOS\tTag\n0\tSentence: 1\tAda\tNNP\tB-per\n"
+        f"1\t{second}\tslept\tVBD\tO\n2\tSentence: 2\tLondon\tNNP\tB-geo\n",
+    )
+    read = read_conll(path)
+    assert [example.fields for example in read] == [
+        {"tokens": ["Ada", "slept"], "labels": ["B-per", "O"]},
+        {"tokens": ["London"], "labels": ["B-geo"]},
+    ]
+    assert [example.line for example in read] == [2, 4]
+    assert read.notes == (
+        f"{path}:1 names columns and is no token: tokens are read from 'Word', labels from 'Tag', sentences by"
+        " column 'Sentence #'",
+    )
+
+
+@pytest.mark.parametrize(("header", "found"), [("Wort\ttag", "none"), ("word\tform\ttag", "several")])
+def test_a_header_that_names_no_one_column_of_tokens_asks_for_it(
+    tmp_path: Path, header: str, found: str
+) -> None:
+    rows = "\t".join(["Ada", "Ada", "B-PER"][-header.count("\t") - 1 :])
+    path = write(tmp_path, f"{header}\n{rows}\n")
+    with pytest.raises(InvalidData, match=f":1: the line names columns, .* of which {found} could") as caught:
+        read_conll(path)
+    assert caught.value.hint == "Set token_column to the number of the column of tokens, from 0."
+    assert read_conll(path, token_column=0)[0].fields == {"tokens": ["Ada"], "labels": ["B-PER"]}
+    with pytest.raises(InvalidData, match="no token column 5"):
+        read_conll(path, token_column=5)
+
+
 TOKEN = st.text(
     st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs", "Zs"]), min_size=1
 ).filter(lambda token: token == token.strip() and not token.startswith(("-DOCSTART-", "\ufeff")))

@@ -189,6 +189,26 @@ def test_openais_functions_of_old_are_tools() -> None:
     assert example.fields["tools"] == [TOOL]
 
 
+@pytest.mark.parametrize("nothing", [None, "", "  ", [], {}, "[]", "null", "{}"])
+@pytest.mark.parametrize("column", ["tools", "functions"])
+def test_an_empty_column_of_tools_is_none(column: str, nothing: Any) -> None:
+    (example,) = read_conversations([{"messages": TALK, column: nothing}], settings={})
+    assert "tools" not in example.fields
+
+
+def test_tools_and_functions_are_both_looked_at() -> None:
+    row = {"messages": TALK, "tools": None, "functions": [TOOL["function"]]}
+    (example,) = read_conversations([row], settings={})
+    assert example.fields["tools"] == [TOOL]
+    (example,) = read_conversations([{**row, "tools": [TOOL]}], settings={})
+    assert example.fields["tools"] == [TOOL]
+    other = {**TOOL["function"], "name": "other"}
+    with pytest.raises(InvalidData, match="row 1: the columns 'tools' and 'functions' describe unlike"):
+        read_conversations([{**row, "tools": [other]}], settings={})
+    with pytest.raises(InvalidData, match="row 1: column 'functions' describes no functions"):
+        read_conversations([{"messages": TALK, "functions": ["add"]}], settings={})
+
+
 def test_a_call_may_have_no_arguments() -> None:
     nothing = {"function": {"name": "now", "arguments": ""}}
     (talk,) = read([{"messages": [USER, {"role": "assistant", "tool_calls": [nothing]}]}])
@@ -256,7 +276,7 @@ def test_messages_may_be_left_unlearnt() -> None:
         ({"messages": '[{"role": "user", "role": "system"}]'}, "column 'messages': the key 'role' stands twice"),
         ({"messages": [USER, {**CALL, "tool_calls": 5}]}, "message 2 calls no function: 5"),
         ({"messages": [{"role": "user", "text": "Hi"}, ANSWER]}, "message 1 has neither content nor value; there is text"),
-        ({"messages": TALK, "tools": "[1]"}, "row 2: tools describe no functions"),
+        ({"messages": TALK, "tools": "[1]"}, "row 2: column 'tools' describes no functions"),
     ],
 )  # fmt: skip
 def test_what_is_no_conversation_is_named(row: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""BIO, BILOU, BIOES: detection, breaks, conversions; seqeval is the oracle of what a whole entity is."""
+"""BIO, BILOU, BIOES, BMES, BMEWO: detection, breaks, conversions; seqeval is the oracle of what a whole entity is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapthub.recipes.data.schemes import Scheme, first_break, from_iob1, from_spans, scheme_of, split_label
+from adapthub.recipes.data.schemes import (
+    LETTERS,
+    Scheme,
+    first_break,
+    from_iob1,
+    from_spans,
+    scheme_of,
+    split_label,
+)
 from adapthub.recipes.metrics import entities
 
 Span = tuple[int, int, str]
+SCHEMES: tuple[Scheme, ...] = ("bio", "bilou", "bioes", "bmes", "bmewo")
 
 
 @st.composite
@@ -32,16 +41,17 @@ def annotated(draw: st.DrawFn) -> tuple[int, list[Span]]:
 
 def tagged(words: int, spans: list[Span], scheme: Scheme) -> list[str]:
     """The definition of each scheme, written out."""
-    single, last = {"bio": ("B", "I"), "bilou": ("U", "L"), "bioes": ("S", "E")}[scheme]
+    kinds = {"bio": "BII", "bilou": "UIL", "bioes": "SIE", "bmes": "SME", "bmewo": "WME"}[scheme]
+    single, inner, last = [*kinds]
     labels = ["O"] * words
     for start, end, kind in spans:
-        letters = single if end - start == 1 else "B" + "I" * (end - start - 2) + last
+        letters = single if end - start == 1 else "B" + inner * (end - start - 2) + last
         for offset, letter in enumerate(letters):
             labels[start + offset] = f"{letter}-{kind}"
     return labels
 
 
-@given(annotated(), st.sampled_from(["bio", "bilou", "bioes"]))
+@given(annotated(), st.sampled_from(SCHEMES))
 def test_whole_sequences_have_no_break_and_hold_their_entities(
     case: tuple[int, list[Span]], scheme: Scheme
 ) -> None:
@@ -51,11 +61,10 @@ def test_whole_sequences_have_no_break_and_hold_their_entities(
     assert entities([labels], scheme) == [{(kind, start, end) for start, end, kind in spans}]
 
 
-@pytest.mark.parametrize("scheme", ["bio", "bilou", "bioes"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_sequence_is_broken_exactly_when_no_annotation_gives_it(scheme: Scheme) -> None:
     """Of all sequences of up to four labels over two types, those that some set of entities produces."""
-    prefixes = {"bio": "BI", "bilou": "BILU", "bioes": "BIES"}[scheme]
-    alphabet = ["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in "xy")]
+    alphabet = ["O", *(f"{prefix}-{kind}" for prefix in LETTERS[scheme][1:] for kind in "xy")]
     for words in range(1, 5):
         spans = [
             (start, end, kind)
@@ -86,6 +95,8 @@ def _disjoint(spans: list[Span]) -> list[tuple[Span, ...]]:
         (["B-PER", "O"], "bilou", 0, "B-PER begins or continues an entity that no L-PER ends"),
         (["O", "B-PER", "I-PER"], "bioes", 2, "I-PER begins or continues an entity that no E-PER ends"),
         (["U-PER", "L-PER"], "bilou", 1, "L-PER cannot follow U-PER"),
+        (["B-PER", "M-PER"], "bmes", 1, "M-PER begins or continues an entity that no E-PER ends"),
+        (["W-PER", "M-PER"], "bmewo", 1, "M-PER cannot follow W-PER"),
     ],
 )
 def test_the_break_is_named(labels: list[str], scheme: Scheme, index: int, reason: str) -> None:
@@ -101,6 +112,10 @@ def test_the_break_is_named(labels: list[str], scheme: Scheme, index: int, reaso
         (["U-X"], "bilou"),
         (["S-X", "O"], "bioes"),
         (["B-X", "E-X"], "bioes"),
+        (["B-X", "M-X", "E-X", "O"], "bmes"),
+        (["B-X", "M-X", "E-X", "S-Y"], "bmes"),
+        (["W-X"], "bmewo"),
+        (["B-X", "M-X", "E-X", "W-Y"], "bmewo"),
     ],
 )
 def test_the_scheme_follows_from_the_prefixes(labels: list[str], scheme: str) -> None:
@@ -110,6 +125,10 @@ def test_the_scheme_follows_from_the_prefixes(labels: list[str], scheme: str) ->
 def test_mixed_schemes_and_labels_without_prefix_are_refused() -> None:
     with pytest.raises(ValueError, match="prefixes S, U belong to no one scheme"):
         scheme_of(["U-X", "S-X"])
+    with pytest.raises(ValueError, match="prefixes B, E, I, M belong to no one scheme"):
+        scheme_of(["B-X", "I-X", "M-X", "E-X"])
+    with pytest.raises(ValueError, match="prefixes S, W belong to no one scheme"):
+        scheme_of(["S-X", "W-X"])
     for label in ("PER", "B-", "b-PER", "B_PER", "", "0", "B--PER", "X-PER"):
         with pytest.raises(ValueError, match="neither O nor a prefix"):
             split_label(label)

@@ -115,6 +115,18 @@ def test_shards_have_one_set_of_columns(tmp_path: Path) -> None:
         read_records(tmp_path / "data" / "train-*-of-00002.parquet")
 
 
+def test_columns_may_stand_in_any_order(tmp_path: Path) -> None:
+    files = write(tmp_path / "data", "train", 8, 2)
+    read = Table.from_parquet(str(files[1]))
+    read.select_columns(["label", "text"]).to_parquet(str(files[1]))
+    pattern = tmp_path / "data" / "train-*-of-00002.parquet"
+    records = read_records(pattern)
+    assert [row.values["text"] for row in records.rows] == [f"film train {at}" for at in range(8)]
+    assert [row.values["label"] for row in records.rows] == ["bad", "good"] * 4
+    assert records.columns == ("text", "label")
+    assert mapped_parquet(pattern)["text"][:] == [f"film train {at}" for at in range(8)]
+
+
 def test_a_shard_may_be_empty_and_all_may_not(tmp_path: Path) -> None:
     files = write(tmp_path / "data", "train", 8, 2)
     empty = Table.from_dict({"text": [], "label": []}, features=KINDS)

@@ -69,6 +69,27 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path, text: str) -> None:
     assert (row["text"], row["label"]) == ("a, b", "good")
 
 
+@pytest.mark.parametrize("blank", ["", " ", "   ", " \t"])
+def test_lines_of_spaces_are_skipped_as_empty_ones_are(tmp_path: Path, blank: str) -> None:
+    path = write(tmp_path, "a.csv", f"text,label\na,good\n{blank}\nb,bad\n{blank}\n")
+    assert rows(path) == [(2, {"text": "a", "label": "good"}), (4, {"text": "b", "label": "bad"})]
+    above = write(tmp_path, "b.csv", f"{blank.strip(chr(9))}\ntext;label\na;good\n")
+    assert rows(above) == [(3, {"text": "a", "label": "good"})]
+    assert rows(write(tmp_path, "c.csv", f"text\na\n{blank}\nb\n")) == [
+        (2, {"text": "a"}),
+        (4, {"text": "b"}),
+    ]
+    quoted = write(tmp_path, "d.csv", f'text,label\na,good\n{blank}"\n"\n')
+    with pytest.raises(InvalidData, match=":3: "):  # a cell that spans lines is no line of spaces
+        rows(quoted)
+
+
+@pytest.mark.parametrize("text", ["sep=;\n", "sep=;\n \n", '""\n'])
+def test_a_table_without_a_header_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidData, match=r"a\.csv: no header"):
+        rows(write(tmp_path, "a.csv", text))
+
+
 @pytest.mark.parametrize("said", ["sep=", 'sep="'])
 def test_a_line_that_says_no_delimiter_is_a_line_like_others(tmp_path: Path, said: str) -> None:
     assert rows(write(tmp_path, "a.csv", f"{said}\r\ntext;label\r\n")) == [(2, {said: "text;label"})]

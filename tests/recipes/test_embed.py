@@ -66,6 +66,40 @@ def test_pairs_triplets_and_prefixes_become_texts(tmp_path: Path) -> None:
     ]
 
 
+def test_lists_of_passages_and_negatives_are_pairs() -> None:
+    """As FlagEmbedding's rows have them."""
+    rows = [
+        {"query": "a", "pos": ["b", "c"], "neg": ["x", "y", "z"], "pos_scores": [1, 1], "prompt": "find"},
+        {"query": "d", "pos": ["e"], "neg": [], "pos_scores": [1], "prompt": "find"},
+        {"query": "f", "pos": ["g", "h"], "neg": ["v"], "pos_scores": [1, 1], "prompt": "find"},
+        {"query": "i", "pos": ["j"], "neg": ["u", "w"], "pos_scores": [1], "prompt": "find"},
+    ]
+    data = EMBED.read(rows)
+    assert [tuple(example.fields.values()) for example in data] == [
+        ("a", "b", "x"),
+        ("a", "c", "y"),
+        ("d", "e"),
+        ("f", "g", "v"),
+        ("f", "h", "v"),
+        ("i", "j", "u"),
+    ]
+    assert [example.line for example in data] == [1, 1, 2, 3, 3, 4]
+    assert data.notes == (
+        "2 negatives of 2 rows are not read, as a pair has one; the first are at data:row 1",
+        "the column 'pos_scores' is not read",
+        "the column 'prompt' is not read",
+    )
+    [only] = EMBED.read([{"query": "a", "passage": "b", "negatives": ["x"]}], negative_column="negatives")
+    assert only.fields["negative"] == "x"
+    for wrong, message in (
+        ({"query": "a", "pos": [], "neg": ["x"]}, "row 1: the passage in column 'pos' is empty"),
+        ({"query": "a", "pos": ["b", 3]}, "row 1: the passage in column 'pos' is int, not text"),
+        ({"query": "a", "pos": ["b"], "neg": ["b"]}, "row 1: the negative is the passage itself"),
+    ):
+        with pytest.raises(InvalidData, match=message):
+            EMBED.read([wrong])
+
+
 def test_the_loss_is_its_definition_and_the_right_are_no_negatives() -> None:
     torch.manual_seed(0)
     rows, size, hidden = 4, 3, 5
@@ -214,9 +248,9 @@ def test_pairs_that_do_not_belong_together_are_not_learnt_as_if_they_did() -> No
 def test_a_negative_of_spaces_is_none() -> None:
     assert "negative" not in EMBED.read([{"query": "a", "passage": "b", "negative": "  "}])[0].fields
     with pytest.raises(
-        InvalidData, match=r"the negative in column 'negative' is list, not text\. Give one text"
+        InvalidData, match=r"the negative in column 'negative' is dict, not text\. Give one text"
     ):
-        EMBED.read([{"query": "a", "passage": "b", "negative": ["c", "d"]}])
+        EMBED.read([{"query": "a", "passage": "b", "negative": {"text": "c"}}])
 
 
 def test_what_teaches_nothing_is_refused() -> None:

@@ -54,6 +54,14 @@ def test_entities_of_broken_sequences() -> None:
     assert entities([["B-X", "I-X", "L-X", "B-Y", "O", "U-X"]], "bilou") == [{("X", 0, 3), ("X", 5, 6)}]
 
 
+def test_entities_of_bmes_and_bmewo_are_those_of_bioes() -> None:
+    rows = [["B-X", "I-X", "E-X", "S-Y", "O"], ["B-X", "I-X", "O", "E-X", "I-Y"]]
+    kinds: tuple[tuple[Scheme, str], ...] = (("bmes", "S"), ("bmewo", "W"))
+    for scheme, single in kinds:
+        said = [[label.replace("I-", "M-").replace("S-", f"{single}-") for label in row] for row in rows]
+        assert entities(said, scheme) == entities(rows, "bioes") == [{("X", 0, 3), ("Y", 3, 4)}, set()]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
 def test_class_metrics_are_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     gold, predicted = zip(*pairs, strict=True)

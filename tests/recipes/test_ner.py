@@ -73,6 +73,10 @@ def test_a_label_that_is_none_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidData) as caught:
         NER.read(path)
     assert caught.value.message.startswith(f"{path}:4: 'IN' is neither O nor a prefix")
+    with pytest.raises(InvalidData, match=r"a\.conll:1: 'Etikett' is neither O") as caught:
+        NER.read(write(tmp_path, "Wort Etikett\nada B-PER\n"))
+    assert str(caught.value.hint).endswith("and remove a line that names columns.")
+    assert len(NER.read(write(tmp_path, "word tag\nada B-PER\n")).notes) == 1
 
 
 def test_a_broken_sequence_is_named_with_its_line_and_remedy(tmp_path: Path) -> None:
@@ -100,6 +104,18 @@ def test_iob1_is_converted_when_asked(tmp_path: Path) -> None:
     NER.check(data, LABELS)
     assert data[0].fields["labels"] == ["B-PER", "B-PER", "O", "B-LOC"]
     assert data[0].at(3) == f"{path}:4"
+
+
+def test_bmes_and_bmewo_are_read_as_bioes_is(tmp_path: Path) -> None:
+    for single in "SW":
+        path = write(tmp_path, f"常 B-NAME\n建 M-NAME\n良 E-NAME\n\n男 O\n汉 {single}-RACE\n")
+        data = NER.read(path)
+        labels = NER.labels(data)
+        assert labels == ("O", "B-NAME", "E-NAME", "M-NAME", f"{single}-RACE")
+        NER.check(data, labels)
+    path = write(tmp_path, "常 B-NAME\n建 M-NAME\n良 E-NAME\n\n常 B-NAME\n建 I-NAME\n良 E-NAME\n")
+    with pytest.raises(InvalidData, match="the prefixes B, E, I, M belong to no one scheme"):
+        NER.labels(NER.read(path))
 
 
 def test_a_named_scheme_is_enforced(tmp_path: Path) -> None:

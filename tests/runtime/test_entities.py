@@ -10,7 +10,7 @@ from adapthub.recipes.data.schemes import Scheme
 from adapthub.recipes.metrics import entities
 from adapthub.runtime.entities import decode_entities
 
-LABELS = {"bio": "BI", "bilou": "BILU", "bioes": "BIES"}
+LABELS = {"bio": "BI", "bilou": "BILU", "bioes": "BIES", "bmes": "BMES", "bmewo": "BMEW"}
 
 
 @pytest.mark.parametrize("scheme", LABELS)
