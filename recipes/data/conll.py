@@ -66,10 +66,8 @@ def read_conll(
         if len(cells) != width or not (cells[token_at] and cells[label_column]):
             width = width or len(cells)
             _check_columns(cells, width, f"{path}:{number}", token_at, label_column)
-        if sentence_at is not None and cells[sentence_at] not in (
-            "",
-            sentence,
-        ):  # said at its first token, or at each
+        # A sentence is said at its first token, or at each.
+        if sentence_at is not None and cells[sentence_at] not in ("", sentence):
             sentence = cells[sentence_at]
             end_sentence(number)
         tokens.append(cells[token_at])
