@@ -35,14 +35,14 @@ from adapthub.adapters.expression import Term, parse_expression
 from adapthub.hub.reference import Reference
 from adapthub.hub.registry import Entry, Registry, Version
 from adapthub.runtime.runtime import Runtime
+from adapthub.runtime.server.pulls import Pulls
 from adapthub.runtime.server.releases import Release, Releases
-from adapthub.runtime.server.resolving import Resolver, joined
+from adapthub.runtime.server.resolving import Resolver
 from adapthub.runtime.tenants.caller import LOCAL, Caller
 
 _LOG = logging.getLogger(__name__)
 
 _KNOWN = 4096  # versions that stay registered though nobody asks for them
-_PULLS = 16  # at once: they share their threads with prompts, which are not to wait for downloads
 NO_USER = ""  # of whom a request says nothing, where all of these are to stay on one side of a canary
 _NAME = re.compile(r"\w[\w.-]{0,94}(/\w[\w.-]{0,94})?", re.ASCII)
 
@@ -98,8 +98,7 @@ class Catalog:
         self._contents: dict[str, str] = {}  # the digest of each of those sources
         self._known: OrderedDict[str, Version] = OrderedDict()  # by source, the last used last
         self._kept: set[str] = set()  # digests that were pinned, or loaded at the start
-        self._registering: dict[str, asyncio.Task[None]] = {}
-        self._pulls = asyncio.Semaphore(_PULLS)
+        self._pulls = Pulls()
 
     def is_base(self, model: str) -> bool:
         """Whether a name means the base alone."""
@@ -120,7 +119,7 @@ class Catalog:
         if release is None or release.label == target.label:
             return target
         key = f"{caller.tenant}\0{uuid4().hex if user is None else user}"
-        return await self._released(target, release, key)
+        return await self._released(target, release, key, caller.tenant)
 
     @asynccontextmanager
     async def admitted(self, model: str, caller: Caller, user: str | None = None) -> AsyncIterator[Target]:
@@ -267,7 +266,7 @@ class Catalog:
         except AdapterNotFound:  # the hub suggests near names, perhaps of others
             raise self._absent(name) from None
         if register:
-            await self._register(version)
+            await self._register(version, caller.tenant)
         return _Found(_pinned(version), version.digest, _label(version), version.created)
 
     async def _current(self, model: str, *, register: bool = True) -> tuple[Target, list[_Found]]:
@@ -281,8 +280,7 @@ class Catalog:
     async def _registered(self, model: str) -> tuple[Target, list[_Found]]:
         """The same. Raises AdapterNotFound where an adapter is not registered; no other task has run since it was seen."""
         target, found = await self._current(model, register=False)
-        if tasks := [self._registering[one.source] for one in found if one.source in self._registering]:
-            await asyncio.wait(tasks)
+        await self._pulls.ended([one.source for one in found])
         attached = self._runtime.attached
         if any(one.source not in attached for one in found):
             raise AdapterNotFound(f"{model} is not loaded", hint="GET /admin/adapters lists what is.")
@@ -296,31 +294,32 @@ class Catalog:
             return None
         return self.releases.running(reference.full_name, reference.revision)
 
-    async def _released(self, target: Target, release: Release, key: str) -> Target:
+    async def _released(self, target: Target, release: Release, key: str, tenant: str) -> Target:
         """`target` or the candidate; `target` all the same where the candidate is not to be had."""
         if not release.takes(key):
             return target
         try:
             candidate = await self.resolve(Reference.parse(f"{release.name}@{release.digest}"))
-            await self._register(candidate)
+            await self._register(candidate, tenant)
         except AdaptHubError as error:
             _LOG.warning("the candidate of release %s cannot be had: %s", release.id, error)
             return target
         released = Target(target.model, candidate.digest, _label(candidate), release=release.id)
         return released if release.kind == "canary" else replace(target, shadow=released)
 
-    async def _register(self, version: Version) -> None:
+    async def _register(self, version: Version, tenant: str) -> None:
         """Make one version known to the runtime, once however many ask."""
         source = _pinned(version)
         if source in self._known:
             self._known.move_to_end(source)
         else:
-            await joined(self._registering, source, lambda: self._make_known(source, version))
+            await self._pulls.once(tenant, source, lambda: self._make_known(source, version))
 
     async def _make_known(self, source: str, version: Version) -> None:
         """Those that nobody asked for longest go, but not what an administrator wants to stay."""
-        async with self._pulls:
-            await asyncio.to_thread(self._runtime.register, source)
+        if source in self._known:  # another tenant was faster
+            return
+        await asyncio.to_thread(self._runtime.register, source)
         self._known[source] = version
         wanted = self._kept.union(self._contents.values())
         unwanted = (old for old, known in self._known.items() if known.digest not in wanted and old != source)

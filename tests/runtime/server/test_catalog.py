@@ -16,10 +16,10 @@ from adapthub.adapters.errors import AdapterNotFound, InvalidExpression, Storage
 from adapthub.hub.registry import Registry, Version
 from adapthub.runtime.sampling import Sampling
 from adapthub.runtime.server import catalog as catalog_module
-from adapthub.runtime.server import resolving
+from adapthub.runtime.server import pulls, resolving
 from adapthub.runtime.server.answering import begin
 from adapthub.runtime.server.catalog import Target
-from adapthub.runtime.tenants.caller import LOCAL
+from adapthub.runtime.tenants.caller import LOCAL, Caller
 from tests.adapters.causal_pass import CAUSAL
 from tests.adapters.peft_oracle import save_adapter
 from tests.runtime.generating import lora
@@ -318,7 +318,7 @@ def test_a_version_that_goes_and_comes_at_once_is_there(
 def test_adapters_that_are_slow_to_pull_leave_threads_to_others(
     served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_module, "_PULLS", 2)
+    monkeypatch.setattr(pulls, "_AT_ONCE", 2)
     names = ("acme/sql@v1", "acme/sql@v2", "acme/tone", "zeta/own")
 
     async def scenario() -> None:
@@ -339,6 +339,41 @@ def test_adapters_that_are_slow_to_pull_leave_threads_to_others(
             finally:
                 pulled.set()
             assert len({(await found).label for found in finding}) == len(names)
+
+    asyncio.run(scenario())
+
+
+def test_no_tenant_takes_all_pulls(served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does another wait for it where it asks for what that one also wants, later."""
+    monkeypatch.setattr(pulls, "_AT_ONCE", 2)
+    monkeypatch.setattr(pulls, "_OF_ONE", 1)
+    flood, other = (Caller(tenant, ("*",)) for tenant in ("flood", "other"))
+
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            catalog, runtime = server.serving.catalog, server.serving.runtime
+            real, slow, pulled = runtime.register, threading.Event(), threading.Event()
+
+            def register(ref: str) -> str:
+                if ref.startswith("acme/tone"):
+                    slow.set()
+                    assert pulled.wait(60)
+                return real(ref)
+
+            monkeypatch.setattr(runtime, "register", register)
+            finding = [asyncio.create_task(catalog.find("acme/tone", flood)) for _ in range(2)]
+            try:
+                async with asyncio.timeout(20):
+                    while not slow.is_set():
+                        await asyncio.sleep(0.001)
+                    names = ("acme/sql@v1", "zeta/own")
+                    finding += [asyncio.create_task(catalog.find(name, flood)) for name in names]
+                    await asyncio.sleep(0)
+                    assert (await catalog.find("acme/sql@v1", other)).label == "acme/sql@v1"
+                assert not any(found.done() for found in finding)
+            finally:
+                pulled.set()
+            assert len({(await found).label for found in finding}) == 3
 
     asyncio.run(scenario())
 
