@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from adapthub.adapters.errors import InvalidData, InvalidSettings
 from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.conversations import Conversation, turn_end
+from adapthub.recipes.portions import portions
 from adapthub.recipes.recipe import Encoded, Preview, Row
 from adapthub.runtime.chat_templates import BASE, token_id
 from adapthub.runtime.instructions import all_prompt_ids, all_read_ids
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from adapthub.recipes.data.dataset import Dataset, Example
 
 _READ_TARGETS, _MEASURED_TARGETS = 10_000, 100
-_AT_ONCE = 1000  # texts that are tokenised together
 _LEAST_TOKENS = 16
 """Of new tokens that are allowed at least: the longest target seen may be a word."""
 
@@ -119,9 +119,9 @@ def preview_completion(tokenizer: PreTrainedTokenizerBase, source: str, text: st
 
 
 def _by_some(tokens: Callable[[Sequence[str]], list[list[int]]], texts: Sequence[str]) -> Iterator[list[int]]:
-    """The `tokens` of each text, of some together: what a tokenizer keeps meanwhile takes more memory than they do."""
-    for first in range(0, len(texts), _AT_ONCE):
-        yield from tokens(texts[first : first + _AT_ONCE])
+    """The `tokens` of each text."""
+    for some in portions(texts, len):
+        yield from tokens(some)
 
 
 def _all_target_ids(

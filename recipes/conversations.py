@@ -19,6 +19,7 @@ from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.beginnings import tokens_of_beginnings
 from adapthub.recipes.data.messages import Message
 from adapthub.recipes.data.text import read_text
+from adapthub.recipes.portions import portions
 from adapthub.recipes.recipe import Row
 from adapthub.runtime.chat_templates import BASE, CHATML, TEMPLATES, ChatStyle, render, token_id
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 Tools = Sequence[Mapping[str, Any]]
-_AT_ONCE = 1000  # conversations that are tokenised together
 _OTHER = f"Set template={CHATML}, or give a template file."
 
 
@@ -124,15 +124,14 @@ def encode_conversations(
 ) -> Iterator[Turns]:
     """The tokens of each. Raises InvalidData naming the row whose turns cannot be told apart exactly."""
     last = token_id(tokenizer, end)
-    for first in range(0, len(conversations), _AT_ONCE):
-        some = conversations[first : first + _AT_ONCE]
-        rendered = [_render(tokenizer, template, one) for one in some]
-        texts = [one.text for one in rendered]
-        ends = [[border for span in one.learnt for border in span] for one in rendered]
+    rendered = ((_render(tokenizer, template, one), one.where) for one in conversations)
+    for some in portions(rendered, lambda found: len(found[0].text)):
+        texts = [one.text for one, _ in some]
+        ends = [[border for span in one.learnt for border in span] for one, _ in some]
         found = tokens_of_beginnings(tokenizer, texts, ends)
-        for one, conversation, ids in zip(rendered, some, found, strict=True):
+        for (one, where), ids in zip(some, found, strict=True):
             borders = list(zip(ids[::2], ids[1::2], strict=True))
-            yield _turns(tokenizer, one, borders, last, conversation.where)
+            yield _turns(tokenizer, one, borders, last, where)
 
 
 def prompt_of(tokenizer: PreTrainedTokenizerBase, template: str, conversation: Conversation) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from adapthub.recipes.portions import portions
 from adapthub.recipes.recipe import Row
 
 if TYPE_CHECKING:
@@ -18,7 +19,19 @@ def text_rows(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> tuple[list[Row], list[bool]]:
     """(a row for each text with what the tokenizer gives but the attention mask; whether the text goes on after it)."""
-    batch = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)
+    rows: list[Row] = []
+    cut: list[bool] = []
+    for some in portions(texts, len):
+        more, of_these = _rows(tokenizer, some, max_length)
+        rows += more
+        cut += of_these
+    return rows, cut
+
+
+def _rows(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int
+) -> tuple[list[Row], list[bool]]:
+    batch = tokenizer(texts, truncation=True, max_length=max_length, return_attention_mask=False)
     rows: list[Row] = [{name: values[at] for name, values in batch.items()} for at in range(len(texts))]
     if batch.encodings is not None:
         return rows, [bool(encoding.overflowing) for encoding in batch.encodings]
