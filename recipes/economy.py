@@ -6,6 +6,7 @@ Does not choose sizes or compute losses (language_loss does).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, cast
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
     from adapthub.recipes.job import Job
 
 _MUCH_PADDING = 0.1
+_PRIMITIVES = "64"
+
+
+def keep_few_primitives() -> None:
+    """Before anything is computed: on a CPU oneDNN keeps what it prepared for each shape of a product, 1,024 of them where
+    nothing is said, and batches without padding hardly ever have a shape again. In 80 steps of ner on MiniLM in bfloat16 the
+    process grew by 650 MB, with 32 by 270 MB, in as much time."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from adapthub.adapters.memory import memory_errors
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.catalog import find_recipe
+from adapthub.recipes.economy import keep_few_primitives
 from adapthub.recipes.environment import hardware, libraries
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
@@ -130,6 +131,7 @@ def train(
         raise InvalidSettings(
             f"quantize={quantize!r} does not fit the base given, which is {base.quantization}"
         )
+    keep_few_primitives()
     check_trackers(track)
     _check_output(output, resume)
     # of all that is asked the first: reading the data may take long

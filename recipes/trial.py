@@ -34,7 +34,7 @@ from adapthub.adapters.memory import free_memory
 from adapthub.recipes import answered
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
-from adapthub.recipes.economy import packs
+from adapthub.recipes.economy import keep_few_primitives, packs
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.job import Job, Split, prepare
@@ -98,6 +98,7 @@ def try_out(device: str, **arguments: Any) -> Trial:
 
 def main() -> None:
     """In the new process: arguments on stdin; the trial, or the error, as the last line on stdout."""
+    keep_few_primitives()
     device, arguments = pickle.loads(sys.stdin.buffer.read())
     try:
         with redirect_stdout(sys.stderr):
