@@ -125,13 +125,17 @@ def check_same(name: str, folder: Path, run: dict[str, Any], said: Said) -> None
     ours, theirs = load(folder / name).history, one.run.history
     assert [entry.keys() for entry in ours] == [entry.keys() for entry in theirs]
     for mine, other in zip(ours, theirs, strict=True):
-        assert mine == pytest.approx(other, rel=1e-4, abs=1e-6)
+        # Sums are in another order, of which Adam's first steps make more in the gradients of later ones.
+        assert mine.get("grad_norm", 0) == pytest.approx(other.get("grad_norm", 0), rel=5e-4)
+        assert mine | {"grad_norm": 0} == pytest.approx(other | {"grad_norm": 0}, rel=1e-4, abs=1e-6)
     artifact = Artifact.read(folder / name / "adapter")
     assert said[0]["digest"] == said[1]["digest"] == artifact.digest
     assert said[0]["metrics"] == said[1]["metrics"]
     trained = one.artifact.tensors()
     for key, tensor in artifact.tensors().items():
-        torch.testing.assert_close(tensor, trained[key], rtol=1e-3, atol=1e-4)
+        # A hundredth of a step on average: where a gradient is nothing but rounding, Adam makes a whole step of it, in either
+        # direction.
+        assert (tensor - trained[key]).abs().mean() < COMMON["learning_rate"] / 100, key
     assert load(folder / name).environment["hardware"]["processes"] == 2
     assert artifact.manifest is not None
     assert artifact.manifest.hardware["processes"] == 2
