@@ -133,8 +133,8 @@ def check_same(name: str, folder: Path, run: dict[str, Any], said: Said) -> None
     assert said[0]["metrics"] == said[1]["metrics"]
     trained = one.artifact.tensors()
     for key, tensor in artifact.tensors().items():
-        # A hundredth of a step on average: where a gradient is nothing but rounding, Adam makes a whole step of it, in either
-        # direction.
+        # A hundredth of a step on average: where a gradient is nothing but rounding, Adam makes a whole step of it, in
+        # either direction.
         assert (tensor - trained[key]).abs().mean() < COMMON["learning_rate"] / 100, key
     assert load(folder / name).environment["hardware"]["processes"] == 2
     assert artifact.manifest is not None
