@@ -302,7 +302,10 @@ def _pairs(row: Record, columns: Mapping[str, str]) -> Iterator[Record]:
     if not _has_lists(row, columns):
         yield row
         return
-    passage, negative = columns["passage"], columns.get("negative", "")
+    passage, negative = columns["passage"], columns.get("negative")
+    if negative is None:
+        yield from (replace(row, values={**row.values, passage: one}) for one in _each(row, passage))
+        return
     for one, other in zip(_each(row, passage), cycle(_each(row, negative)), strict=False):
         yield replace(row, values={**row.values, passage: one, negative: other})
 
