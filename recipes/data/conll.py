@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from adapthub.adapters.errors import InvalidData
@@ -31,51 +32,75 @@ def read_conll(
     Columns count from 0, negative ones from the end; tokens are in the first, or where a header says. A file whose first
     token line has a tab is split at tabs only. Of a header there is a note.
     """
-    examples: list[Example] = []
-    tokens: list[str] = []
-    labels: list[str] = []
-    width = 0
-    tabs: bool | None = None
-    token_at, sentence_at = token_column or 0, None
-    sentence = ""
+    sentences = _Sentences(str(path))
+    columns: _Columns | None = None
+    tabs = False
     notes: list[str] = []
-
-    def end_sentence(number: int) -> None:
-        nonlocal tokens, labels
-        if tokens:
-            fields = {"tokens": tokens, "labels": labels}
-            examples.append(Example(fields, str(path), number - len(tokens), spread=True))
-            tokens, labels = [], []
-
     for number, raw in enumerate([*read_text(path, encoding).split("\n"), ""], start=1):
         line = raw.rstrip("\r")  # two, where a file with CRLF was written as a text once more
         if not line.strip(" \t") or line.startswith("-DOCSTART-"):
-            end_sentence(number)
+            sentences.end(number)
             continue
-        if not tokens and _COMMENT.match(line):
+        if not sentences.within and _COMMENT.match(line):
             continue
-        tabs = "\t" in line if tabs is None else tabs
-        cells = _cells(line, tabs=tabs)
-        if not width and _is_header(cells, label_column):
-            width, where = len(cells), f"{path}:{number}"
-            token_at = _token_column(cells, where) if token_column is None else token_column
-            _check_columns(cells, width, where, token_at, label_column)
-            sentence_at = next(iter(_places(cells, _SENTENCES)), None)
-            notes.append(_said_of(cells, where, token_at, label_column, sentence_at))
-            continue
-        if len(cells) != width or not (cells[token_at] and cells[label_column]):
-            width = width or len(cells)
-            _check_columns(cells, width, f"{path}:{number}", token_at, label_column)
-        # A sentence is said at its first token, or at each.
-        if sentence_at is not None and cells[sentence_at] not in ("", sentence):
-            sentence = cells[sentence_at]
-            end_sentence(number)
-        tokens.append(cells[token_at])
-        labels.append(cells[label_column])
-    if not examples:
+        if columns is None:
+            tabs = "\t" in line
+            cells, where = _cells(line, tabs=tabs), f"{path}:{number}"
+            header = _is_header(cells, label_column)
+            columns = _columns(cells, where, token_column, label_column, header=header)
+            if header:
+                notes.append(_said_of(cells, where, columns))
+                continue
+        else:
+            cells = _cells(line, tabs=tabs)
+        if len(cells) != columns.width or not (cells[columns.tokens] and cells[columns.labels]):
+            _check_columns(cells, columns, f"{path}:{number}")
+        sentences.add(number, cells, columns)
+    if columns is None or not sentences.examples:
         raise InvalidData(f"{path}: no sentence in the file", hint="Expected one token and its label a line.")
-    columns = {"tokens": f"column {token_at}", "labels": f"column {label_column}"}
-    return Dataset(tuple(examples), str(path), columns, notes=tuple(notes))
+    said = {"tokens": f"column {columns.tokens}", "labels": f"column {columns.labels}"}
+    return Dataset(tuple(sentences.examples), str(path), said, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """How many a line has, and which are what; sentences by blank lines where none says them."""
+
+    width: int
+    tokens: int
+    labels: int
+    sentences: int | None
+
+
+class _Sentences:
+    """Examples, from tokens as they come."""
+
+    def __init__(self, source: str) -> None:
+        self.examples: list[Example] = []
+        self._source = source
+        self._tokens: list[str] = []
+        self._labels: list[str] = []
+        self._named = ""
+
+    @property
+    def within(self) -> bool:
+        return bool(self._tokens)
+
+    def add(self, number: int, cells: Sequence[str], columns: _Columns) -> None:
+        # A sentence is said at its first token, or at each.
+        if columns.sentences is not None and cells[columns.sentences] not in ("", self._named):
+            self._named = cells[columns.sentences]
+            self.end(number)
+        self._tokens.append(cells[columns.tokens])
+        self._labels.append(cells[columns.labels])
+
+    def end(self, number: int) -> None:
+        """Before line `number`."""
+        if not self._tokens:
+            return
+        fields = {"tokens": self._tokens, "labels": self._labels}
+        self.examples.append(Example(fields, self._source, number - len(self._tokens), spread=True))
+        self._tokens, self._labels = [], []
 
 
 def _cells(line: str, *, tabs: bool) -> list[str]:
@@ -106,26 +131,39 @@ def _token_column(names: Sequence[str], where: str) -> int:
     )
 
 
-def _said_of(names: Sequence[str], where: str, token: int, label: int, sentence: int | None) -> str:
-    by = "blank lines" if sentence is None else f"column {names[sentence]!r}"
+def _columns(
+    cells: list[str], where: str, token_column: int | None, label_column: int, *, header: bool
+) -> _Columns:
+    """Of a file whose first line has these cells."""
+    if token_column is None:
+        token_column = _token_column(cells, where) if header else 0
+    sentences = next(iter(_places(cells, _SENTENCES)), None) if header else None
+    columns = _Columns(len(cells), token_column, label_column, sentences)
+    _check_columns(cells, columns, where)
+    return columns
+
+
+def _said_of(names: Sequence[str], where: str, columns: _Columns) -> str:
+    by = "blank lines" if columns.sentences is None else f"column {names[columns.sentences]!r}"
     return (
-        f"{where} names columns and is no token: tokens are read from {names[token]!r}, labels from {names[label]!r},"
-        f" sentences by {by}"
+        f"{where} names columns and is no token: tokens are read from {names[columns.tokens]!r}, labels from"
+        f" {names[columns.labels]!r}, sentences by {by}"
     )
 
 
-def _check_columns(cells: list[str], width: int, where: str, token_column: int, label_column: int) -> None:
+def _check_columns(cells: list[str], columns: _Columns, where: str) -> None:
     if len(cells) < 2:
         raise InvalidData(
             f"{where}: one column ({cells[0]!r}) where a token and a label are expected",
             hint="Separate them by a space or a tab; sentences by a blank line.",
         )
+    width = columns.width
     if len(cells) != width:
         raise InvalidData(
             f"{where}: {len(cells)} columns where the lines before have {width}",
             hint="Give every token the same columns, or separate columns by tabs.",
         )
-    for role, column in (("token", token_column), ("label", label_column)):
+    for role, column in (("token", columns.tokens), ("label", columns.labels)):
         if not -width <= column < width:
             raise InvalidData(
                 f"{where}: no {role} column {column}: the file has {width} columns, 0 to {width - 1}",
