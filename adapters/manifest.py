@@ -88,7 +88,7 @@ class DataRecord(Record):
     def _document(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         document: dict[str, Any] = plain(self)
         if self.groups is None:  # readers that came before it refuse a field that they do not know
-            del document["groups"]
+            document.pop("groups", None)
         return document
 
 

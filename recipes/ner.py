@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adapthub.adapters.errors import InvalidData, InvalidSettings
-from adapthub.adapters.words import choose_label_token, encode_words
+from adapthub.adapters.words import EncodedWords, choose_label_token, encode_words
 from adapthub.recipes.batches import IGNORED, check_length, token_collator
 from adapthub.recipes.data.annotations import read_annotations
 from adapthub.recipes.data.conll import read_conll
@@ -23,6 +23,7 @@ from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.records import is_datasets, suffix_of
 from adapthub.recipes.data.schemes import LETTERS, Scheme, first_break, from_iob1, scheme_of, split_label
 from adapthub.recipes.metrics import Statistics, entity_statistics
+from adapthub.recipes.portions import portions
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview
 
 if TYPE_CHECKING:
@@ -167,12 +168,11 @@ class Ner:
         settings: Mapping[str, Any],
     ) -> Encoded:
         ids = {label: index for index, label in enumerate(labels)}
-        words = encode_words(
-            tokenizer,
-            [example.fields["tokens"] for example in dataset],
-            label_token=settings["label_token"],
-            max_length=settings["max_length"],
-        )
+        words: list[EncodedWords] = []
+        for some in portions((example.fields["tokens"] for example in dataset), _characters):
+            words += encode_words(
+                tokenizer, some, label_token=settings["label_token"], max_length=settings["max_length"]
+            )
         rows = []
         for example, encoded in zip(dataset, words, strict=True):
             targets = [IGNORED] * len(encoded.features["input_ids"])
@@ -249,6 +249,10 @@ def _check_labels(example: Example, scheme: str) -> None:
                 raise ValueError(f"{label} is not {scheme.upper()}")
         except ValueError as error:
             raise InvalidData(f"{example.at(index)}: {error}", hint=_LABEL_HINT) from error
+
+
+def _characters(tokens: Sequence[str]) -> int:
+    return sum(map(len, tokens))
 
 
 def _as_bio(example: Example) -> Example:

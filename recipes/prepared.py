@@ -34,6 +34,7 @@ from adapthub.adapters.home import home
 from adapthub.adapters.tasks import IMAGE_CLASSIFICATION, SPEECH
 from adapthub.recipes.catalog import RECIPES
 from adapthub.recipes.data.dataset import Dataset, Example
+from adapthub.recipes.data.label_studio import holds_tasks
 from adapthub.recipes.data.odd_labels import OddLabels
 from adapthub.recipes.data.records import Ids, blocks_of_datasets
 from adapthub.recipes.data.saved import is_saved, opened, saved_digest, saved_files
@@ -257,7 +258,10 @@ def _parts(
     else:
         reading = {name: options[name] for name in ("encoding", "delimiter") if name in options}
         blocks = record_blocks(path, **reading)
-    for records in blocks:
+    for at, records in enumerate(blocks):
+        if at == 0 and holds_tasks(records):  # see there: no part of them tells what it has
+            yield recipe.read(opened(path), **options)
+            return
         ids.add(records)
         part = recipe.read(replace(records, whole=False), **options)
         if recipe.task == _LABELLED:

@@ -29,6 +29,7 @@ from adapthub.recipes.data.dataset import Dataset, Example
 from adapthub.recipes.data.groups import GROUP_COLUMN
 from adapthub.recipes.data.questions import read_questions
 from adapthub.recipes.metrics import Statistics
+from adapthub.recipes.portions import portions
 from adapthub.recipes.recipe import Collator, Defaults, Encoded, Preview, Rows
 from adapthub.recipes.squad import answer_statistics, best_threshold
 
@@ -150,15 +151,17 @@ class QuestionAnswering:
 
         Of several gold answers the first is learnt. Counted as truncated: answers that no window holds whole.
         """
+        every: list[list[Window]] = []
         try:
-            every = encode_windows(
-                tokenizer,
-                [example.fields["question"] for example in dataset],
-                [example.fields["context"] for example in dataset],
-                [example.source for example in dataset],
-                max_length=settings["max_length"],
-                stride=settings["stride"],
-            )
+            for some in portions(dataset, _characters):
+                every += encode_windows(
+                    tokenizer,
+                    [example.fields["question"] for example in some],
+                    [example.fields["context"] for example in some],
+                    [example.source for example in some],
+                    max_length=settings["max_length"],
+                    stride=settings["stride"],
+                )
         except InvalidInput as error:
             raise InvalidData(error.message, hint="Raise max_length, or shorten the question.") from error
         rows, seen = [], 0
@@ -239,6 +242,10 @@ class QuestionAnswering:
         ids = row["input_ids"]
         label = ("answer" if NULL < start <= at <= end else "" for at in range(len(ids)))
         return Preview.of_tokens(tokenizer, ids, example.source, example.fields["question"], label=label)
+
+
+def _characters(example: Example) -> int:
+    return len(example.fields["question"]) + len(example.fields["context"])
 
 
 def _longest(tokenizer: PreTrainedTokenizerBase, train: Dataset) -> int:

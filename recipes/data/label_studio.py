@@ -28,33 +28,37 @@ def tasks_as_rows(
     """Rows of a task's data, with a column for each control by its `from_name`: lists of spans, or a choice, which is a list
     where some row has several. Then the column of labels, `column` or that of the only control, and notes.
 
-    Records that are no tasks are given back as they are. Raises InvalidData, of a whole source also where no task is
-    annotated so.
+    Records that are no tasks are given back as they are. Raises InvalidData, also where no task is annotated so.
     """
-    if not any(
-        isinstance(row.values.get(_DATA), Mapping) and _ANNOTATIONS in row.values for row in records.rows
-    ):
+    if not holds_tasks(records):
         return records, column, ()
     tasks = [(row, _data(records, row), _valid(records, row)) for row in records.rows]
     left = [row for row, _, annotations in tasks if not annotations]
     several = [row for row, _, annotations in tasks if len(annotations) > 1]
     found = [_results(annotations[0], kind) for _, _, annotations in tasks if annotations]
     names = [*dict.fromkeys(_name(result) for results in found for result in results)]
-    if records.whole and not names:
+    if not names:
         raise InvalidData(
             f"{records.path}: no annotation of these tasks has {kind}",
             hint="ner reads spans that are marked in plain text, classify and sentiment choices for a whole text.",
         )
     if column is None:
         column = _only(records, names)
-    marked = _columns_of(found, names or [column], kind)
+    marked = _columns_of(found, names, kind)
     kept = (row for row, _, annotations in tasks if annotations)
     rows = [
         replace(row, values={**_data(records, row), **values})
         for row, values in zip(kept, marked, strict=True)
     ]
-    columns = columns_of([*(data for _, data, _ in tasks), dict.fromkeys(names or [column])])
+    columns = columns_of([*(data for _, data, _ in tasks), dict.fromkeys(names)])
     return replace(records, rows=rows, columns=columns), column, tuple(_notes(records, left, several))
+
+
+def holds_tasks(records: Records) -> bool:
+    """Whether some are tasks. Such a source is read whole: its tasks together tell which controls and lists there are."""
+    return any(
+        isinstance(row.values.get(_DATA), Mapping) and _ANNOTATIONS in row.values for row in records.rows
+    )
 
 
 def _data(records: Records, row: Record) -> dict[str, Any]:
@@ -107,7 +111,7 @@ def _only(records: Records, names: Sequence[str]) -> str:
             f"{records.path}: annotations are of several controls: {', '.join(map(repr, names))}",
             hint="Set label_column to one of them.",
         )
-    return names[0] if names else "label"  # of a part whose texts have nothing marked
+    return names[0]
 
 
 def _columns_of(

@@ -32,9 +32,11 @@ class Pulls:
         await joined(self._waiting, (tenant, source), lambda: self._in_turn(tenant, source, pull))
 
     async def ended(self, sources: Sequence[str]) -> None:
-        """Wait for those of `sources` that are pulled now, however that ends."""
-        if tasks := [self._running[source] for source in sources if source in self._running]:
+        """Wait for those of `sources` that are pulled or wait for a turn, however that ends, until all that asked for them
+        have gone on."""
+        if tasks := [task for (_, source), task in self._waiting.items() if source in sources]:
             await asyncio.wait(tasks)
+            await asyncio.sleep(0)  # who asked after this one began to wait is woken after it
 
     async def _in_turn(self, tenant: str, source: str, pull: Callable[[], Coroutine[Any, Any, None]]) -> None:
         async with self._of.setdefault(tenant, asyncio.Semaphore(_OF_ONE)):

@@ -94,6 +94,7 @@ def test_groups_are_written_where_there_are_some() -> None:
     document = record.document()["data"]
     assert document["test"]["groups"] == 4
     assert "groups" not in document["train"]
+    assert data["train"].model_dump(exclude_none=True) == {"fingerprint": "sha256:f", "rows": 12}
     assert Manifest.from_json(record.to_json(), "it") == record
     assert data["test"].words == "12 rows in 4 groups (intervals are of groups) of unpublished data"
     with pytest.raises(ValidationError, match="greater than or equal to 2"):

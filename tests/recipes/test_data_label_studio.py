@@ -128,20 +128,39 @@ def test_what_has_no_such_annotation_is_refused(tmp_path: Path) -> None:
             read("classify", tmp_path, [task("a", annotation(choice("good"))), odd])
 
 
+def prepared(
+    recipe: str, folder: Path, tasks: list[dict[str, Any]], patch: pytest.MonkeyPatch
+) -> tuple[Dataset, tuple[str, ...]]:
+    """The training split and the labels of a large export, each row of which would be a part of other files."""
+    patch.setattr("adapthub.recipes.prepared.LEAST_BYTES", 0)
+    patch.setattr("adapthub.recipes.data.tables._BLOCK", 1)
+    path = folder / "export.json"
+    path.write_text(json.dumps(tasks))
+    splits, labels, _ = prepare_splits(find_recipe(recipe), path, validation=False, test=None, options={})
+    return splits["train"], labels
+
+
+@pytest.mark.parametrize("name", ["label", "ner"])
 def test_a_large_export_may_begin_with_tasks_that_are_not_annotated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("adapthub.recipes.prepared.LEAST_BYTES", 0)
-    monkeypatch.setattr("adapthub.recipes.data.tables._BLOCK", 1)  # each row is a part
-    ada = span(0, 3, "Ada", "PER")
+    ada = span(0, 3, "Ada", "PER", name=name)
     tasks = [
         task("Eve slept"),
         task("Nobody", annotation(), number=2),
         task("Ada slept", annotation(ada), number=3),
     ]
-    path = tmp_path / "export.json"
-    path.write_text(json.dumps(tasks))
-    splits, labels, _ = prepare_splits(find_recipe("ner"), path, validation=False, test=None, options={})
+    train, labels = prepared("ner", tmp_path, tasks, monkeypatch)
     assert labels == ("O", "B-PER")
-    assert [example.fields["tokens"] for example in splits["train"]] == [["Nobody"], ["Ada", "slept"]]
-    assert "1 tasks have no annotation" in splits["train"].notes[0]
+    assert [example.fields["tokens"] for example in train] == [["Nobody"], ["Ada", "slept"]]
+    assert "1 tasks have no annotation" in train.notes[0]
+
+
+def test_a_large_export_may_have_several_choices_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"a": "x", "b": "", "c": "xy"}
+    tasks = [task(text, annotation(choice(*choices))) for text, choices in said.items()]
+    train, labels = prepared("classify", tmp_path, tasks, monkeypatch)
+    assert labels == ("x", "y")
+    assert [example.fields["labels"] for example in train] == [["x"], [], ["x", "y"]]

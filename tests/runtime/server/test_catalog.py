@@ -315,6 +315,39 @@ def test_a_version_that_goes_and_comes_at_once_is_there(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_is_unloaded_while_it_is_pulled_fails_nobody_who_asked(
+    served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    """Neither who asked before the administrator did, nor who asked after, also where the first `leaves`."""
+
+    async def scenario() -> None:
+        async with assembled(served_base, hub) as server:
+            catalog, runtime = server.serving.catalog, server.serving.runtime
+            real, begun, pulled = runtime.register, threading.Event(), threading.Event()
+
+            def register(ref: str) -> str:
+                begun.set()
+                assert pulled.wait(60)
+                return real(ref)
+
+            monkeypatch.setattr(runtime, "register", register)
+            asking = [asyncio.create_task(server.ask("acme/sql@v1"))]
+            assert await asyncio.to_thread(begun.wait, 60)
+            unloading = asyncio.create_task(catalog.unload("acme/sql@v1"))
+            await asyncio.sleep(0.1)
+            asking.append(asyncio.create_task(server.ask("acme/sql@v1")))
+            await asyncio.sleep(0.1)
+            if leaves:
+                asking.pop(0).cancel()
+            pulled.set()
+            assert len({text for _, text in await asyncio.gather(*asking)}) == 1
+            await unloading
+            assert not runtime.attached
+
+    asyncio.run(scenario())
+
+
 def test_adapters_that_are_slow_to_pull_leave_threads_to_others(
     served_base: Path, hub: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
