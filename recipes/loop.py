@@ -117,8 +117,9 @@ def fit(
         if processes.first:
             run.write_history(_without_timings(trainer.state.log_history))
     finally:
-        # accelerate left an autocast around the forward pass
+        # accelerate left an autocast around the forward pass, and a mark for which it would set none another time
         trainer.accelerator.unwrap_model(adaptation.model, keep_fp32_wrapper=False)
+        adaptation.model._is_accelerate_prepared = False  # type: ignore[assignment]  # of a Module
         if log is not None:
             log.close()
         if bar:

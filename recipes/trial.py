@@ -187,12 +187,15 @@ class _Trying:
         return lengths_of(self._job.taught)
 
     def _half(self) -> Job:
-        """One step of half of the longest rows."""
+        """One step of half of the longest rows, and the first evaluation, which takes longer because it is the first."""
         rows = self._batches[0][: max(1, self._job.settings.batch_size // 2)]
         settings = replace(
             self._job.settings, batch_size=len(rows), max_steps=1, gradient_accumulation=1, eval_steps=1
         )
-        return replace(self._job, settings=settings, splits={"train": self._train(rows)})
+        splits = {"train": self._train(rows)}
+        if "validation" in self._job.splits:
+            splits["validation"] = self._job.splits["validation"].some(self._job.settings.eval_batch_size)
+        return replace(self._job, settings=settings, splits=splits)
 
     def _typical(self) -> Job:
         """The batch with the longest row, and some that stand for all others; evaluated on a few batches."""
@@ -257,8 +260,14 @@ class _Trying:
         whole = self._job.looked_at
         if whole is None or clock.evaluation is None:
             return evaluations * clock.saving
-        share = _tokens(whole) / max(1, _tokens(_looked_at(tried)))
+        share = self._computed(whole) / self._computed(_looked_at(tried))
         return evaluations * (clock.evaluation * share + clock.saving)
+
+    def _computed(self, split: Split) -> float:
+        """Tokens that an evaluation of a split computes, of which few rows have more padding."""
+        lengths, size = np.sort(lengths_of(split.encoded.rows))[::-1], self._job.settings.eval_batch_size
+        batches = np.split(np.arange(len(lengths)), range(size, len(lengths), size))
+        return float(self._costs(lengths, batches)[:, 1].sum())
 
     def _largest(self, half: int, whole: int) -> int | None:
         rows = self._job.settings.batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,14 @@ def test_plans_say_why(causal_base: Path) -> None:
 def test_what_cannot_be_is_named(name: str, value: Any, causal_base: Path) -> None:
     with pytest.raises(InvalidSettings, match=name):
         plan("chat", talks(12), base=str(causal_base), **{name: value})
+
+
+def test_training_keeps_few_shapes_but_as_many_as_the_environment_says(
+    causal_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "")
+    monkeypatch.delenv("LRU_CACHE_CAPACITY")
+    history("chat", talks(6), str(causal_base), tmp_path / "run", answered=0, max_steps=1)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "64"

@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from adapthub.adapters.base import load_base
 from adapthub.adapters.samples import fetch
 from adapthub.recipes import plan
+from adapthub.recipes import run as runs
+from adapthub.recipes.adaptation import adapt
+from adapthub.recipes.job import prepare
+from adapthub.recipes.loop import fit
 from adapthub.recipes.trial import _free_for_us, _Peak
 
 _RUN = """
@@ -73,6 +78,26 @@ def test_memory_and_time_are_as_planned(
     assert trial.memory == pytest.approx(took["memory"], rel=0.10)
     assert trial.seconds == pytest.approx(took["seconds"], rel=0.25)
     assert trial.largest_batch is None or trial.largest_batch >= planned.settings["batch_size"]
+
+
+def test_an_adaptation_is_trained_in_the_same_numbers_another_time(
+    tiny_base: Path, ner_data: Path, tmp_path: Path
+) -> None:
+    """As the trial does: half of a batch, and then batches."""
+    job = prepare(
+        "ner", ner_data / "train.conll", base=str(tiny_base), quantize=None, method=None, validation=False,
+        test=False, seed=0, given={"max_steps": 1, "batch_size": 4, "precision": "bf16"},
+    )  # fmt: skip
+    base = load_base(job.base.ref, device="cpu")
+    adaptation = adapt(base, job.task, job.labels, job.method, job.adapter, job.ranks)
+    seen: list[torch.dtype] = []
+    layer = next(module for module in base.model.modules() if isinstance(module, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    for name in ("half", "whole"):
+        run = runs.start(job.configuration, {}, name=name, path=tmp_path / name)
+        fit(job, base, adaptation, run, console=None)
+    assert set(seen) == {torch.bfloat16}
+    assert len(seen) == 2
 
 
 def test_a_small_run_is_tried_and_leaves_nothing(
