@@ -101,7 +101,10 @@ class Ner:
                 encoding=encoding,
             )
         elif suffix == ".csv":
-            raise InvalidData(f"{source}: ner does not read CSV", hint=f"It reads {', '.join(self.formats)}.")
+            raise InvalidData(
+                f"{source}: ner does not read CSV",
+                hint=f"It reads {', '.join(self.formats)}. Save a table of words with tabs, as .tsv.",
+            )
         elif group_column is not None:
             raise InvalidSettings(
                 f"{source}: the columns of CoNLL files are of words, and group_column is one of rows",
