@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     Places = NDArray[np.int64]
 
 _STEPS = 7
-_EVALUATED_BATCHES = 3
+_EVALUATED_BATCHES = 6
 _USABLE = 0.95  # of the memory that is free: the rest moves while a run goes on
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
