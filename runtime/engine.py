@@ -138,9 +138,13 @@ class Engine:
         max_new_tokens into the context or the pages."""
         if not prompt_ids:
             raise InvalidInput("the prompt is empty: there is nothing to continue")
-        if outside := [id for id in prompt_ids if not 0 <= id < self._vocabulary]:
-            raise InvalidInput(f"token id {outside[0]} is outside the vocabulary of {self._vocabulary}")
+        self.check_ids(prompt_ids)
         self._paging.check_room(len(prompt_ids), max_new_tokens)
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raises InvalidInput for ids outside the vocabulary."""
+        if outside := [id for id in ids if not 0 <= id < self._vocabulary]:
+            raise InvalidInput(f"token id {outside[0]} is outside the vocabulary of {self._vocabulary}")
 
     def submit(self, request: Request) -> None:
         """Queue a request; from any thread. Its events, refusal by a full queue included, come to `deliver`.

@@ -211,7 +211,8 @@ class GenerationService:
 
         `tools`: functions that the assistant of a conversation may call, each described by a JSON schema.
 
-        Raises InvalidInput for anything else, and for a conversation that the template refuses.
+        Raises InvalidInput for anything else, for ids outside the vocabulary, and for a conversation that the template
+        refuses.
         """
         if isinstance(prompt, str):
             try:
@@ -219,7 +220,9 @@ class GenerationService:
             except (TypeError, UnicodeError) as error:  # half a character, as JSON can spell it
                 raise InvalidInput(f"the prompt cannot be tokenised: {error}") from error
         if isinstance(prompt, Sequence) and all(type(token) is int for token in prompt):
-            return cast("list[int]", [*prompt])
+            ids = cast("list[int]", [*prompt])
+            self.engine.check_ids(ids)  # here, as others decode them before they are submitted
+            return ids
         if isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt):
             return self._conversation_ids(cast("Sequence[Mapping[str, Any]]", prompt), tools, style)
         raise InvalidInput(

@@ -184,6 +184,17 @@ def test_the_log_keeps_prompts_and_answers_masked(logged: tuple[Running, Path]) 
     assert (one.rating.correction, one.rating.comment) == ("ask 0000 0000 00", "x@x.xxx")
 
 
+@pytest.mark.parametrize("token", [-1, 10**12])
+def test_ids_that_are_no_tokens_are_refused_before_they_are_logged(
+    logged: tuple[Running, Path], token: int
+) -> None:
+    running, _ = logged
+    with openai.OpenAI(base_url=f"{running.address}/v1", api_key="acme-key", max_retries=0) as client:
+        for options in ({}, {"echo": True}):
+            with pytest.raises(openai.BadRequestError, match="outside the vocabulary"):
+                client.completions.create(model="acme/tone", prompt=[token], max_tokens=2, extra_body=options)
+
+
 def test_entities_outside_the_text_are_refused(logged: tuple[Running, Path]) -> None:
     running, _ = logged
     running.serving.feedback.log(Logged("outside", "acme", "token-classification", "acme/ner@v1", TEXT, NER))

@@ -114,6 +114,7 @@ def test_logprobs_are_at_their_places_in_the_text(
         ({"prompt": ["a", 3]}, "prompt"),
         ({"prompt": [10**9]}, "outside the vocabulary"),
         ({"prompt": [-1]}, "outside the vocabulary"),
+        ({"prompt": [10**12], "echo": True}, "outside the vocabulary"),
         ({"prompt": ["a"] * 100, "n": 2}, "At most 128"),
         ({"max_tokens": 1000}, "context"),
         ({"extra_body": {"min_tokens": 99}}, "min_new_tokens"),
