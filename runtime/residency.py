@@ -272,7 +272,8 @@ class Residency:
         elif adapter.stage == "out" and not adapter.reading:
             if adapter.host is not None:
                 self._host.drop(adapter)
-            self._adapters.pop(adapter.digest, None)
+            if self._adapters.get(adapter.digest) is adapter:  # else it was registered anew meanwhile
+                del self._adapters[adapter.digest]
 
     # What the loader tells, on its threads.
 

@@ -585,6 +585,30 @@ def test_an_adapter_registered_again_while_it_is_being_forgotten_stays(make: Cal
     assert ours.want("a") == "ready"
 
 
+def test_an_adapter_registered_again_as_it_has_just_left_stays(
+    make: Callable[..., Ours], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its detaching and the end of that job."""
+    ours = make()
+    ours.load("a")
+    detached, ended, loader = ours.residency._loader._was_detached, threading.Event(), ours.residency._loader
+
+    def was_detached(adapter: Any) -> None:
+        detached(adapter)
+        ours.residency.register(ours.artifacts["a"])
+
+    def job_ended(*what: Any) -> None:
+        ours.residency._load_ended(*what)
+        ended.set()
+
+    monkeypatch.setattr(loader, "_was_detached", was_detached)
+    monkeypatch.setattr(loader, "_ended", job_ended)
+    ours.residency.forget(ours.digests["a"])
+    assert ended.wait(30)
+    monkeypatch.undo()
+    ours.load("a")
+
+
 def test_an_adapter_forgotten_while_it_loads_is_dropped(
     make: Callable[..., Ours], adapted: AdaptedBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
