@@ -212,6 +212,7 @@ def test_garbage_is_collected_while_clients_write(server: HubServer, tmp_path: P
         """How many files, until there were some collections meanwhile."""
         written = 0
         while len(collected) < 3:
+            assert collector.is_alive()
             folder, weights = f"{number}/{written}", bytes([number, *written.to_bytes(2)]) * 40_000
             assert taken({f"{folder}/model.safetensors": header(weights), f"{folder}/a.txt": folder.encode()})
             written += 2
