@@ -4,7 +4,8 @@ It does what `train` does, with the same code: reads the data, loads the base, r
 longest rows (half of it before, for what a row adds) and some typical ones, evaluates, saves and measures a few rows.
 Memory is what it then took at most. Time is each part's, by how much of it there will be: a step's by its tokens (least
 squares over those tried), evaluations' by the tokens they compute, the last measure's by those it reads. On a CPU and one
-thread seconds are the processor's, as if nothing else ran. Not foreseen: an early stop, and how requests queue where answers are generated.
+thread seconds are the processor's, as if nothing else ran. Not foreseen: an early stop, and how requests queue where answers
+are generated.
 """
 
 from __future__ import annotations
