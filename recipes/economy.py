@@ -53,19 +53,31 @@ def economies(job: Job, base: Base, model: PeftModel) -> Iterator[None]:
 
     Raises InvalidSettings for activations computed again of a base or a method that cannot.
     """
-    replays = kernels_run(base.device) and not torch.distributed.is_initialized()
     with ExitStack() as saving:
-        for each in _ways(job, base, model, replays=replays and not job.settings.gradient_checkpointing):
+        for each in _ways(job, base, model):
             saving.enter_context(each)
         yield
 
 
-def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[AbstractContextManager[None]]:
-    """One after the other: each may depend on those before. `replays`: whether layers can be replayed."""
-    # On a GPU batches that are replayed cost less than rows without padding, each of which attends in launches of its own.
-    even = replays and job.settings.packing == "auto" and not isinstance(job.recipe, PreferringRecipe)
+def rounds(job: Job, device: torch.device) -> bool:
+    """Whether batches are to be of a few lengths, where a base can (rounded): on a GPU these are replayed, which costs less
+    than rows without padding, each of which attends in launches of its own."""
+    return (
+        _replays(job, device)
+        and job.settings.packing == "auto"
+        and not isinstance(job.recipe, PreferringRecipe)
+    )
+
+
+def _replays(job: Job, device: torch.device) -> bool:
+    alone = not torch.distributed.is_initialized()
+    return alone and kernels_run(device) and not job.settings.gradient_checkpointing
+
+
+def _ways(job: Job, base: Base, model: PeftModel) -> Iterator[AbstractContextManager[None]]:
+    """One after the other: each may depend on those before."""
     masked = None
-    if even:
+    if rounds(job, base.device):
         longest = int(lengths_of(job.taught).max())
         most = job.settings.max_length or longest  # for which there are positions
         masked = mask_for(model, _unlike_rows(job, base), most)
@@ -79,7 +91,7 @@ def _ways(job: Job, base: Base, model: PeftModel, *, replays: bool) -> Iterator[
         yield fused(model, kernels)
     if job.settings.gradient_checkpointing:
         yield recomputed(model)
-    if replays:
+    if _replays(job, base.device):
         yield captured(model, lambda: Cuda(base.device))
 
 

@@ -16,9 +16,9 @@ PASS_TOKENS = 1024
 def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
     """A batch of rows of tokens as smaller ones of at most PASS_TOKENS tokens, or one row, each padded as its own rows need
     and with a target: a processor computes them as fast, and keeps less for backward. Other batches are left whole."""
-    mask = batch.get("attention_mask")
-    if mask is None or mask.ndim != 2 or "input_ids" not in batch or "labels" not in batch:
+    if not of_tokens(batch):
         return [dict(batch)]
+    mask = batch["attention_mask"]
     parts, start, tokens = [], 0, 0
     for row, length in enumerate(mask.sum(dim=1).tolist()):
         if row > start and tokens + length > PASS_TOKENS:
@@ -29,6 +29,12 @@ def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
         return [dict(batch)]
     parts.append(_rows_of(batch, mask, start, len(mask)))
     return [part for part in parts if (part["labels"] != IGNORED).any()] or [dict(batch)]
+
+
+def of_tokens(batch: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a batch can be cut up: rows of tokens, with a mask of their padding and labels."""
+    mask = batch.get("attention_mask")
+    return mask is not None and mask.ndim == 2 and "input_ids" in batch and "labels" in batch
 
 
 def _rows_of(batch: Mapping[str, torch.Tensor], mask: torch.Tensor, start: int, stop: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import import_module
@@ -35,14 +35,16 @@ from adapthub.adapters.memory import free_memory
 from adapthub.recipes import answered
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
-from adapthub.recipes.economy import keep_few_primitives, packs
+from adapthub.recipes.economy import keep_few_primitives, packs, rounds
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.recipe import Augmenting, Rows, lengths_of
+from adapthub.recipes.parts import PASS_TOKENS, of_tokens
+from adapthub.recipes.peaks import Peak, free_for_us, largest_batch, left_of
+from adapthub.recipes.recipe import Augmenting, OwnLoss, PreferringRecipe, Rows, lengths_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,8 +53,6 @@ if TYPE_CHECKING:
 
 _STEPS = 7
 _EVALUATED_BATCHES = 6
-_USABLE = 0.95  # of the memory that is free: the rest moves while a run goes on
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Trial:
     """What a run will take: `memory` bytes of its process at most, `device_memory` of a GPU or None; `seconds` in all, of
     which `loading` go before the first step, `training` for steps and evaluations, `measuring` after the last; `step`
     seconds of one on average. `largest_batch`: rows of the longest kind that fit into what is free, all of them at most;
-    None where a row adds too little to be seen.
+    None for a batch of one row, of which nothing follows.
     """
 
     memory: int
@@ -117,13 +117,17 @@ class _Trying:
         job = prepare(**arguments)
         self._base = load_base(job.base.ref, quantize=job.quantize, device=device)
         where = self._base.device
-        self._free = _free_for_us(where) if where.type == "cuda" else free
+        self._free = free_for_us(where) if where.type == "cuda" else free
         job = job.computing_in(precision(job.settings.precision, where, self._base.dtype))
-        # Decided by all rows, not by those that are tried.
-        self._job = replace(job, settings=replace(job.settings, packing=packs(job), patience=0))
+        settings = replace(job.settings, patience=0)
+        self._packed = False
+        if not rounds(job, where):  # decided by all rows, not by those that are tried
+            self._packed = packs(job)
+            settings = replace(settings, packing=self._packed)
+        self._job = replace(job, settings=settings)
         alone = where.type == "cpu" and torch.get_num_threads() == 1
         self._now = time.process_time if alone else _wall_clock(where)
-        self._peak = _Peak(where)
+        self._peak = Peak(where)
 
     def trial(self) -> Trial:
         job = self._job
@@ -138,9 +142,9 @@ class _Trying:
             try:
                 check_run(job, self._base, adaptation, Path(folder))
                 loading = self._now()
-                half = self._fit(adaptation, self._half(), Path(folder) / "half")
+                half = self._fit(adaptation, self._half(), Path(folder) / "half", weighed=1)
                 began, tried = self._now(), self._typical()
-                clock = self._fit(adaptation, tried, Path(folder) / "run")
+                clock = self._fit(adaptation, tried, Path(folder) / "run", weighed=0)
                 loading += clock.begins[0] - began
                 outcome = Outcome(tried, self._base, clock.run, None)
                 saving = self._now()
@@ -165,12 +169,12 @@ class _Trying:
             training=training,
             measuring=after,
             step=steps / job.steps,
-            largest_batch=self._largest(half.peaks[0], clock.peaks[0]),
+            largest_batch=self._largest(half.added, clock.added),
         )
 
-    def _fit(self, adaptation: Adaptation, job: Job, folder: Path) -> _Clock:
+    def _fit(self, adaptation: Adaptation, job: Job, folder: Path, *, weighed: int) -> _Clock:
         run = runs.start(job.configuration, {}, name="trial", path=folder)
-        clock = _Clock(run, self._now, self._peak)
+        clock = _Clock(run, self._now, self._peak, weighed)
         fit(job, self._base, adaptation, run, console=None, callbacks=[clock])
         return clock
 
@@ -188,10 +192,11 @@ class _Trying:
         return lengths_of(self._job.taught)
 
     def _half(self) -> Job:
-        """One step of half of the longest rows, and the first evaluation, which takes longer because it is the first."""
+        """Two steps of half of the longest rows, of which the second has nothing that is made once, and the first
+        evaluation, which takes longer because it is the first."""
         rows = self._batches[0][: max(1, self._job.settings.batch_size // 2)]
         settings = replace(
-            self._job.settings, batch_size=len(rows), max_steps=1, gradient_accumulation=1, eval_steps=1
+            self._job.settings, batch_size=len(rows), max_steps=2, gradient_accumulation=1, eval_steps=2
         )
         splits = {"train": self._train(rows)}
         if "validation" in self._job.splits:
@@ -230,7 +235,7 @@ class _Trying:
         costs = np.ones((len(batches), 3))
         for at, batch in enumerate(batches):
             some = lengths[batch]
-            if not self._job.settings.packing:
+            if not self._packed:
                 some = np.full_like(some, some.max())
             costs[at, 1:] = some.sum(), (some.astype(np.float64) ** 2).sum()
         return costs
@@ -271,36 +276,50 @@ class _Trying:
         return float(self._costs(lengths, batches)[:, 1].sum())
 
     def _largest(self, half: int, whole: int) -> int | None:
-        rows = self._job.settings.batch_size
-        a_row = (whole - half) / (rows - rows // 2) if rows > 1 else 0
-        if a_row <= 0:
+        taken = self._peak.host if self._peak.device is None else self._peak.device
+        rows = largest_batch(
+            self._job.settings.batch_size,
+            half=half,
+            whole=whole,
+            left=left_of(self._free, taken),
+            at_once=self._at_once(),
+        )
+        return None if rows is None else min(self._job.rows, rows)
+
+    def _at_once(self) -> int | None:
+        """Rows like those of the batch with the longest that are computed at a time (parts); None where all of a batch."""
+        some, recipe = self._batches[0], self._job.recipe
+        if self._base.device.type != "cpu" or isinstance(recipe, (OwnLoss, PreferringRecipe)):
             return None
-        device = self._peak.device
-        left = _USABLE * self._free - (self._peak.host if device is None else device)
-        return min(self._job.rows, max(1, rows + int(left / a_row)))
+        if not of_tokens(recipe.collator(self._job.processor)([dict(self._job.taught[int(some[0])])])):
+            return None
+        return max(1, int(PASS_TOKENS / self._lengths[some].mean()))
 
 
 class _Clock(TrainerCallback):
-    """Times of a run's parts, and what memory each step took at most."""
+    """Times of a run's parts, and what memory one step, the `weighed`th, added at most."""
 
-    def __init__(self, run: runs.Run, now: Callable[[], float], peak: _Peak) -> None:
+    def __init__(self, run: runs.Run, now: Callable[[], float], peak: Peak, weighed: int) -> None:
         self.run = run
-        self._now, self._peak = now, peak
+        self._now, self._peak, self._weighed = now, peak, weighed
         self.begins: list[float] = []
         self.seconds: list[float] = []
-        self.peaks: list[int] = []
+        self.added = 0
         self.evaluation: float | None = None
         self.saving = 0.0
         self._last = 0.0
+        self._held = 0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self._peak.read()
+        if len(self.begins) == self._weighed:
+            self._held = self._peak.rest()
         self.begins.append(self._now())
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._last = self._now()
         self.seconds.append(self._last - self.begins[-1])
-        self.peaks.append(self._peak.read())
+        if len(self.seconds) == self._weighed + 1:
+            self.added = self._peak.read() - self._held
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
         self.evaluation = self._now() - self._last
@@ -308,46 +327,6 @@ class _Clock(TrainerCallback):
 
     def on_save(self, *_: Any, **__: Any) -> None:
         self.saving = self._now() - self._last
-
-
-class _Peak:
-    """The most memory: of this process, which includes what it maps and looks at, and of its GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._gpu = device if device.type == "cuda" else None
-        self.host = 0
-        self.device: int | None = None
-
-    def read(self) -> int:
-        """The most since the last reading, of the GPU where there is one; it is counted anew from now.
-
-        Of a GPU that is what was in use. `device` has what torch keeps for later beside, which tells nothing of one step.
-        """
-        host = _high_water()
-        self.host = max(self.host, host)
-        if self._gpu is None:
-            return host
-        self.device = max(self.device or 0, torch.cuda.max_memory_reserved(self._gpu))
-        most = torch.cuda.max_memory_allocated(self._gpu)
-        torch.cuda.reset_peak_memory_stats(self._gpu)
-        return most
-
-
-def _free_for_us(device: torch.device) -> int:
-    """Bytes of a GPU that are free, or this process's: the base is there already."""
-    return free_memory(device) + torch.cuda.memory_reserved(device)
-
-
-def _high_water() -> int:
-    """Bytes resident at most since it was last asked; since the process began where the system cannot forget."""
-    if not _STATUS.exists():
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    lines = _STATUS.read_text(encoding="ascii").splitlines()
-    with suppress(OSError):
-        _CLEAR.write_text("5", encoding="ascii")
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def _wall_clock(device: torch.device) -> Callable[[], float]:

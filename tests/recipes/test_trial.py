@@ -14,18 +14,18 @@ import torch
 
 from adapthub.adapters.base import load_base
 from adapthub.adapters.samples import fetch
-from adapthub.recipes import plan
+from adapthub.recipes import economy, plan
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.job import prepare
 from adapthub.recipes.loop import fit
-from adapthub.recipes.trial import _free_for_us, _Peak
+from adapthub.recipes.peaks import Peak, free_for_us, largest_batch
+from adapthub.recipes.trial import _Trying
 
 _RUN = """
 import json, sys, time
 from pathlib import Path
 from adapthub.recipes import train
-from adapthub.recipes.trial import _Peak
 import torch
 options = json.loads(sys.argv[1])
 train(quiet=True, **options)
@@ -131,6 +131,51 @@ def test_data_that_no_other_process_can_have_is_a_note(tiny_base: Path) -> None:
     assert "cannot be given the data" in planned.notes[-1]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system forgets what a process took at most")
+def test_what_a_step_adds_is_seen_each_time() -> None:
+    """Also where it finds room that was freed, which the system's count of the process still has."""
+    peak = Peak(torch.device("cpu"))
+    for _ in range(3):
+        held = peak.rest()
+        some = [bytearray(60_000) for _ in range(1000)]
+        del some
+        assert peak.read() - held == pytest.approx(60e6, rel=0.1)
+
+
+def test_how_many_rows_fit() -> None:
+    """Of 100 MB each, beside what was taken; fewer where too much was."""
+    sizes: dict[str, Any] = {"half": 400 << 20, "whole": 800 << 20, "at_once": None}
+    assert largest_batch(8, left=400 << 20, **sizes) == 12
+    assert largest_batch(8, left=-(200 << 20), **sizes) == 6
+    assert largest_batch(8, left=-(2 << 30), **sizes) == 1
+    assert largest_batch(1, left=0, **sizes) is None
+
+
+def test_what_cannot_be_seen_is_no_room_without_end() -> None:
+    assert largest_batch(8, half=500, whole=400, left=1 << 30, at_once=None) == 8 + 4 * 128
+
+
+def test_rows_beyond_those_that_are_computed_at_a_time_add_nothing() -> None:
+    sizes: dict[str, Any] = {"half": 400 << 20, "whole": 800 << 20}
+    assert largest_batch(8, left=400 << 20, at_once=12, **sizes) == sys.maxsize
+    assert largest_batch(8, left=300 << 20, at_once=12, **sizes) == 11
+    assert largest_batch(8, left=0, at_once=4, **sizes) == sys.maxsize
+    assert largest_batch(8, left=-(200 << 20), at_once=4, **sizes) == 2
+
+
+def test_on_a_gpu_the_steps_that_are_tried_are_those_of_the_run(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of the ways to spare padding is taken there must not be settled for the trial alone."""
+    given: dict[str, Any] = {
+        "task": "ner", "data": ner_data / "train.conll", "base": str(tiny_base), "quantize": None, "method": None,
+        "seed": 0, "validation": False, "test": False, "given": {"max_steps": 1, "batch_size": 4},
+    }  # fmt: skip
+    assert _Trying("cpu", given)._job.settings.packing in (True, False)
+    monkeypatch.setattr(economy, "kernels_run", lambda device: True)
+    assert _Trying("cpu", given)._job.settings.packing == "auto"
+
+
 def test_of_a_gpu_a_row_takes_what_was_in_use_and_the_base_is_counted_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -143,7 +188,7 @@ def test_of_a_gpu_a_row_takes_what_was_in_use_and_the_base_is_counted_once(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50, 100))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 45)
     device = torch.device("cuda", 0)
-    peak = _Peak(device)
+    peak = Peak(device)
     assert [peak.read(), peak.read()] == [40, 60]
     assert (peak.device, reset) == (72, [device, device])
-    assert _free_for_us(device) == 95
+    assert free_for_us(device) == 95
