@@ -31,6 +31,12 @@ def parts_of(batch: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
     return [part for part in parts if (part["labels"] != IGNORED).any()] or [dict(batch)]
 
 
+def cuts_up(device: torch.device, *, own_loss: bool) -> bool:
+    """Whether one process that trains on `device` cuts batches up: where a part takes no longer for being small. A batch's
+    loss, where it is not the recipe's own, is the mean of its targets', so that it can be the sum of its parts' shares."""
+    return device.type == "cpu" and not own_loss
+
+
 def of_tokens(batch: Mapping[str, torch.Tensor]) -> bool:
     """Whether a batch can be cut up: rows of tokens, with a mask of their padding and labels."""
     mask = batch.get("attention_mask")

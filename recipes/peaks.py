@@ -1,15 +1,16 @@
 """What steps of a process take at most, of its memory and its GPU's, and how large a batch fits by that. Frees what glibc
 keeps; trains nothing.
 
-Linux can forget the most a process took (proc(5), clear_refs), so that each step's is known. Where the system cannot, a step
-that takes more than all before is told from these, and no other.
+Linux can forget the most a process took (proc(5), clear_refs), so that each step's is known; where a system cannot, a step's
+is not.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device if device.type == "cuda" else None
+        self.tells_steps = self._gpu is not None or _forgets()
         self.host = 0
         self.device: int | None = None
 
@@ -44,13 +46,11 @@ class Peak:
         return most
 
     def rest(self) -> int:
-        """What is held between two steps when all that is free has been given back, for a step's peak to be compared with.
-
-        0 for a GPU, of whose memory what is kept for later counts in no peak.
-        """
+        """What is held between two steps, with which the next reading is to be compared: by a process that gave back all
+        that is free; of a GPU what is in use."""
         self.read()
         if self._gpu is not None:
-            return 0
+            return torch.cuda.memory_allocated(self._gpu)
         if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
             # glibc keeps what was freed, and a step that finds room there adds nothing.
             library.malloc_trim(0)
@@ -63,18 +63,33 @@ def free_for_us(device: torch.device) -> int:
     return free_memory(device) + torch.cuda.memory_reserved(device)
 
 
-def largest_batch(rows: int, *, half: int, whole: int, left: int, at_once: int | None) -> int | None:
-    """How many rows a batch may have; None for one of one row, of which nothing follows.
+@dataclass(frozen=True)
+class Step:
+    """A batch of so many `rows`, and the `added` bytes that its step took beside what was held."""
 
-    `whole`: bytes that a step of `rows` rows added, `half`: one of half as many (rounded down); `left`: bytes that are free
-    beside all that was taken (below 0: missing). `at_once`: rows that are computed at a time, however many a batch has, so
-    that more of them add nothing; None where all are. Where that many fit, there is no largest batch: 2**63 - 1.
+    rows: int
+    added: int
+
+
+def largest_batch(half: Step, whole: Step, *, left: int, part: int | None, most: int) -> int:
+    """How many rows a batch may have, `most` at most.
+
+    `half`: a step of fewer rows than `whole`, or of none where none was tried. `left`: bytes that are free beside all that
+    was taken; below 0, that are missing. `part`: rows that are computed at a time, however many a batch has, so that more
+    of them add nothing; None where all are.
     """
-    if rows == 1:
-        return None
-    a_row = max(whole - half, _SEEN) / (rows - rows // 2)
-    fit = (rows if at_once is None else min(rows, at_once)) + int(left / a_row)
-    return sys.maxsize if at_once is not None and fit >= at_once else max(1, fit)
+    part = most if part is None else min(part, most)
+    few, many = min(half.rows, part), min(whole.rows, part)
+    a_row = whole.added / many  # at most
+    if few < many:
+        a_row = max(whole.added - half.added, _SEEN) / (many - few)
+    fit = many + math.floor(left / max(a_row, 1))
+    return most if fit >= part else max(1, fit)
+
+
+def evaluated_at_most(evaluation: Step, left: int) -> int:
+    """How many rows may be evaluated at once. `left`: as for `largest_batch`."""
+    return evaluation.rows + math.floor(left * evaluation.rows / max(evaluation.added, _SEEN))
 
 
 def left_of(free: int, taken: int) -> int:
@@ -82,13 +97,21 @@ def left_of(free: int, taken: int) -> int:
     return int(_USABLE * free) - taken
 
 
+def _forgets() -> bool:
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def _high_water() -> int:
     """Bytes resident at most since it was last asked; since the process began where the system cannot forget."""
-    if not _STATUS.exists():
+    lines = _STATUS.read_text(encoding="ascii").splitlines() if _STATUS.exists() else []
+    found = [1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    if not found:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    lines = _STATUS.read_text(encoding="ascii").splitlines()
-    with suppress(OSError):
-        _CLEAR.write_text("5", encoding="ascii")
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    _forgets()
+    return found[0]

@@ -23,7 +23,7 @@ from adapthub.recipes.batches import IGNORED
 from adapthub.recipes.best_step import breaks_tie
 from adapthub.recipes.language_loss import LanguageLoss
 from adapthub.recipes.length_groups import LengthGroups
-from adapthub.recipes.parts import parts_of
+from adapthub.recipes.parts import cuts_up, parts_of
 from adapthub.recipes.processes import ALONE, Processes
 from adapthub.recipes.rates import Rates, lora_fa, parameter_groups, schedule
 from adapthub.recipes.recipe import Row, lengths_of
@@ -181,10 +181,8 @@ class AdapterTrainer(Trainer):
         return loss
 
     def _in_parts(self) -> bool:
-        """Whether a batch's loss is the mean of its targets', so that it can be the sum of its parts' shares; and a part
-        takes no longer for being small."""
-        alone = self.args.device.type == "cpu" and self.accelerator.num_processes == 1
-        return alone and self._loss is None and self.model_accepts_loss_kwargs
+        alone = self.accelerator.num_processes == 1 and self.model_accepts_loss_kwargs
+        return alone and cuts_up(self.args.device, own_loss=self._loss is not None)
 
     def evaluation_loop(self, dataloader: Any, *arguments: Any, **options: Any) -> Any:
         """See Trainer. The loss is the mean over all targets, whatever batches they came in and however many of these had

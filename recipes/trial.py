@@ -16,17 +16,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from adapthub.adapters import errors
 from adapthub.adapters.base import load_base
@@ -35,6 +34,7 @@ from adapthub.adapters.memory import free_memory
 from adapthub.recipes import answered
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
+from adapthub.recipes.clock import Clock, wall_clock
 from adapthub.recipes.economy import keep_few_primitives, packs, rounds
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
@@ -42,9 +42,9 @@ from adapthub.recipes.job import Job, Split, prepare
 from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
-from adapthub.recipes.parts import PASS_TOKENS, of_tokens
-from adapthub.recipes.peaks import Peak, free_for_us, largest_batch, left_of
-from adapthub.recipes.recipe import Augmenting, OwnLoss, PreferringRecipe, Rows, lengths_of
+from adapthub.recipes.parts import PASS_TOKENS, cuts_up, of_tokens
+from adapthub.recipes.peaks import Peak, Step, evaluated_at_most, free_for_us, largest_batch, left_of
+from adapthub.recipes.recipe import Augmenting, Comparing, OwnLoss, PreferringRecipe, Rows, lengths_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class Trial:
     """What a run will take: `memory` bytes of its process at most, `device_memory` of a GPU or None; `seconds` in all, of
     which `loading` go before the first step, `training` for steps and evaluations, `measuring` after the last; `step`
     seconds of one on average. `largest_batch`: rows of the longest kind that fit into what is free, all of them at most;
-    None for a batch of one row, of which nothing follows.
+    None where the system does not tell what a step adds.
     """
 
     memory: int
@@ -126,7 +126,7 @@ class _Trying:
             settings = replace(settings, packing=self._packed)
         self._job = replace(job, settings=settings)
         alone = where.type == "cpu" and torch.get_num_threads() == 1
-        self._now = time.process_time if alone else _wall_clock(where)
+        self._now = time.process_time if alone else wall_clock(where)
         self._peak = Peak(where)
 
     def trial(self) -> Trial:
@@ -142,9 +142,12 @@ class _Trying:
             try:
                 check_run(job, self._base, adaptation, Path(folder))
                 loading = self._now()
-                half = self._fit(adaptation, self._half(), Path(folder) / "half", weighed=1)
+                # Twice: what is made once, for the first step and evaluation, is neither a row's nor a batch's.
+                warm, again = self._halves()
+                self._fit(adaptation, warm, Path(folder) / "warm")
+                half = self._fit(adaptation, again, Path(folder) / "half")
                 began, tried = self._now(), self._typical()
-                clock = self._fit(adaptation, tried, Path(folder) / "run", weighed=0)
+                clock = self._fit(adaptation, tried, Path(folder) / "run")
                 loading += clock.begins[0] - began
                 outcome = Outcome(tried, self._base, clock.run, None)
                 saving = self._now()
@@ -169,12 +172,12 @@ class _Trying:
             training=training,
             measuring=after,
             step=steps / job.steps,
-            largest_batch=self._largest(half.added, clock.added),
+            largest_batch=self._largest(again, half, tried, clock),
         )
 
-    def _fit(self, adaptation: Adaptation, job: Job, folder: Path, *, weighed: int) -> _Clock:
+    def _fit(self, adaptation: Adaptation, job: Job, folder: Path) -> Clock:
         run = runs.start(job.configuration, {}, name="trial", path=folder)
-        clock = _Clock(run, self._now, self._peak, weighed)
+        clock = Clock(run, self._now, self._peak)
         fit(job, self._base, adaptation, run, console=None, callbacks=[clock])
         return clock
 
@@ -191,17 +194,23 @@ class _Trying:
     def _lengths(self) -> NDArray[np.int64]:
         return lengths_of(self._job.taught)
 
-    def _half(self) -> Job:
-        """Two steps of half of the longest rows, of which the second has nothing that is made once, and the first
-        evaluation, which takes longer because it is the first."""
-        rows = self._batches[0][: max(1, self._job.settings.batch_size // 2)]
+    def _halves(self) -> tuple[Job, Job]:
+        """A step of half of the longest rows, as many as a loss needs; with a first evaluation, and without."""
+        rows = sorted(self._batches[0], key=lambda at: -int(self._lengths[at]))
+        half = np.array(rows[: max(self._fewest, len(rows) // 2)])
         settings = replace(
-            self._job.settings, batch_size=len(rows), max_steps=2, gradient_accumulation=1, eval_steps=2
+            self._job.settings, batch_size=len(half), max_steps=1, gradient_accumulation=1, eval_steps=1
         )
-        splits = {"train": self._train(rows)}
-        if "validation" in self._job.splits:
-            splits["validation"] = self._job.splits["validation"].some(self._job.settings.eval_batch_size)
-        return replace(self._job, settings=settings, splits=splits)
+        again = replace(self._job, settings=settings, splits={"train": self._train(half)})
+        if "validation" not in self._job.splits:
+            return again, again
+        some = self._job.splits["validation"].some(settings.eval_batch_size)
+        return replace(again, splits={**again.splits, "validation": some}), again
+
+    @property
+    def _fewest(self) -> int:
+        """Rows of which a batch's loss can be."""
+        return 2 if isinstance(self._job.recipe, (Comparing, PreferringRecipe)) else 1
 
     def _typical(self) -> Job:
         """The batch with the longest row, and some that stand for all others; evaluated on a few batches."""
@@ -209,7 +218,7 @@ class _Trying:
         steps = min(self._job.steps, max(3, _STEPS // at_once))
         others = sorted(range(1, len(self._batches)), key=lambda at: int(self._cost[at, 1]))
         shares = (np.arange(steps * at_once - 1) + 0.5) / max(1, steps * at_once - 1)
-        chosen = [0, *(others[int(share * len(others))] if others else 0 for share in shares)]
+        chosen = [0, *(others[int(share * len(others))] for share in shares if others)]
         rows = np.concatenate([self._batches[at] for at in chosen])
         splits = {"train": self._train(rows)}
         if "validation" in self._job.splits:
@@ -240,7 +249,7 @@ class _Trying:
             costs[at, 1:] = some.sum(), (some.astype(np.float64) ** 2).sum()
         return costs
 
-    def _stepping(self, tried: Job, clock: _Clock) -> tuple[float, float]:
+    def _stepping(self, tried: Job, clock: Clock) -> tuple[float, float]:
         """Seconds of all steps of the run, and how much longer the first takes because it is the first."""
         from scipy.optimize import nnls
 
@@ -250,7 +259,10 @@ class _Trying:
         batches = np.split(order, range(size, len(order), size))[: len(clock.seconds) * at_once]
         costs = self._costs(lengths, batches)
         costs = np.add.reduceat(costs, range(0, len(costs), at_once))
-        seconds = np.array(clock.seconds[: len(costs)])
+        seconds = np.array(clock.seconds)
+        costs = np.resize(
+            costs, (len(seconds), costs.shape[1])
+        )  # where all rows are a batch, every step is of it
         later = slice(1, None) if len(seconds) > 1 else slice(None)
         scale = costs.max(axis=0)
         factors, _ = nnls(costs[later] / scale, seconds[later])
@@ -260,7 +272,7 @@ class _Trying:
         warm_up = seconds[0] - float(costs[0] @ (factors / scale))
         return float(total), max(0.0, warm_up)
 
-    def _evaluating(self, tried: Job, clock: _Clock) -> float:
+    def _evaluating(self, tried: Job, clock: Clock) -> float:
         """Seconds of the run's evaluations, and of the checkpoint after each."""
         evaluations = self._job.settings.evaluations(self._job.rows)
         whole = self._job.looked_at
@@ -275,71 +287,38 @@ class _Trying:
         batches = np.split(np.arange(len(lengths)), range(size, len(lengths), size))
         return float(self._costs(lengths, batches)[:, 1].sum())
 
-    def _largest(self, half: int, whole: int) -> int | None:
+    def _largest(self, halved: Job, half: Clock, tried: Job, clock: Clock) -> int | None:
+        if not self._peak.tells_steps:
+            return None
         taken = self._peak.host if self._peak.device is None else self._peak.device
-        rows = largest_batch(
-            self._job.settings.batch_size,
-            half=half,
-            whole=whole,
-            left=left_of(self._free, taken),
-            at_once=self._at_once(),
+        left, settings, whole = left_of(self._free, taken), self._job.settings, len(self._batches[0])
+        fewer = Step(halved.settings.batch_size, half.added)
+        largest = largest_batch(
+            fewer if fewer.rows < whole else Step(0, 0),
+            Step(whole, clock.added),
+            left=left,
+            part=self._part(),
+            most=self._job.rows,
         )
-        return None if rows is None else min(self._job.rows, rows)
+        if clock.evaluated is None:
+            return largest
+        # What is evaluated at once grows with a batch, up to a number.
+        at_once = min(settings.eval_batch_size, len(_looked_at(tried).dataset))
+        evaluated = evaluated_at_most(Step(at_once, clock.evaluated), left)
+        if replace(settings, batch_size=largest).eval_batch_size <= evaluated:
+            return largest
+        return max(1, evaluated // 2)
 
-    def _at_once(self) -> int | None:
-        """Rows like those of the batch with the longest that are computed at a time (parts); None where all of a batch."""
+    def _part(self) -> int | None:
+        """About how many rows like those of the first batch are computed at a time; None where a batch is not cut up."""
         some, recipe = self._batches[0], self._job.recipe
-        if self._base.device.type != "cpu" or isinstance(recipe, (OwnLoss, PreferringRecipe)):
+        if isinstance(recipe, PreferringRecipe) or not cuts_up(
+            self._base.device, own_loss=isinstance(recipe, OwnLoss)
+        ):
             return None
         if not of_tokens(recipe.collator(self._job.processor)([dict(self._job.taught[int(some[0])])])):
             return None
         return max(1, int(PASS_TOKENS / self._lengths[some].mean()))
-
-
-class _Clock(TrainerCallback):
-    """Times of a run's parts, and what memory one step, the `weighed`th, added at most."""
-
-    def __init__(self, run: runs.Run, now: Callable[[], float], peak: Peak, weighed: int) -> None:
-        self.run = run
-        self._now, self._peak, self._weighed = now, peak, weighed
-        self.begins: list[float] = []
-        self.seconds: list[float] = []
-        self.added = 0
-        self.evaluation: float | None = None
-        self.saving = 0.0
-        self._last = 0.0
-        self._held = 0
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        if len(self.begins) == self._weighed:
-            self._held = self._peak.rest()
-        self.begins.append(self._now())
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._last = self._now()
-        self.seconds.append(self._last - self.begins[-1])
-        if len(self.seconds) == self._weighed + 1:
-            self.added = self._peak.read() - self._held
-
-    def on_evaluate(self, *_: Any, **__: Any) -> None:
-        self.evaluation = self._now() - self._last
-        self._last = self._now()
-
-    def on_save(self, *_: Any, **__: Any) -> None:
-        self.saving = self._now() - self._last
-
-
-def _wall_clock(device: torch.device) -> Callable[[], float]:
-    """Seconds since the process began."""
-    psutil: Any = import_module("psutil")  # it publishes no types
-    began = psutil.Process().create_time()
-
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.time() - float(began)
-
-    return now
 
 
 def last_measure(job: Job, tried: Job, evaluation: float | None, seconds: float) -> float:
