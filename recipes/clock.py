@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 if TYPE_CHECKING:
     from adapthub.recipes import run as runs
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 
 class Clock(TrainerCallback):
-    """Times of a run's parts, and what memory its first step and the evaluation after its last added at most."""
+    """Times of a run's parts, and what memory its first step added at most; where it `weighs_evaluation` also what the one
+    after that step did, for which memory is given back that a run keeps."""
 
-    def __init__(self, run: runs.Run, now: Callable[[], float], peak: Peak) -> None:
+    def __init__(
+        self, run: runs.Run, now: Callable[[], float], peak: Peak, *, weighs_evaluation: bool = False
+    ) -> None:
         self.run = run
-        self._now, self._peak = now, peak
+        self._now, self._peak, self._weighs_evaluation = now, peak, weighs_evaluation
         self.begins: list[float] = []
         self.seconds: list[float] = []
         self.added = 0
@@ -38,19 +41,18 @@ class Clock(TrainerCallback):
             self._held = self._peak.rest()
         self.begins.append(self._now())
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self.seconds.append(self._now() - self.begins[-1])
         if len(self.seconds) == 1:
             self.added = self._peak.read() - self._held
-        if state.global_step == state.max_steps:
+        if self._weighs_evaluation:
             self._held = self._peak.rest()
         self._last = self._now()
 
     def on_evaluate(self, *_: Any, **__: Any) -> None:
         self.evaluation = self._now() - self._last
-        self.evaluated = self._peak.read() - self._held
+        if self._weighs_evaluation:
+            self.evaluated = self._peak.read() - self._held
         self._last = self._now()
 
     def on_save(self, *_: Any, **__: Any) -> None:

@@ -87,9 +87,9 @@ def largest_batch(half: Step, whole: Step, *, left: int, part: int | None, most:
     return most if fit >= part else max(1, fit)
 
 
-def evaluated_at_most(evaluation: Step, left: int) -> int:
-    """How many rows may be evaluated at once. `left`: as for `largest_batch`."""
-    return evaluation.rows + math.floor(left * evaluation.rows / max(evaluation.added, _SEEN))
+def more_rows(evaluation: Step, left: int) -> int:
+    """How many more may be evaluated at once than are. `left`: as for `largest_batch`."""
+    return math.floor(left * evaluation.rows / max(evaluation.added, _SEEN))
 
 
 def left_of(free: int, taken: int) -> int:

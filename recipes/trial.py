@@ -43,7 +43,7 @@ from adapthub.recipes.length_groups import LengthGroups
 from adapthub.recipes.loop import fit
 from adapthub.recipes.outcome import Outcome, rehearse
 from adapthub.recipes.parts import PASS_TOKENS, cuts_up, of_tokens
-from adapthub.recipes.peaks import Peak, Step, evaluated_at_most, free_for_us, largest_batch, left_of
+from adapthub.recipes.peaks import Peak, Step, free_for_us, largest_batch, left_of, more_rows
 from adapthub.recipes.recipe import Augmenting, Comparing, OwnLoss, PreferringRecipe, Rows, lengths_of
 
 if TYPE_CHECKING:
@@ -143,9 +143,9 @@ class _Trying:
                 check_run(job, self._base, adaptation, Path(folder))
                 loading = self._now()
                 # Twice: what is made once, for the first step and evaluation, is neither a row's nor a batch's.
-                warm, again = self._halves()
-                self._fit(adaptation, warm, Path(folder) / "warm")
-                half = self._fit(adaptation, again, Path(folder) / "half")
+                halved = self._half()
+                self._fit(adaptation, halved, Path(folder) / "warm")
+                half = self._fit(adaptation, halved, Path(folder) / "half", weighs_evaluation=True)
                 began, tried = self._now(), self._typical()
                 clock = self._fit(adaptation, tried, Path(folder) / "run")
                 loading += clock.begins[0] - began
@@ -172,12 +172,12 @@ class _Trying:
             training=training,
             measuring=after,
             step=steps / job.steps,
-            largest_batch=self._largest(again, half, tried, clock),
+            largest_batch=self._largest(halved, half, clock.added),
         )
 
-    def _fit(self, adaptation: Adaptation, job: Job, folder: Path) -> Clock:
+    def _fit(self, adaptation: Adaptation, job: Job, folder: Path, **weighs: bool) -> Clock:
         run = runs.start(job.configuration, {}, name="trial", path=folder)
-        clock = Clock(run, self._now, self._peak)
+        clock = Clock(run, self._now, self._peak, **weighs)
         fit(job, self._base, adaptation, run, console=None, callbacks=[clock])
         return clock
 
@@ -194,18 +194,17 @@ class _Trying:
     def _lengths(self) -> NDArray[np.int64]:
         return lengths_of(self._job.taught)
 
-    def _halves(self) -> tuple[Job, Job]:
-        """A step of half of the longest rows, as many as a loss needs; with a first evaluation, and without."""
+    def _half(self) -> Job:
+        """A step of half of the longest rows, as many as a loss needs, and an evaluation of a batch."""
         rows = sorted(self._batches[0], key=lambda at: -int(self._lengths[at]))
         half = np.array(rows[: max(self._fewest, len(rows) // 2)])
         settings = replace(
             self._job.settings, batch_size=len(half), max_steps=1, gradient_accumulation=1, eval_steps=1
         )
-        again = replace(self._job, settings=settings, splits={"train": self._train(half)})
-        if "validation" not in self._job.splits:
-            return again, again
-        some = self._job.splits["validation"].some(settings.eval_batch_size)
-        return replace(again, splits={**again.splits, "validation": some}), again
+        splits = {"train": self._train(half)}
+        if "validation" in self._job.splits:
+            splits["validation"] = self._job.splits["validation"].some(settings.eval_batch_size)
+        return replace(self._job, settings=settings, splits=splits)
 
     @property
     def _fewest(self) -> int:
@@ -287,27 +286,28 @@ class _Trying:
         batches = np.split(np.arange(len(lengths)), range(size, len(lengths), size))
         return float(self._costs(lengths, batches)[:, 1].sum())
 
-    def _largest(self, halved: Job, half: Clock, tried: Job, clock: Clock) -> int | None:
+    def _largest(self, halved: Job, half: Clock, added: int) -> int | None:
+        """`added`: by the first step of whole batches."""
         if not self._peak.tells_steps:
             return None
         taken = self._peak.host if self._peak.device is None else self._peak.device
-        left, settings, whole = left_of(self._free, taken), self._job.settings, len(self._batches[0])
+        left, whole = left_of(self._free, taken), len(self._batches[0])
         fewer = Step(halved.settings.batch_size, half.added)
         largest = largest_batch(
             fewer if fewer.rows < whole else Step(0, 0),
-            Step(whole, clock.added),
+            Step(whole, added),
             left=left,
             part=self._part(),
             most=self._job.rows,
         )
-        if clock.evaluated is None:
+        if half.evaluated is None:
             return largest
-        # What is evaluated at once grows with a batch, up to a number.
-        at_once = min(settings.eval_batch_size, len(_looked_at(tried).dataset))
-        evaluated = evaluated_at_most(Step(at_once, clock.evaluated), left)
-        if replace(settings, batch_size=largest).eval_batch_size <= evaluated:
+        # What is evaluated at once grows with a batch, up to a number, and is no part of what a step takes.
+        evaluation = Step(len(_looked_at(halved).dataset), half.evaluated)
+        fit = self._job.settings.eval_batch_size + more_rows(evaluation, left)
+        if replace(self._job.settings, batch_size=largest).eval_batch_size <= fit:
             return largest
-        return max(1, evaluated // 2)
+        return max(1, fit // 2)
 
     def _part(self) -> int | None:
         """About how many rows like those of the first batch are computed at a time; None where a batch is not cut up."""

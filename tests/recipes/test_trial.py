@@ -14,13 +14,13 @@ import torch
 
 from adapthub.adapters.base import load_base
 from adapthub.adapters.samples import fetch
-from adapthub.recipes import economy, peaks, plan
+from adapthub.recipes import economy, peaks, plan, trial
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import adapt
 from adapthub.recipes.job import prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.parts import PASS_TOKENS
-from adapthub.recipes.peaks import Peak, Step, evaluated_at_most, free_for_us, largest_batch
+from adapthub.recipes.peaks import Peak, Step, free_for_us, largest_batch, more_rows
 from adapthub.recipes.trial import _Trying
 
 MB = 1 << 20
@@ -134,6 +134,15 @@ def test_batches_of_any_size_are_tried(tiny_base: Path, ner_data: Path, batch_si
     assert trial.step > 0
 
 
+def test_a_batch_is_no_larger_than_its_evaluations_allow(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have twice its rows, and are not cut up."""
+    arguments = of_ner(tiny_base, ner_data, {"batch_size": 4}) | {"validation": ner_data / "train.conll"}
+    monkeypatch.setattr(trial, "more_rows", lambda evaluation, left: 2)
+    assert _Trying("cpu", arguments).trial().largest_batch == (8 + 2) // 2
+
+
 @pytest.mark.parametrize("batch_size", [2, 3])
 def test_rows_that_are_compared_are_tried_with_each_other(tiny_base: Path, batch_size: int) -> None:
     """Half of so few would be one row, of which a loss that compares rows has no gradient."""
@@ -221,9 +230,10 @@ def test_rows_beyond_those_that_are_computed_at_a_time_add_nothing() -> None:
     assert largest_batch(*same, left=-100 * MB, part=4, most=999) == 3
 
 
-def test_how_many_rows_can_be_evaluated_at_once() -> None:
-    assert evaluated_at_most(Step(8, 800 * MB), 450 * MB) == 12
-    assert evaluated_at_most(Step(8, 800 * MB), -1) == 7
+def test_how_many_more_rows_can_be_evaluated_at_once() -> None:
+    assert more_rows(Step(8, 800 * MB), 450 * MB) == 4
+    assert more_rows(Step(8, 800 * MB), -1) == -1
+    assert more_rows(Step(8, 0), 10 * MB) == 10
 
 
 def test_on_a_gpu_the_steps_that_are_tried_are_those_of_the_run(
