@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     results = []
     for quantize in (None, "nf4"):
-        step = _step(quantize)
+        step = training_step(quantize)
         seconds = in_turn(
             {
                 "float32": partial(step, bfloat16=False),
@@ -51,7 +51,8 @@ def main() -> None:
     print(write_results("precision", "python -m benchmarks.precision", results, base=BASE))
 
 
-def _step(quantize: str | None) -> Callable[..., None]:
+def training_step(quantize: str | None) -> Callable[..., None]:
+    """A step of NER, called with `bfloat16`: whether it computes in that."""
     data = fetch("conll2003")
     job = prepare(
         "ner",

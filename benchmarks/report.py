@@ -78,6 +78,13 @@ SECTIONS = {
         "before. `imports` is a process that only imports torch, PEFT and transformers' Trainer: no program that trains with these begins sooner. "
         "`seconds` by the clock, `processor` of the process and its threads.",
     ),
+    "waiting": (
+        "Beside another process",
+        "On a CPU torch's threads wait for each other after every product: `awake` they spin, as OpenMP has it, `asleep` they do not "
+        "(OMP_WAIT_POLICY=passive, which `adapt` sets on machines of two cores). `step`: a training step of 32 CoNLL sentences on MiniLM, in bfloat16 "
+        "where the processor has it; `token`: of a text that SmolLM2-135M writes greedily, alone. A neighbour is a process that counts. Each run is a process of its "
+        "own, in turn; `awake/asleep` how much longer the spinning takes, the median of the rounds' ratios.",
+    ),
     "generate-mixes": (
         "Generating under many adapters at once",
         "SmolLM2-135M, or the random base that the command names; requests of 16 to 64 tokens that generate 32 each, at most 64 at once, "
