@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from adapthub.recipes.adaptation import multiplies_bfloat16
 from adapthub.runtime import Runtime
 from benchmarks.common import print_table, write_results
@@ -45,7 +47,7 @@ def main() -> None:
             for _ in range(options.rounds):
                 for way, environment in WAYS.items():
                     found[way].append(_run(environment))
-        row: dict[str, object] = {"neighbours": neighbours, "threads": os.cpu_count()}
+        row: dict[str, object] = {"neighbours": neighbours, "threads": found["awake"][0]["threads"]}
         for name in ("step ms", "token ms"):
             of = {way: [each[name] for each in found[way]] for way in WAYS}
             row |= {f"{name}, {way}": statistics.median(times) for way, times in of.items()}
@@ -68,11 +70,16 @@ def _measured() -> dict[str, float]:
         began = time.perf_counter()
         (written,) = runtime.generate(["Once upon a time"], max_new_tokens=_TOKENS, ignore_eos=True)
         token = (time.perf_counter() - began) / len(written.token_ids)
-    return {"step ms": 1000 * statistics.median(times[1:]), "token ms": 1000 * token}
+    return {
+        "threads": torch.get_num_threads(),
+        "step ms": 1000 * statistics.median(times[1:]),
+        "token ms": 1000 * token,
+    }
 
 
 def _run(environment: dict[str, str]) -> dict[str, float]:
-    known = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    known = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    known["OMP_NUM_THREADS"] = str(os.cpu_count())
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.waiting", "--run"],
         env=known | environment,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, cast
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -59,16 +59,6 @@ def economies(job: Job, base: Base, model: PeftModel) -> Iterator[None]:
         yield
 
 
-def rounds(job: Job, device: torch.device) -> bool:
-    """Whether batches are to be of a few lengths, where a base can (rounded): on a GPU these are replayed, which costs less
-    than rows without padding, each of which attends in launches of its own."""
-    return (
-        _replays(job, device)
-        and job.settings.packing == "auto"
-        and not isinstance(job.recipe, PreferringRecipe)
-    )
-
-
 def _replays(job: Job, device: torch.device) -> bool:
     alone = not torch.distributed.is_initialized()
     return alone and kernels_run(device) and not job.settings.gradient_checkpointing
@@ -76,17 +66,7 @@ def _replays(job: Job, device: torch.device) -> bool:
 
 def _ways(job: Job, base: Base, model: PeftModel) -> Iterator[AbstractContextManager[None]]:
     """One after the other: each may depend on those before."""
-    masked = None
-    if rounds(job, base.device):
-        longest = int(lengths_of(job.taught).max())
-        most = job.settings.max_length or longest  # for which there are positions
-        masked = mask_for(model, _unlike_rows(job, base), most)
-    if masked is not None:
-        yield rounded(model, lengths_to(longest, most), masked=masked)
-    elif packs(job) and not model.active_peft_config.is_prompt_learning:
-        offset = flat_offset(base)
-        if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
-            yield unpadded(model, offset)
+    yield padding_spared(job, base, model)[1]
     if (kernels := kernels_for(base.device)) is not None:
         yield fused(model, kernels)
     if job.settings.gradient_checkpointing:
@@ -118,6 +98,26 @@ def padding(lengths: Sequence[int] | NDArray[np.int64], batch_size: int) -> floa
     longest = np.maximum.reduceat(ordered, starts)
     room = int((longest * np.diff(starts, append=len(ordered))).sum())
     return 1 - int(ordered.sum()) / room
+
+
+def padding_spared(
+    job: Job, base: Base, model: PeftModel
+) -> tuple[bool | Literal["auto"], AbstractContextManager[None]]:
+    """How passes of `model` save padding, once it was tried what the base allows, and the `packing` that says so: "auto" for
+    batches of a few lengths (rounded), which on a GPU are replayed and cost less than rows without padding, each of which
+    attends in launches of its own; True for rows without padding, False for none of these."""
+    auto = job.settings.packing == "auto" and not isinstance(job.recipe, PreferringRecipe)
+    if auto and _replays(job, base.device):
+        longest = int(lengths_of(job.taught).max())
+        most = job.settings.max_length or longest  # for which there are positions
+        masked = mask_for(model, _unlike_rows(job, base), most)
+        if masked is not None:
+            return "auto", rounded(model, lengths_to(longest, most), masked=masked)
+    if packs(job) and not model.active_peft_config.is_prompt_learning:
+        offset = flat_offset(base)
+        if offset is not None and runs_unpadded(model, offset, _unlike_rows(job, base)):
+            return True, unpadded(model, offset)
+    return False, nullcontext()
 
 
 def packs(job: Job) -> bool:

@@ -35,7 +35,7 @@ from adapthub.recipes import answered
 from adapthub.recipes import run as runs
 from adapthub.recipes.adaptation import Adaptation, adapt, precision
 from adapthub.recipes.clock import Clock, wall_clock
-from adapthub.recipes.economy import keep_few_primitives, packs, rounds
+from adapthub.recipes.economy import keep_few_primitives, padding_spared
 from adapthub.recipes.eva import initialise
 from adapthub.recipes.first_checks import check_run
 from adapthub.recipes.job import Job, Split, prepare
@@ -59,8 +59,8 @@ _EVALUATED_BATCHES = 6
 class Trial:
     """What a run will take: `memory` bytes of its process at most, `device_memory` of a GPU or None; `seconds` in all, of
     which `loading` go before the first step, `training` for steps and evaluations, `measuring` after the last; `step`
-    seconds of one on average. `largest_batch`: rows of the longest kind that fit into what is free, all of them at most;
-    None where the system does not tell what a step adds.
+    seconds of one on average. `largest_batch`: rows of the longest kind that fit beside the most that was taken, all of
+    them at most; None where the system does not tell what a step adds.
     """
 
     memory: int
@@ -119,21 +119,16 @@ class _Trying:
         where = self._base.device
         self._free = free_for_us(where) if where.type == "cuda" else free
         job = job.computing_in(precision(job.settings.precision, where, self._base.dtype))
-        settings = replace(job.settings, patience=0)
-        self._packed = False
-        if not rounds(job, where):  # decided by all rows, not by those that are tried
-            self._packed = packs(job)
-            settings = replace(settings, packing=self._packed)
-        self._job = replace(job, settings=settings)
+        self._job = replace(job, settings=replace(job.settings, patience=0))
         alone = where.type == "cpu" and torch.get_num_threads() == 1
         self._now = time.process_time if alone else wall_clock(where)
         self._peak = Peak(where)
 
     def trial(self) -> Trial:
+        rehearse(self._job, self._base)
+        set_seed(self._job.seed)
+        adaptation = self._adapted()
         job = self._job
-        rehearse(job, self._base)
-        set_seed(job.seed)
-        adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, job.ranks)
         if job.parent is not None:
             job.parent.take_over(adaptation, job.labels)
         elif job.adapter.get("init") == "eva":
@@ -175,6 +170,14 @@ class _Trying:
             largest_batch=self._largest(halved, half, clock.added),
         )
 
+    def _adapted(self) -> Adaptation:
+        """The model, and from now on the job with the packing that all of its rows lead to, not those that are tried."""
+        job = self._job
+        adaptation = adapt(self._base, job.task, job.labels, job.method, job.adapter, job.ranks)
+        packing, _ = padding_spared(job, self._base, adaptation.model)
+        self._job = replace(job, settings=replace(job.settings, packing=packing))
+        return adaptation
+
     def _fit(self, adaptation: Adaptation, job: Job, folder: Path, **weighs: bool) -> Clock:
         run = runs.start(job.configuration, {}, name="trial", path=folder)
         clock = Clock(run, self._now, self._peak, **weighs)
@@ -203,7 +206,7 @@ class _Trying:
         )
         splits = {"train": self._train(half)}
         if "validation" in self._job.splits:
-            splits["validation"] = self._job.splits["validation"].some(settings.eval_batch_size)
+            splits["validation"] = _evaluated(self._job, longest=settings.eval_batch_size, others=0)
         return replace(self._job, settings=settings, splits=splits)
 
     @property
@@ -213,19 +216,22 @@ class _Trying:
 
     def _typical(self) -> Job:
         """The batch with the longest row, and some that stand for all others; evaluated on a few batches."""
-        at_once = self._job.settings.gradient_accumulation
+        at_once = min(self._job.settings.gradient_accumulation, len(self._batches))
         steps = min(self._job.steps, max(3, _STEPS // at_once))
-        others = sorted(range(1, len(self._batches)), key=lambda at: int(self._cost[at, 1]))
+        shorter = sorted(range(1, len(self._batches)), key=lambda at: int(self._cost[at, 1]))
         shares = (np.arange(steps * at_once - 1) + 0.5) / max(1, steps * at_once - 1)
-        chosen = [0, *(others[int(share * len(others))] for share in shares if others)]
+        chosen = [0, *(shorter[int(share * len(shorter))] for share in shares if shorter)]
         rows = np.concatenate([self._batches[at] for at in chosen])
         splits = {"train": self._train(rows)}
         if "validation" in self._job.splits:
-            count = _EVALUATED_BATCHES * self._job.settings.eval_batch_size
-            splits["validation"] = self._job.splits["validation"].some(count)
+            at_a_time = self._job.settings.eval_batch_size
+            others = (_EVALUATED_BATCHES - 1) * at_a_time
+            splits["validation"] = _evaluated(self._job, longest=at_a_time, others=others)
         else:  # for the rows on which trained and served are compared
             splits["test"] = self._job.splits["train"].some(self._job.settings.batch_size)
-        settings = replace(self._job.settings, max_steps=steps, eval_steps=steps)
+        settings = replace(
+            self._job.settings, max_steps=steps, eval_steps=steps, gradient_accumulation=at_once
+        )
         return replace(self._job, settings=settings, splits=splits)
 
     def _train(self, rows: Places) -> Split:
@@ -243,7 +249,7 @@ class _Trying:
         costs = np.ones((len(batches), 3))
         for at, batch in enumerate(batches):
             some = lengths[batch]
-            if not self._packed:
+            if self._job.settings.packing is not True:
                 some = np.full_like(some, some.max())
             costs[at, 1:] = some.sum(), (some.astype(np.float64) ** 2).sum()
         return costs
@@ -266,8 +272,9 @@ class _Trying:
         scale = costs.max(axis=0)
         factors, _ = nnls(costs[later] / scale, seconds[later])
         every = self._cost @ (factors / scale)
-        wanted = self._job.steps * at_once
-        total = every[:wanted].sum() if wanted <= len(every) else every.mean() * wanted
+        # A step ends where its epoch does, with fewer batches.
+        epochs, more = divmod(self._job.steps, -(-len(every) // at_once))
+        total = epochs * every.sum() + every[: more * at_once].sum()
         warm_up = seconds[0] - float(costs[0] @ (factors / scale))
         return float(total), max(0.0, warm_up)
 
@@ -303,9 +310,11 @@ class _Trying:
         if half.evaluated is None:
             return largest
         # What is evaluated at once grows with a batch, up to a number, and is no part of what a step takes.
-        evaluation = Step(len(_looked_at(halved).dataset), half.evaluated)
-        fit = self._job.settings.eval_batch_size + more_rows(evaluation, left)
-        if replace(self._job.settings, batch_size=largest).eval_batch_size <= fit:
+        settings, tried = self._job.settings, len(_looked_at(halved).encoded.rows)
+        evaluation = Step(min(tried, halved.settings.eval_batch_size), half.evaluated)
+        every = len(self._job.splits["validation"].encoded.rows)
+        fit = min(every, settings.eval_batch_size) + more_rows(evaluation, left)
+        if min(every, replace(settings, batch_size=largest).eval_batch_size) <= fit:
             return largest
         return max(1, fit // 2)
 
@@ -347,6 +356,18 @@ def _looked_at(job: Job) -> Split:
     split = job.looked_at
     assert split is not None
     return split
+
+
+def _evaluated(job: Job, *, longest: int, others: int) -> Split:
+    """Examples of the validation split: so many of the `longest`, of which batches that are evaluated consist first, and
+    about as many `others` spread evenly."""
+    split, count = job.splits["validation"], len(job.splits["validation"].dataset)
+    lengths = lengths_of(split.encoded.rows)
+    if count <= longest + others or len(lengths) != count:  # in windows, most of which are of one length
+        return split.some(longest + others)
+    places = {*(-lengths).argsort(kind="stable")[:longest].tolist()}
+    places |= {at * count // others for at in range(others)}
+    return Split(split.dataset.select(sorted(places)), split.encoded.select(sorted(places)))
 
 
 def _tokens(split: Split) -> int:

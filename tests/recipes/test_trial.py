@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from adapthub.recipes.job import prepare
 from adapthub.recipes.loop import fit
 from adapthub.recipes.parts import PASS_TOKENS
 from adapthub.recipes.peaks import Peak, Step, free_for_us, largest_batch, more_rows
+from adapthub.recipes.recipe import lengths_of
 from adapthub.recipes.trial import _Trying
 
 MB = 1 << 20
@@ -135,12 +137,44 @@ def test_batches_of_any_size_are_tried(tiny_base: Path, ner_data: Path, batch_si
 
 
 def test_a_batch_is_no_larger_than_its_evaluations_allow(
-    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, ner_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They have twice its rows, and are not cut up."""
     arguments = of_ner(tiny_base, ner_data, {"batch_size": 4}) | {"validation": ner_data / "train.conll"}
     monkeypatch.setattr(trial, "more_rows", lambda evaluation, left: 2)
     assert _Trying("cpu", arguments).trial().largest_batch == (8 + 2) // 2
+    few = tmp_path / "few.conll"
+    few.write_text("".join(f"ada B-PER\nb{at} O\n\n" for at in range(3)))
+    trying = _Trying("cpu", arguments | {"validation": few})
+    assert (
+        trying.trial().largest_batch == trying._job.rows
+    )  # three are evaluated at once, however many might be
+
+
+def test_the_longest_are_evaluated_first(tiny_base: Path, ner_data: Path, tmp_path: Path) -> None:
+    """As in the run, whose evaluations take most memory there."""
+    many = tmp_path / "many.conll"
+    lengths = [2] * 30 + [9] * 3 + [2] * 30
+    many.write_text("\n".join("ada B-PER\n" + "b O\n" * (length - 1) for length in lengths))
+    arguments = of_ner(tiny_base, ner_data, {"batch_size": 4}) | {"validation": many}
+    trying = _Trying("cpu", arguments)
+    for job in (trying._half(), trying._typical()):
+        seen = sorted(lengths_of(job.splits["validation"].encoded.rows))
+        assert seen[-3:] == [max(seen)] * 3
+        assert seen[-4] < max(seen)
+
+
+def test_a_step_has_no_more_batches_than_its_epoch(tiny_base: Path, ner_data: Path) -> None:
+    """Steps that accumulate more than an epoch has take an epoch's time."""
+    of = {"batch_size": 4, "max_steps": 50}
+    steps = []
+    for accumulated in (8, 1000):
+        trying = _Trying("cpu", of_ner(tiny_base, ner_data, of | {"gradient_accumulation": accumulated}))
+        assert len(trying._batches) < 8
+        tried = trying._typical()
+        clock: Any = SimpleNamespace(seconds=[1.0] * tried.steps)
+        steps.append(trying._stepping(tried, clock)[0])
+    assert steps == pytest.approx([50, 50], rel=0.2)
 
 
 @pytest.mark.parametrize("batch_size", [2, 3])
@@ -148,7 +182,9 @@ def test_rows_that_are_compared_are_tried_with_each_other(tiny_base: Path, batch
     """Half of so few would be one row, of which a loss that compares rows has no gradient."""
     rows = [{"query": f"ada {at}", "passage": f"bob {at}"} for at in range(8)]
     arguments = of_ner(tiny_base, Path(), {"batch_size": batch_size}) | {"task": "embed", "data": rows}
-    assert _Trying("cpu", arguments).trial().largest_batch is not None
+    trying = _Trying("cpu", arguments)
+    assert len(trying._half().taught) == 2
+    assert trying.trial().largest_batch is not None
 
 
 def test_a_part_is_told_as_the_trainer_cuts(
@@ -236,14 +272,21 @@ def test_how_many_more_rows_can_be_evaluated_at_once() -> None:
     assert more_rows(Step(8, 0), 10 * MB) == 10
 
 
-def test_on_a_gpu_the_steps_that_are_tried_are_those_of_the_run(
-    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("masked", [False, None])
+def test_steps_that_are_tried_spare_padding_as_the_run_does(
+    tiny_base: Path, ner_data: Path, monkeypatch: pytest.MonkeyPatch, masked: bool | None
 ) -> None:
-    """Which of the ways to spare padding is taken there must not be settled for the trial alone."""
-    given = of_ner(tiny_base, ner_data, {"max_steps": 1, "batch_size": 4})
-    assert _Trying("cpu", given)._job.settings.packing in (True, False)
+    """By all rows: the few that are tried have other padding. On a GPU by batches of few lengths where a base can."""
+    arguments = of_ner(tiny_base, ner_data, {"max_steps": 1, "batch_size": 4})
+    trying = _Trying("cpu", arguments)
+    trying._adapted().release()
+    assert trying._job.settings.packing is economy.packs(prepare(**arguments))
     monkeypatch.setattr(economy, "kernels_run", lambda device: True)
-    assert _Trying("cpu", given)._job.settings.packing == "auto"
+    monkeypatch.setattr(economy, "mask_for", lambda *_: masked)
+    on_gpu = _Trying("cpu", arguments)
+    on_gpu._adapted().release()
+    expected = trying._job.settings.packing if masked is None else "auto"
+    assert on_gpu._job.settings.packing == expected
 
 
 def test_of_a_gpu_a_row_takes_what_was_in_use_and_the_base_is_counted_once(
