@@ -80,10 +80,10 @@ SECTIONS = {
     ),
     "waiting": (
         "Beside another process",
-        "On a CPU torch's threads wait for each other after every product: `awake` they spin, as OpenMP has it, `asleep` they do not "
-        "(OMP_WAIT_POLICY=passive, which `adapt` sets on machines of two cores). `step`: a training step of 32 CoNLL sentences on MiniLM, in bfloat16 "
-        "where the processor has it; `token`: of a text that SmolLM2-135M writes greedily, alone. A neighbour is a process that counts. Each run is a process of its "
-        "own, in turn; `awake/asleep` how much longer the spinning takes, the median of the rounds' ratios.",
+        "On a CPU torch's threads wait for each other after every product: `awake` they spin, as GNU's OpenMP has it, `briefly` for some microseconds "
+        "before they sleep (GOMP_SPINCOUNT=2000), `asleep` not at all (OMP_WAIT_POLICY=passive). `step`: a training step "
+        "of 32 CoNLL sentences on MiniLM, in bfloat16 where the processor has it; `token`: of a text that SmolLM2-135M writes greedily, alone. A neighbour is a process "
+        "that counts. Each run is a process of its own, in turn; `awake/briefly` is the median of the rounds' ratios.",
     ),
     "generate-mixes": (
         "Generating under many adapters at once",

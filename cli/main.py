@@ -5,7 +5,6 @@ Does not import a command before it is asked for, and does not know what any of 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -53,9 +52,6 @@ COMMANDS = {
 }
 
 
-_FEW_CORES = 2  # with more, waking all of them was not measured
-
-
 class Door(click.Group):
     """A group whose commands are imported when they are named, and whose failures are one line on stderr."""
 
@@ -95,20 +91,12 @@ class Door(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         sys.excepthook = report_unexpected
-        _share_cores()
         try:
             status = super().main(args, prog_name or "adapt", complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except EXPECTED as error:
             status = report(error)
         sys.exit(status)
-
-
-def _share_cores() -> None:
-    """Before torch is loaded: on two cores its threads sleep while they wait for each other, which costs little where they
-    are alone and spares much beside another process (benchmarks.waiting). What the environment says goes before."""
-    if (os.cpu_count() or 1) <= _FEW_CORES:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

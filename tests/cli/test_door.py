@@ -34,22 +34,6 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     assert "HEAVY []" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("cores", "before", "after"),
-    [(2, None, "passive"), (2, "active", "active"), (16, None, None), (None, None, "passive")],
-)
-def test_on_two_cores_threads_wait_asleep(
-    monkeypatch: pytest.MonkeyPatch, cores: int | None, before: str | None, after: str | None
-) -> None:
-    known = {} if before is None else {"OMP_WAIT_POLICY": before}
-    monkeypatch.setattr(os, "environ", known)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    with pytest.raises(SystemExit):
-        adapt(["--version"])
-    assert known.get("OMP_WAIT_POLICY") == after
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_with_an_example(cli: Command, name: str) -> None:
     text = cli(name, "--help").fine()
