@@ -6,8 +6,8 @@ OpenMP's threads, among which torch divides a product, spin while they wait for 
 another process's just then, all keep theirs and compute nothing. `awake` is GNU's OpenMP as it comes; `briefly`: they spin
 for some microseconds (GOMP_SPINCOUNT=2000), then sleep; `asleep` (OMP_WAIT_POLICY=passive): they never spin. Each run is a
 process of its own with as many threads as there are cores, in turn: `step ms` a training step of 32 CoNLL sentences on
-MiniLM, in bfloat16 where the processor has it, `token ms` one of 32 tokens that SmolLM2-135M writes greedily. The neighbour is
-a process that counts.
+MiniLM, in bfloat16 where the processor has it, `token ms` one of 32 tokens that SmolLM2-135M writes greedily. The neighbour
+is a process that counts.
 """
 
 from __future__ import annotations
