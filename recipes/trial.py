@@ -264,10 +264,9 @@ class _Trying:
         batches = np.split(order, range(size, len(order), size))[: len(clock.seconds) * at_once]
         costs = self._costs(lengths, batches)
         costs = np.add.reduceat(costs, range(0, len(costs), at_once))
-        seconds = np.array(clock.seconds)
-        costs = np.resize(
-            costs, (len(seconds), costs.shape[1])
-        )  # where all rows are a batch, every step is of it
+        if len(costs) == 1:  # all rows are a batch, and every step is of it
+            costs = np.repeat(costs, len(clock.seconds), axis=0)
+        seconds = np.array(clock.seconds[: len(costs)])
         later = slice(1, None) if len(seconds) > 1 else slice(None)
         scale = costs.max(axis=0)
         factors, _ = nnls(costs[later] / scale, seconds[later])
