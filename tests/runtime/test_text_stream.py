@@ -16,6 +16,7 @@ from adapthub.runtime.text_stream import TextStream
 from tests.conftest import WORDS
 
 UNDECODED = "\N{REPLACEMENT CHARACTER}"
+BLANK_BYTE = 2 + 0x20  # of the byte-fallback tokenizer
 CORPUS = [
     "the film is good, the story dull. 你好，世界! naïve café ",
     "<end> the the 你 🙂 👩‍👩‍👧 don't\n\n  x",
@@ -122,12 +123,14 @@ class TestDetokenising:
     @given(ids=IDS)
     @example(ids=[])
     @example(ids=[1, 0, 1, 1])
+    @example(ids=[261, BLANK_BYTE, 228])
     def test_pieces_of_any_tokens_are_the_text_at_once(self, kind: str, ids: list[int]) -> None:
         text, expected = stream(kind, ids)[1].text, whole(kind, ids)
         if kind == "byte-fallback" and UNDECODED in expected:
-            # Its decoder gives up on a whole run of byte tokens for one of them that is not UTF-8.
+            # Its decoder gives up on a whole run of byte tokens for one of them that is not UTF-8, also on a blank that is
+            # out: alone it is no text, since blanks are stripped from where a text begins.
             assert UNDECODED in text
-            assert len(text) <= len(expected)
+            assert len(text) <= len(expected) + ids.count(BLANK_BYTE)
         else:
             assert text == expected
 
